@@ -21,7 +21,7 @@ final class EveryDayTest extends WholeCommand {
         private void startBatch() throws IOException {
             rows(8);
             dify.row("2", dify.ended("failed", "no"));
-            assertEquals(3, dify.run("--limit", "4").code());
+            dify.run("--limit", "4").exits(3);
             dify.row("2", dify.ended("succeeded", ""));
             dify.server.resetRequests();
         }
@@ -30,12 +30,10 @@ final class EveryDayTest extends WholeCommand {
         void countsTheWholeBatch() throws IOException {
             startBatch();
 
-            var call = dify.run();
+            var call = dify.run().exits(0).says("8 succeeded in ");
 
-            assertEquals(0, call.code(), call.err());
             var first = call.err().lines().filter(line -> line.startsWith("Resuming: ")).findFirst().orElseThrow();
             assertTrue(first.contains("3 of 8") && first.contains("1 failed"), first);
-            assertTrue(call.err().contains("8 succeeded in "), call.err());
             assertEquals(5, dify.runs());
         }
 
@@ -43,22 +41,17 @@ final class EveryDayTest extends WholeCommand {
         void leavesFailedRowsAloneOnRequest() throws IOException {
             startBatch();
 
-            var call = dify.run("--pending-only");
+            dify.run("--pending-only").exits(0).says("7 succeeded", "1 failed");
 
-            assertEquals(0, call.code(), call.err());
             assertEquals(List.of("5", "6", "7", "8"), attempts(2));
-            assertTrue(call.err().contains("7 succeeded") && call.err().contains("1 failed"), call.err());
-            assertEquals(2, dify.command("retry", "--pending-only").code());
+            dify.command("retry", "--pending-only").exits(2);
         }
 
         @Test
         void aPartOfTheBatchIsCountedAlone() throws IOException {
             startBatch();
 
-            var call = dify.run("--limit", "2");
-
-            assertFalse(call.err().contains("Resuming"), call.err());
-            assertTrue(call.err().contains("2 succeeded in "), call.err());
+            dify.run("--limit", "2").omits("Resuming").says("2 succeeded in ");
         }
     }
 
@@ -70,10 +63,11 @@ final class EveryDayTest extends WholeCommand {
         void isExplainedAfterwards() throws IOException {
             rows(4);
             dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
-            assertEquals(4, dify.run("-c", "1").code());
+            dify.run("-c", "1").exits(4);
 
-            var status = call(Map.of(), "status", "-o", output(), "-i", input(), "--html", file("r.html").toString());
-            assertTrue(status.out().contains("401"), status.out());
+            var status = call(Map.of(), "status", "-o", output(), "-i", input(), "--html", file("r.html").toString())
+                    .shows("401");
+
             assertTrue(content("r.html").contains("401"));
             var outer = commandLine(Given.env(Map.of()));
             outer.parseArgs("shell", "-i", input(), "-o", output());
@@ -83,7 +77,7 @@ final class EveryDayTest extends WholeCommand {
             assertTrue(json.path("stopped").asText().contains("401"), json::toString);
 
             dify.rows(dify.ended("succeeded", ""));
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
             var done = tree(call(Map.of(), "status", "-o", output(), "--json").out());
             assertTrue(done.path("stopped").isNull(), done::toString);
         }
@@ -98,13 +92,10 @@ final class EveryDayTest extends WholeCommand {
             rows(30);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
 
-            var call = dify.run("-c", "1");
+            dify.run("-c", "1").exits(4).reports("city is required").hints("--max-failures off");
 
-            assertEquals(4, call.code(), call.err());
             assertEquals(20, dify.runs());
-            assertTrue(call.sentence().contains("city is required"), call.err());
-            assertTrue(call.hint().orElseThrow().contains("--max-failures off"), call.err());
-            assertEquals(3, dify.run("-c", "1", "--max-failures", "off").code());
+            dify.run("-c", "1", "--max-failures", "off").exits(3);
             assertEquals(50, dify.runs());
         }
 
@@ -114,8 +105,8 @@ final class EveryDayTest extends WholeCommand {
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
             dify.row("3", dify.ended("succeeded", ""));
 
-            assertEquals(3, dify.run("-c", "1").code());
-            assertEquals(3, dify.run("-c", "1").code());
+            dify.run("-c", "1").exits(3);
+            dify.run("-c", "1").exits(3);
         }
 
         @Test
@@ -160,7 +151,7 @@ final class EveryDayTest extends WholeCommand {
             var call = dify.run();
 
             assertEquals("Next: difyexec shell -i " + input() + " -o " + output(), next(call));
-            assertTrue(call.err().contains("--html"), call.err());
+            call.says("--html");
         }
 
         @Test
@@ -182,7 +173,7 @@ final class EveryDayTest extends WholeCommand {
 
             assertTrue(next(call).startsWith("Next: difyexec export "), call.err());
             var typed = next(call).replace("out.csv", file("out.csv").toString()).split(" ");
-            assertEquals(0, call(Map.of(), Arrays.copyOfRange(typed, 2, typed.length)).code());
+            call(Map.of(), Arrays.copyOfRange(typed, 2, typed.length)).exits(0);
         }
 
         @Test
@@ -203,9 +194,8 @@ final class EveryDayTest extends WholeCommand {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
 
-            var call = dify.run("--json");
+            var call = dify.run("--json").exits(3);
 
-            assertEquals(3, call.code(), call.err());
             var json = tree(call.out());
             assertEquals(1, call.out().lines().count());
             assertEquals("total succeeded partial failed paused unknown pending exit_code reason seconds total_tokens "
@@ -222,13 +212,13 @@ final class EveryDayTest extends WholeCommand {
             rows(2);
             var seen = file("seen").toString();
 
-            assertEquals(0, dify.run("--on-finish", "cat > " + seen + "; echo key=$DIFY_API_KEY >> " + seen).code());
+            dify.run("--on-finish", "cat > " + seen + "; echo key=$DIFY_API_KEY >> " + seen).exits(0);
 
             assertEquals(2, tree(content("seen").lines().findFirst().orElseThrow()).path("succeeded").asInt());
             assertTrue(content("seen").endsWith("key=\n"), content("seen"));
             dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
             rows(3);
-            assertEquals(4, dify.run("--on-finish", "cat > " + seen).code());
+            dify.run("--on-finish", "cat > " + seen).exits(4);
             assertEquals(4, tree(content("seen")).path("exit_code").asInt());
         }
 
@@ -238,9 +228,8 @@ final class EveryDayTest extends WholeCommand {
             rows(1);
             var seen = file("seen").toString();
 
-            var call = dify.run(option, value, "--json", "--on-finish", "cat > " + seen);
+            var call = dify.run(option, value, "--json", "--on-finish", "cat > " + seen).exits(2);
 
-            assertEquals(2, call.code(), call.err());
             assertEquals(1, call.out().lines().count(), call.out());
             assertEquals(2, tree(call.out()).path("exit_code").asInt());
             assertTrue(tree(call.out()).path("reason").asText().contains(option), call.out());
@@ -252,9 +241,8 @@ final class EveryDayTest extends WholeCommand {
         void reportsAnUnusableSettingToo() throws IOException {
             rows(1);
 
-            var call = call(dify.settings("TIMEOUT", "abc"), typed("run", "--json"));
+            var call = call(dify.settings("TIMEOUT", "abc"), typed("run", "--json")).exits(2);
 
-            assertEquals(2, call.code(), call.err());
             assertTrue(tree(call.out()).path("reason").asText().contains("TIMEOUT"), call.out());
         }
 
@@ -262,10 +250,7 @@ final class EveryDayTest extends WholeCommand {
         void keepsItsCodeWhenTheCommandFails() throws IOException {
             rows(2);
 
-            var call = dify.run("--on-finish", "echo oops; exit 7");
-
-            assertEquals(0, call.code());
-            assertTrue(call.err().contains("oops") && call.err().contains("7"), call.err());
+            dify.run("--on-finish", "echo oops; exit 7").exits(0).says("oops", "7");
         }
     }
 
@@ -286,8 +271,8 @@ final class EveryDayTest extends WholeCommand {
             var other = folder.resolve(".env.app");
             Files.writeString(other, "DIFY_API_BASE_URL=" + dify.url() + "\nDIFY_API_KEY=" + KEY + "\n");
 
-            assertEquals(0, with(Map.of(), typed("run", "--env-file", other.toString())).code());
-            assertEquals(2, with(Map.of(), typed("run", "--env-file=" + file("none"))).code());
+            with(Map.of(), typed("run", "--env-file", other.toString())).exits(0);
+            with(Map.of(), typed("run", "--env-file=" + file("none"))).exits(2);
             Files.delete(other);
         }
 
@@ -295,9 +280,8 @@ final class EveryDayTest extends WholeCommand {
         void isShownIfTheKeyIsMissing() throws IOException {
             rows(1);
 
-            var call = with(Map.of(), typed("run"));
+            var call = with(Map.of(), typed("run")).exits(2);
 
-            assertEquals(2, call.code());
             assertTrue(call.err().lines().toList().containsAll(List.of("DIFY_API_BASE_URL=https://api.dify.ai/v1",
                     "DIFY_API_KEY=app-your-key-here")), call.err());
         }
@@ -317,7 +301,7 @@ final class EveryDayTest extends WholeCommand {
         void endsQuietly() throws Exception {
             rows(20);
             var files = " -i data.csv -o results.jsonl";
-            assertEquals(0, call(Map.of(), typed("run", "--demo", "-c", "20")).code());
+            call(Map.of(), typed("run", "--demo", "-c", "20")).exits(0);
 
             isQuiet("export" + files + " -");
             isQuiet("status" + files);

@@ -44,10 +44,8 @@ final class FilesTest extends WholeCommand {
         private final Dify dify = dify();
 
         private void refused(Call call, String... words) throws IOException {
-            assertEquals(2, call.code(), call.err());
+            call.exits(2).omits("Exception").showsNothing();
             for (var word : words) assertTrue(call.err().contains(word), () -> call.err() + " without " + word);
-            assertFalse(call.err().contains("Exception"), call.err());
-            assertEquals("", call.out());
             assertEquals(0, dify.runs());
         }
 
@@ -134,7 +132,7 @@ final class FilesTest extends WholeCommand {
                     .replace("a" + delimiter, "a,");
             Files.write(file("data.csv"), ("\uFEFF" + text).getBytes(charset));
 
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
 
             var users = "\"user\":\"${json-unit.any-string}\",\"response_mode\":\"blocking\"";
             for (var inputs : List.of("{\"id\":\"1\",\"zip\":\"007\",\"text\":\"a, \\\"b\\\"\\r\\nc; あ😀 \"}",
@@ -148,12 +146,11 @@ final class FilesTest extends WholeCommand {
         void canHaveItsIdsInAnotherColumn() throws IOException {
             csv("text,key", "a,1", "b,2");
 
-            assertEquals(0, dify.run("--id-column", "key").code());
+            dify.run("--id-column", "key").exits(0);
 
             assertEquals(List.of("1", "2"), ids());
             assertEquals("{\"text\":\"a\",\"key\":\"1\"}", result("1").path("inputs").toString());
-            assertEquals(0, call(Map.of(), "status", "-i", input(), "-o", output(),
-                    "--id-column", "key").code());
+            call(Map.of(), "status", "-i", input(), "-o", output(), "--id-column", "key").exits(0);
         }
     }
 
@@ -192,8 +189,8 @@ final class FilesTest extends WholeCommand {
             var check = check();
 
             assertEquals(List.of(2, 2), List.of(call.code(), check.code()));
-            assertTrue(call.sentence().contains("3 problems"), call.err());
-            assertEquals("", check.err());
+            call.reports("3 problems");
+            check.saysNothing();
             for (var facts : List.of("line 3, id 2.*text.*too long.*8.*5", "line 4, id 3.*lang.*\"fr\".*\"en\", \"ja\"",
                     "line 4, id 3.*count.*many"))
                 for (var said : List.of(call.err(), check.out()))
@@ -220,9 +217,8 @@ final class FilesTest extends WholeCommand {
                     "7,,1,,maybe,,,", "8,,1,,,[1],,", "9,,1,,,,@none.pdf,", "10,,1,,,,https://h/a.mp3,",
                     "11,,1,,,,,https://h/1.png;https://h/2.png;https://h/3.png", "12,,1,,,,,ftp://h/1.png");
 
-            var call = check("--json");
+            var call = check("--json").exits(2);
 
-            assertEquals(2, call.code());
             var problems = tree(call.out()).path("problems");
             assertEquals("""
                     2 1 short 😀😀😀😀
@@ -253,11 +249,9 @@ final class FilesTest extends WholeCommand {
             var json = check("--json", "--show", "1");
 
             assertEquals(List.of(0, 0), List.of(call.code(), json.code()), call.err());
-            assertTrue(call.out().contains(request) && call.out().contains("No problems"), call.out());
-            assertFalse(call.out().contains("\"ja\""), call.out());
-            assertTrue(call.out().contains("curl -X POST " + dify.url() + "/workflows/run "), call.out());
+            call.shows(request, "No problems", "curl -X POST " + dify.url() + "/workflows/run ").omits("\"ja\"");
             assertEquals(2, tree(json.out()).path("rows").asInt(), json.out());
-            assertTrue(json.err().contains(request), json.err());
+            json.says(request);
             assertEquals(0, dify.runs());
         }
 
@@ -280,10 +274,8 @@ final class FilesTest extends WholeCommand {
                                          {'json_object': {'variable': 'meta', 'required': false}}]}""")));
             csv("id,text,meta", "1,it's \u009b31m \u202e \u2028 \ue007f \udb40\udc41,\"{\r\n\"\"a\u007f\"\": 1}\"");
 
-            var call = check("--show", "1");
+            var call = check("--show", "1").exits(0).shows("it's  31m");
 
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.out().contains("it's  31m"), call.out());
             assertEquals(List.of(), call.out().lines().flatMapToInt(String::codePoints).filter(c ->
                     Character.isISOControl(c) || Character.getType(c) == Character.FORMAT).boxed().toList());
         }
@@ -314,7 +306,7 @@ final class FilesTest extends WholeCommand {
             dify.rows(dify.ended("succeeded", ""));
 
             var call = call(settings, "check", "-i", input(), "--show", "1");
-            assertEquals(0, call(settings, typed("run")).code());
+            call(settings, typed("run")).exits(0);
 
             assertEquals(dify.url().replace("/v1", posted().getUrl()), curl(call).get(2));
             assertTrue(curl(call).get(2).endsWith("/workflows/v%201%2F2/run"), curl(call)::toString);
@@ -324,7 +316,7 @@ final class FilesTest extends WholeCommand {
         void makesValuesOfTheTypesThatTheFormHas() throws IOException {
             csv("id,text,Language,count", "1,007,en,1.50", "2,,ja,");
 
-            assertEquals(0, dify.run("--allow-empty").code());
+            dify.run("--allow-empty").exits(0);
 
             sent("{'id':'1','text':'007','lang':'en','count':1.50}");
             sent("{'id':'2','text':'','lang':'ja'}");
@@ -343,10 +335,7 @@ final class FilesTest extends WholeCommand {
             bad();
             form(aResponse().withStatus(status).withBody("<html>no</html>"));
 
-            var call = dify.run();
-
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.err().contains("Warning: "), call.err());
+            dify.run().exits(0).says("Warning: ");
         }
 
         @ParameterizedTest
@@ -356,11 +345,8 @@ final class FilesTest extends WholeCommand {
             dify.server.stubFor(get(urlEqualTo("/v1/parameters")).inScenario("busy").whenScenarioStateIs("Started")
                     .willReturn(aResponse().withStatus(status)).willSetStateTo("free"));
 
-            var call = dify.run();
+            dify.run().exits(2).says("3 problems").omits("out of reach");
 
-            assertEquals(2, call.code(), call.err());
-            assertTrue(call.err().contains("3 problems"), call.err());
-            assertFalse(call.err().contains("out of reach"), call.err());
             dify.server.verify(2, getRequestedFor(urlEqualTo("/v1/parameters")));
         }
 
@@ -370,10 +356,8 @@ final class FilesTest extends WholeCommand {
             rows(2);
             form(aResponse().withStatus(status));
 
-            var call = dify.run("--max-retries", "1");
+            dify.run("--max-retries", "1").exits(4).reports("HTTP " + status);
 
-            assertEquals(4, call.code(), call.err());
-            assertTrue(call.sentence().contains("HTTP " + status), call.err());
             assertEquals(0, dify.runs());
         }
 
@@ -382,10 +366,8 @@ final class FilesTest extends WholeCommand {
             rows(2);
             form(dify.refused(400, "app_unavailable", "App unavailable, please check your app configurations."));
 
-            var call = dify.run();
+            dify.run().exits(4).reports("publish");
 
-            assertEquals(4, call.code());
-            assertTrue(call.sentence().contains("publish"), call.err());
             assertEquals(0, dify.runs());
         }
     }
@@ -424,7 +406,7 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("a.txt"), "größe");
             csv("id,doc,docs", "1,@a.txt,@a.txt;https://h/b.pdf");
 
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
 
             var upload = bodies("/v1/files/upload");
             assertEquals(1, upload.size());
@@ -448,10 +430,8 @@ final class FilesTest extends WholeCommand {
             uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"),
                     aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
 
-            var call = dify.run();
+            dify.run().exits(0).says("Retry-After");
 
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.err().contains("Retry-After"), call.err());
             assertEquals(3, bodies("/v1/files/upload").size());
             assertEquals(1, dify.runs());
         }
@@ -463,7 +443,7 @@ final class FilesTest extends WholeCommand {
             csv("id,doc,docs", "1,@a.txt,");
             uploads(dify.answer(status, "later"), uploaded());
 
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
 
             assertEquals(2, bodies("/v1/files/upload").size());
             assertEquals(List.of(), events("look"));
@@ -475,10 +455,8 @@ final class FilesTest extends WholeCommand {
             csv("id,doc,docs", "1,@a.txt,", "2,,");
             uploads(dify.refused(415, "unsupported_file_type", "File type not allowed."));
 
-            var call = dify.run();
+            dify.run().exits(3).says("File type not allowed.");
 
-            assertEquals(3, call.code());
-            assertTrue(call.err().contains("File type not allowed."), call.err());
             assertEquals("1\n", content("results.jsonl.retry"));
             assertEquals(1, dify.runs());
         }
@@ -506,19 +484,17 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void areUploadedFromAGivenFolder() throws IOException {
-            var call = call(dify.settings(), outside("run", "-o", output(), "--progress", "off", "--files",
-                    folder.toString()));
+            call(dify.settings(), outside("run", "-o", output(), "--progress", "off", "--files", folder.toString()))
+                    .exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertTrue(bodies("/v1/files/upload").getFirst().contains("secret"));
         }
 
         @Test
         void areNotSearchedInAMissingFolder() throws IOException {
-            var call = call(dify.settings(), outside("check", "--files", file("none").toString()));
+            call(dify.settings(), outside("check", "--files", file("none").toString())).exits(2)
+                    .reports(file("none").toString());
 
-            assertEquals(2, call.code());
-            assertTrue(call.sentence().contains(file("none").toString()), call.sentence());
             assertEquals(0, dify.runs());
         }
 
@@ -546,16 +522,13 @@ final class FilesTest extends WholeCommand {
                     });
                 }
             })) {
-                var call = call(settingsFor(wire), "run", "-i", file("batch/data.csv").toString(), "-o", output(), "-c",
-                        "1", "--progress", "off");
+                call(settingsFor(wire), "run", "-i", file("batch/data.csv").toString(), "-o", output(), "-c", "1",
+                        "--progress", "off").exits(3).says("b.txt: a link has taken its place", "--files DIR");
 
-                assertEquals(3, call.code(), call.err());
                 assertEquals(List.of("3"), ids());
                 assertEquals("1\n2\n", content("results.jsonl.retry"));
                 assertEquals(1, wire.requests.stream().filter(sent -> sent.contains(" /v1/workflows/run ")).count());
                 assertFalse(wire.requests.toString().contains("secret"));
-                assertTrue(call.err().contains("b.txt: a link has taken its place"), call.err());
-                assertTrue(call.err().contains("--files DIR"), call.err());
             }
         }
 
@@ -612,9 +585,8 @@ final class FilesTest extends WholeCommand {
             csv("id,doc,docs", "../1,,");
             givesAFile(".txt");
 
-            var call = dify.run("--save-files", file("out").toString());
+            dify.run("--save-files", file("out").toString()).exits(0);
 
-            assertEquals(0, call.code(), call.err());
             var saved = file("out").resolve(Sender.FileSaver.fileName("../1", "made", 1, ".txt"));
             assertEquals("made", Files.readString(saved));
             assertEquals(List.of(saved.toString()),
@@ -629,9 +601,8 @@ final class FilesTest extends WholeCommand {
             csv("id,doc,docs", "1,,", "2,,");
             givesAFile(".txt");
 
-            var call = dify.run();
+            var call = dify.run().exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertEquals(2, call.err().split("--save-files DIR", -1).length, call.err());
             assertTrue(result("1").path("files").isMissingNode());
         }
@@ -646,9 +617,8 @@ final class FilesTest extends WholeCommand {
                      'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""", link)));
             dify.server.stubFor(get(urlPathMatching("/v1/?")).willReturn(aResponse().withBody("welcome")));
 
-            var call = save();
+            save().exits(3);
 
-            assertEquals(3, call.code(), call.err());
             assertEquals("{}", saved());
             assertEquals(1, missing().size());
         }
@@ -660,13 +630,11 @@ final class FilesTest extends WholeCommand {
             givesAFile(".txt");
             fileIs(aResponse().withStatus(status), aResponse().withStatus(status), aResponse().withBody("made"));
 
-            var call = save();
+            save().exits(3).says("HTTP " + status);
 
-            assertEquals(3, call.code(), call.err());
             assertEquals(List.of("1"), ids());
             assertEquals("", content("results.jsonl.retry"));
             assertEquals("{}", saved());
-            assertTrue(call.err().contains("HTTP " + status), call.err());
             assertEquals("[\"1-made-1.txt: HTTP " + status + "\"]", missing().toString());
             assertEquals(tries, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
         }
@@ -684,7 +652,7 @@ final class FilesTest extends WholeCommand {
             var later = call(Map.of(), "status", "--json", "-o", output());
 
             assertEquals(List.of(3, 3, 0), List.of(words.code(), json.code(), later.code()));
-            assertTrue(words.out().contains("1 file of 1 row"), words.out());
+            words.shows("1 file of 1 row");
             assertEquals(text("{'count':1,'rows':1,'ids':['1']}"), tree(json.out()).path("missing_files").toString());
             assertEquals(text("{'count':0,'rows':0,'ids':[]}"), tree(later.out()).path("missing_files").toString());
             assertEquals(List.of("1-made-1.txt"), files("1"));
@@ -715,7 +683,7 @@ final class FilesTest extends WholeCommand {
                 if (request.getUrl().startsWith("/v1/f?")) runs.add(logged());
             });
 
-            assertEquals(0, save().code());
+            save().exits(0);
 
             assertEquals(List.of("r"), runs.getFirst().stream().map(run -> run.path("run").asText()).toList());
         }
@@ -734,9 +702,8 @@ final class FilesTest extends WholeCommand {
             givesAFile(".txt", -1);
             fileIs(aResponse().withBody("made").withHeader("Content-Length", "1073741825"));
 
-            var call = save();
+            save().exits(3);
 
-            assertEquals(3, call.code(), call.err());
             assertEquals("{}", saved());
             assertEquals(1, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
         }
@@ -773,9 +740,8 @@ final class FilesTest extends WholeCommand {
             givesAFile(".txt", -1);
             fileIs(aResponse().withBody("made").withHeader("Content-Length", "5"), aResponse().withBody("made"));
 
-            var call = save();
+            save().exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertEquals("{1-made-1.txt=made}", saved());
             assertEquals(2, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
         }
@@ -787,12 +753,11 @@ final class FilesTest extends WholeCommand {
             Files.createDirectories(file("out"));
             Files.writeString(file("out/1-made-1.txt"), "mine");
 
-            var first = save();
-            assertEquals(0, first.code(), first.err());
-            assertEquals(List.of("1-made-1~2.txt"), files("1"));
-            var again = dify.command("retry", "1", "--force", "--save-files", file("out").toString());
+            save().exits(0);
 
-            assertEquals(0, again.code(), again.err());
+            assertEquals(List.of("1-made-1~2.txt"), files("1"));
+            dify.command("retry", "1", "--force", "--save-files", file("out").toString()).exits(0);
+
             assertEquals(List.of("1-made-1~2.txt"), files("1"), "the same bytes are kept as one file");
             assertEquals("{1-made-1.txt=mine, 1-made-1~2.txt=made}", saved());
         }
@@ -847,12 +812,10 @@ final class FilesTest extends WholeCommand {
             original();
             var before = content("results.jsonl");
 
-            var call = dify.run();
+            dify.run().exits(0).omits("could not be read");
 
-            assertEquals(0, call.code(), call.err());
             assertEquals(List.of("3", "4", "5"), attempts(1));
             assertTrue(content("results.jsonl").startsWith(before), "what was there stays as it was");
-            assertFalse(call.err().contains("could not be read"), call.err());
             assertEquals("succeeded=5", status());
         }
 
@@ -860,9 +823,8 @@ final class FilesTest extends WholeCommand {
         void ofTheOriginalToolHaveTheirListRetriedOnceEach() throws IOException {
             original();
 
-            var call = dify.command("retry");
+            dify.command("retry").exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertEquals(List.of("3", "5"), attempts(1));
             assertEquals("succeeded=4 pending=1", status());
         }
@@ -877,9 +839,8 @@ final class FilesTest extends WholeCommand {
             var log = content("results.jsonl.log");
             Files.writeString(file("results.jsonl.log"), log.substring(0, log.stripTrailing().lastIndexOf('\n') + 9));
 
-            var call = dify.run("--settle", "50ms");
+            dify.run("--settle", "50ms").exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertEquals("succeeded=3", status());
             assertEquals(List.of("1", "2", "3"), ids());
             assertEquals(Set.of("results.jsonl", "results.jsonl.log"), events("torn").stream()
@@ -893,7 +854,7 @@ final class FilesTest extends WholeCommand {
             dify.run("--limit", "1");
             Files.writeString(file("results.jsonl"), "\n" + content("results.jsonl").replace("\uFEFF", ""));
 
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
 
             assertEquals("succeeded=2", status());
             assertEquals(2, dify.runs());
@@ -912,10 +873,9 @@ final class FilesTest extends WholeCommand {
                             : ServerTest.Events.blocking("{}"));
                 }
             })) {
-                var call = call(settingsFor(wire), typed("run", "-c", "1", "--mode", "blocking"));
+                call(settingsFor(wire), typed("run", "-c", "1", "--mode", "blocking")).exits(4)
+                        .reports(file(name) + " was changed by another program");
 
-                assertEquals(4, call.code(), call.err());
-                assertTrue(call.sentence().contains(file(name) + " was changed by another program"), call.err());
                 long whole = content("results.jsonl").lines().filter(line -> line.endsWith("}")).count();
                 // the result of a run in flight is written or not; if not, its run is looked up
                 assertTrue(whole == Integer.parseInt(id) - 1 || name.endsWith(".log") && whole == 2, content(name));
@@ -936,8 +896,7 @@ final class FilesTest extends WholeCommand {
 
             var call = dify.run();
 
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.err().contains("3 results recovered"), call.err());
+            call.exits(0).says("3 results recovered");
             assertEquals(List.of("1", "2", "3"), ids());
             assertEquals("run-2", result("2").path("workflow_run_id").asText());
             assertEquals("2", result("2").path("outputs").path("row_id").asText());
@@ -971,9 +930,8 @@ final class FilesTest extends WholeCommand {
             rows(2);
             Files.write(file("results.jsonl"), Arrays.copyOf(Lines.BOM, bytes));
 
-            var call = dify.run();
+            dify.run().exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertTrue(content("results.jsonl").startsWith("\uFEFF{"), content("results.jsonl"));
             assertEquals(List.of("1", "2"), ids());
         }
@@ -984,10 +942,8 @@ final class FilesTest extends WholeCommand {
             dify.run("--limit", "1");
             var other = dify();
 
-            var call = other.run();
+            other.run().exits(2).reports(dify.url(), other.url());
 
-            assertEquals(2, call.code());
-            for (var url : List.of(dify.url(), other.url())) assertTrue(call.sentence().contains(url), call.err());
             assertEquals(0, other.runs());
             assertEquals("succeeded=1 pending=1", status());
         }
@@ -999,16 +955,14 @@ final class FilesTest extends WholeCommand {
             dify.run();
             var before = content("results.jsonl");
 
-            var call = dify.run("--fresh");
+            dify.run("--fresh").exits(3).says("Moved ");
 
-            assertEquals(3, call.code());
             assertEquals(4, dify.runs());
             assertEquals(List.of("1"), ids());
             var aside = names().stream().filter(name -> name.matches("results.*\\.\\d{8}T[0-9.]+Z")).toList();
             assertEquals(List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"),
                     aside.stream().map(name -> name.replaceFirst("\\.\\d+T.*", "")).toList());
             assertEquals(before, content(aside.getFirst()));
-            assertTrue(call.err().contains("Moved "), call.err());
         }
 
         @Test
@@ -1017,8 +971,8 @@ final class FilesTest extends WholeCommand {
             dify.run();
             var before = names();
 
-            assertEquals(2, dify.run("--fresh", "-c", "0").code());
-            assertEquals(2, call(dify.settings("DIFY_API_KEY", ""), typed("run", "--fresh")).code());
+            dify.run("--fresh", "-c", "0").exits(2);
+            call(dify.settings("DIFY_API_KEY", ""), typed("run", "--fresh")).exits(2);
 
             assertEquals(before, names());
         }
@@ -1026,7 +980,7 @@ final class FilesTest extends WholeCommand {
         @Test
         void reportIdsThatAreNotInTheCsv() throws IOException {
             rows(2);
-            assertFalse(dify.run().err().contains("not in the CSV"));
+            dify.run().omits("not in the CSV");
             csv("id,text", "2,text 2", "a,another", "b,another");
 
             var second = dify.run();
@@ -1036,9 +990,9 @@ final class FilesTest extends WholeCommand {
             assertEquals(4, ids().size());
             csv("id,text", "c,another");
             second = dify.run("--add");
-            assertTrue(second.err().contains("4 ids of the batch are not in the CSV (first: "), second.err());
-            var status = call(Map.of(), "status", "-i", input(), "-o", output());
-            assertTrue(status.out().contains("  Note: 4 ids of the batch are not in the CSV (first: "), status.out());
+            second.says("4 ids of the batch are not in the CSV (first: ");
+            call(Map.of(), "status", "-i", input(), "-o", output())
+                    .shows("  Note: 4 ids of the batch are not in the CSV (first: ");
         }
 
         /// A wrong `-i` would run, and pay for, all of another file.
@@ -1065,8 +1019,8 @@ final class FilesTest extends WholeCommand {
 
             typed.addAll(List.of("--add", "--limit", "1"));
             typed.addFirst("run");
-            var added = call(dify.settings(), typed.toArray(String[]::new));
-            assertEquals(0, added.code(), added.err());
+            var added = call(dify.settings(), typed.toArray(String[]::new)).exits(0);
+
             assertEquals(List.of("1", "3", "x-1"), ids());
             assertFalse(added.err().lines().anyMatch(line -> line.startsWith("Next: ") && line.contains("--add")),
                     added.err());
@@ -1082,12 +1036,12 @@ final class FilesTest extends WholeCommand {
             csv("id,text", row);
 
             var words = typed.split(" ");
-            assertEquals(0, dify.command(words[0], Arrays.copyOfRange(words, 1, words.length)).code());
+            dify.command(words[0], Arrays.copyOfRange(words, 1, words.length)).exits(0);
 
             assertEquals("2\n", content("results.jsonl.retry"));
             rows(3);
             int runs = dify.runs();
-            assertEquals(3, dify.command("retry").code());
+            dify.command("retry").exits(3);
             assertEquals(runs + 1, dify.runs());
         }
 
@@ -1097,24 +1051,23 @@ final class FilesTest extends WholeCommand {
             dify.run();
             csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
 
-            var second = dify.run();
-            assertEquals(0, second.code());
+            dify.run().exits(0).says("1 succeeded row changed in the CSV (first: 2)", "--rerun-changed");
+
             assertEquals(4, dify.runs());
-            assertTrue(second.err().contains("1 succeeded row changed in the CSV (first: 2)"), second.err());
-            assertTrue(second.err().contains("--rerun-changed"), second.err());
-            var status = call(Map.of(), "status", "-i", input(), "-o", output());
-            assertTrue(status.out().contains("  Note: 1 succeeded row changed in the CSV (first: 2); "
-                    + "'run --rerun-changed' runs it again\n"), status.out());
+            var status = call(Map.of(), "status", "-i", input(), "-o", output())
+                    .shows("  Note: 1 succeeded row changed in the CSV (first: 2); "
+                    + "'run --rerun-changed' runs it again\n");
+
             var json = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
             assertEquals(1, tree(json.out()).path("changed_in_input").asInt());
-            var export = call(Map.of(), "export", "-i", input(), "-o", output(), file("out.csv").toString());
-            assertTrue(export.err().contains("1 succeeded row changed in the CSV (first: 2)"), export.err());
+            call(Map.of(), "export", "-i", input(), "-o", output(), file("out.csv").toString())
+                    .says("1 succeeded row changed in the CSV (first: 2)");
 
-            var again = dify.run("--rerun-changed");
-            assertEquals(0, again.code());
+            dify.run("--rerun-changed").exits(0);
+
             assertEquals(5, dify.runs());
             assertEquals("changed", result("2").path("inputs").path("text").asText());
-            assertFalse(dify.run().err().contains("changed"));
+            dify.run().omits("changed");
         }
     }
 
@@ -1129,13 +1082,11 @@ final class FilesTest extends WholeCommand {
             var before = contents();
             for (var words : List.of("run", "retry", "retry 1 --force", "run --fresh", "run --no-bom")) {
                 var typed = words.split(" ");
-                var call = dify.command(typed[0], Arrays.copyOfRange(typed, 1, typed.length));
+                var call = dify.command(typed[0], Arrays.copyOfRange(typed, 1, typed.length)).exits(2).omits(SECRET);
 
-                assertEquals(2, call.code(), call.err());
                 assertTrue(call.sentence().startsWith("difyexec: " + file(name) + ": ")
                         || call.sentence().contains("no such batch"), call.err());
                 for (var word : said) assertTrue(call.sentence().contains(word), call.err());
-                assertFalse(call.err().contains(SECRET), call.err());
                 assertEquals(before, contents());
             }
         }
@@ -1191,7 +1142,7 @@ final class FilesTest extends WholeCommand {
             rows(1);
             Files.writeString(file("results.jsonl.lock"), "keep me");
 
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
 
             assertEquals("keep me", content("results.jsonl.lock"));
         }
@@ -1204,12 +1155,11 @@ final class FilesTest extends WholeCommand {
             dify.run();
             csv("id,text", "1,text 1", "4,text 4");
 
-            var call = dify.run();
+            dify.run().exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertEquals(List.of("2", "3"), content("results.jsonl.retry").lines().toList());
             csv("id,text", "1,text 1", "3,text 3");
-            assertEquals(3, dify.run().code());
+            dify.run().exits(3);
             assertEquals(List.of("3", "2"), content("results.jsonl.retry").lines().toList());
         }
 
@@ -1219,9 +1169,8 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("results.jsonl"), "\uFEFF{\"id\":\"1\",\"status\":\"succ");
             Files.writeString(file("results.jsonl.log"), "{\"event\":\"session\",\"t\":\"20");
 
-            var call = dify.run();
+            dify.run().exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertEquals(List.of("1", "2"), ids());
             assertEquals(2, events("torn").size());
             assertEquals("succeeded=2", status());
@@ -1235,7 +1184,7 @@ final class FilesTest extends WholeCommand {
             for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
                 Files.writeString(file(name), text);
 
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
 
             assertEquals(List.of("1", "2"), ids());
         }

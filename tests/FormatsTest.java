@@ -332,7 +332,7 @@ final class FormatsTest extends WholeCommand {
                 assertTrue((call.out() + call.err()).contains(option), call.out() + call.err());
             }
             assertEquals(0, dify.runs());
-            assertEquals(0, dify.run("--allow-unmapped").code());
+            dify.run("--allow-unmapped").exits(0);
             assertEquals(1, dify.runs());
         }
 
@@ -355,9 +355,8 @@ final class FormatsTest extends WholeCommand {
             form("q", "extra");
             csv("id,q,other", "1,a,b");
 
-            var call = dify.run();
+            var call = dify.run().exits(0);
 
-            assertEquals(0, call.code(), call.err());
             var notes = call.err().lines().filter(line -> line.startsWith("Note: ")).toList();
             assertTrue(notes.stream().anyMatch(note -> note.contains("\"other\"")), call.err());
             assertTrue(notes.stream().anyMatch(note -> note.contains("\"extra\"")), call.err());
@@ -371,10 +370,10 @@ final class FormatsTest extends WholeCommand {
             var options = new String[] {"--id-column", "key", "--map", "Frage=q", "--var", "tone=x=y"};
 
             var shown = call(dify.settings(), Stream.concat(Stream.of("check", "-i", input(), "--show", "1"),
-                    Stream.of(options)).toArray(String[]::new));
-            assertTrue(shown.out().contains("\"q\":\"a\",\"tone\":\"x=y\""), shown.out());
+                    Stream.of(options)).toArray(String[]::new)).shows("\"q\":\"a\",\"tone\":\"x=y\"");
+
             assertTrue(shown.out().lines().anyMatch(line -> line.matches(" +Frage +q .*")), shown.out());
-            assertEquals(0, dify.run(options).code());
+            dify.run(options).exits(0);
 
             dify.server.verify(2, postRequestedFor(WireMock.anyUrl())
                     .withRequestBody(WireMock.matchingJsonPath("$.inputs.tone", WireMock.equalTo("x=y"))));
@@ -384,23 +383,21 @@ final class FormatsTest extends WholeCommand {
             assertEquals(List.of("Key", "q", "x=y"), List.of(before.path("id_column").asText(),
                     before.path("map").path("Frage").asText(), before.path("vars").path("tone").asText()));
 
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
             assertEquals(2, dify.runs());
-            var changed = dify.run("--var", "tone=z", "--rerun-changed");
-            assertEquals(0, changed.code(), changed.err());
+            dify.run("--var", "tone=z", "--rerun-changed").exits(0);
+
             assertEquals(4, dify.runs());
             assertEquals("z", result("2").path("inputs").path("tone").asText());
             for (var other : List.of("--id-column=Frage", "--query-column=Frage")) {
-                var call = dify.run(other);
-                assertEquals(2, call.code(), call.err());
-                assertTrue(call.sentence().contains("results.jsonl.log") && call.hint().isPresent(), call.err());
+                dify.run(other).exits(2).reports("results.jsonl.log").hints();
             }
         }
 
         @Test
         void areCheckedBeforeFreshMovesABatchAside() throws IOException {
             rows(1);
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
             var before = Map.of("results", content("results.jsonl"), "log", content("results.jsonl.log"));
 
             form("other!");
@@ -412,7 +409,7 @@ final class FormatsTest extends WholeCommand {
             var key = dify.run("--fresh");
 
             assertEquals(List.of(2, 2, 4), List.of(header.code(), cell.code(), key.code()));
-            assertTrue(cell.err().contains("line 2, id 1"), cell.err());
+            cell.says("line 2, id 1");
             assertEquals(before, Map.of("results", content("results.jsonl"), "log", content("results.jsonl.log")));
             assertEquals(Set.of("data.csv", "results.jsonl", "results.jsonl.lock", "results.jsonl.log"), names());
             assertEquals(1, dify.runs());
@@ -422,10 +419,8 @@ final class FormatsTest extends WholeCommand {
         void haveNoEffectOnATerminalThroughAHint() throws IOException {
             csv("\u001b]0;x\u0007key,text", "1,a", "2,a");
 
-            var call = dify.run();
+            var call = dify.run().exits(2).hints("--id-column $'\\033]0;x\\007key'");
 
-            assertEquals(2, call.code());
-            assertTrue(call.hint().orElse("").contains("--id-column $'\\033]0;x\\007key'"), call.err());
             assertTrue(call.err().codePoints().noneMatch(c -> c != '\n' && Character.isISOControl(c)), call.err());
         }
 
@@ -433,7 +428,7 @@ final class FormatsTest extends WholeCommand {
         void canBeRenamedMappedAgainAndDropped() throws IOException {
             form("q", "tone", "lang");
             csv("id,Frage", "1,a");
-            assertEquals(0, dify.run("--map", "Frage=q", "--var", "tone=warm", "--var", "lang=de").code());
+            dify.run("--map", "Frage=q", "--var", "tone=warm", "--var", "lang=de").exits(0);
 
             csv("id,Question,tone", "1,a,cold"); // renamed, and gained
             for (var command : List.of("run", "status", "export")) {
@@ -449,14 +444,15 @@ final class FormatsTest extends WholeCommand {
             }
             assertEquals(1, dify.runs());
 
-            var changed = dify.run("--map", "Question=q", "--var", "tone", "--var", "lang=", "--rerun-changed");
-            assertEquals(0, changed.code(), changed.err());
+            var changed = dify.run("--map", "Question=q", "--var", "tone", "--var", "lang=", "--rerun-changed")
+                    .exits(0);
+
             assertEquals("{\"id\":\"1\",\"q\":\"a\",\"tone\":\"cold\",\"lang\":\"\"}", result("1").path("inputs").toString());
             assertEquals("succeeded=1", status(), "the new choices are remembered");
 
-            var dropped = dify.run("--map", "Question=", "--map", "Frage=", "--var", "lang", "--rerun-changed",
-                    "--allow-unmapped");
-            assertEquals(0, dropped.code(), dropped.err());
+            dify.run("--map", "Question=", "--map", "Frage=", "--var", "lang", "--rerun-changed", "--allow-unmapped")
+                    .exits(0);
+
             assertEquals("{\"id\":\"1\",\"Question\":\"a\",\"tone\":\"cold\"}", result("1").path("inputs").toString());
             assertEquals(3, dify.runs());
             var choices = events("session").getLast().path("choices");
@@ -466,15 +462,13 @@ final class FormatsTest extends WholeCommand {
         @Test
         void ofTheIdsAreNotConfusedIfOnlyTheirCaseDiffers() throws IOException {
             csv("ID,id,text", "1,2,a");
-            assertEquals(0, dify.run("--id-column", "ID").code());
+            dify.run("--id-column", "ID").exits(0);
 
-            var other = dify.run("--id-column", "id");
+            dify.run("--id-column", "id").exits(2).reports("results.jsonl.log");
 
-            assertEquals(2, other.code(), other.err());
-            assertTrue(other.sentence().contains("results.jsonl.log"), other.err());
-            assertEquals(0, dify.run("--id-column", "ID").code());
+            dify.run("--id-column", "ID").exits(0);
             csv("ID,text", "1,a");
-            assertEquals(0, dify.run("--id-column", "id").code());
+            dify.run("--id-column", "id").exits(0);
         }
 
         @Test
@@ -482,15 +476,14 @@ final class FormatsTest extends WholeCommand {
             var cells = new String[] {"A1=s:id", "B1=s:text", "A2=n:1", "B2=s:a"};
             var words = new String[] {"run", "-i", file("data.xlsx").toString(), "-o", output(), "--mode", "blocking"};
             Files.write(file("data.xlsx"), book(false, Map.of("Old", List.of(cells))));
-            assertEquals(0, call(dify.settings(), words).code());
+            call(dify.settings(), words).exits(0);
 
             Files.write(file("data.xlsx"), book(false, Map.of("New", List.of(with(cells, "A3=n:2", "B3=s:b")), "Other", List.of("A1=s:id"))));
-            var missing = call(dify.settings(), words);
-            assertEquals(2, missing.code(), missing.err());
-            assertTrue(missing.hint().orElse("").contains("--sheet") && missing.err().contains("New"), missing.err());
-            assertEquals(0, call(dify.settings(), with(words, "--sheet", "New")).code());
+            call(dify.settings(), words).exits(2).hints("--sheet").says("New");
+
+            call(dify.settings(), with(words, "--sheet", "New")).exits(0);
             assertEquals(0, call(dify.settings(), words).code(), "remembered");
-            assertEquals(2, call(dify.settings(), with(words, "--sheet", "Other")).code());
+            call(dify.settings(), with(words, "--sheet", "Other")).exits(2);
             assertEquals(2, dify.runs());
         }
 
@@ -502,10 +495,8 @@ final class FormatsTest extends WholeCommand {
         void canBeNumbered() throws IOException {
             csv("text", "a", "b");
 
-            var call = dify.run("--id-column", "#");
+            dify.run("--id-column", "#").exits(0).says("numbered");
 
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.err().contains("numbered"), call.err());
             assertEquals(List.of("1", "2"), ids());
             assertEquals("b", result("2").path("inputs").path("text").asText());
             assertEquals("succeeded=2", status());
@@ -515,10 +506,10 @@ final class FormatsTest extends WholeCommand {
         void haveTheirOwnHeadingsInAnExport() throws IOException {
             form("tone", "lang");
             csv("id,lang", "1,warm");
-            assertEquals(0, dify.run("--map", "lang=tone", "--var", "lang=de").code());
+            dify.run("--map", "lang=tone", "--var", "lang=de").exits(0);
 
             for (var name : List.of("out.csv", "out.xlsx")) {
-                assertEquals(0, call(Map.of(), "export", "-i", input(), "-o", output(), file(name).toString()).code());
+                call(Map.of(), "export", "-i", input(), "-o", output(), file(name).toString()).exits(0);
                 try (var csv = Csv.open(file(name), Csv.Shape.DEFAULT)) {
                     var inputs = Given.rows(csv).getFirst().inputs();
                     assertEquals(List.of("1", "warm", "de", "succeeded"), Stream.of("id", "lang", "var.lang", "status")
@@ -534,8 +525,8 @@ final class FormatsTest extends WholeCommand {
                     "C2=n:0.5", "A4=s:b", "B4=s:x<y\n+2", "C4=n:7")).toString();
             dify.row("b", dify.ended("failed", "x"), dify.ended("succeeded", ""));
 
-            assertEquals(3, call(dify.settings(), "run", "-i", book, "-o", output(), "--retry-failed-runs", "never").code());
-            assertEquals(0, call(dify.settings(), "retry", "-i", book, "-o", output()).code());
+            call(dify.settings(), "run", "-i", book, "-o", output(), "--retry-failed-runs", "never").exits(3);
+            call(dify.settings(), "retry", "-i", book, "-o", output()).exits(0);
             for (var name : List.of("out.csv", "out.xlsx")) {
                 var call = call(Map.of(), "export", "-i", book, "-o", output(), file(name).toString());
                 assertEquals(0, call.code(), call.err());
@@ -565,9 +556,9 @@ final class FormatsTest extends WholeCommand {
             dify.row("1", dify.answer(200, text("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w',"
                     + "'status':'succeeded','outputs':{'a':'_x000D_\\u0001\\u001f_x000d_'},'error':null,'elapsed_time':0.5,"
                     + "'total_tokens':1,'total_steps':1}}")));
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
 
-            assertEquals(0, call(Map.of(), "export", "-i", input(), "-o", output(), file("out.xlsx").toString()).code());
+            call(Map.of(), "export", "-i", input(), "-o", output(), file("out.xlsx").toString()).exits(0);
 
             try (var csv = Csv.open(file("out.xlsx"), Csv.Shape.DEFAULT)) {
                 var inputs = Given.rows(csv).getFirst().inputs();
@@ -585,8 +576,8 @@ final class FormatsTest extends WholeCommand {
                 assertTrue(call.hint().isPresent(), call.err());
             }
             assertEquals(0, dify.run().code());
-            assertEquals(2, call(Map.of(), typed("export", file("out.json").toString())).code());
-            assertEquals(2, call(Map.of(), "status", "-i", input(), "-o", output(), "--sheet", "x").code());
+            call(Map.of(), typed("export", file("out.json").toString())).exits(2);
+            call(Map.of(), "status", "-i", input(), "-o", output(), "--sheet", "x").exits(2);
         }
     }
 

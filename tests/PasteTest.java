@@ -249,12 +249,12 @@ final class PasteTest extends WholeCommand {
             next(run());
             Files.writeString(file("data.csv"), "it's\nb\nc\n");
 
-            var call = call(Map.of(), "run", "--demo", "-i", input(), "-o", output(), "--id-column", "it's", "--add");
+            var call = call(Map.of(), "run", "--demo", "-i", input(), "-o", output(), "--id-column", "it's", "--add")
+                    .says("\nAll rows of " + input() + " succeeded.\n");
 
-            assertTrue(call.err().contains("\nAll rows of " + input() + " succeeded.\n"), call.err());
             var words = PasteTest.next(call.err()).replace("difyexec ", "").replace("out.csv", file("out.csv").toString());
-            var export = call(Map.of(), words.split(" "));
-            assertEquals(0, export.code(), export.err());
+            call(Map.of(), words.split(" ")).exits(0);
+
             assertEquals(3, Files.readAllLines(file("out.csv")).size());
         }
 
@@ -264,8 +264,7 @@ final class PasteTest extends WholeCommand {
                     "--demo=chatflow");
 
             assertEquals(AGAIN + " --demo=chatflow", next("status", "-o", "results.jsonl"));
-            var other = call(Map.of(), "retry", "-i", input(), "-o", output(), "--demo");
-            assertEquals(2, other.code(), other.err());
+            call(Map.of(), "retry", "-i", input(), "-o", output(), "--demo").exits(2);
         }
     }
 }

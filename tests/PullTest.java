@@ -138,44 +138,41 @@ final class PullTest extends WholeCommand {
             var outputs = new HashMap<String, JsonNode>();
             var eligible = fill(outputs);
 
-            var call = pull(settings, "--last", "100");
+            pull(settings, "--last", "100").exits(0).says("personal data", "1 run with uploaded files");
 
-            assertEquals(0, call.code(), call.err());
             var rows = read("rows.jsonl");
             assertEquals(eligible.subList(0, 100), rows);
             var baseline = read("rows.baseline.jsonl");
             assertEquals(rows.stream().map(row -> row.path("id")).toList(),
                     baseline.stream().map(line -> line.path("id")).toList());
             for (var line : baseline) assertEquals(outputs.get(line.path("id").asText()), line.path("outputs"));
-            assertTrue(call.err().contains("personal data"), call.err());
-            assertTrue(call.err().contains("1 run with uploaded files"), call.err());
             assertEquals(Set.of("form.json", "rows.jsonl", "rows.baseline.jsonl"), names());
 
             var before = List.of(content("rows.jsonl"), content("rows.baseline.jsonl"));
-            assertEquals(Exit.UNUSABLE.code, pull(settings, "--last", "100").code());
-            assertEquals(0, pull(settings, "--last", "100", "--force").code());
+            pull(settings, "--last", "100").exits(Exit.UNUSABLE.code);
+            pull(settings, "--last", "100", "--force").exits(0);
             assertEquals(before, List.of(content("rows.jsonl"), content("rows.baseline.jsonl")));
 
             var all = pull(settings, "--last", "400", "--force");
             assertEquals(eligible, read("rows.jsonl"));
-            assertTrue(all.err().contains("5 runs with uploaded files"), all.err());
+            all.says("5 runs with uploaded files");
         }
 
         @Test
         void makesRowsThatGiveTheSameOutputsAgain() throws IOException {
             var settings = start(FORM);
             for (int number = 1; number <= 24; number++) run("person", inputs(number));
-            assertEquals(0, pull(settings).code());
+            pull(settings).exits(0);
 
             var rows = file("rows.jsonl").toString();
             var run = call(settings, "run", "-i", rows, "-o", output(), "--progress", "off");
             var compared = call(settings, "compare", "--json", file("rows.baseline.jsonl").toString(), output());
 
-            assertEquals(0, run.code(), run.err());
+            run.exits(0);
             var json = tree(compared.out());
             assertEquals("24 0 0", json.path("same").asText() + " " + json.path("different").asText() + " "
                     + json.path("inputs_differ").asText(), compared.out());
-            assertEquals(0, compared.code());
+            compared.exits(0);
         }
 
         @Test
@@ -219,7 +216,7 @@ final class PullTest extends WholeCommand {
 
             assertEquals(List.of(tree(text("{'run_run_id':'%s','id':'7','x':'a'}", ran.path("id").asText()))),
                     read("rows.jsonl"));
-            assertTrue(call.err().contains("\"old\""), call.err());
+            call.says("\"old\"");
             var next = call.err().lines().filter(line -> line.startsWith("Next: ")).findFirst().orElse("none");
             assertTrue(next.contains("--id-column run_run_id"), next);
         }
@@ -239,9 +236,7 @@ final class PullTest extends WholeCommand {
 
         @Test
         void refusesChatflowsAndTheFilesOfABatch() throws IOException {
-            var chatflow = pull(start("[]", "--app", "chatflow"));
-            assertEquals(Exit.UNUSABLE.code, chatflow.code(), chatflow.err());
-            assertTrue(chatflow.sentence().contains("chatflow"), chatflow.err());
+            pull(start("[]", "--app", "chatflow")).exits(Exit.UNUSABLE.code).reports("chatflow");
 
             var settings = start(FORM);
             run("person", inputs(1));
@@ -292,7 +287,7 @@ final class PullTest extends WholeCommand {
             list(3, page(false, 3, 4));
             for (int run = 1; run <= 4; run++) record(run, "{\"text\": \"t\"}", "{}");
 
-            assertEquals(0, pull(server.settings()).code());
+            pull(server.settings()).exits(0);
 
             assertEquals("run-1 run-2 run-3 run-4", ids());
         }
@@ -302,7 +297,7 @@ final class PullTest extends WholeCommand {
             list(1, page(false, 1));
             record(1, "{\"text\": 12345678901234567890.50, \"sys.user_id\": \"me\", \"userinput.files\": []}", "{\"big\": 1.10, \"n\": 1e3}");
 
-            assertEquals(0, pull(server.settings()).code());
+            pull(server.settings()).exits(0);
 
             assertEquals("{\"id\":\"run-1\",\"text\":12345678901234567890.50}\n", content("rows.jsonl"));
             var baseline = content("rows.baseline.jsonl");
@@ -320,7 +315,7 @@ final class PullTest extends WholeCommand {
             var call = pull(server.settings());
 
             assertEquals("run-3", ids(), call.err());
-            assertTrue(call.err().contains("3 runs"), call.err());
+            call.says("3 runs");
         }
 
         @Test
@@ -333,7 +328,7 @@ final class PullTest extends WholeCommand {
                     .whenScenarioStateIs("free").willReturn(page(false, 1)));
             long start = System.nanoTime();
 
-            assertEquals(0, pull(server.settings()).code());
+            pull(server.settings()).exits(0);
 
             assertTrue(System.nanoTime() - start >= 1_000_000_000L, "Retry-After is waited for");
             assertEquals("run-1", ids());
@@ -346,9 +341,8 @@ final class PullTest extends WholeCommand {
             list(2, server.answer(status, "{}"));
             record(1, "{\"text\": \"t\"}", "{}");
 
-            var call = pull(server.settings());
+            pull(server.settings()).exits(Exit.STOPPED.code);
 
-            assertEquals(Exit.STOPPED.code, call.code(), call.err());
             assertEquals(Set.of(), names());
         }
 

@@ -119,8 +119,7 @@ final class RecipesTest extends WholeCommand {
                         recipe("slurm.sh"), "data.csv", "results.jsonl");
                 assertTrue(out.contains("shard " + task + " of 4: "), out);
             }
-            var merge = call(Map.of(), "merge", "-i", input(), "-o", output());
-            assertEquals(Exit.OK.code, merge.code(), merge.err());
+            call(Map.of(), "merge", "-i", input(), "-o", output()).exits(Exit.OK.code);
 
             isWhatOneProcessMakes(12);
         }

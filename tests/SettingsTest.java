@@ -24,12 +24,10 @@ final class SettingsTest extends WholeCommand {
 
         /// Stopped early, with a message that has a hint; no row failed, and little was sent.
         private void stopped(Call call, String... words) throws IOException {
-            assertEquals(4, call.code(), call.err());
+            call.exits(4).omits("\tat ", "failed");
             for (var word : words) assertTrue(call.sentence().contains(word), () -> word + " in " + call.sentence());
-            assertFalse(call.err().contains("\tat "), call.err());
             assertTrue(dify.requests() <= SLOTS + 3, () -> dify.requests() + " requests");
             assertFalse(Files.exists(file("results.jsonl.retry")));
-            assertFalse(call.err().contains("failed"), call.err());
             if (Files.exists(file("results.jsonl.log"))) assertEquals("pending=20", status());
         }
 
@@ -107,9 +105,8 @@ final class SettingsTest extends WholeCommand {
             })) {
                 rows(1);
 
-                var call = call(settingsFor(wire), typed("run", "--base-url", wire.url().resolve("/").toString()));
+                call(settingsFor(wire), typed("run", "--base-url", wire.url().resolve("/").toString())).exits(0);
 
-                assertEquals(0, call.code(), call.err());
                 assertTrue(wire.requests.getLast().startsWith("POST /workflows/run "), wire.requests.getLast());
             }
         }
@@ -130,11 +127,9 @@ final class SettingsTest extends WholeCommand {
 
             rows(20);
 
-            var call = call(settings, typed("run", "--max-retries", "2"));
+            call(settings, typed("run", "--max-retries", "2")).exits(4)
+                    .reports(settings.get("DIFY_API_BASE_URL"), "3 tries", "the network");
 
-            assertEquals(4, call.code());
-            for (var word : List.of(settings.get("DIFY_API_BASE_URL"), "3 tries", "the network"))
-                assertTrue(call.sentence().contains(word), call.err());
             assertEquals("", content("results.jsonl.log"));
             assertFalse(Files.exists(file("results.jsonl.retry")));
         }
@@ -147,12 +142,10 @@ final class SettingsTest extends WholeCommand {
             })) {
                 rows(3);
 
-                var call = call(settingsFor(wire), typed("run", "--max-retries", "2"));
+                call(settingsFor(wire), typed("run", "--max-retries", "2")).exits(4).says("3 rows");
 
-                assertEquals(4, call.code());
                 assertEquals(3, wire.requests.size());
                 for (var request : wire.requests) assertTrue(request.startsWith("GET /v1/info "), request);
-                assertTrue(call.err().contains("3 rows"), call.err());
             }
         }
 
@@ -161,9 +154,8 @@ final class SettingsTest extends WholeCommand {
             dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("busy").whenScenarioStateIs("Started")
                     .willReturn(aResponse().withStatus(429).withHeader("Retry-After", "1")).willSetStateTo("back"));
 
-            var call = run();
+            var call = run().exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertTrue(Pattern.compile("^waiting until \\d\\d:\\d\\d \\(Retry-After\\)$", Pattern.MULTILINE)
                     .matcher(call.err()).find(), call.err());
         }
@@ -185,10 +177,8 @@ final class SettingsTest extends WholeCommand {
             dify.row("4", dify.refused(401, "unauthorized", "Access token is invalid"));
 
             rows(20);
-            var call = dify.run("-c", "1");
+            dify.run("-c", "1").exits(4).reports("DIFY_API_KEY");
 
-            assertEquals(4, call.code());
-            assertTrue(call.sentence().contains("DIFY_API_KEY"), call.err());
             assertEquals("succeeded=3 pending=17", status());
             assertEquals(4, dify.runs());
             assertFalse(Files.exists(file("results.jsonl.retry")));
@@ -199,10 +189,8 @@ final class SettingsTest extends WholeCommand {
             rows(2);
             dify.rows(dify.refused(400, "provider_quota_exceeded", "Quota exceeded"));
 
-            var call = dify.run("-c", "1");
+            var call = dify.run("-c", "1").exits(4).says("\nhint: ");
 
-            assertEquals(4, call.code());
-            assertTrue(call.err().contains("\nhint: "), call.err());
             var why = events("stop").getLast().path("why").asText();
             assertTrue(why.endsWith("(Quota exceeded)") && call.err().contains(why), why);
         }
@@ -251,12 +239,13 @@ final class SettingsTest extends WholeCommand {
         void aBadVariableIsReportedWithItsSource(String variable, String text) throws IOException {
             rows(1);
 
-            var call = call(dify.settings(variable, text), typed("run"));
-            assertEquals(2, call.code());
+            var call = call(dify.settings(variable, text), typed("run")).exits(2);
+
             assertTrue(call.sentence().startsWith("difyexec: " + variable + "=" + text + ": "), call.err());
 
-            var inFile = call(withFile(Map.of("DIFY_API_KEY", KEY), "# mine\n" + variable + "=" + text), typed("run"));
-            assertEquals(2, inFile.code());
+            var inFile = call(withFile(Map.of("DIFY_API_KEY", KEY), "# mine\n" + variable + "=" + text), typed("run"))
+                    .exits(2);
+
             assertTrue(inFile.sentence().startsWith("difyexec: " + variable + " in " + file(".env") + ": "), inFile.err());
             assertFalse(inFile.sentence().contains(text + ":"), inFile.err());
             assertEquals(0, dify.requests());
@@ -328,7 +317,7 @@ final class SettingsTest extends WholeCommand {
                     "status -o DEMO", "status -o DEMO --json")) {
                 var call = call(env, Stream.of(command.split(" ")).map(word -> word.equals("IN") ? input()
                         : word.equals("DEMO") ? file("demo.jsonl").toString() : word).toArray(String[]::new));
-                assertEquals(0, call.code(), call.err());
+                call.exits(0);
             }
         }
 
@@ -336,13 +325,14 @@ final class SettingsTest extends WholeCommand {
         @Test
         void settingsOfRunsAreCheckedByCommandsThatStartNone() throws IOException {
             rows(1);
-            assertEquals(0, call(dify.settings(), typed("run")).code());
+            call(dify.settings(), typed("run")).exits(0);
 
             for (var setting : List.of("TIMEOUT=abc", "TIMEOUT=0", "MAX_RETRIES=many"))
                 for (var command : List.of(List.of("check", "-i", input()), List.of("check", "--demo", "-i", input()),
                         List.of("verify", "-o", output()))) {
-                    var call = call(dify.settings(setting.split("=")), command.toArray(String[]::new));
-                    assertEquals(Exit.UNUSABLE.code, call.code(), setting + command);
+                    var call = call(dify.settings(setting.split("=")), command.toArray(String[]::new))
+                            .exits(Exit.UNUSABLE.code);
+
                     assertTrue(call.sentence().contains(setting) || call.sentence().contains("--timeout 0"), call.err());
                 }
         }
@@ -352,7 +342,7 @@ final class SettingsTest extends WholeCommand {
             rows(1);
             var env = withFile(dify.settings("TIMEOUT", "5"), "DIFY_API_KEY: " + KEY + "\nTIMEOUT " + KEY + "\n");
 
-            assertEquals(0, call(env, typed("run")).code());
+            call(env, typed("run")).exits(0);
         }
 
         @ParameterizedTest
@@ -360,10 +350,8 @@ final class SettingsTest extends WholeCommand {
         void anUnreadableLineIsReported(String variable, String line) throws IOException {
             rows(1);
 
-            var call = call(withFile(dify.settings(), line + "\n"), typed("run", "--base-url", "https://dify.test/v1"));
-
-            assertEquals(2, call.code());
-            assertTrue(call.sentence().contains(variable + " in " + file(".env") + ": "), call.err());
+            call(withFile(dify.settings(), line + "\n"), typed("run", "--base-url", "https://dify.test/v1")).exits(2)
+                    .reports(variable + " in " + file(".env") + ": ");
         }
 
         @ParameterizedTest
@@ -375,15 +363,13 @@ final class SettingsTest extends WholeCommand {
             settings.remove(variable);
 
             var env = withFile(settings, "\n" + variable + "=" + KEY);
-            var inFile = call(env, typed("run"));
-            assertEquals(2, inFile.code(), inFile.err());
-            assertTrue(inFile.sentence().contains(variable + " in " + file(".env") + ": "), inFile.err());
-            var inEnvironment = call(dify.settings(variable, KEY), typed("run"));
-            assertEquals(2, inEnvironment.code());
-            assertTrue(inEnvironment.sentence().contains(variable + "="), inEnvironment.err());
-            var ofAnotherShape = call(dify.settings("DIFY_API_KEY", "0123456789abcdef", "TIMEOUT", "0123456789abcdef"),
-                    typed("run"));
-            assertTrue(ofAnotherShape.sentence().contains("TIMEOUT=***: "), ofAnotherShape.err());
+            call(env, typed("run")).exits(2).reports(variable + " in " + file(".env") + ": ");
+
+            call(dify.settings(variable, KEY), typed("run")).exits(2).reports(variable + "=");
+
+            call(dify.settings("DIFY_API_KEY", "0123456789abcdef", "TIMEOUT", "0123456789abcdef"), typed("run"))
+                    .reports("TIMEOUT=***: ");
+
             assertEquals(0, dify.requests());
         }
 
@@ -400,11 +386,8 @@ final class SettingsTest extends WholeCommand {
         void aMalformedKeyIsReportedButNotShown(String key, String said) throws IOException {
             rows(1);
 
-            var call = call(dify.settings("DIFY_API_KEY", key), typed("run"));
+            call(dify.settings("DIFY_API_KEY", key), typed("run")).exits(2).reports(said).omits("secret");
 
-            assertEquals(2, call.code(), call.err());
-            assertTrue(call.sentence().contains(said), call.err());
-            assertFalse(call.err().contains("secret"), call.err());
             assertEquals(0, dify.requests());
             assertEquals(Set.of("data.csv"), names());
         }
@@ -413,7 +396,7 @@ final class SettingsTest extends WholeCommand {
         void blanksAroundTheKeyAreNotPartOfIt() throws IOException {
             rows(1);
 
-            assertEquals(0, call(dify.settings("DIFY_API_KEY", " " + KEY + "\n"), typed("run")).code());
+            call(dify.settings("DIFY_API_KEY", " " + KEY + "\n"), typed("run")).exits(0);
 
             dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run")).withHeader("Authorization",
                     equalTo("Bearer " + KEY)));
@@ -429,10 +412,8 @@ final class SettingsTest extends WholeCommand {
                 var settings = dify.settings("DIFY_API_BASE_URL", "http://dify.test/v1", "HTTP_PROXY",
                         proxy.url().toString().replace("/v1", ""));
 
-                var call = call(settings, typed("run"));
+                call(settings, typed("run")).exits(0).says("Warning: http://dify.test/v1 is not https");
 
-                assertEquals(0, call.code(), call.err());
-                assertTrue(call.err().contains("Warning: http://dify.test/v1 is not https"), call.err());
                 assertTrue(proxy.requests.getLast().startsWith("POST http://dify.test/v1/workflows/run "));
             }
         }
@@ -441,10 +422,7 @@ final class SettingsTest extends WholeCommand {
         void loopbackNeedsNoWarningAndNoProxy() throws IOException {
             rows(1);
 
-            var call = call(dify.settings("HTTP_PROXY", "http://127.0.0.1:1"), typed("run"));
-
-            assertEquals(0, call.code(), call.err());
-            assertFalse(call.err().contains("Warning"), call.err());
+            call(dify.settings("HTTP_PROXY", "http://127.0.0.1:1"), typed("run")).exits(0).omits("Warning");
         }
 
         @Test
@@ -453,11 +431,8 @@ final class SettingsTest extends WholeCommand {
             var settings = dify.settings("DIFY_API_BASE_URL", "http://192.0.2.1/v1",
                     "HTTP_PROXY", "http://me:hidden@127.0.0.1:1");
 
-            var call = call(settings, typed("run", "--max-retries", "0"));
-
-            assertEquals(4, call.code(), call.err());
-            assertTrue(call.sentence().contains("(connection refused, through the proxy 127.0.0.1)"), call.err());
-            assertFalse(call.err().contains("hidden"), call.err());
+            call(settings, typed("run", "--max-retries", "0")).exits(4)
+                    .reports("(connection refused, through the proxy 127.0.0.1)").omits("hidden");
         }
 
         @Test
@@ -465,9 +440,8 @@ final class SettingsTest extends WholeCommand {
             rows(1);
             Files.writeString(file(".env"), "DIFY_BASE_URL=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
 
-            var call = call(Given.env(dify.settings(), folder), typed("run"));
+            var call = call(Given.env(dify.settings(), folder), typed("run")).exits(0);
 
-            assertEquals(0, call.code(), call.err());
             var warnings = call.err().lines().filter(line -> line.startsWith("Warning")).toList();
             assertEquals(1, warnings.size(), call.err());
             assertTrue(warnings.getFirst().contains("DIFY_BASE_URL in " + file(".env")), call.err());
@@ -477,8 +451,8 @@ final class SettingsTest extends WholeCommand {
         void helpNeedsNoUsableSettings() throws IOException {
             var settings = Map.of("TIMEOUT", "abc");
 
-            assertEquals(0, call(Given.env(settings, folder), "run", "--help").code());
-            assertEquals(2, call(Given.env(settings, folder), typed("run", "--demo")).code());
+            call(Given.env(settings, folder), "run", "--help").exits(0);
+            call(Given.env(settings, folder), typed("run", "--demo")).exits(2);
         }
 
         @Test
@@ -487,8 +461,8 @@ final class SettingsTest extends WholeCommand {
 
             var settings = dify.settings("TIMEOUT", "abc");
 
-            assertEquals(2, call(settings, typed("run")).code());
-            assertEquals(0, call(settings, typed("run", "--timeout", "5")).code());
+            call(settings, typed("run")).exits(2);
+            call(settings, typed("run", "--timeout", "5")).exits(0);
         }
 
         @ParameterizedTest
@@ -497,11 +471,8 @@ final class SettingsTest extends WholeCommand {
         void anIdThatIsAKeyOrHasOtherCharactersIsRefusedAndNotShown(String variable, String text) throws IOException {
             rows(1);
 
-            var call = call(dify.settings(variable, text), typed("run"));
+            call(dify.settings(variable, text), typed("run")).exits(2).reports(variable).hints().omits(text);
 
-            assertEquals(2, call.code(), call.err());
-            assertTrue(call.sentence().contains(variable) && call.hint().isPresent(), call.err());
-            assertFalse(call.err().contains(text), call.err());
             assertEquals(0, dify.requests());
         }
 
@@ -509,10 +480,8 @@ final class SettingsTest extends WholeCommand {
         void aMissingCertificateFileIsReported() throws IOException {
             rows(1);
 
-            var call = call(dify.settings("DIFY_CA_FILE", file("ca.pem").toString()), typed("run"));
-
-            assertEquals(2, call.code());
-            assertTrue(call.sentence().contains("DIFY_CA_FILE=" + file("ca.pem")), call.err());
+            call(dify.settings("DIFY_CA_FILE", file("ca.pem").toString()), typed("run")).exits(2)
+                    .reports("DIFY_CA_FILE=" + file("ca.pem"));
         }
     }
 
@@ -533,16 +502,16 @@ final class SettingsTest extends WholeCommand {
             for (var key : List.of(KEY, "app-AbCdEfGhIjKlMnOpQrStUvWx", Simulator.WORKSPACE_KEY)) {
                 var call = call(dify.settings(), typed("run", words.replace("KEY", words.startsWith("--save") ? ""
                         + file(key) : key).split(" ")));
-                assertFalse(call.err().contains(key) || call.out().contains(key), call.err());
+                call.omits(key);
             }
         }
 
         @Test
         void namedAsARowOrAFileIsNotShown() throws IOException {
             rows(1);
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
 
-            assertEquals(2, call(dify.settings(), typed("retry", KEY)).code());
+            call(dify.settings(), typed("retry", KEY)).exits(2);
             for (var command : List.of("run -i KEY -o KEY", "check -i KEY", "status -o KEY", "compare KEY KEY",
                     "export -i KEY -o KEY KEY", "merge -i KEY -o KEY", "retry -i KEY -o KEY", "KEY", "shell -o KEY/KEY"))
                 assertEquals(2, call(dify.settings(), command.replace("KEY", file(KEY).toString()).split(" ")).code());
@@ -554,10 +523,8 @@ final class SettingsTest extends WholeCommand {
             Files.writeString(file("other.env"), "DIFY_API_KEY=app-AbCdEfGhIjKlMnOpQrStUvWx\n");
 
             for (var name : List.of(".env", "other.env")) {
-                var call = call(Given.env(Map.of(), folder), "run", "--demo", "-i", file(name).toString(), "-o", output());
-                assertEquals(2, call.code());
-                assertTrue(call.err().contains("***"), call.err());
-                assertFalse(call.err().contains("AbCdEf"), call.err());
+                call(Given.env(Map.of(), folder), "run", "--demo", "-i", file(name).toString(), "-o", output())
+                        .exits(2).says("***").omits("AbCdEf");
             }
         }
 
@@ -565,7 +532,7 @@ final class SettingsTest extends WholeCommand {
         void asAnIdOfARowIsRefused() throws IOException {
             var input = Files.writeString(file(".env"), "id,text\nr-" + KEY + ",a\n").toString();
 
-            assertEquals(2, call(dify.settings(), "run", "-i", input, "-o", output()).code());
+            call(dify.settings(), "run", "-i", input, "-o", output()).exits(2);
             assertEquals(0, dify.runs());
         }
 
@@ -581,14 +548,12 @@ final class SettingsTest extends WholeCommand {
                     : dify.stream(text("data: " + price.replace("KEY", KEY) + "\n\ndata: " + end.replace("KEY", KEY)
                             + "\n\n")));
 
-            var call = dify.run("--mode", mode);
+            var call = dify.run("--mode", mode).exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertEquals("app-***", results().getFirst().path("outputs").path("app-***").asText());
-            assertEquals(0, call(dify.settings(), "status", "-i", input(), "-o", output(), "--html",
-                    file("report.html").toString()).code());
-            assertEquals(0, call(dify.settings(), "export", "-i", input(), "-o", output(),
-                    file("sheet.csv").toString()).code());
+            call(dify.settings(), "status", "-i", input(), "-o", output(), "--html", file("report.html").toString())
+                    .exits(0);
+            call(dify.settings(), "export", "-i", input(), "-o", output(), file("sheet.csv").toString()).exits(0);
         }
 
         @ParameterizedTest
@@ -664,11 +629,8 @@ final class SettingsTest extends WholeCommand {
             var args = Stream.of(typed.split(" ")).map(word -> word.replace("IN", input())
                     .replace("OUT", output())).toArray(String[]::new);
 
-            var call = call(dify.settings(), args);
+            var call = call(dify.settings(), args).exits(2).showsNothing().reports(named);
 
-            assertEquals(2, call.code(), call.err());
-            assertEquals("", call.out());
-            assertTrue(call.sentence().contains(named), call.err());
             assertTrue(call.err().lines().count() <= 2, call.err());
             assertEquals(0, dify.requests());
             var left = names();
@@ -678,13 +640,11 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void withoutArgumentsItIsTheUsage() throws IOException {
-            var call = call(Map.of());
+            var call = call(Map.of()).exits(0).saysNothing();
 
-            assertEquals(0, call.code());
             assertTrue(call.out().startsWith("Usage: difyexec "), call.out());
             for (var command : List.of("run", "retry", "status", "generate-completion"))
                 assertTrue(call.out().contains("  " + command + " "), command);
-            assertEquals("", call.err());
         }
 
         @ParameterizedTest
@@ -765,11 +725,7 @@ final class SettingsTest extends WholeCommand {
             if (known) settings.put("DIFY_CA_FILE", file("authority.pem").toString());
 
             for (var words : List.of(typed("run"), new String[] {"check", "-i", input()})) {
-                var call = call(settings, words);
-
-                assertEquals(4, call.code(), call.err());
-                assertTrue(call.sentence().contains(says) && call.hint().isPresent(), call.err());
-                assertFalse(call.err().contains("trying again"), call.err());
+                call(settings, words).exits(4).reports(says).hints().omits("trying again");
             }
         }
 
@@ -780,10 +736,7 @@ final class SettingsTest extends WholeCommand {
             var settings = new HashMap<>(settings("https://127.0.0.1:" + server.getAddress().getPort() + "/v1"));
             settings.put("DIFY_CA_FILE", file("authority.pem").toString());
 
-            var call = call(settings, "check", "-i", input(), "--no-check");
-
-            assertFalse(call.err().contains("certificate"), call.err());
-            assertEquals(0, call.code(), call.err());
+            call(settings, "check", "-i", input(), "--no-check").omits("certificate").exits(0);
         }
 
         @Test
@@ -791,10 +744,8 @@ final class SettingsTest extends WholeCommand {
             var dify = dify();
             rows(2);
 
-            var call = call(settings(dify.url().replace("http:", "https:")), typed("run"));
-
-            assertEquals(4, call.code(), call.err());
-            assertTrue(call.sentence().contains("TLS") && call.hint().orElseThrow().contains("http://"), call.err());
+            call(settings(dify.url().replace("http:", "https:")), typed("run")).exits(4).reports("TLS")
+                    .hints("http://");
         }
     }
 

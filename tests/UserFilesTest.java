@@ -154,7 +154,7 @@ final class UserFilesTest extends WholeCommand {
 
             var first = calls.getFirst().out() + calls.getFirst().err();
             for (var fact : one.facts) assertTrue(first.contains(fact), fact + " in " + first);
-            assertEquals(one.starts == 0 ? 2 : 0, calls.getLast().code(), calls.getLast().toString());
+            calls.getLast().exits(one.starts == 0 ? 2 : 0);
             if (one.starts > 0) assertEquals(one.starts, calls.size(), calls::toString);
             assertEquals(0, dify.runs());
         }
@@ -183,13 +183,11 @@ final class UserFilesTest extends WholeCommand {
         @Test
         void leadsToNoOptionThatCompareLacks() throws IOException {
             csv("id,Frage", "1,x");
-            assertEquals(0, dify.run().code());
+            dify.run().exits(0);
             csv("id,Frage", ",x", "1,x", ",y");
 
-            var call = call(Map.of(), "compare", output(), "-i", input(), "--expect", "Frage=/answer");
-
-            assertEquals(2, call.code(), call.err());
-            assertTrue(call.hint().isPresent() && !call.err().contains("--id-column"), call.err());
+            call(Map.of(), "compare", output(), "-i", input(), "--expect", "Frage=/answer").exits(2).hints()
+                    .omits("--id-column");
         }
     }
 
@@ -208,20 +206,20 @@ final class UserFilesTest extends WholeCommand {
         void sendsNothingUntilTheShownCommandIsTyped(String name, String ids, String last) throws IOException {
             var file = Files.write(file(name), files().stream().filter(one -> one.name().equals(name)).findFirst()
                     .orElseThrow().bytes()).toString();
-            var first = call(dify.settings(), "run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9");
-            assertEquals(2, first.code(), first.err());
+            call(dify.settings(), "run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9").exits(2)
+                    .hints("--limit 9");
+
             assertEquals(0, dify.runs());
             assertFalse(Files.exists(file("results.jsonl")));
 
             var calls = calls("run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9", "--progress", "off");
 
             assertEquals(2, calls.size(), calls::toString);
-            assertEquals(0, calls.getLast().code(), calls.getLast().err());
+            calls.getLast().exits(0);
             assertEquals(ids, String.join(" ", sent().keySet()));
             assertTrue(sent().containsValue(last), sent()::toString);
-            assertTrue(first.hint().orElse("").contains("--limit 9"), first.err());
             assertEquals(0, call(dify.settings(), "run", "-i", file, "-o", output()).code(), "the choices are remembered");
-            assertEquals(0, call(Map.of(), "export", "-i", file, "-o", output(), file("out.csv").toString()).code());
+            call(Map.of(), "export", "-i", file, "-o", output(), file("out.csv").toString()).exits(0);
         }
 
         @Test
@@ -232,8 +230,7 @@ final class UserFilesTest extends WholeCommand {
             for (var command : List.of("check", "run")) {
                 var call = command.equals("run") ? dify.run() : call(dify.settings(), "check", "-i", input());
 
-                assertEquals(2, call.code(), call.err());
-                assertTrue(call.hint().orElse("").contains("--encoding GB18030 --id-column 编号"), call.err());
+                call.exits(2).hints("--encoding GB18030 --id-column 编号");
             }
         }
 
@@ -245,8 +242,8 @@ final class UserFilesTest extends WholeCommand {
             var calls = calls("check", "-i", input());
 
             assertEquals(2, calls.size(), calls::toString);
-            assertEquals(0, calls.getLast().code(), calls.getLast().out());
-            assertTrue(calls.getFirst().out().contains("--map Question=q"), calls.getFirst().out());
+            calls.getLast().exits(0);
+            calls.getFirst().shows("--map Question=q");
         }
     }
 
@@ -257,21 +254,18 @@ final class UserFilesTest extends WholeCommand {
         void isTheLineThatIsNamed(String row, int code) throws IOException {
             csv("Title", "", "id,Frage", "a,\"x", "y\"");
 
-            var call = call(dify.settings(), "check", "-i", input(), "--header-row", row);
-
-            assertEquals(code, call.code(), call.out() + call.err());
+            call(dify.settings(), "check", "-i", input(), "--header-row", row).exits(code);
         }
 
         @Test
         void isRememberedAndCannotBeARowWithoutTheIdColumn() throws IOException {
             csv("Title", "id,Frage", "a,x");
-            assertEquals(0, dify.run("--header-row", "2").code());
+            dify.run("--header-row", "2").exits(0);
             csv("Title", "id,Frage", "a,x", "b,y");
 
-            var other = dify.run("--header-row", "1");
-            assertEquals(2, other.code());
-            assertTrue(other.sentence().contains("--header-row 1"), other.err());
-            assertEquals(0, dify.run().code());
+            dify.run("--header-row", "1").exits(2).reports("--header-row 1");
+
+            dify.run().exits(0);
 
             assertEquals(List.of("a", "b"), ids());
             assertEquals(2, events("session").getLast().path("choices").path("header_row").asInt());
@@ -281,14 +275,13 @@ final class UserFilesTest extends WholeCommand {
         @ValueSource(strings = {"id", "Nr"})
         void canBeAnotherOneOnceTheTitleIsGone(String id) throws IOException {
             csv("Title", "", id + ",Frage", "a,x");
-            assertEquals(0, dify.run("--header-row", "3", "--id-column", id).code());
+            dify.run("--header-row", "3", "--id-column", id).exits(0);
             csv(id + ",Frage", "a,x", "b,y", "c,z");
 
-            var call = dify.run();
-            assertEquals(2, call.code(), call.err());
-            assertTrue(call.err().contains("--header-row 3"), call.err());
-            assertEquals(0, dify.run("--header-row", "1", "--limit", "1").code());
-            assertEquals(0, dify.run().code());
+            dify.run().exits(2).says("--header-row 3");
+
+            dify.run("--header-row", "1", "--limit", "1").exits(0);
+            dify.run().exits(0);
 
             assertEquals(List.of("a", "b", "c"), ids());
         }
@@ -296,33 +289,27 @@ final class UserFilesTest extends WholeCommand {
         @Test
         void isTheSameForNumberedRows() throws IOException {
             csv("Title", "Frage,n", "a,1");
-            assertEquals(0, dify.run("--header-row", "2", "--id-column", "#").code());
+            dify.run("--header-row", "2", "--id-column", "#").exits(0);
 
-            var other = dify.run("--header-row", "1");
-
-            assertEquals(2, other.code(), other.err());
-            assertTrue(other.sentence().contains("--header-row 2"), other.err());
+            dify.run("--header-row", "1").exits(2).reports("--header-row 2");
         }
 
         @Test
         void isNotLookedForInJsonLines() throws IOException {
             Files.writeString(file("data.csv"), "{\"id\":1,\"Frage\":\"a\"}\n");
 
-            var call = call(dify.settings(), "check", "-i", input(), "--header-row", "1");
+            var call = call(dify.settings(), "check", "-i", input(), "--header-row", "1").exits(2)
+                    .reports("--header-row 1").omits("--id-column");
 
-            assertEquals(2, call.code(), call.err());
-            assertTrue(call.sentence().contains("--header-row 1"), call.err());
-            assertFalse(call.err().contains("--id-column"), call.err());
-            assertEquals(0, call(dify.settings(), "check", "-i", input()).code());
+            call(dify.settings(), "check", "-i", input()).exits(0);
         }
 
         @Test
         void mayLackNames() throws IOException {
             csv(",Frage,,Datum", "x,a,Technik,", "y,b,,");
 
-            var call = dify.run("--id-column", "column 1", "--map", "column 3=kategorie");
+            dify.run("--id-column", "column 1", "--map", "column 3=kategorie").exits(0);
 
-            assertEquals(0, call.code(), call.err());
             assertEquals("{\"column 1\":\"x\",\"Frage\":\"a\",\"kategorie\":\"Technik\",\"Datum\":\"\"}", result("x").path("inputs").toString());
             assertEquals(List.of("x", "y"), ids());
         }
@@ -345,16 +332,15 @@ final class UserFilesTest extends WholeCommand {
         void mayHaveADecimalComma(String cell, String number) throws IOException {
             csv("id;Frage;Betrag", "1;a;" + cell, "2;a;");
 
-            var call = dify.run("--decimal", ",");
+            var call = dify.run("--decimal", ",").exits(number == null ? 2 : 0);
 
-            assertEquals(number == null ? 2 : 0, call.code(), call.err());
             if (number == null) return;
             var bodies = dify.server.findAll(com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor(
                     com.github.tomakehurst.wiremock.client.WireMock.anyUrl())).stream().map(request -> request.getBodyAsString())
                     .toList();
             assertTrue(bodies.stream().anyMatch(body -> body.contains("\"betrag\":" + number + ",")
                     || body.contains("\"betrag\":" + number + "}")), bodies::toString);
-            assertEquals(0, call(dify.settings(), "run", "-i", input(), "-o", output()).code());
+            call(dify.settings(), "run", "-i", input(), "-o", output()).exits(0);
             assertEquals(2, dify.run("--decimal", ".").code(), "remembered");
         }
 
@@ -363,19 +349,15 @@ final class UserFilesTest extends WholeCommand {
             Files.write(file("data.csv"), FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "A2=n:1", "B2=s:a",
                     "C2=n:1.234", "A3=n:2", "B3=s:a", "C3=s:1.234,5"));
 
-            var call = call(dify.settings(), "check", "-i", input(), "--decimal", ",", "--show", "2");
-
-            assertEquals(0, call.code(), call.out());
-            assertTrue(call.out().contains("\"betrag\":1.234") && call.out().contains("\"betrag\":1234.5"), call.out());
+            call(dify.settings(), "check", "-i", input(), "--decimal", ",", "--show", "2").exits(0)
+                    .shows("\"betrag\":1.234", "\"betrag\":1234.5");
         }
 
         @Test
         void allowOnlyTwoDecimalMarks() throws IOException {
             csv("id,Frage", "1,a");
             for (var mark : List.of(";", "x", ",,")) {
-                var call = call(dify.settings(), "check", "-i", input(), "--decimal", mark);
-                assertEquals(2, call.code(), call.err());
-                assertTrue(call.err().contains("--decimal"), call.err());
+                call(dify.settings(), "check", "-i", input(), "--decimal", mark).exits(2).says("--decimal");
             }
         }
 
@@ -390,14 +372,11 @@ final class UserFilesTest extends WholeCommand {
             }
 
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5");
-            var chosen = call(dify.settings(), "check", "-i", input(), "--decimal", ",");
-            assertEquals(0, chosen.code(), chosen.out());
-            assertTrue(chosen.out().contains("1.234 in the column \"Betrag\" into 1234 (1 such cell)"), chosen.out());
+            call(dify.settings(), "check", "-i", input(), "--decimal", ",").exits(0)
+                    .shows("1.234 in the column \"Betrag\" into 1234 (1 such cell)");
 
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;2.5");
-            var points = call(dify.settings(), "check", "-i", input());
-            assertEquals(0, points.code(), points.out());
-            assertFalse(points.out().contains("1234"), points.out());
+            call(dify.settings(), "check", "-i", input()).exits(0).omits("1234");
         }
 
         /// Of a column with other faults, all cells are listed.
@@ -414,12 +393,11 @@ final class UserFilesTest extends WholeCommand {
         void thatAreEmptyButRequiredAreSentIfAllowed() throws IOException {
             csv("id,Frage", "1,a", "Summe,");
 
-            var refused = dify.run();
-            assertEquals(2, refused.code());
-            assertTrue(refused.err().contains("line 3, id Summe") && refused.err().contains("--allow-empty"), refused.err());
+            dify.run().exits(2).says("line 3, id Summe", "--allow-empty");
+
             assertEquals(0, dify.runs());
 
-            assertEquals(0, dify.run("--allow-empty").code());
+            dify.run("--allow-empty").exits(0);
             assertEquals("", result("Summe").path("inputs").path("Frage").asText());
         }
     }
@@ -466,10 +444,9 @@ final class UserFilesTest extends WholeCommand {
             var words = Stream.concat(Stream.of("run", "-i", file(name).toString(), "-o", output(), "--mode", "streaming"),
                     Stream.of(options)).toArray(String[]::new);
             dify.rows(dify.paid("0.0000105", "USD"));
-            var run = call(dify.settings(), words);
-            assertEquals(0, run.code(), run.err());
-            assertEquals(0, call(Map.of(), "export", "-i", file(name).toString(), "-o", output(), file("out.xlsx").toString())
-                    .code());
+            call(dify.settings(), words).exits(0);
+
+            call(Map.of(), "export", "-i", file(name).toString(), "-o", output(), file("out.xlsx").toString()).exits(0);
             return python("""
                     import openpyxl, sys
                     s = openpyxl.load_workbook(sys.argv[1]).active

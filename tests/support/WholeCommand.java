@@ -53,8 +53,54 @@ abstract class WholeCommand {
         return event.getRequest().getUrl().endsWith("/run");
     }
 
-    /// The result of one call.
+    /// The result of one call. Its checks return the call, so that one follows the other.
     record Call(int code, String out, String err) {
+        Call exits(int code) {
+            assertEquals(code, this.code, this::toString);
+            return this;
+        }
+
+        /// Checks that each of these is in the text on standard error.
+        Call says(String... facts) {
+            return contains(err, facts);
+        }
+
+        /// Checks that each of these is in the text on standard output.
+        Call shows(String... facts) {
+            return contains(out, facts);
+        }
+
+        /// Checks that there is one error, and that each of these is in its sentence or its hint.
+        Call reports(String... facts) {
+            return contains(sentence(), facts);
+        }
+
+        /// Checks that there is one hint, and that each of these is in it.
+        Call hints(String... facts) {
+            return contains(hint().orElseThrow(() -> new AssertionError("no hint in " + this)), facts);
+        }
+
+        /// Checks that none of these is in any text.
+        Call omits(String... words) {
+            for (var word : words) assertFalse((out + err).contains(word), () -> "has \"" + word + "\": " + this);
+            return this;
+        }
+
+        Call saysNothing() {
+            assertEquals("", err);
+            return this;
+        }
+
+        Call showsNothing() {
+            assertEquals("", out);
+            return this;
+        }
+
+        private Call contains(String text, String... facts) {
+            for (var fact : facts) assertTrue(text.contains(fact), () -> "lacks \"" + fact + "\": " + this);
+            return this;
+        }
+
         /// The error in its own line, and the hint in another.
         String sentence() {
             return err.lines().filter(line -> line.startsWith("difyexec: ") || line.startsWith("Stopped: "))
@@ -118,8 +164,11 @@ abstract class WholeCommand {
 
     /// `run -i data.csv -o results.jsonl` plus further arguments.
     String[] typed(String command, String... more) {
-        return Stream.concat(Stream.of(command, "-i", input(), "-o", output(),
-                "--progress", "off"), Stream.of(more)).toArray(String[]::new);
+        return words(List.of(command, "-i", input(), "-o", output(), "--progress", "off"), more);
+    }
+
+    static String[] words(List<String> first, String... more) {
+        return Stream.concat(first.stream(), Stream.of(more)).toArray(String[]::new);
     }
 
     String content(String name) throws IOException {
