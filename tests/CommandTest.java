@@ -285,7 +285,7 @@ class CommandTest extends WholeCommand {
                 assertEquals(2, fresh.code(), fresh.err());
                 assertTrue(fresh.sentence().contains("--fresh"), fresh.err());
             }
-            var other = call(dify.settings(), "retry", "-i", input(), "-o", file("other.jsonl").toString());
+            var other = call(dify.settings(), "retry", "-i", input(), "-o", path("other.jsonl"));
 
             other.exits(2).reports("other.jsonl: no such batch");
             assertFalse(Files.exists(file("other.jsonl.lock")));
@@ -359,7 +359,7 @@ class CommandTest extends WholeCommand {
             var missing = status("--json");
             assertEquals(4, tree(missing.out()).path("total").asInt());
             assertTrue(missing.err().startsWith("Note: ") && missing.err().contains("data.csv"), missing.err());
-            assertEquals(5, tree(status("--json", "-i", file("gone.csv").toString()).out()).path("total").asInt());
+            assertEquals(5, tree(status("--json", "-i", path("gone.csv")).out()).path("total").asInt());
         }
 
         @Test
@@ -749,7 +749,7 @@ class CommandTest extends WholeCommand {
         void stopsIfTheCostLimitSeesNoPrices() throws IOException {
             rows(30);
 
-            dify.run("--max-cost", "5", "-c", "1", "--mode", "streaming").exits(4).says("--max-cost", "\nhint: ");
+            dify.run("--max-cost", "5", "-c", "1", "--mode", "streaming").exits(4).says("--max-cost").hints();
 
             assertEquals(10, dify.runs());
         }
@@ -768,7 +768,7 @@ class CommandTest extends WholeCommand {
             dify.rows(dify.paid("0.1", "RMB"));
             dify.row("1", dify.paid("0.1", "USD"));
 
-            dify.run("--max-cost", "5", "-c", "1", "--mode", "streaming").exits(4).says("RMB and USD", "\nhint: ");
+            dify.run("--max-cost", "5", "-c", "1", "--mode", "streaming").exits(4).says("RMB and USD").hints();
 
             assertEquals(2, dify.runs());
         }

@@ -1,15 +1,12 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
 import org.w3c.dom.Element;
 import javax.xml.parsers.DocumentBuilderFactory;
-import org.junit.jupiter.api.parallel.*;
 
 import module java.base;
 
@@ -19,45 +16,27 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Comparing two results of the same rows.
 @Timeout(60)
-@Execution(ExecutionMode.CONCURRENT)
-final class CompareTest {
-    private static final ObjectMapper JSON = new ObjectMapper();
-
-    @TempDir Path folder;
-
-    private record Call(int code, String out, String err) {}
-
-    private Call compare(String... more) {
-        return typed(Stream.concat(Stream.of(path("a.jsonl"), path("b.jsonl")), Stream.of(more)));
+final class CompareTest extends WholeCommand {
+    private Call compare(String... more) throws IOException {
+        return with(words(List.of(path("a.jsonl"), path("b.jsonl")), more));
     }
 
-    private Call typed(Stream<String> words) {
-        var out = new StringWriter();
-        var err = new StringWriter();
-        int code = commandLine(Given.env(Map.of("NO_COLOR", "1"))).setOut(new PrintWriter(out, true))
-                .setErr(new PrintWriter(err, true))
-                .execute(Stream.concat(Stream.of("compare"), words).toArray(String[]::new));
-        return new Call(code, out.toString(), err.toString());
+    private Call with(String... arguments) throws IOException {
+        return call(Map.of("NO_COLOR", "1"), words(List.of("compare"), arguments));
     }
 
     /// Compares the files `a1.jsonl` … with `b1.jsonl` …
-    private Call sides(int first, int second, String... more) {
-        return typed(Stream.of(Stream.of("--first"), files("a", first), Stream.of("--second"), files("b", second),
-                Stream.of(more)).flatMap(words -> words));
+    private Call sides(int first, int second, String... more) throws IOException {
+        var files = Stream.of(Stream.of("--first"), files("a", first), Stream.of("--second"), files("b", second));
+        return with(words(files.flatMap(words -> words).toList(), more));
     }
 
     private Stream<String> files(String side, int many) {
         return IntStream.rangeClosed(1, many).mapToObj(n -> path(side + n + ".jsonl"));
     }
 
-    private String path(String name) {
-        return folder.resolve(name).toString();
-    }
-
     private JsonNode diff(String... more) throws IOException {
-        var call = compare(Stream.concat(Stream.of("--json"), Stream.of(more)).toArray(String[]::new));
-        assertEquals("", call.err());
-        return JSON.readTree(call.out());
+        return tree(compare(words(List.of("--json"), more)).saysNothing().out());
     }
 
     /// The files of a batch: results, and a log if there is an event other than a success.
@@ -100,8 +79,8 @@ final class CompareTest {
         }
 
         void save(String name) throws IOException {
-            Files.writeString(folder.resolve(name), results);
-            if (!log.isEmpty()) Files.writeString(folder.resolve(name + ".log"), log);
+            Files.writeString(file(name), results);
+            if (!log.isEmpty()) Files.writeString(file(name + ".log"), log);
         }
     }
 
@@ -152,7 +131,7 @@ final class CompareTest {
 
             var call = trim ? compare("--trim") : compare();
 
-            assertEquals(same ? Exit.OK.code : Exit.ROWS_FAILED.code, call.code(), call.out() + call.err());
+            call.exits(same ? 0 : 3);
         }
 
         @Test
@@ -190,7 +169,7 @@ final class CompareTest {
         /// The files of the second batch lack these fields, as those of the original tool do.
         private void without(String fields) throws IOException {
             for (var name : List.of("b.jsonl", "b.jsonl.log")) {
-                var file = folder.resolve(name);
+                var file = file(name);
                 Files.writeString(file, Files.readString(file).replaceAll(fields, ""));
             }
         }
@@ -219,7 +198,7 @@ final class CompareTest {
             assertEquals("3.0 null null", text(unpriced.path("cost_USD")));
             assertEquals("6", unpriced.at("/runs_without_price/second").toString());
             assertEquals("2.0 null null", text(unlogged.path("seconds_p50")));
-            assertTrue(compare().out().contains("seconds p50              2.00          –\n"), compare().out());
+            compare().shows("seconds p50              2.00          –\n");
         }
 
         @ParameterizedTest
@@ -239,9 +218,9 @@ final class CompareTest {
         @Test
         void knowsNoShareOfABatchThatWasStoppedBeforeItsFirstRow() throws IOException {
             each();
-            var log = folder.resolve("b.jsonl.log");
+            var log = file("b.jsonl.log");
             Files.writeString(log, Files.readString(log).lines().findFirst().orElseThrow() + "\n");
-            Files.delete(folder.resolve("b.jsonl"));
+            Files.delete(file("b.jsonl"));
 
             var unknown = diff().at("/figures/percent_succeeded");
             assertEquals("66.7 null null", text(unknown));
@@ -252,24 +231,21 @@ final class CompareTest {
         void ofAFileWithItselfFindsNothing() throws IOException {
             each();
 
-            Files.copy(folder.resolve("a.jsonl"), folder.resolve("b.jsonl"), StandardCopyOption.REPLACE_EXISTING);
-            Files.copy(folder.resolve("a.jsonl.log"), folder.resolve("b.jsonl.log"),
+            Files.copy(file("a.jsonl"), file("b.jsonl"), StandardCopyOption.REPLACE_EXISTING);
+            Files.copy(file("a.jsonl.log"), file("b.jsonl.log"),
                     StandardCopyOption.REPLACE_EXISTING);
 
-            var call = compare();
-            assertEquals(Exit.OK.code, call.code());
-            assertTrue(call.out().contains("\n  same                    4   66.7 %"), call.out());
-            assertTrue(call.out().contains("\nNothing differs.\n"), call.out());
+            compare().exits(0).shows("\n  same                    4   66.7 %", "\nNothing differs.\n");
         }
 
         @Test
         void comparesOnlyTheGivenOutputs() throws IOException {
             outputs("{\"a\":{\"x\":1,\"y\":1},\"b\":1}", "{\"a\":{\"x\":1,\"y\":2},\"b\":2}");
 
-            assertEquals(Exit.OK.code, compare("--output", "/a/x").code());
+            compare("--output", "/a/x").exits(0);
             assertEquals("{\"/a/y\":1}", diff("--output", "/a/y").path("outputs").toString());
             assertEquals("{\"/a\":1}", diff("--ignore", "b").path("outputs").toString());
-            assertEquals(Exit.OK.code, compare("--ignore", "a", "--ignore", "b").code());
+            compare("--ignore", "a", "--ignore", "b").exits(0);
         }
 
         @Test
@@ -277,10 +253,8 @@ final class CompareTest {
             new Side().row("r", "{\"text\":\"one\"}", "{\"a\":1}").save("a.jsonl");
             new Side().row("r", "{\"text\":\"two\"}", "{\"a\":1}").save("b.jsonl");
 
-            var call = compare();
+            compare().exits(0).shows("Note: the inputs of 1 row differ, too\n");
 
-            assertEquals(Exit.OK.code, call.code());
-            assertTrue(call.out().contains("Note: the inputs of 1 row differ, too\n"), call.out());
             assertEquals(1, diff().path("inputs_differ").asInt());
         }
 
@@ -294,34 +268,26 @@ final class CompareTest {
             new Side().row(first, "{\"a\":1}").row("r-2", "{\"a\":1}").save("a.jsonl");
             new Side().row(second, "{\"a\":1}").save("b.jsonl");
 
-            var call = compare();
+            var call = compare().exits(3);
 
-            assertEquals(Exit.ROWS_FAILED.code, call.code(), call.err());
             assertEquals(!common, call.out().contains("\n  Note: no id "), call.out());
         }
 
         @Test
         void reportsLinesThatCannotBeRead() throws IOException {
             outputs("{\"a\":1}", "{\"a\":1}");
-            Files.writeString(folder.resolve("b.jsonl"), "{\"id\":\n", StandardOpenOption.APPEND);
+            Files.writeString(file("b.jsonl"), "{\"id\":\n", StandardOpenOption.APPEND);
 
-            var call = compare();
-
-            assertEquals(Exit.OK.code, call.code(), call.out());
-            assertTrue(call.err().contains(path("b.jsonl") + ":2"), call.err());
+            compare().exits(0).says(path("b.jsonl") + ":2");
         }
 
         @Test
         void readsFilesOfTheOriginalToolAndOfAShard() throws IOException {
-            Files.writeString(folder.resolve("a.jsonl"), "\uFEFF{\"id\": \"r\", \"status\": \"success\", "
+            Files.writeString(file("a.jsonl"), "\uFEFF{\"id\": \"r\", \"status\": \"success\", "
                     + "\"inputs\": {}, \"outputs\": {\"outputs\": {\"answer\": \"yes\"}}, \"retry_count\": 0}\n");
             new Side().row("r", "{\"answer\":\"yes\"}").save("results.3-of-8.jsonl");
 
-            var out = new StringWriter();
-            int code = commandLine(Given.env(Map.of())).setOut(new PrintWriter(out)).execute("compare", path("a.jsonl"),
-                    path("results.3-of-8.jsonl"));
-
-            assertEquals(Exit.OK.code, code, out::toString);
+            with(path("a.jsonl"), path("results.3-of-8.jsonl")).exits(0);
         }
 
         @Test
@@ -350,7 +316,7 @@ final class CompareTest {
             var difference = compare("--json").out();
 
             assertTrue(difference.contains("1E+10000") && difference.contains("-2.5E-10000"), difference);
-            assertEquals(3, compare().code());
+            compare().exits(3);
         }
 
         /// Results are in the order of completion; the log has the order of sending.
@@ -366,7 +332,7 @@ final class CompareTest {
             compare("--csv", path("out.csv"));
 
             assertEquals(List.of("a", "b", "c", "x", "new"), diff().path("rows").findValuesAsText("id"));
-            assertEquals(List.of("a", "b", "c", "x", "new"), Files.readAllLines(folder.resolve("out.csv")).stream()
+            assertEquals(List.of("a", "b", "c", "x", "new"), Files.readAllLines(file("out.csv")).stream()
                     .skip(1).map(line -> line.split(",")[0]).toList());
         }
 
@@ -418,10 +384,9 @@ final class CompareTest {
                 throws IOException {
             int before = runs("a", first), after = runs("b", second);
 
-            var call = sides(before, after, "--json");
+            var call = sides(before, after, "--json").exits(code);
 
-            assertEquals(code, call.code(), call.out() + call.err());
-            var counted = JSON.readTree(call.out());
+            var counted = tree(call.out());
             assertEquals(kind.equals("same") ? 2 : 1, counted.path(kind).asInt(), call.out());
             var shown = counted.path("rows").findValuesAsText("kind");
             assertEquals(Set.of("same", "neither").contains(kind) ? List.of() : List.of(kind), shown);
@@ -432,7 +397,7 @@ final class CompareTest {
             runs("a", "A B A");
             runs("b", "A A A");
 
-            var difference = JSON.readTree(sides(3, 3, "--json").out()).at("/rows/0/differences/0");
+            var difference = tree(sides(3, 3, "--json").out()).at("/rows/0/differences/0");
 
             assertEquals("{\"pointer\":\"/a\",\"first\":\"B\",\"second\":\"A\"}", difference.toString());
         }
@@ -447,7 +412,7 @@ final class CompareTest {
             assertEquals(List.of("\uFEFFid,kind,differs,first.1/a,first.2/a,second.1/a,second.2/a,error_first,"
                     + "error_second,unequal_first,unequal_second,unequal_across",
                     "r,unstable,/a,A,B,C,,,no such city,1.000,0.000,1.000"),
-                    Files.readAllLines(folder.resolve("out.csv")).stream().filter(line -> !line.startsWith("stable"))
+                    Files.readAllLines(file("out.csv")).stream().filter(line -> !line.startsWith("stable"))
                             .toList());
         }
 
@@ -456,7 +421,7 @@ final class CompareTest {
             runs("a", "A - A");
             runs("b", "A");
 
-            var figures = JSON.readTree(sides(3, 1, "--json").out()).path("figures");
+            var figures = tree(sides(3, 1, "--json").out()).path("figures");
 
             assertEquals(83.3, figures.at("/percent_succeeded/first").asDouble());
             assertEquals(16.7, figures.at("/percent_succeeded/difference").asDouble());
@@ -473,10 +438,9 @@ final class CompareTest {
             runs("a", "A A");
             runs("b", "A");
 
-            var call = typed(Stream.of(words.split(" ")).map(word -> word.endsWith("jsonl") ? path(word) : word));
+            var call = with(words.replaceAll("\\w+\\.jsonl", folder + "/$0").split(" ")).exits(2);
 
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
-            assertTrue(words.contains(" - ") || call.err().contains("\nhint: "), call.err());
+            assertTrue(words.contains(" - ") || call.hint().isPresent(), call.err());
         }
     }
 
@@ -521,11 +485,11 @@ final class CompareTest {
         void isAbsentIfASideHasNothingToJudge(String options) throws IOException {
             new Side().row("r-1", "{\"a\":1}").save("a.jsonl");
             new Side().ended("r-2", "failed", 1, "no").save("b.jsonl");
-            var log = folder.resolve("b.jsonl.log");
+            var log = file("b.jsonl.log");
             Files.writeString(log, Files.readString(log).lines().findFirst().orElseThrow() + "\n");
-            Files.writeString(folder.resolve("data.csv"), "id,wanted\nr-1,1\n");
+            Files.writeString(file("data.csv"), "id,wanted\nr-1,1\n");
 
-            var call = compare(options.replace("DATA", path("data.csv")).split(" "));
+            var call = compare(options.replace("DATA", input()).split(" "));
 
             assertFalse(call.out().isEmpty() || call.out().contains("NaN"), call.out() + call.err());
         }
@@ -551,7 +515,7 @@ final class CompareTest {
             var csv = new StringBuilder("id,text,wanted\n");
             for (int n = 1; n <= cells.length; n++)
                 csv.append("r-").append(n).append(",x,\"").append(cells[n - 1].replace("\"", "\"\"")).append("\"\n");
-            Files.writeString(folder.resolve("data.csv"), csv);
+            Files.writeString(file("data.csv"), csv);
         }
 
         /// Writes a file whose rows have these outputs `a`, as JSON; `-` failed.
@@ -564,15 +528,13 @@ final class CompareTest {
             side.save(name);
         }
 
-        private Call check(String... more) {
-            var words = new ArrayList<>(List.of(path("b.jsonl"), "-i", path("data.csv")));
-            if (!List.of(more).contains("--expect")) words.addAll(List.of(RULE));
-            return typed(Stream.concat(words.stream(), Stream.of(more)));
+        private Call check(String... more) throws IOException {
+            var rule = List.of(more).contains("--expect") ? new String[0] : RULE;
+            return with(words(List.of(words(List.of(path("b.jsonl"), "-i", input()), rule)), more));
         }
 
         private JsonNode expected(Call call) throws IOException {
-            assertEquals("", call.err());
-            return JSON.readTree(call.out()).path("expected");
+            return tree(call.saysNothing().out()).path("expected");
         }
 
         @ParameterizedTest
@@ -609,7 +571,7 @@ final class CompareTest {
 
             var call = check(options == null ? new String[0] : options.split(" "));
 
-            assertEquals(correct ? Exit.OK.code : Exit.ROWS_FAILED.code, call.code(), call.out() + call.err());
+            call.exits(correct ? 0 : 3);
         }
 
         @Test
@@ -622,13 +584,10 @@ final class CompareTest {
 
             assertEquals("{\"first\":null,\"second\":33.3,\"difference\":null,\"low\":null,\"high\":null,\"correct\":1,"
                     + "\"missed\":1,\"no_result\":2,\"not_judged\":2}", expected.toString());
-            assertEquals(Exit.ROWS_FAILED.code, text.code());
-            for (var fact : List.of("correct                 1", "missed                  1",
-                    "no result               2", "not judged              2",
-                    "r-2  missed\n    /a: expected 2, found 3\n", "r-5  no result: no such city\n",
-                    "r-6  no result\n", "1 of 4 judged rows"))
-                assertTrue(text.out().contains(fact), fact + "\n" + text.out());
-            assertFalse(text.out().contains("r-1") || text.out().contains("r-3"), text.out());
+            text.exits(3)
+                    .shows("correct                 1", "missed                  1", "no result               2",
+                    "not judged              2", "r-2  missed\n    /a: expected 2, found 3\n",
+                    "r-5  no result: no such city\n", "r-6  no result\n", "1 of 4 judged rows").omits("r-1", "r-3");
         }
 
         @Test
@@ -637,7 +596,7 @@ final class CompareTest {
             save("a.jsonl", "-");
             save("b.jsonl", "-");
 
-            var call = compare("-i", path("data.csv"), RULE[0], RULE[1]);
+            var call = compare("-i", input(), RULE[0], RULE[1]);
 
             assertEquals(2, call.out().split("no such city", -1).length, call.out());
         }
@@ -649,18 +608,17 @@ final class CompareTest {
             save("a.jsonl", "1", "-", "1", "1");
             save("b.jsonl", "1", "1", "-", "2");
 
-            var call = compare("--json", "--csv", path("out.csv"), "-i", path("data.csv"), RULE[0], RULE[1]);
+            var call = compare("--json", "--csv", path("out.csv"), "-i", input(), RULE[0], RULE[1]);
 
-            var expected = JSON.readTree(call.out()).path("expected");
+            var expected = tree(call.out()).path("expected");
 
             assertEquals("1 0 3", Stream.of("correct", "no_result", "not_judged").map(key -> expected.path(key).asText())
                     .collect(Collectors.joining(" ")));
-            var rows = Files.readAllLines(folder.resolve("out.csv")).stream().filter(row -> row.matches("r-[234],.*"))
+            var rows = Files.readAllLines(file("out.csv")).stream().filter(row -> row.matches("r-[234],.*"))
                     .toList();
             assertEquals(3, rows.size());
             for (var row : rows) assertTrue(row.endsWith(",,,,not_judged,"), row);
-            var alone = check();
-            assertEquals(Exit.OK.code, alone.code(), alone.out());
+            check().exits(0);
         }
 
         /// A row that was not run is not correct.
@@ -669,11 +627,10 @@ final class CompareTest {
             wanted("1", "1", "", "1");
             save("b.jsonl", "1");
 
-            var call = check("--json", "--junit", path("report.xml"));
+            var call = check("--json", "--junit", path("report.xml")).exits(3);
 
-            assertEquals(Exit.ROWS_FAILED.code, call.code());
             assertEquals("1 2", expected(call).path("correct") + " " + expected(call).path("no_result"));
-            var report = Files.readString(folder.resolve("report.xml"));
+            var report = content("report.xml");
             assertTrue(report.contains("tests=\"3\"") && report.contains("errors=\"2\""), report);
         }
 
@@ -682,17 +639,14 @@ final class CompareTest {
             wanted("", "1");
             save("b.jsonl", "1");
 
-            var call = check("--csv", path("out.csv"));
+            check("--csv", path("out.csv")).exits(2).showsNothing().says(input() + ": ").hints();
 
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
-            assertEquals("", call.out());
-            assertTrue(call.err().contains(path("data.csv") + ": ") && call.err().contains("\nhint: "), call.err());
-            assertFalse(Files.exists(folder.resolve("out.csv")));
+            assertFalse(Files.exists(file("out.csv")));
         }
 
         @Test
         void areAllNeededIfThereAreSeveral() throws IOException {
-            Files.writeString(folder.resolve("data.csv"), "id,one,two\nr-1,1,x\nr-2,1,y\nr-3,1,\n");
+            Files.writeString(file("data.csv"), "id,one,two\nr-1,1,x\nr-2,1,y\nr-3,1,\n");
             save("b.jsonl", "{\"p\":1,\"q\":\"x\"}", "{\"p\":1,\"q\":\"x\"}", "{\"p\":1}");
 
             var found = expected(check("--json", "--expect", "one=/a/p", "--expect", "two~=/a/q"));
@@ -717,11 +671,10 @@ final class CompareTest {
             var runs = results.split(" ");
             for (int n = 1; n <= runs.length; n++) save("b" + n + ".jsonl", runs[n - 1]);
 
-            var call = typed(Stream.of(Stream.of("--second"), files("b", runs.length), Stream.of("-i",
-                    path("data.csv"), "--csv", path("out.csv")), Stream.of(RULE)).flatMap(words -> words));
+            var files = files("b", runs.length).toArray(String[]::new);
+            with(words(List.of("-i", input(), "--csv", path("out.csv"), RULE[0], RULE[1], "--second"), files)).exits(code);
 
-            assertEquals(code, call.code(), call.out() + call.err());
-            var row = Files.readAllLines(folder.resolve("out.csv")).getLast();
+            var row = Files.readAllLines(file("out.csv")).getLast();
             assertTrue(row.contains(",1,," + share + "," + verdict + ","), row);
         }
 
@@ -731,22 +684,16 @@ final class CompareTest {
             wanted("1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1");
             save("a.jsonl", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "2", "-");
             save("b.jsonl", "1", "1", "2", "2", "2", "2", "2", "2", "2", "2", "1", "-");
-            var words = Stream.of(Stream.of("-i", path("data.csv")), Stream.of(RULE)).flatMap(all -> all).toList();
 
-            var json = JSON.readTree(compare(Stream.concat(words.stream(), Stream.of("--json")).toArray(String[]::new))
-                    .out());
-            var same = typed(Stream.of(Stream.of(path("b.jsonl"), path("b.jsonl")), words.stream())
-                    .flatMap(all -> all));
+            var json = tree(compare("--json", "-i", input(), RULE[0], RULE[1]).out());
 
             assertEquals("worse", json.path("verdict").asText());
             assertEquals(-58.3, json.at("/expected/difference").asDouble());
             assertEquals(json.at("/figures/percent_correct/low"), json.at("/expected/low"));
-            assertEquals("[\"worse\",\"better\",\"\"]", Stream.of("r-3", "r-11", "r-12").map(id -> {
-                for (var row : json.path("rows"))
-                    if (row.path("id").asText().equals(id)) return row.path("trend").asText();
-                return "not listed";
-            }).map(word -> '"' + word + '"').toList().toString().replace(" ", ""));
-            assertEquals(Exit.ROWS_FAILED.code, same.code(), "rows miss on the second side");
+            assertEquals(List.of("worse", "better", ""), Stream.of("r-3", "r-11", "r-12").map(id -> json.path("rows")
+                    .valueStream().filter(row -> row.path("id").asText().equals(id)).findFirst().orElseThrow()
+                    .path("trend").asText()).toList());
+            with(path("b.jsonl"), path("b.jsonl"), "-i", input(), RULE[0], RULE[1]).exits(3); // rows miss on each side
             assertEquals("{\"column\":\"wanted\",\"output\":\"/a\",\"value\":\"1\",\"first\":\"1\",\"second\":\"2\"}",
                     json.at("/rows/1/expected/0").toString());
         }
@@ -754,14 +701,14 @@ final class CompareTest {
         /// The log remembers the id column, the delimiter and the decimal comma.
         @Test
         void areReadWithTheChoicesOfTheBatch() throws IOException {
-            Files.writeString(folder.resolve("data.csv"), "key;wanted\nr-1;1.001,50\n");
+            Files.writeString(file("data.csv"), "key;wanted\nr-1;1.001,50\n");
             save("b.jsonl", "1001.5");
-            Files.writeString(folder.resolve("b.jsonl.log"), Json.text(new Event.SessionEvent(Given.NOON, Event.FORMAT,
+            Files.writeString(file("b.jsonl.log"), Json.text(new Event.SessionEvent(Given.NOON, Event.FORMAT,
                     "difyexec 1", null, "http://x/v1", "1-2", "", false, "1.16.0", Mode.STREAMING, true, "data.csv",
                     new Csv.Shape("key", null, ';', "", null, ',', "", Map.of(), Map.of()), "", List.of(), false,
                     0)) + "\n");
 
-            assertEquals(Exit.OK.code, check().code(), check().err());
+            check().exits(0);
         }
 
         @Test
@@ -769,10 +716,7 @@ final class CompareTest {
             wanted("(a|b)*c");
             save("b.jsonl", "\"" + "ab".repeat(50_000) + "\"");
 
-            var call = check("--expect", "wanted~=/a");
-
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
-            assertTrue(call.err().contains("(a|b)*c") && call.err().contains("\nhint: "), call.err());
+            check("--expect", "wanted~=/a").exits(2).says("(a|b)*c").hints();
         }
 
         @ParameterizedTest
@@ -793,14 +737,12 @@ final class CompareTest {
         void areRefusedIfTheyCannotBeUsed(String options, String facts) throws IOException {
             wanted("1", "(");
             save("b.jsonl", "1", "1");
-            var before = Files.readString(folder.resolve("data.csv"));
+            var before = content("data.csv");
 
-            var call = typed(Stream.concat(Stream.of(path("b.jsonl"), path("b.jsonl")), Stream.of(options
-                    .replace("DATA", path("data.csv")).replace("NONE", path("none.csv")).split(" +"))));
+            var typed = options.replace("DATA", input()).replace("NONE", path("none.csv")).split(" +");
+            with(words(List.of(path("b.jsonl"), path("b.jsonl")), typed)).exits(2).says(facts.split(" "));
 
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.out());
-            for (var fact : facts.split(" ")) assertTrue(call.err().contains(fact), call.err());
-            assertEquals(before, Files.readString(folder.resolve("data.csv")));
+            assertEquals(before, content("data.csv"));
         }
     }
 
@@ -820,13 +762,13 @@ final class CompareTest {
                     results.append("{\"id\":\"%d\",\"status\":\"success\",\"inputs\":{},\"outputs\":{\"a\":\"%s\"},\"x\":1}\n"
                             .formatted(row, isRight ? "yes" : "no"));
                 }
-                Files.writeString(folder.resolve(side + run + ".jsonl"), results);
+                Files.writeString(file(side + run + ".jsonl"), results);
             }
         }
 
         /// The share of seeds for which this holds.
         private double share(int broken, Predicate<JsonNode> holds) throws IOException {
-            Files.writeString(folder.resolve("data.csv"), IntStream.range(0, ROWS).mapToObj(row -> row + ",yes\n")
+            Files.writeString(file("data.csv"), IntStream.range(0, ROWS).mapToObj(row -> row + ",yes\n")
                     .collect(Collectors.joining("", "id,wanted\n", "")));
             int held = 0;
             for (int seed = 0; seed < SEEDS; seed++) {
@@ -835,8 +777,8 @@ final class CompareTest {
                 Collections.shuffle(right, random);
                 runs("a", random, Set.of());
                 runs("b", random, Set.copyOf(right.subList(0, broken)));
-                var call = sides(3, 3, "--json", "-i", path("data.csv"), "--expect", "wanted=/a");
-                if (holds.test(JSON.readTree(call.out()))) held++;
+                var call = sides(3, 3, "--json", "-i", input(), "--expect", "wanted=/a");
+                if (holds.test(tree(call.out()))) held++;
             }
             return (double) held / SEEDS;
         }
@@ -860,11 +802,9 @@ final class CompareTest {
     @Nested
     class TheJUnitReport {
         private Element report(String... more) throws Exception {
-            var call = compare(Stream.concat(Stream.of("--junit", path("report.xml")), Stream.of(more))
-                    .toArray(String[]::new));
-            assertEquals(Exit.ROWS_FAILED.code, call.code(), call.err());
+            compare(words(List.of("--junit", path("report.xml")), more)).exits(3);
             return DocumentBuilderFactory.newInstance().newDocumentBuilder()
-                    .parse(folder.resolve("report.xml").toFile()).getDocumentElement();
+                    .parse(file("report.xml").toFile()).getDocumentElement();
         }
 
         /// By the name of each test case, the name of the element that it contains, or `passed`.
@@ -907,9 +847,9 @@ final class CompareTest {
         @Test
         void isAboutExpectedValuesIfThereAreAny() throws Exception {
             each();
-            Files.writeString(folder.resolve("data.csv"), "id,wanted\nsame,no\nother,blue\nnew,\nbroke,x\n");
+            Files.writeString(file("data.csv"), "id,wanted\nsame,no\nother,blue\nnew,\nbroke,x\n");
 
-            var suite = report("-i", path("data.csv"), "--expect", "wanted~=/answer");
+            var suite = report("-i", input(), "--expect", "wanted~=/answer");
 
             var cases = cases(suite);
             assertEquals(List.of("failure", "passed", "skipped", "error", "skipped"), Stream.of("same", "other", "new",
@@ -927,18 +867,17 @@ final class CompareTest {
             var id = "r-" + text.replaceAll("\\\\u(00..|ffff|d800)", "");
             new Side().row(id, "{\"a\":\"x\"}").save("a.jsonl");
             new Side().row(id, "{\"a\":\"" + text + "\"}").save("b.jsonl");
-            var read = JSON.readTree("\"" + id + "\"").textValue();
-            Files.writeString(folder.resolve("data.csv"), "id,wanted\n" + read + ",\"other " + text + "\"\n");
+            var read = tree("\"" + id + "\"").textValue();
+            Files.writeString(file("data.csv"), "id,wanted\n" + read + ",\"other " + text + "\"\n");
 
-            for (var more : List.of(new String[0], new String[] {"-i", path("data.csv"), "--expect", "wanted=/a"})) {
-                var suite = report(Stream.concat(Stream.of(more), Stream.of("--html", path("page.html"), "--csv",
-                        path("out.csv"), "--force")).toArray(String[]::new));
+            for (var more : List.of(new String[0], new String[] {"-i", input(), "--expect", "wanted=/a"})) {
+                var suite = report(words(List.of("--html", path("page.html"), "--csv", path("out.csv"), "--force"), more));
 
                 countsItsCases(suite);
                 assertEquals(1, cases(suite).size());
                 assertEquals(read, cases(suite).keySet().iterator().next());
-                assertFalse(Files.readString(folder.resolve("page.html")).contains("alert(1)</script>"));
-                var sheet = Files.readString(folder.resolve("out.csv"));
+                assertFalse(content("page.html").contains("alert(1)</script>"));
+                var sheet = content("out.csv");
                 assertFalse(Pattern.compile("(?m)(^|,)\"?=1").matcher(sheet).find(), sheet);
             }
         }
@@ -955,7 +894,7 @@ final class CompareTest {
     @Nested
     class WordsOfTexts {
         private String marked(String first, String second) {
-            var nodes = JSON.getNodeFactory();
+            var nodes = Given.JSON.getNodeFactory();
             var change = new JsonDiff(false).change(new JsonDiff.Difference("", nodes.textNode(first),
                     nodes.textNode(second)));
             return change.before() + "[" + change.first() + "|" + change.second() + "]" + change.after();
@@ -991,40 +930,34 @@ final class CompareTest {
         void isNamed(String options) throws IOException {
             outputs("{\"a\":1}", "{\"b\":1}");
 
-            var call = compare(options.split(" "));
-
-            assertEquals(Exit.UNUSABLE.code, call.code());
-            assertTrue(call.err().contains(options), call.err());
+            compare(options.split(" ")).exits(2).says(options);
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"a.jsonl", "b.jsonl"})
         void isAFileThatIsMissingOrForeign(String name) throws IOException {
             outputs("{\"a\":1}", "{\"a\":1}");
-            Files.writeString(folder.resolve(name), "id,text\n");
-            var foreign = compare();
-            Files.delete(folder.resolve(name));
-            var missing = compare();
+            Files.writeString(file(name), "id,text\n");
+            compare().exits(2).says(path(name) + ": ").hints();
 
-            assertEquals(List.of(Exit.UNUSABLE.code, Exit.UNUSABLE.code), List.of(foreign.code(), missing.code()));
-            for (var err : List.of(foreign.err(), missing.err()))
-                assertTrue(err.contains(path(name) + ": ") && err.contains("\nhint: "), err);
+            Files.delete(file(name));
+            compare().exits(2).says(path(name) + ": ").hints();
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"--csv", "--html", "--junit"})
         void isNotWrittenOver(String option) throws IOException {
             outputs("{\"a\":1}", "{\"a\":2}");
-            Files.writeString(folder.resolve("mine"), "mine");
+            Files.writeString(file("mine"), "mine");
 
             for (var file : List.of("mine", "a.jsonl", "b.jsonl", "b.jsonl.log")) {
-                var before = Files.exists(folder.resolve(file)) ? Files.readString(folder.resolve(file)) : "";
+                var before = content(file);
                 var call = file.equals("mine") ? compare(option, path(file)) : compare("--force", option, path(file));
 
-                assertEquals(Exit.UNUSABLE.code, call.code(), file);
-                assertEquals(before, Files.exists(folder.resolve(file)) ? Files.readString(folder.resolve(file)) : "");
+                assertEquals(2, call.code(), file);
+                assertEquals(before, content(file));
             }
-            assertEquals(Exit.ROWS_FAILED.code, compare("--force", option, path("mine")).code());
+            assertEquals(3, compare("--force", option, path("mine")).code());
         }
 
     }
@@ -1043,7 +976,7 @@ final class CompareTest {
                     \uFEFFid,kind,differs,input.text,first/a,second/a,first/b,second/b,error_first,error_second
                     r,different,/a,'=1+1,x,'@y,[1],[1],,
                     s,only_first,,,1,,,,,
-                    """, Files.readString(folder.resolve("out.csv")).replace("\r\n", "\n"));
+                    """, content("out.csv").replace("\r\n", "\n"));
             assertEquals(List.of("2 rows", "Escaped 2 cells"), call.err().lines()
                     .map(line -> line.replaceAll("^(\\D*\\d+ \\w+).*", "$1")).toList());
         }
@@ -1055,7 +988,7 @@ final class CompareTest {
             compare("--output", "/a/x", "--csv", path("out.csv"));
 
             assertEquals(List.of("\uFEFFid,kind,differs,first/a/x,second/a/x,error_first,error_second",
-                    "r,different,/a/x,one,two,,"), Files.readAllLines(folder.resolve("out.csv")));
+                    "r,different,/a/x,one,two,,"), Files.readAllLines(file("out.csv")));
         }
     }
 
@@ -1066,11 +999,10 @@ final class CompareTest {
             var program = ViewsTest.Browser.installed();
             assumeTrue(program.isPresent(), "no Chromium here: install one or name it in DIFYEXEC_CHROMIUM");
             each();
-            var call = compare("--html", path("page.html"));
-            assertEquals(Exit.ROWS_FAILED.code, call.code(), call.err());
+            compare("--html", path("page.html")).exits(3);
 
-            try (var browser = new ViewsTest.Browser(program.get(), folder.resolve("profile"))) {
-                browser.open(folder.resolve("page.html"));
+            try (var browser = new ViewsTest.Browser(program.get(), file("profile"))) {
+                browser.open(file("page.html"));
                 assertEquals(List.of("broke", "mended", "other"),
                         browser.texts("#body tr td:first-child").subList(0, 3), "worse, better, different");
                 assertEquals(compare().out().lines().toList().getLast(), browser.text("#overview h2"));
@@ -1105,7 +1037,7 @@ final class CompareTest {
                 assertEquals("broke", browser.text("#body tr td"));
 
                 assertEquals(List.of(), List.copyOf(browser.complaints));
-                assertEquals(List.of(folder.resolve("page.html").toUri().toString()), List.copyOf(browser.requests));
+                assertEquals(List.of(file("page.html").toUri().toString()), List.copyOf(browser.requests));
             }
         }
 
@@ -1120,17 +1052,11 @@ final class CompareTest {
         @Test
         void isNamedByStatus() throws IOException {
             new Side().row("r", "{}").save("a.jsonl");
-            Files.writeString(folder.resolve("a.jsonl"), "{\"id\":\"s\",\"status\":\"success\",\"inputs\":{},"
+            Files.writeString(file("a.jsonl"), "{\"id\":\"s\",\"status\":\"success\",\"inputs\":{},"
                     + "\"outputs\":{},\"workflow_id\":\"v-2\"}\n", StandardOpenOption.APPEND);
-            var out = new StringWriter();
 
-            for (var words : List.of(List.of("status"), List.of("status", "--json"))) {
-                var all = Stream.concat(words.stream(), Stream.of("-o", path("a.jsonl"))).toArray(String[]::new);
-                commandLine(Given.env(Map.of())).setOut(new PrintWriter(out)).execute(all);
-            }
-
-            assertTrue(out.toString().contains("2 rows · versions v-1, v-2\n"), out::toString);
-            assertTrue(out.toString().contains(",\"versions\":[\"v-1\",\"v-2\"],"), out::toString);
+            call(Map.of(), "status", "-o", path("a.jsonl")).shows("2 rows · versions v-1, v-2\n");
+            call(Map.of(), "status", "-o", path("a.jsonl"), "--json").shows(",\"versions\":[\"v-1\",\"v-2\"],");
         }
     }
 }

@@ -65,7 +65,7 @@ final class EveryDayTest extends WholeCommand {
             dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
             dify.run("-c", "1").exits(4);
 
-            var status = call(Map.of(), "status", "-o", output(), "-i", input(), "--html", file("r.html").toString())
+            var status = call(Map.of(), "status", "-o", output(), "-i", input(), "--html", path("r.html"))
                     .shows("401");
 
             assertTrue(content("r.html").contains("401"));
@@ -172,7 +172,7 @@ final class EveryDayTest extends WholeCommand {
             var call = dify.run();
 
             assertTrue(next(call).startsWith("Next: difyexec export "), call.err());
-            var typed = next(call).replace("out.csv", file("out.csv").toString()).split(" ");
+            var typed = next(call).replace("out.csv", path("out.csv")).split(" ");
             call(Map.of(), Arrays.copyOfRange(typed, 2, typed.length)).exits(0);
         }
 
@@ -210,7 +210,7 @@ final class EveryDayTest extends WholeCommand {
         @Test
         void isPassedToACommandWithoutTheKey() throws IOException {
             rows(2);
-            var seen = file("seen").toString();
+            var seen = path("seen");
 
             dify.run("--on-finish", "cat > " + seen + "; echo key=$DIFY_API_KEY >> " + seen).exits(0);
 
@@ -226,7 +226,7 @@ final class EveryDayTest extends WholeCommand {
         @CsvSource({"--timeout, abc", "--no-such-option, x", "--timeout, 0", "--limit, 0", "--encoding, nonsense"})
         void reportsAnUnusableCommandLineToo(String option, String value) throws IOException {
             rows(1);
-            var seen = file("seen").toString();
+            var seen = path("seen");
 
             var call = dify.run(option, value, "--json", "--on-finish", "cat > " + seen).exits(2);
 

@@ -101,8 +101,8 @@ final class FilesTest extends WholeCommand {
         void outputInAMissingFolderIsReported() throws IOException {
             rows(1);
 
-            refused(call(dify.settings(), "run", "-i", input(), "-o", file("no/results.jsonl").toString()),
-                    file("no").toString());
+            refused(call(dify.settings(), "run", "-i", input(), "-o", path("no/results.jsonl")),
+                    path("no"));
 
             assertEquals(Set.of("data.csv"), names());
         }
@@ -448,7 +448,7 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("id_rsa.txt"), "secret");
             Files.createDirectories(file("batch"));
             Files.writeString(file("batch/data.csv"), "id,doc,docs\n1,@../id_rsa.txt,\n");
-            return Stream.concat(Stream.of(command, "-i", file("batch/data.csv").toString()), Stream.of(more))
+            return Stream.concat(Stream.of(command, "-i", path("batch/data.csv")), Stream.of(more))
                     .toArray(String[]::new);
         }
 
@@ -474,8 +474,8 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void areNotSearchedInAMissingFolder() throws IOException {
-            call(dify.settings(), outside("check", "--files", file("none").toString())).exits(2)
-                    .reports(file("none").toString());
+            call(dify.settings(), outside("check", "--files", path("none"))).exits(2)
+                    .reports(path("none"));
 
             assertEquals(0, dify.runs());
         }
@@ -504,7 +504,7 @@ final class FilesTest extends WholeCommand {
                     });
                 }
             })) {
-                call(settingsFor(wire), "run", "-i", file("batch/data.csv").toString(), "-o", output(), "-c", "1",
+                call(settingsFor(wire), "run", "-i", path("batch/data.csv"), "-o", output(), "-c", "1",
                         "--progress", "off").exits(3).says("b.txt: a link has taken its place", "--files DIR");
 
                 assertEquals(List.of("3"), ids());
@@ -540,7 +540,7 @@ final class FilesTest extends WholeCommand {
         }
 
         private Call save(String... more) throws IOException {
-            return dify.run(Stream.concat(Stream.of("--save-files", file("out").toString()), Stream.of(more))
+            return dify.run(Stream.concat(Stream.of("--save-files", path("out")), Stream.of(more))
                     .toArray(String[]::new));
         }
 
@@ -567,7 +567,7 @@ final class FilesTest extends WholeCommand {
             csv("id,doc,docs", "../1,,");
             givesAFile(".txt");
 
-            dify.run("--save-files", file("out").toString()).exits(0);
+            dify.run("--save-files", path("out")).exits(0);
 
             var saved = file("out").resolve(Sender.FileSaver.fileName("../1", "made", 1, ".txt"));
             assertEquals("made", Files.readString(saved));
@@ -630,7 +630,7 @@ final class FilesTest extends WholeCommand {
 
             var words = call(Map.of(), "status", "-o", output());
             var json = call(Map.of(), "status", "--json", "-o", output());
-            dify.command("retry", "1", "--force", "--save-files", file("out").toString());
+            dify.command("retry", "1", "--force", "--save-files", path("out"));
             var later = call(Map.of(), "status", "--json", "-o", output());
 
             assertEquals(List.of(3, 3, 0), List.of(words.code(), json.code(), later.code()));
@@ -738,7 +738,7 @@ final class FilesTest extends WholeCommand {
             save().exits(0);
 
             assertEquals(List.of("1-made-1~2.txt"), files("1"));
-            dify.command("retry", "1", "--force", "--save-files", file("out").toString()).exits(0);
+            dify.command("retry", "1", "--force", "--save-files", path("out")).exits(0);
 
             assertEquals(List.of("1-made-1~2.txt"), files("1"), "the same bytes are kept as one file");
             assertEquals("{1-made-1.txt=mine, 1-made-1~2.txt=made}", saved());
@@ -765,7 +765,7 @@ final class FilesTest extends WholeCommand {
             var results = output();
             for (var words : List.of(List.of("run", "-i", input(), "-o", results), List.of("retry", "-i", input(), "-o", results, "1"),
                     List.of("status", "-o", results), List.of("status", "-i", input(), "-o", results),
-                    List.of("export", "-i", input(), "-o", results, file("out.csv").toString()),
+                    List.of("export", "-i", input(), "-o", results, path("out.csv")),
                     List.of("compare", results, results), List.of("verify", "-o", results),
                     List.of("run", "-i", input(), "-o", results, "--shard", "1/2"))) {
                 var call = call(dify.settings(), words.toArray(String[]::new));
@@ -986,7 +986,7 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("other.csv"), "id,text\nx-1,a\nx-2,b\n");
             var before = content("results.jsonl.log");
             dify.server.resetRequests();
-            var typed = new ArrayList<>(List.of("-i", file("other.csv").toString(), "-o", output(), "--mode", "blocking"));
+            var typed = new ArrayList<>(List.of("-i", path("other.csv"), "-o", output(), "--mode", "blocking"));
 
             for (var command : List.of("run", "retry")) {
                 typed.addFirst(command);
@@ -1042,7 +1042,7 @@ final class FilesTest extends WholeCommand {
 
             var json = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
             assertEquals(1, tree(json.out()).path("changed_in_input").asInt());
-            call(Map.of(), "export", "-i", input(), "-o", output(), file("out.csv").toString())
+            call(Map.of(), "export", "-i", input(), "-o", output(), path("out.csv"))
                     .says("1 succeeded row changed in the CSV (first: 2)");
 
             dify.run("--rerun-changed").exits(0);
@@ -1185,7 +1185,7 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("none"), "");
             refused(name);
             Files.delete(file(name));
-            Assumptions.assumeTrue(new ProcessBuilder("mkfifo", file(name).toString()).start().waitFor() == 0);
+            Assumptions.assumeTrue(new ProcessBuilder("mkfifo", path(name)).start().waitFor() == 0);
             refused(name);
 
             assertEquals(0, dify.requests());

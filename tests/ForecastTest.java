@@ -315,7 +315,7 @@ final class ForecastTest extends WholeCommand {
             assertTrue(ours.stream().allMatch(new Shard(1, 2)::holds), ours::toString);
 
             var named = List.of("3", "5", "7", "9");
-            call = call(dify.settings(), "run", "-i", input(), "-o", file("named.jsonl").toString(), "--progress", "off",
+            call = call(dify.settings(), "run", "-i", input(), "-o", path("named.jsonl"), "--progress", "off",
                     "--sample", "3", "--ids", String.join(",", named));
             call.exits(0);
             ours = read("named.jsonl").stream().map(line -> line.path("id").asText()).toList();
@@ -328,13 +328,13 @@ final class ForecastTest extends WholeCommand {
             rows(30);
             dify.run("--limit", "1").exits(0);
 
-            call(Map.of(), "export", "-i", input(), "-o", output(), file("in.xlsx").toString());
+            call(Map.of(), "export", "-i", input(), "-o", output(), path("in.xlsx"));
             Files.writeString(file("in.jsonl"), IntStream.rangeClosed(1, 30).mapToObj(id ->
                     text("{'id':'%d','text':'text'}\n", id)).collect(Collectors.joining()));
 
             for (var name : List.of("in.xlsx", "in.jsonl")) {
-                var call = call(dify.settings(), "run", "-i", file(name).toString(), "-o", file(name
-                        + ".out").toString(), "--sample", "7", "--allow-unmapped", "--progress", "off").exits(0);
+                var call = call(dify.settings(), "run", "-i", path(name), "-o", path(name
+                        + ".out"), "--sample", "7", "--allow-unmapped", "--progress", "off").exits(0);
 
                 assertEquals(7, read(name + ".out").size());
                 assertTrue(remaining(call).startsWith("Remaining 23 rows: "), call.err());

@@ -424,7 +424,7 @@ final class FormatsTest extends WholeCommand {
             csv("id,Question,tone", "1,a,cold"); // renamed, and gained
             for (var command : List.of("run", "status", "export")) {
                 var words = new ArrayList<>(List.of(command, "-i", input(), "-o", output()));
-                if (command.equals("export")) words.add(file("out.csv").toString());
+                if (command.equals("export")) words.add(path("out.csv"));
                 var call = call(dify.settings(), words.toArray(String[]::new));
                 assertEquals(2, call.code(), call.err());
                 assertTrue(call.hint().orElse("").contains("--map Frage="), call.err());
@@ -465,7 +465,7 @@ final class FormatsTest extends WholeCommand {
         @Test
         void ofARenamedWorksheetAreReadUnderItsNewName() throws IOException {
             var cells = new String[] {"A1=s:id", "B1=s:text", "A2=n:1", "B2=s:a"};
-            var words = new String[] {"run", "-i", file("data.xlsx").toString(), "-o", output(), "--mode", "blocking"};
+            var words = new String[] {"run", "-i", path("data.xlsx"), "-o", output(), "--mode", "blocking"};
             Files.write(file("data.xlsx"), book(false, Map.of("Old", List.of(cells))));
             call(dify.settings(), words).exits(0);
 
@@ -500,7 +500,7 @@ final class FormatsTest extends WholeCommand {
             dify.run("--map", "lang=tone", "--var", "lang=de").exits(0);
 
             for (var name : List.of("out.csv", "out.xlsx")) {
-                call(Map.of(), "export", "-i", input(), "-o", output(), file(name).toString()).exits(0);
+                call(Map.of(), "export", "-i", input(), "-o", output(), path(name)).exits(0);
                 try (var csv = Csv.open(file(name), Csv.Shape.DEFAULT)) {
                     var inputs = Given.rows(csv).getFirst().inputs();
                     assertEquals(List.of("1", "warm", "de", "succeeded"), Stream.of("id", "lang", "var.lang", "status")
@@ -519,7 +519,7 @@ final class FormatsTest extends WholeCommand {
             call(dify.settings(), "run", "-i", book, "-o", output(), "--retry-failed-runs", "never").exits(3);
             call(dify.settings(), "retry", "-i", book, "-o", output()).exits(0);
             for (var name : List.of("out.csv", "out.xlsx")) {
-                var call = call(Map.of(), "export", "-i", book, "-o", output(), file(name).toString());
+                var call = call(Map.of(), "export", "-i", book, "-o", output(), path(name));
                 assertEquals(0, call.code(), call.err());
             }
 
@@ -535,7 +535,7 @@ final class FormatsTest extends WholeCommand {
             assertTrue(sheet.contains("state=\"frozen\""), sheet);
             var python = new ProcessBuilder("python3", "-c", "import openpyxl, sys; print([[str(c) for c in r[:3]] for r in "
                     + "openpyxl.load_workbook(sys.argv[1]).active.iter_rows(values_only=True)])",
-                    file("out.xlsx").toString()).redirectErrorStream(true).start();
+                    path("out.xlsx")).redirectErrorStream(true).start();
             var printed = new String(python.getInputStream().readAllBytes(), UTF_8);
             assumeTrue(python.waitFor() == 0, "no openpyxl");
             assertTrue(printed.contains("[['id', 'text', 'n'], ['00001', ' =1+1 ', '0.5'], ['b', 'x<y\\n+2', '7']]"), printed);
@@ -549,7 +549,7 @@ final class FormatsTest extends WholeCommand {
                     + "'total_tokens':1,'total_steps':1}}")));
             dify.run().exits(0);
 
-            call(Map.of(), "export", "-i", input(), "-o", output(), file("out.xlsx").toString()).exits(0);
+            call(Map.of(), "export", "-i", input(), "-o", output(), path("out.xlsx")).exits(0);
 
             try (var csv = Csv.open(file("out.xlsx"), Csv.Shape.DEFAULT)) {
                 var inputs = Given.rows(csv).getFirst().inputs();
@@ -562,12 +562,12 @@ final class FormatsTest extends WholeCommand {
         void goToTheFileOfTheirKind() throws IOException {
             rows(1);
             for (var name : List.of("r.csv", "r.TSV", "r.xls", "r.xlsx")) {
-                var call = call(dify.settings(), "run", "-i", input(), "-o", file(name).toString());
+                var call = call(dify.settings(), "run", "-i", input(), "-o", path(name));
                 assertEquals(2, call.code(), call.err());
                 assertTrue(call.hint().isPresent(), call.err());
             }
             assertEquals(0, dify.run().code());
-            call(Map.of(), typed("export", file("out.json").toString())).exits(2);
+            call(Map.of(), typed("export", path("out.json"))).exits(2);
             call(Map.of(), "status", "-i", input(), "-o", output(), "--sheet", "x").exits(2);
         }
     }

@@ -178,7 +178,7 @@ final class PasteTest extends WholeCommand {
         private String next(String... args) throws IOException {
             Files.writeString(file("data.csv"), "it's\n[fail]\n");
             var named = Stream.of(args).map(arg -> arg.contains(".csv") || arg.contains(".jsonl")
-                    ? file(arg).toString() : arg).toArray(String[]::new);
+                    ? path(arg) : arg).toArray(String[]::new);
             var call = call(Map.of(), named);
             return PasteTest.next(call.out() + call.err()).replace(folder + "/", "");
         }
@@ -252,7 +252,7 @@ final class PasteTest extends WholeCommand {
             var call = call(Map.of(), "run", "--demo", "-i", input(), "-o", output(), "--id-column", "it's", "--add")
                     .says("\nAll rows of " + input() + " succeeded.\n");
 
-            var words = PasteTest.next(call.err()).replace("difyexec ", "").replace("out.csv", file("out.csv").toString());
+            var words = PasteTest.next(call.err()).replace("difyexec ", "").replace("out.csv", path("out.csv"));
             call(Map.of(), words.split(" ")).exits(0);
 
             assertEquals(3, Files.readAllLines(file("out.csv")).size());

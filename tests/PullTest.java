@@ -49,7 +49,7 @@ final class PullTest extends WholeCommand {
     }
 
     private Call pull(Map<String, String> settings, String... more) throws IOException {
-        return call(settings, Stream.concat(Stream.of("pull", "-o", file("rows.jsonl").toString()), Stream.of(more))
+        return call(settings, Stream.concat(Stream.of("pull", "-o", path("rows.jsonl")), Stream.of(more))
                 .toArray(String[]::new));
     }
 
@@ -156,9 +156,9 @@ final class PullTest extends WholeCommand {
             for (int number = 1; number <= 24; number++) run("person", inputs(number));
             pull(settings).exits(0);
 
-            var rows = file("rows.jsonl").toString();
+            var rows = path("rows.jsonl");
             var run = call(settings, "run", "-i", rows, "-o", output(), "--progress", "off");
-            var compared = call(settings, "compare", "--json", file("rows.baseline.jsonl").toString(), output());
+            var compared = call(settings, "compare", "--json", path("rows.baseline.jsonl"), output());
 
             run.exits(0);
             var json = tree(compared.out());
@@ -220,8 +220,8 @@ final class PullTest extends WholeCommand {
 
             var err = pull(settings, "--base-url", base.toString(), "--last", "5").err();
 
-            var rows = file("rows.jsonl").toString();
-            var results = file("new.jsonl").toString();
+            var rows = path("rows.jsonl");
+            var results = path("new.jsonl");
             assertTrue(err.contains("Next: difyexec run -i " + rows + " -o " + results + " --base-url " + base + "\n"), err);
             assertTrue(err.contains("difyexec compare " + file("rows.baseline.jsonl") + " " + results + "\n"), err);
         }

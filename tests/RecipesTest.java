@@ -53,7 +53,7 @@ final class RecipesTest extends WholeCommand {
     /// Each row has the result of a single process, and was sent once.
     private void isWhatOneProcessMakes(int runs) throws IOException {
         assertEquals(runs, dify.runs());
-        var one = file("one.jsonl").toString();
+        var one = path("one.jsonl");
         call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking");
         assertEquals(outputs("one.jsonl"), outputs("results.jsonl"));
         assertEquals("succeeded=12", status());

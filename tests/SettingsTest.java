@@ -309,14 +309,14 @@ final class SettingsTest extends WholeCommand {
                     call(env, typed("run", "--timeout", "5", "--max-retries", "0", "--base-url", dify.url())))) {
                 assertEquals(written.works ? 0 : 2, call.code(), call.err());
                 if (!written.works) assertTrue(call.sentence().contains("DIFY_")
-                        && call.sentence().contains(file(".env").toString()), call.err());
+                        && call.sentence().contains(path(".env")), call.err());
             }
             dify.server.verify(written.works ? 1 : 0, postRequestedFor(urlEqualTo("/v1/workflows/run"))
                     .withHeader("Authorization", equalTo("Bearer " + KEY)));
             for (var command : List.of("run --help", "--version", "run --demo -i IN -o DEMO", "check --demo -i IN",
                     "status -o DEMO", "status -o DEMO --json")) {
                 var call = call(env, Stream.of(command.split(" ")).map(word -> word.equals("IN") ? input()
-                        : word.equals("DEMO") ? file("demo.jsonl").toString() : word).toArray(String[]::new));
+                        : word.equals("DEMO") ? path("demo.jsonl") : word).toArray(String[]::new));
                 call.exits(0);
             }
         }
@@ -480,7 +480,7 @@ final class SettingsTest extends WholeCommand {
         void aMissingCertificateFileIsReported() throws IOException {
             rows(1);
 
-            call(dify.settings("DIFY_CA_FILE", file("ca.pem").toString()), typed("run")).exits(2)
+            call(dify.settings("DIFY_CA_FILE", path("ca.pem")), typed("run")).exits(2)
                     .reports("DIFY_CA_FILE=" + file("ca.pem"));
         }
     }
@@ -514,7 +514,7 @@ final class SettingsTest extends WholeCommand {
             call(dify.settings(), typed("retry", KEY)).exits(2);
             for (var command : List.of("run -i KEY -o KEY", "check -i KEY", "status -o KEY", "compare KEY KEY",
                     "export -i KEY -o KEY KEY", "merge -i KEY -o KEY", "retry -i KEY -o KEY", "KEY", "shell -o KEY/KEY"))
-                assertEquals(2, call(dify.settings(), command.replace("KEY", file(KEY).toString()).split(" ")).code());
+                assertEquals(2, call(dify.settings(), command.replace("KEY", path(KEY)).split(" ")).code());
         }
 
         @Test
@@ -523,7 +523,7 @@ final class SettingsTest extends WholeCommand {
             Files.writeString(file("other.env"), "DIFY_API_KEY=app-AbCdEfGhIjKlMnOpQrStUvWx\n");
 
             for (var name : List.of(".env", "other.env")) {
-                call(Given.env(Map.of(), folder), "run", "--demo", "-i", file(name).toString(), "-o", output())
+                call(Given.env(Map.of(), folder), "run", "--demo", "-i", path(name), "-o", output())
                         .exits(2).says("***").omits("AbCdEf");
             }
         }
@@ -551,9 +551,9 @@ final class SettingsTest extends WholeCommand {
             var call = dify.run("--mode", mode).exits(0);
 
             assertEquals("app-***", results().getFirst().path("outputs").path("app-***").asText());
-            call(dify.settings(), "status", "-i", input(), "-o", output(), "--html", file("report.html").toString())
+            call(dify.settings(), "status", "-i", input(), "-o", output(), "--html", path("report.html"))
                     .exits(0);
-            call(dify.settings(), "export", "-i", input(), "-o", output(), file("sheet.csv").toString()).exits(0);
+            call(dify.settings(), "export", "-i", input(), "-o", output(), path("sheet.csv")).exits(0);
         }
 
         @ParameterizedTest
@@ -667,15 +667,15 @@ final class SettingsTest extends WholeCommand {
 
         private void pair(String alias, String... more) throws IOException {
             keytool(Stream.concat(Stream.of("-genkeypair", "-alias", alias, "-keyalg", "EC", "-dname", "CN=" + alias,
-                    "-keystore", file("keys.p12").toString(), "-storepass", "secret"), Stream.of(more)).toArray(String[]::new));
+                    "-keystore", path("keys.p12"), "-storepass", "secret"), Stream.of(more)).toArray(String[]::new));
         }
 
         /// Its certificate is from this start, such as `-10d`, for five days, and names this host.
         private HttpsServer serve(String start, String name) throws Exception {
             pair("authority", "-ext", "bc:c");
             pair("server", "-signer", "authority", "-startdate", start, "-validity", "5", "-ext", "san=" + name);
-            keytool("-exportcert", "-rfc", "-alias", "authority", "-keystore", file("keys.p12").toString(), "-storepass", "secret",
-                    "-file", file("authority.pem").toString());
+            keytool("-exportcert", "-rfc", "-alias", "authority", "-keystore", path("keys.p12"), "-storepass", "secret",
+                    "-file", path("authority.pem"));
             var store = KeyStore.getInstance(file("keys.p12").toFile(), "secret".toCharArray());
             var factory = KeyManagerFactory.getInstance(KeyManagerFactory.getDefaultAlgorithm());
             store.deleteEntry("authority");
@@ -722,7 +722,7 @@ final class SettingsTest extends WholeCommand {
             var server = serve(start, name);
             rows(2);
             var settings = new HashMap<>(settings("https://127.0.0.1:" + server.getAddress().getPort() + "/v1"));
-            if (known) settings.put("DIFY_CA_FILE", file("authority.pem").toString());
+            if (known) settings.put("DIFY_CA_FILE", path("authority.pem"));
 
             for (var words : List.of(typed("run"), new String[] {"check", "-i", input()})) {
                 call(settings, words).exits(4).reports(says).hints().omits("trying again");
@@ -734,7 +734,7 @@ final class SettingsTest extends WholeCommand {
             var server = serve("-1d", "ip:127.0.0.1");
             rows(2);
             var settings = new HashMap<>(settings("https://127.0.0.1:" + server.getAddress().getPort() + "/v1"));
-            settings.put("DIFY_CA_FILE", file("authority.pem").toString());
+            settings.put("DIFY_CA_FILE", path("authority.pem"));
 
             call(settings, "check", "-i", input(), "--no-check").omits("certificate").exits(0);
         }

@@ -211,7 +211,7 @@ final class UserFilesTest extends WholeCommand {
             assertEquals(ids, String.join(" ", sent().keySet()));
             assertTrue(sent().containsValue(last), sent()::toString);
             assertEquals(0, call(dify.settings(), "run", "-i", file, "-o", output()).code(), "the choices are remembered");
-            call(Map.of(), "export", "-i", file, "-o", output(), file("out.csv").toString()).exits(0);
+            call(Map.of(), "export", "-i", file, "-o", output(), path("out.csv")).exits(0);
         }
 
         @Test
@@ -424,7 +424,7 @@ final class UserFilesTest extends WholeCommand {
     @Nested
     class TheExport {
         private String python(String script) throws Exception {
-            var python = new ProcessBuilder("python3", "-W", "ignore", "-c", script, file("out.xlsx").toString())
+            var python = new ProcessBuilder("python3", "-W", "ignore", "-c", script, path("out.xlsx"))
                     .redirectErrorStream(true).start();
             var printed = new String(python.getInputStream().readAllBytes(), UTF_8);
             assumeTrue(python.waitFor() == 0 || !printed.contains("No module"), "no openpyxl");
@@ -433,12 +433,12 @@ final class UserFilesTest extends WholeCommand {
 
         private String export(String name, byte[] bytes, String... options) throws Exception {
             Files.write(file(name), bytes);
-            var words = Stream.concat(Stream.of("run", "-i", file(name).toString(), "-o", output(), "--mode", "streaming"),
+            var words = Stream.concat(Stream.of("run", "-i", path(name), "-o", output(), "--mode", "streaming"),
                     Stream.of(options)).toArray(String[]::new);
             dify.rows(dify.paid("0.0000105", "USD"));
             call(dify.settings(), words).exits(0);
 
-            call(Map.of(), "export", "-i", file(name).toString(), "-o", output(), file("out.xlsx").toString()).exits(0);
+            call(Map.of(), "export", "-i", path(name), "-o", output(), path("out.xlsx")).exits(0);
             return python("""
                     import openpyxl, sys
                     s = openpyxl.load_workbook(sys.argv[1]).active

@@ -144,12 +144,16 @@ abstract class WholeCommand {
         return folder.resolve(name);
     }
 
+    String path(String name) {
+        return file(name).toString();
+    }
+
     String input() {
-        return file("data.csv").toString();
+        return path("data.csv");
     }
 
     String output() {
-        return file("results.jsonl").toString();
+        return path("results.jsonl");
     }
 
     Path csv(String... lines) throws IOException {
