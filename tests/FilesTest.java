@@ -1073,13 +1073,6 @@ final class FilesTest extends WholeCommand {
             }
         }
 
-        private Map<String, String> contents() throws IOException {
-            var contents = new TreeMap<String, String>();
-            for (var name : names()) contents.put(name, Files.isRegularFile(file(name))
-                    ? Files.readString(file(name), StandardCharsets.ISO_8859_1) : "no file");
-            return contents;
-        }
-
         @ParameterizedTest
         @ValueSource(strings = {"keep me", "id,text\n1,a\n2,b", "{\"a\":1}\n{\"a\":2}\n{\"a\":", "{\"id\":\"1\"}",
                 "{\n  \"id\": \"1\",\n  \"status\": \"success\"\n}\n", "{\"id\":\"1\",\"name\":\"Bo",

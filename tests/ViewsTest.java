@@ -1,14 +1,13 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVReaderBuilder;
 import com.opencsv.RFC4180ParserBuilder;
 import com.opencsv.exceptions.CsvException;
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 import picocli.CommandLine;
@@ -25,29 +24,22 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 /// The views of a batch: the status, the report and the spreadsheet, each made from files as
 /// `run` leaves them.
 @Timeout(60)
-class ViewsTest {
-
-    private static final ObjectMapper JSON = new ObjectMapper();
-    private static final Instant NOON = Instant.parse("2026-01-16T12:00:00Z");
-
+final class ViewsTest extends WholeCommand {
     /// Text that must do no harm anywhere.
     private static final List<String> HOSTILE = List.of("<script>hit()</script>", "</script><script>hit()</script>",
             "\" onerror=hit() x=\"", "<!--<script>", "\u001b[31mred\u001b]0;title\u0007",
             "=HYPERLINK(\"http://x.example\")", "-1+cmd|' /C calc'!A0", "@SUM(1)", "+1+1", "line\u2028para\u2029end",
             "nul\0nul", "\ud800 alone", "\u202eturned");
 
-    @TempDir Path folder;
-
     // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    record Call(int code, String out, String err) {}
+    private Call call(String... args) throws IOException {
+        return call(Map.of("NO_COLOR", "1"), args);
+    }
 
-    private Call call(String... args) {
-        var out = new StringWriter();
-        var err = new StringWriter();
-        int code = commandLine(Given.env(Map.of("NO_COLOR", "1"))).setOut(new PrintWriter(out, true))
-                .setErr(new PrintWriter(err, true)).execute(args);
-        return new Call(code, out.toString(), err.toString());
+    /// A command with the files of the batch.
+    private Call ofBatch(String command, String... more) throws IOException {
+        return call(words(List.of(command, "-i", input(), "-o", output()), more));
     }
 
     private static OutputStream full() {
@@ -57,15 +49,6 @@ class ViewsTest {
                 throw new IOException("No space left on device");
             }
         };
-    }
-
-    private String path(String name) {
-        return folder.resolve(name).toString();
-    }
-
-    private static String sentence(Call call) {
-        assertEquals(1, call.err().lines().filter(line -> !line.startsWith("hint: ")).count(), call.err());
-        return call.err().strip();
     }
 
     /// The files of a batch, row by row. Times count from noon; a row takes two seconds and starts one after the last.
@@ -89,7 +72,7 @@ class ViewsTest {
             row(id, text);
             attempt(id);
             second++;
-            var line = JSON.createObjectNode().put("id", id).put("status", "success");
+            var line = Given.JSON.createObjectNode().put("id", id).put("status", "success");
             line.putObject("inputs").put("id", id).put("text", text);
             line.putRawValue("outputs", new RawValue(outputs));
             line.put("workflow_run_id", "run-" + attempts).put("executed_at", at(second + 1)).put("retry_count", 0)
@@ -126,14 +109,14 @@ class ViewsTest {
         }
 
         Written event(String name, int second, Consumer<ObjectNode> more) {
-            var line = JSON.createObjectNode().put("event", name).put("t", at(second));
+            var line = Given.JSON.createObjectNode().put("event", name).put("t", at(second));
             more.accept(line);
             log.append(line).append('\n');
             return this;
         }
 
         private String at(int second) {
-            return NOON.plusSeconds(second).toString();
+            return Given.NOON.plusSeconds(second).toString();
         }
 
         private String cell(String text) {
@@ -148,7 +131,7 @@ class ViewsTest {
         }
 
         private void write(String name, CharSequence text) throws IOException {
-            Files.write(folder.resolve(name), text.toString().getBytes(UTF_8));
+            Files.write(file(name), text.toString().getBytes(UTF_8));
         }
     }
 
@@ -181,10 +164,9 @@ class ViewsTest {
             new Written().success("a", "x", "{}").row("b", "x").attempt("b")
                     .end("b", line -> line.put("outcome", "failed").put("tokens", 9)).save();
 
-            var call = call("status", "-o", path("results.jsonl"));
+            var call = call("status", "-o", output()).shows("0.002 USD (no price for 1 run)\n");
 
-            assertTrue(call.out().contains("0.002 USD (no price for 1 run)\n"), call.out());
-            var json = JSON.readTree(call("status", "--json", "-o", path("results.jsonl")).out());
+            var json = tree(call("status", "--json", "-o", output()).out());
             assertEquals(1, json.path("runs_without_price").asInt());
             assertEquals(49, json.path("total_tokens").asInt());
         }
@@ -193,9 +175,8 @@ class ViewsTest {
         void isThisTable() throws IOException {
             mixed().save();
 
-            var call = call("status", "-i", path("data.csv"), "-o", path("results.jsonl"));
+            var call = ofBatch("status").exits(3);
 
-            assertEquals(3, call.code(), call.err());
             Given.Golden.check("status.txt", masked(call.out()));
         }
 
@@ -203,7 +184,7 @@ class ViewsTest {
         void isThisObject() throws IOException {
             mixed().save();
 
-            var call = call("status", "--json", "-i", path("data.csv"), "-o", path("results.jsonl"));
+            var call = ofBatch("status", "--json");
 
             Given.Golden.check("status-json.txt", call.out().replace(",\"", ",\n\""));
         }
@@ -215,7 +196,7 @@ class ViewsTest {
             var err = new StringWriter();
             var line = commandLine(Given.env(Map.of())).setOut(new PrintWriter(full())).setErr(new PrintWriter(err, true));
 
-            int code = line.execute((words + path("results.jsonl")).split(" "));
+            int code = line.execute((words + output()).split(" "));
 
             assertEquals(2, code);
             assertTrue(err.toString().startsWith("difyexec: standard output: "), err::toString);
@@ -226,13 +207,12 @@ class ViewsTest {
         void readsARedirectedInputWhichCanBeReadOnce() throws IOException {
             mixed().save();
             var before = System.in;
-            try (var in = Files.newInputStream(folder.resolve("data.csv"))) {
+            try (var in = Files.newInputStream(file("data.csv"))) {
                 System.setIn(in);
 
-                var call = call("status", "-i", "-", "-o", path("results.jsonl"), "--html", path("report.html"));
+                call("status", "-i", "-", "-o", output(), "--html", path("report.html")).exits(3)
+                        .shows("Next: difyexec run -i - -o ");
 
-                assertEquals(3, call.code(), call.err());
-                assertTrue(call.out().contains("Next: difyexec run -i - -o "), call.out());
                 assertEquals("sixth", rows().get(5).at("/inputs/text").asText());
             } finally {
                 System.setIn(before);
@@ -245,7 +225,7 @@ class ViewsTest {
             written.second = 100_000;
             written.event("session", 100_000, line -> line.put("format", Event.FORMAT)).success("b", "", "{}").save();
 
-            var json = JSON.readTree(call("status", "--json", "-o", path("results.jsonl")).out());
+            var json = tree(call("status", "--json", "-o", output()).out());
 
             assertEquals(4.0, json.path("running_seconds").asDouble());
             assertEquals(0.5, json.path("rows_per_second").asDouble());
@@ -255,7 +235,7 @@ class ViewsTest {
         void aRowWhoseResultIsWrittenWhileItReadsIsInFlight() throws IOException {
             mixed().save();
             var late = "{\"id\":\"late\",\"status\":\"success\",\"outputs\":{}}\n";
-            Files.writeString(folder.resolve("results.jsonl.log"), attemptAfter(late), StandardOpenOption.APPEND);
+            Files.writeString(file("results.jsonl.log"), attemptAfter(late), StandardOpenOption.APPEND);
             var writing = new Batch.Listener() {
                 @Override
                 public void result(int entry, Lines line) {}
@@ -264,14 +244,14 @@ class ViewsTest {
                 public void event(Index index, Event event, long at) {
                     if (!(event instanceof AttemptEvent attempt && attempt.id().equals("late"))) return;
                     try {
-                        Files.writeString(folder.resolve("results.jsonl"), late, StandardOpenOption.APPEND);
+                        Files.writeString(file("results.jsonl"), late, StandardOpenOption.APPEND);
                     } catch (IOException problem) {
                         throw new UncheckedIOException(problem);
                     }
                 }
             };
 
-            var batch = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(),
+            var batch = Batch.peek(BatchFiles.of(file("results.jsonl")), Optional.empty(),
                     true, List.of(writing));
 
             assertEquals(3, batch.index().count(RowStatus.SUCCEEDED));
@@ -281,9 +261,9 @@ class ViewsTest {
 
         /// An attempt of row `late`, when the results had this line as well.
         private String attemptAfter(String line) throws IOException {
-            return JSON.createObjectNode().put("event", "attempt").put("t", NOON.toString()).put("id", "late")
+            return Given.JSON.createObjectNode().put("event", "attempt").put("t", Given.NOON.toString()).put("id", "late")
                     .put("n", 0).put("user", "u").put("mode", "blocking")
-                    .put("results", Files.size(folder.resolve("results.jsonl")) + line.length()) + "\n";
+                    .put("results", Files.size(file("results.jsonl")) + line.length()) + "\n";
         }
 
         @Test
@@ -293,7 +273,7 @@ class ViewsTest {
                     .ended("c", "", "failed", "HTTP 503 from http://10.0.0.1/a/17")
                     .ended("d", "", "failed", "HTTP 503 from http://10.0.0.1/a/4711").save();
 
-            var status = call("status", "-o", path("results.jsonl"), "--html", path("report.html")).out();
+            var status = call("status", "-o", output(), "--html", path("report.html")).out();
             var unknown = "unknown: run … says running after …";
             var failed = "HTTP 503 from http://…/a/…";
             assertTrue(status.contains("  2 × " + unknown + " (a, b)\n  2 × " + failed + " (c, d)\n"), status);
@@ -319,7 +299,7 @@ class ViewsTest {
                 written.ended("id" + n++ + text.replaceAll("[\\p{Cntrl}]", ""), text, "failed", text);
             written.save();
 
-            var out = call("status", "-o", path("results.jsonl")).out();
+            var out = call("status", "-o", output()).out();
 
             assertTrue(out.codePoints().noneMatch(c -> c != '\n' && (Character.isISOControl(c)
                     || Character.getType(c) == Character.FORMAT || c == 0x2028 || c == 0x2029)), out);
@@ -345,49 +325,37 @@ class ViewsTest {
                 """)
         void areNamedInOneSentence(String results, String log, String named) throws IOException {
             mixed().save();
-            for (var file : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
-                Files.delete(folder.resolve(file));
-            if (!"-".equals(results)) Files.writeString(folder.resolve("results.jsonl"), results);
-            if (!"-".equals(log)) Files.writeString(folder.resolve("results.jsonl.log"), log);
-            Files.writeString(folder.resolve("out"), "kept");
+            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry")) Files.delete(file(name));
+            if (!"-".equals(results)) Files.writeString(file("results.jsonl"), results);
+            if (!"-".equals(log)) Files.writeString(file("results.jsonl.log"), log);
+            Files.writeString(file("out"), "kept");
 
-            assertAll(Stream.of(List.of("status"), List.of("status", "--json"),
-                            List.of("export", "--force", path("out")),
-                            List.of("status", "--force", "--html", path("out")))
-                    .map(words -> () -> {
-                        var call = call(Stream.concat(words.stream(), Stream.of("-i", path("data.csv"), "-o",
-                                path("results.jsonl"))).toArray(String[]::new));
-
-                        assertEquals(2, call.code(), call.out());
-                        assertEquals("", call.out());
-                        assertTrue(sentence(call).contains(named + ": "), call.err());
-                        assertEquals("kept", Files.readString(folder.resolve("out")));
-                    }));
+            ofBatch("status").exits(2).showsNothing().reports(named + ": ");
+            ofBatch("status", "--json").exits(2).showsNothing().reports(named + ": ");
+            ofBatch("export", "--force", path("out")).exits(2).showsNothing().reports(named + ": ");
+            ofBatch("status", "--force", "--html", path("out")).exits(2).showsNothing().reports(named + ": ");
+            assertEquals("kept", content("out"));
         }
 
         @Test
         void missingResultsAreReported() throws IOException {
             mixed().event("stop", 900, line -> line.put("results", 700)).save();
-            Files.delete(folder.resolve("results.jsonl"));
+            Files.delete(file("results.jsonl"));
 
-            var call = call("status", "-o", path("results.jsonl"));
+            var call = call("status", "-o", output()).shows("results.jsonl is shorter than it was", "up to 4 rows");
 
-            assertTrue(call.out().contains("results.jsonl is shorter than it was"), call.out());
-            assertTrue(call.out().contains("up to 4 rows"), call.out());
-            assertTrue(call("status", "--json", "-o", path("results.jsonl")).out().matches("(?s).*\"lost_results\" ?: ?4.*"));
+            assertTrue(call("status", "--json", "-o", output()).out().matches("(?s).*\"lost_results\" ?: ?4.*"));
         }
 
         @Test
         void aPathThatIsNotAFileIsReported() throws IOException {
             mixed().save();
-            Files.createDirectory(folder.resolve("other.jsonl.log"));
+            Files.createDirectory(file("other.jsonl.log"));
 
-            assertTrue(sentence(call("status", "-o", "/dev/null")).contains("/dev/null: not a regular file"));
-            assertTrue(sentence(call("status", "-o", path("other.jsonl"))).contains("other.jsonl.log: not a regular file"));
-            assertTrue(sentence(call("status", "-o", path("results.jsonl"), "--html", "-"))
-                    .startsWith("difyexec: -: "));
-            assertTrue(sentence(call("export", "--force", "-i", path("data.csv"), "-o", path("results.jsonl"),
-                    "/dev/null")).contains("/dev/null: not a regular file"));
+            call("status", "-o", "/dev/null").reports("/dev/null: not a regular file");
+            call("status", "-o", path("other.jsonl")).reports("other.jsonl.log: not a regular file");
+            call("status", "-o", output(), "--html", "-").reports("difyexec: -: ");
+            ofBatch("export", "--force", "/dev/null").reports("/dev/null: not a regular file");
         }
     }
 
@@ -395,16 +363,9 @@ class ViewsTest {
 
     @Nested
     class TheSpreadsheet {
-        private Call export(String... more) {
-            return call(Stream.concat(Stream.of("export", "-i", path("data.csv"), "-o", path("results.jsonl")),
-                    Stream.of(more)).toArray(String[]::new));
-        }
-
         private String written(String... more) throws IOException {
-            var call = export(Stream.concat(Stream.of(more), Stream.of("--force", path("out.csv")))
-                    .toArray(String[]::new));
-            assertEquals(0, call.code(), call.err());
-            return Files.readString(folder.resolve("out.csv"));
+            ofBatch("export", words(List.of("--force", path("out.csv")), more)).exits(0);
+            return content("out.csv");
         }
 
         /// Uses another CSV reader, which accepts only RFC 4180.
@@ -442,16 +403,16 @@ class ViewsTest {
             var written = batch();
             int n = 0;
             for (var text : HOSTILE) written.success("id" + n++, text,
-                    JSON.createObjectNode().put("text", text).put("n", n).put(text, "x").toString());
-            written.success("long", "", JSON.createObjectNode().put("text", "x,\"".repeat(400_000)).toString()).save();
+                    Given.JSON.createObjectNode().put("text", text).put("n", n).put(text, "x").toString());
+            written.success("long", "", Given.JSON.createObjectNode().put("text", "x,\"".repeat(400_000)).toString()).save();
 
             var rows = strictly(written("--raw"));
 
             var column = rows.getFirst();
-            var results = Files.readString(folder.resolve("results.jsonl")).replace("\uFEFF", "").lines().toList();
+            var results = content("results.jsonl").replace("\uFEFF", "").lines().toList();
             assertEquals(results.size() + 1, rows.size());
             for (int i = 0; i < results.size(); i++) {
-                var result = JSON.readTree(results.get(i));
+                var result = tree(results.get(i));
                 var row = rows.get(i + 1);
                 assertEquals(result.path("id").asText(), row.getFirst());
                 for (var output : result.path("outputs").properties())
@@ -481,7 +442,7 @@ class ViewsTest {
                 1-1                 | 1-1
                 """)
         void keepsASpreadsheetFromRunningText(String cell, String written) throws IOException {
-            batch().success("a", cell, JSON.createObjectNode().put("o", cell).toString()).save();
+            batch().success("a", cell, Given.JSON.createObjectNode().put("o", cell).toString()).save();
 
             var row = strictly(written()).get(1);
 
@@ -505,7 +466,7 @@ class ViewsTest {
         @Test
         void keepsTheDelimiterOfTheInput() throws IOException {
             batch().success("a", "x,y", "{\"o\":\"p;q\"}").save();
-            Files.writeString(folder.resolve("data.csv"), "id|text\na|\"x,y\"\n");
+            Files.writeString(file("data.csv"), "id|text\na|\"x,y\"\n");
 
             assertTrue(written("--delimiter", "|").contains("\r\na|\"x,y\"|\"p;q\"|succeeded|"));
         }
@@ -524,8 +485,8 @@ class ViewsTest {
 
         @Test
         void readsResultsOfTheOriginalTool() throws IOException {
-            Files.writeString(folder.resolve("data.csv"), "id,status\na,new\nb,old\n");
-            Files.writeString(folder.resolve("results.jsonl"), """
+            Files.writeString(file("data.csv"), "id,status\na,new\nb,old\n");
+            Files.writeString(file("results.jsonl"), """
                     \uFEFF{"id": "a", "status": "success", "outputs": {"outputs": {"answer": "1"}}, "retry_count": 0}
                     {"id": "a", "status": "success", "outputs": {"outputs": {"answer": "2"}}, "retry_count": 0}
                     """);
@@ -540,11 +501,11 @@ class ViewsTest {
         @Test
         void hasEachNameOnceEvenIfTheInputIsAnExport() throws IOException {
             batch().success("a", "x", "{\"answer\":\"yes\"}").save();
-            Files.writeString(folder.resolve("data.csv"),
+            Files.writeString(file("data.csv"),
                     "id,text,output.answer,status,run.status,run.run.status\na,x,no,,,\n");
 
             var once = written();
-            Files.writeString(folder.resolve("data.csv"), once);
+            Files.writeString(file("data.csv"), once);
             var twice = strictly(written());
 
             assertEquals(List.of("id", "text", "output.answer", "status", "run.status", "run.run.status",
@@ -564,14 +525,14 @@ class ViewsTest {
             var command = new CommandLine(export, new CommandLines.Factory(env, UnaryOperator.identity()))
                     .setDefaultValueProvider(new EnvDefaults(env));
 
-            assertEquals(0, command.setErr(new PrintWriter(new StringWriter())).execute("-i", path("data.csv"), "-o",
-                    path("results.jsonl"), "-"));
+            assertEquals(0, command.setErr(new PrintWriter(new StringWriter())).execute("-i", input(), "-o",
+                    output(), "-"));
 
             assertEquals("größer", strictly(bytes.toString(UTF_8)).get(1).get(1));
         }
 
         @Test
-        void saysThatStandardOutputCannotBeWritten() throws IOException {
+        void isNotSentToAFullStandardOutput() throws IOException {
             batch().success("a", "", "{}").save();
             var full = full();
 
@@ -580,7 +541,7 @@ class ViewsTest {
                 var line = commandLine(Given.env(Map.of())).setErr(new PrintWriter(err, true));
                 line.getSubcommands().get("export").<Export>getCommand().standardOutput = out;
 
-                assertEquals(2, line.execute("export", "-i", path("data.csv"), "-o", path("results.jsonl"), "-"));
+                assertEquals(2, line.execute("export", "-i", input(), "-o", output(), "-"));
                 assertTrue(err.toString().startsWith("difyexec: standard output: cannot be written ("), err.toString());
             }
         }
@@ -588,14 +549,11 @@ class ViewsTest {
         @Test
         void namesTheIdsThatTheCsvLacks() throws IOException {
             mixed().save();
-            Files.writeString(folder.resolve("data.csv"), "id,text\na,1\ne,2\nnew,3\n");
+            Files.writeString(file("data.csv"), "id,text\na,1\ne,2\nnew,3\n");
 
-            var call = export(path("out.csv"));
+            ofBatch("export", path("out.csv")).exits(2).reports("3 ids of " + output() + " (first: b)").hints();
 
-            assertEquals(2, call.code());
-            assertTrue(sentence(call).contains("lacks 3 ids of " + path("results.jsonl") + " (first: b)"), call.err());
-            assertTrue(call.err().contains("\nhint: "), call.err());
-            assertFalse(Files.exists(folder.resolve("out.csv")));
+            assertFalse(Files.exists(file("out.csv")));
             assertEquals(List.of("a", "e", "new"), strictly(written()).stream().skip(1).map(List::getFirst).toList());
         }
 
@@ -613,17 +571,14 @@ class ViewsTest {
                 """)
         void overwritesNothingThatMatters(String file, String option, String said) throws IOException {
             mixed().save();
-            Files.writeString(folder.resolve("there.csv"), "kept");
-            Files.createSymbolicLink(folder.resolve("link"), folder);
+            Files.writeString(file("there.csv"), "kept");
+            Files.createSymbolicLink(file("link"), folder);
             var before = contents();
 
-            for (var words : List.of("export", "status --html")) {
-                var named = Stream.of(words.split(" "), new String[] {path(file), "-i", path("data.csv"), "-o",
-                    path("results.jsonl")}, option == null ? new String[0] : new String[] {option});
-                var call = call(named.flatMap(Stream::of).toArray(String[]::new));
+            for (var command : List.of("export", "status --html")) {
+                var words = List.of((command + " " + path(file) + " -i " + input() + " -o " + output()).split(" "));
+                call(option == null ? words(words) : words(words, option)).exits(2).reports(said);
 
-                assertEquals(2, call.code(), words);
-                assertTrue(sentence(call).contains(said), call.err());
                 assertEquals(before, contents());
             }
         }
@@ -637,18 +592,16 @@ class ViewsTest {
             batch.save();
             var before = contents();
 
-            var copy = Files.copy(folder.resolve("data.csv"), folder.resolve("copy.csv")).toString();
+            var copy = Files.copy(file("data.csv"), file("copy.csv")).toString();
             before.put("copy.csv", before.get("data.csv"));
 
-            for (var words : List.of(List.of("status", "-o", path("results.jsonl"), "--html", path("data.csv")),
-                    List.of("status", "-i", copy, "-o", path("results.jsonl"), "--html", path("data.csv")),
-                    List.of("export", "-i", copy, "-o", path("results.jsonl"), path("data.csv")),
-                    List.of("compare", path("results.jsonl"), path("results.jsonl"), "--csv", path("data.csv")),
-                    List.of("compare", path("results.jsonl"), path("results.jsonl"), "--html", path("data.csv")))) {
-                var call = call(Stream.concat(words.stream(), Stream.of("--force")).toArray(String[]::new));
+            for (var words : List.of(List.of("status", "-o", output(), "--html", input()),
+                    List.of("status", "-i", copy, "-o", output(), "--html", input()),
+                    List.of("export", "-i", copy, "-o", output(), input()),
+                    List.of("compare", output(), output(), "--csv", input()),
+                    List.of("compare", output(), output(), "--html", input()))) {
+                call(words(words, "--force")).exits(2).reports("data.csv");
 
-                assertEquals(2, call.code(), call.out());
-                assertTrue(sentence(call).contains("data.csv"), call.err());
                 assertEquals(before, contents());
             }
         }
@@ -656,10 +609,10 @@ class ViewsTest {
         @Test
         void leavesNoHalfFile() throws IOException {
             mixed().save();
-            Files.writeString(folder.resolve("out.csv"), "kept");
+            Files.writeString(file("out.csv"), "kept");
 
             var problem = assertThrows(UncheckedIOException.class,
-                    () -> AtomicFile.write(folder.resolve("out.csv"), out -> {
+                    () -> AtomicFile.write(file("out.csv"), out -> {
                         out.write(1);
                         throw new IOException("No space left on device");
                     }));
@@ -672,7 +625,7 @@ class ViewsTest {
         /// Left by a killed process. A link with such a name is not ours, and its target stays.
         @Test
         void removesWhatAKilledCallLeft() throws IOException {
-            var target = folder.resolve("out.csv");
+            var target = file("out.csv");
             var left = new AtomicReference<Path>();
             AtomicFile.write(target, out -> {
                 try (var all = Files.newDirectoryStream(folder, ".difyexec-*")) {
@@ -682,10 +635,10 @@ class ViewsTest {
                 out.write('x');
             });
             Files.writeString(left.get(), "half");
-            Files.writeString(folder.resolve("kept"), "kept");
+            Files.writeString(file("kept"), "kept");
             var link = Files.createSymbolicLink(Path.of(left.get().toString()
                     .replaceFirst("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", UUID.randomUUID().toString())),
-                    folder.resolve("kept"));
+                    file("kept"));
 
             AtomicFile.write(target, out -> out.write('y'));
 
@@ -697,7 +650,7 @@ class ViewsTest {
         @ParameterizedTest
         @ValueSource(strings = {"rw-------", "rw-rw-rw-", "r--r-----", "---------"})
         void keepsThePermissionsOfTheFileItReplaces(String permissions) throws IOException {
-            var file = Files.writeString(folder.resolve("out.csv"), "before");
+            var file = Files.writeString(file("out.csv"), "before");
             Files.setPosixFilePermissions(file, PosixFilePermissions.fromString(permissions));
             var drafts = new ArrayList<String>();
 
@@ -717,26 +670,16 @@ class ViewsTest {
         private static String permissions(Path file) throws IOException {
             return PosixFilePermissions.toString(Files.getPosixFilePermissions(file));
         }
-
-        private Map<String, String> contents() throws IOException {
-            var contents = new TreeMap<String, String>();
-            try (var files = Files.list(folder)) {
-                for (var file : files.filter(Files::isRegularFile).toList())
-                    contents.put(file.getFileName().toString(), Files.readString(file));
-            }
-            return contents;
-        }
     }
 
     // ── Report ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    private Call report(String... more) {
-        return call(Stream.concat(Stream.of("status", "-i", path("data.csv"), "-o", path("results.jsonl"), "--html",
-                path("report.html")), Stream.of(more)).toArray(String[]::new));
+    private Call report(String... more) throws IOException {
+        return ofBatch("status", words(List.of("--html", path("report.html")), more));
     }
 
     private String page() throws IOException {
-        return Files.readString(folder.resolve("report.html"));
+        return content("report.html");
     }
 
     /// The batch as the page's script reads it.
@@ -744,7 +687,7 @@ class ViewsTest {
         var block = Pattern.compile("(?s)<script type=\"application/json\" id=\"batch\">(.*?)</script>")
                 .matcher(page());
         assertTrue(block.find());
-        return JSON.readTree(block.group(1));
+        return tree(block.group(1));
     }
 
     /// All rows of the page, as its script reads them.
@@ -752,7 +695,7 @@ class ViewsTest {
         var rows = new ArrayList<JsonNode>();
         var blocks = Pattern.compile("(?s)<script type=\"application/json\" class=\"rows\">(.*?)</script>")
                 .matcher(page());
-        while (blocks.find()) JSON.readTree(blocks.group(1)).forEach(rows::add);
+        while (blocks.find()) tree(blocks.group(1)).forEach(rows::add);
         return rows;
     }
 
@@ -762,13 +705,13 @@ class ViewsTest {
         void holdsEveryRowWithInputsOutputsAndAttempts() throws IOException {
             mixed().save();
 
-            assertEquals(3, report().code());
+            report().exits(3);
 
             var rows = rows();
             assertEquals(List.of("a", "b", "c", "d", "e", "f"), rows.stream().map(row -> row.path("id").asText()).toList());
             assertEquals(Given.json("{'id':'a','outcome':'succeeded','seconds':2.0,'tokens':'40','price':'0.002 USD',"
                     + "'run':'run-1','inputs':{'id':'a','text':'first'},'outputs':{'answer':'yes',"
-                    + "'score':{'json':'0.5'}},'attempts':[{'start':" + NOON.toEpochMilli() + ",'mode':'blocking','outcome':'succeeded',"
+                    + "'score':{'json':'0.5'}},'attempts':[{'start':" + Given.NOON.toEpochMilli() + ",'mode':'blocking','outcome':'succeeded',"
                     + "'seconds':2.0}]}"), rows.getFirst().toString());
             assertEquals(0, rows.get(3).path("cause").asInt(-1));
             assertEquals(List.of("again overloaded", "failed no such city"), rows.get(3).path("attempts").valueStream()
@@ -800,8 +743,8 @@ class ViewsTest {
 
         @Test
         void cutsLongValuesAndSaysHowLongTheyAre() throws IOException {
-            batch().success("a", "y".repeat(1_000_000), JSON.createObjectNode().put("long", "😀".repeat(1_500))
-                    .put("short", "x".repeat(2_000)).set("deep", JSON.createArrayNode().add("z".repeat(5_000)))
+            batch().success("a", "y".repeat(1_000_000), Given.JSON.createObjectNode().put("long", "😀".repeat(1_500))
+                    .put("short", "x".repeat(2_000)).set("deep", Given.JSON.createArrayNode().add("z".repeat(5_000)))
                     .toString()).save();
             report();
 
@@ -817,15 +760,13 @@ class ViewsTest {
         @Test
         void isOverwrittenOnlyIfItIsOne() throws IOException {
             mixed().save();
-            Files.writeString(folder.resolve("report.html"), "<html>mine</html>");
+            Files.writeString(file("report.html"), "<html>mine</html>");
 
-            var refused = report();
-            assertEquals(2, refused.code());
-            assertTrue(sentence(refused).contains("--force"), refused.err());
+            report().exits(2).reports("--force");
             assertEquals("<html>mine</html>", page());
 
-            assertEquals(3, report("--force").code());
-            assertEquals(3, report().code());
+            report("--force").exits(3);
+            report().exits(3);
         }
     }
 
@@ -874,8 +815,8 @@ class ViewsTest {
             int id = calls.incrementAndGet();
             var answer = new CompletableFuture<JsonNode>();
             answers.put(id, answer);
-            var message = JSON.createObjectNode().put("id", id).put("method", method);
-            message.set("params", JSON.readTree(params.replace('\'', '"')));
+            var message = Given.JSON.createObjectNode().put("id", id).put("method", method);
+            message.set("params", tree(params.replace('\'', '"')));
             if (!session.isEmpty()) message.put("sessionId", session);
             socket.sendText(message.toString(), true).get();
             return answer.get(30, TimeUnit.SECONDS);
@@ -903,7 +844,7 @@ class ViewsTest {
                 parts.append(text);
                 if (last) {
                     try {
-                        onMessage(JSON.readTree(parts.toString()));
+                        onMessage(tree(parts.toString()));
                     } catch (IOException problem) {
                         complaints.add(problem.toString());
                     }
@@ -921,7 +862,7 @@ class ViewsTest {
         }
 
         JsonNode evaluate(String script) throws Exception {
-            var params = JSON.createObjectNode().put("expression", script).put("returnByValue", true)
+            var params = Given.JSON.createObjectNode().put("expression", script).put("returnByValue", true)
                     .put("awaitPromise", true);
             var answer = call("Runtime.evaluate", params.toString().replace("'", "\\u0027"));
             assertFalse(answer.has("exceptionDetails"), answer::toString);
@@ -952,7 +893,7 @@ class ViewsTest {
         }
 
         void type(String text) throws Exception {
-            call("Input.insertText", JSON.createObjectNode().put("text", text).toString());
+            call("Input.insertText", Given.JSON.createObjectNode().put("text", text).toString());
         }
 
         @Override
@@ -965,6 +906,7 @@ class ViewsTest {
 
     @Nested
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @Execution(ExecutionMode.SAME_THREAD)
     class InABrowser {
         private Browser browser;
         private Path profile;
@@ -995,12 +937,12 @@ class ViewsTest {
         private void open() throws Exception {
             browser.complaints.clear();
             browser.requests.clear();
-            browser.open(folder.resolve("report.html"));
+            browser.open(file("report.html"));
         }
 
         private void isQuiet() {
             assertEquals(List.of(), List.copyOf(browser.complaints));
-            assertEquals(List.of(folder.resolve("report.html").toUri().toString()), List.copyOf(browser.requests));
+            assertEquals(List.of(file("report.html").toUri().toString()), List.copyOf(browser.requests));
         }
 
         /// 5,000 rows, each tenth failed for one of two causes.
@@ -1194,11 +1136,11 @@ class ViewsTest {
             for (var text : HOSTILE) {
                 var clean = text.replaceAll("[\\p{Cntrl}]", "");
                 written.ended("f" + n + clean, text, "failed", text);
-                written.success("s" + n++ + clean, text, JSON.createObjectNode().put("text", text).put(text, "name")
-                        .set("deep", JSON.createObjectNode().put(text, text)).toString());
+                written.success("s" + n++ + clean, text, Given.JSON.createObjectNode().put("text", text).put(text, "name")
+                        .set("deep", Given.JSON.createObjectNode().put(text, text)).toString());
             }
-            written.success("long", "", JSON.createObjectNode().put("text", "<b>".repeat(350_000)).toString()).save();
-            assertEquals(3, report().code());
+            written.success("long", "", Given.JSON.createObjectNode().put("text", "<b>".repeat(350_000)).toString()).save();
+            report().exits(3);
 
             open();
 

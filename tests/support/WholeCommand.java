@@ -179,6 +179,14 @@ abstract class WholeCommand {
         return Files.exists(file(name)) ? Files.readString(file(name)) : "";
     }
 
+    /// The contents of all files in the folder.
+    Map<String, String> contents() throws IOException {
+        var contents = new TreeMap<String, String>();
+        for (var name : names()) contents.put(name, Files.isRegularFile(file(name))
+                ? Files.readString(file(name), StandardCharsets.ISO_8859_1) : "no file");
+        return contents;
+    }
+
     List<JsonNode> read(String name) throws IOException {
         var lines = new ArrayList<JsonNode>();
         for (var line : content(name).replace("\uFEFF", "").lines().toList())
