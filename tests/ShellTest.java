@@ -1,10 +1,6 @@
 package difyexec;
 
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.sun.net.httpserver.HttpServer;
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.api.parallel.*;
 import org.junit.jupiter.params.*;
 import org.junit.jupiter.params.provider.*;
@@ -18,6 +14,7 @@ import picocli.CommandLine;
 
 import module java.base;
 
+import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
@@ -25,22 +22,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// The shell: its words, its commands on an open batch, scripts, crashes, and a real terminal.
 @Timeout(120)
-class ShellTest {
-
-    private static final ObjectMapper JSON = new ObjectMapper();
-    private static final String KEY = "app-s3cr3t0fTheTestOfShell";
-
-    @TempDir Path folder;
-
-    private final Deque<AutoCloseable> open = new ArrayDeque<>();
-
-    @AfterEach
-    void close() throws Exception {
-        while (!open.isEmpty()) open.pop().close();
-    }
-
-    // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
+final class ShellTest extends WholeCommand {
     /// Five rows. Two of them fail in the demo.
     static final String FIVE = """
             id,text,tone
@@ -50,8 +32,6 @@ class ShellTest {
             r-4,[fail] Wrong size,plain
             r-5,See you soon,formal
             """;
-
-    private record Output(int code, String text) {}
 
     /// A shell in this process: takes a line, returns its output.
     private static final class Session {
@@ -68,26 +48,27 @@ class ShellTest {
             session = shell.session();
         }
 
-        Output say(String text) {
+        Call say(String text) {
             shown.getBuffer().setLength(0);
             int code = session.execute(text);
             assertFalse(shown.toString().contains("\033"), shown::toString);
             assertFalse(shown.toString().contains(KEY), shown::toString);
-            return new Output(code, shown.toString());
+            return new Call(code, shown.toString(), "");
         }
 
-        String ok(String text) {
-            var shown = say(text);
-            assertEquals(0, shown.code(), shown::text);
-            return shown.text();
+        Call ok(String text) {
+            return say(text).exits(0);
         }
 
-        /// The one-line error of a refused command.
-        String refused(String text) {
-            var shown = say(text);
-            assertEquals(2, shown.code(), shown::text);
-            assertEquals(1, shown.text().lines().filter(line -> !line.startsWith("hint: ")).count(), shown::text);
-            return shown.text().strip();
+        /// A command that is refused with one line of error.
+        Call refused(String text) {
+            var shown = say(text).exits(2);
+            assertEquals(1, shown.out().lines().filter(line -> !line.startsWith("hint: ")).count(), shown::toString);
+            return shown;
+        }
+
+        void hasNoEdits() {
+            assertEquals("No edits.\n", ok("edits").out());
         }
 
         /// With the cursor at the end of a line. JLine drops proposals that do not start with the word there.
@@ -114,84 +95,27 @@ class ShellTest {
         }
     }
 
-    private Path file(String name) {
-        return folder.resolve(name);
-    }
-
-    private List<String> names() throws IOException {
-        try (var files = Files.list(folder)) {
-            return files.map(file -> file.getFileName().toString()).sorted().toList();
-        }
-    }
-
     /// Five rows after their first run in the demo.
     private Session five() throws IOException {
         Files.writeString(file("data.csv"), FIVE);
-        var run = commandLine(Given.env(Map.of())).setErr(new PrintWriter(Writer.nullWriter()));
-        assertEquals(3, run.execute("run", "--demo", "-i", file("data.csv").toString(), "-o",
-                file("results.jsonl").toString(), "--progress", "off"));
+        call(Map.of(), typed("run", "--demo")).exits(3);
         return reopened();
     }
 
     private Session reopened() {
-        return new Session(Map.of(), "--demo", "-i", file("data.csv").toString(), "-o", file("results.jsonl")
-                .toString());
+        return new Session(Map.of(), "--demo", "-i", input(), "-o", output());
     }
 
-    private List<JsonNode> lines(String name) throws IOException {
-        var all = new ArrayList<JsonNode>();
-        var text = Files.readString(file(name)).replace("\uFEFF", "");
-        for (var line : text.lines().toList()) all.add(JSON.readTree(line));
-        return all;
-    }
-
-    private JsonNode result(String id) throws IOException {
-        return lines("results.jsonl").stream().filter(line -> line.path("id").asText().equals(id))
-                .reduce((_, last) -> last).orElseThrow();
-    }
-
-    private List<JsonNode> events(String event) throws IOException {
-        return Files.exists(file("results.jsonl.log")) ? lines("results.jsonl.log").stream()
-                .filter(line -> line.path("event").asText().equals(event)).toList() : List.of();
-    }
-
-    /// A simulated Dify 1.14.2 that counts requests.
-    private final class Dify {
-        final SimulatedServer server;
-
-        Dify(String... options) throws IOException {
-            var line = Simulator.commandLine();
-            line.parseArgs(options);
-            server = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour()));
-            open.push(server);
-        }
-
-        int count(String what) throws IOException {
-            try (var in = server.baseUrl().resolve("/__stats?rows=0").toURL().openStream()) {
-                return JSON.readTree(in).path(what).asInt();
-            }
-        }
-
-        Map<String, String> settings() {
-            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(),
-                    "XDG_STATE_HOME", file("state").toString());
-        }
-
-        Session session() {
-            return new Session(settings(), "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
-        }
+    private Session session(Simulated dify) {
+        return new Session(dify.settings(), "-i", input(), "-o", output());
     }
 
     private static List<String> java(String... args) {
-        var words = Given.Tool.words();
-        words.addAll(List.of(args));
-        return words;
+        return List.of(words(Given.Tool.words(), args));
     }
 
     private String[] shell(String... more) {
-        return Stream.concat(Stream.of("shell", "-i", file("data.csv").toString(), "-o", file("results.jsonl")
-                .toString()),
-                Stream.of(more)).toArray(String[]::new);
+        return words(List.of("shell", "-i", input(), "-o", output()), more);
     }
 
     /// A shell in its own process, fed with lines.
@@ -202,24 +126,8 @@ class ShellTest {
         builder.environment().putAll(settings);
         var child = builder.redirectInput(Files.writeString(file("lines"), lines).toFile())
                 .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
-        open.push(child::destroyForcibly);
+        open.add(child::destroyForcibly);
         return child;
-    }
-
-    private String out() throws IOException {
-        return Files.readString(file("child.out"));
-    }
-
-    private String read(String name) {
-        try {
-            return Files.readString(file(name));
-        } catch (IOException problem) {
-            throw new UncheckedIOException(problem);
-        }
-    }
-
-    private String err() throws IOException {
-        return Files.readString(file("child.err"));
     }
 
     private interface Condition {
@@ -287,7 +195,7 @@ class ShellTest {
 
             for (var line : LINES) {
                 transcript.append(session.session.prompt()).append(line).append('\n');
-                transcript.append(session.say(line).text());
+                transcript.append(session.say(line).out());
             }
             transcript.append(session.session.prompt().strip()).append('\n');
 
@@ -296,9 +204,9 @@ class ShellTest {
             var line = result("r-2");
             assertTrue(line.path("edited").asBoolean());
             assertEquals("The parcel came late", line.path("inputs").path("text").asText());
-            assertEquals("r-4\n", Files.readString(file("results.jsonl.retry")));
+            assertEquals("r-4\n", content("results.jsonl.retry"));
             if (Boolean.getBoolean("golden.update")) Files.writeString(Path.of(System.getProperty("story.to",
-                    file("story").toString())), transcript.toString().replace(folder + File.separator, ""));
+                    path("story"))), transcript.toString().replace(folder + File.separator, ""));
         }
 
         @Test
@@ -319,17 +227,17 @@ class ShellTest {
         void saysWhatIsWrong() throws IOException {
             var session = five();
 
-            for (var line : List.of("show r-22", "retry r-22")) assertTrue(session.refused(line).contains("r-2"), line);
-            assertTrue(session.refused("set r-2 txt=x").contains("\"txt\"\nhint: did you mean \"text\"?"));
-            assertTrue(session.refused("set r-2 text").contains("COLUMN=VALUE"));
-            assertTrue(session.refused("set r-2 text=two words").contains("\nhint: "));
-            assertTrue(session.refused("set r-2 id=r-9").contains("id"));
-            assertTrue(session.refused("set r-2 text=\"two").contains("quote"));
-            assertTrue(session.refused("unset r-2").contains("no edits"));
-            assertEquals(2, session.say("retry r-1").code());
+            for (var line : List.of("show r-22", "retry r-22")) session.refused(line).shows("r-2");
+            session.refused("set r-2 txt=x").shows("\"txt\"\nhint: did you mean \"text\"?");
+            session.refused("set r-2 text").shows("COLUMN=VALUE");
+            session.refused("set r-2 text=two words").shows("\nhint: ");
+            session.refused("set r-2 id=r-9").shows("id");
+            session.refused("set r-2 text=\"two").shows("quote");
+            session.refused("unset r-2").shows("no edits");
+            session.say("retry r-1").exits(2);
             for (var line : List.of("run -i other.csv", "retry -o " + file("other.jsonl")))
-                assertTrue(session.refused(line).contains("'open CSV JSONL'"), line);
-            assertTrue(session.refused("shwo r-1").contains("shwo"));
+                session.refused(line).shows("'open CSV JSONL'");
+            session.refused("shwo r-1").shows("shwo");
         }
 
         @Test
@@ -337,10 +245,7 @@ class ShellTest {
             var session = five();
             session.say("run --fresh --limit 1 --progress off");
 
-            var shown = session.say("run --progress off");
-
-            assertFalse(shown.text().contains("Moved "), shown::text);
-            assertTrue(shown.text().contains("\n3 succeeded, 2 failed in "), shown::text);
+            session.say("run --progress off").omits("Moved ").shows("\n3 succeeded, 2 failed in ");
         }
 
         @Test
@@ -352,7 +257,7 @@ class ShellTest {
                     {"event":"run","t":"2026-01-16T12:00:01Z","id":"a","user":"u","run":"r1","task":"t1"}
                     """);
 
-            assertTrue(reopened().ok("show a").contains("streaming  unfinished, run r1\n"));
+            reopened().ok("show a").shows("streaming  unfinished, run r1\n");
         }
 
         @Test
@@ -360,12 +265,12 @@ class ShellTest {
             var session = new Session(Map.of());
 
             assertEquals("dify> ", session.session.prompt());
-            assertTrue(session.refused("failures").contains("\nhint: 'open CSV JSONL'"));
-            assertTrue(session.ok("help").contains("unset"));
-            assertTrue(session.ok("help open").contains("dify> open"));
-            assertTrue(session.ok("help save").contains("--force"));
-            assertTrue(session.refused("faliures").contains("failures"));
-            assertTrue(session.refused("open a b --forec").contains("--forec"));
+            session.refused("failures").shows("\nhint: 'open CSV JSONL'");
+            session.ok("help").shows("unset");
+            session.ok("help open").shows("dify> open");
+            session.ok("help save").shows("--force");
+            session.refused("faliures").shows("failures");
+            session.refused("open a b --forec").shows("--forec");
         }
 
         @Test
@@ -373,23 +278,22 @@ class ShellTest {
             Files.writeString(file("data.csv"), FIVE);
             var session = new Session(Map.of(), "--demo");
 
-            assertTrue(session.ok("open " + file("data.csv") + " " + file("results.jsonl"))
-                    .contains("5 rows, 5 pending"));
-            assertEquals(3, session.say("run --progress off").code());
+            session.ok("open " + input() + " " + output()).shows("5 rows, 5 pending");
+            session.say("run --progress off").exits(3);
             for (var command : List.of("open", "save", "run", "help"))
                 assertEquals(0, session.say(command + " --help-all").code(), command);
             assertEquals("results.jsonl (2 failed) dify> ", session.session.prompt());
-            var log = Files.readString(file("results.jsonl.log"));
+            var log = content("results.jsonl.log");
             Files.writeString(file("results.jsonl.log"), log.replaceFirst(
                     "(\"event\":\"end\"[^\n]*\"r-4\"[^\n]*\"outcome\":)\"failed\"", "$1\"unknown\""));
             assertEquals("results.jsonl (1 failed, 1 unknown) dify> ", session.session.prompt());
             Files.writeString(file("results.jsonl.log"), log);
-            assertEquals(3, session.say("status").code());
-            assertFalse(session.ok("check").contains("Next:"));
+            session.say("status").exits(3);
+            session.ok("check").omits("Next:");
             session.ok("set r-2 text=better");
             session.ok("retry r-2 --progress off");
             assertEquals("better", result("r-2").path("inputs").path("text").asText());
-            assertEquals(3, session.say("retry --progress off").code());
+            session.say("retry --progress off").exits(3);
         }
 
         @ParameterizedTest
@@ -401,21 +305,19 @@ class ShellTest {
 
             for (var line : List.of("open " + file("data.csv") + " " + file("results.jsonl"), "run", "retry r-1",
                     "status", "failures", "save " + file("fixed.csv"))) {
-                var shown = session.say(line);
-                assertEquals(2, shown.code(), shown::text);
-                assertTrue(shown.text().contains("difyexec: " + file("results.jsonl" + suffix) + ": "), shown::text);
+                session.say(line).exits(2).shows("difyexec: " + path("results.jsonl" + suffix) + ": ");
             }
 
-            assertEquals("keep me", Files.readString(file("results.jsonl" + suffix)));
-            assertEquals(List.of("data.csv", "results.jsonl" + suffix), names());
+            assertEquals("keep me", content("results.jsonl" + suffix));
+            assertEquals(Set.of("data.csv", "results.jsonl" + suffix), names());
         }
 
         @Test
         void isKeptOutWhileAnotherProcessWrites() throws IOException {
             var session = five();
             try (var _ = BatchFiles.of(file("results.jsonl")).acquire()) {
-                assertTrue(session.say("retry r-2").text().contains("results.jsonl.lock"));
-                assertTrue(session.ok("failures").contains("r-2"));
+                session.say("retry r-2").shows("results.jsonl.lock");
+                session.ok("failures").shows("r-2");
             }
             session.ok("set r-2 text=x");
             session.ok("retry r-2");
@@ -425,10 +327,10 @@ class ShellTest {
         void showsFailures() throws IOException {
             var session = five();
 
-            assertTrue(session.ok("failures").matches("(?s).*r-2 +Run failed.*r-4 +Run failed.*"));
-            assertFalse(session.ok("failures r-4").contains("r-2"));
-            assertEquals(2, session.ok("failures RUN").lines().count());
-            assertFalse(session.ok("failures nix").contains("r-"));
+            assertTrue(session.ok("failures").out().matches("(?s).*r-2 +Run failed.*r-4 +Run failed.*"));
+            session.ok("failures r-4").omits("r-2");
+            assertEquals(2, session.ok("failures RUN").out().lines().count());
+            session.ok("failures nix").omits("r-");
         }
     }
 
@@ -438,29 +340,28 @@ class ShellTest {
         void isADiffUntilItIsUndone() throws IOException {
             var session = five();
 
-            assertTrue(session.ok("set r-2 text=\"a\nb\" tone=plain")
-                    .contains("- [fail] The parcel came late\n  + a\n  + b"));
-            assertTrue(session.ok("edits").contains("2 edits in 1 row"));
-            assertTrue(session.ok("show r-2").contains("tone (edited): plain"));
+            session.ok("set r-2 text=\"a\nb\" tone=plain").shows("- [fail] The parcel came late\n  + a\n  + b");
+            session.ok("edits").shows("2 edits in 1 row");
+            session.ok("show r-2").shows("tone (edited): plain");
             session.ok("set r-2 text=\"[fail] The parcel came late\"");
-            assertTrue(session.ok("edits").contains("1 edit in 1 row"));
+            session.ok("edits").shows("1 edit in 1 row");
             session.ok("unset r-2");
-            assertEquals("No edits.\n", session.ok("edits"));
+            session.hasNoEdits();
         }
 
         @Test
         void ofSeveralRowsIsOneDiffWithACount() throws IOException {
             var session = five();
 
-            var failed = session.ok("set failed text=fine tone=plain");
+            var failed = session.ok("set failed text=fine tone=plain").out();
             assertTrue(failed.matches("(?s)r-2\n.*r-4\n.*2 rows.*"), failed);
-            assertTrue(session.ok("edits").contains("3 edits in 2 rows"));
-            var listed = session.ok("set r-1,r-3 text=better");
+            session.ok("edits").shows("3 edits in 2 rows");
+            var listed = session.ok("set r-1,r-3 text=better").out();
             assertTrue(listed.matches("(?s)r-1\n.*r-3\n.*2 rows.*"), listed);
             session.ok("unset failed");
-            assertTrue(session.ok("edits").contains("2 edits in 2 rows"));
+            session.ok("edits").shows("2 edits in 2 rows");
             session.ok("unset r-3,r-2,r-1");
-            assertEquals("No edits.\n", session.ok("edits"));
+            session.hasNoEdits();
         }
 
         @Test
@@ -468,9 +369,9 @@ class ShellTest {
             var session = five();
 
             for (var ids : List.of("r-1,r-22,r-3", "r-1,", "faild", "all"))
-                assertTrue(session.refused("set " + ids + " text=better").contains("no row has the id"), ids);
+                session.refused("set " + ids + " text=better").shows("no row has the id");
 
-            assertEquals("No edits.\n", session.ok("edits"));
+            session.hasNoEdits();
         }
 
         @Test
@@ -478,18 +379,17 @@ class ShellTest {
             Files.writeString(file("data.csv"), "id,text\nfailed,a\n\"x,y\",b\nx,c\ny,d\n");
             var session = reopened();
 
-            assertTrue(session.ok("set failed text=new").contains("- a\n"));
-            assertTrue(session.ok("set x,y text=new").contains("- b\n"));
-            assertTrue(session.ok("edits").contains("2 edits in 2 rows"));
+            session.ok("set failed text=new").shows("- a\n");
+            session.ok("set x,y text=new").shows("- b\n");
+            session.ok("edits").shows("2 edits in 2 rows");
             Files.writeString(file("data.csv"), FIVE);
-            assertTrue(reopened().refused("set failed text=new").contains("failed"));
+            reopened().refused("set failed text=new").shows("failed");
         }
 
         /// A session whose editor is this shell command; the file follows it.
         private Session withEditor(Map<String, String> editors) throws IOException {
             five();
-            return new Session(editors, "--demo", "-i", file("data.csv").toString(), "-o",
-                    file("results.jsonl").toString());
+            return new Session(editors, "--demo", "-i", input(), "-o", output());
         }
 
         @Test
@@ -498,13 +398,13 @@ class ShellTest {
             var visual = withEditor(Map.of("EDITOR", "false", "VISUAL", "printf 'two\\nlines\\n' >"));
             var unchanged = withEditor(Map.of("VISUAL", " ", "EDITOR", "true"));
 
-            assertTrue(session.ok("edit r-2 text").contains("- [fail] The parcel came late\n  + [fail] The parcel came soon\n"));
-            assertTrue(session.ok("edit r-2 text").contains("+ [fail] The parcel came soon\n"));
+            session.ok("edit r-2 text").shows("- [fail] The parcel came late\n  + [fail] The parcel came soon\n");
+            session.ok("edit r-2 text").shows("+ [fail] The parcel came soon\n");
             visual.ok("edit r-2 text");
             visual.ok("save " + file("fixed.csv"));
-            assertTrue(Files.readString(file("fixed.csv")).contains("r-2,\"two\nlines\",formal"));
+            assertTrue(content("fixed.csv").contains("r-2,\"two\nlines\",formal"));
             unchanged.ok("edit r-2 text");
-            assertEquals("No edits.\n", unchanged.ok("edits"));
+            unchanged.hasNoEdits();
         }
 
         @ParameterizedTest
@@ -518,11 +418,11 @@ class ShellTest {
         void withoutAWorkingEditorChangesNothing(String editor, String fact) throws IOException {
             var session = withEditor("''".equals(editor) ? Map.of() : Map.of("EDITOR", editor));
 
-            assertTrue(session.refused("edit r-2 text").contains(fact));
+            session.refused("edit r-2 text").shows(fact);
             for (var line : List.of("edit r-2 txt", "edit r-2 id", "edit r-22 text", "edit failed text"))
                 session.refused(line);
 
-            assertEquals("No edits.\n", session.ok("edits"));
+            session.hasNoEdits();
         }
 
         @Test
@@ -532,15 +432,15 @@ class ShellTest {
 
             session.ok("save " + file("fixed.csv"));
             assertEquals(FIVE.replace("[fail] Wrong size", "\"a \"\"quote\"\", and\nanother line\""),
-                    Files.readString(file("fixed.csv")).replace("\r\n", "\n"));
+                    content("fixed.csv").replace("\r\n", "\n"));
             for (var name : List.of("fixed.csv", "data.csv"))
-                assertTrue(session.refused("save " + file(name)).contains("--force"), name);
-            assertTrue(session.refused("save " + file("results.jsonl") + " --force").contains("results.jsonl"));
-            assertEquals(FIVE, Files.readString(file("data.csv")));
+                session.refused("save " + file(name)).shows("--force");
+            session.refused("save " + file("results.jsonl") + " --force").shows("results.jsonl");
+            assertEquals(FIVE, content("data.csv"));
 
             session.ok("save --force " + file("data.csv"));
-            assertEquals(Files.readString(file("fixed.csv")), Files.readString(file("data.csv")));
-            assertEquals("No edits.\n", session.ok("edits"));
+            assertEquals(content("fixed.csv"), content("data.csv"));
+            session.hasNoEdits();
         }
 
         @Test
@@ -549,11 +449,11 @@ class ShellTest {
             var session = reopened();
 
             for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
-                assertTrue(session.refused("save --force " + file(name)).contains("is a file of the batch"));
-            assertTrue(session.refused("save --force /dev/null").contains("/dev/null: not a regular file"));
-            assertTrue(session.refused("save -").startsWith("difyexec: -: "));
+                session.refused("save --force " + file(name)).shows("is a file of the batch");
+            session.refused("save --force /dev/null").shows("/dev/null: not a regular file");
+            session.refused("save -").shows("difyexec: -: ");
 
-            assertEquals(List.of("data.csv"), names());
+            assertEquals(Set.of("data.csv"), names());
         }
 
         @ParameterizedTest
@@ -566,7 +466,7 @@ class ShellTest {
 
             session.ok("save " + file("fixed.csv"));
 
-            assertEquals(text.replace('c', 'd'), Files.readString(file("fixed.csv")));
+            assertEquals(text.replace('c', 'd'), content("fixed.csv"));
         }
 
         @Test
@@ -574,17 +474,16 @@ class ShellTest {
             var shiftJis = java.nio.charset.Charset.forName("Shift_JIS");
             Files.writeString(file("data.csv"), "id,text\r\n1,\u5c0f\u5305\r\n2,b\r\n", shiftJis);
             Files.writeString(file("fixed.csv.tmp"), "of somebody");
-            var session = new Session(Map.of(), "--demo", "--encoding", "Shift_JIS", "-i", file("data.csv").toString(),
-                    "-o", file("results.jsonl").toString());
+            var session = new Session(Map.of(), "--demo", "--encoding", "Shift_JIS", "-i", input(), "-o", output());
             session.ok("set 2 \"text=fine \ud83d\ude00\"");
 
-            assertTrue(session.refused("save " + file("fixed.csv")).contains("Shift_JIS"));
+            session.refused("save " + file("fixed.csv")).shows("Shift_JIS");
             assertFalse(Files.exists(file("fixed.csv")));
             session.ok("set 2 text=\u7d42");
             session.ok("save " + file("fixed.csv"));
 
             assertEquals("id,text\r\n1,\u5c0f\u5305\r\n2,\u7d42\r\n", Files.readString(file("fixed.csv"), shiftJis));
-            assertEquals("of somebody", Files.readString(file("fixed.csv.tmp")));
+            assertEquals("of somebody", content("fixed.csv.tmp"));
         }
 
         @Test
@@ -593,13 +492,13 @@ class ShellTest {
             session.ok("set r-2 text=better");
             Files.writeString(file("data.csv"), FIVE.replace(",tone", "").replaceAll(",(formal|plain)", "") + "r-6,new\n");
 
-            assertTrue(session.ok("show r-6").contains("new"));
-            assertTrue(session.ok("edits").contains("+ better"));
+            session.ok("show r-6").shows("new");
+            session.ok("edits").shows("+ better");
             session.ok("retry r-2");
             assertEquals("better", result("r-2").path("inputs").path("text").asText());
 
             Files.writeString(file("data.csv"), "id,id\n");
-            assertTrue(session.refused("failures").contains("data.csv"));
+            session.refused("failures").shows("data.csv");
             assertEquals("results.jsonl (?) dify> ", session.session.prompt());
         }
 
@@ -610,9 +509,9 @@ class ShellTest {
             Files.writeString(file("other.csv"), "id\n1\n");
 
             var open = "open " + file("other.csv") + " " + file("other.jsonl");
-            assertTrue(session.refused(open).contains("1 edit in 1 row"));
+            session.refused(open).shows("1 edit in 1 row");
             session.ok(open + " --force");
-            assertEquals("No edits.\n", session.ok("edits"));
+            session.hasNoEdits();
             session = five();
             session.ok("set r-2 text=better");
             session.ok("save " + file("fixed.csv"));
@@ -629,17 +528,14 @@ class ShellTest {
             assertTrue(result("r-4").path("edited").asBoolean());
 
             for (var session2 : List.of(session, reopened())) {
-                var again = session2.ok("run --rerun-changed --progress off");
-                assertTrue(again.contains("Nothing to do"), again);
-                assertFalse(again.contains("changed"), again);
+                session2.ok("run --rerun-changed --progress off").shows("Nothing to do").omits("changed");
             }
             session.ok("save --force " + file("data.csv"));
-            assertFalse(session.ok("run").contains("changed"));
+            session.ok("run").omits("changed");
         }
     }
 
     @Nested
-    @Execution(ExecutionMode.CONCURRENT)
     class ARetry {
         private static final String SET = "set 1 text=better\n", RETRY = "retry 1\n";
 
@@ -648,31 +544,27 @@ class ShellTest {
             var session = five();
             session.ok("set r-2 text=\"Just this once\"");
 
-            var text = session.ok("retry r-2");
+            var shown = session.ok("retry r-2").shows("llm …", "| Demo answer to: Just this once");
 
-            assertTrue(text.contains("llm …") && text.contains("| Demo answer to: Just this once"), text);
-            assertTrue(text.matches("(?s).*\"answer\".*1 succeeded in .* 0\\.0000\\d+ USD.*"), text);
+            assertTrue(shown.out().matches("(?s).*\"answer\".*1 succeeded in .* 0\\.0000\\d+ USD.*"), shown.out());
             assertEquals("Just this once", result("r-2").path("inputs").path("text").asText());
             assertTrue(result("r-2").path("edited").asBoolean());
-            assertEquals("r-4\n", Files.readString(file("results.jsonl.retry")));
+            assertEquals("r-4\n", content("results.jsonl.retry"));
             assertTrue(events("attempt").getLast().path("edited").asBoolean());
         }
 
         @Test
         void thatFailsSaysWhy() throws IOException {
-            var failed = five().say("retry r-2");
+            five().say("retry r-2").exits(3).shows("1 failed in ", "the model refused");
 
-            assertEquals(3, failed.code());
-            assertTrue(failed.text().contains("1 failed in ") && failed.text().contains("the model refused"),
-                    failed.text());
             assertFalse(events("end").getLast().has("edited"));
         }
 
         @Test
         void streamsUnlessBlockingIsAskedFor() throws Exception {
-            var dify = new Dify();
+            var dify = new Simulated();
             Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
-            var session = dify.session();
+            var session = session(dify);
 
             session.ok("retry 1");
             session.ok("retry 2 --mode blocking");
@@ -682,28 +574,26 @@ class ShellTest {
         }
 
         /// Starts a retry of row 1 in its own process, and kills it as soon as `when` is in the log.
-        private void killed(Dify dify, String script, String when) throws Exception {
+        private void killed(Simulated dify, String script, String when) throws Exception {
             Files.writeString(file("data.csv"), "id,text\n1,a\n");
             var child = fed(dify.settings(), script, shell());
             until(when, () -> !events(when).isEmpty() || !child.isAlive());
             child.destroyForcibly().waitFor();
-            assertFalse(events(when).isEmpty(), () -> read("child.err"));
+            assertFalse(events(when).isEmpty(), content("child.err"));
         }
 
-        private int run(Dify dify, String... more) {
-            var run = commandLine(Given.env(dify.settings())).setErr(new PrintWriter(Writer.nullWriter()));
-            return run.execute(Stream.concat(Stream.of("run", "-i", file("data.csv").toString(), "-o",
-                    file("results.jsonl").toString(), "--progress", "off"), Stream.of(more)).toArray(String[]::new));
+        private void run(Simulated dify, String... more) throws IOException {
+            call(dify.settings(), typed("run", more)).exits(0);
         }
 
         /// The log has no values: only those who set them again can use the result.
         @Test
         void killedWhileItsEditedRowRunsIsNotPaidForAgain() throws Exception {
-            var dify = new Dify("--latency", "1s");
+            var dify = new Simulated("--latency", "1s");
             killed(dify, SET + RETRY, "run");
 
-            assertEquals(0, run(dify));
-            assertEquals(0, run(dify, "--rerun-changed"));
+            run(dify);
+            run(dify, "--rerun-changed");
 
             assertEquals(1, dify.count("started"));
             assertEquals("better", result("1").path("inputs").path("text").asText());
@@ -714,15 +604,15 @@ class ShellTest {
         @ParameterizedTest
         @ValueSource(booleans = {false, true})
         void killedAfterItsEditedRowSucceededIsNotPaidForAgain(boolean isEndLost) throws Exception {
-            var dify = new Dify("--latency", "50ms");
+            var dify = new Simulated("--latency", "50ms");
             killed(dify, SET + RETRY + "retry nobody\n", "stop");
             if (isEndLost) {
                 var log = Files.readAllLines(file("results.jsonl.log"));
                 Files.write(file("results.jsonl.log"), log.subList(0, log.size() - 1));
             }
 
-            assertEquals(0, run(dify));
-            assertEquals(0, run(dify, "--rerun-changed"));
+            run(dify);
+            run(dify, "--rerun-changed");
 
             assertEquals(1, dify.count("started"));
             assertEquals("better", result("1").path("inputs").path("text").asText());
@@ -730,11 +620,11 @@ class ShellTest {
 
         @Test
         void killedBeforeItsEditsWereSavedIsUsedOnceTheCsvHasThem() throws Exception {
-            var dify = new Dify("--latency", "1s");
+            var dify = new Simulated("--latency", "1s");
             killed(dify, SET + RETRY, "run");
             Files.writeString(file("data.csv"), "id,text\n1,better\n");
 
-            assertEquals(0, run(dify));
+            run(dify);
 
             assertEquals(1, dify.count("started"));
             assertFalse(result("1").has("edited"));
@@ -742,10 +632,10 @@ class ShellTest {
 
         @Test
         void killedIsNotSentAgainEvenOnRequest() throws Exception {
-            var dify = new Dify("--latency", "1s");
+            var dify = new Simulated("--latency", "1s");
             killed(dify, SET + RETRY, "run");
 
-            assertEquals(0, run(dify, "--resend-unknown"));
+            run(dify, "--resend-unknown");
 
             assertEquals(1, dify.count("started"));
             assertEquals("better", result("1").path("inputs").path("text").asText());
@@ -792,35 +682,25 @@ class ShellTest {
             assertEquals(List.of("--limit"), session.completed("run --lim"));
             assertEquals(List.of("failures"), session.completed("help fai"));
             assertEquals(before, refusals(session));
-            assertTrue(session.ok("help").contains("failures"));
+            session.ok("help").shows("failures");
         }
 
         private static List<String> refusals(Session session) {
-            return Stream.of("show r-9", "shwo r-2", "show --fill r-2", "status --jsn").map(session::refused).toList();
+            return Stream.of("show r-9", "shwo r-2", "show --fill r-2", "status --jsn")
+                    .map(line -> session.refused(line).out()).toList();
         }
 
         @Test
-        void aValueThatIsNotAnOptionOfASelectIsRefused() throws Exception {
-            var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
-            open.push(() -> server.stop(0));
-            server.createContext("/v1/", exchange -> {
-                var body = (exchange.getRequestURI().getPath().endsWith("/info") ? "{'name':'app','mode':'workflow'}"
-                        : """
-                        {'user_input_form':[{'select':{'variable':'tone','label':'tone','required':true,
-                        'options':['formal','very plain']}},{'number':{'variable':'n'}}]}""").replace('\'', '"').getBytes(UTF_8);
-                exchange.getResponseHeaders().set("X-Version", "1.14.2");
-                exchange.sendResponseHeaders(200, body.length);
-                exchange.getResponseBody().write(body);
-                exchange.close();
-            });
-            server.start();
+        void aValueThatIsNotAnOptionOfASelectIsRefused() throws IOException {
+            var dify = dify();
+            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200, text("""
+                    {'user_input_form':[{'select':{'variable':'tone','label':'tone','required':true,
+                    'options':['formal','very plain']}},{'number':{'variable':'n'}}]}"""))));
             Files.writeString(file("data.csv"), "id,tone,n\n1,formal,many\n");
-            var session = new Session(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL",
-                    "http://127.0.0.1:" + server.getAddress().getPort() + "/v1"),
-                    "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
+            var session = new Session(dify.settings(), "-i", input(), "-o", output());
 
-            assertTrue(session.refused("set 1 tone=formel").contains("\"formal\", \"very plain\""));
-            assertEquals("No edits.\n", session.ok("edits"));
+            session.refused("set 1 tone=formel").shows("\"formal\", \"very plain\"");
+            session.hasNoEdits();
             session.ok("set 1 'tone=very plain'"); // the row's other wrong cell is corrected by the next edit
         }
     }
@@ -839,8 +719,8 @@ class ShellTest {
             view.onStreamEvent(new StreamEvent.NodeBegan(bad, bad));
             view.onStreamEvent(new StreamEvent.Chunk(bad + "\nnext" + bad));
             view.onStreamEvent(new StreamEvent.NodeEnded(bad, bad, bad, 1, bad));
-            new RowView(true, printer).print(JSON.createObjectNode().put("answer", bad));
-            new RowView(false, printer).print(JSON.createObjectNode().put("answer", bad).path("answer"));
+            new RowView(true, printer).print(Given.JSON.createObjectNode().put("answer", bad));
+            new RowView(false, printer).print(Given.JSON.createObjectNode().put("answer", bad).path("answer"));
 
             assertTrue(out.toString().contains("red  [31m"), out.toString());
             assertTrue(out.toString().chars().allMatch(c -> c == '\n' || !Character.isISOControl(c) && c != 0x202e),
@@ -852,7 +732,7 @@ class ShellTest {
             var text = "x".repeat(5000);
             for (boolean full : new boolean[] {false, true}) {
                 var out = new StringWriter();
-                new RowView(full, new PrintWriter(out)).print(JSON.createObjectNode().put("answer", text));
+                new RowView(full, new PrintWriter(out)).print(Given.JSON.createObjectNode().put("answer", text));
                 assertEquals(full, out.toString().contains(text));
                 assertTrue(full || out.toString().length() < 400);
             }
@@ -862,7 +742,6 @@ class ShellTest {
     // ── Not a terminal ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    @Execution(ExecutionMode.CONCURRENT)
     class AScript {
         @BeforeEach
         void rows() throws IOException {
@@ -883,9 +762,9 @@ class ShellTest {
             var child = fed(Map.of(), "# a script\nset r-1 text=\"two\nlines\"\nshow r-9\nedits\n", shell("--demo"));
 
             assertTrue(child.waitFor(20, TimeUnit.SECONDS));
-            assertEquals(2, child.exitValue(), err());
-            assertEquals("r-1\n  text\n  - Good morning\n  + two\n  + lines\n", out());
-            assertTrue(err().lines().toList().getLast().startsWith("difyexec: line 4: "), err());
+            assertEquals(2, child.exitValue(), content("child.err"));
+            assertEquals("r-1\n  text\n  - Good morning\n  + two\n  + lines\n", content("child.out"));
+            assertTrue(content("child.err").lines().toList().getLast().startsWith("difyexec: line 4: "), content("child.err"));
         }
 
         @Test
@@ -894,15 +773,15 @@ class ShellTest {
 
             assertEquals(3, run(session, false, "status\n\nshow r-9\nset r-1 text=better\n"));
             assertTrue(last(session).matches("difyexec: line 3: .*2.*"), last(session));
-            assertEquals("No edits.\n", session.ok("edits"));
+            session.hasNoEdits();
         }
 
         @Test
         void endsAtAnInterrupt() throws Exception {
-            var session = new Dify("--latency", "30s").session();
+            var session = session(new Simulated("--latency", "30s"));
             var thread = Thread.currentThread();
             var threads = Executors.newVirtualThreadPerTaskExecutor();
-            open.push(threads);
+            open.add(threads);
             threads.submit(() -> {
                 until("a run", () -> !events("run").isEmpty());
                 thread.interrupt();
@@ -911,7 +790,7 @@ class ShellTest {
 
             assertEquals(130, run(session, true, "retry r-2\nset r-1 text=better\n"));
             assertTrue(last(session).matches("difyexec: line 1: .*130.*"), last(session));
-            assertEquals("No edits.\n", session.ok("edits"));
+            session.hasNoEdits();
         }
 
         @Test
@@ -940,7 +819,8 @@ class ShellTest {
     // ── Terminal ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class ATerminal {
+    @Execution(ExecutionMode.SAME_THREAD)
+    class AShellInATerminal {
         private int sessions = 0;
 
         private String tmux(String... words) throws Exception {
@@ -971,6 +851,11 @@ class ShellTest {
             tmux("send-keys", "-l", text);
         }
 
+        private void enter(String line) throws Exception {
+            type(line);
+            press("Enter");
+        }
+
         private void press(String... keys) throws Exception {
             for (var key : keys) tmux("send-keys", key);
         }
@@ -986,7 +871,7 @@ class ShellTest {
             Files.deleteIfExists(file("code"));
             Files.writeString(file("script"), script);
             var socket = file("tmux" + ++sessions);
-            open.push(() -> tmux(socket, "kill-server"));
+            open.add(() -> tmux(socket, "kill-server"));
             tmux("new-session", "-d", "-x", "80", "-y", "24", "-c", folder.toString(), "sh script");
         }
 
@@ -1008,13 +893,13 @@ class ShellTest {
 
         private void ends() throws Exception {
             until("the end", () -> Files.exists(file("code")));
-            assertEquals("0\n", Files.readString(file("code")), screen());
+            assertEquals("0\n", content("code"), screen());
         }
 
         @Test
         void completesDropsLinesAndRemembersThem() throws Exception {
             five();
-            var settings = Map.of("XDG_STATE_HOME", file("state").toString(), "DIFY_API_KEY", KEY);
+            var settings = Map.of("XDG_STATE_HOME", path("state"), "DIFY_API_KEY", KEY);
             begin(settings, shell("--demo"));
             shows("results.jsonl (2 failed) dify>");
 
@@ -1022,8 +907,7 @@ class ShellTest {
             press("Tab");
             shows("dify> failures");
             dropsTheLine();
-            type("show r-9");
-            press("Enter");
+            enter("show r-9");
             shows("\"r-9\"");
             assertFalse(screen().contains("Exception"), screen());
             prompts();
@@ -1039,19 +923,16 @@ class ShellTest {
             shows("+ mended");
             prompts();
             tmux("resize-window", "-x", "50", "-y", "20");
-            type("set r-4 text=" + KEY);
-            press("Enter");
+            enter("set r-4 text=" + KEY);
             shows("+ app-***");
             prompts();
-            type("edits");
-            press("Enter");
+            enter("edits");
             shows("2 edits in 2 rows");
             prompts();
             press("C-d");
             shows("2 edits in 2 rows not saved");
             prompts();
-            type("exit");
-            press("Enter");
+            enter("exit");
             ends();
 
             begin(settings, shell("--demo"));
@@ -1068,7 +949,7 @@ class ShellTest {
             leaves();
             var history = Files.readString(file("state").resolve("difyexec").resolve("history"));
             assertTrue(history.contains("edits") && !history.contains(KEY), history);
-            assertFalse(Files.readString(file("results.jsonl.log")).contains(KEY));
+            assertFalse(content("results.jsonl.log").contains(KEY));
         }
 
         /// The editor gets all keys, Ctrl-C too.
@@ -1081,7 +962,7 @@ class ShellTest {
                     until read -r line; do :; done
                     printf '%s\n' "$line" > "$1"
                     """);
-            begin(Map.of("XDG_STATE_HOME", file("state").toString(), "VISUAL", "sh " + file("editor")), shell("--demo"));
+            begin(Map.of("XDG_STATE_HOME", path("state"), "VISUAL", "sh " + file("editor")), shell("--demo"));
             shows("dify>");
 
             type("edit r-2 te");
@@ -1089,16 +970,14 @@ class ShellTest {
             shows("editor of [fail] The parcel came late");
             press("C-c");
             shows("not yet");
-            type("It's \"late\"");
-            press("Enter");
+            enter("It's \"late\"");
             shows("+ It's \"late\"");
             prompts();
             type("set r-2 te");
             press("Tab", "Tab");
             shows("dify> set r-2 text=\"It's \\\"late\\\"\"");
             press("BSpace");
-            type(" again\"");
-            press("Enter");
+            enter(" again\"");
             shows("+ It's \"late\" again");
             prompts();
             press("C-d");
@@ -1109,11 +988,11 @@ class ShellTest {
         @Test
         void runsEachLineOfAPastedBlock() throws Exception {
             five();
-            begin(Map.of("XDG_STATE_HOME", file("state").toString()), shell("--demo"));
+            begin(Map.of("XDG_STATE_HOME", path("state")), shell("--demo"));
             shows("dify>");
 
             Files.writeString(file("paste"), "set r-2 text=\"first line\nsecond line\"\nedits\n");
-            tmux("load-buffer", file("paste").toString());
+            tmux("load-buffer", path("paste"));
             tmux("paste-buffer", "-p");
             shows("edits");
             press("Enter");
@@ -1127,20 +1006,18 @@ class ShellTest {
 
         @Test
         void stopsARunOnTheServerAtCtrlC() throws Exception {
-            var dify = new Dify("--latency", "30s");
+            var dify = new Simulated("--latency", "30s");
             Files.writeString(file("data.csv"), "id,text\n1,a\n");
             begin(dify.settings(), shell());
             shows("dify>");
 
-            type("retry 1");
-            press("Enter");
+            enter("retry 1");
             until("a run", () -> !events("run").isEmpty());
             press("C-c");
             until("its stop", () -> dify.count("stops") == 1);
             shows("Stopped: interrupted.");
             prompts();
-            type("failures");
-            press("Enter");
+            enter("failures");
 
             shows("No failed");
             assertEquals("interrupted", events("end").getLast().path("outcome").asText());

@@ -380,6 +380,30 @@ abstract class WholeCommand {
         return new Dify("1.14.2", "blocking");
     }
 
+    /// A Dify that the simulator plays. It counts requests and runs.
+    final class Simulated {
+        final SimulatedDify app;
+        final SimulatedServer server;
+
+        /// @param options those of the simulator
+        Simulated(String... options) throws IOException {
+            app = SimulatedDify.of(options);
+            server = SimulatedServer.start(0, 0, app);
+            open.add(server);
+        }
+
+        Map<String, String> settings() {
+            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(),
+                    "INITIAL_RETRY_DELAY", "10ms", "XDG_STATE_HOME", path("state"));
+        }
+
+        int count(String what) throws IOException {
+            try (var in = server.baseUrl().resolve("/__stats?rows=0").toURL().openStream()) {
+                return ServerTest.JSON.readTree(in).path(what).asInt();
+            }
+        }
+    }
+
     /// A script that can be started at once. Another process writes it: files open in this process are also open in a
     /// process that another test starts at that moment, and such a script is busy.
     static Path executable(Path file, String text) throws IOException {
