@@ -4299,12 +4299,12 @@ final class DifyExec implements Runnable {
                             var cells = rows.hasNext() ? rows.next().inputs() : Map.<String, String>of();
                             if (inputs.isEmpty())
                                 cells.forEach((column, cell) -> inputs.put(column, TextNode.valueOf(cell)));
-                            return filled("id", batch.index().id(entry), "outcome", status.word(),
+                            return filled(object("id", batch.index().id(entry), "outcome", status.word(),
                                     "cause", causes.get(Cause.of(batch, entry)),
                                     "seconds", seconds(batch, entry), "tokens", end.tokens(),
                                     "price", (end.price() + " " + end.currency()).strip(), "run", end.run(),
                                     "edited", end.edited(), "inputs", values(inputs), "outputs", values(end.outputs()),
-                                    "attempts", attempts(entry, ends, end.run()));
+                                    "attempts", attempts(entry, ends, end.run())));
                         });
             }
         }
@@ -4347,8 +4347,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Leaves out the fields that say nothing: a page may have 100,000 rows.
-        static Map<String, Object> filled(Object... namesAndValues) {
-            var object = object(namesAndValues);
+        static Map<String, Object> filled(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
             return object;
         }
@@ -4362,23 +4361,24 @@ final class DifyExec implements Runnable {
             return ends.traces(entry).stream().map(trace -> {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
-                trace.ends().reversed().stream().findFirst().ifPresent(end -> attempt.putAll(filled(
+                trace.ends().reversed().stream().findFirst().ifPresent(end -> attempt.putAll(filled(object(
                         "outcome", end.outcome(), "seconds", end.seconds(), "error", trace.error(end),
-                        "run", end.run().equals(run) ? "" : end.run())));
+                        "run", end.run().equals(run) ? "" : end.run()))));
                 return attempt;
             }).toList();
         }
     }
 
-    /// Two sides of results, row by row. A side has one file, or several of repeated runs. Rows are in the order in
-    /// which the first file's log has sent them; then come those that only later files have.
+    /// Two sides of results, row by row. A side has one file, or several of repeated runs; the first has none if
+    /// results are only checked against expected values. Rows are in the order in which the first file's log has sent
+    /// them; then come those that only later files have.
     static final class Comparison implements AutoCloseable {
         private static final JsonNode MISSING = Json.MAPPER.missingNode();
         private static final int SHOWN = 10, LONGEST = 300; // rows, characters of a text on the terminal
         private static final double LEVEL = 0.95; // of intervals
         static final String JUNIT_MARK = "<!-- difyexec ";
 
-        private final Side first, second; // the same one if there is only one
+        private final Side first, second;
         private final Scope scope;
         private final Expectations expected;
         /// Rows of the files; then those that have an expected value and are in no file.
@@ -4392,8 +4392,6 @@ final class DifyExec implements Runnable {
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
         /// Numbers of the rows that differ, and of all that the JSON lists.
         private final BitSet unequal = new BitSet(), listed = new BitSet();
-        /// How many rows got worse or better.
-        private final Map<String, Long> trends = new TreeMap<>(Map.of("better", 0L, "worse", 0L));
         private long otherInputs = 0;
         private final Map<String, Figure> figures = new LinkedHashMap<>();
         /// How much dearer the second side is, in percent.
@@ -4439,19 +4437,26 @@ final class DifyExec implements Runnable {
             /// The values to compare, by pointer.
             Map<String, JsonNode> of(Result result) {
                 var values = new LinkedHashMap<String, JsonNode>();
-                result.end().outputs().forEach((name, value) -> {
+                if (!part.isEmpty()) {
+                    var found = result.end().at(JsonPointer.compile(part));
+                    if (!found.isMissingNode()) values.put(part, found);
+                } else result.end().outputs().forEach((name, value) -> {
                     if (!ignored.contains(name)) values.put(JsonDiff.pointer(name), value);
                 });
-                if (part.isEmpty()) return values;
-                var pointer = JsonPointer.compile(part);
-                var found = result.end().at(pointer);
-                boolean isIgnored = ignored.contains(pointer.getMatchingProperty());
-                return isIgnored || found.isMissingNode() ? Map.of() : Map.of(part, found);
+                return values;
             }
 
-            /// By output, if any.
-            Map<String, List<JsonDiff.Difference>> differences(Result first, Result second) {
-                Map<String, JsonNode> one = of(first), two = of(second);
+            /// Compares each success of one side with each of the other, but no result with itself.
+            List<Compared> compare(List<Result> first, List<Result> second) {
+                var compared = new ArrayList<Compared>();
+                for (var one : first) for (var two : second)
+                    if (one != two && one.isSuccess() && two.isSuccess())
+                        compared.add(new Compared(one, two, differences(of(one), of(two))));
+                return compared;
+            }
+
+            private Map<String, List<JsonDiff.Difference>> differences(Map<String, JsonNode> one,
+                    Map<String, JsonNode> two) {
                 var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
                 for (var pointer : union(one.keySet(), two.keySet())) {
                     JsonNode before = one.getOrDefault(pointer, MISSING), after = two.getOrDefault(pointer, MISSING);
@@ -4460,24 +4465,18 @@ final class DifyExec implements Runnable {
                 }
                 return differences;
             }
-
-            /// The share of unequal pairs, without those of a result and itself.
-            double unequal(List<Result> first, List<Result> second) {
-                int pairs = 0, unequal = 0;
-                for (var one : first) for (var two : second) {
-                    if (one == two) continue;
-                    pairs++;
-                    if (!differences(one, two).isEmpty()) unequal++;
-                }
-                return pairs == 0 ? 0 : (double) unequal / pairs;
-            }
         }
 
         /// A row in one file; its entry is -1 if it is not there.
-        record Result(Batch batch, int entry, LineOffsets.RowEnd end) {
-            static Result of(LineOffsets.RowEnds file, String id) throws IOException {
+        ///
+        /// @param correct 1 if it succeeded as expected, else 0; NaN if it is not there or no value is expected of it
+        record Result(Batch batch, int entry, LineOffsets.RowEnd end, double correct) {
+            static Result of(LineOffsets.RowEnds file, String id, Expectations expected) throws IOException {
                 int entry = file.batch().index().find(id);
-                return new Result(file.batch(), entry, entry < 0 ? LineOffsets.RowEnd.NONE : file.of(entry));
+                if (entry < 0) return new Result(file.batch(), entry, LineOffsets.RowEnd.NONE, Double.NaN);
+                var end = file.of(entry);
+                double correct = file.batch().index().status(entry).isSuccess() && expected.isMet(id, end) ? 1 : 0;
+                return new Result(file.batch(), entry, end, expected.isJudged(id) ? correct : Double.NaN);
             }
 
             RowStatus status() {
@@ -4493,12 +4492,23 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Two results, and their differences in each output, by its pointer.
+        record Compared(Result one, Result two, Map<String, List<JsonDiff.Difference>> differences) {
+            boolean isUnequal() {
+                return !differences.isEmpty();
+            }
+
+            static double shareOfUnequal(List<Compared> pairs) {
+                return pairs.stream().mapToInt(pair -> pair.isUnequal() ? 1 : 0).average().orElse(0);
+            }
+        }
+
         /// The files of one side, and what each row adds to its figures.
         static final class Side implements AutoCloseable {
             final String name;
             private final List<LineOffsets.RowEnds> files = new ArrayList<>();
             /// By figure, and then by row.
-            private final Map<String, double[]> parts = new LinkedHashMap<>();
+            private final Map<String, double[]> parts = new HashMap<>();
             /// The latency of each success in milliseconds, with its row in the lower half; sorted after counting.
             private final LongList took = new LongList();
             private long[] latencies = {};
@@ -4506,10 +4516,6 @@ final class DifyExec implements Runnable {
             Side(String name, List<Batch> batches) throws IOException {
                 this.name = name;
                 for (var batch : batches) files.add(new LineOffsets.RowEnds(batch));
-            }
-
-            Stream<String> costs() {
-                return parts.keySet().stream().filter(figure -> figure.startsWith("cost "));
             }
 
             Stream<Batch> batches() {
@@ -4522,26 +4528,14 @@ final class DifyExec implements Runnable {
                 return IntStream.rangeClosed(1, files.size()).mapToObj(n -> name + "." + n).toList();
             }
 
-            List<Result> results(String id) throws IOException {
+            List<Result> results(String id, Expectations expected) throws IOException {
                 var results = new ArrayList<Result>();
-                for (var file : files) results.add(Result.of(file, id));
+                for (var file : files) results.add(Result.of(file, id, expected));
                 return results;
             }
 
-            static List<Result> successes(List<Result> all) {
-                return all.stream().filter(Result::isSuccess).toList();
-            }
-
-            /// The result that says most about a row: a success, else any but a pending one.
-            static Result shown(List<Result> all) {
-                return all.stream().max(Comparator.comparing(Result::isSuccess)
-                        .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
-            }
-
             /// Adds a row in one of the files. Time and cost are in its log: without one, they are unknown.
-            ///
-            /// @param score NaN if nothing is expected
-            void count(int row, int rows, Result result, double score) {
+            void count(int row, int rows, Result result) {
                 if (result.entry() < 0) return;
                 var history = result.batch().history();
                 int entry = result.entry();
@@ -4550,8 +4544,8 @@ final class DifyExec implements Runnable {
                         "retries", Math.max(0, history.attempts(entry) - 1),
                         "runs without price", end.price().isEmpty() && end.tokens().matches(".*[1-9].*") ? 1 : 0);
                 for (var currency : history.figures().spending().prices().keySet())
-                    adds.put("cost " + Text.printable(currency, 8), history.cost(entry, currency));
-                if (!Double.isNaN(score)) adds.putAll(object("judged", 1, "correct", score));
+                    adds.put(cost(currency), history.cost(entry, currency));
+                if (!Double.isNaN(result.correct())) adds.putAll(object("judged", 1, "correct", result.correct()));
                 adds.forEach((figure, part) ->
                         parts.computeIfAbsent(figure, _ -> new double[rows])[row] += ((Number) part).doubleValue());
                 if (result.isSuccess()) history.figures().millis(entry).ifPresent(millis ->
@@ -4596,38 +4590,33 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A row of both sides.
+        /// A row of both sides, with all that the outputs show of it.
         ///
-        /// @param before      its results on the first side
-        /// @param one         the result that is shown for the first side; of unequal results, two unequal ones
-        /// @param differences in each output, by its pointer
-        /// @param scores      the share of each side's results that succeeded as expected; NaN without results, or if
-        ///                    other rows have expected values and this one has none
-        record Pair(String id, Match match, List<Result> before, List<Result> after, Result one, Result two,
-                Map<String, List<JsonDiff.Difference>> differences, double... scores) {
-            /// `worse`, `better`, or empty
-            String trend() {
-                if (scores[1] < scores[0]) return "worse";
-                return scores[1] > scores[0] ? "better" : "";
-            }
-
+        /// @param shown the results that are shown for each side; of unequal results, two unequal ones
+        /// @param trend `worse`, `better`, or empty
+        /// @param facts errors, and where there are any, expectations and shares, as CSV, JSON and page name them
+        record Pair(String id, List<Result> before, List<Result> after, Compared shown, Match match, Grade grade,
+                String trend, Map<String, Object> facts) {
             List<Result> results() {
                 return Stream.of(before, after).flatMap(List::stream).toList();
             }
 
-            List<JsonDiff.Difference> all() {
-                return differences.values().stream().flatMap(List::stream).toList();
+            Set<String> outputs() {
+                return shown.differences().keySet();
+            }
+
+            List<JsonDiff.Difference> differences() {
+                return shown.differences().values().stream().flatMap(List::stream).toList();
+            }
+
+            String places() {
+                return differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" "));
             }
 
             boolean hasOtherInputs() {
-                Map<String, JsonNode> before = one.end().inputs(), after = two.end().inputs();
-                return one.isSuccess() && two.isSuccess()
-                        && !before.isEmpty() && !after.isEmpty() && !before.equals(after);
-            }
-
-            static String error(List<Result> side) {
-                return side.stream().map(result -> result.end().error()).filter(error -> !error.isEmpty()).distinct()
-                        .collect(joining(" · "));
+                Map<String, JsonNode> one = shown.one().end().inputs(), two = shown.two().end().inputs();
+                return shown.one().isSuccess() && shown.two().isSuccess()
+                        && !one.isEmpty() && !two.isEmpty() && !one.equals(two);
             }
         }
 
@@ -4672,8 +4661,9 @@ final class DifyExec implements Runnable {
         ///
         /// @param sides two, or one that is only checked against expected values
         Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) throws IOException {
-            second = new Side(sides.size() == 1 ? "results" : "second", sides.getLast());
-            first = sides.size() == 1 ? second : new Side("first", sides.getFirst());
+            boolean isOne = sides.size() == 1;
+            first = new Side("first", isOne ? List.of() : sides.getFirst());
+            second = new Side(isOne ? "results" : "second", sides.getLast());
             this.scope = scope;
             this.expected = expected;
             for (var batch : sides.stream().flatMap(List::stream).toList())
@@ -4693,28 +4683,31 @@ final class DifyExec implements Runnable {
         }
 
         private Stream<Side> sides() {
-            return Stream.of(first, second).distinct();
+            return Stream.of(first, second).filter(side -> !side.labels().isEmpty());
         }
 
         private boolean isOne() {
-            return first == second;
+            return first.labels().isEmpty();
         }
 
-        private double first(String figure, int[] counts) {
-            return isOne() ? Double.NaN : first.of(figure, counts);
+        private boolean isRepeated() {
+            return Math.max(first.labels().size(), second.labels().size()) > 1;
         }
 
         private String decisive() {
             return expected.isEmpty() ? "percent succeeded" : "percent correct";
         }
 
+        private static String cost(String currency) {
+            return "cost " + Text.printable(currency, 8);
+        }
+
         /// Computes the intervals of all figures from the same draws of rows.
         private void measure() {
-            int scale = sides().flatMap(Side::batches)
-                    .flatMap(batch -> batch.figures().spending().prices().values().stream())
-                    .mapToInt(BigDecimal::scale).max().orElse(-1);
-            int whole = sides().anyMatch(side -> side.labels().size() > 1) ? 1 : 0; // several files: a mean
-            var costs = sides().flatMap(Side::costs).distinct().toList();
+            int whole = isRepeated() ? 1 : 0; // digits of a mean
+            var costs = new LinkedHashMap<String, Integer>();
+            sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending().prices().forEach(
+                    (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
             var digits = new LinkedHashMap<String, Integer>();
             digits.put("rows", whole);
             digits.put("percent succeeded", 1);
@@ -4722,19 +4715,19 @@ final class DifyExec implements Runnable {
             digits.put("seconds p50", 2);
             digits.put("seconds p90", 2);
             digits.put("tokens", whole);
-            costs.forEach(name -> digits.put(name, Math.max(0, scale)));
-            if (scale >= 0) digits.put("runs without price", whole);
+            digits.putAll(costs);
+            if (!costs.isEmpty()) digits.put("runs without price", whole);
             digits.put("retries", whole);
             var differences = new ArrayList<ToDoubleFunction<int[]>>();
             for (var name : digits.keySet())
-                differences.add(counts -> second.of(name, counts) - first(name, counts));
-            var cost = costs.size() == 1 ? costs.getFirst() : "";
-            differences.add(counts -> 100 * (second.of(cost, counts) / first(cost, counts) - 1));
+                differences.add(counts -> second.of(name, counts) - first.of(name, counts));
+            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : "";
+            differences.add(counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
             var intervals = Bootstrap.of(rows.size(), LEVEL, differences).iterator();
             int[] once = new int[rows.size()];
             Arrays.fill(once, 1);
             digits.forEach((name, shown) -> figures.put(name,
-                    new Figure(shown, first(name, once), second.of(name, once), intervals.next())));
+                    new Figure(shown, first.of(name, once), second.of(name, once), intervals.next())));
             dearer = intervals.next();
         }
 
@@ -4772,44 +4765,57 @@ final class DifyExec implements Runnable {
         /// Reads a row of all files. It is different only if the sides differ more than each differs from itself.
         private Pair pair(int number) throws IOException {
             var id = rows.id(number);
-            var after = second.results(id);
-            var before = isOne() ? List.<Result>of() : first.results(id);
-            double[] scores = {score(id, before), score(id, after)};
-            List<Result> ones = Side.successes(before), twos = Side.successes(after);
-            Result two = Side.shown(after), one = before.isEmpty() ? two : Side.shown(before);
+            List<Result> before = first.results(id, expected), after = second.results(id, expected);
+            var across = scope.compare(before, after);
+            double unequal = Compared.shareOfUnequal(across);
+            double unequalFirst = Compared.shareOfUnequal(scope.compare(before, before));
+            double unequalSecond = Compared.shareOfUnequal(scope.compare(after, after));
+            Result two = shown(after), one = before.isEmpty() ? two : shown(before);
             var match = Match.of(one.status(), two.status());
-            double across = scope.unequal(ones, twos);
-            if (across > 0) match = Match.UNSTABLE;
-            if (across > Math.max(scope.unequal(ones, ones), scope.unequal(twos, twos))) match = Match.DIFFERENT;
-            for (var left : ones) for (var right : twos) {
-                var differences = scope.differences(left, right);
-                if (!differences.isEmpty())
-                    return new Pair(id, match, before, after, left, right, differences, scores);
-            }
-            return new Pair(id, match, before, after, one, two, Map.of(), scores);
+            if (unequal > 0) match = Match.UNSTABLE;
+            if (unequal > Math.max(unequalFirst, unequalSecond)) match = Match.DIFFERENT;
+            double correctFirst = correct(before), correctSecond = correct(after);
+            var grade = grade(id, match, two, correctSecond);
+            var trend = correctSecond < correctFirst ? "worse" : "";
+            if (correctSecond > correctFirst) trend = "better";
+
+            var facts = object("error_first", error(before), "error_second", error(after));
+            if (!expected.isEmpty()) facts.putAll(object("correct_first", share(correctFirst),
+                    "correct_second", share(correctSecond), "verdict", grade.key(), "trend", trend));
+            if (isRepeated()) facts.putAll(object("unequal_first", share(unequalFirst),
+                    "unequal_second", share(unequalSecond), "unequal_across", share(unequal)));
+            var shown = across.stream().filter(Compared::isUnequal).findFirst()
+                    .orElse(new Compared(one, two, Map.of()));
+            return new Pair(id, before, after, shown, match, grade, trend, facts);
         }
 
-        /// A result that is there and did not succeed is not correct. A row without an expected value has no score.
-        private double score(String id, List<Result> side) {
-            if (isUnjudged(id)) return Double.NaN;
-            return side.stream().filter(result -> result.entry() >= 0)
-                    .mapToInt(result -> result.isSuccess() && expected.isMet(id, result.end()) ? 1 : 0)
-                    .average().orElse(Double.NaN);
+        /// The result that says most about a row: a success, else any but a pending one.
+        private static Result shown(List<Result> all) {
+            return all.stream().max(Comparator.comparing(Result::isSuccess)
+                    .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
         }
 
-        private boolean isUnjudged(String id) {
-            return !expected.isEmpty() && !expected.isJudged(id);
+        private static double correct(List<Result> side) {
+            return side.stream().mapToDouble(Result::correct).filter(correct -> !Double.isNaN(correct)).average()
+                    .orElse(Double.NaN);
         }
 
-        private Grade grade(Pair pair) {
-            if (isUnjudged(pair.id())) return Grade.NOT_JUDGED;
-            if (!Side.shown(pair.after()).isSuccess()) return Grade.NO_RESULT;
-            if (expected.isEmpty()) return switch (pair.match()) {
-                case SAME, UNSTABLE -> Grade.CORRECT;
-                case DIFFERENT -> Grade.MISSED;
-                case ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER -> Grade.NOT_JUDGED;
-            };
-            return pair.scores()[1] < 0.5 ? Grade.MISSED : Grade.CORRECT;
+        private Grade grade(String id, Match match, Result second, double correct) {
+            if (!expected.isJudged(id)) return Grade.NOT_JUDGED;
+            if (!second.isSuccess()) return Grade.NO_RESULT;
+            boolean isMissed = expected.isEmpty() ? match == Match.DIFFERENT : correct < 0.5;
+            if (isMissed) return Grade.MISSED;
+            return expected.isEmpty() && match.isDifference() ? Grade.NOT_JUDGED : Grade.CORRECT;
+        }
+
+        private static String error(List<Result> side) {
+            return side.stream().map(result -> result.end().error()).filter(error -> !error.isEmpty()).distinct()
+                    .collect(joining(" · "));
+        }
+
+        /// `0.667`; empty without results
+        private static String share(double share) {
+            return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
         }
 
         static Set<String> union(Set<String> first, Set<String> second) {
@@ -4821,18 +4827,14 @@ final class DifyExec implements Runnable {
         /// Counts a row, and keeps of it only numbers and the names of its inputs and outputs.
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
-            var grade = grade(pair);
-            grades.merge(grade, 1L, Long::sum);
-            boolean isMissed = !expected.isEmpty() && (grade == Grade.MISSED || grade == Grade.NO_RESULT);
-            unequal.set(number, pair.match().isDifference() || isMissed);
+            grades.merge(pair.grade(), 1L, Long::sum);
+            boolean isMissed = pair.grade() == Grade.MISSED || pair.grade() == Grade.NO_RESULT;
+            unequal.set(number, pair.match().isDifference() || !expected.isEmpty() && isMissed);
             listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
-            trends.computeIfPresent(pair.trend(), (_, rows) -> rows + 1);
-            pair.differences().keySet().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
-            for (var side : sides().toList()) for (var result : side == second ? pair.after() : pair.before()) {
-                double score = expected.isEmpty() ? Double.NaN : score(pair.id(), List.of(result));
-                side.count(number, rows.size(), result, score);
-            }
+            pair.outputs().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
+            pair.before().forEach(result -> first.count(number, rows.size(), result));
+            pair.after().forEach(result -> second.count(number, rows.size(), result));
             for (var result : pair.results()) {
                 inputNames.addAll(result.end().inputs().keySet());
                 pointers.addAll(scope.of(result).keySet());
@@ -4850,36 +4852,27 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() throws IOException {
-            try (first; second) {} // both, whatever happens; a file may be closed twice
+            try (first; second) {} // both, whatever happens
         }
 
-        /// One row for each of both. An input has one column, since it mostly is the same in all files.
+        /// All rows. An input has one column, since it mostly is the same in all files.
         void csv(Spreadsheet file, OutputStream out) throws IOException {
-            var head = new ArrayList<>(List.of("id", "kind", "differs"));
             var labels = sides().map(Side::labels).flatMap(List::stream).toList();
-            inputNames.forEach(name -> head.add("input." + name));
-            for (var pointer : pointers) labels.forEach(label -> head.add(label + pointer));
-            head.addAll(List.of("error_first", "error_second"));
-            expected.rules().forEach(rule -> head.add("expected." + rule.column()));
-            if (!expected.isEmpty()) head.addAll(List.of("correct_first", "correct_second", "verdict", "trend"));
-            if (labels.size() > 2) head.addAll(List.of("unequal_first", "unequal_second", "unequal_across"));
-            file.open(out, head);
             for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
-                var places = pair.all().stream().map(JsonDiff.Difference::pointer).collect(joining(" "));
-                var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), places));
+                var cells = object("id", pair.id(), "kind", pair.match().key(), "differs", pair.places());
                 var inputs = pair.results().stream().map(result -> result.end().inputs())
                         .filter(known -> !known.isEmpty()).findFirst().orElse(Map.of());
-                inputNames.forEach(name -> cells.add(Spreadsheet.cell(inputs.get(name))));
+                inputNames.forEach(name -> cells.put("input." + name, Spreadsheet.cell(inputs.get(name))));
                 var values = pair.results().stream().map(scope::of).toList();
-                for (var pointer : pointers)
-                    values.forEach(known -> cells.add(Spreadsheet.cell(known.get(pointer))));
-                cells.addAll(List.of(Pair.error(pair.before()), Pair.error(pair.after())));
-                cells.addAll(expected.cells(pair.id()));
-                if (!expected.isEmpty()) cells.addAll(List.of(share(pair.scores()[0]), share(pair.scores()[1]),
-                        grade(pair).key(), pair.trend()));
-                stability(pair).values().forEach(share -> cells.add(share.toString()));
-                file.write(cells, new BitSet());
+                for (var pointer : pointers) for (int n = 0; n < labels.size(); n++)
+                    cells.put(labels.get(n) + pointer, Spreadsheet.cell(values.get(n).get(pointer)));
+                var wanted = expected.cells(pair.id());
+                for (int n = 0; n < wanted.size(); n++)
+                    cells.put("expected." + expected.rules().get(n).column(), wanted.get(n));
+                cells.putAll(pair.facts());
+                if (number == 0) file.open(out, cells.keySet());
+                file.write(cells.values().stream().map(Object::toString).toList(), new BitSet());
             }
             file.finish();
         }
@@ -4897,11 +4890,12 @@ final class DifyExec implements Runnable {
                         "skipped", grades.get(Grade.NOT_JUDGED)));
                 for (int number = 0; number < rows.size(); number++) {
                     var pair = pair(number);
-                    start(xml, "testcase", object("name", pair.id(), "classname", suite, "time", pair.two().seconds()));
-                    switch (grade(pair)) {
+                    start(xml, "testcase", object("name", pair.id(), "classname", suite,
+                            "time", pair.shown().two().seconds()));
+                    switch (pair.grade()) {
                         case CORRECT -> {}
-                        case MISSED -> problem(xml, "failure", "missed", misses(pair));
-                        case NO_RESULT -> problem(xml, "error", pair.match().key(), List.of(Pair.error(pair.after())));
+                        case MISSED -> problem(xml, "failure", pair, misses(pair));
+                        case NO_RESULT -> problem(xml, "error", pair, List.of(error(pair.after())));
                         case NOT_JUDGED -> xml.writeEmptyElement("skipped");
                     }
                     xml.writeEndElement();
@@ -4920,9 +4914,9 @@ final class DifyExec implements Runnable {
                     Spreadsheet.withoutControls(attribute.getValue().toString()));
         }
 
-        private static void problem(XMLStreamWriter xml, String name, String type, List<String> lines)
+        private static void problem(XMLStreamWriter xml, String name, Pair pair, List<String> lines)
                 throws XMLStreamException {
-            start(xml, name, object("type", type, "message", Text.cut(lines.getFirst(), LONGEST)));
+            start(xml, name, object("type", pair.grade().key(), "message", Text.cut(lines.getFirst(), LONGEST)));
             xml.writeCharacters(Spreadsheet.withoutControls(String.join("\n", lines)));
             xml.writeEndElement();
         }
@@ -4931,62 +4925,53 @@ final class DifyExec implements Runnable {
         private List<String> misses(Pair pair) {
             var checks = expected.checks(pair).stream().map(check ->
                     check.output() + ": expected " + check.value() + ", found " + check.second());
-            var differences = pair.all().stream().map(difference ->
+            var differences = pair.differences().stream().map(difference ->
                     difference.pointer() + ": first " + difference.first() + ", second " + difference.second());
             return (expected.isEmpty() ? differences : checks).toList();
         }
 
-        /// A page with all rows, differences marked. Its filter offers the outputs that differ and, for two sides, rows
-        /// that got worse or better, and whether they are as expected.
+        /// A page with all rows, differences marked.
         void page(OutputStream out) throws IOException {
-            var shown = new ArrayList<List<String>>();
-            figures.keySet().forEach(name -> shown.add(Stream.concat(Stream.of(name), texts(name).stream()).toList()));
-            Map<String, Long> kinds = new LinkedHashMap<>(), judged = new LinkedHashMap<>();
-            matches.forEach((match, rows) -> kinds.put(match.word(), rows));
-            grades.forEach((grade, rows) -> judged.put(grade.word(), rows));
-            var tags = new LinkedHashMap<>(outputs);
-            if (!isOne()) tags.putAll(trends);
-            if (!isOne() && !expected.isEmpty()) tags.putAll(judged);
             var title = sides().map(side -> Text.joinFirst(3, side.batches().map(StatusView::title)));
             var about = sides().map(side -> side.name + ": " + side.batches()
                     .map(batch -> StatusView.headline(batch, Ansi.OFF)).collect(joining(", ")));
-            var causes = tags.entrySet().stream().map(tag -> object("cause", tag.getKey(), "count", tag.getValue()));
+            var totals = new LinkedHashMap<String, Long>();
+            if (isOne()) grades.forEach((grade, rows) -> totals.put(grade.word(), rows));
+            else matches.forEach((match, rows) -> totals.put(match.word(), rows));
             WebPage.write(out, object("title", "Comparison: " + title.collect(joining(" and ")),
                     "about", about.collect(joining("; ")), "verdict", sentence(), "one", isOne(),
-                    "totals", isOne() ? judged : kinds, "comparison", shown, "notes", notes(),
-                    "causes", causes.toList()), rows.size(), number -> row(pair(number), List.copyOf(tags.keySet())));
+                    "totals", totals, "comparison", table(), "notes", notes()),
+                    rows.size(), number -> row(pair(number)));
         }
 
         /// Outputs of both sides if they differ, else of the first run that succeeded.
-        private Map<String, Object> row(Pair pair, List<String> tags) {
-            LineOffsets.RowEnd one = pair.one().end(), two = pair.two().end();
-            var shown = one.outputs().isEmpty() ? two : one;
-            var later = WebPage.filled("seconds", pair.two().seconds(), "run", two.run(),
-                    "error", Pair.error(pair.after()));
-            var own = Stream.concat(pair.differences().keySet().stream(), Stream.of(pair.trend(), grade(pair).word()));
-            Map<String, JsonNode> before = scope.of(pair.one()), after = scope.of(pair.two());
-            return WebPage.filled("id", pair.id(), "outcome", outcome(pair),
-                    "trend", pair.trend(), "tags", own.map(tags::indexOf).toList(), "expected", expected.checks(pair),
-                    "unequal", stability(pair),
-                    "seconds", pair.one().seconds(), "run", one.run(), "error", Pair.error(pair.before()),
-                    "second", later, "inputs", WebPage.values(shown.inputs()),
-                    "outputs", pair.differences().isEmpty() ? WebPage.values(shown.outputs()) : Map.of(),
-                    "texts", pair.differences().keySet().stream().map(pointer -> scope.diff().whole(pointer,
-                            before.getOrDefault(pointer, MISSING), after.getOrDefault(pointer, MISSING))).toList(),
-                    "differences", pair.all().stream().map(difference -> object("pointer", difference.pointer(),
-                            "change", scope.diff().change(difference))).toList());
+        private Map<String, Object> row(Pair pair) {
+            Result one = pair.shown().one(), two = pair.shown().two();
+            var end = one.end().outputs().isEmpty() ? two.end() : one.end();
+            Map<String, JsonNode> before = scope.of(one), after = scope.of(two);
+            var changes = pair.outputs().stream().map(pointer -> object("name", pointer, "change",
+                    JsonDiff.whole(before.getOrDefault(pointer, MISSING), after.getOrDefault(pointer, MISSING))));
+            var row = object("id", pair.id(), "outcome", outcome(pair), "trend", pair.trend(),
+                    "differs", pair.places(), "changes", changes.toList(), "expected", expected.checks(pair),
+                    "seconds", one.seconds(), "run", one.end().run(),
+                    "second", WebPage.filled(object("seconds", two.seconds(), "run", two.end().run())),
+                    "inputs", WebPage.values(end.inputs()),
+                    "outputs", pair.outputs().isEmpty() ? WebPage.values(end.outputs()) : Map.of());
+            row.putAll(pair.facts());
+            return WebPage.filled(row);
         }
 
         private String outcome(Pair pair) {
-            return isOne() ? grade(pair).word() : pair.match().word();
+            return isOne() ? pair.grade().word() : pair.match().word();
         }
 
-        /// The shares of unequal pairs of repeated runs; empty if no side has any.
-        private Map<String, Object> stability(Pair pair) {
-            if (sides().allMatch(side -> side.labels().size() == 1)) return Map.of();
-            List<Result> ones = Side.successes(pair.before()), twos = Side.successes(pair.after());
-            return object("first", share(scope.unequal(ones, ones)), "second", share(scope.unequal(twos, twos)),
-                    "across", share(scope.unequal(ones, twos)));
+        /// By figure, its name and texts; of one side, only its own.
+        private List<List<String>> table() {
+            return figures.entrySet().stream().map(figure -> {
+                var texts = figure.getValue().texts(figure.getKey());
+                return Stream.concat(Stream.of(figure.getKey()),
+                        (isOne() ? texts.subList(1, 2) : texts).stream()).toList();
+            }).toList();
         }
 
         /// From the whole to the parts: kinds of rows, figures, outputs, the rows that differ; then the verdict.
@@ -5001,10 +4986,8 @@ final class DifyExec implements Runnable {
             if (!isOne() && !expected.isEmpty()) out.println("\n  " + paint.faint("second, by expected value"));
             if (!expected.isEmpty()) StatusView.bars(grades, 13, Grade::word, (_, text) -> text).forEach(out::println);
             out.println();
-            if (!isOne()) out.println("  " + paint.faint("%-18s".formatted("")
-                    + columns(List.of("first", "second", "difference", "95 % interval"))));
-            figures.keySet().forEach(name -> out.println("  " + paint.faint("%-18s".formatted(name))
-                    + columns(texts(name))));
+            if (!isOne()) printFigure(List.of("", "first", "second", "difference", "95 % interval"), out, paint);
+            table().forEach(figure -> printFigure(figure, out, paint));
             if (!outputs.isEmpty()) out.println();
             outputs.forEach((output, rows) -> out.println("  "
                     + paint.faint("%-24s".formatted("differ in " + Text.printable(output, 200)))
@@ -5019,28 +5002,24 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        private List<String> texts(String figure) {
-            var texts = figures.get(figure).texts(figure);
-            return isOne() ? texts.subList(1, 2) : texts;
-        }
-
-        private static String columns(List<String> figure) {
-            var format = figure.size() == 1 ? "%11s" : "%11s%11s    %-20s %s";
-            return format.formatted(figure.toArray()).stripTrailing();
+        private static void printFigure(List<String> figure, PrintWriter out, Ansi paint) {
+            var texts = figure.subList(1, figure.size());
+            var format = texts.size() == 1 ? "%11s" : "%11s%11s    %-20s %s";
+            out.println("  " + paint.faint("%-18s".formatted(figure.getFirst()))
+                    + format.formatted(texts.toArray()).stripTrailing());
         }
 
         private void print(Pair pair, PrintWriter out, Ansi paint) {
-            var words = new ArrayList<String>();
-            if (!isOne()) words.add(pair.match().word());
-            if (!expected.isEmpty()) words.add(grade(pair).word());
-            if (!expected.isEmpty() && !pair.trend().isEmpty()) words.add(pair.trend());
-            out.println("\n  " + paint.bold(Text.id(pair.id())) + "  " + String.join(", ", words)
-                    + Stream.of(pair.before(), pair.after()).map(Pair::error).distinct()
-                            .filter(error -> !error.isEmpty()).map(error -> ": " + Text.printable(error, LONGEST))
+            var words = new ArrayList<>(List.of(outcome(pair)));
+            if (!isOne() && !expected.isEmpty()) words.addAll(List.of(pair.grade().word(), pair.trend()));
+            var errors = Stream.of(error(pair.before()), error(pair.after())).distinct();
+            out.println("\n  " + paint.bold(Text.id(pair.id())) + "  "
+                    + words.stream().filter(word -> !word.isEmpty()).collect(joining(", "))
+                    + errors.filter(error -> !error.isEmpty()).map(error -> ": " + Text.printable(error, LONGEST))
                             .collect(joining()));
-            if (!expected.isEmpty() && grade(pair) == Grade.MISSED)
+            if (!expected.isEmpty() && pair.grade() == Grade.MISSED)
                 misses(pair).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
-            for (var difference : pair.all()) { // the [-red-]{+blue+} one
+            for (var difference : pair.differences()) { // the [-red-]{+blue+} one
                 var change = scope.diff().change(difference);
                 var first = Text.printable(change.first(), LONGEST);
                 var second = Text.printable(change.second(), LONGEST);
@@ -5072,22 +5051,14 @@ final class DifyExec implements Runnable {
         }
 
         private Map<String, Object> json(Pair pair) {
-            var json = WebPage.filled("id", pair.id(), "kind", pair.match().key(), "differences",
-                    pair.all().stream().map(difference -> WebPage.filled("pointer", difference.pointer(),
+            var json = object("id", pair.id(), "kind", pair.match().key(), "differences",
+                    pair.differences().stream().map(difference -> WebPage.filled(object("pointer", difference.pointer(),
                             "first", difference.first().isMissingNode() ? null : difference.first(),
-                            "second", difference.second().isMissingNode() ? null : difference.second())).toList(),
-                    "error_first", Pair.error(pair.before()), "error_second", Pair.error(pair.after()),
+                            "second", difference.second().isMissingNode() ? null : difference.second()))).toList(),
                     "inputs_differ", pair.hasOtherInputs());
-            if (!stability(pair).isEmpty()) json.put("unequal", stability(pair));
-            if (!expected.isEmpty()) json.putAll(WebPage.filled("verdict", grade(pair).key(), "trend", pair.trend(),
-                    "correct_first", share(pair.scores()[0]), "correct_second", share(pair.scores()[1]),
-                    "expected", expected.checks(pair)));
-            return json;
-        }
-
-        /// `0.667`; empty without results
-        private static String share(double score) {
-            return Double.isNaN(score) ? "" : new BigDecimal(score).setScale(3, RoundingMode.HALF_UP).toPlainString();
+            json.putAll(pair.facts());
+            if (!expected.isEmpty()) json.put("expected", expected.checks(pair));
+            return WebPage.filled(json);
         }
     }
 
@@ -5153,7 +5124,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean isJudged(String id) {
-            return !cells(id).stream().allMatch(String::isBlank);
+            return isEmpty() || !cells(id).stream().allMatch(String::isBlank);
         }
 
         boolean isMet(String id, LineOffsets.RowEnd end) {
@@ -5215,8 +5186,7 @@ final class DifyExec implements Runnable {
     record JsonDiff(boolean trim) {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*");
         /// They are counted in differences, words and characters.
-        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 2_000,
-                LONGEST_OUTPUT = 100_000;
+        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 100_000;
         /// A word with the space after it. Scripts without spaces have a word for each character.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
@@ -5226,8 +5196,34 @@ final class DifyExec implements Runnable {
         /// @param pointer into the outputs
         record Difference(String pointer, JsonNode first, JsonNode second) {}
 
-        /// Two texts, with the words around the place where they differ.
-        record Change(String before, String first, String second, String after) {}
+        /// The words that two texts have in common at their beginnings and ends, and what is between in each of them.
+        record Change(String before, String first, String second, String after) {
+            static Change of(String first, String second) {
+                List<String> one = words(first), two = words(second);
+                int head = alike(one, two);
+                int tail = alike(one.subList(head, one.size()).reversed(), two.subList(head, two.size()).reversed());
+                int end = one.size() - tail;
+                return new Change(String.join("", one.subList(0, head)), String.join("", one.subList(head, end)),
+                        String.join("", two.subList(head, two.size() - tail)),
+                        String.join("", one.subList(end, one.size())));
+            }
+
+            Change shortened() {
+                List<String> head = words(before), tail = words(after);
+                return new Change(String.join("", head.subList(Math.max(0, head.size() - CONTEXT), head.size())),
+                        first, second, String.join("", tail.subList(0, Math.min(CONTEXT, tail.size()))));
+            }
+
+            private static List<String> words(String text) {
+                return WORD.matcher(text).results().map(MatchResult::group).toList();
+            }
+
+            private static int alike(List<String> first, List<String> second) {
+                int many = 0;
+                while (many < Math.min(first.size(), second.size()) && first.get(many).equals(second.get(many))) many++;
+                return many;
+            }
+        }
 
         /// Compares numbers by value, objects regardless of the order of keys, and arrays by index.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
@@ -5264,49 +5260,22 @@ final class DifyExec implements Runnable {
             return trim ? node.textValue().strip().replaceAll("(?U)\\s+", " ") : node.textValue();
         }
 
+        /// For a terminal, with some words around the place where two texts differ.
         Change change(Difference difference) {
-            if (!difference.first().isTextual() || !difference.second().isTextual()) return new Change("",
-                    joined(List.of(difference.first().toString())),
-                    joined(List.of(difference.second().toString())), "");
-            List<String> first = words(text(difference.first())), second = words(text(difference.second()));
-            int head = alike(first, second);
-            List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
-            int tail = alike(one.reversed(), two.reversed()), end = one.size() - tail;
-            return new Change(joined(first.subList(Math.max(0, head - CONTEXT), head)),
-                    joined(one.subList(0, end)), joined(two.subList(0, two.size() - tail)),
-                    joined(one.subList(end, Math.min(end + CONTEXT, one.size()))));
+            JsonNode first = difference.first(), second = difference.second();
+            boolean areTexts = first.isTextual() && second.isTextual();
+            return areTexts ? Change.of(text(first), text(second)).shortened()
+                    : new Change("", first.toString(), second.toString(), "");
         }
 
-        /// Two outputs in full, and how many characters at their beginnings and ends are equal, in whole words.
-        record Whole(String name, String first, String second, int head, int tail) {}
-
-        Whole whole(String name, JsonNode first, JsonNode second) {
-            List<String> one = words(readable(first)), two = words(readable(second));
-            int head = alike(one, two);
-            int tail = alike(one.subList(head, one.size()).reversed(), two.subList(head, two.size()).reversed());
-            return new Whole(name, String.join("", one), String.join("", two),
-                    String.join("", one.subList(0, head)).length(),
-                    String.join("", one.subList(one.size() - tail, one.size())).length());
+        /// For a page, with all of both values.
+        static Change whole(JsonNode first, JsonNode second) {
+            return Change.of(readable(first), readable(second));
         }
 
         private static String readable(JsonNode value) {
             if (value.isMissingNode()) return "";
-            return Text.cut(value.isTextual() ? value.textValue() : value.toPrettyString(), LONGEST_OUTPUT);
-        }
-
-        private static List<String> words(String text) {
-            return WORD.matcher(text).results().map(MatchResult::group).toList();
-        }
-
-        private static int alike(List<String> first, List<String> second) {
-            int many = 0;
-            while (many < Math.min(first.size(), second.size()) && first.get(many).equals(second.get(many))) many++;
-            return many;
-        }
-
-        private static String joined(List<String> words) {
-            var text = String.join("", words);
-            return text.length() <= LONGEST ? text : Text.cut(text, LONGEST) + "…";
+            return Text.cut(value.isTextual() ? value.textValue() : value.toPrettyString(), LONGEST);
         }
     }
 
@@ -15458,10 +15427,10 @@ final class DifyExec implements Runnable {
           const moved = ['worse', 'better'].flatMap(trend => {
             const found = [...rows.keys()].filter(n => rows[n].trend === trend);
             const lines = found.slice(0, 20).map(n => {
-              const {id, expected, error, second} = rows[n];
+              const {id, expected, error_first, error_second} = rows[n];
               return [Object.assign(button(id), {onclick: () => open(n)}),
-                ...[expected.map(({value}) => value).join(' · '), text(error, expected.map(({first}) => first)),
-                  text(second.error, expected.map(({second}) => second))].map(cell => cell.slice(0, 200))];
+                ...[expected.map(({value}) => value).join(' · '), text(error_first, expected.map(({first}) => first)),
+                  text(error_second, expected.map(({second}) => second))].map(cell => cell.slice(0, 200))];
             });
             const title = counted(found.length) + ' got ' + trend;
             return found.length ? [element('h2', '', title), table(title, 'causes',
@@ -15475,7 +15444,13 @@ final class DifyExec implements Runnable {
           show(chosen.indexOf(n));
         }
 
+        // what the rows of a comparison are filtered by: outputs that differ, trends and verdicts
+        const tags = ({changes, trend, verdict}) => isPair
+          ? [...changes.map(({name}) => name), trend, verdict].filter(tag => tag) : [];
+
         function causes() {
+          if (isComparison) batch.causes = Object.entries(Object.groupBy(rows.flatMap(tags), tag => tag))
+            .map(([cause, {length}]) => ({cause, count: length}));
           batch.causes.slice(0, 500).forEach((cause, n) =>
             at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
           if (isComparison) at('cause').options[0].text = 'all rows';
@@ -15556,22 +15531,21 @@ final class DifyExec implements Runnable {
             svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars, ...lines));
         }
 
-        const marked = ({before, first, second, after}) =>
-          [before, first && element('del', '', first), second && element('ins', '', second), after];
-        const lastError = row => row.error ?? row.attempts?.at(-1)?.error;
-        const errors = row => [row.error, row.second?.error].filter(error => error).join(' · ');
+        const lastError = row => row.attempts?.at(-1)?.error;
+        const errors = row => [row.error_first, row.error_second].filter(error => error).join(' · ');
 
         function result(row) {
           if (isComparison && errors(row)) return errors(row);
-          if (isPair) return row.differences.map(({pointer}) => pointer).join(' ');
+          if (isPair) return row.differs ?? '';
           if ('cause' in row) return lastError(row) ?? label(batch.causes[row.cause]);
           return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
         }
 
         function preview(row) {
           if (!isPair || errors(row)) return result(row);
-          return row.differences.flatMap(({pointer, change}) => [element('small', '', pointer + ' '),
-            ...marked({...change, before: change.before.slice(-20)}), ' ']);
+          return row.changes.flatMap(({name, change: {before, first, second, after}}) => [
+            element('small', '', name + ' '), before.slice(-20), element('del', '', first.slice(0, 200)),
+            element('ins', '', second.slice(0, 200)), after.slice(0, 200), ' ']);
         }
 
         const given = row => Object.entries(row.inputs ?? {});
@@ -15607,7 +15581,7 @@ final class DifyExec implements Runnable {
           const needle = at('search').value.trim().toLowerCase();
           const outcome = at('outcome').value, cause = at('cause').value;
           chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n].outcome === outcome)
-            && (cause === '' || rows[n].cause === +cause || rows[n].tags?.includes(+cause))
+            && (cause === '' || rows[n].cause === +cause || tags(rows[n]).includes(batch.causes[cause].cause))
             && (needle === '' || haystack(n).includes(needle)));
           if (sort.key) order();
           at('count').textContent = number(chosen.length) + ' of ' + counted(rows.length);
@@ -15699,9 +15673,6 @@ final class DifyExec implements Runnable {
           return [element('dt', '', name), cell];
         }));
 
-        const differences = row => part('Differences', (row.differences ?? []).flatMap(({pointer, change}) =>
-          [element('dt', '', pointer), element('dd', '', element('pre', '', ...marked(change)))]));
-
         function checks(row) {
           const heads = ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])];
           const lines = (row.expected ?? []).map(({output, value, first, second}) =>
@@ -15710,10 +15681,10 @@ final class DifyExec implements Runnable {
             element('div', '', table('Expected', '', heads.map(title => [title, '']), lines))] : [];
         }
 
-        const wholes = row => (row.texts ?? []).flatMap(({name, first, second, head, tail}) => {
-          const side = (word, look, text) => element('div', '', chip(word), element('pre', '', text.slice(0, head),
-            element(look, '', text.slice(head, text.length - tail)), text.slice(text.length - tail)));
-          return [element('h3', '', name + ' in full'),
+        const changes = row => (row.changes ?? []).flatMap(({name, change: {before, first, second, after}}) => {
+          const side = (word, look, text) => element('div', '', chip(word),
+            element('pre', '', before, element(look, '', text), after));
+          return [element('h3', '', name),
             element('div', 'both', side('first', 'del', first), side('second', 'ins', second))];
         });
 
@@ -15731,11 +15702,11 @@ final class DifyExec implements Runnable {
           const row = rows[chosen[place]];
           const later = isPair ? row.second : {};
           const facts = {run: row.run, seconds: row.seconds, tokens: row.tokens, price: row.price,
-            error: lastError(row), 'second run': later.run, 'second seconds': later.seconds,
-            'second error': later.error, 'unequal pairs': row.unequal?.across && Object.entries(row.unequal)
-              .map(([side, share]) => side + ' ' + share).join(', ')};
+            error: lastError(row) ?? row.error_first, 'second run': later.run, 'second seconds': later.seconds,
+            'second error': row.error_second, differs: row.differs, 'unequal in first': row.unequal_first,
+            'unequal in second': row.unequal_second, 'unequal across': row.unequal_across};
           at('detail-id').textContent = row.id;
-          at('detail-body').replaceChildren(chip(row.outcome), ...checks(row), ...differences(row), ...wholes(row),
+          at('detail-body').replaceChildren(chip(row.outcome), ...checks(row), ...changes(row),
             ...values('Run', facts),
             ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
             ...values('Outputs', row.outputs),

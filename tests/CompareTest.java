@@ -617,7 +617,7 @@ final class CompareTest extends WholeCommand {
             var rows = Files.readAllLines(file("out.csv")).stream().filter(row -> row.matches("r-[234],.*"))
                     .toList();
             assertEquals(3, rows.size());
-            for (var row : rows) assertTrue(row.endsWith(",,,,not_judged,"), row);
+            for (var row : rows) assertTrue(row.endsWith(",,not_judged,"), row);
             check().exits(0);
         }
 
@@ -675,7 +675,7 @@ final class CompareTest extends WholeCommand {
             with(words(List.of("-i", input(), "--csv", path("out.csv"), RULE[0], RULE[1], "--second"), files)).exits(code);
 
             var row = Files.readAllLines(file("out.csv")).getLast();
-            assertTrue(row.contains(",1,," + share + "," + verdict + ","), row);
+            assertTrue(row.matches(".*,1,,(no such city)?,," + share + "," + verdict + ",.*"), row);
         }
 
         /// Without expected values, neither of these rows would be a difference.
@@ -918,8 +918,7 @@ final class CompareTest extends WholeCommand {
         void areShortenedAroundTheDifference() {
             var many = "word ".repeat(1_000);
 
-            assertEquals("word ".repeat(20) + "[" + "x".repeat(2_000) + "…|y ]" + "word ".repeat(20),
-                    marked(many + "x".repeat(3_000) + " " + many, many + "y " + many));
+            assertEquals("word ".repeat(20) + "[x |y ]" + "word ".repeat(20), marked(many + "x " + many, many + "y " + many));
         }
     }
 
@@ -1015,9 +1014,9 @@ final class CompareTest extends WholeCommand {
 
                 browser.click("#body tr:nth-child(3) button");
                 browser.until("detail.open");
-                assertEquals("a red blue car", browser.text("#detail-body pre"));
                 assertEquals(List.of("a red car", "a blue car"), browser.texts("#detail-body .both pre").subList(0, 2),
                         "both outputs in full");
+                assertEquals(List.of("red "), browser.texts("#detail-body del").subList(0, 1));
                 browser.click("#close");
                 browser.click("#overview table button");
                 browser.until("detail.open");
@@ -1025,12 +1024,11 @@ final class CompareTest extends WholeCommand {
                 browser.click("#close");
 
                 assertEquals("7 of 7 rows", browser.text("#count"));
-                choose(browser, "cause", "1");
+                choose(browser, "cause", "/n (1)");
                 browser.until("at('count').textContent === '1 of 7 rows'");
-                assertEquals("/n (1)", browser.evaluate("at('cause').selectedOptions[0].textContent").asText());
-                choose(browser, "cause", "3");
+                choose(browser, "cause", "worse (1)");
                 browser.until("at('body').querySelector('td').textContent === 'broke'");
-                choose(browser, "cause", "");
+                choose(browser, "cause", "all rows");
                 browser.click("#search");
                 browser.type("line went dead");
                 browser.until("at('count').textContent === '1 of 7 rows'");
@@ -1041,8 +1039,9 @@ final class CompareTest extends WholeCommand {
             }
         }
 
-        private void choose(ViewsTest.Browser browser, String id, String value) throws Exception {
-            browser.evaluate("at('" + id + "').value = '" + value + "'; at('" + id + "').onchange()");
+        private void choose(ViewsTest.Browser browser, String id, String text) throws Exception {
+            browser.evaluate("at('" + id + "').value = [...at('" + id + "').options].find(one => one.textContent === '"
+                    + text + "').value; at('" + id + "').onchange()");
         }
 
     }
