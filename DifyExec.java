@@ -3351,7 +3351,7 @@ final class DifyExec implements Runnable {
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty()));
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
             try {
-                csv.requireSame(before.shape(), before.log());
+                csv.requireSameIds(before.shape().idColumn(), before.log());
                 if (sheet.isEmpty() || !csv.file().sheet().isEmpty()) return csv;
                 throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel workbook");
             } catch (Unusable problem) {
@@ -8169,11 +8169,11 @@ final class DifyExec implements Runnable {
             return index;
         }
 
-        Optional<Faulty> addRow(Row row, TextFile file) {
+        /// Returns what is wrong with the row's id.
+        Optional<String> addRow(Row row, TextFile file) {
             int known = size(), entry = add(row.id(), row.line(), row.fingerprint());
-            return entry == known ? Optional.empty() : Optional.of(new Faulty(file, row.line(), 0, "duplicate id "
-                    + Text.quoted(row.id()) + " (first seen on " + file.where(line(entry), 0) + ")",
-                    Csv.NUMBERED, Faulty.Repair.NUMBERED));
+            return entry == known ? Optional.empty() : Optional.of("duplicate id " + Text.quoted(row.id())
+                    + " (first seen on " + file.where(line(entry), 0) + ")");
         }
 
         int find(String id) {
@@ -10275,7 +10275,7 @@ final class DifyExec implements Runnable {
         private static final int SEARCHED = 100_000;
         static final String NUMBERS = "#";
         private static final String BLANK = "-";
-        static final String NUMBERED = "--id-column '#' numbers the rows instead";
+        private static final String NUMBERED = "--id-column '#' numbers the rows instead";
         /// What ids look like: at least a digit, but neither a sentence, a number with decimals, a date nor JSON.
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
@@ -10295,9 +10295,9 @@ final class DifyExec implements Runnable {
                 vars = vars == null ? Map.of() : vars;
             }
 
-            /// Adds the choices of earlier calls, and refuses to contradict them. `--map` and `--var` can be replaced
-            /// and dropped: the rows then count as changed. Only the file shows whether an id column, a worksheet or a
-            /// row of names is another one ([Csv#requireSame]).
+            /// Adds the choices of earlier calls. What is typed replaces them, since files are saved again with another
+            /// encoding or without their title: rows that are read in another way count as changed. What would mix them
+            /// up or change them unnoticed cannot be replaced ([Csv#requireSameIds] looks at the id column).
             Shape after(Shape before, Path log) {
                 var mapped = new LinkedHashMap<>(before.map);
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
@@ -10307,30 +10307,37 @@ final class DifyExec implements Runnable {
                 constants.keySet().removeIf(map::containsValue);
                 constants.putAll(vars);
                 constants.values().removeIf(Objects::isNull);
-                return new Shape(idColumn.isEmpty() ? before.idColumn : idColumn,
-                        one("--encoding", encoding, before.encoding, log),
-                        one("--delimiter", delimiter, before.delimiter, log),
-                        sheet.isEmpty() ? before.sheet : sheet,
-                        headerRow(before, log),
-                        one("--decimal", decimal, before.decimal, log),
-                        one("--query-column", queryColumn, before.queryColumn, log), mapped, constants);
+                requireSame("--decimal", decimal, before.decimal, log);
+                requireSame("--query-column", queryColumn, before.queryColumn, log);
+                if (before.idColumn.equals(NUMBERS)) {
+                    requireSame("--header-row", headerRow, before.headerRow, log);
+                    requireSame("--sheet", sheet, before.sheet, log);
+                }
+                ObjectNode choices = Json.MAPPER.valueToTree(before);
+                choices.setAll(Json.MAPPER.<ObjectNode>valueToTree(this));
+                return of(choices.putPOJO("map", mapped).putPOJO("vars", constants));
             }
 
-            /// The title above the column names may have gone. Only an id column shows that another row has the same
-            /// names.
-            private Long headerRow(Shape before, Path log) {
-                boolean mayChange = headerRow != null && !before.idColumn.equals(NUMBERS);
-                return mayChange ? headerRow : one("--header-row", headerRow, before.headerRow, log);
+            static void requireSame(String option, Object typed, Object before, Path log) {
+                boolean isTyped = typed != null && !typed.equals(""), isKnown = before != null && !before.equals("");
+                if (isTyped && isKnown && !typed.equals(before))
+                    throw new Unusable(log + ": this batch was started with " + option + " "
+                            + Text.shell(before.toString()) + ", not " + Text.shell(typed.toString()),
+                            "leave out " + option + ", or choose another -o");
+            }
+
+            private static Shape of(ObjectNode choices) {
+                return Json.MAPPER.convertValue(choices, Shape.class);
+            }
+
+            /// With an option that the user did not choose.
+            Shape with(Faulty.Repair repair) {
+                ObjectNode choices = Json.MAPPER.valueToTree(this);
+                return of(choices.putPOJO(repair.name().substring(2).replace('-', '_'), repair.value()));
             }
 
             boolean hasDecimalComma() {
                 return decimal != null && decimal == ',';
-            }
-
-            private static <T> T one(String option, T now, T before, Path log) {
-                if (before == null || before.equals("")) return now;
-                if (now == null || now.equals("") || now.toString().equalsIgnoreCase(before.toString())) return before;
-                throw other(option, now, before, log);
             }
 
             /// The options that take away a name which `--map` or `--var` gives to a column.
@@ -10340,24 +10347,13 @@ final class DifyExec implements Runnable {
                 if (!options.isEmpty()) return options + " drops the mapping";
                 return vars.containsKey(name) ? "--var " + Text.shell(name) + " drops the constant" : "";
             }
-
-            static Unusable other(String option, Object now, Object before, Path log) {
-                return new Unusable(log + ": this batch was started with " + option + " "
-                        + Text.shell(before.toString()) + ", not " + Text.shell(now.toString()),
-                        "leave out " + option + ", or choose another -o");
-            }
         }
 
-        /// Refuses another id column or worksheet than before. A worksheet may have been renamed. Upper
-        /// and lower case differ only if the file has columns that differ in nothing else.
-        void requireSame(Shape before, Path log) {
-            var id = idColumn.title();
-            boolean isSameId = !faults.isEmpty() || before.idColumn().isEmpty()
-                    || id.equals(before.idColumn())
-                    || id.equalsIgnoreCase(before.idColumn()) && !header.titles().contains(before.idColumn());
-            if (!isSameId) throw Shape.other("--id-column", id, before.idColumn(), log);
-            if (file.sheets().contains(before.sheet()) && !file.sheet().equals(before.sheet()))
-                throw Shape.other("--sheet", file.sheet(), before.sheet(), log);
+        /// Refuses another id column than before. Upper and lower case differ only if the file has columns that differ
+        /// in nothing else.
+        void requireSameIds(String before, Path log) {
+            boolean isSame = idColumn.title().equalsIgnoreCase(before) && !header.titles().contains(before);
+            if (faults.isEmpty() && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
         }
 
         static Csv open(Path input, Shape shape) {
@@ -10378,15 +10374,16 @@ final class DifyExec implements Runnable {
                 return of(file, Header.of(file, shape), shape, faults);
             } catch (Faulty fault) {
                 var all = Stream.concat(faults.stream(), Stream.of(fault)).toList();
-                if (fault.repair.isPresent()) return read(source, fault.repair.get().repaired(shape), all);
-                throw all.size() == 1 ? fault : TextFile.Problems.of(source, all);
+                if (fault.repair.isPresent()) return read(source, shape.with(fault.repair.get()), all);
+                new TextFile.Problems(source).addAll(all).refuse();
+                throw fault;
             }
         }
 
         /// Continues after a fault that only became known below the header, for a report of all faults.
         Csv after(Faulty fault) throws IOException {
             var repair = fault.repair.orElseThrow(() -> fault);
-            return read(file, repair.repaired(shape), Stream.concat(faults.stream(), Stream.of(fault)).toList());
+            return read(file, shape.with(repair), Stream.concat(faults.stream(), Stream.of(fault)).toList());
         }
 
         /// Gives each column the name of its variable. What was chosen, now or earlier, must still fit the file.
@@ -10510,8 +10507,8 @@ final class DifyExec implements Runnable {
         /// Reads every row once. All faults are reported together. Returns how many rows belong to other shards.
         ///
         /// @param use takes each row, and returns what is wrong with its id
-        int check(Function<Row, Optional<Faulty>> use) {
-            if (!faults.isEmpty()) throw TextFile.Problems.of(file, faults);
+        int check(Function<Row, Optional<String>> use) {
+            new TextFile.Problems(file).addAll(faults).refuse();
             var found = new TextFile.Problems(file);
             int ofOtherShards = survey(_ -> {}, use, found::add);
             found.refuse();
@@ -10520,10 +10517,9 @@ final class DifyExec implements Runnable {
 
         /// Reads every row once and reports each fault.
         ///
-        /// @param inspector is shown all rows that have all cells, also those with an unusable id, but not the totals
-        ///        below a table whose rows have ids
+        /// @param inspector is shown all rows that have all cells, also those with an unusable id
         /// @param use takes all rows that can be used, and returns what is wrong with the id
-        int survey(Consumer<Row> inspector, Function<Row, Optional<Faulty>> use, Consumer<Faulty> report) {
+        int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Faulty> report) {
             int ofOtherShards = 0;
             file.extras().faults().forEach(report);
             try (var rows = new Rows()) {
@@ -10531,8 +10527,8 @@ final class DifyExec implements Runnable {
                     var fault = rows.shapeFault();
                     if (fault.isEmpty()) {
                         var row = rows.row();
-                        if (!rows.id().isEmpty() || !rows.mostHaveIds()) inspector.accept(row);
-                        fault = rows.idFault().or(() -> use.apply(row)).map(rows::withRemedy);
+                        inspector.accept(row);
+                        fault = rows.idFault().or(() -> use.apply(row).map(rows::unusableId));
                     }
                     fault.ifPresent(report);
                 }
@@ -10569,7 +10565,6 @@ final class DifyExec implements Runnable {
         private final class Rows implements AutoCloseable {
             final Records records = header.records(file);
             private final Fingerprint hashes = new Fingerprint(columns());
-            private Optional<Boolean> mostHaveIds = Optional.empty();
             List<String> cells;
             int index = -1, number = 0, ofOtherShards = 0;
 
@@ -10611,33 +10606,16 @@ final class DifyExec implements Runnable {
 
             Optional<Faulty> idFault() {
                 var id = id();
-                if (id.isEmpty()) return Optional.of(new Faulty(file, records.line, 0, "blank id", NUMBERED,
-                        Faulty.Repair.NUMBERED));
+                if (id.isEmpty()) return Optional.of(unusableId("blank id"));
                 if (Secret.current().occursIn(id)) // it would be masked in files
                     return Optional.of(fault("id contains the API key"));
                 return id.chars().noneMatch(Character::isISOControl) ? Optional.empty() : Optional.of(fault("the id "
                         + Text.quoted(id) + " contains a control character or a line break"));
             }
 
-            /// Numbering would throw away the good ids of the other rows, so it is only offered if few rows have one.
-            Faulty withRemedy(Faulty fault) {
-                if (fault.repair.isEmpty() || !mostHaveIds()) return fault;
-                return file.unusable(fault.line, 0, fault.problem, "give the row an id of its own, or delete it");
-            }
-
-            /// Whether more than half of the rows, or of the first of many, have an id of their own. The first call
-            /// reads them.
-            boolean mostHaveIds() {
-                if (mostHaveIds.isPresent()) return mostHaveIds.get();
-                var ids = new HashSet<String>();
-                try (var rows = new Rows()) {
-                    while (rows.index < SEARCHED && rows.next()) ids.add(rows.id());
-                    ids.remove("");
-                    mostHaveIds = Optional.of(ids.size() * 2 > rows.index + 1);
-                } catch (Faulty _) {
-                    mostHaveIds = Optional.of(true); // an unclosed quote, which is reported when it is reached
-                }
-                return mostHaveIds.get();
+            /// Numbering would throw away the good ids of other rows, so it is a hint, but no option to paste.
+            Faulty unusableId(String problem) {
+                return file.unusable(records.line, 0, problem, NUMBERED);
             }
 
             Row row() {
@@ -10923,17 +10901,8 @@ final class DifyExec implements Runnable {
 
         /// An option about the input that the user can add: `--encoding`, `GB18030`.
         record Repair(String name, Object value) {
-            static final Optional<Repair> NUMBERED = Optional.of(new Repair("--id-column", Csv.NUMBERS));
-
             String option() {
                 return name + " " + Text.shell(value.toString());
-            }
-
-            /// The choices with this option. They have a field of its name.
-            Csv.Shape repaired(Csv.Shape shape) {
-                ObjectNode choices = Json.MAPPER.valueToTree(shape);
-                choices.putPOJO(name.substring(2).replace('-', '_'), value);
-                return Json.MAPPER.convertValue(choices, Csv.Shape.class);
             }
         }
     }
@@ -10941,7 +10910,7 @@ final class DifyExec implements Runnable {
     /// The text that is read for an input: itself, or a copy that only this user can read.
     /// `isCopy`: CSV made of a book or of JSON lines, each record with the number of its original.
     record TextFile(Path input, Path path, Charset charset, String start, boolean isCopy,
-            String sheet, List<String> sheets, Extras extras, Copies copies) {
+            String sheet, Extras extras, Copies copies) {
         /// A workbook's facts beside its cells: the width of the table, the ranges of merged cells, and cells that
         /// cannot be read.
         record Extras(int width, List<CellRangeAddress> merged, List<Faulty> faults, List<String> notes) {
@@ -10966,7 +10935,7 @@ final class DifyExec implements Runnable {
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
             var charset = shape.encoding() != null ? shape.encoding() : charset(magic);
             var file = new TextFile(source.input, source.path, charset, new String(start, charset), false, "",
-                    List.of(), Extras.NONE, source.copies);
+                    Extras.NONE, source.copies);
             if (magic.startsWith(ZIP)) return Book.copy(file, shape);
             if (BINARY.stream().anyMatch(magic::startsWith))
                 throw new Unusable(file.name() + ": is a binary file",
@@ -10981,7 +10950,7 @@ final class DifyExec implements Runnable {
         /// The input itself, or a copy of standard input, a pipe or a device, which can be read only once.
         static TextFile rereadable(Path input, Copies copies) throws IOException {
             Copies.removeAbandoned();
-            return new TextFile(input, path(input, copies), UTF_8, "", false, "", List.of(), Extras.NONE, copies);
+            return new TextFile(input, path(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
         }
 
         private static Path path(Path input, Copies copies) throws IOException {
@@ -11009,7 +10978,7 @@ final class DifyExec implements Runnable {
                 text.flush();
             });
             var start = isArray() ? "[" : "";
-            return new TextFile(input, copy, UTF_8, start, true, sheet, sheets, extras, copies);
+            return new TextFile(input, copy, UTF_8, start, true, sheet, extras, copies);
         }
 
         static void write(Writer out, List<String> cells) throws IOException {
@@ -11021,11 +10990,11 @@ final class DifyExec implements Runnable {
         }
 
         TextFile with(Extras extras) {
-            return new TextFile(input, path, charset, start, isCopy, sheet, sheets, extras, copies);
+            return new TextFile(input, path, charset, start, isCopy, sheet, extras, copies);
         }
 
-        TextFile ofSheet(String sheet, List<String> sheets) {
-            return new TextFile(input, path, UTF_8, "", false, sheet, sheets, extras, copies);
+        TextFile ofSheet(String sheet) {
+            return new TextFile(input, path, UTF_8, "", false, sheet, extras, copies);
         }
 
         /// Objects as CSV. The columns are the names that any of them has.
@@ -11066,7 +11035,7 @@ final class DifyExec implements Runnable {
                     JsonNode item = array.readValueAsTree();
                     if (Json.hasText(item, text -> text.indexOf(INVALID) >= 0)) throw invalid(number);
                     if (item.isObject()) rows.accept(item);
-                    else problems.add(number, 0, "not a JSON object");
+                    else problems.add(unusable(number, "not a JSON object"));
                 }
                 if (array.nextToken() != null) throw unusable(number, "more text after the end of the array");
             } catch (JsonProcessingException problem) {
@@ -11091,7 +11060,7 @@ final class DifyExec implements Runnable {
                     var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
                     var object = Json.withoutDuplicates(text.isBlank() ? "{}" : text);
                     if (object.isObject()) rows.accept(object);
-                    else problems.add(lines.getLineNumber(), 0, fault(text));
+                    else problems.add(unusable(lines.getLineNumber(), fault(text)));
                 }
             }
             problems.refuse();
@@ -11166,45 +11135,37 @@ final class DifyExec implements Runnable {
                     "name the encoding with --encoding, or save the file as UTF-8");
         }
 
+        /// Faults of a file, to be reported as one: the first of them, and how many there are.
         static final class Problems {
             private static final int SHOWN = 20;
 
             private final TextFile file;
-            private final List<String> shown = new ArrayList<>();
-            private final Set<String> options = new LinkedHashSet<>();
-            private Faulty only;
+            private final List<Faulty> shown = new ArrayList<>();
             private long count = 0;
 
             Problems(TextFile file) {
                 this.file = file;
             }
 
-            /// All faults of a file in one.
-            static Faulty of(TextFile file, List<Faulty> faults) {
-                var all = new Problems(file);
-                faults.forEach(all::add);
-                return all.summary();
-            }
-
             void add(Faulty fault) {
-                if (count++ == 0) only = fault;
-                if (count <= SHOWN) shown.add("\n  " + fault.place + ": " + fault.problem);
-                fault.repair.ifPresent(repair -> options.add(repair.option()));
+                if (count++ < SHOWN) shown.add(fault);
             }
 
-            void add(long line, int column, String problem) {
-                add(file.unusable(line, column, problem, ""));
-            }
-
-            private Faulty summary() {
-                if (count == 1) return only;
-                if (count > SHOWN) shown.add("\n  … and " + (count - SHOWN) + " more");
-                return new Faulty(file, 0, 0, count + " problems" + String.join("", shown),
-                        options.isEmpty() ? "" : "use " + String.join(" ", options), Optional.empty());
+            Problems addAll(List<Faulty> faults) {
+                faults.forEach(this::add);
+                return this;
             }
 
             void refuse() {
-                if (count > 0) throw summary();
+                if (count == 1) throw shown.getFirst();
+                if (count == 0) return;
+                var lines = shown.stream().map(fault -> "\n  " + fault.place + ": " + fault.problem).collect(joining());
+                var rest = count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : "";
+                var options = shown.stream().flatMap(fault -> fault.repair.stream()).map(Faulty.Repair::option)
+                        .distinct().collect(joining(" "));
+                var hint = shown.stream().map(fault -> fault.hint).filter(text -> !text.isEmpty()).findFirst();
+                throw file.unusable(0, 0, count + " problems" + lines + rest,
+                        options.isEmpty() ? hint.orElse("") : "use " + options);
             }
         }
 
@@ -11295,7 +11256,6 @@ final class DifyExec implements Runnable {
         private final List<CellRangeAddress> merged = new ArrayList<>();
         private final List<Faulty> faults = new ArrayList<>();
         private int width = 0;
-        private boolean isDamaged;
 
         /// What a number's format shows. `digits`: at least so many, as in 00701.
         private record Format(boolean hasDay, boolean hasTime, int digits) {
@@ -11336,10 +11296,9 @@ final class DifyExec implements Runnable {
                 if (names.size() > 1 && wanted.isEmpty())
                     notes.add("reading the worksheet " + Text.quoted(name) + "; --sheet reads another one of "
                             + names.size());
-                var named = file.ofSheet(name, names);
+                var named = file.ofSheet(name);
                 var reader = new Book(named, book.isDate1904());
-                reader.requireValues(sheet.get());
-                if (reader.isDamaged) throw TextFile.Problems.of(named, reader.faults);
+                reader.survey(sheet.get());
                 if (wanted.isEmpty() && shape.headerRow() == null) refuseCover(named, sheet.get(), book);
                 var copy = named.copied(out -> notes.addAll(reader.read(sheet.get(), out)));
                 return copy.with(new TextFile.Extras(reader.width, reader.merged, reader.faults, notes));
@@ -11410,17 +11369,22 @@ final class DifyExec implements Runnable {
 
         private String text(Cell cell, long row, int column) {
             var raw = Objects.requireNonNullElse(cell.getRawValue(), "").strip();
+            if (cell.getType() == CellType.STRING && cell.getValue() == null)
+                return faulty(row, column, "the workbook lacks the text of this cell");
             return switch (cell.getValue()) {
                 case null -> raw.isEmpty() ? "" : number(new BigDecimal(raw), cell); // with spaces around it
                 case BigDecimal number -> number(number, cell);
                 case String text when cell.getType() == CellType.ERROR
-                        || cell.getType() == CellType.FORMULA && ERROR.matcher(text).matches() -> {
-                    faults.add(file.unusable(row, column, "error value " + text, ""));
-                    yield "";
-                }
+                        || cell.getType() == CellType.FORMULA && ERROR.matcher(text).matches() ->
+                        faulty(row, column, "error value " + text);
                 case Object text -> TextFile.quoted(ESCAPE.matcher(text.toString()).replaceAll(escape -> Matcher
                         .quoteReplacement(String.valueOf((char) Integer.parseInt(escape.group(1), 16)))));
             };
+        }
+
+        private String faulty(long row, int column, String problem) {
+            faults.add(file.unusable(row, column, problem, ""));
+            return "";
         }
 
         /// A date or time as ISO 8601, any other number with all its digits.
@@ -11454,62 +11418,41 @@ final class DifyExec implements Runnable {
             return "0".repeat(Math.max(0, digits - text.length())) + text;
         }
 
-        /// Reports the cells that fastexcel's reader takes for empty although they are not: formulas without a result
-        /// (an empty text is one), and texts that the workbook lacks.
-        private void requireValues(Sheet sheet) throws IOException, XMLStreamException {
+        /// Finds what fastexcel's reader does not show: merged cells, and formulas without a result, which it takes for
+        /// empty texts. Those have a type (`str`), but numbers have none.
+        private void survey(Sheet sheet) throws IOException, XMLStreamException {
             try (var zip = new ZipFile(file.path().toFile())) {
-                var parts = new HashMap<String, String>();
-                for (var xml = part(zip, "xl/_rels/workbook.xml.rels"); xml.hasNext(); )
-                    if (isNextTag(xml, "Relationship")) {
-                        var target = attribute(xml, "Target");
-                        var path = target.startsWith("/") ? target.substring(1) : "xl/" + target;
-                        parts.put(attribute(xml, "Id"), path);
-                        if (attribute(xml, "Type").endsWith("/sharedStrings")) parts.put("texts", path);
+                var path = "";
+                for (var xml = part(zip, "/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
+                    if (xml.isStartElement() && sheet.getId().equals(xml.getAttributeValue(null, "Id")))
+                        path = URI.create("/xl/").resolve(xml.getAttributeValue(null, "Target")).getPath();
+                var place = "";
+                boolean isNumber = false, lacksResult = false;
+                for (var xml = part(zip, path); xml.hasNext(); xml.next()) {
+                    if (xml.isEndElement() && xml.getLocalName().equals("c") && lacksResult) {
+                        var cell = new CellAddress(place);
+                        faulty(cell.getRow() + 1, cell.getColumn(),
+                                "a formula without a result (save the workbook in a spreadsheet program)");
                     }
-                int texts = 0;
-                for (var xml = part(zip, parts.get("texts")); xml.hasNext(); ) if (isNextTag(xml, "si")) texts++;
-                for (var xml = part(zip, parts.get(sheet.getId())); xml.hasNext(); )
-                    if (isNextTag(xml, "c")) requireValue(xml, texts);
-                    else if (xml.isStartElement() && xml.getLocalName().equals("mergeCell"))
-                        merged.add(CellRangeAddress.valueOf(attribute(xml, "ref")));
+                    if (xml.isStartElement()) switch (xml.getLocalName()) {
+                        case "c" -> {
+                            place = xml.getAttributeValue(null, "r");
+                            isNumber = Objects.requireNonNullElse(xml.getAttributeValue(null, "t"), "n").equals("n");
+                            lacksResult = false;
+                        }
+                        case "f" -> lacksResult = isNumber;
+                        case "v" -> lacksResult &= xml.getElementText().isBlank();
+                        case "mergeCell" -> merged.add(CellRangeAddress.valueOf(xml.getAttributeValue(null, "ref")));
+                        default -> {}
+                    }
+                }
             }
         }
 
-        private static XMLStreamReader part(ZipFile zip, String name) throws IOException, XMLStreamException {
-            var entry = zip.stream().filter(one -> one.getName().equalsIgnoreCase(name)).findFirst();
+        private static XMLStreamReader part(ZipFile zip, String path) throws IOException, XMLStreamException {
+            var entry = zip.stream().filter(one -> path.equalsIgnoreCase("/" + one.getName())).findFirst();
             return XML.createXMLStreamReader(entry.isEmpty() ? new ByteArrayInputStream("<none/>".getBytes(UTF_8))
                     : zip.getInputStream(entry.get()));
-        }
-
-        private static boolean isNextTag(XMLStreamReader xml, String element) throws XMLStreamException {
-            return xml.next() == XMLStreamReader.START_ELEMENT && xml.getLocalName().equals(element);
-        }
-
-        private static String attribute(XMLStreamReader xml, String name) {
-            return Objects.requireNonNullElse(xml.getAttributeValue(null, name), "");
-        }
-
-        /// Reads one cell, at whose start the reader is. A formula may have an empty text as its result: type `str`.
-        private void requireValue(XMLStreamReader xml, int texts) throws XMLStreamException {
-            var place = attribute(xml, "r");
-            var type = attribute(xml, "t");
-            boolean isFormula = false;
-            var value = "";
-            while (xml.next() != XMLStreamReader.END_ELEMENT || !xml.getLocalName().equals("c")) {
-                if (!xml.isStartElement()) continue;
-                isFormula |= xml.getLocalName().equals("f");
-                if (xml.getLocalName().equals("v")) value = xml.getElementText().strip();
-            }
-            boolean isThere = value.isEmpty() || value.matches("\\d{1,9}") && Integer.parseInt(value) < texts;
-            isDamaged |= type.equals("s") && !isThere;
-            if (type.equals("s") && !isThere) report(place, "the workbook lacks the text of this cell");
-            if (isFormula && value.isEmpty() && type.matches("n?"))
-                report(place, "a formula without a result (save the workbook in a spreadsheet program)");
-        }
-
-        private void report(String place, String problem) {
-            var address = new CellAddress(place);
-            faults.add(file.unusable(address.getRow() + 1, address.getColumn(), problem, ""));
         }
     }
 
@@ -11994,8 +11937,8 @@ final class DifyExec implements Runnable {
 
             /// Adds a row that cannot be used.
             void add(Faulty fault) {
-                problems.add(new Inspection.Problem(fault.line, fault.place, "", "", "", fault.problem,
-                        fault.repair.map(Faulty.Repair::option).orElse("")));
+                var remedy = fault.hint.isEmpty() ? "" : "; " + fault.hint;
+                problems.add(new Inspection.Problem(fault.line, fault.place, "", "", "", fault.problem + remedy, ""));
             }
 
             /// If an option repairs all faulty cells of a column, only the first is shown.
