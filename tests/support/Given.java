@@ -302,7 +302,8 @@ final class Given {
         private Instant start = NOON;
         private volatile Instant now = NOON;
         private long order = 0, waits = 0;
-        private final Set<Thread> asleep = ConcurrentHashMap.newKeySet();
+        private final Set<Worker> asleep = ConcurrentHashMap.newKeySet();
+        private volatile boolean isOver = false;
         int mostWaits = 10_000;
         /// Runs on the engine's thread whenever it waits for its mailbox.
         Runnable eachWait = () -> {};
@@ -393,16 +394,19 @@ final class Given {
             sleep(worker);
         }
 
+        /// An interrupt takes effect when the wait is over, so that a schedule can be repeated.
         private void sleep(Worker worker) throws InterruptedException {
-            asleep.add(Thread.currentThread());
+            asleep.add(worker);
             worker.back().release();
-            worker.go().acquire();
-            asleep.remove(Thread.currentThread());
+            worker.go().acquireUninterruptibly();
+            asleep.remove(worker);
+            if (isOver || Thread.interrupted()) throw new InterruptedException();
         }
 
         /// Ends the workers that still wait, which would take memory for good.
         void end() {
-            asleep.forEach(Thread::interrupt);
+            isOver = true;
+            asleep.forEach(worker -> worker.go().release());
         }
 
         private static void wake(Worker worker) {

@@ -38,6 +38,9 @@ final class Seeds implements Callable<Integer> {
             description = "Begin with seed N (default: ${DEFAULT-VALUE}).")
     long from = 1;
 
+    @Option(names = "--first", description = "Stop at the first broken promise.")
+    boolean isFirst;
+
     @Option(names = "--trace", description = "Print what happened.")
     boolean isTraced;
 
@@ -50,7 +53,8 @@ final class Seeds implements Callable<Integer> {
     public Integer call() throws Exception {
         long began = System.nanoTime(), sessions = 0, requests = 0, crashes = 0;
         var broken = new ArrayList<String>();
-        for (long seed = from; seed < from + seeds; seed++) {
+        long seed = from;
+        for (; seed < from + seeds && !(isFirst && !broken.isEmpty()); seed++) {
             var schedule = new Schedule(seed);
             try {
                 schedule.play();
@@ -63,8 +67,8 @@ final class Seeds implements Callable<Integer> {
             requests += schedule.server.jobs.size();
             crashes += schedule.crashes;
         }
-        System.out.printf(Locale.ROOT, "%d seeds, %d sessions, %d crashes, %d runs, %d broken, %.1f s%n", seeds,
-                sessions, crashes, requests, broken.size(), (System.nanoTime() - began) / 1e9);
+        System.out.printf(Locale.ROOT, "%d seeds, %d sessions, %d crashes, %d runs, %d broken, %.1f s%n",
+                seed - from, sessions, crashes, requests, broken.size(), (System.nanoTime() - began) / 1e9);
         return broken.isEmpty() ? 0 : 1;
     }
 
@@ -84,8 +88,9 @@ final class Seeds implements Callable<Integer> {
         final long seed;
         final Random random;
         final Server server;
+        final String[] ids;
         int sessions = 0, crashes = 0;
-        private final String[] ids;
+        private final int[] versions;
         private Instant now = NOON;
         private Disk disk;
 
@@ -93,6 +98,7 @@ final class Seeds implements Callable<Integer> {
             this.seed = seed;
             random = new Random(seed * 0x9E3779B97F4A7C15L); // the first numbers of neighbouring seeds are alike
             ids = IntStream.range(0, 1 + random.nextInt(MOST_ROWS)).mapToObj(row -> "r" + row).toArray(String[]::new);
+            versions = new int[ids.length];
             server = new Server(this);
         }
 
@@ -124,8 +130,10 @@ final class Seeds implements Callable<Integer> {
 
         /// Something goes wrong: the server, the disk, the power, a limit or the user.
         private void troubled(Path folder) throws Exception {
+            if (sessions > 0 && chance(0.2)) versions[random.nextInt(ids.length)]++; // the user edits a row
             server.trouble = random.nextInt(10) * 0.1;
             var scene = scene(folder);
+            server.disturb();
             scene.slots = 1 + random.nextInt(4);
             scene.mode = random.nextBoolean() ? Mode.BLOCKING : Mode.STREAMING;
             scene.failedRuns = pick(Judge.RetryRuns.values());
@@ -156,7 +164,9 @@ final class Seeds implements Callable<Integer> {
         }
 
         private Scene scene(Path folder) throws IOException {
-            var scene = Scene.of(folder, ids);
+            var rows = new StringBuilder("id,text\n");
+            for (int row = 0; row < ids.length; row++) rows.append("%s,v%d%n".formatted(ids[row], versions[row]));
+            var scene = new Scene(folder, rows.toString());
             scene.world.startAt(now);
             scene.world.mostWaits = 100_000;
             scene.timeout = TIMEOUT;
@@ -166,13 +176,17 @@ final class Seeds implements Callable<Integer> {
             scene.disk = disk;
             scene.answer = (attempt, listener) -> {
                 check(disk.hasOnDisk(attempt.user()), () -> "a request left before its attempt was on disk");
+                check(scene.maxTokens == null || disk.results() * Job.TOKENS < scene.maxTokens,
+                        () -> "a request left after --max-tokens was reached");
                 return server.run(attempt, listener);
             };
             scene.found = server::look;
             scene.probed = server::probe;
-            scene.watched = tally -> check(tally.succeeded() <= disk.results(),
-                    () -> "a result was shown before it was on disk");
-            server.scene = scene;
+            scene.watched = tally -> {
+                check(tally.succeeded() <= disk.results(), () -> "a result was shown before it was on disk");
+                server.checkStandstill();
+            };
+            server.begin(scene);
             sessions++;
             return scene;
         }
@@ -200,17 +214,34 @@ final class Seeds implements Callable<Integer> {
             };
             say("session " + sessions + " " + scene.mode + " -c " + scene.slots);
             var stop = Optional.<Stop>empty();
+            boolean hasCrashed = false;
             try {
-                stop = scene.play();
+                stop = alone(scene);
                 say("end " + stop.map(Stop::what).orElse("").replace(folder(scene), ""));
             } catch (Crash _) {
+                hasCrashed = true;
                 crashes++;
                 say("crash");
-                if (chance(0.7)) disk.losePower(random);
             }
+            disk.restore();
+            if (hasCrashed && chance(0.7)) disk.losePower(random);
             new Check(this, scene).afterSession(disk);
             scene.world.end();
             return stop;
+        }
+
+        /// Plays one session, and now and then starts another process meanwhile.
+        private Optional<Stop> alone(Scene scene) throws Exception {
+            try (var batch = scene.open()) {
+                if (chance(0.05)) try (var second = scene.open()) {
+                    check(false, () -> "two processes write " + second.batch().files().results().getFileName());
+                } catch (Unusable _) {
+                    // the first process holds the batch
+                }
+                var stop = scene.play(batch);
+                var last = batch.finish();
+                return stop.isPresent() ? stop : last;
+            }
         }
 
         private static String folder(Scene scene) {
@@ -242,6 +273,12 @@ final class Seeds implements Callable<Integer> {
         private final Forced results, log;
         int crashAtForce = 0, failAtForce = 0;
         private int forces = 0;
+        private Optional<Touched> touched = Optional.empty();
+
+        /// A file to which another program has written, and its text before.
+        private record Touched(Path file, String before) {
+            static final String LINE = "a line of another program\n";
+        }
 
         /// What is on disk of a file.
         private static final class Forced {
@@ -274,12 +311,38 @@ final class Seeds implements Callable<Integer> {
             var file = isLog ? log : results;
             var more = ByteBuffer.allocate((int) (channel.size() - file.bytes));
             channel.read(more, file.bytes);
-            file.add(more.array());
+            file.add(new String(more.array(), UTF_8).replace(Touched.LINE, "").getBytes(UTF_8));
             if (isLast) throw new Crash();
+        }
+
+        /// Another program adds a line.
+        void touch(boolean isLog) {
+            var file = isLog ? scene.file(".log") : scene.output;
+            if (!Files.exists(file)) return;
+            try {
+                touched = Optional.of(new Touched(file, Files.readString(file)));
+                Files.writeString(file, Touched.LINE, StandardOpenOption.APPEND);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        /// Nothing was written after the other program's line, and the user removes it.
+        void restore() throws IOException {
+            if (touched.isEmpty()) return;
+            var file = touched.get().file();
+            var before = touched.get().before();
+            Schedule.check(Files.readString(file).equals(before + Touched.LINE), () -> "wrote to "
+                    + file.getFileName() + ", which another program had changed");
+            Files.writeString(file, before);
         }
 
         boolean hasOnDisk(String user) {
             return log.text.indexOf("\"" + user + "\"") >= 0;
+        }
+
+        boolean isAttempted(String id) {
+            return log.text.indexOf("\"id\":\"" + id + "\"") >= 0;
         }
 
         int results() {
@@ -311,6 +374,8 @@ final class Seeds implements Callable<Integer> {
 
     /// A run on the server.
     private static final class Job {
+        static final int TOKENS = 10;
+
         final Attempt attempt;
         final RunRef ref;
         final Instant begins, listed;
@@ -318,58 +383,146 @@ final class Seeds implements Callable<Integer> {
         final int permit;
         /// Begun long after its request was given up.
         final boolean isLate;
-        Instant ends;
-        RunStatus end;
-        String error;
+        /// Its result is too large for the tool.
+        final boolean isTooLarge;
+        Instant ends, answered = Instant.MIN;
+        RunStatus end = RunStatus.SUCCEEDED;
+        String error = "";
+        /// Its worker is gone, so it stays running for good.
+        boolean isDead = false;
+        /// Whether a look-up has shown that its time is over.
+        boolean isOverdue = false;
 
-        Job(Attempt attempt, RunRef ref, Instant begins, Instant listed, int permit, boolean isLate) {
+        Job(Attempt attempt, RunRef ref, Instant begins, Instant listed, int permit, Fault fault) {
             this.attempt = attempt;
             this.ref = ref;
             this.begins = begins;
             this.listed = listed;
             this.permit = permit;
-            this.isLate = isLate;
+            this.isLate = fault == Fault.LATE;
+            this.isTooLarge = fault == Fault.TOO_LARGE;
         }
 
-        Response.Ran ran() {
-            return new Response.Ran(ref, end, Given.outputs("{\"row\":\"" + attempt.row().id() + "\"}"), error,
-                    "workflow-1", new Usage(1, 10, 3, Optional.empty(), ""));
+        /// A paused run succeeds when somebody has answered.
+        RunStatus status(Instant now) {
+            if (isDead || now.isBefore(ends)) return RunStatus.RUNNING;
+            return end == RunStatus.PAUSED && !now.isBefore(answered) ? RunStatus.SUCCEEDED : end;
         }
 
-        boolean succeeded() {
-            return end == RunStatus.SUCCEEDED;
+        Response.Ran ran(Instant now) {
+            return ran(ref, status(now), error);
+        }
+
+        Response.Ran ran(RunRef ref, RunStatus status, String error) {
+            return new Response.Ran(ref, status, Given.outputs("{\"row\":\"" + attempt.row().id() + "\"}"), error,
+                    "workflow-1", new Usage(1, TOKENS, 3, Optional.empty(), ""));
+        }
+
+        Response.Ran madeUp(String error) {
+            return new Response.Ran(ref, RunStatus.FAILED, Given.outputs("{}"), error, "", Usage.NONE);
+        }
+
+        boolean isOf(JsonNode inputs) {
+            return attempt.row().inputs().equals(Given.JSON.convertValue(inputs, Map.class));
         }
     }
 
+    private enum Fault {
+        NONE, FAILS, THROTTLED, LATER, NOT_SENT, ERROR_BEFORE, ERROR_DURING, LOST, CUT, MADE_UP, CONTRADICTED, DOUBLED,
+        DELAYED, LATE, SLOW, STOPPED, PAUSED, TOO_LARGE, SILENT
+    }
+
     /// Dify 1.14 as far as the tool can tell: runs are listed a moment after they begin, and go on when nobody listens.
+    /// Streams begin one after the other, in the order of their requests.
     private static final class Server {
+        /// Dify ends a stream after this silence.
+        private static final Duration SILENCE = seconds(300);
+        /// The longest time without a request although rows wait, nothing runs and the server is well.
+        private static final Duration STANDSTILL = seconds(45);
+
         private final Schedule schedule;
         final List<Job> jobs = new ArrayList<>();
         /// How often the user has allowed each row to be paid for once more.
         final Map<String, Integer> permits = new HashMap<>();
         Scene scene;
         double trouble = 0;
+        /// Until when the queue of streams stands still, and when its last stream begins.
+        private Instant queueMoves = Instant.MIN, lastBegins = Instant.MIN;
+        /// Until when the server is away, and until when it has asked for no requests.
+        private Instant away = Instant.MIN, paused = Instant.MIN;
+        private int sentInVain = 0; // while the server was away
+        private boolean isShutOut = false;
+        private Optional<Instant> shutOut = Optional.empty();
+        /// When a request was last sent, or could not be sent for a reason.
+        private Instant lastMoved;
 
         Server(Schedule schedule) {
             this.schedule = schedule;
+        }
+
+        /// Another process: its key is accepted, and nobody has asked it to wait.
+        void begin(Scene scene) {
+            this.scene = scene;
+            lastMoved = scene.world.now();
+            jobs.forEach(job -> job.isOverdue = false);
+            away = paused = Instant.MIN;
+            isShutOut = false;
+            shutOut = Optional.empty();
+        }
+
+        /// Plans what happens to the server during this session.
+        void disturb() {
+            if (schedule.chance(trouble / 3)) within(60, "the queue stands still",
+                    now -> queueMoves = now.plusMillis(schedule.random.nextInt(150_000)));
+            if (schedule.chance(trouble / 3)) within(60, "restart", now -> jobs.stream()
+                    .filter(job -> !now.isBefore(job.begins) && now.isBefore(job.ends))
+                    .forEach(job -> job.isDead = true));
+            if (schedule.chance(trouble / 3)) within(60, "away", now -> {
+                away = now.plusMillis(schedule.random.nextInt(120_000));
+                sentInVain = 0;
+            });
+            if (schedule.chance(trouble / 8)) within(60, "the key is withdrawn", _ -> isShutOut = true);
+            if (schedule.chance(trouble / 8)) within(60, "another program writes",
+                    _ -> schedule.disk.touch(schedule.chance(0.5)));
+        }
+
+        private void within(int seconds, String what, Consumer<Instant> event) {
+            scene.world.in(Duration.ofMillis(schedule.random.nextInt(1000 * seconds)), () -> {
+                schedule.say(what);
+                event.accept(scene.world.now());
+            });
         }
 
         void permit(List<String> ids) {
             ids.forEach(id -> permits.merge(id, 1, Integer::sum));
         }
 
-        private enum Fault {
-            NONE, FAILS, THROTTLED, NOT_SENT, ERROR_BEFORE, ERROR_DURING, LOST, CUT, MADE_UP, CONTRADICTED, DELAYED,
-            LATE, SLOW, STOPPED
+        private boolean isAway() {
+            return scene.world.now().isBefore(away);
         }
 
         Response run(Attempt attempt, Consumer<StreamEvent> listener) throws InterruptedException {
             var fault = schedule.chance(trouble) ? schedule.pick(Fault.values()) : Fault.NONE;
             schedule.say(attempt.row().id() + " " + attempt.user().replaceAll(".*-", "#") + " " + fault);
+            lastMoved = scene.world.now();
+            checkPause();
+            if (isAway()) {
+                sentInVain++;
+                Schedule.check(sentInVain <= scene.slots, () -> sentInVain + " rows in doubt with -c " + scene.slots);
+                fault = Fault.LOST;
+            }
             pass(schedule.random.nextInt(1500));
+            if (!isShutOut) return run(attempt, fault, listener);
+            if (shutOut.isEmpty()) shutOut = Optional.of(scene.world.now());
+            return Given.http(401, "unauthorized", "Access token is invalid");
+        }
+
+        private Response run(Attempt attempt, Fault fault, Consumer<StreamEvent> listener) throws InterruptedException {
             return switch (fault) {
-                case NONE, FAILS, STOPPED, SLOW -> toItsEnd(start(attempt, fault, Duration.ZERO), listener);
+                case NONE, FAILS, STOPPED, SLOW, PAUSED, TOO_LARGE, DOUBLED ->
+                        toItsEnd(start(attempt, fault, Duration.ZERO), fault, listener);
                 case THROTTLED -> Given.THROTTLED;
+                case LATER -> later();
                 case NOT_SENT -> new Response.NotSent("connection refused", "");
                 case ERROR_BEFORE -> Given.http(500, "internal_server_error", "The server encountered an error");
                 case LOST -> Given.cut(Symptom.NO_ANSWER);
@@ -383,21 +536,38 @@ final class Seeds implements Callable<Integer> {
                 }
                 case ERROR_DURING, CUT, MADE_UP, CONTRADICTED ->
                         brokenOff(start(attempt, fault, Duration.ZERO), fault, listener);
+                case SILENT -> silent(start(attempt, fault, Duration.ZERO));
             };
+        }
+
+        /// Nothing may be sent for a while, or for so long that the batch stops.
+        private Response later() {
+            var asked = seconds(schedule.chance(0.1) ? 700 : 1 + schedule.random.nextInt(90));
+            paused = Collections.max(List.of(paused, scene.world.now().plus(asked)));
+            return Given.later(schedule.pick(429, 503), asked);
+        }
+
+        private void checkPause() {
+            Schedule.check(!scene.world.now().isBefore(paused), () -> "a request left before Retry-After was over");
         }
 
         private Job start(Attempt attempt, Fault fault, Duration delay) {
             var begins = scene.world.now().plus(delay);
+            boolean isStream = attempt.mode() == Mode.STREAMING;
+            if (isStream && delay.isZero())
+                begins = lastBegins = Collections.max(List.of(begins, queueMoves, lastBegins));
             // a stream's first event follows once its run is stored
-            var listed = attempt.mode() == Mode.STREAMING ? begins : begins.plusMillis(schedule.random.nextInt(2_000));
+            var listed = isStream ? begins : begins.plusMillis(schedule.random.nextInt(2_000));
             var job = new Job(attempt, Given.run("run-" + jobs.size()), begins, listed,
-                    permits.getOrDefault(attempt.row().id(), 0), fault == Fault.LATE);
-            int most = fault == Fault.SLOW ? 200_000 : 20_000;
-            job.ends = begins.plusMillis(500 + schedule.random.nextInt(most));
+                    permits.getOrDefault(attempt.row().id(), 0), fault);
+            boolean isSlow = fault == Fault.SLOW || fault == Fault.CUT && schedule.chance(0.3);
+            job.ends = begins.plusMillis(500 + schedule.random.nextInt(isSlow ? 200_000 : 20_000));
             if (job.ends.isBefore(listed)) job.ends = listed;
-            job.end = fault == Fault.STOPPED ? RunStatus.STOPPED : RunStatus.SUCCEEDED;
-            job.error = "";
-            if (fault == Fault.FAILS || fault != Fault.NONE && schedule.chance(0.2)) {
+            if (fault == Fault.STOPPED) job.end = RunStatus.STOPPED;
+            if (fault == Fault.PAUSED) {
+                job.end = RunStatus.PAUSED;
+                job.answered = job.ends.plusSeconds(schedule.random.nextInt(2000));
+            } else if (fault == Fault.FAILS || fault != Fault.NONE && schedule.chance(0.2)) {
                 job.end = RunStatus.FAILED;
                 job.error = schedule.pick("Rate Limit Error", "the node Code failed");
             }
@@ -412,31 +582,61 @@ final class Seeds implements Callable<Integer> {
             if (schedule.chance(trouble / 4)) listener.accept(new StreamEvent.Began(job.ref)); // doubled
         }
 
-        private Response toItsEnd(Job job, Consumer<StreamEvent> listener) throws InterruptedException {
+        private Response toItsEnd(Job job, Fault fault, Consumer<StreamEvent> listener) throws InterruptedException {
+            while (scene.world.now().isBefore(job.begins)) pass(Math.min(1000, left(job.begins)));
             began(job, listener);
             var timeout = scene.world.now().plus(Schedule.TIMEOUT);
-            while (scene.world.now().isBefore(job.ends)) {
+            while (isShutOut || scene.world.now().isBefore(job.ends)) {
                 if (!scene.world.now().isBefore(timeout)) return cut(job, Symptom.TIMED_OUT);
-                pass(Math.min(1000, 1 + Duration.between(scene.world.now(), job.ends).toMillis()));
+                if (job.isDead) return cut(job, Symptom.CUT);
+                pass(isShutOut ? 1000 : Math.min(1000, 1 + left(job.ends)));
             }
-            return job.ran();
+            var now = scene.world.now();
+            if (job.isTooLarge) return new Response.Unreadable(Optional.of(job.ref), "too large");
+            if (fault != Fault.DOUBLED || job.attempt.mode() != Mode.STREAMING) return job.ran(now);
+            var other = schedule.chance(0.5) ? job.ran(now) : job.madeUp("connection error");
+            return Response.ofEnds(Optional.of(job.ref), schedule.chance(0.5) ? List.of(job.ran(now), other)
+                    : List.of(other, job.ran(now)));
+        }
+
+        private long left(Instant until) {
+            return Duration.between(scene.world.now(), until).toMillis();
+        }
+
+        /// A stream whose events do not arrive. Its run must be found meanwhile.
+        private Response silent(Job job) throws InterruptedException {
+            if (job.attempt.mode() != Mode.STREAMING) return cut(job, Symptom.NO_ANSWER);
+            var until = scene.world.now().plus(SILENCE);
+            for (int calm = 0; scene.world.now().isBefore(until); pass(1000)) {
+                boolean mayStop = scene.maxFailures != null || scene.maxTokens != null; // then nothing is looked up
+                if (mayStop || isAway() || scene.world.now().isBefore(paused) || isShutOut) calm = 0;
+                else calm++;
+                boolean wasLookedUp = scene.looked.stream().anyMatch(look -> look.attempt().user()
+                        .equals(job.attempt.user()));
+                int seconds = calm;
+                Schedule.check(calm < 100 || wasLookedUp, () -> "nobody has looked for a stream that is silent for "
+                        + seconds + " s");
+            }
+            return Given.cut(Symptom.STREAM_SILENT);
         }
 
         private Response brokenOff(Job job, Fault fault, Consumer<StreamEvent> listener) throws InterruptedException {
-            began(job, listener);
-            pass(schedule.random.nextInt(3_000));
-            var shown = fault == Fault.MADE_UP && job.attempt.mode() == Mode.BLOCKING ? Fault.CUT : fault;
-            return switch (shown) {
-                case ERROR_DURING -> Given.http(500, "internal_server_error", "The server encountered an error");
-                case MADE_UP -> new Response.Ran(job.ref, RunStatus.FAILED, Given.outputs("{}"), "connection error", "",
-                        Usage.NONE);
-                case CONTRADICTED -> cut(job, Symptom.CONTRADICTED);
-                default -> cut(job, Symptom.CUT);
-            };
+            boolean isStream = job.attempt.mode() == Mode.STREAMING;
+            if (!scene.world.now().isBefore(job.begins)) began(job, listener);
+            pass(schedule.random.nextInt(schedule.chance(0.3) ? 50_000 : 3_000));
+            var words = schedule.pick("connection error", "the engine has lost the run");
+            if (fault == Fault.ERROR_DURING)
+                return Given.http(500, "internal_server_error", "The server encountered an error");
+            if (fault == Fault.MADE_UP && isStream) return job.madeUp(words);
+            if (fault == Fault.CONTRADICTED && isStream) return Response.ofEnds(Optional.of(job.ref),
+                    List.of(job.ran(Given.run("run-of-another"), RunStatus.SUCCEEDED, "")));
+            return cut(job, fault == Fault.CONTRADICTED ? Symptom.CONTRADICTED : Symptom.CUT);
         }
 
-        private static Response cut(Job job, Symptom symptom) {
-            return job.attempt.mode() == Mode.STREAMING ? Given.cut(symptom, job.ref) : Given.cut(symptom);
+        /// A stream has named its run when it began.
+        private Response cut(Job job, Symptom symptom) {
+            boolean isNamed = job.attempt.mode() == Mode.STREAMING && !scene.world.now().isBefore(job.begins);
+            return isNamed ? Given.cut(symptom, job.ref) : Given.cut(symptom);
         }
 
         private void pass(long millis) throws InterruptedException {
@@ -444,9 +644,11 @@ final class Seeds implements Callable<Integer> {
         }
 
         LookUpResult look(Unresolved unresolved) {
+            checkPause();
             scene.wait(Duration.ofMillis(schedule.random.nextInt(800)));
-            if (schedule.chance(trouble / 2)) return new LookUpResult.Silent(schedule.pick(
-                    Given.http(500, "internal_server_error", "no"), Given.cut(Symptom.NO_ANSWER), Given.html(502)));
+            if (isAway()) return new LookUpResult.Silent(Given.cut(Symptom.NO_ANSWER));
+            if (isShutOut) return new LookUpResult.Silent(Given.http(401, "unauthorized", "Access token is invalid"));
+            if (schedule.chance(trouble / 2)) return new LookUpResult.Silent(failure());
             var user = unresolved.attempt().user();
             var now = scene.world.now();
             var found = jobs.stream().filter(job -> job.attempt.user().equals(user))
@@ -455,32 +657,75 @@ final class Seeds implements Callable<Integer> {
             var result = found.map(job -> seen(job, now)).orElse(ABSENT);
             schedule.say("look " + unresolved.attempt().row().id() + " " + unresolved.purpose() + " "
                     + user.replaceAll(".*-", "#") + " " + result.word());
+            if (unresolved.is(Purpose.OUTCOME) && result instanceof LookUpResult.Running)
+                checkTime(found.get(), unresolved.is(Symptom.OVERDUE), now);
             return result;
         }
 
+        /// Answers that say nothing about the run.
+        private Response failure() {
+            return schedule.chance(0.1) ? later() : schedule.pick(
+                    Given.http(500, "internal_server_error", "no"), Given.cut(Symptom.NO_ANSWER), Given.html(502),
+                    Given.http(400, "invalid_param", "no"), Response.Refused.unexpected("a page of a proxy"));
+        }
+
+        /// A run counts as unknown, or is stopped, at the first look-up after its time.
+        private void checkTime(Job job, boolean isStopped, Instant now) {
+            Schedule.check(!job.isOverdue || isStopped, () -> job.ref.id() + " is waited for after its time is over");
+            var begins = job.begins.isAfter(job.attempt.at()) ? job.begins : job.attempt.at();
+            job.isOverdue = job.end != RunStatus.PAUSED && now.isAfter(begins.plus(Schedule.TIMEOUT).plusSeconds(1));
+        }
+
         private static LookUpResult seen(Job job, Instant now) {
-            if (now.isBefore(job.ends)) return new LookUpResult.Running(new RunRef(job.ref.id(), ""),
-                    RunStatus.RUNNING, Optional.of(Duration.between(job.begins, now)), Duration.ZERO);
-            return new LookUpResult.Ended(job.ran(), job.attempt.row().inputs());
+            var status = job.status(now);
+            if (status == RunStatus.RUNNING || status == RunStatus.PAUSED)
+                return new LookUpResult.Running(new RunRef(job.ref.id(), ""), status,
+                        Optional.of(Duration.between(job.begins, now)), Duration.ZERO);
+            return job.isTooLarge && status.isSuccess()
+                    ? new LookUpResult.Silent(new Response.Unreadable(Optional.of(job.ref), "too large"))
+                    : new LookUpResult.Ended(job.ran(now), job.attempt.row().inputs());
         }
 
         private void stop(Job job) {
             var now = scene.world.now();
-            if (!now.isBefore(job.ends) || schedule.chance(trouble / 4)) return;
+            if (job.isDead || job.status(now) != RunStatus.RUNNING || schedule.chance(trouble / 4)) return;
             job.ends = now;
             job.end = schedule.pick(RunStatus.STOPPED, RunStatus.FAILED);
             job.error = "Aborted: User requested stop";
         }
 
         Optional<Response> probe() {
-            return schedule.chance(trouble / 2) ? Optional.of(new Response.NotSent("connection refused", ""))
-                    : Optional.empty();
+            checkPause();
+            return isAway() || schedule.chance(trouble / 2)
+                    ? Optional.of(new Response.NotSent("connection refused", "")) : Optional.empty();
+        }
+
+        boolean hasPaused(String id) {
+            return jobs.stream().anyMatch(job -> job.attempt.row().id().equals(id) && job.end == RunStatus.PAUSED);
+        }
+
+        /// Runs that were cut off may keep their places on the server, but the other rows continue.
+        void checkStandstill() {
+            var now = scene.world.now();
+            boolean mayWait = scene.busy > 0 || isAway() || now.isBefore(paused) || isShutOut
+                    || scene.tally.now().rest().isPresent() || scene.selection != Batch.Selection.PENDING
+                    || Stream.of(schedule.ids).allMatch(schedule.disk::isAttempted);
+            if (mayWait) lastMoved = now;
+            Schedule.check(now.isBefore(lastMoved.plus(STANDSTILL)), () -> "no row was sent for " + STANDSTILL);
+        }
+
+        /// When the server accepts the key no longer, the session ends soon.
+        void checkShutOut() {
+            var now = scene.world.now();
+            shutOut.ifPresent(since -> Schedule.check(now.isBefore(since.plusSeconds(10)),
+                    () -> "the session went on for " + Duration.between(since, now) + " after the key was withdrawn"));
         }
     }
 
     /// What must hold, whatever happened.
     private record Check(Schedule schedule, Scene scene) {
         void afterSession(Disk disk) throws IOException {
+            schedule.server.checkShutOut();
             int places = scene.mode == Mode.STREAMING ? 2 * scene.slots : scene.slots; // silent streams hold none
             Schedule.check(scene.busiest <= places, () -> scene.busiest + " requests at a time with -c " + scene.slots);
             // the progress is drawn five times a second, and each message may need a few waits
@@ -503,9 +748,15 @@ final class Seeds implements Callable<Integer> {
                 Schedule.check(runs.add(run), () -> "two results of " + run);
                 Schedule.check(paid(id).anyMatch(job -> job.ref.id().equals(run)),
                         () -> "row " + id + " has a wrong result: " + run);
+                Schedule.check(paid(id).anyMatch(job -> job.ref.id().equals(run) && job.isOf(result.path("inputs"))),
+                        () -> "the result of row " + id + " has other inputs than " + run);
             }
             var ends = new HashMap<String, String>();
-            for (var end : scene.log("end")) ends.put(end.path("id").asText(), end.path("outcome").asText());
+            for (var end : scene.log("end")) {
+                ends.put(end.path("id").asText(), end.path("outcome").asText());
+                Schedule.check(!end.path("outcome").asText().equals("interrupted")
+                        || end.path("tokens").asInt() == Job.TOKENS, () -> "the tokens of a stopped run do not count");
+            }
             var late = Set.copyOf(Scene.texts("user", scene.log("late")));
             for (var id : schedule.ids) paid(id).filter(job -> job.isLate && !late.contains(job.attempt.user()))
                     .filter(this::isPaidAgain).findFirst().ifPresent(job -> Schedule.check(false,
@@ -514,7 +765,8 @@ final class Seeds implements Callable<Integer> {
         }
 
         private Stream<Job> paid(String id) {
-            return schedule.server.jobs.stream().filter(job -> job.attempt.row().id().equals(id) && job.succeeded());
+            return schedule.server.jobs.stream().filter(job -> job.attempt.row().id().equals(id)
+                    && job.status(scene.world.now()).isSuccess());
         }
 
         /// Whether a later request of the row was paid for, too, without being asked for.
@@ -529,7 +781,8 @@ final class Seeds implements Callable<Integer> {
                     .collect(Collectors.groupingBy(job -> job.permit, Collectors.counting()));
             Schedule.check(times.values().stream().allMatch(count -> count == 1), () -> "row " + id
                     + " was paid twice: " + paid(id).map(job -> job.ref.id()).toList());
-            Schedule.check(List.of("success", "failed", "unknown").contains(outcome),
+            boolean isPaused = outcome.equals("paused") && schedule.server.hasPaused(id);
+            Schedule.check(isPaused || List.of("success", "failed", "unknown").contains(outcome),
                     () -> "row " + id + " has no outcome: " + outcome);
             Schedule.check(!outcome.equals("failed") || paid(id).allMatch(job -> job.isLate),
                     () -> "row " + id + " counts as failed, but its run has succeeded");
