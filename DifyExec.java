@@ -10909,8 +10909,13 @@ final class DifyExec implements Runnable {
 
     /// The text that is read for an input: itself, or a copy that only this user can read.
     /// `isCopy`: CSV made of a book or of JSON lines, each record with the number of its original.
-    record TextFile(Path input, Path path, Charset charset, String start, boolean isCopy,
+    record TextFile(Path input, Source source, Charset charset, String start, boolean isCopy,
             String sheet, Extras extras, Copies copies) {
+        /// Opens the text from its start, as often as it is asked to.
+        interface Source {
+            InputStream open() throws IOException;
+        }
+
         /// A workbook's facts beside its cells: the width of the table, the ranges of merged cells, and cells that
         /// cannot be read.
         record Extras(int width, List<CellRangeAddress> merged, List<Faulty> faults, List<String> notes) {
@@ -10929,12 +10934,12 @@ final class DifyExec implements Runnable {
         /// Opens an input by its first bytes, whatever its name says: people rename files.
         static TextFile of(TextFile source, Csv.Shape shape) throws IOException {
             byte[] start;
-            try (var in = Files.newInputStream(source.path)) {
+            try (var in = source.source.open()) {
                 start = in.readNBytes(1 << 16);
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
             var charset = shape.encoding() != null ? shape.encoding() : charset(magic);
-            var file = new TextFile(source.input, source.path, charset, new String(start, charset), false, "",
+            var file = new TextFile(source.input, source.source, charset, new String(start, charset), false, "",
                     Extras.NONE, source.copies);
             if (magic.startsWith(ZIP)) return Book.copy(file, shape);
             if (BINARY.stream().anyMatch(magic::startsWith))
@@ -10949,18 +10954,17 @@ final class DifyExec implements Runnable {
 
         /// The input itself, or a copy of standard input, a pipe or a device, which can be read only once.
         static TextFile rereadable(Path input, Copies copies) throws IOException {
-            Copies.removeAbandoned();
-            return new TextFile(input, path(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
+            return new TextFile(input, source(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
         }
 
-        private static Path path(Path input, Copies copies) throws IOException {
-            if (input.toString().equals("-")) return copies.file(System.in::transferTo);
+        private static Source source(Path input, Copies copies) throws IOException {
+            if (input.toString().equals("-")) return copies.add(System.in::transferTo);
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file");
             if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
             if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
-            if (Files.isRegularFile(input)) return input;
+            if (Files.isRegularFile(input)) return () -> Files.newInputStream(input);
             try (var in = Files.newInputStream(input)) {
-                return copies.file(in::transferTo);
+                return copies.add(in::transferTo);
             }
         }
 
@@ -10972,7 +10976,7 @@ final class DifyExec implements Runnable {
 
         /// Copies the rows as CSV, in which all texts are quoted, but numbers and dates are not.
         TextFile copied(IOConsumer<Writer> rows) throws IOException {
-            var copy = copies.file(out -> {
+            var copy = copies.add(out -> {
                 var text = new BufferedWriter(Json.utf8(out));
                 rows.accept(text);
                 text.flush();
@@ -10990,11 +10994,11 @@ final class DifyExec implements Runnable {
         }
 
         TextFile with(Extras extras) {
-            return new TextFile(input, path, charset, start, isCopy, sheet, extras, copies);
+            return new TextFile(input, source, charset, start, isCopy, sheet, extras, copies);
         }
 
         TextFile ofSheet(String sheet) {
-            return new TextFile(input, path, UTF_8, "", false, sheet, extras, copies);
+            return new TextFile(input, source, UTF_8, "", false, sheet, extras, copies);
         }
 
         /// Objects as CSV. The columns are the names that any of them has.
@@ -11091,7 +11095,7 @@ final class DifyExec implements Runnable {
         }
 
         Reader reader() throws IOException {
-            return new InputStreamReader(Files.newInputStream(path), charset.newDecoder()
+            return new InputStreamReader(source.open(), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
                     .replaceWith(String.valueOf(INVALID)));
         }
@@ -11121,8 +11125,8 @@ final class DifyExec implements Runnable {
 
         /// A line has bytes that the encoding does not allow. The likely one is only a hint.
         Faulty invalid(long line) {
-            try {
-                var guess = UniversalDetector.detectCharset(path);
+            try (var in = source.open()) {
+                var guess = UniversalDetector.detectCharset(in);
                 if (guess != null && !guess.equals(charset.name()) && Charset.isSupported(guess)) {
                     var repair = new Faulty.Repair("--encoding", Charset.forName(guess));
                     return new Faulty(this, line, 0, "invalid " + charset, "add " + repair.option()
@@ -11169,65 +11173,62 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Copies of the input, in a folder of this process that only this user can read, deleted at the end.
+        /// Copies of the input in temporary files that have no name, so that nobody else can open them, and that are
+        /// gone with this process however it ends.
         static final class Copies implements AutoCloseable {
-            /// All users can write to the folder for temporary files. This one is the user's own.
-            private static final Path PRIVATE = Path.of(System.getProperty("java.io.tmpdir"), "difyexec-files-"
-                    + System.getProperty("user.name").replaceAll("[^\\w.-]", "_"));
-
             private final Path input;
-            private Temporary ours;
+            private final List<FileChannel> files = new ArrayList<>();
 
             Copies(Path input) {
                 this.input = input;
             }
 
             /// An error is the input's or the copy's, and the message names both.
-            Path file(IOConsumer<OutputStream> content) {
+            Source add(IOConsumer<OutputStream> content) {
                 try {
-                    return Storage.naming(PRIVATE, () -> {
-                        if (ours == null) makePrivateFolder();
-                        var file = Files.createTempFile(ours.folder(), "", ".copy");
-                        file.toFile().deleteOnExit();
-                        try (var out = Files.newOutputStream(file)) {
-                            content.accept(out);
-                        }
-                        return file;
-                    });
-                } catch (UncheckedIOException problem) {
+                    var path = Files.createTempFile("difyexec-", ".copy"); // only this user can open it
+                    var file = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE);
+                    files.add(file);
+                    Files.delete(path); // the open file stays
+                    content.accept(Channels.newOutputStream(file));
+                    return () -> new CopyReader(file);
+                } catch (IOException problem) {
                     throw new Unusable("cannot make a copy of " + name(input) + " (" + Text.reason(problem) + ")",
                             "if the input can be read, choose another folder for the copy with "
                                     + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
                 }
             }
 
-            /// Only its owner, and root, can set the permissions of a folder that exists.
-            private void makePrivateFolder() throws IOException {
-                Files.createDirectories(PRIVATE);
-                if (PRIVATE.getFileSystem().supportedFileAttributeViews().contains("posix"))
-                    Files.setPosixFilePermissions(PRIVATE, PosixFilePermissions.fromString("rwx------"));
-                ours = Temporary.of(PRIVATE, "");
-                if (Files.isSymbolicLink(PRIVATE) || !Files.getOwner(PRIVATE).equals(Files.getOwner(ours.path())))
-                    throw new IOException(PRIVATE + " was made by another user");
-                Files.createDirectory(ours.folder());
-                for (var path : List.of(ours.path(), ours.folder())) path.toFile().deleteOnExit();
-            }
-
-            static void removeAbandoned() {
-                try {
-                    if (Files.isDirectory(PRIVATE, LinkOption.NOFOLLOW_LINKS)) Temporary.removeAbandoned(PRIVATE, "");
-                } catch (UncheckedIOException _) {
-                    // the rest is for the next start
+            @Override
+            public void close() {
+                for (var file : files) try {
+                    file.close();
+                } catch (IOException _) {
+                    // nothing needs it any more
                 }
+            }
+        }
+
+        /// Reads a copy from its start, independently of other readers.
+        private static final class CopyReader extends InputStream {
+            private final FileChannel file;
+            private long position = 0;
+
+            CopyReader(FileChannel file) {
+                this.file = file;
             }
 
             @Override
-            public void close() {
-                try (var _ = ours) {
-                    ours = null;
-                } catch (IOException | UncheckedIOException _) {
-                    // for the next start
-                }
+            public int read() throws IOException {
+                var one = new byte[1];
+                return read(one) < 0 ? -1 : Byte.toUnsignedInt(one[0]);
+            }
+
+            @Override
+            public int read(byte[] bytes, int from, int length) throws IOException {
+                int read = file.read(ByteBuffer.wrap(bytes, from, length), position);
+                position += Math.max(0, read);
+                return read;
             }
         }
     }
@@ -11312,9 +11313,9 @@ final class DifyExec implements Runnable {
 
         private static ReadableWorkbook open(TextFile file) throws IOException {
             try {
-                return new ReadableWorkbook(file.path().toFile(), new ReadingOptions(true, true));
+                return new ReadableWorkbook(file.source().open(), new ReadingOptions(true, true));
             } catch (ExcelReaderException _) { // it has no part with styles, and so no formats
-                return new ReadableWorkbook(file.path().toFile(), new ReadingOptions(false, true));
+                return new ReadableWorkbook(file.source().open(), new ReadingOptions(false, true));
             }
         }
 
@@ -11421,38 +11422,38 @@ final class DifyExec implements Runnable {
         /// Finds what fastexcel's reader does not show: merged cells, and formulas without a result, which it takes for
         /// empty texts. Those have a type (`str`), but numbers have none.
         private void survey(Sheet sheet) throws IOException, XMLStreamException {
-            try (var zip = new ZipFile(file.path().toFile())) {
-                var path = "";
-                for (var xml = part(zip, "/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
-                    if (xml.isStartElement() && sheet.getId().equals(xml.getAttributeValue(null, "Id")))
-                        path = URI.create("/xl/").resolve(xml.getAttributeValue(null, "Target")).getPath();
-                var place = "";
-                boolean isNumber = false, lacksResult = false;
-                for (var xml = part(zip, path); xml.hasNext(); xml.next()) {
-                    if (xml.isEndElement() && xml.getLocalName().equals("c") && lacksResult) {
-                        var cell = new CellAddress(place);
-                        faulty(cell.getRow() + 1, cell.getColumn(),
-                                "a formula without a result (save the workbook in a spreadsheet program)");
+            var path = "";
+            for (var xml = part("/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
+                if (xml.isStartElement() && sheet.getId().equals(xml.getAttributeValue(null, "Id")))
+                    path = URI.create("/xl/").resolve(xml.getAttributeValue(null, "Target")).getPath();
+            var place = "";
+            boolean isNumber = false, lacksResult = false;
+            for (var xml = part(path); xml.hasNext(); xml.next()) {
+                if (xml.isEndElement() && xml.getLocalName().equals("c") && lacksResult) {
+                    var cell = new CellAddress(place);
+                    faulty(cell.getRow() + 1, cell.getColumn(),
+                            "a formula without a result (save the workbook in a spreadsheet program)");
+                }
+                if (xml.isStartElement()) switch (xml.getLocalName()) {
+                    case "c" -> {
+                        place = xml.getAttributeValue(null, "r");
+                        isNumber = Objects.requireNonNullElse(xml.getAttributeValue(null, "t"), "n").equals("n");
+                        lacksResult = false;
                     }
-                    if (xml.isStartElement()) switch (xml.getLocalName()) {
-                        case "c" -> {
-                            place = xml.getAttributeValue(null, "r");
-                            isNumber = Objects.requireNonNullElse(xml.getAttributeValue(null, "t"), "n").equals("n");
-                            lacksResult = false;
-                        }
-                        case "f" -> lacksResult = isNumber;
-                        case "v" -> lacksResult &= xml.getElementText().isBlank();
-                        case "mergeCell" -> merged.add(CellRangeAddress.valueOf(xml.getAttributeValue(null, "ref")));
-                        default -> {}
-                    }
+                    case "f" -> lacksResult = isNumber;
+                    case "v" -> lacksResult &= xml.getElementText().isBlank();
+                    case "mergeCell" -> merged.add(CellRangeAddress.valueOf(xml.getAttributeValue(null, "ref")));
+                    default -> {}
                 }
             }
         }
 
-        private static XMLStreamReader part(ZipFile zip, String path) throws IOException, XMLStreamException {
-            var entry = zip.stream().filter(one -> path.equalsIgnoreCase("/" + one.getName())).findFirst();
-            return XML.createXMLStreamReader(entry.isEmpty() ? new ByteArrayInputStream("<none/>".getBytes(UTF_8))
-                    : zip.getInputStream(entry.get()));
+        /// This part of the workbook, or an empty one.
+        private XMLStreamReader part(String path) throws IOException, XMLStreamException {
+            var zip = new ZipInputStream(file.source().open());
+            for (var entry = zip.getNextEntry(); entry != null; entry = zip.getNextEntry())
+                if (path.equalsIgnoreCase("/" + entry.getName())) return XML.createXMLStreamReader(zip);
+            return XML.createXMLStreamReader(new StringReader("<none/>"));
         }
     }
 
@@ -14747,14 +14748,14 @@ final class DifyExec implements Runnable {
     /// left.
     record Temporary(Path path, FileChannel channel) implements AutoCloseable {
         static final String HIDDEN = ".difyexec-";
-        private static final String PROCESS = UUID.randomUUID().toString(), ENDING = ".tmp";
+        private static final String PROCESS = UUID.randomUUID().toString();
         private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
 
         /// Until the new file is locked, another process may take it for an abandoned one and remove it. Then another
         /// file is made; a file system that never grants the lock has no such process.
         static Temporary of(Path folder, String prefix) throws IOException {
             for (int tries = 1; ; tries++) {
-                var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ENDING);
+                var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ".tmp");
                 var channel = FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
                 boolean isOurs = channel.tryLock() != null && Storage.exists(path);
                 if (isOurs || tries == 5) return new Temporary(path, channel);
@@ -14762,42 +14763,25 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A folder beside this file, for files that are needed as long as it is.
-        Path folder() {
-            return path.resolveSibling(path.getFileName().toString().replace(ENDING, ""));
-        }
-
-        /// Removes the files that begin with `prefix` and the folders beside them. Files of this process are left out:
-        /// closing a second channel would let go of its locks. Only one thread does this, because a process cannot lock
-        /// a file twice.
+        /// Removes the files that begin with `prefix`. Files of this process are left out: closing a second channel
+        /// would let go of its locks. Only one thread does this, because a process cannot lock a file twice.
         static synchronized void removeAbandoned(Path folder, String prefix) {
             for (var path : Storage.list(folder)) {
                 var name = path.getFileName().toString();
                 if (!name.matches(Pattern.quote(prefix) + NAME) || name.startsWith(prefix + PROCESS)
                         || !Files.isRegularFile(path, LinkOption.NOFOLLOW_LINKS)) continue;
                 try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
-                    if (channel.tryLock() != null) new Temporary(path, channel).delete();
-                } catch (IOException | UncheckedIOException _) {
+                    if (channel.tryLock() != null) Files.deleteIfExists(path);
+                } catch (IOException _) {
                     // not ours to remove
                 }
             }
         }
 
-        /// If the folder cannot be examined, the file stays, so that the next start removes both.
-        private void delete() throws IOException {
-            boolean hasFolder = Storage.exists(folder(), LinkOption.NOFOLLOW_LINKS)
-                    && Storage.attributes(folder(), LinkOption.NOFOLLOW_LINKS).isDirectory();
-            if (hasFolder) {
-                for (var file : Storage.list(folder())) Files.deleteIfExists(file);
-                Files.delete(folder());
-            }
-            Files.deleteIfExists(path);
-        }
-
         @Override
         public void close() throws IOException {
             try (channel) {
-                delete();
+                Files.deleteIfExists(path);
             }
         }
     }

@@ -458,14 +458,19 @@ final class IoFault implements Callable<Integer> {
             if (verify.code() != 0) problems.add("verify: " + verify);
         }
 
-        /// The folder of this process in `tmp` may remain; it is empty when no command runs.
+        /// A copy of an input may remain in `tmp` if its name could not be removed; it is empty then.
         private void checkFolder(List<String> problems) throws IOException {
             try (var files = Files.walk(place())) {
-                files.filter(Files::isRegularFile).map(file -> place().relativize(file).toString())
+                files.filter(file -> Files.isRegularFile(file) && !isEmptyCopy(file))
+                        .map(file -> place().relativize(file).toString())
                         .filter(file -> file.startsWith(".difyexec") || file.startsWith("tmp/")
                                 && !file.endsWith(".lock"))
                         .forEach(file -> problems.add("left " + file));
             }
+        }
+
+        private static boolean isEmptyCopy(Path file) {
+            return file.toString().endsWith(".copy") && file.toFile().length() == 0;
         }
 
         private List<JsonNode> results() throws IOException {

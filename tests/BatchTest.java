@@ -165,7 +165,7 @@ final class BatchTest {
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
 
             assertEquals(Exit.UNUSABLE.code, process.waitFor(), said);
-            try (var left = Files.walk(folder)) { // the private folder stays
+            try (var left = Files.walk(folder)) {
                 assertEquals(List.of(), left.filter(Files::isRegularFile).toList(), said);
             }
         }

@@ -224,7 +224,7 @@ final class Given {
     }
 
     static TextFile text(Path file) {
-        return new TextFile(file, file, UTF_8, "", false, "", TextFile.Extras.NONE, new TextFile.Copies(file));
+        return new TextFile(file, () -> Files.newInputStream(file), UTF_8, "", false, "", TextFile.Extras.NONE, new TextFile.Copies(file));
     }
 
     /// All rows of a CSV, after a check.
