@@ -196,7 +196,7 @@ final class DocsTest extends WholeCommand {
             call(Map.of(), typed("run", "--demo"));
             var documented = entries("docs/files.md", "## `status --json`");
 
-            var status = tree(call(Map.of(), "status", "--json", "-i", input(), "-o", output()).out());
+            var status = tree(ofBatch("status", "--json").out());
 
             assertEquals(keys(status), documented);
         }

@@ -25,9 +25,8 @@ final class FilesTest extends WholeCommand {
     class TheInput {
         private final Dify dify = dify();
 
-        private void refused(Call call, String... words) throws IOException {
-            call.exits(2).omits("Exception").showsNothing();
-            for (var word : words) assertTrue(call.err().contains(word), () -> call.err() + " without " + word);
+        private void refused(Call call, String... facts) {
+            call.exits(2).showsNothing().says(facts).omits("Exception");
             assertEquals(0, dify.runs());
         }
 
@@ -35,14 +34,6 @@ final class FilesTest extends WholeCommand {
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 csv                              | place  | what
                 ''                               | csv:   | empty
-                id,text                          | csv:   | no rows
-                id,text/1,a/1,b                  | csv:3: | "1"
-                id,text/1,a/ 1 ,b                | csv:3: | line 2
-                id,text/,a                       | csv:2: | blank
-                id,text/'  ',a                   | csv:2: | blank
-                id,text/1,a/2                    | csv:3: | 1 cell
-                id,text/1,a/2,b,c                | csv:3: | 3 cells
-                id,text,text/1,a,b               | csv:1: | "text"
                 text,key/a,1                     | csv:1: | --id-column
                 id,text/1,a/2,"open/3,c          | csv:3: | quote
                 """)
@@ -50,25 +41,6 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("data.csv"), csv.replace('/', '\n').replace("'", "") + (csv.isEmpty() ? "" : "\n"));
 
             refused(dify.run(), line, what);
-
-            assertEquals(Set.of("data.csv"), names());
-        }
-
-        @Test
-        void hasAllItsProblemsListed() throws IOException {
-            csv("id,text", "1,a", "1,b\n".repeat(30).strip());
-
-            refused(dify.run(), "30 problems", "line 3:", "line 22:", "10 more");
-        }
-
-        @Test
-        void thatIsNotUtf8IsReportedWithItsLineAndSoIsAFolder() throws IOException {
-            Files.write(file("data.csv"), "id,text\n1,a\n2,caf\u00e9\n".getBytes(StandardCharsets.ISO_8859_1));
-            refused(dify.run(), "csv:3:", "UTF-8");
-
-            Files.delete(file("data.csv"));
-            Files.createDirectory(file("data.csv"));
-            refused(dify.run(), "data.csv: is a folder");
 
             assertEquals(Set.of("data.csv"), names());
         }
@@ -101,8 +73,7 @@ final class FilesTest extends WholeCommand {
         void outputInAMissingFolderIsReported() throws IOException {
             rows(1);
 
-            refused(call(dify.settings(), "run", "-i", input(), "-o", path("no/results.jsonl")),
-                    path("no"));
+            refused(call(dify.settings(), "run", "-i", input(), "-o", path("no/results.jsonl")), path("no"));
 
             assertEquals(Set.of("data.csv"), names());
         }
@@ -123,17 +94,6 @@ final class FilesTest extends WholeCommand {
                         .withRequestBody(equalToJson("{\"inputs\":" + inputs + "," + users + "}")));
             assertEquals("a, \"b\"\r\nc; あ😀 ", result("1").path("inputs").path("text").asText());
         }
-
-        @Test
-        void canHaveItsIdsInAnotherColumn() throws IOException {
-            csv("text,key", "a,1", "b,2");
-
-            dify.run("--id-column", "key").exits(0);
-
-            assertEquals(List.of("1", "2"), ids());
-            assertEquals("{\"text\":\"a\",\"key\":\"1\"}", result("1").path("inputs").toString());
-            call(Map.of(), "status", "-i", input(), "-o", output(), "--id-column", "key").exits(0);
-        }
     }
 
     @Nested
@@ -141,13 +101,10 @@ final class FilesTest extends WholeCommand {
         private final Dify dify = dify();
 
         TheCheck() {
-            form(dify.answer(200, text("""
-                    {'user_input_form': [
-                        {'text-input': {'variable': 'text', 'label': 'Text', 'required': true, 'max_length': 5}},
-                        {'select': {'variable': 'lang', 'label': 'Language', 'required': true,
-                                    'options': ['en', 'ja']}},
-                        {'number': {'variable': 'count', 'label': 'Count', 'required': false}}]}
-                    """)));
+            dify.form("""
+                    [{'text-input': {'variable': 'text', 'label': 'Text', 'required': true, 'max_length': 5}},
+                     {'select': {'variable': 'lang', 'label': 'Language', 'required': true, 'options': ['en', 'ja']}},
+                     {'number': {'variable': 'count', 'label': 'Count', 'required': false}}]""");
         }
 
         private void form(ResponseDefinitionBuilder answer) {
@@ -155,8 +112,7 @@ final class FilesTest extends WholeCommand {
         }
 
         private Call check(String... more) throws IOException {
-            return call(dify.settings(), Stream.concat(Stream.of("check", "-i", input()), Stream.of(more))
-                    .toArray(String[]::new));
+            return call(dify.settings(), words(List.of("check", "-i", input()), more));
         }
 
         private void bad() throws IOException {
@@ -167,12 +123,9 @@ final class FilesTest extends WholeCommand {
         void checksEveryCellAgainstTheFormBeforeSendingAnything() throws IOException {
             bad();
 
-            var call = dify.run();
-            var check = check();
+            var call = dify.run().exits(2).reports("3 problems");
+            var check = check().exits(2).saysNothing();
 
-            assertEquals(List.of(2, 2), List.of(call.code(), check.code()));
-            call.reports("3 problems");
-            check.saysNothing();
             for (var facts : List.of("line 3, id 2.*text.*too long.*8.*5", "line 4, id 3.*lang.*\"fr\".*\"en\", \"ja\"",
                     "line 4, id 3.*count.*many"))
                 for (var said : List.of(call.err(), check.out()))
@@ -183,17 +136,14 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void namesEachOfTwelveFaults() throws IOException {
-            form(dify.answer(200, text("""
-                    {'user_input_form': [
-                        {'text-input': {'variable': 'short', 'required': false, 'max_length': 3}},
-                        {'number': {'variable': 'num', 'required': true}},
-                        {'select': {'variable': 'pick', 'required': false, 'options': ['red', 'blue']}},
-                        {'checkbox': {'variable': 'yes', 'required': false}},
-                        {'json_object': {'variable': 'meta', 'required': false}},
-                        {'file': {'variable': 'doc', 'required': false, 'allowed_file_types': ['document']}},
-                        {'file-list': {'variable': 'docs', 'required': false, 'allowed_file_types': ['image'],
-                                       'max_length': 2}}]}
-                    """)));
+            dify.form("""
+                    [{'text-input': {'variable': 'short', 'required': false, 'max_length': 3}},
+                     {'number': {'variable': 'num', 'required': true}},
+                     {'select': {'variable': 'pick', 'required': false, 'options': ['red', 'blue']}},
+                     {'checkbox': {'variable': 'yes', 'required': false}},
+                     {'json_object': {'variable': 'meta', 'required': false}},
+                     {'file': {'variable': 'doc', 'required': false, 'allowed_file_types': ['document']}},
+                     {'file-list': {'variable': 'docs', 'allowed_file_types': ['image'], 'max_length': 2}}]""");
             csv("id,short,num,pick,yes,meta,doc,docs",
                     "1,😀😀😀😀,1,,,,,", "2,,,,,,,", "3,,NaN,,,,,", "4,,\"1,000\",,,,,", "5,,1e5,,,,,", "6,,1,Rad,,,,",
                     "7,,1,,maybe,,,", "8,,1,,,[1],,", "9,,1,,,,@none.pdf,", "10,,1,,,,https://h/a.mp3,",
@@ -227,13 +177,11 @@ final class FilesTest extends WholeCommand {
             csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
             var request = text("{'id':'1','text':'fine','lang':'en','count':1}");
 
-            var call = check("--show", "1");
-            var json = check("--json", "--show", "1");
+            check("--show", "1").exits(0).omits("\"ja\"")
+                    .shows(request, "No problems", "curl -X POST " + dify.url() + "/workflows/run ");
+            var json = check("--json", "--show", "1").exits(0).says(request);
 
-            assertEquals(List.of(0, 0), List.of(call.code(), json.code()), call.err());
-            call.shows(request, "No problems", "curl -X POST " + dify.url() + "/workflows/run ").omits("\"ja\"");
             assertEquals(2, tree(json.out()).path("rows").asInt(), json.out());
-            json.says(request);
             assertEquals(0, dify.runs());
         }
 
@@ -251,9 +199,7 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void showsNothingThatActsOnATerminal() throws Exception {
-            form(dify.answer(200, text("""
-                    {'user_input_form': [{'paragraph': {'variable': 'text', 'required': true}},
-                                         {'json_object': {'variable': 'meta', 'required': false}}]}""")));
+            dify.form("[{'paragraph': {'variable': 'text'}}, {'json_object': {'variable': 'meta'}}]");
             csv("id,text,meta", "1,it's \u009b31m \u202e \u2028 \ue007f \udb40\udc41,\"{\r\n\"\"a\u007f\"\": 1}\"");
 
             var call = check("--show", "1").exits(0).shows("it's  31m");
@@ -266,49 +212,24 @@ final class FilesTest extends WholeCommand {
         void notesWhatIsOddAboutTheSheetAsTheRunDoes() throws IOException {
             csv("sep=;", "id;text;;", "1;fine;;", ";;;", "2;[fail];;", ";;;", "", "3;fine;;");
 
-            var checked = call(Map.of(), "check", "--demo", "-i", input());
-            var ran = call(Map.of(), "run", "--demo", "-i", input(), "-o", output());
+            var notes = call(Map.of(), "check", "--demo", "-i", input()).exits(0).notes();
 
-            var notes = notes(checked.out());
-            assertEquals(2, notes.size(), checked.out());
+            assertEquals(2, notes.size());
             assertTrue(notes.get(0).contains("sep=;") && notes.get(1).contains("column 3, column 4"), notes.toString());
-            assertEquals(notes, notes(ran.err()));
-            assertEquals(List.of(0, 3), List.of(checked.code(), ran.code()));
-        }
-
-        private static List<String> notes(String text) {
-            return text.lines().filter(line -> line.startsWith("Note: ")).toList();
+            assertEquals(notes, call(Map.of(), typed("run", "--demo")).exits(3).notes());
         }
 
         @Test
         void showsTheAddressThatARunGoesTo() throws Exception {
             csv("id,text,lang,count", "1,fine,en,1");
-            var settings = new HashMap<>(dify.settings());
-            settings.put("DIFY_WORKFLOW_ID", " v 1/2 ");
+            var settings = dify.settings("DIFY_WORKFLOW_ID", " v 1/2 ");
             dify.rows(dify.ended("succeeded", ""));
 
-            var call = call(settings, "check", "-i", input(), "--show", "1");
+            var url = curl(call(settings, "check", "-i", input(), "--show", "1")).get(2);
             call(settings, typed("run")).exits(0);
 
-            assertEquals(dify.url().replace("/v1", posted().getUrl()), curl(call).get(2));
-            assertTrue(curl(call).get(2).endsWith("/workflows/v%201%2F2/run"), curl(call)::toString);
-        }
-
-        @Test
-        void makesValuesOfTheTypesThatTheFormHas() throws IOException {
-            csv("id,text,Language,count", "1,007,en,1.50", "2,,ja,");
-
-            dify.run("--allow-empty").exits(0);
-
-            sent("{'id':'1','text':'007','lang':'en','count':1.50}");
-            sent("{'id':'2','text':'','lang':'ja'}");
-            assertEquals(text("{'id':'1','text':'007','Language':'en','count':'1.50'}"),
-                    result("1").path("inputs") + "");
-        }
-
-        private void sent(String inputs) {
-            dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run")).withRequestBody(equalToJson(
-                    text("{'inputs':" + inputs + ",'response_mode':'blocking','user':'${json-unit.any-string}'}"))));
+            assertEquals(dify.url().replace("/v1", posted().getUrl()), url);
+            assertTrue(url.endsWith("/workflows/v%201%2F2/run"), url);
         }
 
         @ParameterizedTest
@@ -359,12 +280,9 @@ final class FilesTest extends WholeCommand {
         private final Dify dify = dify();
 
         FilesOfARow() throws IOException {
-            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200, text("""
-                    {'user_input_form': [
-                        {'file': {'variable': 'doc', 'required': false, 'allowed_file_types': ['document']}},
-                        {'file-list': {'variable': 'docs', 'required': false, 'allowed_file_types': ['document'],
-                                       'max_length': 3}}]}
-                    """))));
+            dify.form("""
+                    [{'file': {'variable': 'doc', 'allowed_file_types': ['document']}},
+                     {'file-list': {'variable': 'docs', 'allowed_file_types': ['document'], 'max_length': 3}}]""");
             uploads(uploaded());
         }
 
@@ -448,16 +366,14 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("id_rsa.txt"), "secret");
             Files.createDirectories(file("batch"));
             Files.writeString(file("batch/data.csv"), "id,doc,docs\n1,@../id_rsa.txt,\n");
-            return Stream.concat(Stream.of(command, "-i", path("batch/data.csv")), Stream.of(more))
-                    .toArray(String[]::new);
+            return words(List.of(command, "-i", path("batch/data.csv")), more);
         }
 
         @Test
         void outsideOfTheCsvsFolderAreNeverUploaded() throws IOException {
-            var checked = call(dify.settings(), outside("check"));
-            var ran = call(dify.settings(), outside("run", "-o", output(), "--progress", "off"));
+            var checked = call(dify.settings(), outside("check")).exits(2);
+            var ran = call(dify.settings(), outside("run", "-o", output(), "--progress", "off")).exits(2);
 
-            assertEquals(List.of(2, 2), List.of(checked.code(), ran.code()));
             var problem = "(?s).*line 2, id 1[^\n]*doc[^\n]*" + file("id_rsa.txt").toRealPath() + "[^\n]*--files DIR.*";
             assertTrue(checked.out().matches(problem), checked.out());
             assertTrue(ran.err().matches(problem), ran.err());
@@ -540,13 +456,16 @@ final class FilesTest extends WholeCommand {
         }
 
         private Call save(String... more) throws IOException {
-            return dify.run(Stream.concat(Stream.of("--save-files", path("out")), Stream.of(more))
-                    .toArray(String[]::new));
+            return dify.run(words(List.of("--save-files", path("out")), more));
         }
 
         private List<String> files(String id) throws IOException {
-            return StreamSupport.stream(result(id).path("files").spliterator(), false)
+            return result(id).path("files").valueStream()
                     .map(path -> file("out").relativize(Path.of(path.asText())).toString()).toList();
+        }
+
+        private int fetches() {
+            return dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size();
         }
 
         private JsonNode missing() throws IOException {
@@ -567,13 +486,11 @@ final class FilesTest extends WholeCommand {
             csv("id,doc,docs", "../1,,");
             givesAFile(".txt");
 
-            dify.run("--save-files", path("out")).exits(0);
+            save().exits(0);
 
-            var saved = file("out").resolve(Sender.FileSaver.fileName("../1", "made", 1, ".txt"));
-            assertEquals("made", Files.readString(saved));
-            assertEquals(List.of(saved.toString()),
-                    StreamSupport.stream(result("../1").path("files").spliterator(), false)
-                    .map(JsonNode::asText).toList());
+            var saved = Sender.FileSaver.fileName("../1", "made", 1, ".txt");
+            assertEquals("made", content("out/" + saved));
+            assertEquals(List.of(saved), files("../1"));
             assertEquals(0, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x")).withHeader("Authorization",
                     matching(".*"))).size(), "the link is signed: the key is not for it");
         }
@@ -618,7 +535,7 @@ final class FilesTest extends WholeCommand {
             assertEquals("", content("results.jsonl.retry"));
             assertEquals("{}", saved());
             assertEquals("[\"1-made-1.txt: HTTP " + status + "\"]", missing().toString());
-            assertEquals(tries, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+            assertEquals(tries, fetches());
         }
 
         @Test
@@ -628,15 +545,12 @@ final class FilesTest extends WholeCommand {
             fileIs(aResponse().withStatus(403), aResponse().withBody("made"));
             save();
 
-            var words = call(Map.of(), "status", "-o", output());
-            var json = call(Map.of(), "status", "--json", "-o", output());
+            call(Map.of(), "status", "-o", output()).exits(3).shows("1 file of 1 row");
+            call(Map.of(), "status", "--json", "-o", output()).exits(3)
+                    .shows(text("'missing_files':{'count':1,'rows':1,'ids':['1']}"));
             dify.command("retry", "1", "--force", "--save-files", path("out"));
-            var later = call(Map.of(), "status", "--json", "-o", output());
-
-            assertEquals(List.of(3, 3, 0), List.of(words.code(), json.code(), later.code()));
-            words.shows("1 file of 1 row");
-            assertEquals(text("{'count':1,'rows':1,'ids':['1']}"), tree(json.out()).path("missing_files").toString());
-            assertEquals(text("{'count':0,'rows':0,'ids':[]}"), tree(later.out()).path("missing_files").toString());
+            call(Map.of(), "status", "--json", "-o", output()).exits(0)
+                    .shows(text("'missing_files':{'count':0,'rows':0,'ids':[]}"));
             assertEquals(List.of("1-made-1.txt"), files("1"));
         }
 
@@ -653,7 +567,7 @@ final class FilesTest extends WholeCommand {
                 assertEquals(0, call.code(), call.err());
                 assertEquals("{1-made-1.txt=made}", saved());
             }
-            assertEquals(8, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+            assertEquals(8, fetches());
         }
 
         @Test
@@ -662,20 +576,12 @@ final class FilesTest extends WholeCommand {
             givesAFile(".txt");
             var runs = new CopyOnWriteArrayList<List<JsonNode>>();
             dify.server.addMockServiceRequestListener((request, _) -> {
-                if (request.getUrl().startsWith("/v1/f?")) runs.add(logged());
+                if (request.getUrl().startsWith("/v1/f?")) runs.add(assertDoesNotThrow(() -> events("run")));
             });
 
             save().exits(0);
 
-            assertEquals(List.of("r"), runs.getFirst().stream().map(run -> run.path("run").asText()).toList());
-        }
-
-        private List<JsonNode> logged() {
-            try {
-                return events("run");
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
+            assertEquals(List.of("r"), Given.Scene.texts("run", runs.getFirst()));
         }
 
         @Test
@@ -687,7 +593,7 @@ final class FilesTest extends WholeCommand {
             save().exits(3);
 
             assertEquals("{}", saved());
-            assertEquals(1, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+            assertEquals(1, fetches());
         }
 
         @ParameterizedTest
@@ -725,7 +631,7 @@ final class FilesTest extends WholeCommand {
             save().exits(0);
 
             assertEquals("{1-made-1.txt=made}", saved());
-            assertEquals(2, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+            assertEquals(2, fetches());
         }
 
         @Test
@@ -768,11 +674,7 @@ final class FilesTest extends WholeCommand {
                     List.of("export", "-i", input(), "-o", results, path("out.csv")),
                     List.of("compare", results, results), List.of("verify", "-o", results),
                     List.of("run", "-i", input(), "-o", results, "--shard", "1/2"))) {
-                var call = call(dify.settings(), words.toArray(String[]::new));
-
-                assertEquals(2, call.code(), words + call.err());
-                assertTrue(call.sentence().contains(version) && call.sentence().contains("results.jsonl.log"), words + call.err());
-                assertTrue(call.hint().isPresent(), call.err());
+                call(dify.settings(), words(words)).exits(2).reports(version, "results.jsonl.log").hints();
             }
             assertArrayEquals(before, Files.readAllBytes(log));
             assertEquals(0, dify.runs());
@@ -809,25 +711,6 @@ final class FilesTest extends WholeCommand {
 
             assertEquals(List.of("3", "5"), attempts(1));
             assertEquals("succeeded=4 pending=1", status());
-        }
-
-        @Test
-        void tornByACrashAreRepairedAndTheRowRunsAgain() throws IOException {
-            rows(3);
-            dify.run();
-            var whole = content("results.jsonl");
-            var cut = whole.substring(0, whole.length() - 20);
-            Files.writeString(file("results.jsonl"), cut);
-            var log = content("results.jsonl.log");
-            Files.writeString(file("results.jsonl.log"), log.substring(0, log.stripTrailing().lastIndexOf('\n') + 9));
-
-            dify.run("--settle", "50ms").exits(0);
-
-            assertEquals("succeeded=3", status());
-            assertEquals(List.of("1", "2", "3"), ids());
-            assertEquals(Set.of("results.jsonl", "results.jsonl.log"), events("torn").stream()
-                    .map(line -> line.path("file").asText()).collect(Collectors.toSet()));
-            assertEquals(4, dify.runs());
         }
 
         @Test
@@ -962,19 +845,14 @@ final class FilesTest extends WholeCommand {
         @Test
         void reportIdsThatAreNotInTheCsv() throws IOException {
             rows(2);
-            dify.run().omits("not in the CSV");
+            assertEquals(List.of(), dify.run().notes());
             csv("id,text", "2,text 2", "a,another", "b,another");
 
-            var second = dify.run();
-
-            assertTrue(second.err().lines().anyMatch("Note: 1 id of the batch is not in the CSV (first: 1)."::equals),
-                    second.err());
+            assertTrue(dify.run().notes().getFirst().matches("Note: 1 id .* \\(first: 1\\)\\."));
             assertEquals(4, ids().size());
             csv("id,text", "c,another");
-            second = dify.run("--add");
-            second.says("4 ids of the batch are not in the CSV (first: ");
-            call(Map.of(), "status", "-i", input(), "-o", output())
-                    .shows("  Note: 4 ids of the batch are not in the CSV (first: ");
+            dify.run("--add").says("Note: 4 ids ");
+            ofBatch("status").shows("  Note: 4 ids ");
         }
 
         /// A wrong `-i` would run, and pay for, all of another file.
@@ -986,26 +864,18 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("other.csv"), "id,text\nx-1,a\nx-2,b\n");
             var before = content("results.jsonl.log");
             dify.server.resetRequests();
-            var typed = new ArrayList<>(List.of("-i", path("other.csv"), "-o", output(), "--mode", "blocking"));
+            var other = List.of("-i", path("other.csv"), "-o", output(), "--mode", "blocking");
 
-            for (var command : List.of("run", "retry")) {
-                typed.addFirst(command);
-                var call = call(dify.settings(), typed.toArray(String[]::new));
-                typed.removeFirst();
-                assertEquals(2, call.code(), call.err());
-                assertTrue(call.sentence().contains("other.csv: ") && call.sentence().contains("3 ids"), call.err());
-                assertTrue(call.hint().orElse("").contains("--add"), call.err());
-            }
+            for (var command : List.of("run", "retry"))
+                call(dify.settings(), words(List.of(command), words(other))).exits(2).reports("other.csv: ", "3 ids")
+                        .hints("--add");
             assertEquals(0, dify.requests());
             assertEquals(before, content("results.jsonl.log"));
 
-            typed.addAll(List.of("--add", "--limit", "1"));
-            typed.addFirst("run");
-            var added = call(dify.settings(), typed.toArray(String[]::new)).exits(0);
+            var added = call(dify.settings(), words(List.of("run", "--add", "--limit", "1"), words(other))).exits(0);
 
             assertEquals(List.of("1", "3", "x-1"), ids());
-            assertFalse(added.err().lines().anyMatch(line -> line.startsWith("Next: ") && line.contains("--add")),
-                    added.err());
+            assertFalse(added.next().contains("--add"), added.next());
         }
 
         /// A part of the file, and another one whose rows are added.
@@ -1017,8 +887,7 @@ final class FilesTest extends WholeCommand {
             dify.run();
             csv("id,text", row);
 
-            var words = typed.split(" ");
-            dify.command(words[0], Arrays.copyOfRange(words, 1, words.length)).exits(0);
+            dify.line(typed).exits(0);
 
             assertEquals("2\n", content("results.jsonl.retry"));
             rows(3);
@@ -1033,17 +902,12 @@ final class FilesTest extends WholeCommand {
             dify.run();
             csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
 
-            dify.run().exits(0).says("1 succeeded row changed in the CSV (first: 2)", "--rerun-changed");
+            dify.run().exits(0).says("(first: 2)", "--rerun-changed");
 
             assertEquals(4, dify.runs());
-            var status = call(Map.of(), "status", "-i", input(), "-o", output())
-                    .shows("  Note: 1 succeeded row changed in the CSV (first: 2); "
-                    + "'run --rerun-changed' runs it again\n");
-
-            var json = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
-            assertEquals(1, tree(json.out()).path("changed_in_input").asInt());
-            call(Map.of(), "export", "-i", input(), "-o", output(), path("out.csv"))
-                    .says("1 succeeded row changed in the CSV (first: 2)");
+            ofBatch("status").shows("  Note: 1 ", "(first: 2)", "--rerun-changed");
+            assertEquals(1, tree(ofBatch("status", "--json").out()).path("changed_in_input").asInt());
+            ofBatch("export", path("out.csv")).says("1 succeeded row", "(first: 2)");
 
             dify.run("--rerun-changed").exits(0);
 
@@ -1063,12 +927,10 @@ final class FilesTest extends WholeCommand {
         private void refused(String name, String... said) throws IOException {
             var before = contents();
             for (var words : List.of("run", "retry", "retry 1 --force", "run --fresh", "run --no-bom")) {
-                var typed = words.split(" ");
-                var call = dify.command(typed[0], Arrays.copyOfRange(typed, 1, typed.length)).exits(2).omits(SECRET);
+                var call = dify.line(words).exits(2).reports(said).omits(SECRET);
 
                 assertTrue(call.sentence().startsWith("difyexec: " + file(name) + ": ")
                         || call.sentence().contains("no such batch"), call.err());
-                for (var word : said) assertTrue(call.sentence().contains(word), call.err());
                 assertEquals(before, contents());
             }
         }

@@ -328,7 +328,7 @@ final class ForecastTest extends WholeCommand {
             rows(30);
             dify.run("--limit", "1").exits(0);
 
-            call(Map.of(), "export", "-i", input(), "-o", output(), path("in.xlsx"));
+            ofBatch("export", path("in.xlsx"));
             Files.writeString(file("in.jsonl"), IntStream.rangeClosed(1, 30).mapToObj(id ->
                     text("{'id':'%d','text':'text'}\n", id)).collect(Collectors.joining()));
 

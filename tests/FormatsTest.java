@@ -501,7 +501,7 @@ final class FormatsTest extends WholeCommand {
             dify.run("--map", "lang=tone", "--var", "lang=de").exits(0);
 
             for (var name : List.of("out.csv", "out.xlsx")) {
-                call(Map.of(), "export", "-i", input(), "-o", output(), path(name)).exits(0);
+                ofBatch("export", path(name)).exits(0);
                 try (var csv = Csv.open(file(name), Csv.Shape.DEFAULT)) {
                     var inputs = Given.rows(csv).getFirst().inputs();
                     assertEquals(List.of("1", "warm", "de", "succeeded"), Stream.of("id", "lang", "var.lang", "status")
@@ -550,7 +550,7 @@ final class FormatsTest extends WholeCommand {
                     + "'total_tokens':1,'total_steps':1}}")));
             dify.run().exits(0);
 
-            call(Map.of(), "export", "-i", input(), "-o", output(), path("out.xlsx")).exits(0);
+            ofBatch("export", path("out.xlsx")).exits(0);
 
             try (var csv = Csv.open(file("out.xlsx"), Csv.Shape.DEFAULT)) {
                 var inputs = Given.rows(csv).getFirst().inputs();
@@ -569,7 +569,7 @@ final class FormatsTest extends WholeCommand {
             }
             assertEquals(0, dify.run().code());
             call(Map.of(), typed("export", path("out.json"))).exits(2);
-            call(Map.of(), "status", "-i", input(), "-o", output(), "--sheet", "x").exits(2);
+            ofBatch("status", "--sheet", "x").exits(2);
         }
     }
 

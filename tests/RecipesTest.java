@@ -114,7 +114,7 @@ final class RecipesTest extends WholeCommand {
                         recipe("slurm.sh"), "data.csv", "results.jsonl");
                 assertTrue(out.contains("shard " + task + " of 4: "), out);
             }
-            call(Map.of(), "merge", "-i", input(), "-o", output()).exits(Exit.OK.code);
+            ofBatch("merge").exits(Exit.OK.code);
 
             isWhatOneProcessMakes(12);
         }

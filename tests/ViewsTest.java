@@ -37,11 +37,6 @@ final class ViewsTest extends WholeCommand {
         return call(Map.of("NO_COLOR", "1"), args);
     }
 
-    /// A command with the files of the batch.
-    private Call ofBatch(String command, String... more) throws IOException {
-        return call(words(List.of(command, "-i", input(), "-o", output()), more));
-    }
-
     private static OutputStream full() {
         return new OutputStream() {
             @Override

@@ -86,6 +86,17 @@ abstract class WholeCommand {
             return this;
         }
 
+        /// The command that is suggested as the next one, without the name of the tool.
+        String next() {
+            var lines = (out + err).lines().filter(line -> line.startsWith("Next: difyexec ")).toList();
+            assertEquals(1, lines.size(), this::toString);
+            return lines.getFirst().substring("Next: difyexec ".length());
+        }
+
+        List<String> notes() {
+            return (out + err).lines().filter(line -> line.startsWith("Note: ")).toList();
+        }
+
         Call saysNothing() {
             assertEquals("", err);
             return this;
@@ -126,6 +137,11 @@ abstract class WholeCommand {
         var call = new Call(code, out.toString(), err.toString());
         keyIsNowhere(call);
         return call;
+    }
+
+    /// A command that needs no server, with the files of the batch.
+    Call ofBatch(String command, String... more) throws IOException {
+        return call(Map.of("NO_COLOR", "1"), words(List.of(command, "-i", input(), "-o", output()), more));
     }
 
     void keyIsNowhere(Call call) throws IOException {
@@ -223,8 +239,7 @@ abstract class WholeCommand {
 
     /// `succeeded=2 pending=1`, without zeros.
     String status() throws IOException {
-        var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
-        var json = tree(call.out());
+        var json = tree(ofBatch("status", "--json").out());
         return Stream.of("succeeded", "partial", "failed", "paused", "unknown", "pending")
                 .filter(word -> json.path(word).asInt() > 0).map(word -> word + "=" + json.path(word).asInt())
                 .collect(Collectors.joining(" "));
@@ -248,7 +263,7 @@ abstract class WholeCommand {
             server.start();
             open.add(this);
             info(answer(200, text("{'name':'echo','description':'','tags':[],'mode':'workflow'}")));
-            server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer(200, "{\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}")));
+            form("[{'paragraph':{'variable':'text'}}]");
             server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(answer(200, "{\"data\":[]}")));
             server.stubFor(get(urlPathMatching("/v1/workflows/run/.*")).willReturn(version.equals("1.9.2")
                     ? answer(200, "{\"id\":null,\"status\":null}")
@@ -275,6 +290,18 @@ abstract class WholeCommand {
             var typed = new ArrayList<>(List.of(typed(command, more)));
             if (!typed.contains("--mode")) typed.addAll(List.of("--mode", mode));
             return call(settings(), typed.toArray(String[]::new));
+        }
+
+        /// A command with more arguments, as it is typed.
+        Call line(String typed) throws IOException {
+            var words = typed.split(" ");
+            return command(words[0], Arrays.copyOfRange(words, 1, words.length));
+        }
+
+        /// @param fields with `'` instead of `"`
+        void form(String fields) {
+            server.stubFor(get(urlEqualTo("/v1/parameters"))
+                    .willReturn(answer(200, "{\"user_input_form\":" + Given.json(fields) + "}")));
         }
 
         void info(ResponseDefinitionBuilder answer) {
