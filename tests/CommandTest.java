@@ -20,7 +20,7 @@ class CommandTest extends WholeCommand {
     // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class AStreamThatContradictsItself {
+    class AMadeUpEnd {
         private final Dify dify = new Dify("1.16.0", "streaming");
 
         private static String event(String name, String run, String data) {
@@ -171,10 +171,7 @@ class CommandTest extends WholeCommand {
         void theNextCommandIsTheOneToType() throws IOException {
             csv("id,text", "1,[fail]");
 
-            var call = call(Map.of(), typed("run", "--demo"));
-
-            var next = call.err().lines().filter(line -> line.startsWith("Next: difyexec ")).findFirst().orElseThrow();
-            call(Map.of(), next.replace("Next: difyexec ", "").split(" ")).exits(3);
+            call(Map.of(), call(Map.of(), typed("run", "--demo")).next().split(" ")).exits(3);
 
             assertEquals(List.of("1"), attempts(2));
         }
@@ -194,18 +191,6 @@ class CommandTest extends WholeCommand {
             dify.row("2", dify.ended("succeeded", ""));
             dify.row("4", dify.ended("succeeded", ""));
             dify.server.resetRequests();
-        }
-
-        @Test
-        void runSendsOnlyRowsThatHaveNotSucceeded() throws IOException {
-            firstRun();
-
-            dify.run().exits(0);
-
-            assertEquals(List.of("2", "4"), attempts(2));
-            assertEquals(2, dify.runs());
-            assertEquals(List.of("1", "2", "3", "4"), ids());
-            assertFalse(Files.exists(file("results.jsonl.retry")));
         }
 
         @Test
@@ -232,9 +217,8 @@ class CommandTest extends WholeCommand {
             firstRun();
             if (list == null) Files.delete(file("results.jsonl.retry"));
             else Files.writeString(file("results.jsonl.retry"), list.replace(',', '\n'));
-            var words = typed.split(" ");
 
-            dify.command(words[0], Arrays.copyOfRange(words, 1, words.length)).says("Nothing to do");
+            dify.line(typed).says("Nothing to do");
 
             assertEquals(expected.translateEscapes(), content("results.jsonl.retry"));
         }
@@ -280,14 +264,10 @@ class CommandTest extends WholeCommand {
         void retryStartsNoBatchAndMovesNoneAside() throws IOException {
             firstRun();
 
-            for (var words : List.of(List.of("--fresh"), List.of("3", "--fresh"))) {
-                var fresh = dify.command("retry", words.toArray(String[]::new));
-                assertEquals(2, fresh.code(), fresh.err());
-                assertTrue(fresh.sentence().contains("--fresh"), fresh.err());
-            }
-            var other = call(dify.settings(), "retry", "-i", input(), "-o", path("other.jsonl"));
+            dify.line("retry --fresh").exits(2).reports("--fresh");
+            dify.line("retry 3 --fresh").exits(2).reports("--fresh");
+            call(dify.settings(), "retry", "-i", input(), "-o", path("other.jsonl")).exits(2).reports("other.jsonl: ");
 
-            other.exits(2).reports("other.jsonl: no such batch");
             assertFalse(Files.exists(file("other.jsonl.lock")));
             assertEquals(0, dify.runs());
             assertTrue(Files.exists(file("results.jsonl")));
@@ -311,18 +291,8 @@ class CommandTest extends WholeCommand {
             dify.row("3", dify.ended("failed", "rate limit"), dify.ended("succeeded", ""));
             dify.run();
 
-            var users = dify.server.getAllServeEvents().stream().filter(CommandTest::isRun).map(this::user).toList();
-
-            assertEquals(6, users.size());
-            assertEquals(6, Set.copyOf(users).size());
-        }
-
-        private String user(ServeEvent event) {
-            try {
-                return tree(event.getRequest().getBodyAsString()).path("user").asText();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
+            assertEquals(6, dify.runs());
+            assertEquals(6, Set.copyOf(Given.Scene.texts("user", events("attempt"))).size());
         }
     }
 
@@ -333,8 +303,7 @@ class CommandTest extends WholeCommand {
         private final Dify dify = dify();
 
         private Call status(String... more) throws IOException {
-            return call(Map.of(), Stream.concat(Stream.of("status", "-o", output()), Stream.of(more))
-                    .toArray(String[]::new));
+            return call(Map.of(), words(List.of("status", "-o", output()), more));
         }
 
         private void batch() throws IOException {
@@ -360,45 +329,6 @@ class CommandTest extends WholeCommand {
             assertEquals(4, tree(missing.out()).path("total").asInt());
             assertTrue(missing.err().startsWith("Note: ") && missing.err().contains("data.csv"), missing.err());
             assertEquals(5, tree(status("--json", "-i", path("gone.csv")).out()).path("total").asInt());
-        }
-
-        @Test
-        void jsonHasExactlyTheseKeys() throws IOException {
-            batch();
-
-            var call = status("--json", "-i", input()).exits(3).saysNothing();
-
-            var json = tree(call.out());
-            assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens "
-                    + "started_at updated_at errors running_seconds rows_per_second seconds cost in_flight late "
-                    + "lost_results unread_lines ids_not_in_input missing_files versions changed_in_input "
-                    + "runs_without_price stopped forecast running", keys(json));
-            assertEquals("[5, 1, 1, 1, 1, 0, 1, 4, 0, 40]", json.properties().stream().limit(10)
-                    .map(Map.Entry::getValue).toList().toString());
-            var began = Instant.parse(json.path("started_at").asText());
-            assertFalse(Instant.parse(json.path("updated_at").asText()).isBefore(began));
-            assertEquals(1, call.out().lines().count());
-        }
-
-        @Test
-        void errorsAreGroupedByCauseWithTheirIds() throws IOException {
-            rows(4);
-            for (var id : List.of("1", "2", "4")) dify.row(id, dify.ended("failed", "boom in line 1" + id));
-            dify.run();
-
-            var errors = tree(status("--json", "-i", input()).out()).path("errors");
-
-            assertEquals("[{\"outcome\":\"failed\",\"cause\":\"boom in line …\",\"count\":3,\"ids\":[\"1\",\"2\",\"4\"]}]", errors.toString());
-        }
-
-        @Test
-        void inWordsItEndsWithTheNextCommand() throws IOException {
-            batch();
-
-            var call = status("-i", input()).exits(3)
-                    .shows("5 rows", "succeeded", "partial", "failed", "paused", "pending", "boom").omits("unknown");
-
-            assertTrue(call.out().lines().toList().getLast().startsWith("Next: difyexec run -i "), call.out());
         }
 
         @Test
@@ -715,10 +645,9 @@ class CommandTest extends WholeCommand {
         void namesTheModeThatShowsPricesOnce(String mode, int rows, int notes) throws IOException {
             rows(rows);
 
-            var call = call(dify.settings(), typed("run", "--mode", mode)).exits(0);
+            var said = call(dify.settings(), typed("run", "--mode", mode)).exits(0).notes();
 
-            assertEquals(notes, call.err().lines().filter(line -> line.startsWith("Note: ")
-                    && line.contains("--mode streaming")).count(), call.err());
+            assertEquals(notes, said.stream().filter(note -> note.contains("--mode streaming")).count(), said::toString);
         }
 
         @Test

@@ -12,11 +12,10 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Everyday use: continuing a batch, watching it, seeing why it stopped, and what to do next.
 @Timeout(90)
 final class EveryDayTest extends WholeCommand {
+    private final Dify dify = new Dify("1.16.0", "blocking");
 
     @Nested
     class Resuming {
-        private final Dify dify = new Dify("1.16.0", "blocking");
-
         /// Of eight rows, three have succeeded and one has failed.
         private void startBatch() throws IOException {
             rows(8);
@@ -32,9 +31,10 @@ final class EveryDayTest extends WholeCommand {
 
             var call = dify.run().exits(0).says("8 succeeded in ");
 
-            var first = call.err().lines().filter(line -> line.startsWith("Resuming: ")).findFirst().orElseThrow();
-            assertTrue(first.contains("3 of 8") && first.contains("1 failed"), first);
+            assertTrue(call.err().matches("(?s).*Resuming: [^\n]*3 of 8[^\n]*1 failed.*"), call.err());
+            assertEquals(List.of("2", "5", "6", "7", "8"), attempts(2));
             assertEquals(5, dify.runs());
+            assertFalse(Files.exists(file("results.jsonl.retry")));
         }
 
         @Test
@@ -57,8 +57,6 @@ final class EveryDayTest extends WholeCommand {
 
     @Nested
     class AnEarlyEnd {
-        private final Dify dify = new Dify("1.16.0", "blocking");
-
         @Test
         void isExplainedAfterwards() throws IOException {
             rows(4);
@@ -85,8 +83,6 @@ final class EveryDayTest extends WholeCommand {
 
     @Nested
     class TheSameFailure {
-        private final Dify dify = new Dify("1.16.0", "blocking");
-
         @Test
         void ofTheFirstTwentyRowsEndsTheCall() throws IOException {
             rows(30);
@@ -136,13 +132,6 @@ final class EveryDayTest extends WholeCommand {
 
     @Nested
     class TheNextStep {
-        private final Dify dify = new Dify("1.16.0", "blocking");
-
-        private static String next(Call call) {
-            var lines = call.err().lines().filter(line -> line.startsWith("Next: ")).toList();
-            return lines.size() == 1 ? lines.getFirst() : call.err();
-        }
-
         @Test
         void afterRefusedRowsIsToLookAtThem() throws IOException {
             rows(2);
@@ -150,7 +139,7 @@ final class EveryDayTest extends WholeCommand {
 
             var call = dify.run();
 
-            assertEquals("Next: difyexec shell -i " + input() + " -o " + output(), next(call));
+            assertEquals("shell -i " + input() + " -o " + output(), call.next());
             call.says("--html");
         }
 
@@ -159,8 +148,8 @@ final class EveryDayTest extends WholeCommand {
             rows(2);
             dify.row("1", dify.ended("failed", "no"));
 
-            assertTrue(next(dify.run()).startsWith("Next: difyexec retry "));
-            assertTrue(next(dify.command("retry")).startsWith("Next: difyexec shell "));
+            assertTrue(dify.run().next().startsWith("retry "));
+            assertTrue(dify.command("retry").next().startsWith("shell "));
             var json = tree(call(Map.of(), "status", "-o", output(), "--json").out());
             assertEquals(List.of(3, 1), List.of(json.path("attempts").asInt(), json.path("retries").asInt()));
         }
@@ -169,26 +158,23 @@ final class EveryDayTest extends WholeCommand {
         void afterSuccessIsTheExport() throws IOException {
             rows(2);
 
-            var call = dify.run();
+            var next = dify.run().next();
 
-            assertTrue(next(call).startsWith("Next: difyexec export "), call.err());
-            var typed = next(call).replace("out.csv", path("out.csv")).split(" ");
-            call(Map.of(), Arrays.copyOfRange(typed, 2, typed.length)).exits(0);
+            assertTrue(next.startsWith("export "), next);
+            call(Map.of(), next.replace("out.csv", path("out.csv")).split(" ")).exits(0);
         }
 
         @Test
         void afterAShardIsTheNextAndThenTheMerge() throws IOException {
             rows(20);
 
-            assertTrue(next(dify.run("--shard", "1/2")).endsWith(" --shard 2/2"));
-            assertTrue(next(dify.run("--shard", "2/2")).startsWith("Next: difyexec merge "));
+            assertTrue(dify.run("--shard", "1/2").next().endsWith(" --shard 2/2"));
+            assertTrue(dify.run("--shard", "2/2").next().startsWith("merge "));
         }
     }
 
     @Nested
     class TheEndOfACall {
-        private final Dify dify = new Dify("1.16.0", "blocking");
-
         @Test
         void isOneObject() throws IOException {
             rows(3);
@@ -256,31 +242,26 @@ final class EveryDayTest extends WholeCommand {
 
     @Nested
     class AnotherEnvFile {
-        private final Dify dify = new Dify("1.16.0", "blocking");
-
-        private Call with(Map<String, String> settings, String... args) throws IOException {
-            var err = new StringWriter();
-            int code = commandLine(Given.env(settings, folder), args).setErr(new PrintWriter(err, true)).execute(args);
-            return new Call(code, "", err.toString());
+        private Call with(String... args) throws IOException {
+            return call(Given.env(Map.of(), folder), args);
         }
 
         @Test
         void isReadInsteadOfDotEnv() throws IOException {
             rows(1);
             Files.writeString(file(".env"), "DIFY_API_BASE_URL=http://127.0.0.1:1/v1\nDIFY_API_KEY=app-other\n");
-            var other = folder.resolve(".env.app");
+            var other = Files.createDirectories(file("app")).resolve(".env");
             Files.writeString(other, "DIFY_API_BASE_URL=" + dify.url() + "\nDIFY_API_KEY=" + KEY + "\n");
 
-            with(Map.of(), typed("run", "--env-file", other.toString())).exits(0);
-            with(Map.of(), typed("run", "--env-file=" + file("none"))).exits(2);
-            Files.delete(other);
+            with(typed("run", "--env-file", other.toString())).exits(0);
+            with(typed("run", "--env-file=" + file("none"))).exits(2);
         }
 
         @Test
         void isShownIfTheKeyIsMissing() throws IOException {
             rows(1);
 
-            var call = with(Map.of(), typed("run")).exits(2);
+            var call = with(typed("run")).exits(2);
 
             assertTrue(call.err().lines().toList().containsAll(List.of("DIFY_API_BASE_URL=https://api.dify.ai/v1",
                     "DIFY_API_KEY=app-your-key-here")), call.err());
