@@ -554,6 +554,14 @@ final class ProcessTest extends WholeCommand {
             return content("home/.jbang/bin/difyexec");
         }
 
+        /// Java would take the home from the system, and find no command there.
+        @Test
+        void uninstallsFromTheHomeThatItInstalledTo() throws Exception {
+            var call = launch(Map.of("HOME", file("home").toString()), file("home/.cache"), "app", "uninstall", "difyexec");
+
+            assertTrue(call.out().contains("\n-Duser.home=" + file("home") + "\n"), call.out());
+        }
+
         @Test
         void installsACommandThatNeedsNoJBangOnThePath() throws Exception {
             assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '/a b/DifyExec.java' \"$@\"\n",
