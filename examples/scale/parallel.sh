@@ -1,6 +1,6 @@
 #!/bin/sh
-# One CSV in N processes of this machine, then one batch: parallel.sh data.csv results.jsonl 4
-# Run it again after any crash: each process picks up where it left off.
+# One CSV in N processes on this machine: parallel.sh data.csv results.jsonl 4
+# Run it again after a crash: each process resumes.
 csv=$1 output=$2 shards=$3
 seq "$shards" | parallel --will-cite --jobs 0 --tag --line-buffer \
     difyexec run -i "$csv" -o "$output" --shard "{}/$shards" --progress plain

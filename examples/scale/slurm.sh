@@ -1,6 +1,6 @@
 #!/bin/sh
-# An array job over one CSV: sbatch slurm.sh data.csv results.jsonl
-# The folder is one that all nodes see; the key stands in its .env (mode 600).
+# One CSV as an array job: sbatch slurm.sh data.csv results.jsonl
+# All nodes must see this folder. The key is in its .env (mode 600).
 # The number of tasks is in two places: --array=1-4 and --shard .../4.
 #SBATCH --array=1-4
 #SBATCH --output=shard-%a.out
@@ -12,6 +12,6 @@ child=$!
 trap 'kill -TERM $child' TERM
 wait $child; code=$?
 if kill -0 $child 2>/dev/null; then wait $child; code=$?; fi
-# 3 (done, some rows failed) completes the task: `retry` is a decision of its own.
+# Exit 3 (some rows failed) completes the task. You decide whether to retry them.
 [ $code -eq 3 ] && exit 0
 exit $code
