@@ -10357,13 +10357,10 @@ final class DifyExec implements Runnable {
         }
 
         static Csv open(Path input, Shape shape) {
-            var copies = new TextFile.Copies(input);
             try {
-                return read(TextFile.rereadable(input, copies), shape, List.of());
-            } catch (IOException | RuntimeException problem) {
-                copies.close();
-                throw problem instanceof RuntimeException known ? known
-                        : new Unusable(input + ": " + Text.reason(problem));
+                return read(TextFile.rereadable(input), shape, List.of());
+            } catch (IOException problem) {
+                throw new Unusable(input + ": " + Text.reason(problem));
             }
         }
 
@@ -10564,7 +10561,6 @@ final class DifyExec implements Runnable {
         /// A position in the file, at first before the first row.
         private final class Rows implements AutoCloseable {
             final Records records = header.records(file);
-            private final Fingerprint hashes = new Fingerprint(columns());
             List<String> cells;
             int index = -1, number = 0, ofOtherShards = 0;
 
@@ -10622,7 +10618,7 @@ final class DifyExec implements Runnable {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
                 for (var input : inputs) values.put(input.name(), value(input));
                 var id = id().isEmpty() ? BLANK : id(); // only to inspect the row: it is never sent
-                return new Row(index, records.line, id, values, hashes.number(values), false, typed());
+                return new Row(index, records.line, id, values, Fingerprint.of(values), false, typed());
             }
 
             private Set<String> typed() {
@@ -10953,7 +10949,8 @@ final class DifyExec implements Runnable {
         }
 
         /// The input itself, or a copy of standard input, a pipe or a device, which can be read only once.
-        static TextFile rereadable(Path input, Copies copies) throws IOException {
+        static TextFile rereadable(Path input) throws IOException {
+            var copies = new Copies(input);
             return new TextFile(input, source(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
         }
 
@@ -14865,31 +14862,18 @@ final class DifyExec implements Runnable {
     }
 
     /// Identifies a row's content: a SHA-256 over its names and cells, each behind its length. The columns' order does
-    /// not count. For one thread.
+    /// not count.
     static final class Fingerprint {
-        private final MessageDigest digest = sha256();
-        private final ByteBuffer length = ByteBuffer.allocate(Integer.BYTES);
-        private final SortedMap<String, byte[]> names = new TreeMap<>();
-
-        Fingerprint(Collection<String> names) {
-            for (var name : names) this.names.put(name, name.getBytes(UTF_8));
-        }
-
-        long number(Map<String, String> inputs) {
-            names.forEach((name, bytes) -> {
-                add(bytes);
-                add(inputs.get(name).getBytes(UTF_8));
+        static long of(Map<String, String> inputs) {
+            var digest = sha256();
+            new TreeMap<>(inputs).forEach((name, cell) -> {
+                for (var text : List.of(name, cell)) {
+                    var bytes = text.getBytes(UTF_8);
+                    digest.update(ByteBuffer.allocate(Integer.BYTES).putInt(0, bytes.length));
+                    digest.update(bytes);
+                }
             });
             return ByteBuffer.wrap(digest.digest()).getLong();
-        }
-
-        private void add(byte[] text) {
-            digest.update(length.putInt(0, text.length).rewind());
-            digest.update(text);
-        }
-
-        static long of(Map<String, String> inputs) {
-            return new Fingerprint(inputs.keySet()).number(inputs);
         }
 
         static MessageDigest sha256() {
