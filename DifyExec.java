@@ -8519,8 +8519,10 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stoppedTasks = new HashSet<>();
-        /// The attempts that have a line in the results, hashed: the log, which is read later, has no end of them.
-        private final LongSet succeeded = new LongSet();
+        /// By row, the attempt that made its last line in the results, hashed: the log, which is read later, has no end
+        /// of it. Rows that ran again have others.
+        private final LongList lastResult = new LongList();
+        private final Set<Long> formerResults = new HashSet<>();
         private final Map<Integer, EndEvent> ends = new HashMap<>();
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user
         private final LongList attemptsByRow = new LongList();
@@ -8678,7 +8680,8 @@ final class DifyExec implements Runnable {
             changed.set(entry, index.fingerprint(entry) != 0 && !success.edited() && !success.fingerprint().isEmpty()
                     && !success.fingerprint().equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
             ends.remove(entry);
-            succeeded.add(attempt(success.id(), success.user()));
+            if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
+            lastResult.set(entry, hash(entry, success.user()));
             remove(success.id(), one -> one.event().user().equals(success.user()))
                     .ifPresent(one -> figures.resultOf(one.event(), entry));
             remove(success.id(), one -> one.state() == State.NOT_STARTED
@@ -8686,8 +8689,13 @@ final class DifyExec implements Runnable {
             return entry;
         }
 
-        private static long attempt(String id, String user) {
-            return (long) id.hashCode() << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
+        private boolean hasResult(int entry, String user) {
+            long attempt = hash(entry, user);
+            return lastResult.get(entry) == attempt || formerResults.contains(attempt);
+        }
+
+        private static long hash(int entry, String user) {
+            return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
 
         /// An id in the retry list that is in no other file failed in the original tool, which has no log.
@@ -8740,7 +8748,7 @@ final class DifyExec implements Runnable {
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
-            if (succeeded.contains(attempt(attempt.id(), attempt.user()))) figures.resultOf(attempt, entry);
+            if (hasResult(entry, attempt.user())) figures.resultOf(attempt, entry);
             else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));
         }
 
@@ -8756,7 +8764,7 @@ final class DifyExec implements Runnable {
         private void end(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             spend(entry, end.tokens(), end.price(), end.currency());
-            if (succeeded.contains(attempt(end.id(), end.user()))) return; // it had a success after that
+            if (hasResult(entry, end.user())) return; // it had a success after that
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
                             end.fingerprint(), end.edited(), 0), "")).with(end.run(), "");
@@ -14908,35 +14916,6 @@ final class DifyExec implements Runnable {
 
         void add(long number) {
             set(size, number);
-        }
-    }
-
-    /// Numbers, packed: at most 24 bytes each. Open addressing; 0 is a free place, so the number 0 is kept apart.
-    static final class LongSet {
-        private long[] table = new long[1 << 10];
-        private int size = 0;
-        private boolean hasZero = false;
-
-        void add(long number) {
-            if (number == 0) hasZero = true;
-            if (number == 0 || contains(number)) return;
-            if (++size > table.length / 3 * 2) {
-                var former = table;
-                table = new long[former.length * 2];
-                for (long one : former) if (one != 0) table[place(one)] = one;
-            }
-            table[place(number)] = number;
-        }
-
-        boolean contains(long number) {
-            return number == 0 ? hasZero : table[place(number)] == number;
-        }
-
-        /// The place of the number, or the free one for it.
-        private int place(long number) {
-            int place = (int) (number * 0x9E3779B97F4A7C15L >>> 40) & table.length - 1;
-            while (table[place] != 0 && table[place] != number) place = place + 1 & table.length - 1;
-            return place;
         }
     }
 
