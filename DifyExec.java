@@ -3551,17 +3551,13 @@ final class DifyExec implements Runnable {
             if (!latencies.isEmpty()) figures.add("latency (s): " + latencies);
             long tokens = tally.spending().tokens();
             if (tokens > 0) figures.add("tokens: " + known(Long.toString(tokens), cost(tally.ownSpending())));
-            count(tally.retries(), "%s", "retry", "retries").ifPresent(figures::add);
-            count(tally.count(HarvestEvent.class), "%s recovered without running again", "result", "results")
-                    .ifPresent(figures::add);
-            count(tally.count(ThrottleEvent.class), "throttled %s; concurrency " + tally.pace.span(), "time", "times")
-                    .ifPresent(figures::add);
+            long harvested = tally.count(HarvestEvent.class), throttled = tally.count(ThrottleEvent.class);
+            if (tally.retries() > 0) figures.add(Text.count(tally.retries(), "retry", "retries"));
+            if (harvested > 0) figures.add(Text.count(harvested, "result") + " recovered without running again");
+            if (throttled > 0)
+                figures.add("throttled " + Text.count(throttled, "time") + "; concurrency " + tally.pace.span());
             if (!tally.missingFiles().isEmpty()) figures.add(StatusView.missing(batch));
             return figures;
-        }
-
-        private Optional<String> count(long count, String sentence, String one, String many) {
-            return count == 0 ? Optional.empty() : Optional.of(sentence.formatted(Text.count(count, one, many)));
         }
 
         /// Those that are not empty: `31000 tokens, 0.49 USD`
@@ -3606,18 +3602,18 @@ final class DifyExec implements Runnable {
             var spent = figures.spending();
             long rest = index.count(RowStatus.PENDING);
             var finished = IntStream.range(0, index.size()).filter(entry -> figures.millis(entry).isPresent()
-                    && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).toArray();
-            if (rest == 0 || finished.length == 0) return Optional.empty();
-            shuffle(finished);
+                    && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).boxed()
+                    .collect(Collectors.toCollection(ArrayList::new));
+            if (rest == 0 || finished.isEmpty()) return Optional.empty();
+            Collections.shuffle(finished, new Random(1)); // rows of a sorted file that are alike must not form a group
             var seconds = mean(finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
             double concurrency = figures.concurrency(seconds.estimate());
             var cost = new TreeMap<String, Bootstrap.Interval>();
             var paid = spent.paid();
             // a run that used tokens and has no price says nothing about the cost
-            var priced = spent.unpriced() == 0 ? finished : IntStream.of(finished).filter(entry ->
-                    history.tokens(entry) == 0 || paid.keySet().stream().anyMatch(currency ->
-                            history.cost(entry, currency) > 0)).toArray();
-            if (priced.length > 0) for (var currency : paid.keySet())
+            var priced = finished.stream().filter(entry -> spent.unpriced() == 0 || history.tokens(entry) == 0
+                    || paid.keySet().stream().anyMatch(currency -> history.cost(entry, currency) > 0)).toList();
+            if (!priced.isEmpty()) for (var currency : paid.keySet())
                 cost.put(currency, times(mean(priced, entry -> history.cost(entry, currency)), rest));
             boolean isStream = history.last(SessionEvent.class)
                     .filter(session -> session.mode() == Mode.STREAMING).isPresent();
@@ -3625,28 +3621,18 @@ final class DifyExec implements Runnable {
                     times(mean(finished, history::tokens), rest), cost, spent, isStream));
         }
 
-        /// Rows of a sorted file that are alike must not get into one group.
-        private static void shuffle(int[] entries) {
-            var random = new Random(1);
-            for (int last = entries.length - 1; last > 0; last--) {
-                int other = random.nextInt(last + 1), moved = entries[other];
-                entries[other] = entries[last];
-                entries[last] = moved;
-            }
-        }
-
         /// Rows that are more than enough are put into groups, whose means vary as much as the rows do in groups of
         /// that size. So a forecast from a million rows takes as long as one from a thousand.
-        private static Bootstrap.Interval mean(int[] entries, IntToDoubleFunction value) {
-            var groups = new double[Math.min(entries.length, MOST)];
-            double sum = 0;
-            for (int i = 0; i < entries.length; i++) {
-                int group = i % groups.length, size = (entries.length - group - 1) / groups.length + 1;
-                sum += value.applyAsDouble(entries[i]);
-                groups[group] += value.applyAsDouble(entries[i]) / size;
+        private static Bootstrap.Interval mean(List<Integer> entries, ToDoubleFunction<Integer> value) {
+            int rows = entries.size();
+            var groups = new double[Math.min(rows, MOST)];
+            double mean = 0;
+            for (int i = 0; i < rows; i++) {
+                int group = i % groups.length, size = (rows - group - 1) / groups.length + 1;
+                mean += value.applyAsDouble(entries.get(i)) / rows;
+                groups[group] += value.applyAsDouble(entries.get(i)) / size;
             }
-            double mean = sum / entries.length;
-            if (entries.length < FEWEST) return new Bootstrap.Interval(Double.NaN, mean, Double.NaN);
+            if (rows < FEWEST) return new Bootstrap.Interval(Double.NaN, mean, Double.NaN);
             var interval = Bootstrap.ofMean(groups, LEVEL);
             return new Bootstrap.Interval(interval.low(), mean, interval.high());
         }
@@ -3963,12 +3949,9 @@ final class DifyExec implements Runnable {
                         && (hasCsv || shard.files().isStarted()) && shard.figures().missingFiles().isEmpty());
             }
 
-            private long sum(ToLongFunction<Batch> figure) {
-                return shards.stream().mapToLong(figure).sum();
-            }
-
             private Map<RowStatus, Long> counts() {
-                return StatusView.counts(status -> sum(shard -> shard.index().count(status)));
+                return StatusView.counts(status ->
+                        shards.stream().mapToLong(shard -> shard.index().count(status)).sum());
             }
 
             List<Batch> started() {
@@ -4001,15 +3984,11 @@ final class DifyExec implements Runnable {
 
             Map<String, Object> json() {
                 var all = StatusView.json(counts());
-                all.putAll(object("attempts", sum(shard -> shard.figures().count(AttemptEvent.class)),
-                        "retries", sum(shard -> shard.figures().retries()),
-                        "total_tokens", sum(shard -> shard.figures().spending().tokens()),
-                        "in_flight", sum(shard -> shard.history().inFlight()),
-                        "shards", shards.stream().map(shard -> {
-                            var json = object("shard", Shards.shard(shard.files()).toString());
-                            json.putAll(StatusView.json(shard));
-                            return json;
-                        }).toList()));
+                all.put("shards", shards.stream().map(shard -> {
+                    var json = object("shard", Shards.shard(shard.files()).toString());
+                    json.putAll(StatusView.json(shard));
+                    return json;
+                }).toList());
                 return all;
             }
         }
@@ -4270,7 +4249,6 @@ final class DifyExec implements Runnable {
         /// Rows in one script element: a browser parses one at a time. Characters of a value: more are in the results.
         private static final int BLOCK = 5_000, LONGEST = 2_000;
 
-        /// A row for the script, by its number.
         /// A page or report of ours, which begins with such a mark, may be overwritten.
         static boolean isOurs(Path file, String mark) {
             try (var in = Files.newInputStream(file)) {
@@ -4868,8 +4846,7 @@ final class DifyExec implements Runnable {
                 for (var pointer : pointers) for (int n = 0; n < labels.size(); n++)
                     cells.put(labels.get(n) + pointer, Spreadsheet.cell(values.get(n).get(pointer)));
                 var wanted = expected.cells(pair.id());
-                for (int n = 0; n < wanted.size(); n++)
-                    cells.put("expected." + expected.rules().get(n).column(), wanted.get(n));
+                expected.rules().forEach(rule -> cells.put("expected." + rule.column(), wanted.getOrDefault(rule, "")));
                 cells.putAll(pair.facts());
                 if (number == 0) file.open(out, cells.keySet());
                 file.write(cells.values().stream().map(Object::toString).toList(), new BitSet());
@@ -5064,10 +5041,10 @@ final class DifyExec implements Runnable {
 
     /// The cells of the input that outputs are checked against. Without any, every success is as expected.
     ///
-    /// @param cells     by row, the cell of each rule
+    /// @param cells     by row, the cells that are not blank
     /// @param tolerance null if numbers must be equal
-    record Expectations(List<Rule> rules, Index index, List<List<String>> cells, boolean hasDecimalComma, JsonDiff diff,
-            BigDecimal tolerance) {
+    record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, boolean hasDecimalComma,
+            JsonDiff diff, BigDecimal tolerance) {
         /// Checks an output: its text must contain the cell as a regular expression, or equal it.
         record Rule(String column, boolean isPattern, JsonPointer output) {
             private static final Pattern FORM = Pattern.compile("(.+?)(~?)=(/.*)", Pattern.DOTALL);
@@ -5083,7 +5060,7 @@ final class DifyExec implements Runnable {
                 return new Rule(column.name(), !match.group(2).isEmpty(), JsonPointer.compile(match.group(3)));
             }
 
-            String cell(Row row, Csv csv) {
+            private String cell(Row row, Csv csv) {
                 var cell = row.inputs().get(column);
                 try {
                     if (isPattern) Pattern.compile(cell);
@@ -5094,6 +5071,13 @@ final class DifyExec implements Runnable {
                             "use = for a text that must be equal");
                 }
             }
+
+            static Map<Rule, String> cells(List<Rule> rules, Row row, Csv csv) {
+                var cells = new LinkedHashMap<Rule, String>();
+                for (var rule : rules) cells.put(rule, rule.cell(row, csv));
+                cells.values().removeIf(String::isBlank);
+                return cells;
+            }
         }
 
         /// A rule that applies to a row, and the outputs there of each side.
@@ -5101,9 +5085,8 @@ final class DifyExec implements Runnable {
 
         static Expectations of(Csv csv, List<String> typed, JsonDiff diff, BigDecimal tolerance) {
             var rules = typed.stream().map(rule -> Rule.of(rule, csv)).toList();
-            var cells = new ArrayList<List<String>>();
-            var index = csv == null ? new Index()
-                    : Index.of(csv, row -> cells.add(rules.stream().map(rule -> rule.cell(row, csv)).toList()));
+            var cells = new ArrayList<Map<Rule, String>>();
+            var index = csv == null ? new Index() : Index.of(csv, row -> cells.add(Rule.cells(rules, row, csv)));
             boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal());
             return new Expectations(rules, index, cells, hasDecimalComma, diff, tolerance);
         }
@@ -5117,20 +5100,18 @@ final class DifyExec implements Runnable {
             return IntStream.range(0, index.size()).mapToObj(index::id).filter(this::isJudged);
         }
 
-        /// By rule; blank if nothing is expected.
-        List<String> cells(String id) {
+        Map<Rule, String> cells(String id) {
             int entry = index.find(id);
-            return entry < 0 ? Collections.nCopies(rules.size(), "") : cells.get(entry);
+            return entry < 0 ? Map.of() : cells.get(entry);
         }
 
         boolean isJudged(String id) {
-            return isEmpty() || !cells(id).stream().allMatch(String::isBlank);
+            return isEmpty() || !cells(id).isEmpty();
         }
 
         boolean isMet(String id, LineOffsets.RowEnd end) {
-            var cells = cells(id);
-            return IntStream.range(0, cells.size()).allMatch(n ->
-                    cells.get(n).isBlank() || isMet(rules.get(n), cells.get(n), end.at(rules.get(n).output())));
+            return cells(id).entrySet().stream().allMatch(expected ->
+                    isMet(expected.getKey(), expected.getValue(), end.at(expected.getKey().output())));
         }
 
         /// A cell is text: for an output that is not, it is read as JSON.
@@ -5164,12 +5145,10 @@ final class DifyExec implements Runnable {
         }
 
         List<Check> checks(Comparison.Pair pair) {
-            var cells = cells(pair.id());
-            return IntStream.range(0, cells.size()).filter(n -> !cells.get(n).isBlank()).mapToObj(n -> {
-                var rule = rules.get(n);
-                return new Check(rule.column(), rule.output().toString(), cells.get(n), found(rule, pair.before()),
-                        found(rule, pair.after()));
-            }).toList();
+            var checks = new ArrayList<Check>();
+            cells(pair.id()).forEach((rule, cell) -> checks.add(new Check(rule.column(), rule.output().toString(), cell,
+                    found(rule, pair.before()), found(rule, pair.after()))));
+            return checks;
         }
 
         /// `4, 5`: each value once; a dash for a missing one

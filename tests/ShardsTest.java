@@ -333,8 +333,7 @@ final class ShardsTest extends WholeCommand {
 
             assertEquals(Exit.OK.code, call.code(), call.err());
             var json = tree(call.out());
-            assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens in_flight "
-                    + "shards", keys(json));
+            assertEquals("total succeeded partial failed paused unknown pending shards", keys(json));
             assertEquals(List.of(12, 12), List.of(json.path("total").asInt(), json.path("succeeded").asInt()));
             assertEquals(List.of("1/3 5", "2/3 5", "3/3 2"), json.path("shards").valueStream()
                     .map(part -> part.path("shard").asText() + " " + part.path("succeeded").asInt()).toList());
