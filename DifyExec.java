@@ -15080,7 +15080,6 @@ final class DifyExec implements Runnable {
         <input id="search" type="search" autocomplete="off" placeholder="Search" aria-label="Search">
         <select id="outcome" aria-label="Outcome"><option value="">all rows</option></select>
         <select id="cause" aria-label="Cause"><option value="">all causes</option></select>
-        <button type="button" id="copy">Copy ids</button>
         <button type="button" id="download">Download CSV</button>
         <output id="count" aria-live="polite"></output>
         </div>
@@ -15144,14 +15143,12 @@ final class DifyExec implements Runnable {
         .totals .number { padding-left: 2rem; }
         #charts { display: grid; gap: 0 1rem;
           grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
-        .few #charts { order: 1; }
         figcaption { margin-bottom: .3rem; font-weight: 600; }
         figcaption h2 { display: inline; font-size: inherit; }
         dd:has(> button) pre { display: inline-block; margin-right: .6rem; }
         figcaption .chip { margin-left: 1rem; font-weight: 400; white-space: nowrap; }
         figure text { fill: var(--soft); font-size: 11px; }
         .grid { stroke: var(--line); }
-        .mark { stroke: var(--ink); stroke-dasharray: 3 3; }
         rect { fill: var(--hue); }
 
         table { width: 100%; border-collapse: collapse; text-align: left; }
@@ -15336,11 +15333,9 @@ final class DifyExec implements Runnable {
           const isSuccess = ({outcome}) => outcome === 'succeeded' || outcome === 'partial';
           const ends = rows.flatMap(row => row.attempts ?? []).filter(({outcome}) => outcome in batch.totals)
             .map(one => ({...one, end: one.start / 1000 + (one.seconds ?? 0)})).sort((a, b) => a.end - b.end);
-          const seconds = ends.filter(isSuccess).map(({seconds}) => seconds ?? 0).sort((a, b) => a - b);
-          const share = percent => seconds[Math.ceil(seconds.length * percent / 100) - 1];
+          const seconds = ends.filter(isSuccess).map(({seconds}) => seconds ?? 0);
           if (ends.length < 2) return;
-          if (seconds.length) at('charts').append(chart('Latency in seconds', [['succeeded', seconds]],
-            [50, 90, 99].map(percent => ['p' + percent, share(percent)])));
+          if (seconds.length) at('charts').append(chart('Latency in seconds', [['succeeded', seconds]]));
 
           // a pause that is longer than any row takes is between two calls
           const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
@@ -15349,7 +15344,7 @@ final class DifyExec implements Runnable {
           const [unit, factor] = time < 120 ? ['seconds', 1] : time < 7200 ? ['minutes', 60] : ['hours', 3600];
           const times = which => ends.filter(one => isSuccess(one) === which).map(({time}) => time / factor);
           at('charts').append(chart(`Completed rows by ${unit} of run time`,
-            [['succeeded', times(true)], ['failed', times(false)]], []));
+            [['succeeded', times(true)], ['failed', times(false)]]));
         }
 
         // 1, 2 or 5 times a power of ten
@@ -15359,8 +15354,8 @@ final class DifyExec implements Runnable {
         }
 
         // how many values of each series are in each range; pointing at a range shows them
-        function chart(title, series, marks) {
-          const LEFT = 40, RIGHT = 408, TOP = 14 + 12 * marks.length, BOTTOM = 170;
+        function chart(title, series) {
+          const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170;
           const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
           const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01;
           const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
@@ -15374,7 +15369,7 @@ final class DifyExec implements Runnable {
           });
           const highest = Math.max(...ranges.map(n => sum(counts.map(of => of[n]))));
           const step = Math.max(1, tick(highest, 4)), ceiling = Math.ceil(highest / step) * step;
-          const over = value => LEFT + (RIGHT - LEFT) * Math.min(1, value / end);
+          const over = value => LEFT + (RIGHT - LEFT) * value / end;
           const down = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
           const text = (x, y, anchor, words) => svg('text', {x, y, 'text-anchor': anchor}, words);
           const ticks = (last, step) =>
@@ -15392,12 +15387,9 @@ final class DifyExec implements Runnable {
                 x: over((n + .07) * width), y: down(sum(counts.slice(0, of + 1).map(of => of[n]))),
                 width: (over(width) - LEFT) * .86, height: BOTTOM - down(counts[of][n])})));
           });
-          const lines = marks.flatMap(([name, value], n) => [
-            svg('path', {class: 'mark', d: `M${over(value)} ${TOP - 2}V${BOTTOM}`}),
-            text(Math.min(over(value), RIGHT - 66), 10 + 12 * n, 'start', `${name} ${fixed(value)} s`)]);
           const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
           return element('figure', 'card', element('figcaption', '', element('h2', '', title), ...legend),
-            svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars, ...lines));
+            svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars));
         }
 
         const lastError = row => row.attempts?.at(-1)?.error;
@@ -15513,11 +15505,6 @@ final class DifyExec implements Runnable {
           link.click();
         }
 
-        async function copy() {
-          await navigator.clipboard.writeText(chosen.map(n => rows[n].id).join('\\n') + '\\n');
-          at('count').textContent = counted(chosen.length) + ' copied';
-        }
-
         // only if no digit is lost: 12345678901234567890 stays as it is
         function pretty(text) {
           try {
@@ -15608,7 +15595,6 @@ final class DifyExec implements Runnable {
         at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
         for (const id of ['outcome', 'cause']) at(id).onchange = choose;
         at('reset').onclick = () => filter('');
-        at('copy').onclick = copy;
         at('download').onclick = download;
         at('more').onclick = () => draw(DRAWN);
         at('close').onclick = () => at('detail').close();
@@ -15619,7 +15605,6 @@ final class DifyExec implements Runnable {
         onbeforeprint = () =>
           draw(Math.max(0, Math.max(PRINTED, 1 + chosen.findLastIndex(n => needs(rows[n]))) - drawn));
 
-        document.body.classList.toggle('few', rows.length < 20);
         document.title = at('title').textContent = batch.title;
         at('about').textContent = batch.about;
         at('overview').append(...(isComparison ? [verdict()] : []), totals(), ...causes());

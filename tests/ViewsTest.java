@@ -994,18 +994,13 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void itsButtonsActOnTheRowsThatMatch() throws Exception {
+        void itsDownloadHasTheRowsThatMatch() throws Exception {
             mixed().save();
             report();
             open();
 
-            browser.evaluate("at('outcome').value = 'succeeded'; choose(); navigator.clipboard.writeText = "
-                    + "async text => { copied = text; }; var copied");
-            browser.click("#copy");
-            browser.until("copied");
+            browser.evaluate("at('outcome').value = 'succeeded'; choose()");
 
-            assertEquals("a\nb\nc\n", browser.evaluate("copied").asText());
-            assertEquals("3 rows copied", browser.text("#count"));
             assertEquals("\uFEFF\"Id\",\"Outcome\",\"Seconds\",\"Tokens\",\"Attempts\",\"Error\",\"inputs.id\","
                     + "\"inputs.text\",\"outputs.answer\",\"outputs.score\",\"outputs.list\"\r\n"
                     + "\"a\",\"succeeded\",\"2\",\"40\",\"1\",\"\",\"a\",\"first\",\"yes\",\"0.5\",\"\"\r\n"
@@ -1034,14 +1029,13 @@ final class ViewsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                rows, width, below
-                19,   1280,  true
-                20,   1280,  false
-                20,   390,   true
+                width, below
+                1280,  false
+                390,   true
                 """)
-        void hasChartsBelowItsRowsIfTheyAreFewOrOnAPhone(int rows, int width, boolean below) throws Exception {
+        void hasChartsBelowItsRowsOnAPhone(int width, boolean below) throws Exception {
             var written = batch();
-            for (int n = 0; n < rows; n++) written.success("r" + n, "", "{}");
+            for (int n = 0; n < 2; n++) written.success("r" + n, "", "{}");
             written.save();
             report();
             browser.call("Emulation.setDeviceMetricsOverride",
@@ -1091,7 +1085,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void itsChartsAreDrawnWithTicksMarksAndTooltips() throws Exception {
+        void itsChartsAreDrawnWithTicksAndTooltips() throws Exception {
             var written = batch();
             for (int n = 0; n < 5; n++) written.success("r" + n, "", "{}");
             written.second = 12;
@@ -1105,8 +1099,6 @@ final class ViewsTest extends WholeCommand {
             assertEquals("<b>broken</b>", browser.text(".causes button"));
             assertEquals(2, browser.texts("figure").size());
             assertEquals(List.of("0", "2", "4", "6"), browser.texts("figure:first-child text[text-anchor=end]"));
-            assertEquals(List.of("p50 2.00 s", "p90 2.00 s", "p99 2.00 s"), browser.texts("figure:first-child text").stream()
-                    .filter(text -> text.startsWith("p")).toList());
             assertTrue(tooltips("Latency").contains("2 to 2.2: 6 succeeded"), tooltips("Latency")::toString);
             assertEquals("14 to 16: 1 succeeded, 1 failed", tooltips("Completed").getLast());
             isQuiet();
