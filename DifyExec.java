@@ -2134,7 +2134,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The meaning of a finding, in the order of the report.
-        enum Kind {
+        enum Kind implements Comparison.Named {
             /// The result is what the server has recorded.
             MATCHES,
             /// The server lists each run from its start, and none of this attempt.
@@ -2162,10 +2162,6 @@ final class DifyExec implements Runnable {
 
             static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
-
-            String key() {
-                return name().toLowerCase(Locale.ROOT);
-            }
         }
 
         record Finding(Kind kind, String id, String text) {}
@@ -2178,7 +2174,7 @@ final class DifyExec implements Runnable {
             for (var kind : Kind.values()) {
                 var all = found.getOrDefault(kind, List.of());
                 if (!all.isEmpty() || Kind.WRONG.contains(kind))
-                    out.println("  %-22s %,9d".formatted(kind.key().replace('_', ' '), all.size()));
+                    out.println("  %-22s %,9d".formatted(kind.word(), all.size()));
                 if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, one -> out.println("    "
                         + Text.id(one.id()) + ", " + Text.printable(one.text(), 200)), "    %s (--json)", out);
             }
@@ -4398,7 +4394,7 @@ final class DifyExec implements Runnable {
         enum Grade implements Named { CORRECT, MISSED, NO_RESULT, NOT_JUDGED }
 
         /// A constant with a key in JSON and CSV, and words for people.
-        private interface Named {
+        interface Named {
             String name();
 
             default String key() {
@@ -4449,7 +4445,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param correct 1 if it succeeded as expected, else 0; NaN if it is not there or no value is expected of it
         record Result(Batch batch, int entry, LineOffsets.RowEnd end, double correct) {
-            static Result of(LineOffsets.RowEnds file, String id, Expectations expected) throws IOException {
+            static Result of(LineOffsets.RowEnds file, String id, Expectations expected) {
                 int entry = file.batch().index().find(id);
                 if (entry < 0) return new Result(file.batch(), entry, LineOffsets.RowEnd.NONE, Double.NaN);
                 var end = file.of(entry);
@@ -4482,18 +4478,18 @@ final class DifyExec implements Runnable {
         }
 
         /// The files of one side, and what each row adds to its figures.
-        static final class Side implements AutoCloseable {
+        static final class Side {
             final String name;
-            private final List<LineOffsets.RowEnds> files = new ArrayList<>();
+            private final List<LineOffsets.RowEnds> files;
             /// By figure, and then by row.
             private final Map<String, double[]> parts = new HashMap<>();
             /// The latency of each success in milliseconds, with its row in the lower half; sorted after counting.
             private final LongList took = new LongList();
             private long[] latencies = {};
 
-            Side(String name, List<Batch> batches) throws IOException {
+            Side(String name, List<Batch> batches) {
                 this.name = name;
-                for (var batch : batches) files.add(new LineOffsets.RowEnds(batch));
+                this.files = batches.stream().map(LineOffsets.RowEnds::new).toList();
             }
 
             Stream<Batch> batches() {
@@ -4506,10 +4502,8 @@ final class DifyExec implements Runnable {
                 return IntStream.rangeClosed(1, files.size()).mapToObj(n -> name + "." + n).toList();
             }
 
-            List<Result> results(String id, Expectations expected) throws IOException {
-                var results = new ArrayList<Result>();
-                for (var file : files) results.add(Result.of(file, id, expected));
-                return results;
+            List<Result> results(String id, Expectations expected) {
+                return files.stream().map(file -> Result.of(file, id, expected)).toList();
             }
 
             /// Adds a row in one of the files. Time and cost are in its log: without one, they are unknown.
@@ -4562,9 +4556,8 @@ final class DifyExec implements Runnable {
                 return Double.NaN;
             }
 
-            @Override
-            public void close() throws IOException {
-                for (var file : files) file.close();
+            void close() {
+                files.forEach(LineOffsets.RowEnds::close);
             }
         }
 
@@ -4638,7 +4631,7 @@ final class DifyExec implements Runnable {
         /// Reads all rows once, to count. Views read those that they show again: a batch need not fit into memory.
         ///
         /// @param sides two, or one that is only checked against expected values
-        Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) throws IOException {
+        Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) {
             boolean isOne = sides.size() == 1;
             first = new Side("first", isOne ? List.of() : sides.getFirst());
             second = new Side(isOne ? "results" : "second", sides.getLast());
@@ -4741,7 +4734,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a row of all files. It is different only if the sides differ more than each differs from itself.
-        private Pair pair(int number) throws IOException {
+        private Pair pair(int number) {
             var id = rows.id(number);
             List<Result> before = first.results(id, expected), after = second.results(id, expected);
             var across = scope.compare(before, after);
@@ -4829,8 +4822,8 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void close() throws IOException {
-            try (first; second) {} // both, whatever happens
+        public void close() {
+            sides().forEach(Side::close);
         }
 
         /// All rows. An input has one column, since it mostly is the same in all files.
@@ -4930,9 +4923,8 @@ final class DifyExec implements Runnable {
                     JsonDiff.whole(before.getOrDefault(pointer, MISSING), after.getOrDefault(pointer, MISSING))));
             var row = object("id", pair.id(), "outcome", outcome(pair), "trend", pair.trend(),
                     "differs", pair.places(), "changes", changes.toList(), "expected", expected.checks(pair),
-                    "seconds", one.seconds(), "run", one.end().run(),
-                    "second", WebPage.filled(object("seconds", two.seconds(), "run", two.end().run())),
-                    "inputs", WebPage.values(end.inputs()),
+                    "seconds", one.seconds(), "seconds_second", two.seconds(),
+                    "run", one.end().run(), "run_second", two.end().run(), "inputs", WebPage.values(end.inputs()),
                     "outputs", pair.outputs().isEmpty() ? WebPage.values(end.outputs()) : Map.of());
             row.putAll(pair.facts());
             return WebPage.filled(row);
@@ -4952,12 +4944,9 @@ final class DifyExec implements Runnable {
         }
 
         /// From the whole to the parts: kinds of rows, figures, outputs, the rows that differ; then the verdict.
-        void print(PrintWriter out, Ansi paint, boolean all) throws IOException {
-            for (var side : sides().toList()) {
-                var head = new AtomicReference<>(side.name);
-                side.batches().forEach(batch ->
-                        out.println("%-8s".formatted(head.getAndSet("")) + StatusView.headline(batch, paint)));
-            }
+        void print(PrintWriter out, Ansi paint, boolean all) {
+            sides().forEach(side -> side.batches().forEach(batch ->
+                    out.println("%-8s".formatted(side.name) + StatusView.headline(batch, paint))));
             out.println();
             if (!isOne()) StatusView.bars(matches, 13, Match::word, (_, text) -> text).forEach(out::println);
             if (!isOne() && !expected.isEmpty()) out.println("\n  " + paint.faint("second, by expected value"));
@@ -5009,7 +4998,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Keys and their order are documented in `docs/compare.md`. Rows are written one by one.
-        void json(PrintWriter out) throws IOException {
+        void json(PrintWriter out) {
             var head = object();
             if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
             var named = object();
@@ -15420,7 +15409,7 @@ final class DifyExec implements Runnable {
           {key: 'seconds', title: isPair ? 'First, s' : 'Seconds', look: 'number',
             by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
           ...(isPair ? [{key: 'second', title: 'Second, s', look: 'number wide',
-            by: row => row.second.seconds ?? 0, show: row => fixed(row.second.seconds)}] : []),
+            by: row => row.seconds_second ?? 0, show: row => fixed(row.seconds_second)}] : []),
           ...(isComparison ? [] : [{key: 'tokens', title: 'Tokens', look: 'number wide',
             by: row => +(row.tokens ?? 0), show: row => row.tokens ?? ''},
           {key: 'attempts', title: 'Attempts', look: 'number wide',
@@ -15521,12 +15510,12 @@ final class DifyExec implements Runnable {
           const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
           if (value.length && value.text)
             cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
-          if (title === 'Run' && name.endsWith('run')) cell.append(Object.assign(button('Copy'),
+          if (title === 'Run' && name.startsWith('run')) cell.append(Object.assign(button('Copy'),
             {onclick: async ({target}) => {
               await navigator.clipboard.writeText(value);
               target.textContent = 'Copied';
             }}));
-          return [element('dt', '', name), cell];
+          return [element('dt', '', title === 'Run' ? name.replace('_', ' ') : name), cell];
         }));
 
         function checks(row) {
@@ -15556,14 +15545,11 @@ final class DifyExec implements Runnable {
         function show(place) {
           shown = place;
           const row = rows[chosen[place]];
-          const later = isPair ? row.second : {};
-          const facts = {run: row.run, seconds: row.seconds, tokens: row.tokens, price: row.price,
-            error: lastError(row) ?? row.error_first, 'second run': later.run, 'second seconds': later.seconds,
-            'second error': row.error_second, differs: row.differs, 'unequal in first': row.unequal_first,
-            'unequal in second': row.unequal_second, 'unequal across': row.unequal_across};
+          const facts = ['run', 'seconds', 'tokens', 'price', ...(isPair ? ['run_second', 'seconds_second'] : []),
+            'differs', 'error_first', 'error_second', 'unequal_first', 'unequal_second', 'unequal_across'];
           at('detail-id').textContent = row.id;
           at('detail-body').replaceChildren(chip(row.outcome), ...checks(row), ...changes(row),
-            ...values('Run', facts),
+            ...values('Run', {error: lastError(row), ...Object.fromEntries(facts.map(name => [name, row[name]]))}),
             ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
             ...values('Outputs', row.outputs),
             ...attempts(row.attempts ?? []));
