@@ -106,8 +106,10 @@ final class DifyExecTest {
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
             SeedsTest.class);
 
-    /// Runs tests that allow it (`@Execution`) in parallel, up to this many.
+    /// Runs four files of tests at a time, and the methods of a class that allows it (`@Execution`). A class that
+    /// changes what all tests share is `@Isolated`.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
+            "junit.jupiter.execution.parallel.mode.classes.default", "concurrent",
             "junit.jupiter.execution.parallel.config.executor-service", "worker_thread_pool",
             "junit.jupiter.execution.parallel.config.strategy", "fixed",
             "junit.jupiter.execution.parallel.config.fixed.parallelism", "4");
