@@ -851,11 +851,15 @@ final class DifyExec implements Runnable {
                 var state = chosen.isEmpty() ? System.getProperty("user.home") + "/.local/state" : chosen;
                 var folder = Path.of(state, "difyexec");
                 if (!folder.isAbsolute()) return; // Java knows no home of this user
+                var history = folder.resolve("history");
                 try {
                     Files.createDirectories(folder);
-                    if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
+                    if (folder.getFileSystem().supportedFileAttributeViews().contains("posix")) {
                         Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwx------"));
-                    reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history"));
+                        if (Files.exists(history)) // JLine warns of one that others may read, as earlier versions wrote
+                            Files.setPosixFilePermissions(history, PosixFilePermissions.fromString("rw-------"));
+                    }
+                    reader.setVariable(LineReader.HISTORY_FILE, history);
                 } catch (IOException _) {
                     // not kept
                 }
@@ -11501,11 +11505,17 @@ final class DifyExec implements Runnable {
             var faults = new ArrayList<Inspection.Fault>();
             var option = questionColumn(csv.columns()).map(column -> "--query-column " + Text.shell(column)).orElse("");
             for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
-                faults.add(new Inspection.Fault("no column " + Text.quoted(variable.name())
-                        + " for the chatflow's question; " + (option.isEmpty() ? "name it with --query-column"
-                                : "did you mean " + option + "?"), option));
+                faults.add(noQuestion(variable.name(), option));
             if (!isLenient && !isText) faults.addAll(mappingFaults(csv));
             return faults;
+        }
+
+        private Inspection.Fault noQuestion(String column, String option) {
+            if (byColumn.containsKey(column))
+                return new Inspection.Fault("column " + Text.quoted(column) + " fills the variable of this name, so it "
+                        + "cannot be the chatflow's question; copy it to another column", "");
+            return new Inspection.Fault("no column " + Text.quoted(column) + " for the chatflow's question; "
+                    + (option.isEmpty() ? "name it with --query-column" : "did you mean " + option + "?"), option);
         }
 
         /// Inputs that would not reach the workflow, each with an option that helps.

@@ -285,6 +285,10 @@ final class DocsTest extends WholeCommand {
             var shell = new ProcessBuilder("/usr/bin/script", "-qec", java, "/dev/null").directory(folder.toFile())
                     .redirectErrorStream(true);
             shell.environment().keySet().removeIf(name -> name.matches("DIFY.*|JAVA_TOOL.*|JDK_.*"));
+            shell.environment().put("XDG_STATE_HOME", folder.toString());
+            var history = Files.createDirectories(folder.resolve("difyexec")).resolve("history");
+            Files.writeString(history, "");
+            Files.setPosixFilePermissions(history, PosixFilePermissions.fromString("rw-r--r--"));
             var process = shell.start();
             try (var keys = process.getOutputStream()) {
                 keys.write("exit\n".getBytes(UTF_8));
