@@ -484,6 +484,19 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
+        void cannotBeInTheColumnOfAVariable() throws IOException {
+            csv("id,tone", "1,x");
+            var csv = Csv.open(file("data.csv"), Csv.Shape.DEFAULT);
+            var variable = new Variable("tone", "", "text-input", false, false, List.of(), Value.Str::new);
+            var form = new Form(List.of(variable), csv.columns(), false).asking("tone", csv.columns());
+
+            var fault = form.faults(csv, false).getFirst();
+
+            assertTrue(fault.toString().contains("\"tone\"") && !fault.toString().contains("--query-column"),
+                    fault.toString());
+        }
+
+        @Test
         void isRetriedInTheShellWithALiveAnswer() throws IOException {
             csv("id,question", "1,Why?");
             var out = new StringWriter();
