@@ -3,6 +3,7 @@ package difyexec;
 import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.DifyExec.Pace.Rate;
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.*;
 import org.junit.jupiter.params.provider.*;
@@ -15,24 +16,13 @@ import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Options: what is typed, and what it means.
-final class OptionsTest {
-    private record Call(int code, String out, String err) {
-        Optional<String> hint() {
-            return err.lines().filter(line -> line.startsWith("hint: ")).map(line -> line.substring(6)).findFirst();
-        }
-    }
-
-    private static Call call(String... args) {
+final class OptionsTest extends WholeCommand {
+    private Call call(String... args) throws IOException {
         return call(80, args);
     }
 
-    private static Call call(int columns, String... args) {
-        var settings = Map.of("DIFY_API_KEY", "app-secret-of-mine", "COLUMNS", columns + "", "NO_COLOR", "1");
-        var out = new StringWriter();
-        var err = new StringWriter();
-        int code = commandLine(Given.env(settings), args).setOut(new PrintWriter(out)).setErr(new PrintWriter(err))
-                .execute(args);
-        return new Call(code, out.toString(), err.toString());
+    private Call call(int columns, String... args) throws IOException {
+        return call(Map.of("DIFY_API_KEY", KEY, "COLUMNS", columns + "", "NO_COLOR", "1"), args);
     }
 
     @Nested
@@ -47,114 +37,20 @@ final class OptionsTest {
             Golden.check("run-help-all.txt", call("run", "--help-all").out());
         }
 
-        /// The commands in whose help each option is, and what it changes there.
-        private static final String USES = """
-                --input          | check run retry export merge          | the rows that are read
-                --input          | status                                | counts pending and changed rows
-                --input          | shell                                 | the batch that is open
-                --output         | run retry merge pull                  | the files that are written
-                --input          | compare                               | the values that are expected
-                --expect         | compare                               | the values that are expected
-                --tolerance      | compare                               | which numbers are equal
-                --output         | status export verify                  | the batch that is read
-                --output         | shell                                 | the batch that is open
-                --output         | compare                               | the part that is compared
-                --demo           | check run retry shell                 | the server
-                --json           | check run status retry compare verify | the form of the output
-                --html           | status compare                        | writes a page
-                --csv            | compare                               | writes a spreadsheet
-                --junit          | compare                               | writes a report
-                --force          | retry                                 | whether succeeded rows run
-                --force          | status export compare pull            | whether a file is overwritten
-                --id-column      | check run status retry export shell merge | the ids
-                --map            | check run retry shell                 | the variables that are filled
-                --map            | status export merge                   | which rows count as changed
-                --var            | check run retry shell                 | the variables that are filled
-                --var            | status export merge                   | which rows count as changed
-                --encoding       | check run status retry export shell merge | the characters that are read
-                --sheet          | check run status retry export shell merge | the rows that are read
-                --delimiter      | check run status retry export shell merge | the cells that are read
-                --header-row     | check run status retry export shell merge | the rows that are read
-                --decimal        | check run status retry export shell merge | the numbers that are read
-                --shard          | check run retry                       | the rows
-                --limit          | run retry                             | the rows
-                --ids            | run retry                             | the rows
-                --resend-unknown | run retry                             | the rows
-                --add            | run retry                             | whether another CSV is accepted
-                --pending-only   | run                                   | the rows
-                --rerun-changed  | run                                   | the rows
-                --sample         | run                                   | the rows
-                --seed           | run                                   | the rows
-                --fresh          | run                                   | the batch that rows are added to
-                --base-url       | check run retry shell verify pull     | the server
-                --env-file       | check run retry shell verify pull     | the settings
-                --app-id         | check run retry shell verify pull     | the app in the request
-                --workflow-id    | check run retry shell                 | the version in the request
-                --mode           | check run retry shell                 | the mode in the request
-                --query-column   | check run retry shell                 | the question in the request
-                --allow-unmapped | check run retry shell                 | whether a header is accepted
-                --allow-empty    | check run retry shell                 | which rows are sent
-                --files          | check run retry shell                 | the files that are accepted
-                --no-check       | check run retry shell                 | how cells are sent
-                --user           | run retry shell                       | the user in the request
-                --same-app       | run retry shell verify                | whether another key is accepted
-                --timeout        | run retry shell                       | the time of a run
-                --max-retries    | run retry shell                       | the attempts of a row
-                --initial-retry-delay | run retry shell                  | the time of an attempt
-                --max-retry-delay     | run retry shell                  | the time of an attempt
-                --retry-failed-runs   | run retry shell                  | which rows are tried again
-                --settle         | run retry shell                       | how long a run is looked up
-                --grace          | run retry shell                       | how long running rows may finish
-                --concurrency    | run retry                             | the rows at a time
-                --wait           | run retry                             | the time of an attempt
-                --rate           | run retry                             | the time of an attempt
-                --rate           | verify                                | the time of a request
-                --max-failures   | run retry                             | when the batch stops
-                --max-tokens     | run retry                             | when the batch stops
-                --max-cost       | run retry                             | when the batch stops
-                --on-finish      | run retry                             | runs a command
-                --save-files     | run retry                             | downloads files
-                --no-bom         | run retry merge                       | the first bytes of the results
-                --progress       | run retry                             | what is shown
-                --show           | check                                 | prints requests
-                --failed         | export                                | the rows that are written
-                --raw            | export                                | how cells are written
-                --first          | compare                               | the files of a side
-                --second         | compare                               | the files of a side
-                --ignore         | compare                               | the outputs that are compared
-                --trim           | compare                               | which texts are equal
-                --all            | compare                               | how many rows are shown
-                --partial        | merge                                 | whether shards may be missing
-                --sample         | verify                                | the rows
-                --seed           | verify                                | the rows
-                --keep-going     | shell                                 | which command is the last one
-                --last           | pull                                  | how many runs are taken
-                --since          | pull                                  | the runs that are taken
-                --until          | pull                                  | the runs that are taken
-                --status         | pull                                  | the runs that are taken
-                --keyword        | pull                                  | the runs that are taken
-                --own            | pull                                  | the runs that are taken
-                --dedupe         | pull                                  | the runs that are taken
-                """;
-
+        /// The table names the commands that have an option.
         @Test
-        void listsTheOptionsThatTheCommandCanUse() {
-            var used = new TreeMap<String, Set<String>>();
-            for (var line : USES.lines().toList()) {
-                var cells = line.split(" *\\| *");
-                for (var command : cells[1].split(" ")) used.computeIfAbsent(command, _ -> new TreeSet<>()).add(cells[0]);
-            }
-            var listed = new TreeMap<String, Set<String>>();
-            for (var command : COMMANDS) listed.put(command, Pattern.compile("(?m)^ {2,6}(?:-\\w, )?(--[\\w-]+)")
-                    .matcher(call(command, "--help-all").out()).results().map(option -> option.group(1))
-                    .filter(name -> !Set.of("--help", "--version").contains(name))
-                    .collect(Collectors.toCollection(TreeSet::new)));
+        void listsTheOptionsThatTheCommandCanUse() throws IOException {
+            var commands = new TreeMap<String, List<String>>();
+            for (var command : COMMANDS) Pattern.compile("(?m)^ {2,6}(?:-\\w, )?(--[\\w-]+)")
+                    .matcher(call(command, "--help-all").out()).results().map(option -> option.group(1)).distinct()
+                    .forEach(option -> commands.computeIfAbsent(option, _ -> new ArrayList<>()).add(command));
 
-            assertEquals(used, listed);
+            Golden.check("options.txt", commands.entrySet().stream().map(option -> option.getKey() + ": "
+                    + String.join(" ", option.getValue()) + "\n").collect(Collectors.joining()));
         }
 
         @Test
-        void hasOneWordingAndTheRequiredOptionsEverywhere() {
+        void hasOneWordingAndTheRequiredOptionsEverywhere() throws IOException {
             var both = call("--help").out().lines().filter(line -> line.matches("  -[hV], .*"))
                     .map(line -> line.replaceAll(" +", " ")).toList();
             assertEquals(2, both.size());
@@ -168,7 +64,7 @@ final class OptionsTest {
         }
 
         @Test
-        void listsTheCommandsInTheOrderOfTheirUse() {
+        void listsTheCommandsInTheOrderOfTheirUse() throws IOException {
             var listed = Pattern.compile("(?m)^  ([a-z][\\w-]*)  ").matcher(call("--help").out()).results()
                     .map(command -> command.group(1)).toList();
 
@@ -180,34 +76,29 @@ final class OptionsTest {
             Files.writeString(here.resolve("README.md"), "of another project");
             Files.writeString(script.resolve("README.md"), "");
             Files.writeString(script.resolve("DifyExec.java"), "");
-            var out = new StringWriter();
 
-            commandLine(Given.env(Map.of("NO_COLOR", "1"), here, script)).setOut(new PrintWriter(out)).execute("--help");
-
-            assertTrue(out.toString().contains(script.resolve("README.md").toString()), out::toString);
-            assertFalse(call("--help").out().contains("README.md"));
+            call(Given.env(Map.of("NO_COLOR", "1"), here, script), "--help").shows(script.resolve("README.md").toString());
+            call("--help").omits("README.md");
         }
 
         @Test
-        void showsAllOptionsOfEveryCommand() {
+        void showsAllOptionsOfEveryCommand() throws IOException {
             for (var command : Stream.concat(COMMANDS.stream(), Stream.of("help", "generate-completion")).toList()) {
-                var all = call(command, "--help-all");
-                assertEquals(0, all.code(), all.err());
-                assertTrue(all.out().contains("--version") || all.out().contains("--help"), all.out());
+                call(command, "--help-all").exits(0).shows("--help");
             }
             assertEquals(call("--help"), call("--help-all"));
-            assertTrue(call("status", "--help-all").out().contains("--sheet"));
-            assertFalse(call("status", "--help").out().contains("--sheet"));
+            call("status", "--help-all").shows("--sheet");
+            call("status", "--help").omits("--sheet");
         }
 
         @Test
-        void isThatOfTheCommandHelp() {
+        void isThatOfTheCommandHelp() throws IOException {
             assertEquals(call("--help"), call("help"));
             for (var command : COMMANDS) assertEquals(call(command, "--help"), call("help", command));
         }
 
         @Test
-        void isAsWideAsTheTerminalWithinLimits() {
+        void isAsWideAsTheTerminalWithinLimits() throws IOException {
             for (var command : COMMANDS)
                 for (int columns : List.of(60, 80, 120)) call(columns, command, "--help-all").out().lines()
                         .forEach(line -> assertTrue(line.length() <= columns, line));
@@ -217,7 +108,7 @@ final class OptionsTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"run", "retry"})
-        void fitsOnAScreenWithoutRarelyUsedOptions(String command) {
+        void fitsOnAScreenWithoutRarelyUsedOptions(String command) throws IOException {
             var help = call(command, "--help").out();
             var rare = List.of("--settle", "--grace", "--user", "--initial-retry-delay",
                     "--max-retry-delay", "--retry-failed-runs", "--no-check", "--files", "--no-bom");
@@ -229,7 +120,7 @@ final class OptionsTest {
         }
 
         @Test
-        void hasExamplesThatCanBeTyped() {
+        void hasExamplesThatCanBeTyped() throws IOException {
             for (var command : COMMANDS) {
                 var lines = call(command, "--help").out().lines().toList();
                 var examples = lines.subList(lines.indexOf("Examples:") + 1, lines.size());
@@ -243,17 +134,14 @@ final class OptionsTest {
         }
 
         @Test
-        void startsExamplesAsTheToolWasStarted() {
-            var env = new Env(Map.of("NO_COLOR", "1")::get, List.of(),
-                    "./jbang DifyExec.java");
-            var out = new StringWriter();
-            commandLine(env).setOut(new PrintWriter(out)).execute("status", "--help");
+        void startsExamplesAsTheToolWasStarted() throws IOException {
+            var env = new Env(Map.of("NO_COLOR", "1")::get, List.of(), "./jbang DifyExec.java");
 
-            assertTrue(out.toString().contains("\n  ./jbang DifyExec.java status -o results.jsonl\n"), out::toString);
+            call(env, "status", "--help").shows("\n  ./jbang DifyExec.java status -o results.jsonl\n");
         }
 
         @Test
-        void writesWordsAsCompletionOffersThem() {
+        void writesWordsAsCompletionOffersThem() throws IOException {
             assertTrue(call("generate-completion").out().contains("\"auto\" \"blocking\" \"streaming\""));
         }
     }
@@ -297,12 +185,9 @@ final class OptionsTest {
                 run -o b.jsonl -i a.csv c.csv      | c.csv       | --help
                 -i data.csv run                    | -i          | after the command
                 """)
-        void isNamedWithAHint(String typed, String word, String hint) {
-            var call = call(typed.split(" "));
+        void isNamedWithAHint(String typed, String word, String hint) throws IOException {
+            var call = call(typed.split(" ")).exits(2).reports(word).hints(hint);
 
-            assertEquals(Exit.UNUSABLE.code, call.code());
-            assertTrue(call.err().startsWith("difyexec: ") && call.err().contains(word), call.err());
-            assertTrue(call.hint().orElse("none").contains(hint), call.err());
             assertEquals(2, call.err().lines().count(), call.err());
         }
 
@@ -320,25 +205,22 @@ final class OptionsTest {
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
                 run -i a.csv -o b.jsonl --mode fast                     | BLOCKING
                 """)
-        void aValueThatCannotBeUsedIsRefused(String typed, String named) {
-            var call = call(Stream.of(typed.split(" +")).map(word -> word.replace('_', ' ')).toArray(String[]::new));
-
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-            assertTrue(call.err().startsWith("difyexec: ") && call.err().contains(named), call.err());
+        void aValueThatCannotBeUsedIsRefused(String typed, String named) throws IOException {
+            call(Stream.of(typed.split(" +")).map(word -> word.replace('_', ' ')).toArray(String[]::new)).exits(2)
+                    .reports(named);
         }
 
         @Test
-        void outOfMemoryIsOneSentence(@TempDir Path folder) throws IOException {
-            var csv = Files.writeString(folder.resolve("a.csv"), "id\n1\n").toString();
-            var err = new StringWriter();
+        void outOfMemoryIsOneSentence() throws IOException {
+            csv("id", "1");
             var env = new Env(name -> {
                 if (name.equals("DIFY_CA_FILE")) throw new OutOfMemoryError("Java heap space");
                 return name.equals("DIFY_API_KEY") ? "app-x" : null;
             }, List.of(), "difyexec");
 
-            assertEquals(Exit.STOPPED.code, commandLine(env).setErr(new PrintWriter(err)).execute("check", "-i", csv));
-            assertEquals(2, err.toString().lines().count(), err::toString);
-            assertTrue(err.toString().contains("\nhint: "), err::toString);
+            var call = call(env, "check", "-i", input()).exits(4).hints();
+
+            assertEquals(2, call.err().lines().count(), call.err());
         }
     }
 
@@ -360,13 +242,6 @@ final class OptionsTest {
                 """)
         void aDurationIsSecondsUnlessItNamesItsUnit(String text, long millis) {
             assertEquals(Duration.ofMillis(millis), CommandLines.Converters.duration(text));
-        }
-
-        @ParameterizedTest
-        @ValueSource(strings = {"", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣",
-                "99999999999999999999"})
-        void anInvalidDurationIsRefused(String text) {
-            assertThrows(CommandLine.TypeConversionException.class, () -> CommandLines.Converters.duration(text));
         }
 
         @ParameterizedTest
@@ -411,12 +286,6 @@ final class OptionsTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"})
-        void anInvalidCeilingIsRefused(String text) {
-            assertThrows(CommandLine.TypeConversionException.class, () -> CommandLines.Converters.ceiling(text));
-        }
-
-        @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 text,      millis
                 10/s,      100
@@ -429,10 +298,18 @@ final class OptionsTest {
             assertEquals(Duration.ofMillis(millis), CommandLines.Converters.rate(text).interval());
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"", "10", "0/s", "0.0/m", "-1/s", "10/d", "ten/s", "10 /s", "1/0"})
-        void anInvalidRateIsRefused(String text) {
-            assertThrows(CommandLine.TypeConversionException.class, () -> CommandLines.Converters.rate(text));
+        @Test
+        void anInvalidDurationCeilingOrRateIsRefused() {
+            for (var text : List.of("", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣", "99999999999999999999"))
+                assertInvalid(() -> CommandLines.Converters.duration(text));
+            for (var text : List.of("", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"))
+                assertInvalid(() -> CommandLines.Converters.ceiling(text));
+            for (var text : List.of("", "10", "0/s", "0.0/m", "-1/s", "10/d", "ten/s", "10 /s", "1/0"))
+                assertInvalid(() -> CommandLines.Converters.rate(text));
+        }
+
+        private static void assertInvalid(Executable conversion) {
+            assertThrows(CommandLine.TypeConversionException.class, conversion);
         }
 
         @ParameterizedTest
