@@ -4,8 +4,6 @@ import com.sun.source.tree.*;
 import com.sun.source.util.*;
 import org.junit.jupiter.api.*;
 
-import javax.tools.*;
-
 import module java.base;
 
 import static org.junit.jupiter.api.Assertions.*;
@@ -16,14 +14,7 @@ final class MessagesTest {
     /// @param text with `…` for each part that is not a literal
     record Message(long line, String text) {
         private static Reader read(String source) throws IOException {
-            var file = new SimpleJavaFileObject(URI.create("string:///DifyExec.java"), JavaFileObject.Kind.SOURCE) {
-                @Override
-                public CharSequence getCharContent(boolean ignoreEncodingErrors) {
-                    return source;
-                }
-            };
-            var task = (JavacTask) ToolProvider.getSystemJavaCompiler().getTask(Writer.nullWriter(), null, _ -> {},
-                    List.of("-proc:none"), null, List.of(file));
+            var task = MapTest.compiler(source);
             var unit = task.parse().iterator().next();
             var reader = new Reader(unit, Trees.instance(task));
             reader.scan(unit, null);
