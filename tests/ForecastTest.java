@@ -3,7 +3,7 @@ package difyexec;
 import com.fasterxml.jackson.databind.JsonNode;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
@@ -14,12 +14,18 @@ import static org.junit.jupiter.api.Assertions.*;
 final class ForecastTest extends WholeCommand {
     private static final int ROWS = 2_000, SAMPLE = 50;
 
-    /// A batch of which some rows have a result, each of one second, five at a time.
+    /// A batch of which some rows have a result, each of one second, so many at a time.
     private final class Finished {
         private final StringBuilder results = new StringBuilder(), log = new StringBuilder();
+        private final int together;
         private int count = 0;
 
         Finished(Mode mode) {
+            this(mode, 5);
+        }
+
+        Finished(Mode mode, int together) {
+            this.together = together;
             log.append(Json.text(Given.session(0, "1.16.1").with(Given.NOON, mode, true, 0))).append('\n');
         }
 
@@ -30,7 +36,7 @@ final class ForecastTest extends WholeCommand {
         /// @param price empty if there is none
         Finished row(String id, int tokens, String price, String currency, String seconds) {
             var user = "u-" + count;
-            log.append(Json.text(Given.attempt(count++ / 5, id, user))).append('\n');
+            log.append(Json.text(Given.attempt(count++ / together, id, user))).append('\n');
             var paid = price.isEmpty() ? "" : ",'total_price':" + price + ",'currency':'" + currency + "'";
             results.append(("{'id':'" + id + "','status':'success','inputs':{},'outputs':{},'user':'" + user
                     + "','seconds':" + seconds + ",'total_tokens':" + tokens + paid + "}\n").replace('\'', '"'));
@@ -44,8 +50,7 @@ final class ForecastTest extends WholeCommand {
     }
 
     private Call shown(String... more) throws IOException {
-        return call(Map.of(), Stream.concat(Stream.of("status", "-i", input(), "-o", output()), Stream.of(more))
-                .toArray(String[]::new));
+        return ofBatch("status", more);
     }
 
     private JsonNode forecast() throws IOException {
@@ -56,10 +61,6 @@ final class ForecastTest extends WholeCommand {
 
     private static boolean contains(JsonNode range, double number) {
         return range.path("low").asDouble() <= number && number <= range.path("high").asDouble();
-    }
-
-    private static String remaining(Call call) {
-        return call.err().lines().filter(line -> line.startsWith("Remaining ")).reduce((_, _) -> "two").orElse("none");
     }
 
     @Nested
@@ -93,24 +94,13 @@ final class ForecastTest extends WholeCommand {
                 for (int seed = 1; seed <= 200; seed++) {
                     var prices = sortedPrices(seed);
                     double rest = finish(chosen(none, Batch.Selection.PENDING.random(SAMPLE, seed)), prices);
-                    var cost = forecast().path("cost").path("USD");
+                    var cost = forecast().at("/cost/USD");
                     if (contains(cost, rest)) contained++;
                     assertTrue(contains(cost, cost.path("mean").asDouble()), cost::toString);
                 }
             }
 
             assertTrue(contained >= 150 && contained <= 194, contained + " of 200");
-        }
-
-        @Test
-        void theFirstRowsAreMisleading() throws IOException {
-            rows(ROWS);
-            var first = new BitSet();
-            first.set(0, SAMPLE);
-
-            double rest = finish(first, sortedPrices(1));
-
-            assertTrue(forecast().path("cost").path("USD").path("high").asDouble() < rest / 5);
         }
 
         @Test
@@ -128,23 +118,6 @@ final class ForecastTest extends WholeCommand {
     /// A server that charges by the length of a row's text.
     @Nested
     class OfASimulatedServer {
-        private URI server;
-
-        private Map<String, String> start(String... options) throws IOException {
-            var line = Simulator.commandLine();
-            line.parseArgs(Stream.concat(Stream.of("--latency", "20ms"), Stream.of(options)).toArray(String[]::new));
-            var dify = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour()));
-            open.add(dify);
-            server = dify.baseUrl();
-            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.toString());
-        }
-
-        private int count(String what) throws IOException {
-            try (var in = server.resolve("/__stats?rows=0").toURL().openStream()) {
-                return ServerTest.JSON.readTree(in).path(what).asInt();
-            }
-        }
-
         /// Sorted by length; a row of so many tokens costs 0.0000015 USD for each.
         private int[] sortedTexts() throws IOException {
             var random = new Random(5);
@@ -164,66 +137,58 @@ final class ForecastTest extends WholeCommand {
 
         @Test
         void theCostOfTheRestIsInTheRangeOfASample() throws IOException {
-            var settings = start();
+            var dify = new Simulated("--latency", "20ms");
             var tokens = sortedTexts();
 
-            var call = call(settings, typed("run", "--sample", "" + SAMPLE, "--seed", "11", "-c", "25", "--json"))
+            var call = call(dify.settings(), typed("run", "--sample", "" + SAMPLE, "--seed", "11", "-c", "25", "--json"))
                     .exits(0).omits("may not be typical");
 
             var forecast = tree(call.out()).path("forecast");
             assertTrue(contains(forecast.path("cost").path("USD"), costOfRest(tokens)), forecast::toString);
             assertEquals(forecast, forecast());
-            var next = call.err().lines().filter(line -> line.startsWith("Next: ")).findFirst().orElseThrow();
-            double limit = Double.parseDouble(next.replaceFirst(".* --max-cost (\\S+).*", "$1"));
-            double most = forecast.path("cost").path("USD").path("high").asDouble() + tree(call.out()).path("cost")
-                    .path("USD").asDouble();
-            assertTrue(most <= limit && limit <= most * 1.1, next + " for " + most);
+            double limit = Double.parseDouble(call.next().replaceFirst(".* --max-cost (\\S+).*", "$1"));
+            double most = forecast.at("/cost/USD/high").asDouble() + tree(call.out()).at("/cost/USD").asDouble();
+            assertTrue(most <= limit && limit <= most * 1.1, call.next() + " for " + most);
         }
 
         @Test
         void theCostOfTheRestIsNotInTheRangeOfTheFirstRows() throws IOException {
-            var settings = start();
+            var dify = new Simulated("--latency", "20ms");
             var tokens = sortedTexts();
 
-            var call = call(settings, typed("run", "--limit", "" + SAMPLE, "--mode", "streaming", "-c", "25", "--json"));
+            var call = call(dify.settings(), typed("run", "--limit", "" + SAMPLE, "--mode", "streaming", "-c", "25",
+                    "--json")).omits("--max-cost");
 
-            var cost = tree(call.out()).path("forecast").path("cost").path("USD");
+            var cost = tree(call.out()).at("/forecast/cost/USD");
             assertTrue(cost.path("high").asDouble() < costOfRest(tokens), cost::toString);
-            assertTrue(call.err().lines().anyMatch(line -> line.startsWith("Note: ") && line.contains("--sample")),
-                    call.err());
-            call.omits("--max-cost");
+            assertTrue(call.notes().toString().contains("--sample"), call.err());
         }
 
         @Test
         void eachRowIsPaidForOnce() throws IOException {
-            var settings = start();
+            var dify = new Simulated("--latency", "20ms");
             rows(120);
 
-            call(settings, typed("run", "--sample", "30", "-c", "10")).exits(0);
-            assertEquals(30, count("started"));
-            call(settings, typed("run", "-c", "20")).exits(0);
+            call(dify.settings(), typed("run", "--sample", "30", "-c", "10")).exits(0);
+            assertEquals(30, dify.count("started"));
+            call(dify.settings(), typed("run", "-c", "20")).exits(0);
 
             assertEquals("succeeded=120", status());
-            assertEquals(120, count("started"));
-            assertEquals(0, count("twice"));
+            assertEquals(120, dify.count("started"));
+            assertEquals(0, dify.count("twice"));
             assertTrue(forecast().isNull());
         }
 
         @Test
         void ofAChatflowCountsTokens() throws IOException {
-            var line = Simulator.commandLine();
-            line.parseArgs("--latency", "20ms", "--app", "chatflow", "--columns", "id");
-            var dify = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour(),
-                    Simulator.Setup.PLAIN.with(Simulator.Setup.Kind.CHATFLOW)));
-            open.add(dify);
-            csv(Stream.concat(Stream.of("id,query"), IntStream.rangeClosed(1, 30).mapToObj(id -> id + ",question " + id))
-                    .toArray(String[]::new));
+            var dify = new Simulated("--latency", "20ms", "--app", "chatflow", "--columns", "id");
+            rows(30);
+            Files.writeString(file("data.csv"), content("data.csv").replace("id,text", "id,query"));
 
-            var call = call(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", dify.baseUrl().toString()), typed("run",
-                    "--sample", "10", "--json")).exits(0);
+            var call = call(dify.settings(), typed("run", "--sample", "10", "--json")).exits(0);
 
             var forecast = tree(call.out()).path("forecast");
-            assertTrue(forecast.path("tokens").path("low").asDouble() > 0, call.out());
+            assertTrue(forecast.at("/tokens/low").asDouble() > 0, call.out());
             assertTrue(forecast.path("cost").isEmpty(), "models without prices");
         }
     }
@@ -239,23 +204,14 @@ final class ForecastTest extends WholeCommand {
         @Test
         void isTheSameForTheSameSeed() throws IOException {
             rows(40);
-            var chosen = new ArrayList<List<String>>();
-            String seed = "";
-            for (var typed : List.of(List.of("--sample", "10"), List.of("--sample", "10", "--seed", ""))) {
-                var words = typed.stream().map(word -> word.isEmpty() ? "x" : word).toArray(String[]::new);
-                if (!seed.isEmpty()) words[3] = seed;
-                var call = dify.run(words);
-                assertEquals(0, call.code(), call.err());
-                assertTrue(call.err().contains(" in a new batch\n"), "in this one, these rows are done");
-                seed = call.err().replaceFirst("(?s).*--seed (\\d+).*", "$1");
-                chosen.add(ids());
-                for (var name : names()) if (name.startsWith("results")) Files.delete(file(name));
-            }
+            var seed = dify.run("--sample", "10").exits(0).err().replaceFirst("(?s).*--seed (\\d+).*", "$1");
+            var chosen = ids();
 
-            assertEquals(10, chosen.getFirst().size());
-            assertEquals(chosen.getFirst(), chosen.getLast());
-            assertEquals(0, dify.run("--sample", "10", "--seed", seed.equals("1") ? "2" : "1").code());
-            assertNotEquals(chosen.getFirst(), ids());
+            assertEquals(10, chosen.size());
+            dify.run("--fresh", "--sample", "10", "--seed", seed).exits(0);
+            assertEquals(chosen, ids());
+            dify.run("--fresh", "--sample", "10", "--seed", seed + "1").exits(0);
+            assertNotEquals(chosen, ids());
         }
 
         @Test
@@ -333,58 +289,42 @@ final class ForecastTest extends WholeCommand {
                     text("{'id':'%d','text':'text'}\n", id)).collect(Collectors.joining()));
 
             for (var name : List.of("in.xlsx", "in.jsonl")) {
-                var call = call(dify.settings(), "run", "-i", path(name), "-o", path(name
-                        + ".out"), "--sample", "7", "--allow-unmapped", "--progress", "off").exits(0);
+                call(dify.settings(), "run", "-i", path(name), "-o", path(name + ".out"), "--sample", "7",
+                        "--allow-unmapped", "--progress", "off").exits(0).says("Remaining 23 rows: ");
 
                 assertEquals(7, read(name + ".out").size());
-                assertTrue(remaining(call).startsWith("Remaining 23 rows: "), call.err());
             }
         }
 
-        @Test
-        void keepsATypedLimit() throws IOException {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                options                     | limit
+                --sample 6                  | --max-cost 0.2
+                --sample 6 --mode streaming | --max-cost 0.2
+                --sample 6 --max-cost 7     | --max-cost 7
+                --limit 1 --max-cost 5      | --max-cost 5
+                --max-cost 0.06 -c 1        | --max-cost 0.2
+                --max-cost 0.02 -c 1        | --max-cost AMOUNT
+                --max-tokens 20             | --max-tokens N
+                """)
+        void isFollowedByALimitThatTheRestKeeps(String options, String limit) throws IOException {
             rows(20);
 
-            var call = dify.run("--sample", "6", "--max-cost", "7");
-
-            assertTrue(call.err().lines().anyMatch(line -> line.startsWith("Next: ") && line.contains("--max-cost 7")),
-                    call.err());
-            assertTrue(dify.run("--sample", "6").err().lines().anyMatch(line -> line.startsWith("Next: ")
-                    && line.endsWith(" --max-cost 0.2")), "12 rows for 0.12 USD, and 8 for 0.08 USD");
+            assertEquals(limit, limit(dify.run(options.split(" "))));
         }
 
         @Test
-        void replacesALimitThatWasReached() throws IOException {
+        void inAModeWithoutPricesIsFollowedByNoLimit() throws IOException {
             rows(20);
-
-            assertEquals("--max-cost 0.2", limit(dify.run("--max-cost", "0.06", "-c", "1")), "a forecast from 6 rows");
-            assertEquals("--max-cost 5", limit(dify.run("--max-cost", "5", "--limit", "1")));
-            assertEquals("--max-tokens N", limit(dify.run("--max-tokens", "20")));
-        }
-
-        @Test
-        void replacesALimitThatWasReachedBeforeThereIsARange() throws IOException {
-            rows(20);
-
-            assertEquals("--max-cost AMOUNT", limit(dify.run("--max-cost", "0.02", "-c", "1")));
-        }
-
-        @Test
-        void ofASampleIsNotForAModeWithoutPrices() throws IOException {
-            rows(20);
-            assertEquals("--max-cost 0.2", limit(dify.run("--sample", "6", "--mode", "streaming")));
             dify.rows(new Dify("1.16.1", "blocking").ended("succeeded", ""));
 
-            var call = dify.run("--sample", "6", "--mode", "blocking").exits(0);
-
-            assertEquals("none", limit(call));
+            assertEquals("none", limit(dify.run("--sample", "6", "--mode", "blocking").exits(0)));
         }
 
         /// The limits in the suggested next command.
         private static String limit(Call call) {
-            var next = call.err().lines().filter(line -> line.startsWith("Next: ")).findFirst().orElse(call.err());
-            return Pattern.compile("--max-\\w+ \\S+").matcher(next).results().map(MatchResult::group).reduce(
-                    (first, second) -> first + " " + second).orElse("none");
+            var limits = Pattern.compile("--max-\\w+ \\S+").matcher(call.next()).results().map(MatchResult::group);
+            return limits.reduce((first, second) -> first + " " + second).orElse("none");
         }
     }
 
@@ -397,9 +337,7 @@ final class ForecastTest extends WholeCommand {
             for (int id = 1; id <= 4; id++) batch.row("" + id, 10 * id, "0.01");
             batch.save();
 
-            shown()
-                    .shows("  remaining      96 rows: 24 s at -c 4, 2,400 tokens, 0.96 USD "
-                    + "(too few rows for a range)\n");
+            shown().shows("  remaining      96 rows: 24 s at -c 4, 2,400 tokens, 0.96 USD (");
             assertEquals(tree(text("{'rows':96,'seconds':{'low':null,'mean':24,'high':null},'tokens':{'low':null,"
                     + "'mean':2400,'high':null},'cost':{'USD':{'low':null,'mean':0.96,'high':null}}}")), forecast());
         }
@@ -422,9 +360,11 @@ final class ForecastTest extends WholeCommand {
         void coversAllAttemptsOfARow() throws IOException {
             rows(40);
             new Finished(Mode.STREAMING).row("1", 10, "0.01").row("2", 10, "0.01").save();
-            var failed = text("{'event':'attempt','t':'2026-01-16T12:00:03Z','id':'3','n':0,'user':'x','mode':"
-                    + "'streaming'}\n{'event':'end','t':'2026-01-16T12:00:04Z','id':'3','user':'x','outcome':'failed',"
-                    + "'seconds':1,'tokens':40,'price':0.07,'currency':'USD'}\n");
+            var failed = text("""
+                    {'event':'attempt','t':'2026-01-16T12:00:03Z','id':'3','n':0,'user':'x','mode':'streaming'}
+                    {'event':'end','t':'2026-01-16T12:00:04Z','id':'3','user':'x','outcome':'failed',\
+                    'tokens':40,'price':0.07,'currency':'USD'}
+                    """);
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log") + failed);
 
             var forecast = forecast();
@@ -456,7 +396,7 @@ final class ForecastTest extends WholeCommand {
             batch.save();
 
             assertEquals("", keys(forecast().path("cost")));
-            assertEquals(800, forecast().path("tokens").path("low").asDouble(), 0.01);
+            assertEquals(800, forecast().at("/tokens/low").asDouble(), 0.01);
             var line = shown().out().lines().filter(one -> one.contains("remaining")).findFirst().orElseThrow();
             assertTrue(line.contains("--mode streaming") && !line.contains("USD"), line);
         }
@@ -469,27 +409,21 @@ final class ForecastTest extends WholeCommand {
             for (int id = 1; id <= 20; id++) batch.row("" + id, 10, id <= 10 ? "" : "0.5");
             batch.row("21", 0, "").save(); // no model was asked
 
-            var cost = forecast().path("cost").path("USD");
+            var cost = forecast().at("/cost/USD");
 
             assertEquals(79 * 0.5 * 10 / 11, cost.path("mean").asDouble(), 0.001);
             shown().shows("USD (no price for 10 runs)");
         }
 
         @ParameterizedTest
-        @CsvSource({"1, 20, 20", "5, 20, 4", "20, 20, 1"})
-        void ofTheTimeCountsTheRowsThatRanAtATime(int concurrency, int rows, int rounds) throws IOException {
-            rows(rows + 1_000);
-            var log = new StringBuilder(new Given.Log().session("1.16.1").toString());
-            var results = new StringBuilder();
-            for (int row = 0; row < rows; row++) {
-                log.append(Json.text(Given.attempt(2 * (row / concurrency), "" + (row + 1), "u" + row))).append('\n');
-                results.append(text("{'id':'%d','status':'success','inputs':{},'outputs':{},'user':'u%d',"
-                        + "'seconds':2}\n", row + 1, row));
-            }
-            Files.writeString(file("results.jsonl"), results);
-            Files.writeString(file("results.jsonl.log"), log);
+        @ValueSource(ints = {1, 5, 20})
+        void ofTheTimeCountsTheRowsThatRanAtATime(int concurrency) throws IOException {
+            rows(1_020);
+            var batch = new Finished(Mode.STREAMING, concurrency);
+            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, "");
+            batch.save();
 
-            assertEquals(2_000.0 / concurrency, forecast().path("seconds").path("mean").asDouble(), 0.01);
+            assertEquals(1_000.0 / concurrency, forecast().at("/seconds/mean").asDouble(), 0.01);
             shown().shows(" at -c " + concurrency);
         }
     }
