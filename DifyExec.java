@@ -77,6 +77,7 @@ import javax.xml.stream.XMLOutputFactory;
 import javax.xml.stream.XMLStreamException;
 import javax.xml.stream.XMLStreamReader;
 import javax.xml.stream.XMLStreamWriter;
+import org.apache.commons.compress.archivers.zip.ZipArchiveInputStream;
 import org.apache.commons.text.WordUtils;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.dhatim.fastexcel.Workbook;
@@ -11429,9 +11430,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// This part of the workbook, or an empty one.
+        /// This part of the workbook, or an empty one. The JDK's stream cannot read the sizes of parts that an export has.
         private XMLStreamReader part(String path) throws IOException, XMLStreamException {
-            var zip = new ZipInputStream(file.source().open());
+            var zip = new ZipArchiveInputStream(file.source().open());
             for (var entry = zip.getNextEntry(); entry != null; entry = zip.getNextEntry())
                 if (path.equalsIgnoreCase("/" + entry.getName())) return XML.createXMLStreamReader(zip);
             return XML.createXMLStreamReader(new StringReader("<none/>"));
