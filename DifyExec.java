@@ -8154,7 +8154,7 @@ final class DifyExec implements Runnable {
         }
 
         int find(String id) {
-            return table[slot(UTF_8.encode(id))] - 1;
+            return table[slot(id.getBytes(UTF_8))] - 1;
         }
 
         /// Adds an id unless it is there. Returns its number in either case.
@@ -8164,7 +8164,7 @@ final class DifyExec implements Runnable {
                 for (int entry = 0; entry < size(); entry++) table[slot(ids.get(place(entry)))] = entry + 1;
             }
             var bytes = id.getBytes(UTF_8);
-            int slot = slot(ByteBuffer.wrap(bytes));
+            int slot = slot(bytes);
             if (table[slot] == 0) {
                 places.add((long) ids.add(bytes) << Integer.SIZE | Math.toIntExact(line));
                 fingerprint.add(hash);
@@ -8212,7 +8212,7 @@ final class DifyExec implements Runnable {
         }
 
         String id(int entry) {
-            return UTF_8.decode(ids.get(place(entry))).toString();
+            return new String(ids.get(place(entry)), UTF_8);
         }
 
         long line(int entry) {
@@ -8257,9 +8257,9 @@ final class DifyExec implements Runnable {
         }
 
         /// The place of the id in the table, or the free one for it.
-        private int slot(ByteBuffer id) {
-            int hash = id.hashCode() * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
-            while (table[slot] != 0 && !ids.get(place(table[slot] - 1)).equals(id)) slot = slot + 1 & mask;
+        private int slot(byte[] id) {
+            int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
+            while (table[slot] != 0 && !Arrays.equals(ids.get(place(table[slot] - 1)), id)) slot = slot + 1 & mask;
             return slot;
         }
 
@@ -8281,10 +8281,12 @@ final class DifyExec implements Runnable {
                 return place;
             }
 
-            ByteBuffer get(int place) {
+            byte[] get(int place) {
                 var block = blocks.get(place >>> BITS);
                 int head = place & BLOCK - 1;
-                return block.slice(head + Integer.BYTES, block.getInt(head));
+                var text = new byte[block.getInt(head)];
+                block.get(head + Integer.BYTES, text);
+                return text;
             }
         }
     }
@@ -10154,9 +10156,10 @@ final class DifyExec implements Runnable {
         /// that is still being written.
         static <T> List<String> scan(Path file, String beginning, ObjectReader reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
+            var head = beginning.getBytes(UTF_8);
             try (var lines = new Lines(file)) {
                 while (lines.next()) {
-                    if (!lines.startsWith(beginning)) continue;
+                    if (!lines.startsWith(head)) continue;
                     var value = lines.<T>read(reader);
                     if (value.isPresent()) use.line(value.get(), lines);
                     else lines.bad().ifPresent(bad::add);
@@ -10189,14 +10192,16 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// False: the line's end is not in the page. The last line of a file may have none.
+        /// False: the line's end is not in the page. The last line of a file may have none. This looks at each byte of
+        /// long files, so the loop has only local variables.
         private boolean find(long place) {
             begin = start = (int) (place - first);
-            for (end = begin; end < filled; end++) {
-                if (page[end] == '\n') return true;
-                if (end == start + 2 && Arrays.equals(page, start, end + 1, BOM, 0, 3)) start = end + 1;
-            }
-            return false;
+            var bytes = page;
+            int at = begin, most = filled;
+            while (at < most && bytes[at] != '\n') at++;
+            end = at;
+            while (startsWith(BOM)) start += BOM.length;
+            return end < filled;
         }
 
         long place() {
@@ -10211,9 +10216,9 @@ final class DifyExec implements Runnable {
             return Arrays.copyOfRange(page, start, end);
         }
 
-        boolean startsWith(String beginning) {
-            return new String(page, start, Math.min(beginning.length(), end - start), ISO_8859_1)
-                    .equals(beginning);
+        boolean startsWith(byte[] beginning) {
+            int length = beginning.length;
+            return end - start >= length && Arrays.equals(page, start, start + length, beginning, 0, length);
         }
 
         void copyTo(OutputStream out) throws IOException {
