@@ -6828,7 +6828,7 @@ final class DifyExec implements Runnable {
 
         /// Fetches a file of an output, whole. The link is signed, so the key is not sent.
         Reply<FileChannel> download(URI link, long size, FileChannel to) {
-            return ask(request(link).build(), timeout, answer -> {
+            return ask(request(link), timeout, answer -> {
                 var tooLarge = "larger than 1 GiB";
                 long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
                 if (Math.max(expected, size) > LARGEST_FILE) throw new Transport.Exceeded(tooLarge);
@@ -6894,12 +6894,12 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private HttpRequest get(String path) {
-            return authorized(access.at(path)).build();
+        private HttpRequest.Builder get(String path) {
+            return authorized(access.at(path));
         }
 
-        private HttpRequest post(URI address, String type, BodyPublisher body) {
-            return authorized(address).header("Content-Type", type).POST(body).build();
+        private HttpRequest.Builder post(URI address, String type, BodyPublisher body) {
+            return authorized(address).header("Content-Type", type).POST(body);
         }
 
         /// A key for several apps does not say which one is meant.
@@ -6913,10 +6913,11 @@ final class DifyExec implements Runnable {
         }
 
         /// A request that starts no run. A success that is not what was asked for counts as a refusal.
-        private <T> Reply<T> ask(HttpRequest request, Duration limit, IOFunction<Transport.Answer, T> reading) {
+        private <T> Reply<T> ask(HttpRequest.Builder request, Duration limit,
+                IOFunction<Transport.Answer, T> reading) {
             var reply = wire.<Reply<T>>exchange(request, limit, Symptom.NO_ANSWER,
                     _ -> BodySubscribers.ofInputStream(), answer -> {
-                        if (answer.status != 200 && !(answer.status == 201 && request.method().equals("POST")))
+                        if (answer.status != 200 && answer.status != 201) // an upload has made something
                             return new Reply.NotGot<>(refused(answer));
                         try {
                             return new Reply.Got<>(reading.apply(answer));
@@ -7410,14 +7411,10 @@ final class DifyExec implements Runnable {
         ///
         /// @param limit   to the head of the answer, and on to its end unless the reader sets another
         /// @param overdue what it means when that passes
-        <T> DifyClient.Reply<T> exchange(HttpRequest request, Duration limit, Symptom overdue,
+        <T> DifyClient.Reply<T> exchange(HttpRequest.Builder request, Duration limit, Symptom overdue,
                 BodyHandler<InputStream> body, IOFunction<Answer, T> reading) {
             long start = System.nanoTime();
-            CompletableFuture<HttpResponse<InputStream>> sending;
-            synchronized (this) {
-                sending = http.join().sendAsync(request, body);
-            }
-            try (var answer = new Answer(sending.get(limit.toNanos(), NANOSECONDS), start)) {
+            try (var answer = new Answer(http.join().send(request.timeout(limit).build(), body), start)) {
                 answer.limit(limit.minus(answer.waited));
                 try {
                     return new DifyClient.Reply.Got<>(reading.apply(answer));
@@ -7427,14 +7424,11 @@ final class DifyExec implements Runnable {
                             : answer.cut(overdue, "the connection broke in the middle of the answer ("
                                     + Text.reason(problem) + ")"));
                 }
-            } catch (TimeoutException _) {
-                sending.cancel(true);
-                return new DifyClient.Reply.NotGot<>(new Response.Cut(overdue,
-                        "no answer within " + Text.seconds(limit)));
-            } catch (ExecutionException problem) {
-                return new DifyClient.Reply.NotGot<>(unsent(problem.getCause()));
+            } catch (IOException | IllegalArgumentException problem) { // the latter for a head that is malformed
+                boolean isOverdue = problem instanceof HttpTimeoutException && !isBeforeSending(problem);
+                return new DifyClient.Reply.NotGot<>(isOverdue
+                        ? new Response.Cut(overdue, "no answer within " + Text.seconds(limit)) : unsent(problem));
             } catch (InterruptedException _) {
-                sending.cancel(true);
                 Thread.currentThread().interrupt(); // for a caller that would ask again
                 return new DifyClient.Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "given up"));
             }
@@ -7487,9 +7481,10 @@ final class DifyExec implements Runnable {
             if (isOf(head.headers(), "text/event-stream")) return body;
             long length = head.headers().firstValueAsLong("Content-Length").orElse(0);
             if (length > 0) return new LastBody(body, length);
-            // the JDK keeps this connection for the client's next request: that gets another client
+            // the JDK keeps this connection for the client's next request: that gets another client, and a request
+            // that is about to be sent can still use this one
             synchronized (this) {
-                http.join().shutdown();
+                clock.schedule(http.join()::shutdown, TICK, MILLISECONDS);
                 http = CompletableFuture.completedFuture(builder.build());
             }
             return body;
@@ -14495,7 +14490,7 @@ final class DifyExec implements Runnable {
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
         private static final ObjectReader UNIQUE = STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION);
         private static final ObjectWriter WRITER = MAPPER.writer().with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
-        private static final Pattern LONE_SURROGATE = Pattern.compile("\\p{Cs}");
+        private static final Pattern LONE_SURROGATE = Pattern.compile("[\\uD800-\\uDFFF]");
         private static final String REPLACEMENT = "\uFFFD";
 
         /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
