@@ -11430,7 +11430,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// This part of the workbook, or an empty one. The JDK's stream cannot read the sizes of parts that an export has.
+        /// This part of the workbook, or an empty one. A stream of the JDK cannot read the sizes that an export writes.
         private XMLStreamReader part(String path) throws IOException, XMLStreamException {
             var zip = new ZipArchiveInputStream(file.source().open());
             for (var entry = zip.getNextEntry(); entry != null; entry = zip.getNextEntry())
