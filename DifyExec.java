@@ -10714,11 +10714,9 @@ final class DifyExec implements Runnable {
                 return line.chars().filter(c -> c == one).count();
             }
 
-            /// The file's records below the column names. Those of a copy have the numbers of the original.
+            /// The file's records below the column names.
             Records records(TextFile file) {
-                long first = file.isCopy() && file.sheet().isEmpty() ? 0 : 1; // JSON lines have no line of names
-                if (prefix.length() > 1) first = 2;
-                var records = new Records(file, delimiter, prefix.length(), first);
+                var records = new Records(file, delimiter, prefix.length(), prefix.length() > 1 ? 2 : 1);
                 while (line >= 0 && records.next() != null && records.line < line) {
                     // a title above the column names
                 }
@@ -10775,6 +10773,7 @@ final class DifyExec implements Runnable {
                 while (true) {
                     line = next;
                     if (peek() < 0) return null;
+                    if (file.isCopy()) line = number();
                     var cells = new ArrayList<String>();
                     typed.clear();
                     do {
@@ -10790,6 +10789,14 @@ final class DifyExec implements Runnable {
                 }
             }
 
+            /// The number of the record in the file that the copy is of.
+            private long number() {
+                cell.setLength(0);
+                takeTo(delimiter);
+                pass(delimiter);
+                return Long.parseLong(cell, 0, cell.length(), 10);
+            }
+
             /// Whether a cell of this record was a number or a date in the file that the copy is of.
             boolean isTyped(int place) {
                 return place >= 0 && typed.get(place);
@@ -10801,10 +10808,8 @@ final class DifyExec implements Runnable {
                 while (true) {
                     takeTo('"');
                     if (peek() < 0) throw file.unusable(opened, "unclosed quote");
-                    if (isLineEnd(peek())) {
-                        cell.append(lineEnd());
-                        if (file.isCopy()) next--;
-                    } else if (pass('"') && pass('"')) cell.append('"'); // a doubled quote means one
+                    if (isLineEnd(peek())) cell.append(lineEnd());
+                    else if (pass('"') && pass('"')) cell.append('"'); // a doubled quote means one
                     else break;
                 }
                 if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
@@ -10956,7 +10961,8 @@ final class DifyExec implements Runnable {
             return magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
         }
 
-        /// Copies the rows as CSV, in which all texts are quoted, but numbers and dates are not.
+        /// Copies the rows as CSV. Each record begins with the number of its original. All texts are quoted, but
+        /// numbers and dates are not.
         TextFile copied(IOConsumer<Writer> rows) throws IOException {
             var copy = copies.add(out -> {
                 var text = new BufferedWriter(Json.utf8(out));
@@ -10967,8 +10973,8 @@ final class DifyExec implements Runnable {
             return new TextFile(input, copy, UTF_8, start, true, sheet, extras, copies);
         }
 
-        static void write(Writer out, List<String> cells) throws IOException {
-            out.write(String.join(",", cells) + "\n");
+        static void write(Writer out, long number, List<String> cells) throws IOException {
+            out.write(number + "," + String.join(",", cells) + "\n");
         }
 
         static String quoted(String text) {
@@ -10986,17 +10992,13 @@ final class DifyExec implements Runnable {
         /// Objects as CSV. The columns are the names that any of them has.
         private TextFile rowsOfJson() throws IOException {
             var columns = new LinkedHashSet<String>();
-            read(object -> object.fieldNames().forEachRemaining(columns::add));
+            read((_, object) -> object.fieldNames().forEachRemaining(columns::add));
             if (columns.isEmpty()) throw new Unusable(name() + ": no rows", "write each row as a JSON object");
             return copied(out -> {
-                write(out, columns.stream().map(TextFile::quoted).toList());
-                read(object -> write(out, cells(object, columns)));
+                write(out, 0, columns.stream().map(TextFile::quoted).toList());
+                read((number, object) -> write(out, number,
+                        columns.stream().map(name -> cell(object.path(name))).toList()));
             });
-        }
-
-        private void read(IOConsumer<JsonNode> rows) throws IOException {
-            if (isArray()) readItems(rows);
-            else readLines(rows);
         }
 
         /// Whether the rows are the items of a JSON array. Items are counted instead of lines, as they often share one.
@@ -11010,51 +11012,36 @@ final class DifyExec implements Runnable {
             return input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(" + endings + ")");
         }
 
-        /// Reads one item after the other. Text with bytes that the encoding does not allow is not JSON, or a value.
-        private void readItems(IOConsumer<JsonNode> rows) throws IOException {
+        private interface JsonRows {
+            void accept(long number, JsonNode object) throws IOException;
+        }
+
+        /// Reads one object after the other: the items of an array, or lines. Text with bytes that the encoding does
+        /// not allow is not JSON, or a value.
+        private void read(JsonRows rows) throws IOException {
             var problems = new Problems(this);
             long number = 1;
-            try (var in = reader(); var array = Json.parser(in)) {
+            try (var in = reader(); var json = Json.parser(in)) {
                 if (start.startsWith("\uFEFF")) in.skip(1);
-                array.nextToken(); // the bracket
-                for (; array.nextToken() != JsonToken.END_ARRAY; number++) {
-                    JsonNode item = array.readValueAsTree();
-                    if (Json.hasText(item, text -> text.indexOf(INVALID) >= 0)) throw invalid(number);
-                    if (item.isObject()) rows.accept(item);
+                if (isArray()) json.nextToken(); // the bracket
+                while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
+                    if (!isArray()) number = json.currentTokenLocation().getLineNr();
+                    JsonNode object = json.readValueAsTree();
+                    if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw invalid(number);
+                    if (object.isObject()) rows.accept(number, object);
                     else problems.add(unusable(number, "not a JSON object"));
+                    if (isArray()) number++;
                 }
-                if (array.nextToken() != null) throw unusable(number, "more text after the end of the array");
+                if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
             } catch (JsonProcessingException problem) {
                 var place = problem.getLocation();
-                throw unusable(number, "not valid JSON at line " + place.getLineNr() + ", column " + place.getColumnNr()
-                        + " (" + problem.getOriginalMessage().split("[:(]")[0].strip() + ")");
+                throw unusable(isArray() ? number : place.getLineNr(), "not valid JSON at line " + place.getLineNr()
+                        + ", column " + place.getColumnNr() + " ("
+                        + problem.getOriginalMessage().split("[:(]")[0].strip() + ")");
+            } catch (NumberFormatException _) {
+                throw unusable(number, "a number whose exponent is too large");
             }
             problems.refuse();
-        }
-
-        private static List<String> cells(JsonNode object, Set<String> columns) {
-            if (object.isEmpty()) return List.of(); // a blank line
-            return columns.stream().map(name -> cell(object.path(name))).toList();
-        }
-
-        /// Reads each line as an object; a blank line is an empty one, so that the numbers of the lines stay the same.
-        private void readLines(IOConsumer<JsonNode> rows) throws IOException {
-            var problems = new Problems(this);
-            try (var lines = new LineNumberReader(reader())) {
-                for (var line = lines.readLine(); line != null; line = lines.readLine()) {
-                    if (line.indexOf(INVALID) >= 0) throw invalid(lines.getLineNumber());
-                    var text = line.startsWith("\uFEFF") ? line.substring(1) : line;
-                    var object = Json.withoutDuplicates(text.isBlank() ? "{}" : text);
-                    if (object.isObject()) rows.accept(object);
-                    else problems.add(unusable(lines.getLineNumber(), fault(text)));
-                }
-            }
-            problems.refuse();
-        }
-
-        private static String fault(String line) {
-            if (Json.parsed(line).isObject()) return "a key appears twice in one object";
-            return "not a JSON object on one line";
         }
 
         /// A value as a cell.
@@ -11325,8 +11312,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Row 7 becomes record 7: rows that are missing become empty records.
-        ///
         /// @return notes about the rows
         private List<String> read(Sheet sheet, Writer out) throws IOException {
             long hidden = 0;
@@ -11343,8 +11328,8 @@ final class DifyExec implements Runnable {
                     if (cells.isEmpty()) continue;
                     if (width > 0 && row.isHidden()) hidden++;
                     width = Math.max(width, cells.size());
-                    while (++number < at) out.write('\n');
-                    TextFile.write(out, cells);
+                    TextFile.write(out, at, cells);
+                    number = at;
                 }
             }
             return hidden == 0 ? List.of() : List.of("including " + Text.count(hidden, "hidden row"));
@@ -14488,7 +14473,7 @@ final class DifyExec implements Runnable {
         private static final ObjectReader STRICT = MAPPER.reader()
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
-        private static final ObjectReader UNIQUE = STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION);
+
         private static final ObjectWriter WRITER = MAPPER.writer().with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
         private static final Pattern LONE_SURROGATE = Pattern.compile("[\\uD800-\\uDFFF]");
         private static final String REPLACEMENT = "\uFFFD";
@@ -14530,25 +14515,16 @@ final class DifyExec implements Runnable {
 
         /// Exactly one value by the letter of RFC 8259, else a missing node.
         static JsonNode parsed(String text) {
-            return parsed(text, STRICT);
-        }
-
-        /// As [#parsed]; a missing node also if an object has a key twice.
-        static JsonNode withoutDuplicates(String text) {
-            return parsed(text, UNIQUE);
-        }
-
-        /// For text that is read part by part, as strictly as by [#withoutDuplicates].
-        static JsonParser parser(Reader text) throws IOException {
-            return UNIQUE.createParser(text);
-        }
-
-        private static JsonNode parsed(String text, ObjectReader reader) {
             try {
-                return reader.readTree(text);
+                return STRICT.readTree(text);
             } catch (JsonProcessingException | NumberFormatException _) {
                 return MAPPER.missingNode();
             }
+        }
+
+        /// For text that is read part by part, as strictly as by [#parsed]. An object cannot have a key twice.
+        static JsonParser parser(Reader text) throws IOException {
+            return STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION).createParser(text);
         }
 
         /// Whether such a text is anywhere in a value, or names a field.
