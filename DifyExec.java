@@ -8894,10 +8894,8 @@ final class DifyExec implements Runnable {
         /// @param isAssumed whether only `--same-app` says that this app got them
         ModePolicy modePolicy(Mode asked, AppKind app, String version, boolean isAssumed) {
             var route = new ModePolicy(asked, mode, app, version);
-            all(state -> state != State.RESENT).forEach(one -> {
-                if (isAssumed || one.isElsewhere()) route.sentToUnknownApp(one.event().user());
-                else route.sentBefore(one.event().user(), one.server());
-            });
+            all(state -> state != State.RESENT).forEach(one ->
+                    route.sentBefore(one.event().user(), one.server(), isAssumed || one.isElsewhere()));
             return route;
         }
     }
@@ -12852,7 +12850,8 @@ final class DifyExec implements Runnable {
 
         final AppKind app;
         private final boolean holdsRefused;
-        private final Set<String> sentElsewhere = new HashSet<>(), sentToUnknownApp = new HashSet<>();
+        /// By user, for attempts that earlier calls left unresolved, perhaps on another server or in another app.
+        private final Map<String, Release.Listing> listings = new HashMap<>();
         private Mode mode;
         private Release.Listing listing;
         private int refusedStreams = 0;
@@ -12874,20 +12873,14 @@ final class DifyExec implements Runnable {
             return mode;
         }
 
-        /// Nothing is known of a server that was replaced after it got the attempt.
         Release.Listing listing(Attempt attempt) {
-            if (sentToUnknownApp.contains(attempt.user())) return Release.Listing.OTHER_APP;
-            return sentElsewhere.contains(attempt.user()) ? Release.Listing.NOT_KNOWN : listing;
+            return listings.getOrDefault(attempt.user(), listing);
         }
 
-        /// An earlier call left the attempt of this name unresolved on a server of this version.
-        void sentBefore(String user, String version) {
-            if (Release.of(version).listing(app) != listing) sentElsewhere.add(user);
-        }
-
-        /// An earlier call left the attempt of this name unresolved, perhaps in another app.
-        void sentToUnknownApp(String user) {
-            sentToUnknownApp.add(user);
+        /// An earlier call sent the attempt to a server of this version. Nothing is known of one that was replaced.
+        void sentBefore(String user, String version, boolean isUnknownApp) {
+            if (Release.of(version).listing(app) != listing) listings.put(user, Release.Listing.NOT_KNOWN);
+            if (isUnknownApp) listings.put(user, Release.Listing.OTHER_APP);
         }
 
         /// A server that lists a running run lists from the start. Not up to 1.10: the run's listener may have given

@@ -563,7 +563,7 @@ final class PaceTest {
         void nothingIsKnownOfAServerReplacedBetweenTwoCalls(String earlier, String now, Listing listing) {
             var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
-            route.sentBefore(EARLIER.user(), earlier);
+            route.sentBefore(EARLIER.user(), earlier, false);
 
             assertEquals(listing, route.listing(EARLIER));
         }
@@ -572,8 +572,8 @@ final class PaceTest {
         void aRequestOfThisCallIsListedAsItsServerDoes() {
             var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
 
-            route.sentBefore(EARLIER.user(), "1.9.2");
-            route.sentBefore("u2", "1.14.2");
+            route.sentBefore(EARLIER.user(), "1.9.2", false);
+            route.sentBefore("u2", "1.14.2", false);
 
             assertEquals(Listing.FROM_START, route.listing(attempt(0, 0)));
             assertEquals(Listing.NOT_KNOWN, route.listing(EARLIER));
@@ -582,7 +582,7 @@ final class PaceTest {
         @Test
         void aRunningRunShowsNothingOfTheServerThatWasReplaced() {
             var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
-            route.sentBefore(EARLIER.user(), "1.9.2");
+            route.sentBefore(EARLIER.user(), "1.9.2", false);
 
             route.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT), 0));
 
