@@ -111,10 +111,6 @@ final class FilesTest extends WholeCommand {
             dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer));
         }
 
-        private Call check(String... more) throws IOException {
-            return call(dify.settings(), words(List.of("check", "-i", input()), more));
-        }
-
         private void bad() throws IOException {
             csv("id,text,lang,count", "1,fine,en,1", "2,too long,ja,2", "3,fine,fr,many");
         }
@@ -124,7 +120,7 @@ final class FilesTest extends WholeCommand {
             bad();
 
             var call = dify.run().exits(2).reports("3 problems");
-            var check = check().exits(2).saysNothing();
+            var check = dify.check().exits(2).saysNothing();
 
             for (var facts : List.of("line 3, id 2.*text.*too long.*8.*5", "line 4, id 3.*lang.*\"fr\".*\"en\", \"ja\"",
                     "line 4, id 3.*count.*many"))
@@ -149,7 +145,7 @@ final class FilesTest extends WholeCommand {
                     "7,,1,,maybe,,,", "8,,1,,,[1],,", "9,,1,,,,@none.pdf,", "10,,1,,,,https://h/a.mp3,",
                     "11,,1,,,,,https://h/1.png;https://h/2.png;https://h/3.png", "12,,1,,,,,ftp://h/1.png");
 
-            var call = check("--json").exits(2);
+            var call = dify.check("--json").exits(2);
 
             var problems = tree(call.out()).path("problems");
             assertEquals("""
@@ -177,9 +173,9 @@ final class FilesTest extends WholeCommand {
             csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
             var request = text("{'id':'1','text':'fine','lang':'en','count':1}");
 
-            check("--show", "1").exits(0).omits("\"ja\"")
+            dify.check("--show", "1").exits(0).omits("\"ja\"")
                     .shows(request, "No problems", "curl -X POST " + dify.url() + "/workflows/run ");
-            var json = check("--json", "--show", "1").exits(0).says(request);
+            var json = dify.check("--json", "--show", "1").exits(0).says(request);
 
             assertEquals(2, tree(json.out()).path("rows").asInt(), json.out());
             assertEquals(0, dify.runs());
@@ -202,7 +198,7 @@ final class FilesTest extends WholeCommand {
             dify.form("[{'paragraph': {'variable': 'text'}}, {'json_object': {'variable': 'meta'}}]");
             csv("id,text,meta", "1,it's \u009b31m \u202e \u2028 \ue007f \udb40\udc41,\"{\r\n\"\"a\u007f\"\": 1}\"");
 
-            var call = check("--show", "1").exits(0).shows("it's  31m");
+            var call = dify.check("--show", "1").exits(0).shows("it's  31m");
 
             assertEquals(List.of(), call.out().lines().flatMapToInt(String::codePoints).filter(c ->
                     Character.isISOControl(c) || Character.getType(c) == Character.FORMAT).boxed().toList());

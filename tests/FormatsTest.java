@@ -299,8 +299,7 @@ final class FormatsTest extends WholeCommand {
         private void form(String... fields) {
             var form = Stream.of(fields).map(field -> "{'paragraph':{'variable':'" + field.replace("!", "")
                     + "','required':" + field.endsWith("!") + "}}").collect(Collectors.joining(","));
-            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200,
-                    text("{'user_input_form':[" + form.replace("%", "%%") + "]}"))));
+            dify.form("[" + form + "]");
         }
 
         /// In the form, `!` marks a required variable.
@@ -320,10 +319,8 @@ final class FormatsTest extends WholeCommand {
             form(fields.split(","));
             csv(header, header.replaceAll("[^,]+", "1"));
 
-            for (var call : List.of(call(dify.settings(), "check", "-i", input()), dify.run())) {
-                assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-                assertTrue((call.out() + call.err()).contains(option), call.out() + call.err());
-            }
+            dify.check().exits(2).mentions(option);
+            dify.run().exits(2).mentions(option);
             assertEquals(0, dify.runs());
             dify.run("--allow-unmapped").exits(0);
             assertEquals(1, dify.runs());
@@ -334,12 +331,8 @@ final class FormatsTest extends WholeCommand {
             form("q", "extra");
             csv("id,q,Note", "1,a,b");
 
-            for (var options : List.of(List.of("--map", "Note=extras"), List.of("--var", "extras=b"))) {
-                var call = dify.run(options.toArray(String[]::new));
-
-                assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-                assertTrue(call.err().contains("\"extras\"") && call.err().contains("\"extra\""), call.err());
-            }
+            dify.line("run --map Note=extras").exits(2).says("\"extras\"", "\"extra\"");
+            dify.line("run --var extras=b").exits(2).says("\"extras\"", "\"extra\"");
             assertEquals(0, dify.runs());
         }
 
@@ -348,12 +341,9 @@ final class FormatsTest extends WholeCommand {
             form("q", "extra");
             csv("id,q,other", "1,a,b");
 
-            var call = dify.run().exits(0);
+            var notes = dify.run().exits(0).notes().toString();
 
-            var notes = call.err().lines().filter(line -> line.startsWith("Note: ")).toList();
-            assertTrue(notes.stream().anyMatch(note -> note.contains("\"other\"")), call.err());
-            assertTrue(notes.stream().anyMatch(note -> note.contains("\"extra\"")), call.err());
-            assertTrue(notes.stream().noneMatch(note -> note.contains("\"id\"")), call.err());
+            assertTrue(notes.contains("\"other\"") && notes.contains("\"extra\"") && !notes.contains("\"id\""), notes);
         }
 
         @Test
@@ -362,8 +352,7 @@ final class FormatsTest extends WholeCommand {
             csv("Key,Frage", "1,a", "2,b");
             var options = new String[] {"--id-column", "key", "--map", "Frage=q", "--var", "tone=x=y"};
 
-            var shown = call(dify.settings(), Stream.concat(Stream.of("check", "-i", input(), "--show", "1"),
-                    Stream.of(options)).toArray(String[]::new)).shows("\"q\":\"a\",\"tone\":\"x=y\"");
+            var shown = dify.check(words(List.of("--show", "1"), options)).shows("\"q\":\"a\",\"tone\":\"x=y\"");
 
             assertTrue(shown.out().lines().anyMatch(line -> line.matches(" +Frage +q .*")), shown.out());
             dify.run(options).exits(0);
@@ -373,8 +362,8 @@ final class FormatsTest extends WholeCommand {
             assertEquals("{\"Key\":\"2\",\"q\":\"b\",\"tone\":\"x=y\"}", result("2").path("inputs").toString());
             assertEquals("succeeded=2", status(), "the choices are remembered");
             var before = events("session").getFirst().path("choices");
-            assertEquals(List.of("Key", "q", "x=y"), List.of(before.path("id_column").asText(),
-                    before.path("map").path("Frage").asText(), before.path("vars").path("tone").asText()));
+            assertEquals(List.of("Key", "q", "x=y"), Stream.of("/id_column", "/map/Frage", "/vars/tone")
+                    .map(place -> before.at(place).asText()).toList());
 
             dify.run().exits(0);
             assertEquals(2, dify.runs());
@@ -382,29 +371,24 @@ final class FormatsTest extends WholeCommand {
 
             assertEquals(4, dify.runs());
             assertEquals("z", result("2").path("inputs").path("tone").asText());
-            for (var other : List.of("--id-column=Frage", "--query-column=Frage")) {
+            for (var other : List.of("--id-column=Frage", "--query-column=Frage"))
                 dify.run(other).exits(2).reports("results.jsonl.log").hints();
-            }
         }
 
         @Test
         void areCheckedBeforeFreshMovesABatchAside() throws IOException {
             rows(1);
             dify.run().exits(0);
-            var before = Map.of("results", content("results.jsonl"), "log", content("results.jsonl.log"));
+            var before = contents();
 
             form("other!");
-            var header = dify.run("--fresh");
-            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200,
-                    "{\"user_input_form\":[{\"number\":{\"variable\":\"text\"}}]}")));
-            var cell = dify.run("--fresh");
+            dify.run("--fresh").exits(2);
+            dify.form("[{'number':{'variable':'text'}}]");
+            dify.run("--fresh").exits(2).says("line 2, id 1");
             dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
-            var key = dify.run("--fresh");
+            dify.run("--fresh").exits(4);
 
-            assertEquals(List.of(2, 2, 4), List.of(header.code(), cell.code(), key.code()));
-            cell.says("line 2, id 1");
-            assertEquals(before, Map.of("results", content("results.jsonl"), "log", content("results.jsonl.log")));
-            assertEquals(Set.of("data.csv", "results.jsonl", "results.jsonl.lock", "results.jsonl.log"), names());
+            assertEquals(before, contents());
             assertEquals(1, dify.runs());
         }
 
@@ -425,26 +409,19 @@ final class FormatsTest extends WholeCommand {
 
             csv("id,Question,tone", "1,a,cold"); // renamed, and gained
             for (var command : List.of("run", "status", "export")) {
-                var words = new ArrayList<>(List.of(command, "-i", input(), "-o", output()));
-                if (command.equals("export")) words.add(path("out.csv"));
-                var call = call(dify.settings(), words.toArray(String[]::new));
-                assertEquals(2, call.code(), call.err());
-                assertTrue(call.hint().orElse("").contains("--map Frage="), call.err());
-                words.addAll(List.of("--map", "Question=q"));
-                var duplicate = call(dify.settings(), words.toArray(String[]::new));
-                assertEquals(2, duplicate.code(), duplicate.err());
-                assertTrue(duplicate.hint().orElse("").contains("--var tone"), duplicate.err());
+                var words = words(List.of(command, "-i", input(), "-o", output()), command.equals("export")
+                        ? new String[] {path("out.csv")} : new String[0]);
+                call(dify.settings(), words).exits(2).hints("--map Frage=");
+                call(dify.settings(), words(List.of(words), "--map", "Question=q")).exits(2).hints("--var tone");
             }
             assertEquals(1, dify.runs());
 
-            var changed = dify.run("--map", "Question=q", "--var", "tone", "--var", "lang=", "--rerun-changed")
-                    .exits(0);
+            dify.line("run --map Question=q --var tone --var lang= --rerun-changed").exits(0);
 
             assertEquals("{\"id\":\"1\",\"q\":\"a\",\"tone\":\"cold\",\"lang\":\"\"}", result("1").path("inputs").toString());
             assertEquals("succeeded=1", status(), "the new choices are remembered");
 
-            dify.run("--map", "Question=", "--map", "Frage=", "--var", "lang", "--rerun-changed", "--allow-unmapped")
-                    .exits(0);
+            dify.line("run --map Question= --map Frage= --var lang --rerun-changed --allow-unmapped").exits(0);
 
             assertEquals("{\"id\":\"1\",\"Question\":\"a\",\"tone\":\"cold\"}", result("1").path("inputs").toString());
             assertEquals(3, dify.runs());
@@ -466,22 +443,19 @@ final class FormatsTest extends WholeCommand {
 
         @Test
         void ofARenamedWorksheetAreReadUnderItsNewName() throws IOException {
-            var cells = new String[] {"A1=s:id", "B1=s:text", "A2=n:1", "B2=s:a"};
-            var words = new String[] {"run", "-i", path("data.xlsx"), "-o", output(), "--mode", "blocking"};
-            Files.write(file("data.xlsx"), book(false, Map.of("Old", List.of(cells))));
-            call(dify.settings(), words).exits(0);
+            var cells = List.of("A1=s:id", "B1=s:text", "A2=n:1", "B2=s:a");
+            var words = List.of("run", "-i", path("data.xlsx"), "-o", output(), "--mode", "blocking");
+            Files.write(file("data.xlsx"), book(false, Map.of("Old", cells)));
+            call(dify.settings(), words(words)).exits(0);
 
-            Files.write(file("data.xlsx"), book(false, Map.of("New", List.of(with(cells, "A3=n:2", "B3=s:b")), "Other", List.of("A1=s:id"))));
-            call(dify.settings(), words).exits(2).hints("--sheet").says("New");
+            var more = List.of(words(cells, "A3=n:2", "B3=s:b"));
+            Files.write(file("data.xlsx"), book(false, Map.of("New", more, "Other", List.of("A1=s:id"))));
+            call(dify.settings(), words(words)).exits(2).hints("--sheet").says("New");
 
-            call(dify.settings(), with(words, "--sheet", "New")).exits(0);
-            assertEquals(0, call(dify.settings(), words).code(), "remembered");
-            call(dify.settings(), with(words, "--sheet", "Other")).exits(2);
+            call(dify.settings(), words(words, "--sheet", "New")).exits(0);
+            call(dify.settings(), words(words)).exits(0);
+            call(dify.settings(), words(words, "--sheet", "Other")).exits(2);
             assertEquals(2, dify.runs());
-        }
-
-        private static String[] with(String[] words, String... more) {
-            return Stream.concat(Stream.of(words), Stream.of(more)).toArray(String[]::new);
         }
 
         @Test
@@ -520,10 +494,7 @@ final class FormatsTest extends WholeCommand {
 
             call(dify.settings(), "run", "-i", book, "-o", output(), "--retry-failed-runs", "never").exits(3);
             call(dify.settings(), "retry", "-i", book, "-o", output()).exits(0);
-            for (var name : List.of("out.csv", "out.xlsx")) {
-                var call = call(Map.of(), "export", "-i", book, "-o", output(), path(name));
-                assertEquals(0, call.code(), call.err());
-            }
+            call(Map.of(), "export", "-i", book, "-o", output(), path("out.xlsx")).exits(0);
 
             try (var csv = Csv.open(file("out.xlsx"), Csv.Shape.DEFAULT)) {
                 var rows = Given.rows(csv).stream().map(row -> List.copyOf(row.inputs().values())).toList();
@@ -535,11 +506,10 @@ final class FormatsTest extends WholeCommand {
                     "xl/worksheets/sheet1.xml")).readAllBytes(), UTF_8);
             assertFalse(sheet.contains("<f>"));
             assertTrue(sheet.contains("state=\"frozen\""), sheet);
-            var python = new ProcessBuilder("python3", "-c", "import openpyxl, sys; print([[str(c) for c in r[:3]] for r in "
-                    + "openpyxl.load_workbook(sys.argv[1]).active.iter_rows(values_only=True)])",
-                    path("out.xlsx")).redirectErrorStream(true).start();
-            var printed = new String(python.getInputStream().readAllBytes(), UTF_8);
-            assumeTrue(python.waitFor() == 0, "no openpyxl");
+            var printed = UserFilesTest.python("""
+                    import openpyxl, sys
+                    rows = openpyxl.load_workbook(sys.argv[1]).active.iter_rows(values_only=True)
+                    print([[str(c) for c in r[:3]] for r in rows])""", file("out.xlsx"));
             assertTrue(printed.contains("[['id', 'text', 'n'], ['00001', ' =1+1 ', '0.5'], ['b', 'x<y\\n+2', '7']]"), printed);
         }
 
@@ -563,12 +533,9 @@ final class FormatsTest extends WholeCommand {
         @Test
         void goToTheFileOfTheirKind() throws IOException {
             rows(1);
-            for (var name : List.of("r.csv", "r.TSV", "r.xls", "r.xlsx")) {
-                var call = call(dify.settings(), "run", "-i", input(), "-o", path(name));
-                assertEquals(2, call.code(), call.err());
-                assertTrue(call.hint().isPresent(), call.err());
-            }
-            assertEquals(0, dify.run().code());
+            for (var name : List.of("r.csv", "r.TSV", "r.xls", "r.xlsx"))
+                call(dify.settings(), "run", "-i", input(), "-o", path(name)).exits(2).hints();
+            dify.run().exits(0);
             call(Map.of(), typed("export", path("out.json"))).exits(2);
             ofBatch("status", "--sheet", "x").exits(2);
         }

@@ -70,6 +70,11 @@ abstract class WholeCommand {
             return contains(out, facts);
         }
 
+        /// Checks that each of these is in the text on standard output or on standard error.
+        Call mentions(String... facts) {
+            return contains(out + err, facts);
+        }
+
         /// Checks that there is one error, and that each of these is in its sentence or its hint.
         Call reports(String... facts) {
             return contains(sentence(), facts);
@@ -290,6 +295,10 @@ abstract class WholeCommand {
             var typed = new ArrayList<>(List.of(typed(command, more)));
             if (!typed.contains("--mode")) typed.addAll(List.of("--mode", mode));
             return call(settings(), typed.toArray(String[]::new));
+        }
+
+        Call check(String... more) throws IOException {
+            return call(settings(), words(List.of("check", "-i", input()), more));
         }
 
         /// A command with more arguments, as it is typed.
