@@ -362,7 +362,7 @@ final class DifyExec implements Runnable {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
                 if (json) console.out().println(Json.text(view.json()));
                 else view.print(console.out(), console.paint(), console.next().ofShards(view.missing(),
-                        view.started().getFirst().history(), view.results()));
+                        view.started().getFirst().history()));
                 return (view.isComplete() ? Exit.OK : Exit.ROWS_FAILED).code;
             }
         }
@@ -1627,7 +1627,7 @@ final class DifyExec implements Runnable {
             var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
             boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
-            var options = setup.typedOptions();
+            var options = setup.next().options();
             writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
                     .with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
@@ -2850,86 +2850,66 @@ final class DifyExec implements Runnable {
             return NextCall.again(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation(), options);
         }
 
-        List<List<String>> typedOptions() {
-            return NextCall.options(spec.commandLine().getParseResult());
-        }
-
         NextCall next() {
             return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation());
         }
     }
 
-    /// The command to run next: the words of this one, without those that only this one needs. People see it as text.
+    /// The command to run next: the options of this one, without those that only this one needs. People see it as text.
     ///
-    /// @param command the name of this one
     /// @param start how the tool was started; in the shell empty: there, the open batch is meant
-    /// @param words the options but `-i` and `-o`, quoted for a shell: `--id-column 'My id'`
-    record NextCall(String command, String start, Optional<String> input, Optional<String> output, List<String> words) {
+    /// @param command the name of this one
+    /// @param options all but `-i` and `-o`, each with its value: `--user=me`
+    record NextCall(String start, String command, Optional<Path> input, Path output, List<String> options) {
         /// Options that belong to one call: to repeat them would start over, leave rows out, or write files again.
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
                 "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--sample", "--seed",
-                "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "--input", "--output");
-        /// Which words stay: options that `shell` has, too, and options that the log does not remember.
-        private static final String FOR_SHELL =
-                "--(demo|base-url|workflow-id|files|no-check|user|env-file|timeout)\\b.*",
-                NOT_IN_LOG = "(?!--(id-column|encoding|delimiter|sheet|header-row|decimal|query-column|map|var)\\b).*";
+                "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "-i", "-o");
+        /// Options that the log remembers.
+        private static final Set<String> IN_LOG = Set.of("--id-column", "--encoding", "--delimiter", "--sheet",
+                "--header-row", "--decimal", "--query-column", "--map", "--var");
+        /// Options that `shell` has, too.
+        private static final Set<String> OF_SHELL = Set.of("--demo", "--base-url", "--workflow-id", "--files",
+                "--no-check", "--user", "--env-file", "--timeout");
         /// The options of a session without which its batch would run differently. No server is among them: a log may
         /// come from somebody else, and must not send the key elsewhere.
         private static final Set<String> OF_SESSION = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files");
 
-        /// A word of a command line, or an option with its value, and the option's long name or an empty text.
-        private record Typed(String option, List<String> words) {
-            static List<Typed> of(CommandLine.ParseResult parsed) {
-                var all = new ArrayList<Typed>();
-                for (var words = parsed.originalArgs().iterator(); words.hasNext(); ) {
-                    var word = words.next();
-                    var option = parsed.commandSpec().findOption(word.split("=", 2)[0]);
-                    boolean isAlone = option == null || option.arity().min() == 0 || word.contains("=");
-                    all.add(new Typed(option == null ? "" : option.longestName(),
-                            isAlone ? List.of(word) : List.of(word, words.next())));
-                }
-                return all;
-            }
-
-            /// Whether these words of a log are one option of a session. A value such as `--base-url=…` would be a
-            /// second option.
-            static boolean isOfSession(List<String> words) {
-                if (words.isEmpty() || words.size() > 2) return false;
-                boolean hasOption = words.size() == 2 && words.getLast().startsWith("-");
-                return !hasOption && OF_SESSION.contains(words.getFirst().split("=", 2)[0]);
-            }
-
-            static String quoted(List<String> words) {
-                return words.stream().map(Text::shell).collect(joining(" "));
-            }
+        static NextCall of(CommandLine.ParseResult parsed, String start) {
+            var spec = parsed.commandSpec();
+            Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
+                    .map(option -> option.<Path>getValue());
+            return new NextCall(start, spec.name(), file.apply("-i"), file.apply("-o").orElse(Path.of("results.jsonl")),
+                    typed(parsed).filter(option -> !ONE_OFF.contains(name(option))).toList());
         }
 
-        /// The whole call with further options. They replace those of the same name, but `--map` may be repeated.
+        /// This call with further options. They replace those of the same name, but `--map` may be repeated.
         static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
-            var kept = Typed.of(parsed).stream().filter(typed -> !replaced.contains(typed.option()))
-                    .map(typed -> Typed.quoted(typed.words()));
-            return (start + " " + Stream.concat(kept, options.stream()).collect(joining(" "))).strip();
+            var kept = typed(parsed).filter(option -> !replaced.contains(name(option))).map(NextCall::shown);
+            var ids = parsed.matchedPositionals().stream().flatMap(one -> one.stringValues().stream()).map(Text::shell);
+            return Stream.of(Stream.of(start, parsed.commandSpec().name()), kept, ids, options.stream())
+                    .flatMap(words -> words).collect(joining(" ")).strip();
         }
 
-        /// Keeps the words as they were typed and in their order, but for ids and options of this call alone. An option
-        /// and its value stay together.
-        static List<List<String>> options(CommandLine.ParseResult parsed) {
-            var dropped = parsed.matchedPositionals().stream().flatMap(positional ->
-                    positional.originalStringValues().stream()).collect(Collectors.toSet());
-            dropped.addAll(List.of(parsed.commandSpec().name(), "--"));
-            return Typed.of(parsed).stream().filter(typed -> typed.option().isEmpty()
-                    ? !dropped.contains(typed.words().getFirst()) : !ONE_OFF.contains(typed.option()))
-                    .map(Typed::words).toList();
+        /// The typed options in their order.
+        private static Stream<String> typed(CommandLine.ParseResult parsed) {
+            return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
+                    .map(value -> option.shortestName() + (option.arity().max() == 0
+                            || value.equals(option.fallbackValue()) ? "" : "=" + value)));
         }
 
-        static NextCall of(CommandLine.ParseResult parsed, String start) {
-            var kept = options(parsed).stream().map(Typed::quoted).toList();
-            Function<String, Optional<String>> value = name -> Optional.ofNullable(parsed.matchedOption(name))
-                    .map(option -> option.stringValues().getFirst());
-            return new NextCall(parsed.commandSpec().name(), start, value.apply("-i"), value.apply("-o"), kept);
+        private static String name(String option) {
+            return option.split("=", 2)[0];
+        }
+
+        /// `--user 'my name'`, but `--demo=chatflow`: it needs no value.
+        private static String shown(String option) {
+            var name = name(option);
+            boolean isWhole = name.equals(option) || name.equals("--demo") || option.startsWith(name + "=-");
+            return isWhole ? Text.shell(option) : name + " " + Text.shell(option.substring(name.length() + 1));
         }
 
         /// Continues a batch. Rows that have not run come first. A retry follows, unless every failure would only
@@ -2937,8 +2917,7 @@ final class DifyExec implements Runnable {
         String after(Batch batch) {
             var index = batch.index();
             var history = batch.history();
-            var next = only(NOT_IN_LOG).continuing(history);
-            var results = batch.files().results();
+            var next = continuing(history);
             var running = history.running();
             if (running.isPresent()) return "Process " + running.get().process().id() + " is working on this batch.";
             if (index.isComplete()) return next.completed(batch);
@@ -2948,102 +2927,98 @@ final class DifyExec implements Runnable {
             var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
             boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
-            if (!others.isEmpty()) return note + next.ofShards(others, history, results);
-            if (!isFirm) return note + next.line(isPending ? "run" : "retry", Optional.of(history), results);
-            return (start.isEmpty() ? "Next: failures"
-                    : next.only(FOR_SHELL).line("shell", Optional.of(history), results)) + report(results);
+            if (!others.isEmpty()) return note + next.ofShards(others);
+            if (!isFirm) return note + next.line(isPending ? "run" : "retry");
+            return (start.isEmpty() ? "Next: failures" : next.only(OF_SHELL::contains).line("shell")) + report();
         }
 
         /// The next shard or a merge, else the results as a CSV.
         private String completed(Batch batch) {
-            var results = batch.files().results();
-            var shard = batch.files().shard();
-            if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i " + batch.history().input(results)
-                    .map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
-            boolean anyLate = batch.figures().count(LateEvent.class) > 0;
-            var done = anyLate ? "Every row has a result." : "All rows succeeded.";
-            var exported = List.of("out.csv");
-            if (batch.index().size() > batch.index().rows()) { // 'export' leaves other rows out if that is meant
-                var file = Text.printable(batch.csv().get().file().input().toString(), 200);
-                if (!anyLate) done = "All rows of " + file + " succeeded.";
-                exported = List.of("out.csv", "--force");
-            }
+            if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
+                    + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
+            boolean hasOthers = batch.index().size() > batch.index().rows(); // rows of another CSV
+            var done = "All rows succeeded.";
+            if (batch.figures().count(LateEvent.class) > 0) done = "Every row has a result.";
+            else if (hasOthers) done = "All rows of "
+                    + Text.printable(batch.csv().get().file().input().toString(), 200) + " succeeded.";
             if (command.equals("export")) return done;
-            if (shard.isEmpty()) return done + "\n" + with(exported).line("export", Optional.empty(), results)
-                    + report(results);
-            if (words.stream().noneMatch(word -> word.startsWith("--shard"))) return done;
+            var shard = batch.files().shard();
+            if (shard.isEmpty()) return done + "\n" + with(hasOthers ? List.of("out.csv", "--force")
+                    : List.of("out.csv")).line("export") + report();
+            if (options.stream().noneMatch(option -> name(option).equals("--shard"))) return done;
             int count = shard.get().count();
             var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
-            return done + "\n" + only("(?!--shard).*").ofShards(all, batch.history(), Path.of(output.orElseThrow()));
+            return done + "\n" + only(name -> !name.equals("--shard")).ofShards(all);
         }
 
-        private String report(Path results) {
-            var file = Text.shell(output.orElse(results.toString()));
-            return "\n  or: " + (start.isEmpty() ? "status" : start + " status -o " + file) + " --html report.html";
+        private String report() {
+            var status = start.isEmpty() ? "status" : start + " status -o " + Text.shell(output.toString());
+            return "\n  or: " + status + " --html report.html";
         }
 
         /// Runs a shard that has no files here, or merges all.
-        String ofShards(Collection<Shard> others, History known, Path results) {
-            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(results)).isStarted()).findFirst();
-            if (away.isEmpty()) return with(List.of()).line("merge", Optional.of(known), results);
+        private String ofShards(Collection<Shard> others) {
+            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
+            if (away.isEmpty()) return with(List.of()).line("merge");
             return "No files for shard " + away.get() + " here. Copy them over if it ran on another machine.\n"
-                    + with(Stream.concat(words.stream(), Stream.of("--shard " + away.get())).toList()).only(NOT_IN_LOG)
-                            .line("run", Optional.of(known), results);
+                    + plus("--shard=" + away.get()).line("run");
+        }
+
+        /// Continues with the shards of a batch.
+        String ofShards(Collection<Shard> others, History known) {
+            return continuing(known).ofShards(others);
         }
 
         /// Stops at this limit, and at no other of its name.
         NextCall withLimit(String option, String limit) {
-            return with(Stream.concat(words.stream().filter(word -> !word.startsWith(option)),
-                    Stream.of(option + " " + limit)).toList());
+            return only(name -> !name.equals(option)).plus(option + "=" + limit);
         }
 
-        /// Adds the options of the last session, unless this call is a session itself. In the shell, the shell has
-        /// them.
+        /// Leaves out what the log remembers, and adds the input and the options of the last session, unless this call
+        /// is a session itself. In the shell, the shell has them.
         private NextCall continuing(History history) {
-            if (start.isEmpty() || Set.of("run", "retry").contains(command)) return this;
-            var options = history.last(SessionEvent.class).map(SessionEvent::options).orElse(List.of());
-            return with(Stream.concat(words.stream(), options.stream().filter(Typed::isOfSession).map(Typed::quoted))
-                    .toList());
+            var next = only(name -> !IN_LOG.contains(name));
+            if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
+            var options = history.last(SessionEvent.class).map(SessionEvent::typed).orElse(List.of()).stream()
+                    .filter(option -> option != null && OF_SESSION.contains(name(option)));
+            return new NextCall(start, command, input.or(() -> history.input(output)), output,
+                    Stream.concat(next.options.stream(), options).toList());
         }
 
-        private NextCall only(String pattern) {
-            return with(words.stream().filter(word -> word.matches(pattern)).toList());
+        private NextCall only(Predicate<String> wanted) {
+            return with(options.stream().filter(option -> wanted.test(name(option))).toList());
         }
 
-        private NextCall with(List<String> words) {
-            return new NextCall(command, start, input, output, words);
+        private NextCall plus(String option) {
+            return with(Stream.concat(options.stream(), Stream.of(option)).toList());
+        }
+
+        private NextCall with(List<String> options) {
+            return new NextCall(start, command, input, output, options);
         }
 
         /// Starts the batch of a CSV that was checked, unless one with the usual name exists.
         Optional<String> begin(Optional<Shard> part) {
-            var results = Path.of("results.jsonl");
-            return start.isEmpty() || Files.exists(part.map(shard -> shard.of(results)).orElse(results))
-                    ? Optional.empty() : Optional.of(line("run", Optional.empty(), results));
+            return start.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
+                    ? Optional.empty() : Optional.of(line("run"));
         }
 
         /// Runs the rows of `pull` and compares them with the baseline, if there is one.
         String afterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
-            var id = Stream.of("--id-column " + idColumn).filter(_ -> !idColumn.equals("id"));
-            var run = new NextCall("run", start, Optional.of(rows.toString()), Optional.empty(), Stream.concat(id,
-                    only("--(base-url|env-file|app-id)\\b.*").words.stream()).toList());
-            var then = baseline.stream().map(file -> "\n  then: " + start + " compare " + Text.shell(file.toString())
-                    + " " + Text.shell(results.toString()));
-            return run.line("run", Optional.empty(), results) + then.collect(joining());
+            var kept = only(Set.of("--base-url", "--env-file", "--app-id")::contains).options;
+            var id = Stream.of("--id-column=" + idColumn).filter(_ -> !idColumn.equals("id"));
+            var run = new NextCall(start, command, Optional.of(rows), results,
+                    Stream.concat(id, kept.stream()).toList());
+            return run.line("run") + baseline.stream().map(file -> "\n  then: " + start + " compare "
+                    + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());
         }
 
-        private String line(String command, Optional<History> known, Path results) {
-            var line = new ArrayList<>(start.isEmpty() ? List.of(command) : List.of(start, command));
-            if (!start.isEmpty() || input.isPresent()) line.addAll(List.of("-i", Text.shell(input.or(() ->
-                    known.flatMap(history -> history.input(results)).map(Path::toString)).orElse("CSV"))));
-            if (!start.isEmpty() || output.isPresent())
-                line.addAll(List.of("-o", Text.shell(output.orElse(results.toString()))));
-            line.addAll(words);
-            boolean isDemo = known.flatMap(history -> history.last(SessionEvent.class)).stream()
-                    .anyMatch(session -> session.baseUrl().equals("demo"));
-            if (isDemo && !start.isEmpty() && !command.equals("merge")
-                    && words.stream().noneMatch(word -> word.startsWith("--demo"))) line.add("--demo");
-            return "Next: " + String.join(" ", line);
+        private String line(String command) {
+            var files = "-i " + Text.shell(input.map(Path::toString).orElse("CSV")) + " -o "
+                    + Text.shell(output.toString());
+            var words = start.isEmpty() ? Stream.of("Next:", command) : Stream.of("Next:", start, command, files);
+            return Stream.concat(words, options.stream().map(NextCall::shown)).collect(joining(" "));
         }
     }
 
@@ -9971,20 +9946,20 @@ final class DifyExec implements Runnable {
         }
 
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
-        /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `options` are those that were
-        /// typed, each with its value: the next command repeats what the batch needs. `again`: rows could be sent again
-        /// although an earlier run of them succeeded or may still succeed.
+        /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `typed` are the options of the
+        /// command line, each with its value: the next command repeats what the batch needs. `again`: rows could be
+        /// sent again although an earlier run of them succeeded or may still succeed.
         record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
                 String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
                 Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
-                List<List<String>> options,
-                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again, long results) implements Event {
+                List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
+                long results) implements Event {
             public SessionEvent {
                 if (choices == null) choices = Csv.Shape.DEFAULT;
             }
 
             static SessionEvent of(Batch batch, String baseUrl, AppClaim app, String server,
-                    List<List<String>> options, boolean again) {
+                    List<String> typed, boolean again) {
                 var csv = batch.csv().orElseThrow();
                 var input = csv.file().input().toAbsolutePath().normalize();
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
@@ -9992,12 +9967,12 @@ final class DifyExec implements Runnable {
                 return new SessionEvent(Instant.now(), FORMAT, NAME_AND_VERSION, ProcessKey.own(), baseUrl,
                         app.hash(), app.id(), app.isAssumed(), server, null, false,
                         (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
-                        batch.files().shard().map(Shard::toString).orElse(""), options, again, 0);
+                        batch.files().shard().map(Shard::toString).orElse(""), typed, again, 0);
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
                 return new SessionEvent(t, format, tool, process, baseUrl, appHash, appId, sameApp, server, mode, auto,
-                        input, choices, shard, options, again, results);
+                        input, choices, shard, typed, again, results);
             }
 
             Optional<Path> input(Path results) {

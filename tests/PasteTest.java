@@ -224,10 +224,11 @@ final class PasteTest extends WholeCommand {
             Files.writeString(file("$(id);id"), "");
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log")
                     .replaceAll("\"input\":\"[^\"]*\"", "\"input\":\"\\$(id);id\"")
-                    .replace("[\"--user\",\"me\"]", Given.json("['--user','$(id)'],['--mode','a;id'],['--no-check'],[],[null],null,"
-                            + "['--files','--base-url=http://other'],['--base-url','http://other'],['--demo','x','y']")));
+                    .replace("\"--user=me\"", Given.json("'--user=$(id)','--mode=a;id','--no-check','',null,'--base-url=http://other',"
+                            + "'--files=--base-url=http://other','--demo x'")));
 
-            assertEquals("difyexec retry -i '$(id);id' -o results.jsonl --demo --user '$(id)' --mode 'a;id' --no-check",
+            assertEquals("difyexec retry -i '$(id);id' -o results.jsonl --demo --user '$(id)' --mode 'a;id' --no-check"
+                            + " --files=--base-url=http://other",
                     next("status", "-o", "results.jsonl"));
         }
 
@@ -238,7 +239,7 @@ final class PasteTest extends WholeCommand {
             next(Stream.concat(Stream.of("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "-c",
                     "2"), needed.stream()).toArray(String[]::new));
 
-            assertEquals(AGAIN + " --demo --user 'it'\\''s me' --mode=blocking --allow-empty '--save-files=a folder'"
+            assertEquals(AGAIN + " --demo --user 'it'\\''s me' --mode blocking --allow-empty --save-files 'a folder'"
                     + " --workflow-id main", next("status", "-o", "results.jsonl"));
             assertEquals("difyexec shell -i data.csv -o results.jsonl --demo",
                     next("retry", "-i", "data.csv", "-o", "results.jsonl", "--demo"));

@@ -204,7 +204,7 @@ final class Given {
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", null, "http://x/v1", "1-2",
                 "", false, server, Mode.STREAMING, true, "data.csv", null, "",
-                List.of(List.of("-c", "5")), false, 0);
+                List.of("-c=5"), false, 0);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
