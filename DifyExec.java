@@ -2573,23 +2573,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses what picocli lets pass.
+        /// Refuses what picocli lets pass: an option that is given twice, and an empty text, which mostly comes from a
+        /// variable of the caller's shell that is not set.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
-                var last = typed.isEmpty() ? "" : typed.getLast();
-                var fault = typed.size() > 1 && !option.isMultiValue() ? "given more than once" : fault(option, last);
-                if (!fault.isEmpty())
-                    throw new ParameterException(line, option.longestName() + " " + last + ": " + fault);
+                boolean isRepeated = option.getValue() instanceof Map<?, ?> pairs ? pairs.size() < typed.size()
+                        : typed.size() > 1 && !option.isMultiValue();
+                boolean isBlank = typed.getLast().isBlank() && option.type() != Character.class
+                        && !typed.getLast().equals(option.defaultValue());
+                if (isRepeated || isBlank) throw new ParameterException(line, option.longestName() + " "
+                        + typed.getLast() + (isRepeated ? ": given more than once" : ": must not be blank"));
             }
-        }
-
-        private static String fault(OptionSpec option, String value) {
-            boolean isFile = option.type() == Path.class && !option.paramLabel().equals("DIR");
-            if (isFile && value.endsWith("/")) return "must be a file, not a folder"; // a Path would drop the slash
-            boolean mayBeBlank = option.arity().min() == 0 || option.type() == Character.class
-                    || value.equals(option.defaultValue());
-            return value.isBlank() && !mayBeBlank ? "must not be blank" : "";
         }
 
         /// Whether the reader, such as `head`, has closed the pipe. A PrintStream hides why it failed: this one does
@@ -3223,6 +3218,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads all rows and reports everything that is wrong with the input. For this report, it is also read with
+        /// `--map COLUMN=` drops an earlier mapping.
         /// options that the user did not choose yet.
         Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv)
                 throws InterruptedException, IOException {
@@ -3279,22 +3275,18 @@ final class DifyExec implements Runnable {
     }
 
     static final class CsvOptions {
-        /// A column's name may contain a `=`; without a variable, an earlier mapping is dropped.
-        private static final Pattern MAP = Pattern.compile("(.+)=(.+)?", Pattern.DOTALL);
-        /// A value may contain a `=`; without one, an earlier constant is dropped.
-        private static final Pattern VAR = Pattern.compile("([^=]+)(?:=(.*))?", Pattern.DOTALL);
-
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
         String idColumn;
 
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE",
                 description = "Map a column to a variable; repeatable.")
-        List<String> map = List.of();
+        Map<String, String> map = Map.of();
 
-        @Option(names = "--var", paramLabel = "VARIABLE=VALUE", hidden = true,
+        /// `--var VARIABLE` drops an earlier constant.
+        @Option(names = "--var", paramLabel = "VARIABLE=VALUE", mapFallbackValue = Option.NULL_VALUE, hidden = true,
                 description = "Set a variable to this value in every row; repeatable.")
-        List<String> vars = List.of();
+        Map<String, String> vars = Map.of();
 
         @Option(names = "--sheet", paramLabel = "NAME", defaultValue = "", hidden = true,
                 description = "Read this worksheet (default: the first with data).")
@@ -3323,8 +3315,10 @@ final class DifyExec implements Runnable {
 
         /// Choices of earlier calls apply, too.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
-            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn,
-                    pairs("--map", MAP, map), pairs("--var", VAR, vars));
+            var mapped = new LinkedHashMap<>(map);
+            mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable);
+            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn, mapped,
+                    vars);
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             var before = files.map(BatchFiles::choices)
@@ -3338,21 +3332,6 @@ final class DifyExec implements Runnable {
                 csv.close();
                 throw problem;
             }
-        }
-
-        /// Values by name. A name whose earlier choice is dropped maps to null.
-        private static Map<String, String> pairs(String option, Pattern form, List<String> typed) {
-            var pairs = new LinkedHashMap<String, String>();
-            for (var pair : typed) {
-                var match = form.matcher(pair);
-                if (!match.matches() || match.group(1).isBlank())
-                    throw new Unusable(option + " " + Text.shell(pair) + ": must be NAME=VALUE");
-                var name = match.group(1).strip();
-                if (pairs.containsKey(name))
-                    throw new Unusable(option + " " + Text.shell(pair) + ": given more than once");
-                pairs.put(name, match.group(2));
-            }
-            return pairs;
         }
     }
 

@@ -195,12 +195,11 @@ final class OptionsTest extends WholeCommand {
         @CsvSource(delimiter = '|', textBlock = """
                 run -i a.csv -o b.jsonl -c 5 -c 6                       | --concurrency
                 run -i a.csv -o b.jsonl --timeout 5 --timeout=6         | --timeout
+                run -i a.csv -o b.jsonl --var a=1 --var a=2             | --var
+                run -i a.csv -o b.jsonl --map a                         | --map
                 run -i a.csv -o b.jsonl --user=                         | --user
                 run -i a.csv -o b.jsonl --workflow-id=_                 | --workflow-id
-                run -i a.csv -o b/                                      | --output
                 run -i a.csv -o b.jsonl --save-files=                   | --save-files
-                status -o b/                                            | --output
-                merge -i a.csv -o b/                                    | --output
                 compare - b.jsonl                                       | standard input
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
                 run -i a.csv -o b.jsonl --mode fast                     | BLOCKING
