@@ -411,7 +411,11 @@ final class DifyExec implements Runnable {
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
-                else CommandLines.write(standardOutput, content);
+                else {
+                    var masking = Secret.current().masking(standardOutput);
+                    content.accept(masking);
+                    masking.flush();
+                }
                 sheet.report(console.err());
                 console.err().println(console.next().after(batch));
                 return Exit.OK.code;
@@ -2464,7 +2468,6 @@ final class DifyExec implements Runnable {
 
     /// The settings that every command line shares, also the shell's.
     static final class CommandLines {
-        private static final String LOST = "no space left, or the reader has closed it";
         /// Options that people know from other tools, and what does the same here.
         private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
                 "--dry-run", "the command 'check' tests everything without starting a run",
@@ -2562,7 +2565,7 @@ final class DifyExec implements Runnable {
                 if (!isLost || isPipeClosed()) return code;
                 var command = parsed.asCommandLineList().getLast().getCommandName();
                 throw new Unusable(Set.of("run", "retry").contains(command) ? Exit.STOPPED : Exit.UNUSABLE,
-                        "standard output: cannot be written (" + LOST + ")", "");
+                        "standard output: cannot be written (no space left, or the reader has closed it)", "");
             } catch (Unusable problem) {
                 throw new CommandLine.ExecutionException(line, problem.what(), problem);
             } catch (OutOfMemoryError _) {
@@ -2595,19 +2598,6 @@ final class DifyExec implements Runnable {
                 return false;
             } catch (IOException problem) {
                 return Text.reason(problem).toLowerCase(Locale.ROOT).contains("pipe");
-            }
-        }
-
-        /// Refuses a full disk, which a PrintStream only remembers.
-        static void write(OutputStream out, IOConsumer<OutputStream> content) {
-            try {
-                var masking = Secret.current().masking(out);
-                content.accept(masking);
-                masking.flush();
-                if (out instanceof PrintStream stream && stream.checkError() && !isPipeClosed())
-                    throw new IOException(LOST);
-            } catch (IOException problem) {
-                throw new Unusable("standard output: cannot be written (" + Text.reason(problem) + ")");
             }
         }
 

@@ -232,20 +232,21 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void whoseObjectCannotBeWrittenFails() throws Exception {
+        void whoseOutputCannotBeWrittenFails() throws Exception {
             assumeTrue(Files.exists(Path.of("/dev/full")));
             rows(1);
+            assertEquals(0, start(Map.of(), List.of(), "run", "--demo", "-i", input(), "-o", output()).waitFor());
 
-            for (var command : List.of("run", "retry")) {
-                var child = start(Map.of(), List.of(), command, "--demo", "-i", input(), "-o", output(), "--json");
-                assertEquals(0, child.waitFor(), content("child.err"));
+            for (var last : List.of("run --demo --json", "retry --demo --json", "export -")) {
                 var words = Given.Tool.words();
-                words.addAll(List.of(command, "--demo", "-i", input(), "-o", output(), "--json"));
+                words.addAll(List.of(last.split(" ")));
+                words.addAll(List.of("-i", input(), "-o", output()));
                 var full = new ProcessBuilder(words)
                         .directory(folder.toFile()).redirectOutput(new File("/dev/full"))
                         .redirectError(file("child.err").toFile()).start();
                 children.add(full);
-                assertEquals(4, full.waitFor(), content("child.err"));
+                assertEquals(last.startsWith("export") ? 2 : 4, full.waitFor(), content("child.err"));
+                assertTrue(content("child.err").contains("standard output"), content("child.err"));
             }
         }
 

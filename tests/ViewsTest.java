@@ -527,21 +527,6 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void isNotSentToAFullStandardOutput() throws IOException {
-            batch().success("a", "", "{}").save();
-            var full = full();
-
-            for (var out : List.of(full, new PrintStream(full))) {
-                var err = new StringWriter();
-                var line = commandLine(Given.env(Map.of())).setErr(new PrintWriter(err, true));
-                line.getSubcommands().get("export").<Export>getCommand().standardOutput = out;
-
-                assertEquals(2, line.execute("export", "-i", input(), "-o", output(), "-"));
-                assertTrue(err.toString().startsWith("difyexec: standard output: cannot be written ("), err.toString());
-            }
-        }
-
-        @Test
         void namesTheIdsThatTheCsvLacks() throws IOException {
             mixed().save();
             Files.writeString(file("data.csv"), "id,text\na,1\ne,2\nnew,3\n");
