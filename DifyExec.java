@@ -2606,6 +2606,7 @@ final class DifyExec implements Runnable {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
             var hint = unusable.hint.isEmpty() ? hint(problem, env) : unusable.hint;
+        /// Two letters may differ, as in `rnu`: picocli itself compares pairs of letters, and finds none there.
             return new Unusable(unusable.what(), hint);
         }
 
@@ -2637,7 +2638,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String hint(ParameterException problem, Env env) {
-            var line = problem.getCommandLine();
+            var spec = problem.getCommandLine().getCommandSpec();
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
             if (!isInShell(line)) return "see " + env.invocation() + name + " --help";
             if (problem instanceof CommandLine.MissingParameterException
@@ -2652,25 +2653,18 @@ final class DifyExec implements Runnable {
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var line = problem.getCommandLine();
             var word = problem.getUnmatched().getFirst();
-            var similar = similar(problem, line.getCommandSpec(), word);
-            boolean isOption = word.startsWith("-"), isBeforeCommand = !line.getSubcommands().isEmpty();
-            if (isOption && isBeforeCommand && similar.isEmpty()) similar = "put options after the command";
-            if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), similar);
-            if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), similar);
-            boolean mayBeInput = line.getCommandSpec().findOption("-i") != null
-                    && !line.getParseResult().hasMatchedOption("-i");
-            if (mayBeInput && similar.isEmpty()) similar = "-i " + Text.shell(Text.printable(word, 60));
-            return new Unusable("unexpected argument " + Text.quoted(word), similar);
-        }
-
-        /// A slip of the keyboard first: picocli compares pairs of letters, and finds none in `rnu`.
-        private static String similar(CommandLine.UnmatchedArgumentException problem, CommandSpec spec, String word) {
+            boolean isOption = word.startsWith("-"), isBeforeCommand = !spec.subcommands().isEmpty();
+            var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
+            var hint = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
+                    .map("did you mean %s?"::formatted).collect(joining());
             if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null)
-                return OF_OTHER_TOOLS.get(word);
-            var known = word.startsWith("-") ? spec.optionsMap().keySet() : spec.subcommands().keySet();
-            var near = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1);
-            if (near.isEmpty()) near = problem.getSuggestions();
-            return near.isEmpty() ? "" : "did you mean " + String.join(" or ", near) + "?";
+                hint = OF_OTHER_TOOLS.get(word);
+            if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
+            if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
+            if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), hint);
+            if (spec.findOption("-i") != null && !problem.getCommandLine().getParseResult().hasMatchedOption("-i"))
+                hint = "-i " + Text.shell(Text.printable(word, 60));
+            return new Unusable("unexpected argument " + Text.quoted(word), hint);
         }
 
         private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed)

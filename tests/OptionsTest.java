@@ -169,7 +169,7 @@ final class OptionsTest extends WholeCommand {
                 typed                              | word        | hint
                 runn -i a.csv -o b.jsonl           | runn        | run
                 exprot                             | exprot      | export
-                frobnicate                         | frobnicate  | did you mean
+                frobnicate                         | frobnicate  | --help
                 rnu                                | rnu         | did you mean run?
                 retyr                              | retyr       | did you mean retry?
                 run --progres off -i a -o b        | --progres   | did you mean --progress?
@@ -178,7 +178,7 @@ final class OptionsTest extends WholeCommand {
                 status --quiet -o b                | --quiet     | --help
                 run --timout 5 -i a.csv -o b.jsonl | --timout    | --timeout
                 run --inptu a.csv -o b.jsonl       | --inptu     | --input
-                run --frobnicate -i a -o b         | --frobnicate| did you mean
+                run --frobnicate -i a -o b         | --frobnicate| --help
                 status -o b.jsonl -c 5             | -c          | --help
                 run data.csv                       | data.csv    | -i data.csv
                 run data.csv -o b.jsonl            | data.csv    | -i data.csv
