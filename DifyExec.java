@@ -430,13 +430,9 @@ final class DifyExec implements Runnable {
                     "  difyexec compare --first a1.jsonl a2.jsonl --second b1.jsonl b2.jsonl",
                     "  difyexec compare B.jsonl -i data.csv --expect wanted=/answer"})
     static final class Compare implements Callable<Integer> {
-        @Parameters(index = "0", arity = "0..1", paramLabel = "A.jsonl",
-                description = "Read the earlier results from this file.")
-        Path a;
-
-        @Parameters(index = "1", arity = "0..1", paramLabel = "B.jsonl",
-                description = "Read the later results from this file.")
-        Path b;
+        @Parameters(arity = "0..2", paramLabel = "JSONL",
+                description = "Read the earlier results from the first file, the later ones from the second.")
+        List<Path> files = List.of();
 
         @Option(names = "--first", arity = "1..*", paramLabel = "FILE",
                 description = "Read the earlier results from these files of repeated runs.")
@@ -481,7 +477,7 @@ final class DifyExec implements Runnable {
         Path html;
 
         @Option(names = "--junit", paramLabel = "FILE",
-                description = "Write a JUnit report with a test case for each row, about B.jsonl.")
+                description = "Write a JUnit report with a test case for each row, about the later file.")
         Path junit;
 
         @Option(names = "--force", description = "Overwrite existing files.")
@@ -534,13 +530,12 @@ final class DifyExec implements Runnable {
         }
 
         private List<List<Path>> sides() {
-            var typed = Stream.of(a, b).filter(Objects::nonNull).map(List::of).toList();
             var named = Stream.of(first, second).filter(side -> !side.isEmpty());
-            var sides = Stream.concat(typed.stream(), named).toList();
+            var sides = Stream.concat(files.stream().map(List::of), named).toList();
             if (sides.stream().flatMap(List::stream).anyMatch(Path.of("-")::equals))
                 throw new Unusable("-: compare reads files, not standard input");
             boolean isOne = sides.size() == 1 && !expect.isEmpty();
-            if (!isOne && (sides.size() != 2 || typed.size() == 1)) throw new Unusable("compare needs two sides",
+            if (!isOne && (sides.size() != 2 || files.size() == 1)) throw new Unusable("compare needs two sides",
                     "name two files, or files after --first and --second; --expect also works for one");
             for (var side : sides) if (Set.copyOf(side).size() < side.size())
                 throw new Unusable(Text.joinFirst(5, side.stream().map(Path::toString)) + ": a file is named twice",
