@@ -962,7 +962,6 @@ final class DifyExec implements Runnable {
         private boolean isLeft = false;
         private Batch batch; // null until one is opened
         private List<String> stamps;
-        private Form form; // null until it is needed
 
         ShellSession(Shell shell) {
             this.shell = shell;
@@ -1027,7 +1026,6 @@ final class DifyExec implements Runnable {
                     "'save CSV' writes a CSV with them, 'open --force' discards them");
             open(Optional.of(input), output);
             edits.byId.clear();
-            form = null;
             out.println(summary().orElseThrow());
         }
 
@@ -1050,34 +1048,25 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "set", description = {"Change inputs of rows in this session.",
-                "They are checked against the workflow's form. retry and run send them, save writes them to a CSV."})
+                "retry and run check and send them, save writes them to a CSV."})
         void set(@Parameters(paramLabel = "ROWS", description = "An id, several as A,B,C, or failed: all failed rows.")
                 String word,
                 @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "The new cells.")
-                List<String> words) {
-            setCells(rows(word), cells(words, csv()));
+                Map<String, String> cells) {
+            cells.keySet().forEach(this::requireInput);
+            setCells(rows(word), cells);
         }
 
         @Command(name = "edit", description = "Change an input of a row in an editor: $VISUAL, else $EDITOR.")
         void edit(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Parameters(paramLabel = "COLUMN", description = "The column.") String column)
                 throws IOException, InterruptedException {
-            requireInput(column, csv());
+            requireInput(column);
             var row = row(id);
             setCells(List.of(row), Map.of(column, edited(edits.apply(row).inputs().get(column))));
         }
 
-        /// Changes all these rows or, if one of them would have a problem, none.
         private void setCells(List<Row> rows, Map<String, String> cells) {
-            var csv = csv();
-            // Cells that are as they were in the CSV may have problems of their own: another command shows them.
-            var edited = cells.keySet().stream().map(column -> csv.input(column).title()).toList();
-            for (var row : rows) {
-                var problems = form(csv).problems(row.with(cells), csv).stream()
-                        .filter(problem -> edited.contains(problem.column())).map(Inspection.Problem::text).toList();
-                if (!problems.isEmpty())
-                    throw new Unusable("row " + Text.id(row.id()) + ": " + String.join("; ", problems));
-            }
             rows.forEach(row -> edits.set(row, cells));
             Text.printFirst(rows, 20, this::print, "%s rows ('edits' shows all)", out);
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
@@ -1217,37 +1206,13 @@ final class DifyExec implements Runnable {
             return rows;
         }
 
-        /// New cells by column. An id stays as it is, since results and log know the row by it.
-        private static Map<String, String> cells(List<String> words, Csv csv) {
-            var cells = new LinkedHashMap<String, String>();
-            for (var word : words) {
-                int end = word.indexOf('=');
-                if (end < 0) throw new Unusable(Text.quoted(word) + " is not COLUMN=VALUE",
-                        "quote a value with blanks, as in text=\"two words\"");
-                var name = word.substring(0, end);
-                requireInput(name, csv);
-                cells.put(name, word.substring(end + 1));
-            }
-            return cells;
-        }
-
-        private static void requireInput(String column, Csv csv) {
+        /// An id stays as it is, since results and log know the row by it.
+        private void requireInput(String column) {
+            var csv = csv();
             if (!csv.columns().contains(column)) throw new Unusable("no column " + Text.quoted(column),
                     Nearest.of(column, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
                             .orElse("the columns are " + Text.printable(String.join(", ", csv.columns()), 300)));
             if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed");
-        }
-
-        /// The workflow's form, or text for every cell as long as it cannot be fetched.
-        private Form form(Csv csv) {
-            if (form != null) return form;
-            shell.running.maxRetries = 0;
-            try (var dify = shell.setup.connect(shell.demo.start(csv), shell.workflow.workflowId, shell.running, 1)) {
-                return form = dify.form(shell.workflow, dify.greet(""), csv);
-            } catch (Unusable | IOException | InterruptedException problem) {
-                err.println("Not checked against the workflow's form: " + Text.reason(problem));
-                return Form.ofText();
-            }
         }
 
         /// What a parameter of a command can be, failed rows first.
