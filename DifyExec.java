@@ -2437,10 +2437,8 @@ final class DifyExec implements Runnable {
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
                     .map(CommandLine::getCommandSpec).forEach(command -> layOut(command, env));
-            var keys = new ArrayList<>(line.getHelpSectionKeys());
-            keys.add(keys.indexOf(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER_HEADING), "rarelyUsed");
             var sections = new HashMap<>(line.getHelpSectionMap());
-            sections.put("rarelyUsed", CommandLines::rarelyUsed);
+            sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_OPTION_LIST, CommandLines::options);
             sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_SYNOPSIS, CommandLines::synopsis);
             sections.put(CommandLine.Model.UsageMessageSpec.SECTION_KEY_FOOTER, help -> footer(help, env));
             var colors = CommandLine.Help.defaultColorScheme(
@@ -2453,7 +2451,6 @@ final class DifyExec implements Runnable {
                     .setDefaultValueProvider(defaults)
                     .setHelpFactory((spec, _) -> new CommandLine.Help(spec, colors))
                     .setHelpSectionMap(sections)
-                    .setHelpSectionKeys(keys)
                     .setCaseInsensitiveEnumValuesAllowed(true)
                     .setParameterExceptionHandler((problem, _) ->
                             print(unusable(problem, env), problem.getCommandLine()))
@@ -2503,16 +2500,16 @@ final class DifyExec implements Runnable {
             return examples + env.readme().map(file -> "\nDocumentation: " + file + "\n").orElse("");
         }
 
-        /// The hidden options, for `--help-all`.
-        private static String rarelyUsed(CommandLine.Help help) {
+        /// With `--help-all`, the hidden options follow.
+        private static String options(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
-            if (parsed == null || !parsed.originalArgs().contains("--help-all")) return "";
+            if (parsed == null || !parsed.originalArgs().contains("--help-all")) return help.optionList();
             var options = help.commandSpec().options().stream().filter(option -> option.hidden() && !option.usageHelp())
                     .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
-            if (options.isEmpty()) return "";
+            if (options.isEmpty()) return help.optionList();
             var layout = help.createDefaultLayout(options, List.of(), help.colorScheme());
             layout.addAllOptions(options, help.parameterLabelRenderer());
-            return help.createHeading("%nRarely used:%n") + layout;
+            return help.optionList() + help.createHeading("%nRarely used:%n") + layout;
         }
 
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
@@ -2566,7 +2563,6 @@ final class DifyExec implements Runnable {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
             var hint = unusable.hint.isEmpty() ? hint(problem, env) : unusable.hint;
-        /// Two letters may differ, as in `rnu`: picocli itself compares pairs of letters, and finds none there.
             return new Unusable(unusable.what(), hint);
         }
 
@@ -2598,7 +2594,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String hint(ParameterException problem, Env env) {
-            var spec = problem.getCommandLine().getCommandSpec();
+            var line = problem.getCommandLine();
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
             if (!isInShell(line)) return "see " + env.invocation() + name + " --help";
             if (problem instanceof CommandLine.MissingParameterException
@@ -2610,8 +2606,9 @@ final class DifyExec implements Runnable {
             return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
+        /// Two letters may differ, as in `rnu`: picocli itself compares pairs of letters, and finds none there.
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
-            var line = problem.getCommandLine();
+            var spec = problem.getCommandLine().getCommandSpec();
             var word = problem.getUnmatched().getFirst();
             boolean isOption = word.startsWith("-"), isBeforeCommand = !spec.subcommands().isEmpty();
             var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
@@ -2751,7 +2748,6 @@ final class DifyExec implements Runnable {
     }
 
     /// The output of a command, and the command to run next.
-    @Command // picocli accepts no mixin without options otherwise
     static class Console {
         @Spec(Spec.Target.MIXEE) CommandSpec spec;
 
@@ -3162,7 +3158,6 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads all rows and reports everything that is wrong with the input. For this report, it is also read with
-        /// `--map COLUMN=` drops an earlier mapping.
         /// options that the user did not choose yet.
         Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv)
                 throws InterruptedException, IOException {
@@ -3223,6 +3218,7 @@ final class DifyExec implements Runnable {
                 description = "Take ids from this column; # numbers the rows.")
         String idColumn;
 
+        /// `--map COLUMN=` drops an earlier mapping.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE",
                 description = "Map a column to a variable; repeatable.")
         Map<String, String> map = Map.of();
