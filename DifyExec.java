@@ -1487,17 +1487,11 @@ final class DifyExec implements Runnable {
         int start(Batch.Selection asked, boolean isFresh) throws Exception {
             try {
                 return openAndRun(asked, isFresh);
-            } catch (UncheckedIOException problem) {
-                throw reported(new Unusable(Text.reason(problem)));
-            } catch (Unusable problem) {
-                throw reported(problem);
+            } catch (UncheckedIOException | Unusable problem) {
+                var unusable = problem instanceof Unusable known ? known : new Unusable(Text.reason(problem));
+                out.report(unusable, setup.out(), setup.err());
+                throw unusable;
             }
-        }
-
-        private Unusable reported(Unusable problem) throws InterruptedException {
-            out.report(object("exit_code", problem.exit.code, "reason", Text.printable(problem.what(), 1000)),
-                    setup.out(), setup.err());
-            return problem;
         }
 
         /// Opens the files in an order in which a refusal leaves them as they are: `--fresh` moves an earlier batch
@@ -1713,7 +1707,7 @@ final class DifyExec implements Runnable {
             var out = new OutputOptions();
             out.json = words.contains("--json");
             out.onFinish = Env.typed("--on-finish", words).orElse(null);
-            out.report(object("exit_code", problem.exit.code, "reason", problem.what()), line.getOut(), line.getErr());
+            out.report(problem, line.getOut(), line.getErr());
         }
 
         static final class RowOptions {
@@ -1802,6 +1796,11 @@ final class DifyExec implements Runnable {
             @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto", hidden = true,
                     description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
+            void report(Unusable problem, PrintWriter out, PrintWriter err) throws InterruptedException {
+                var reason = Text.printable(problem.what(), 1000);
+                report(object("exit_code", problem.exit.code, "reason", reason), out, err);
+            }
+
 
             /// Prints how the session ended, and passes it to a command, which ends with this process, also by a
             /// signal. The command gets no key, and its failure changes nothing: the session is over.
@@ -1813,7 +1812,9 @@ final class DifyExec implements Runnable {
                 var builder = new ProcessBuilder(Text.command(onFinish)).redirectErrorStream(true);
                 builder.environment().remove("DIFY_API_KEY");
                 try {
-                    var process = new BoundProcess().start(builder);
+                    Runtime.getRuntime().addShutdownHook(new Thread(() -> // a command may ignore a mere request
+                            ProcessHandle.current().descendants().forEach(ProcessHandle::destroyForcibly)));
+                    var process = builder.start();
                     try (var in = process.outputWriter(UTF_8)) {
                         in.write(text + "\n");
                     } catch (IOException _) {
@@ -1822,30 +1823,8 @@ final class DifyExec implements Runnable {
                     process.inputReader().lines().forEach(err::println);
                     if (process.waitFor() != 0)
                         err.println("Note: --on-finish failed (exit code " + process.exitValue() + ").");
-                } catch (IOException problem) {
+                } catch (IOException | IllegalStateException problem) { // or this process ends already
                     err.println("Note: --on-finish failed (" + Text.reason(problem) + ").");
-                }
-            }
-
-            /// A command that ends with this process. A signal may come while the command is being started: it runs,
-            /// although nobody holds it yet. So the hook is there first, and it waits for a start under way.
-            private static final class BoundProcess {
-                private Process process;
-
-                synchronized Process start(ProcessBuilder builder) throws IOException {
-                    try {
-                        Runtime.getRuntime().addShutdownHook(new Thread(this::kill));
-                    } catch (IllegalStateException _) {
-                        throw new IOException("interrupted");
-                    }
-                    process = builder.start();
-                    return process;
-                }
-
-                private synchronized void kill() {
-                    if (process == null) return;
-                    process.descendants().forEach(ProcessHandle::destroyForcibly); // it may ignore a mere request
-                    process.destroyForcibly();
                 }
             }
 
