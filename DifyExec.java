@@ -2499,16 +2499,12 @@ final class DifyExec implements Runnable {
                         .call(() -> new CommandLine.RunLast().execute(parsed));
                 boolean isLost = line.getOut().checkError() || System.out.checkError(); // picocli's writer hides it
                 if (!isLost || isPipeClosed()) return code;
-                var command = parsed.asCommandLineList().getLast().getCommandName();
-                throw new Unusable(Set.of("run", "retry").contains(command) ? Exit.STOPPED : Exit.UNUSABLE,
-                        "standard output: cannot be written (no space left, or the reader has closed it)", "");
-            } catch (Unusable problem) {
-                throw new CommandLine.ExecutionException(line, problem.what(), problem);
+                throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED,
+                        "standard output: cannot be written (no space left, or the reader has closed it)", ""));
             } catch (OutOfMemoryError _) {
                 long megabytes = Runtime.getRuntime().maxMemory() >> 20;
-                var problem = new Unusable(Exit.STOPPED, "out of memory (" + megabytes + " MB)",
-                        "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB");
-                throw new CommandLine.ExecutionException(line, problem.what(), problem);
+                throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED, "out of memory ("
+                        + megabytes + " MB)", "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB"));
             }
         }
 
