@@ -2439,9 +2439,9 @@ final class DifyExec implements Runnable {
 
         private static void layOut(CommandSpec command, Env env) {
             command.version(NAME_AND_VERSION);
-            if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command, env);
-            else if (command.findOption("--help-all") == null) // one of the shell's own commands
-                command.addOption(OptionSpec.builder("--help-all").usageHelp(true).hidden(true).build());
+            if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
+            if (command.findOption("--help-all") == null) // it is of picocli or of the shell
+                command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env)));
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
@@ -2449,10 +2449,9 @@ final class DifyExec implements Runnable {
             else help.parameterListHeading("%n");
         }
 
-        /// Gives picocli's own commands our options and wording.
-        private static void adopt(CommandSpec command, Env env) {
+        /// Gives picocli's own commands our wording.
+        private static void adopt(CommandSpec command) {
             List.copyOf(command.options()).forEach(command::remove);
-            command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env)));
             boolean isHelp = command.name().equals("help");
             command.usageMessage().header(new String[0]).synopsisHeading("Usage: ")
                     .description(isHelp ? "Show the help of a command." : "Print a completion script for bash and zsh.")
