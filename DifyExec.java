@@ -1012,10 +1012,9 @@ final class DifyExec implements Runnable {
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
-            return shell.setup.spec.commandLine().getParseResult().matchedOptions().stream()
-                    .filter(typed -> typed.shortestName().equals(name)).findFirst().map(OptionSpec::stringValues)
-                    .map(values -> values.isEmpty() ? "true" : String.join(",", values))
-                    .orElseGet(() -> new EnvDefaults(shell.setup.env).defaultValue(arg));
+            var typed = shell.setup.spec.commandLine().getParseResult().matchedOption(name);
+            return typed == null ? new EnvDefaults(shell.setup.env).defaultValue(arg)
+                    : String.join("\0", typed.originalStringValues());
         }
 
         @Command(name = "open", description = "Open a batch.")
@@ -3192,13 +3191,14 @@ final class DifyExec implements Runnable {
                 description = "Take ids from this column; # numbers the rows.")
         String idColumn;
 
-        /// `--map COLUMN=` drops an earlier mapping.
-        @Option(names = "--map", paramLabel = "COLUMN=VARIABLE",
+        /// `--map COLUMN=` drops an earlier mapping. The shell passes several on as one text.
+        @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
         Map<String, String> map = Map.of();
 
         /// `--var VARIABLE` drops an earlier constant.
-        @Option(names = "--var", paramLabel = "VARIABLE=VALUE", mapFallbackValue = Option.NULL_VALUE, hidden = true,
+        @Option(names = "--var", paramLabel = "VARIABLE=VALUE", split = "\0", hideParamSyntax = true, hidden = true,
+                mapFallbackValue = Option.NULL_VALUE,
                 description = "Set a variable to this value in every row; repeatable.")
         Map<String, String> vars = Map.of();
 

@@ -249,6 +249,18 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
+        void hasTheConstantsOfTheShell() throws IOException {
+            Files.writeString(file("data.csv"), "id\n1\n");
+            var session = new Session(Map.of(), "--demo", "-i", input(), "-o", output(), "--var", "text=a,b=c", "--var",
+                    "tone=plain");
+
+            session.ok("run --progress off");
+
+            assertEquals("{\"text\":\"a,b=c\",\"tone\":\"plain\"}",
+                    events("session").getFirst().path("choices").path("vars").toString());
+        }
+
+        @Test
         void showsTheRunOfAnAttemptWithoutAnEnd() throws IOException {
             Files.writeString(file("data.csv"), "id\na\n");
             Files.writeString(file("results.jsonl.log"), """
