@@ -1507,7 +1507,7 @@ final class DifyExec implements Runnable {
                         pace.concurrency())) {
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
-                    var fresh = Optional.of(rows.of(asked)).filter(_ -> isFresh);
+                    var fresh = isFresh ? Optional.of(rows.of(asked)) : Optional.<Batch.Selection>empty();
                     try (var writer = open(files, csv, fresh, dify)) {
                         return run(rows.of(asked), dify, writer);
                     }
@@ -1795,11 +1795,11 @@ final class DifyExec implements Runnable {
             @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto", hidden = true,
                     description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Progress.Style progress;
+
             void report(Unusable problem, PrintWriter out, PrintWriter err) throws InterruptedException {
                 var reason = Text.printable(problem.what(), 1000);
                 report(object("exit_code", problem.exit.code, "reason", reason), out, err);
             }
-
 
             /// Prints how the session ended, and passes it to a command, which ends with this process, also by a
             /// signal. The command gets no key, and its failure changes nothing: the session is over.
@@ -2914,10 +2914,9 @@ final class DifyExec implements Runnable {
         /// Runs the rows of `pull` and compares them with the baseline, if there is one.
         String afterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
-            var kept = only(Set.of("--base-url", "--env-file", "--app-id")::contains).options;
-            var id = Stream.of("--id-column=" + idColumn).filter(_ -> !idColumn.equals("id"));
-            var run = new NextCall(start, command, Optional.of(rows), results,
-                    Stream.concat(id, kept.stream()).toList());
+            var run = new NextCall(start, command, Optional.of(rows), results, options)
+                    .only(Set.of("--base-url", "--env-file", "--app-id")::contains);
+            if (!idColumn.equals("id")) run = run.plus("--id-column=" + idColumn);
             return run.line("run") + baseline.stream().map(file -> "\n  then: " + start + " compare "
                     + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());
         }

@@ -443,7 +443,7 @@ final class ProcessTest extends WholeCommand {
                     .replaceAll("difyexec-[0-9a-f]{16}-\\d+", "USER")
                     .replaceAll("\\d{4}-\\d\\d-\\d\\dT[0-9:.]+Z", "TIME").replaceAll("127\\.0\\.0\\.1:\\d+", "HOST")
                     .replaceAll("\"(elapsed_time|seconds|results)\":[0-9.E-]+", "$1")
-                    .replaceAll("\"options\":\\[\\[.*?]]", "OPTIONS").replaceAll("\"app_hash\":\"[^\"]*\"", "HASH")
+                    .replaceAll("\"typed\":\\[.*?]", "TYPED").replaceAll("\"app_hash\":\"[^\"]*\"", "HASH")
                     .replaceAll("\"process\":\\{[^}]*}", "PROCESS"))
                     .sorted().toList();
         }
