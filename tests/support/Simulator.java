@@ -21,7 +21,7 @@ package difyexec;
 import com.fasterxml.jackson.databind.*;
 import picocli.CommandLine;
 import picocli.CommandLine.*;
-import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Model.*;
 
 import module java.base;
 
@@ -108,114 +108,6 @@ final class Simulator implements Callable<Integer> {
                     + "streams are not limited, but 1 refuses all of them (default: no limit).")
     int limit;
 
-    @Option(names = "--drop-before", paramLabel = "P", description = "Cut before the first event; the run continues.")
-    Share dropBefore = Share.NONE;
-
-    @Option(names = "--drop-after", paramLabel = "P", description = "Cut after the first event or within the answer.")
-    Share dropAfter = Share.NONE;
-
-    @Option(names = "--lose-finish", paramLabel = "P",
-            description = "End the stream without workflow_finished (from 1.14.2 on: after --silence); send no "
-                    + "blocking answer.")
-    Share loseFinish = Share.NONE;
-
-    @Option(names = "--gateway", paramLabel = "P",
-            description = "Answer 502, 503 or 504 like a proxy (HTML, no X-Version); the run continues.")
-    Share gateway = Share.NONE;
-
-    @Option(names = "--error-500", paramLabel = "P", description = "Answer 500 in JSON; the run continues.")
-    Share error500 = Share.NONE;
-
-    @Option(names = "--never", paramLabel = "P",
-            description = "Never answer; the run stays running for ever; a stream from 1.14.2 on is silent because "
-                    + "its worker was killed.")
-    Share never = Share.NONE;
-
-    @Option(names = "--lost", paramLabel = "P",
-            description = "Lose the request in a crash: no run, no trace, no answer (streams from 1.14.2 on: a ping, "
-                    + "then silence).")
-    Share lost = Share.NONE;
-
-    @Option(names = "--throttle", paramLabel = "P", description = "Answer 400 'Too many requests.' and start nothing.")
-    Share throttle = Share.NONE;
-
-    @Option(names = "--refuse", paramLabel = "P",
-            description = "Refuse the inputs; streams of 1.14.2 report it inside and stay open for --silence; "
-                    + "those of 1.16.0 make up a failed run and end.")
-    Share refuse = Share.NONE;
-
-    @Option(names = "--fail", paramLabel = "P", description = "Fail the run permanently.")
-    Share fail = Share.NONE;
-
-    @Option(names = "--flaky", paramLabel = "P", description = "Fail the run with a model's rate limit.")
-    Share flaky = Share.NONE;
-
-    @Option(names = "--replace", paramLabel = "P",
-            description = "Replace a chatflow's answer by moderation; the run keeps its own.")
-    Share replace = Share.NONE;
-
-    @Option(names = "--preset", paramLabel = "P",
-            description = "Let a chatflow's moderation answer the question, without a run.")
-    Share preset = Share.NONE;
-
-    @Option(names = "--pause", paramLabel = "P",
-            description = "Let the run wait for a person, who soon answers its form (from 1.14.2 on).")
-    Share pause = Share.NONE;
-
-    @Option(names = "--unrecorded", paramLabel = "P",
-            description = "Report the end in a stream, but leave the run's record running, as after a restart of the "
-                    + "database.")
-    Share unrecorded = Share.NONE;
-
-    @Option(names = "--partial", paramLabel = "P", description = "End the run as partial-succeeded.")
-    Share partial = Share.NONE;
-
-    @Option(names = "--stopped", paramLabel = "P",
-            description = "Report the run as stopped by the time limit; it continues and succeeds later (1.16.0: it "
-                    + "is also stored as stopped).")
-    Share stopped = Share.NONE;
-
-    @Option(names = "--kill", paramLabel = "P",
-            description = "Kill the process with the request during the run: no answer; a stream from 1.14.2 on is "
-                    + "cut and its run continues, other runs stay running for ever; slots stay taken.")
-    Share kill = Share.NONE;
-
-    @Option(names = "--false-fail", paramLabel = "P",
-            description = "Report the run as failed by a rate limit; it continues and succeeds later.")
-    Share falseFail = Share.NONE;
-
-    @Option(names = "--other-end", paramLabel = "P",
-            description = "Send the end of another run in a stream; its own run continues.")
-    Share otherEnd = Share.NONE;
-
-    @Option(names = "--error-first", paramLabel = "P",
-            description = "Send an error in a stream, then the end of its run.")
-    Share errorFirst = Share.NONE;
-
-    @Option(names = "--step-limit", paramLabel = "P",
-            description = "Let the run reach the step limit with complete outputs: reported as failed (1.16.0: "
-                    + "stopped), stored as stopped.")
-    Share stepLimit = Share.NONE;
-
-    @Option(names = "--time-limit", paramLabel = "P",
-            description = "Let the run reach the engine's time limit, in 1.9.2 before its outputs.")
-    Share timeLimit = Share.NONE;
-
-    @Option(names = "--broken", paramLabel = "P",
-            description = "Break streams of 1.16.0: a failed end is made up; the run is stored as succeeded.")
-    Share broken = Share.NONE;
-
-    @Option(names = "--broken-running", paramLabel = "P", description = "Like --broken, during the run: it continues.")
-    Share brokenRunning = Share.NONE;
-
-    @Option(names = "--broken-absent", paramLabel = "P", description = "Like --broken, before the run starts.")
-    Share brokenAbsent = Share.NONE;
-
-    @Option(names = "--worker-ended", paramLabel = "P",
-            description = "Shut the worker down during the run: streams of 1.16.0 end as stopped, and are stored "
-                    + "as stopped.")
-    Share workerEnded = Share.NONE;
-
     @Option(names = "--restart-worker", paramLabel = "S", defaultValue = "0",
             description = "Shut the worker down and replace it every S: all active streams of 1.16.0 end as with "
                     + "--worker-ended (default: never).")
@@ -233,7 +125,10 @@ final class Simulator implements Callable<Integer> {
     }
 
     static CommandLine commandLine() {
-        return new CommandLine(new Simulator()).setOverwrittenOptionsAllowed(true)
+        var line = new CommandLine(new Simulator());
+        for (var fault : Fault.values()) if (fault != Fault.NONE) line.getCommandSpec().addOption(OptionSpec
+                .builder(fault.option()).paramLabel("P").type(Share.class).description(fault.description).build());
+        return line.setOverwrittenOptionsAllowed(true)
                 .registerConverter(Duration.class, CommandLines.Converters::duration)
                 .registerConverter(SimulatedRun.Version.class, SimulatedRun.Version::of)
                 .registerConverter(Setup.Kind.class, Setup.Kind::of)
@@ -262,33 +157,10 @@ final class Simulator implements Callable<Integer> {
 
     Behaviour behaviour() {
         var shares = new EnumMap<Fault, Share>(Fault.class);
-        shares.put(Fault.DROP_BEFORE, dropBefore);
-        shares.put(Fault.DROP_AFTER, dropAfter);
-        shares.put(Fault.LOSE_FINISH, loseFinish);
-        shares.put(Fault.GATEWAY, gateway);
-        shares.put(Fault.ERROR_500, error500);
-        shares.put(Fault.NEVER, never);
-        shares.put(Fault.LOST, lost);
-        shares.put(Fault.THROTTLE, throttle);
-        shares.put(Fault.REFUSE, refuse);
-        shares.put(Fault.FAIL, fail);
-        shares.put(Fault.FLAKY, flaky);
-        shares.put(Fault.PARTIAL, partial);
-        shares.put(Fault.STOPPED, stopped);
-        shares.put(Fault.FALSE_FAIL, falseFail);
-        shares.put(Fault.OTHER_END, otherEnd);
-        shares.put(Fault.ERROR_FIRST, errorFirst);
-        shares.put(Fault.KILL, kill);
-        shares.put(Fault.STEP_LIMIT, stepLimit);
-        shares.put(Fault.TIME_LIMIT, timeLimit);
-        shares.put(Fault.BROKEN, broken);
-        shares.put(Fault.BROKEN_RUNNING, brokenRunning);
-        shares.put(Fault.BROKEN_ABSENT, brokenAbsent);
-        shares.put(Fault.WORKER_ENDED, workerEnded);
-        shares.put(Fault.REPLACE, replace);
-        shares.put(Fault.PRESET, preset);
-        shares.put(Fault.PAUSE, pause);
-        shares.put(Fault.UNRECORDED, unrecorded);
+        for (var fault : Fault.values()) {
+            var option = spec.findOption(fault.option());
+            if (option != null && option.getValue() instanceof Share share) shares.put(fault, share);
+        }
         if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " must be at least 1");
         return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, move, silence, limit, shares);
     }
@@ -307,8 +179,6 @@ final class Simulator implements Callable<Integer> {
 
     /// A share of all starts: `3%` or `0.03`.
     record Share(double of) {
-        static final Share NONE = new Share(0);
-
         static Share of(String text) {
             var match = Pattern.compile("(\\d+(?:\\.\\d+)?)(%?)").matcher(text.strip());
             var share = match.matches() ? Double.parseDouble(match.group(1)) / (match.group(2).isEmpty() ? 1 : 100) : 2;
@@ -332,12 +202,58 @@ final class Simulator implements Callable<Integer> {
 
     /// Faults of one start of a row.
     enum Fault {
-        NONE, DROP_BEFORE, DROP_AFTER, LOSE_FINISH, GATEWAY, ERROR_500, NEVER, LOST, THROTTLE, REFUSE, FAIL, FLAKY,
-        PARTIAL, STOPPED, FALSE_FAIL, OTHER_END, ERROR_FIRST, KILL, STEP_LIMIT, TIME_LIMIT, BROKEN, BROKEN_RUNNING,
-        BROKEN_ABSENT, WORKER_ENDED, REPLACE, PRESET, PAUSE, UNRECORDED;
+        /// No fault; has no option.
+        NONE(""),
+        DROP_BEFORE("Cut before the first event; the run continues."),
+        DROP_AFTER("Cut after the first event or within the answer."),
+        LOSE_FINISH("End the stream without workflow_finished (from 1.14.2 on: after --silence); send no "
+                + "blocking answer."),
+        GATEWAY("Answer 502, 503 or 504 like a proxy (HTML, no X-Version); the run continues."),
+        ERROR_500("Answer 500 in JSON; the run continues."),
+        NEVER("Never answer; the run stays running for ever; a stream from 1.14.2 on is silent because "
+                + "its worker was killed."),
+        LOST("Lose the request in a crash: no run, no trace, no answer (streams from 1.14.2 on: a ping, "
+                + "then silence)."),
+        THROTTLE("Answer 400 'Too many requests.' and start nothing."),
+        REFUSE("Refuse the inputs; streams of 1.14.2 report it inside and stay open for --silence; those "
+                + "of 1.16.0 make up a failed run and end."),
+        FAIL("Fail the run permanently."),
+        FLAKY("Fail the run with a model's rate limit."),
+        PARTIAL("End the run as partial-succeeded."),
+        STOPPED("Report the run as stopped by the time limit; it continues and succeeds later (1.16.0: it "
+                + "is also stored as stopped)."),
+        FALSE_FAIL("Report the run as failed by a rate limit; it continues and succeeds later."),
+        OTHER_END("Send the end of another run in a stream; its own run continues."),
+        ERROR_FIRST("Send an error in a stream, then the end of its run."),
+        KILL("Kill the process with the request during the run: no answer; a stream from 1.14.2 on is "
+                + "cut and its run continues, other runs stay running for ever; slots stay taken."),
+        STEP_LIMIT("Let the run reach the step limit with complete outputs: reported as failed (1.16.0: "
+                + "stopped), stored as stopped."),
+        TIME_LIMIT("Let the run reach the engine's time limit, in 1.9.2 before its outputs."),
+        BROKEN("Break streams of 1.16.0: a failed end is made up; the run is stored as succeeded."),
+        BROKEN_RUNNING("Like --broken, during the run: it continues."),
+        BROKEN_ABSENT("Like --broken, before the run starts."),
+        WORKER_ENDED("Shut the worker down during the run: streams of 1.16.0 end as stopped, and are stored as "
+                + "stopped."),
+        REPLACE("Replace a chatflow's answer by moderation; the run keeps its own."),
+        PRESET("Let a chatflow's moderation answer the question, without a run."),
+        PAUSE("Let the run wait for a person, who soon answers its form (from 1.14.2 on)."),
+        UNRECORDED("Report the end in a stream, but leave the run's record running, as after a restart of the "
+                + "database.");
+
+        /// The help of the option that sets its share.
+        final String description;
+
+        Fault(String description) {
+            this.description = description;
+        }
 
         String word() {
             return name().toLowerCase(Locale.ROOT).replace('_', '-');
+        }
+
+        String option() {
+            return "--" + word();
         }
 
         /// Met only by streams of 1.16.0.
