@@ -20,10 +20,6 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
     sealed interface Step {
         /// An http-request node. `forgiving`: tried twice, with a default value instead of a failure.
         record Call(String id, boolean forgiving) implements Step {}
-        /// An iteration over a list among the inputs, with a call inside.
-        record Each(String id, String over) implements Step {}
-        /// A loop with that many rounds, with a call inside.
-        record Loop(String id, int rounds) implements Step {}
         /// A Human Input node with one paragraph, `note`.
         record Ask(String id) implements Step {}
         /// An Answer node before the last one, with a part of a chatflow's answer.
@@ -98,9 +94,6 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         private List<Map<String, Object>> out = opening;
         private final Map<String, Object> values = new HashMap<>();
         private final Deque<String> texts = new ArrayDeque<>();
-        /// Where a call is made: empty, or the container's id and the kind of container.
-        private String container = "", containing = "";
-        private int round;
 
         EventWriter(SimulatedRun run) {
             this.run = run;
@@ -115,8 +108,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
 
         Course course() {
             start();
-            if (parallel()) side();
-            else for (var step : steps) {
+            for (var step : steps) {
                 var stop = take(step);
                 if (stop.isPresent()) return new Course(opening, closing, stop.get());
             }
@@ -133,7 +125,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             opening.clear();
             out = closing;
             out.add(event("workflow_started", with(run.opening().getFirst(), "reason", "resumption")));
-            out.add(started("ask", "human-input"));
+            out.add(run.nodeStarted("ask", "human-input"));
             var form = filled(run, note);
             var text = form.get("rendered_content");
             values.put("ask.note", note);
@@ -141,7 +133,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             if (!run.app().version().isFrom(SimulatedRun.Version.V1_16_1))
                 out.add(event("human_input_form_filled", form));
             texts();
-            out.add(finished("ask", "human-input", object("note", object("value_type", "string",
+            out.add(run.nodeFinished("ask", "human-input", object("note", object("value_type", "string",
                     "value", note)), Map.of(), object("note", note, "__action_id", "ok",
                     "__rendered_content", text, "__action_value", "OK"), "succeeded", null, null));
             end();
@@ -156,34 +148,21 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             if (worker) texts();
             out.add(events.get(1));
             texts();
-            out.add(event("node_finished", with(events.get(2), "files", SimulatedFiles.among(run.inputs()))));
-        }
-
-        private boolean parallel() {
-            return worker && steps.size() == 2 && steps.stream().allMatch(Step.Call.class::isInstance);
-        }
-
-        /// Two parallel calls.
-        private void side() {
-            steps.forEach(step -> out.add(started(((Step.Call) step).id(), "http-request")));
-            out = closing;
-            steps.forEach(step -> answered((Step.Call) step));
+            out.add(events.get(2));
         }
 
         /// The state in which the run ends at this step, if it does.
         private Optional<SimulatedRun.State> take(Step step) {
             return switch (step) {
                 case Step.Call call -> called(call);
-                case Step.Each(var id, var over) -> iterated(id, (List<?>) run.inputs().get(over));
-                case Step.Loop(var id, int rounds) -> looped(id, rounds);
                 case Step.Ask(var id) -> {
-                    out.add(started(id, "human-input"));
+                    out.add(run.nodeStarted(id, "human-input"));
                     if (worker) out.add(event("human_input_required", asked(id)));
                     yield Optional.of(new SimulatedRun.State.Paused(id));
                 }
                 case Step.Say(var id) -> {
-                    out.add(started(id, "answer"));
-                    out.add(finished(id, "answer", Map.of(), Map.of(), object("answer", FIRST_PART,
+                    out.add(run.nodeStarted(id, "answer"));
+                    out.add(run.nodeFinished(id, "answer", Map.of(), Map.of(), object("answer", FIRST_PART,
                             "files", List.of()), "succeeded", null, null));
                     yield Optional.empty();
                 }
@@ -199,7 +178,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         private Optional<SimulatedRun.State> called(Step.Call call) {
-            out.add(started(call.id(), "http-request"));
+            out.add(run.nodeStarted(call.id(), "http-request"));
             out = closing;
             return answered(call);
         }
@@ -217,12 +196,12 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             values.put(call.id() + ".body", answer.get("body"));
             values.put(call.id() + ".status_code", status);
             texts();
-            out.add(finished(call.id(), "http-request", Map.of(), request(), answer, "succeeded", null, inside()));
+            out.add(run.nodeFinished(call.id(), "http-request", Map.of(), request(), answer, "succeeded", null, null));
             return Optional.empty();
         }
 
         private Map<String, Object> answer(int status) {
-            var body = body(container.isEmpty() ? sent(run) : round);
+            var body = body(sent(run));
             return object("status_code", status, "body", body, "headers", object("content-type", "application/json",
                     "content-length", String.valueOf(body.length())), "files", List.of());
         }
@@ -230,15 +209,15 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         /// @param answer the answer, if it is reported
         private Optional<SimulatedRun.State> failed(Step.Call call, Map<String, Object> answer, String why) {
             if (!call.forgiving()) {
-                out.add(finished(call.id(), "http-request", Map.of(), request(), answer, "failed", why, inside()));
+                out.add(run.nodeFinished(call.id(), "http-request", Map.of(), request(), answer, "failed", why, null));
                 return Optional.of(new SimulatedRun.State.Failed(why));
             }
-            var retry = finished(call.id(), "http-request", Map.of(), request(), answer, "retry", why, null);
+            var retry = run.nodeFinished(call.id(), "http-request", Map.of(), request(), answer, "retry", why, null);
             out.add(event("node_retry", with(retry, "retry_index", 1)));
             values.putAll(Map.of(call.id() + ".body", "fallback", call.id() + ".status_code", 599,
                     call.id() + ".error", why));
             if (worker) texts();
-            out.add(finished(call.id(), "http-request", Map.of(), request(), object("body", "fallback",
+            out.add(run.nodeFinished(call.id(), "http-request", Map.of(), request(), object("body", "fallback",
                     "status_code", 599, "headers", Map.of(), "error_message", why,
                     "error_type", newest ? "HTTPResponseCodeError" : "HttpRequestNodeError"),
                     "exception", "Unknown error", object("error_strategy", "default-value")));
@@ -252,106 +231,14 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return data;
         }
 
-        private Optional<SimulatedRun.State> iterated(String id, List<?> over) {
-            var inputs = object("iterator_selector", over.stream().map(this::bare).toList());
-            container(id, "iteration", "iteration_started", "metadata", object("iteration_length", over.size()),
-                    "inputs", inputs);
-            var bodies = new ArrayList<>();
-            Optional<SimulatedRun.State> stop = Optional.empty();
-            for (round = 0; round < over.size() && stop.isEmpty(); round++) {
-                out.add(event("iteration_next", contained(id, "iteration", "index", round, "created_at", now(),
-                        "extras", Map.of())));
-                stop = inside(id, "iteration");
-                if (stop.isEmpty()) bodies.add(values.get("call.body"));
-            }
-            values.put(id + ".output", bodies);
-            completed(id, "iteration", object("output", bodies), inputs, stop.isEmpty() ? "succeeded" : "failed",
-                    object("iteration_duration_map", durations(bodies.size())), 2);
-            if (stop.isEmpty()) texts();
-            return stop;
-        }
-
-        /// A file in an iteration, without its address.
-        private Object bare(Object item) {
-            if (!(item instanceof Map<?, ?> file)) return item;
-            var bare = new LinkedHashMap<Object, Object>(file);
-            bare.remove("url");
-            if (worker) bare.remove("related_id");
-            return bare;
-        }
-
-        private Optional<SimulatedRun.State> looped(String id, int rounds) {
-            var inputs = object("loop_count", rounds);
-            container(id, "loop", "loop_started", "metadata", object("loop_length", rounds), "inputs", inputs);
-            for (round = 0; round < rounds; round++) {
-                inside(id, "loop");
-                if (!isLast(round, rounds)) out.add(event("loop_next", contained(id, "loop", "index", round + 1, "created_at", now(),
-                        "pre_loop_output", Map.of(), "extras", Map.of())));
-            }
-            var variables = new LinkedHashMap<String, Object>();
-            for (int i = 0; i < rounds; i++) variables.put(String.valueOf(i), Map.of());
-            completed(id, "loop", object("loop_round", rounds), inputs, "succeeded", object(
-                    "completed_reason", "loop_completed", "loop_duration_map", durations(rounds),
-                    "loop_variable_map", variables), rounds);
-            values.put(id + ".done", true);
-            texts();
-            return Optional.empty();
-        }
-
-        /// From 1.16.1 on, nothing announces a round after the last one.
-        private boolean isLast(int round, int rounds) {
-            return run.app().version().isFrom(SimulatedRun.Version.V1_16_1) && round == rounds - 1;
-        }
-
-        private Optional<SimulatedRun.State> inside(String id, String kind) {
-            container = id;
-            containing = kind;
-            var stop = called(new Step.Call("call", false));
-            container = "";
-            return stop;
-        }
-
-        private Map<String, Object> inside() {
-            return container.isEmpty() ? null : object(containing + "_id", container, containing + "_index", round);
-        }
-
-        private void container(String id, String kind, String event, Object... more) {
-            var data = contained(id, kind, "created_at", now(), "extras", Map.of());
-            data.putAll(object(more));
-            data.put("inputs_truncated", false);
-            out.add(event(event, data));
-        }
-
-        private Map<String, Object> contained(String id, String kind, Object... more) {
-            var data = object("id", id, "node_id", id, "node_type", kind, "title", id);
-            data.putAll(object(more));
-            return data;
-        }
-
-        private void completed(String id, String kind, Map<String, Object> outputs, Map<String, Object> inputs,
-                String status, Map<String, Object> metadata, int steps) {
-            var all = object("total_tokens", 0, "total_price", "0.0", "currency", "USD");
-            all.putAll(metadata);
-            out.add(event(kind + "_completed", contained(id, kind, "outputs", outputs, "outputs_truncated", false,
-                    "created_at", now(), "extras", Map.of(), "inputs", inputs, "inputs_truncated", false,
-                    "status", status, "error", null, "elapsed_time", new BigDecimal("0.1"), "total_tokens", 0,
-                    "execution_metadata", all, "finished_at", now(), "steps", steps)));
-        }
-
-        private static Map<String, Object> durations(int rounds) {
-            var durations = new LinkedHashMap<String, Object>();
-            for (int i = 0; i < rounds; i++) durations.put(String.valueOf(i), new BigDecimal("0.1"));
-            return durations;
-        }
-
         private void end() {
             out = closing;
             if (outputs.isEmpty()) return;
             var last = run.question().isPresent() ? "answer" : "end";
-            out.add(started(last, last));
+            out.add(run.nodeStarted(last, last));
             values.put("end.started", true);
             texts();
-            out.add(finished(last, last, last.equals("end") ? given() : Map.of(), Map.of(), given(), "succeeded",
+            out.add(run.nodeFinished(last, last, last.equals("end") ? given() : Map.of(), Map.of(), given(), "succeeded",
                     null, null));
         }
 
@@ -362,15 +249,11 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return given;
         }
 
-        /// The outputs that can be reported by now. A loop, and in 1.9.2 a failure replaced by a default value,
-        /// leave it open whether the End node is reached.
+        /// The outputs that can be reported by now. In 1.9.2, a failure replaced by a default value leaves it open whether
+        /// the End node is reached.
         private void texts() {
-            boolean open = steps.stream().anyMatch(step -> switch (step) {
-                case Step.Loop(var id, _) -> !values.containsKey(id + ".done");
-                case Step.Call(var id, var forgiving) -> forgiving && !worker && values.containsKey(id + ".error")
-                        && !values.containsKey("end.started");
-                case Step.Each _, Step.Ask _, Step.Say _, Step.Unknown _ -> false;
-            });
+            boolean open = !worker && !values.containsKey("end.started") && steps.stream().anyMatch(step ->
+                    step instanceof Step.Call(var id, var forgiving) && forgiving && values.containsKey(id + ".error"));
             while (!open && !texts.isEmpty() && (texts.peek().equals("\n") || values.containsKey(texts.peek()))) {
                 var selector = texts.remove();
                 if (selector.equals("\n")) out.add(run.textChunk("\n", "end", "answer"));
@@ -396,40 +279,6 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
 
         private Map<String, Object> request() {
             return object("request", "POST /echo HTTP/1.1\r\nHost: 127.0.0.1:9009\r\n\r\n");
-        }
-
-        private Map<String, Object> started(String id, String type) {
-            var data = node(id, type);
-            data.putAll(object("inputs", null, "inputs_truncated", false, "created_at", now(),
-                    "extras", Map.of(), "iteration_id", within("iteration"), "loop_id", within("loop"),
-                    "agent_strategy", null));
-            return event("node_started", data);
-        }
-
-        private Map<String, Object> finished(String id, String type, Map<String, Object> inputs,
-                Map<String, Object> process, Map<String, Object> outputs, String status, String error,
-                Map<String, Object> metadata) {
-            var data = node(id, type);
-            data.putAll(object("inputs", inputs, "inputs_truncated", false, "process_data", process,
-                    "process_data_truncated", false, "outputs", outputs, "outputs_truncated", false, "status", status,
-                    "error", error, "elapsed_time", new BigDecimal("0.01"), "execution_metadata", metadata,
-                    "created_at", now(), "finished_at", now(), "files", SimulatedFiles.among(outputs),
-                    "iteration_id", within("iteration"),
-                    "loop_id", within("loop")));
-            return event("node_finished", data);
-        }
-
-        private String within(String kind) {
-            return !container.isEmpty() && containing.equals(kind) ? container : null;
-        }
-
-        private Map<String, Object> node(String id, String type) {
-            return object("id", UUID.nameUUIDFromBytes((run.id() + id).getBytes()).toString(), "node_id", id,
-                    "node_type", type, "title", id, "index", 1, "predecessor_node_id", null);
-        }
-
-        private long now() {
-            return run.created().getEpochSecond();
         }
 
         private Map<String, Object> event(String name, Map<String, Object> data) {

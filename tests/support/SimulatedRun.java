@@ -156,7 +156,11 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
     }
 
     private Map<String, Object> nodeStarted(String node) {
-        var data = node(node);
+        return nodeStarted(node, state.equals(new State.Paused(node)) ? "human-input" : node);
+    }
+
+    Map<String, Object> nodeStarted(String node, String type) {
+        var data = node(node, type);
         data.putAll(object("inputs", null, "inputs_truncated", false, "created_at", created.getEpochSecond(),
                 "extras", Map.of(), "iteration_id", null, "loop_id", null, "agent_strategy", null));
         return event("node_started", data);
@@ -165,19 +169,24 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
     private Map<String, Object> nodeFinished(String node, Map<String, Object> inputs,
             Map<String, Object> process, Map<String, Object> outputs, String status, String error,
             Map<String, Object> metadata) {
-        var data = node(node);
+        return nodeFinished(node, node, inputs, process, outputs, status, error, metadata);
+    }
+
+    Map<String, Object> nodeFinished(String node, String type, Map<String, Object> inputs,
+            Map<String, Object> process, Map<String, Object> outputs, String status, String error,
+            Map<String, Object> metadata) {
+        var data = node(node, type);
         data.putAll(object("inputs", inputs, "inputs_truncated", false,
                 "process_data", process, "process_data_truncated", false,
                 "outputs", outputs, "outputs_truncated", false, "status", status, "error", error,
                 "elapsed_time", seconds(node.equals("llm") ? created : changed, changed),
                 "execution_metadata", metadata, "created_at", created.getEpochSecond(),
-                "finished_at", changed.getEpochSecond(), "files", List.of(),
+                "finished_at", changed.getEpochSecond(), "files", SimulatedFiles.among(outputs),
                 "iteration_id", null, "loop_id", null));
         return event("node_finished", data);
     }
 
-    private Map<String, Object> node(String node) {
-        var type = state.equals(new State.Paused(node)) ? "human-input" : node;
+    private Map<String, Object> node(String node, String type) {
         return object("id", idOf(node), "node_id", node, "node_type", type, "title", node, "index", 1,
                 "predecessor_node_id", null);
     }
