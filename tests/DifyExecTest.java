@@ -5,6 +5,7 @@
 //SOURCES MapTest.java
 //SOURCES MessagesTest.java
 //SOURCES support/Given.java
+//SOURCES support/Story.java
 //SOURCES SettingsTest.java
 //SOURCES FilesTest.java
 //SOURCES PowerTest.java

@@ -18,64 +18,72 @@ final class EarlierCallsTest {
     class WhatEarlierCallsLeft {
         @TempDir Path folder;
 
-        @Test
-        void runsLeftRunningAreLookedUpAtTheNextStart() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.interruptAfter(seconds(1));
-            scene.answer = (_, _) -> {
-                scene.world.pass(seconds(90)); // a blocking run has no task to stop
-                return succeeded("run-7");
-            };
-            var stop = scene.play().orElseThrow();
-            assertEquals(Exit.INTERRUPTED, stop.exit());
-            assertTrue(scene.world.passed().compareTo(seconds(25)) < 0, scene.world.passed().toString());
-            assertEquals(List.of(), scene.outcomes("a"));
-            var user = scene.sent.getFirst().user();
-            var next = new Scene(folder, "id\na\nb\n");
-            next.found = _ -> ended(succeeded("run-7"));
+        static final List<Story> STORIES = Story.of("""
+                runs left running are looked up at the next start
+                  given   rows a b, interrupt 1
+                  answers a: 90s succeeded run-7
+                  then    stop INTERRUPTED, passed 0..25, a none
+                  finds   succeeded run-7
+                  then    looked 1, sent b, done 2
 
-            next.play();
+                a stopped run with an unseen end runs again at the next start
+                  given   STREAMING, interrupt 1
+                  answers a: began run-7 3600s silent, succeeded run-8
+                  then    stop INTERRUPTED, stopped task-of-run-7, a none
+                  finds   stopped run-7
+                  then    known run-7 run-7, a interrupted succeeded, runs run-8
 
-            assertEquals(user, next.looked.getFirst().attempt().user());
-            assertEquals(List.of("b"), next.ids());
-            assertEquals(Set.of("a", "b"), Set.copyOf(next.resultIds()));
-        }
+                an attempt left open is looked up before its row may run
+                  given   rows a b, crash 1
+                  finds   succeeded run-7
+                  then    looked 1, sent b, runs run-7 run-b
 
-        @Test
-        void aStoppedRunWithAnUnseenEndRunsAgainAtTheNextStart() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.interruptAfter(seconds(1));
-            scene.answer = (_, listener) -> {
-                listener.accept(new StreamEvent.Began(run("run-7")));
-                scene.world.pass(seconds(3600));
-                throw new AssertionError("nobody waits for so long");
-            };
-            scene.play();
-            assertEquals(List.of("task-of-run-7"), scene.stopped);
-            assertEquals(List.of(), scene.outcomes("a"));
-            var next = Scene.of(folder, "a");
-            next.answer = Answer.inTurn(succeeded("run-8"));
-            next.found = _ -> ended(ran("run-7", Response.RunStatus.STOPPED, "Aborted: User requested stop"));
+                a run id seen before a crash is looked up
+                  given   STREAMING
+                  answers a: began run-7 1s succeeded run-7
+                  given   crash 1
+                  finds   succeeded run-7
+                  then    known run-7, sent none, results a
 
-            next.play();
+                a row refused in a stream is sent once even if failed runs are always retried
+                  given   STREAMING, server 1.16.0, always
+                  answers a: madeUp x is required in input form
+                  then    a failed, error x is required in input form, ended none
 
-            assertEquals("run-7", next.looked.getFirst().run().orElseThrow().id());
-            assertEquals(List.of("interrupted", "succeeded"), next.outcomes("a"));
-            assertEquals(List.of("run-8"), next.resultRuns());
-        }
+                rows left unresolved by the first of three servers are not sent again
+                  given   STREAMING, server 1.9.2, crash 1, server 1.14.2
+                  then    sent none, a unknown
+                  given   server 1.16.0
+                  then    sent none, a unknown unknown
 
-        @Test
-        void anAttemptLeftOpenIsLookedUpBeforeItsRowMayRun() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.crash(1);
-            scene.found = _ -> ended(succeeded("run-7"));
+                rows of later servers are not unknown because of the first of three
+                  given   rows a b c, STREAMING, server 1.9.2, named a, crash 1
+                  given   server 1.14.2, named b, crash 1
+                  given   server 1.16.0, pending, clock 5
+                  then    a unknown, b not_started succeeded
 
-            scene.play();
+                earlier retries are reported, and a kill does not count as one
+                  given   backoff 1 1 2
+                  answers a: failed Rate Limit Error, succeeded run-7, failed Rate Limit Error, succeeded run-9
+                  given   crash 2
+                  then    a again not_started again succeeded, retries 2
 
-            assertEquals(List.of("a"), scene.looked.stream().map(unresolved -> unresolved.attempt().row().id()).toList());
-            assertEquals(List.of("b"), scene.ids());
-            assertEquals(Set.of("run-7", "run-b"), Set.copyOf(scene.resultRuns()));
+                a run of an earlier start is waited for within the time limit
+                  given   timeout 3600
+                  answers a: 600s succeeded run-7
+                  given   crash 1
+                  finds   running run-7, running run-7, running run-7, succeeded run-7
+                  then    a succeeded
+
+                an open attempt of a row that left the file does not matter
+                  given   rows gone b, crash 1, rows b
+                  then    results b
+                """);
+
+        @ParameterizedTest(name = "{0}")
+        @FieldSource("STORIES")
+        void aSessionFollowsItsStory(Story story) throws Exception {
+            story.play(folder);
         }
 
         /// Sent by a machine whose clock was ahead, or still is.
@@ -102,21 +110,6 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aRunIdSeenBeforeACrashIsLookedUp() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = scene.streamed("run-7", seconds(1), succeeded("run-7"));
-            scene.crash(1);
-            scene.found = _ -> ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(Optional.of(run("run-7")), scene.looked.getFirst().run());
-            assertEquals(List.of(), scene.ids());
-            assertEquals(List.of("a"), scene.resultIds());
-        }
-
-        @Test
         void aRefusalInAStreamCutOffByACrashIsFoundAtTheNextStart() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
@@ -136,57 +129,6 @@ final class EarlierCallsTest {
             assertEquals(List.of("not_started", "failed"), scene.outcomes("a"));
             assertTrue(scene.world.passed().compareTo(seconds(30)) >= 0, scene.world.passed().toString());
             assertFalse(scene.log("end").getLast().has("run"), "a refused row has no run");
-        }
-
-        @Test
-        void aRowRefusedInAStreamIsSentOnceEvenIfFailedRunsAreAlwaysRetried() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.server = "1.16.0";
-            scene.failedRuns = Judge.RetryRuns.ALWAYS;
-            scene.answer = Answer.inTurn(new Response.Ran(new RunRef("one", "one"), Response.RunStatus.FAILED,
-                    outputs("{}"), "x is required in input form", "", Usage.NONE));
-
-            scene.play();
-
-            assertEquals(List.of("failed"), scene.outcomes("a"));
-            assertEquals("x is required in input form", scene.error("a"));
-            assertFalse(scene.log("end").getLast().has("run"), "a refused row has no run");
-        }
-
-        @Test
-        void rowsLeftUnresolvedByTheFirstOfThreeServersAreNotSentAgain() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.server = "1.9.2";
-            scene.crash(1);
-            for (var upgrade : List.of("1.14.2", "1.16.0")) {
-                scene.server = upgrade;
-                scene.play();
-            }
-
-            assertEquals(List.of("unknown", "unknown"), scene.outcomes("a"));
-            assertEquals(List.of(), scene.ids());
-        }
-
-        @Test
-        void rowsOfLaterServersAreNotUnknownBecauseOfTheFirstOfThree() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.mode = Mode.STREAMING;
-            scene.server = "1.9.2";
-            scene.selection = Batch.Selection.named(List.of("a"), false);
-            scene.crash(1);
-            scene.server = "1.14.2";
-            scene.selection = Batch.Selection.named(List.of("b"), false);
-            scene.crash(1);
-            scene.server = "1.16.0";
-            scene.selection = Batch.Selection.PENDING;
-            scene.world.startAt(scene.world.now().plusSeconds(5));
-
-            scene.play();
-
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("b"));
         }
 
         @ParameterizedTest
@@ -214,21 +156,6 @@ final class EarlierCallsTest {
                     "lost was sent again before --settle had passed");
             assertEquals(Set.of("run-of-1.14", "run-of-1.14-too", "run-lost", "run-fresh"),
                     Set.copyOf(scene.resultRuns()));
-        }
-
-        @Test
-        void earlierRetriesAreReportedAndAKillDoesNotCountAsOne() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.backoff = new Backoff(seconds(1), seconds(1), 2);
-            scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-7"), failed("Rate Limit Error"),
-                    succeeded("run-9"));
-            scene.crash(2);
-            scene.world.in(seconds(60), () -> {});
-
-            scene.play();
-
-            assertEquals(List.of("again", "not_started", "again", "succeeded"), scene.outcomes("a"));
-            assertEquals(2, scene.results().getFirst().path("retry_count").asInt());
         }
 
         @Test
@@ -280,32 +207,5 @@ final class EarlierCallsTest {
             assertEquals(List.of(), next.ids());
         }
 
-        @Test
-        void aRunOfAnEarlierStartIsWaitedForWithinTheTimeLimit() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.timeout = Duration.ofHours(1);
-            scene.answer = (_, _) -> {
-                scene.world.pass(seconds(600));
-                return succeeded("run-7");
-            };
-            scene.crash(1);
-            scene.found = _ -> scene.looked.size() < 4 ? running("run-7") : ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of("succeeded"), scene.outcomes("a"));
-        }
-
-        @Test
-        void anOpenAttemptOfARowThatLeftTheFileDoesNotMatter() throws Exception {
-            var scene = Scene.of(folder, "gone", "b");
-            scene.crash(1);
-            var next = new Scene(folder, "id\nb\n");
-
-            var stop = next.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertEquals(List.of("b"), next.resultIds());
-        }
     }
 }

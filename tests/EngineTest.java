@@ -90,67 +90,122 @@ final class EngineTest {
             assertEquals(List.of("again", "again", "succeeded"), scene.outcomes("a"));
         }
 
-        @Test
-        void aWaitingRowFreesItsSlot() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.answer = Answer.byRow(Map.of("a", List.of(failed("Rate Limit Error"))));
+        static final List<Story> STORIES = Story.of("""
+                a waiting row frees its slot
+                  given   rows a b
+                  answers a: failed Rate Limit Error
+                  then    sent a b a
 
-            scene.play();
+                an answer too large for memory leaves its row unknown
+                  given   rows a b, always
+                  answers a: unreadable run-a
+                  then    sent a b, looked 0, a unknown, ended run-a, retry a, results b
 
-            assertEquals(List.of("a", "b", "a"), scene.ids());
-        }
+                a run too large for memory is taken once there is more of it
+                  answers a: cut run-a
+                  finds   silent unreadable run-a
+                  then    looked 1, a unknown, ended run-a, error too large
+                  then    a unknown unknown
+                  finds   succeeded run-a
+                  then    a unknown unknown succeeded, runs run-a, sent none
 
-        @Test
-        void anAnswerTooLargeForMemoryLeavesItsRowUnknown() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.failedRuns = RetryRuns.ALWAYS;
-            scene.answer = Answer.byRow(Map.of("a", List.of(new Response.Unreadable(Optional.of(run("run-a")),
-                    "the answer is too large"))));
+                a row whose run is too large is sent again on request
+                  answers a: unreadable run-a, succeeded run-b
+                  finds   silent unreadable run-a
+                  then    a unknown
+                  given   resend
+                  then    a unknown resent succeeded, runs run-b
 
-            assertEquals(Optional.empty(), scene.play());
+                a row that exceeds its retries fails
+                  answers each: failed Connection Error
+                  then    a again again again failed, retry a
 
-            assertEquals(List.of("a", "b"), scene.ids());
-            assertEquals(List.of(), scene.looked);
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
-            assertEquals(List.of("a"), scene.retryIds());
-            assertEquals(List.of("b"), scene.resultIds());
-        }
+                the retry list is in the order of the file
+                  given   rows z m a ok, slots 3
+                  answers z: 3s failed no; m: 2s failed no; a: 1s failed no; ok: 1s succeeded own
+                  then    retry z m a
 
-        @Test
-        void aRunTooLargeForMemoryIsTakenOnceThereIsMoreOfIt() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-a")));
-            scene.found = unresolved -> new LookUpResult.Silent(new Response.Unreadable(unresolved.run(), "too large"));
+                the retry list is gone when nothing is left
+                  answers a: failed no such city
+                  then    retry a
+                  given   listed
+                  then    retry none
 
-            assertEquals(Optional.empty(), scene.play());
+                no more runs than slots are active at once
+                  given   rows a b c d e f g, slots 3
+                  answers each: 1s succeeded own
+                  then    busiest 3, done 7
 
-            assertEquals(1, scene.looked.size());
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
-            assertTrue(scene.error("a").contains("too large"), scene.error("a"));
+                a throttled row uses no retry
+                  given   rows a b, backoff 1 2 0
+                  answers a: throttled, throttled, throttled
+                  then    a throttled throttled throttled succeeded, retries 0 0, limits 1 1 1
 
-            scene.play();
-            scene.found = unresolved -> ended(succeeded(unresolved.run().orElseThrow().id()));
-            scene.play();
+                runs that were cut count as running when another is refused
+                  given   rows a b c, slots 3
+                  answers a: cut run-a; b: cut run-b; c: throttled
+                  finds   running own, running own, running own, running own, running own, succeeded own
+                  then    limits 2, done 3
 
-            assertEquals(List.of("unknown", "unknown", "succeeded"), scene.outcomes("a"));
-            assertEquals(List.of("run-a"), scene.resultRuns());
-            assertEquals(1, scene.sent.size());
-        }
+                a server that refuses for a minute while nothing runs stops the batch
+                  answers each: throttled
+                  then    stop STOPPED, hint hint:, passed 60..180, retry none
 
-        @Test
-        void aRowWhoseRunIsTooLargeIsSentAgainOnRequest() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(new Response.Unreadable(Optional.of(run("run-a")), "too large"), succeeded("run-b"));
-            scene.found = unresolved -> new LookUpResult.Silent(new Response.Unreadable(unresolved.run(), "too large"));
-            scene.play();
-            scene.resendUnknown = true;
+                a requested pause of ten minutes is kept and is not silence
+                  given   rows 1 2 3 4 5 6 7 8, slots 8, timeout 3600
+                  answers each: later 600
+                  finds   succeeded own
+                  then    done 8, passed 600..700
 
-            scene.play();
+                an unreachable server uses no retry
+                  given   backoff 1 60 0
+                  answers a: unsent, unsent, unsent
+                  then    a unreached unreached unreached succeeded
 
-            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
-            assertEquals(List.of("run-b"), scene.resultRuns());
+                a server that does not answer for five minutes stops the batch
+                  given   rows a b, probes-fail
+                  answers each: unsent
+                  then    stop STOPPED, passed 300..400, retry none
+
+                a cut run that succeeded is recovered and not run again
+                  answers a: cut
+                  finds   running run-7, running run-7, succeeded run-7
+                  then    sent a, harvest run-7, looks running running succeeded, runs run-7
+
+                an unidentified run is also reported as late
+                  given   CHATFLOW
+                  answers a: cut, failed Rate Limit Error
+                  finds   UNCONFIRMED: failed Rate Limit Error; RESEND: absent, unanswered; LATE: unanswered
+                  then    saw unanswered, retry a, sent a a
+
+                a run that appears before the next attempt is used instead
+                  answers a: cut, failed Rate Limit Error
+                  finds   UNCONFIRMED: failed Rate Limit Error; RESEND: absent, succeeded run-7
+                  then    sent a a, runs run-7, late run-7
+
+                a row that breaks the server each time fails after its retries
+                  given   rows a b
+                  answers a: broken, broken, broken, broken
+                  then    sent a b a a a, retry a
+
+                a row that failed without ever starting is sent when it is retried
+                  given   backoff 1 60 0
+                  answers a: http 502, succeeded run-8
+                  then    retry a
+                  given   listed
+                  then    results a
+
+                a server that is seen to list a running run proves what it does not list
+                  given   rows a b, server unknown
+                  answers a: cut; b: cut
+                  finds   a: running run-7, succeeded run-7; b: absent
+                  then    b not_started succeeded
+                """);
+
+        @ParameterizedTest(name = "{0}")
+        @FieldSource("STORIES")
+        void aSessionFollowsItsStory(Story story) throws Exception {
+            story.play(folder);
         }
 
         @Test
@@ -169,37 +224,6 @@ final class EngineTest {
             assertEquals(Optional.empty(), scene.play());
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(Set.of("run-a", "run-b"), Set.copyOf(scene.resultRuns()));
-        }
-
-        @Test
-        void aRowThatExceedsItsRetriesFails() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(failed("Connection Error"), failed("Connection Error"),
-                    failed("Connection Error"), failed("Connection Error"));
-
-            scene.play();
-
-            assertEquals(List.of("again", "again", "again", "failed"), scene.outcomes("a"));
-            assertEquals(List.of("a"), scene.retryIds());
-            assertEquals(1, scene.tally.count(RowStatus.FAILED));
-        }
-
-        @Test
-        void theRetryListIsInTheOrderOfTheFile() throws Exception {
-            var scene = Scene.of(folder, "z", "m", "a", "ok");
-            scene.slots = 3;
-            scene.answer = (attempt, _) -> {
-                scene.world.pass(seconds(switch (attempt.row().id()) {
-                    case "z" -> 3;
-                    case "m" -> 2;
-                    default -> 1;
-                }));
-                return attempt.row().id().equals("ok") ? succeeded("run-ok") : failed("no such city");
-            };
-
-            scene.play();
-
-            assertEquals(List.of("z", "m", "a"), scene.retryIds());
         }
 
         @Test
@@ -222,48 +246,6 @@ final class EngineTest {
         }
 
         @Test
-        void theRetryListIsGoneWhenNothingIsLeft() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.byRow(Map.of("a", List.of(failed("no such city"))));
-            scene.play();
-            assertEquals(List.of("a"), scene.retryIds());
-            scene.selection = Batch.Selection.LISTED;
-
-            scene.play();
-
-            assertFalse(Files.exists(scene.file(".retry")));
-        }
-
-        @Test
-        void noMoreRunsThanSlotsAreActiveAtOnce() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g");
-            scene.slots = 3;
-            scene.answer = (attempt, _) -> {
-                scene.world.pass(seconds(1));
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            scene.play();
-
-            assertEquals(3, scene.busiest);
-            assertEquals(7, scene.resultIds().size());
-        }
-
-        @Test
-        void aThrottledRowUsesNoRetry() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.backoff = new Backoff(seconds(1), seconds(2), 0);
-            scene.answer = Answer.inTurn(THROTTLED, succeeded("run-b"), THROTTLED, THROTTLED, succeeded("run-a"));
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertEquals(List.of("throttled", "throttled", "throttled", "succeeded"), scene.outcomes("a"));
-            assertEquals(0, scene.results().getLast().path("retry_count").asInt());
-            assertEquals(3, scene.log("throttle").size());
-        }
-
-        @Test
         void aServerThatRunsTwoAtOnceGetsTwo() throws Exception {
             var ids = IntStream.range(0, 20).mapToObj(n -> "row" + n).toArray(String[]::new);
             var scene = Scene.of(folder, ids);
@@ -281,36 +263,6 @@ final class EngineTest {
             assertEquals(20, scene.resultIds().size());
             assertTrue(scene.log("throttle").size() < 20, "throttled " + scene.log("throttle").size() + " times");
             assertEquals(2, scene.log("throttle").getLast().path("limit").asInt());
-        }
-
-        @Test
-        void runsThatWereCutCountAsRunningWhenAnotherIsRefused() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.slots = 3;
-            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.CUT, run("run-a"))),
-                    "b", List.of(cut(Symptom.CUT, run("run-b"))),
-                    "c", List.of(THROTTLED, succeeded("run-c"))));
-            scene.found = unresolved -> scene.looked.size() < 6 ? running(unresolved.run().orElseThrow().id())
-                    : ended(succeeded(unresolved.run().orElseThrow().id()));
-
-            scene.play();
-
-            assertEquals(2, scene.log("throttle").getFirst().path("limit").asInt());
-            assertEquals(Set.of("a", "b", "c"), Set.copyOf(scene.resultIds()));
-        }
-
-        @Test
-        void aServerThatRefusesForAMinuteWhileNothingRunsStopsTheBatch() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = (_, _) -> THROTTLED;
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.text().contains("\nhint: "), stop.text());
-            assertTrue(scene.world.passed().compareTo(seconds(60)) > 0);
-            assertTrue(scene.world.passed().compareTo(seconds(180)) < 0, scene.world.passed().toString());
-            assertEquals(List.of(), scene.retryIds());
         }
 
         @Test
@@ -399,22 +351,6 @@ final class EngineTest {
             assertEquals(6, scene.sent.size());
         }
 
-        @Test
-        void aRequestedPauseOfTenMinutesIsKeptAndIsNotSilence() throws Exception {
-            var ids = IntStream.rangeClosed(1, 8).mapToObj(String::valueOf).toArray(String[]::new);
-            var scene = Scene.of(folder, ids);
-            scene.slots = 8;
-            scene.timeout = seconds(3600);
-            scene.answer = (_, _) -> later(503, seconds(600));
-            scene.found = unresolved -> ended(succeeded("run-" + unresolved.attempt().row().id()));
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertEquals(8, scene.resultIds().size());
-            assertFalse(scene.world.now().isBefore(NOON.plusSeconds(600)));
-        }
-
         @ParameterizedTest
         @ValueSource(ints = {429, 503})
         void aLongerPauseEndsTheCallAndNamesItsEnd(int status) throws Exception {
@@ -434,34 +370,6 @@ final class EngineTest {
             assertEquals(List.of("b"), scene.resultIds());
             assertEquals(List.of(), scene.retryIds());
             assertEquals(List.of(), scene.said);
-        }
-
-        @Test
-        void anUnreachableServerUsesNoRetry() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.backoff = new Backoff(seconds(1), seconds(60), 0);
-            var away = new Response.NotSent("connection refused", "");
-            scene.answer = Answer.inTurn(away, away, away, succeeded("run-a"));
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertEquals(List.of("unreached", "unreached", "unreached", "succeeded"), scene.outcomes("a"));
-        }
-
-        @Test
-        void aServerThatDoesNotAnswerForFiveMinutesStopsTheBatch() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            var away = new Response.NotSent("connection refused", "");
-            scene.answer = (_, _) -> away;
-            scene.probed = () -> Optional.of(away);
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(scene.world.passed().compareTo(seconds(300)) > 0);
-            assertTrue(scene.world.passed().compareTo(seconds(400)) < 0, scene.world.passed().toString());
-            assertEquals(List.of(), scene.retryIds());
         }
 
         @Test
@@ -490,22 +398,6 @@ final class EngineTest {
             assertEquals(7, scene.probes.size());
             assertTrue(scene.sent.size() < 40, "rows asked whether the server is back");
             assertEquals(30, scene.resultIds().size());
-        }
-
-        @Test
-        void aCutRunThatSucceededIsRecoveredAndNotRunAgain() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
-            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertEquals(1, scene.sent.size());
-            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("harvest")));
-            assertEquals(List.of("running", "running", "succeeded"), Scene.texts("saw", scene.log("look")));
-            assertEquals("run-7", scene.results().getFirst().path("workflow_run_id").asText());
-            assertEquals(scene.sent.getFirst().user(), scene.looked.getFirst().attempt().user());
         }
 
         /// One row: the answers to its attempts, the results of its look-ups (the last one repeats), how its attempts
@@ -541,10 +433,10 @@ final class EngineTest {
             var scene = Scene.of(folder, "a");
             scene.mode = mode;
             scene.server = server;
-            scene.answer = Answer.inTurn(Stream.of(answers.split(", ")).map(TheEngine::response)
+            scene.answer = Answer.inTurn(Stream.of(answers.split(", ")).map(Story::response)
                     .toArray(Response[]::new));
             var looks = new ArrayDeque<>(List.of(found.split(", ")));
-            scene.found = _ -> found(looks.size() > 1 ? looks.remove() : looks.peek());
+            scene.found = _ -> Story.found(scene, looks.size() > 1 ? looks.remove() : looks.peek());
 
             assertEquals(Optional.empty(), scene.play());
 
@@ -553,36 +445,6 @@ final class EngineTest {
             assertEquals(ends.endsWith("succeeded") ? List.of() : List.of("a"), scene.retryIds());
             assertTrue(scene.took("a").compareTo(seconds(least)) >= 0, scene.took("a").toString());
             assertTrue(scene.took("a").compareTo(seconds(most)) < 0, scene.took("a").toString());
-        }
-
-        private static Response response(String words) {
-            var word = words.split(" ", 2);
-            var rest = word.length > 1 ? word[1] : "";
-            return switch (word[0]) {
-                case "cut" -> rest.isEmpty() ? cut(Symptom.NO_ANSWER) : cut(Symptom.CUT, run(rest));
-                case "overdue" -> rest.isEmpty() ? cut(Symptom.TIMED_OUT) : cut(Symptom.TIMED_OUT, run(rest));
-                case "contradicted" -> cut(Symptom.CONTRADICTED, run(rest));
-                case "error" -> Response.Refused.event(500, "", rest, Optional.of(run("run-7")));
-                case "madeUp" -> madeUp("run-7", rest);
-                case "http" -> html(Integer.parseInt(rest));
-                case "failed" -> failed(rest);
-                default -> ran(rest, RunStatus.valueOf(word[0].toUpperCase(Locale.ROOT)), "");
-            };
-        }
-
-        private static LookUpResult found(String words) {
-            return switch (words.split(" ")[0]) {
-                case "absent" -> ABSENT;
-                case "silent" -> new LookUpResult.Silent(html(502));
-                case "running" -> running(words.split(" ")[1]);
-                default -> ended((Response.Ran) response(words));
-            };
-        }
-
-        /// The made-up end of Dify 1.16: nothing was done and nothing came of it.
-        private static Response.Ran madeUp(String id, String error) {
-            return new Response.Ran(new RunRef(id, id), RunStatus.FAILED,
-                    outputs("{}"), error, "workflow-1", Usage.NONE);
         }
 
         /// A scene with one row whose streams report these runs in order.
@@ -693,78 +555,6 @@ final class EngineTest {
             scene.play();
 
             assertEquals(List.of(NOON.plusSeconds(moved + after)), looks);
-        }
-
-        @Test
-        void anUnidentifiedRunIsAlsoReportedAsLate() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.app = AppKind.CHATFLOW;
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = unresolved -> scene.sent.size() < 2 ? ABSENT
-                    : unresolved.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
-                    : new LookUpResult.Unanswered(true);
-
-            scene.play();
-
-            assertEquals(List.of("unanswered"), Scene.texts("saw", scene.log("late")));
-            assertEquals(List.of("a"), scene.retryIds());
-            assertEquals(2, scene.sent.size());
-        }
-
-        @Test
-        void aRunThatAppearsBeforeTheNextAttemptIsUsedInstead() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = unresolved -> scene.sent.size() < 2 ? ABSENT
-                    : unresolved.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
-                    : ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(2, scene.sent.size());
-            assertEquals(List.of("run-7"), scene.resultRuns());
-            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("late")));
-        }
-
-        @Test
-        void aRowThatBreaksTheServerEachTimeFailsAfterItsRetries() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.answer = (attempt, _) -> attempt.row().id().equals("b") ? succeeded("run-b")
-                    : http(500, "internal_server_error", "The server encountered an internal error");
-
-            scene.play();
-
-            assertEquals(List.of("a", "b", "a", "a", "a"), scene.ids());
-            assertEquals("failed", scene.outcomes("a").getLast());
-            assertEquals(List.of("a"), scene.retryIds());
-        }
-
-        @Test
-        void aRowThatFailedWithoutEverStartingIsSentWhenItIsRetried() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.backoff = new Backoff(seconds(1), seconds(60), 0);
-            scene.answer = Answer.inTurn(html(502), succeeded("run-8"));
-            scene.play();
-            assertEquals(List.of("a"), scene.retryIds());
-            scene.selection = Batch.Selection.LISTED;
-
-            scene.play();
-
-            assertEquals(List.of("a"), scene.resultIds());
-        }
-
-        @Test
-        void aServerThatIsSeenToListARunningRunProvesWhatItDoesNotList() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.server = "";
-            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER)),
-                    "b", List.of(cut(Symptom.NO_ANSWER))));
-            scene.found = unresolved -> unresolved.attempt().row().id().equals("b") ? ABSENT
-                    : scene.looked.size() < 2 ? running("run-7") : ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("b"));
         }
 
         @Test

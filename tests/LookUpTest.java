@@ -22,66 +22,213 @@ final class LookUpTest {
     class WhatIsInDoubt {
         @TempDir Path folder;
 
-        @Test
-        void theTimeOfAStreamCountsFromItsFirstEventAlsoWhenItIsCut() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = (_, listener) -> {
-                scene.world.pass(seconds(20)); // in the queue
-                listener.accept(new StreamEvent.Began(run("run-a")));
-                scene.world.pass(seconds(290));
-                return cut(Symptom.CUT, run("run-a"));
-            };
-            scene.found = _ -> running("run-a");
+        static final List<Story> STORIES = Story.of("""
+                the time of a stream counts from its first event, also when it is cut
+                  given   STREAMING
+                  answers a: 20s began run-a 290s cut run-a
+                  finds   running run-a
+                  then    a unknown, took a 320..321
 
-            scene.play();
+                a silent stream is not waited for twice
+                  given   STREAMING, server unknown
+                  answers a: 300s silent
+                  then    a unknown, passed 300..301
 
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertTrue(scene.took("a").compareTo(seconds(320)) >= 0, scene.took("a").toString());
-            assertTrue(scene.took("a").compareTo(seconds(321)) < 0, scene.took("a").toString());
-        }
+                a run of an earlier start has its time from its own start
+                  given   crash 1, clock 200
+                  finds   running run-a since 100
+                  then    a unknown, passed 200
 
-        @Test
-        void aSilentStreamIsNotWaitedForTwice() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.server = "";
-            scene.answer = (_, _) -> {
-                scene.world.pass(seconds(300));
-                return cut(Symptom.STREAM_SILENT);
-            };
+                a stopped run over its time gets a moment to end, whatever its start
+                  given   STREAMING
+                  answers a: began run-7 300s overdue run-7
+                  finds   running run-7 since 0, running run-7 since 0, stopped run-7
+                  then    a failed
 
-            scene.play();
+                a run the server does not list takes no slot
+                  given   rows a b
+                  answers a: cut
+                  then    sent a b a, start 1 0..5
 
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
-        }
+                look-ups take few of the server's connections
+                  given   rows a b c d e f, slots 6, looks-take 1
+                  answers each: 1s broken
+                  finds   succeeded own
+                  then    together 2, done 6
 
-        @Test
-        void aRunOfAnEarlierStartHasItsTimeFromItsOwnStart() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.crash(1);
-            var began = NOON.plusSeconds(100);
-            scene.world.startAt(NOON.plusSeconds(200));
-            scene.found = _ -> running("run-a", Duration.between(began, scene.world.now()));
+                a run reported as stopped that succeeded is recovered and counted once
+                  given   rows a b, tokens 25
+                  answers a: stopped run-7
+                  finds   stopped run-7, succeeded run-7
+                  then    a succeeded
 
-            scene.play();
+                a quiet stream is looked up and its end taken from the records, while others continue
+                  given   rows a b, STREAMING
+                  answers a: began run-7 30s quiet run-7 30s quiet run-7 forever
+                  finds   running run-7, succeeded run-7
+                  then    looked 2, a succeeded, results b a
 
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertEquals(NOON.plusSeconds(400), scene.world.now());
-        }
+                a quiet stream that has ended is not looked up
+                  given   STREAMING
+                  answers a: began run-7 quiet run-7 succeeded run-7
+                  then    looked 0, a succeeded
 
-        @Test
-        void aStoppedRunOverItsTimeGetsAMomentToEndWhateverItsStart() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = scene.streamed("run-7", seconds(300), cut(Symptom.TIMED_OUT, run("run-7")));
-            scene.found = _ -> scene.looked.size() < 3 ? running("run-7", Duration.between(NOON, scene.world.now()))
-                    : ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
+                a quiet stream whose run has stopped on request is interrupted
+                  given   STREAMING, looks-take 5, interrupt 33, interrupt 34
+                  answers a: began run-7 30s quiet run-7 forever
+                  finds   aborted run-7
+                  then    stop INTERRUPTED, a interrupted, retry none
 
-            scene.play();
+                an answer that concerns the batch leaves its rows pending
+                  given   rows a b c
+                  answers b: unauthorized
+                  then    stop STOPPED, hint DIFY_API_KEY, sent a b, b refused, retry none, results a
 
-            assertEquals(List.of("failed"), scene.outcomes("a"));
+                a look-up that concerns the batch also stops it
+                  answers a: cut
+                  finds   silent unauthorized
+                  then    stop STOPPED, hint DIFY_API_KEY, retry none
+
+                too many failures stop the batch
+                  given   rows a b c d, failures 2 1
+                  answers a: failed no; c: failed no
+                  then    stop STOPPED, hint --max-failures, retry a c
+
+                an interrupt lets running rows finish and starts no others
+                  given   rows a b c, slots 2, interrupt 1
+                  answers a: 5s succeeded own; b: 9s succeeded own
+                  then    stop INTERRUPTED, sent a b, results a b, passed 9, stopped none, says 2 running rows
+
+                an interrupt says how many rows may finish
+                  given   rows a b c, interrupt 1
+                  answers each: 5s succeeded own
+                  then    stop INTERRUPTED, says 1 running row, says 20 s
+
+                an interrupt stops what still runs after the grace
+                  given   rows a b, STREAMING, interrupt 1
+                  answers each: stoppable own
+                  then    stop INTERRUPTED, stopped task-of-run-a, tasks task-of-run-a, passed 21..24, a interrupted, run run-a
+
+                a second interrupt stops active runs at once
+                  given   STREAMING, interrupt 1, interrupt 2
+                  answers a: stoppable own
+                  then    stop INTERRUPTED, stopped task-of-run-a, tasks task-of-run-a, passed 0..4
+
+                an interrupt wins over an earlier reason to stop
+                  given   rows a b, slots 2, interrupt 1
+                  answers a: unauthorized; b: 5s succeeded own
+                  then    stop INTERRUPTED, results b
+
+                an interrupt ends a batch that only waits
+                  given   interrupt 40, backoff 600 600 3
+                  answers a: failed Rate Limit Error
+                  then    stop INTERRUPTED, passed 40, retry none
+
+                a run that appears after its row was sent again is reported as late
+                  answers a: cut, succeeded run-8
+                  finds   LATE: succeeded run-7
+                  then    late run-7, says run-7, runs run-8
+
+                a late run is also reported at a later start, once
+                  answers a: cut, succeeded run-8
+                  then    a not_started succeeded, late none
+                  given   rows a b
+                  finds   running run-7
+                  then    results a b, late run-7
+                  then    results a b, late run-7
+
+                a late success is used if the row has not succeeded
+                  answers a: cut, failed no such city
+                  finds   LATE: succeeded run-7
+                  then    runs run-7, retry none
+
+                a run that appears before its row was sent again is not late
+                  answers a: cut
+                  finds   RESEND: succeeded run-7
+                  then    runs run-7, sent a, late none, said 0
+
+                an inconclusive answer only delays the retry of a row
+                  answers a: cut, succeeded run-8
+                  finds   RESEND: silent http 409, absent
+                  then    runs run-8
+
+                a late active run is waited for before its row is sent at a later start
+                  answers a: cut, failed no such city
+                  finds   LATE: running run-7
+                  then    saw running, sent a a
+                  finds   running run-7, running run-7, succeeded run-7
+                  then    sent none, runs run-7, saw running
+
+                a run found by its id when its row was sent again is not late in this call or a later one
+                  answers a: cut run-7
+                  finds   running run-7
+                  then    a unknown, ended run-7
+                  given   resend
+                  then    sent a, a unknown resent succeeded
+                  finds   succeeded run-7
+                  then    sent none, a unknown resent succeeded, late none
+
+                a run found by its user when its row was sent again is not late in this call or a later one
+                  answers a: cut
+                  finds   running run-7
+                  then    a unknown, ended run-7
+                  given   resend
+                  then    sent a, a unknown resent succeeded
+                  finds   succeeded run-7
+                  then    sent none, a unknown resent succeeded, late none
+
+                a run that became known just before its row was sent again is not late either
+                  given   crash 1, clock 3600, resend
+                  finds   running run-7
+                  then    a resent succeeded
+                  then    sent none, late none
+
+                a known run does not delay further attempts of its row
+                  answers a: cut, failed Rate Limit Error, succeeded run-9
+                  finds   UNCONFIRMED: failed Rate Limit Error; else: running run-7
+                  then    a unknown, ended run-7
+                  given   resend, clock 7200
+                  then    a unknown resent again succeeded, passed 0..10
+
+                a run that was unknown when its row was resent on request is late
+                  given   server 1.9.2, STREAMING
+                  answers a: cut, succeeded run-8
+                  then    a unknown
+                  given   resend
+                  finds   LATE: succeeded run-7
+                  then    a unknown resent succeeded, late run-7
+
+                a paused row is looked up and not sent again unless asked for
+                  answers a: paused run-7, succeeded run-8
+                  finds   paused run-7
+                  then    retry a
+                  then    a paused paused, looked 1, sent none
+                  given   resend
+                  then    a paused paused resent succeeded, retry none
+
+                a paused row is recovered after its form is answered
+                  answers a: paused run-7
+                  then    a paused
+                  finds   succeeded run-7
+                  then    a paused succeeded, results a
+
+                an unknown row is sent again when its id is named
+                  given   server 1.9.2, STREAMING
+                  answers a: cut, succeeded run-8
+                  then    a unknown
+                  given   named a
+                  then    a unknown resent succeeded
+
+                the wait separates the end of one request from the start of the next
+                  given   rows a b c, wait 7
+                  answers each: 2s succeeded own
+                  then    at 0 9 18
+                """);
+
+        @ParameterizedTest(name = "{0}")
+        @FieldSource("STORIES")
+        void aSessionFollowsItsStory(Story story) throws Exception {
+            story.play(folder);
         }
 
         @Test
@@ -195,48 +342,6 @@ final class LookUpTest {
 
             assertEquals(995, scene.resultIds().size());
             assertTrue(scene.log("throttle").size() < 60, scene.log("throttle").size() + " refusals in a minute");
-        }
-
-        @Test
-        void aRunTheServerDoesNotListTakesNoSlot() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER))));
-
-            scene.play();
-
-            assertEquals(List.of("a", "b", "a"), scene.ids());
-            assertTrue(scene.sent.get(1).at().isBefore(NOON.plusSeconds(5)), scene.sent.get(1).at().toString());
-        }
-
-        @Test
-        void lookUpsTakeFewOfTheServersConnections() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
-            scene.slots = 6;
-            scene.lookTakes = seconds(1);
-            scene.answer = (_, _) -> {
-                scene.world.pass(seconds(1));
-                return http(500, "unknown", "Internal Server Error");
-            };
-            scene.found = unresolved -> ended(succeeded("run-" + unresolved.attempt().row().id()));
-
-            scene.play();
-
-            assertEquals(2, scene.mostLooks);
-            assertEquals(6, scene.resultIds().size());
-        }
-
-        @Test
-        void aRunReportedAsStoppedThatSucceededIsRecoveredAndCountedOnce() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.maxTokens = 25L; // each run uses 10
-            var stopped = ran("run-7", RunStatus.STOPPED, "Stopped by user.");
-            scene.answer = Answer.byRow(Map.of("a", List.of(stopped)));
-            scene.found = _ -> ended(scene.looked.size() < 2 ? stopped : succeeded("run-7"));
-
-            var stop = scene.play();
-
-            assertEquals(List.of("succeeded"), scene.outcomes("a"));
-            assertEquals(Optional.empty(), stop);
         }
 
         @Test
@@ -500,110 +605,6 @@ final class LookUpTest {
         }
 
         @Test
-        void aQuietStreamIsLookedUpAndItsEndTakenFromTheRecords() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.mode = Mode.STREAMING;
-            scene.answer = (attempt, listener) -> {
-                if (attempt.row().id().equals("b")) return succeeded("run-b");
-                listener.accept(new StreamEvent.Began(run("run-7")));
-                scene.world.pass(seconds(30));
-                listener.accept(new StreamEvent.Idle(run("run-7")));
-                scene.world.pass(seconds(30));
-                listener.accept(new StreamEvent.Idle(run("run-7")));
-                scene.world.waitFor(_ -> {});
-                throw new AssertionError("nothing wakes a stream that was given up");
-            };
-            scene.found = _ -> scene.looked.size() < 2 ? running("run-7") : ended(succeeded("run-7"));
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            assertEquals(2, scene.looked.size());
-            assertEquals(List.of("succeeded"), scene.outcomes("a"));
-            assertEquals(List.of("b", "a"), scene.resultIds(), "b does not wait for a");
-        }
-
-        @Test
-        void aQuietStreamThatHasEndedIsNotLookedUp() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = (_, listener) -> {
-                listener.accept(new StreamEvent.Began(run("run-7")));
-                listener.accept(new StreamEvent.Idle(run("run-7")));
-                return succeeded("run-7");
-            };
-
-            scene.play();
-
-            assertEquals(0, scene.looked.size());
-            assertEquals(List.of("succeeded"), scene.outcomes("a"));
-        }
-
-        @Test
-        void aQuietStreamWhoseRunHasStoppedOnRequestIsInterrupted() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.lookTakes = seconds(5);
-            scene.answer = (_, listener) -> {
-                listener.accept(new StreamEvent.Began(run("run-7")));
-                scene.world.pass(seconds(30));
-                listener.accept(new StreamEvent.Idle(run("run-7")));
-                scene.world.waitFor(_ -> {});
-                throw new AssertionError("nothing wakes a stream that was given up");
-            };
-            scene.found = _ -> ended(ran("run-7", RunStatus.FAILED, "Aborted: User requested stop"));
-            scene.interruptAfter(seconds(33));
-            scene.interruptAfter(seconds(34));
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.INTERRUPTED, stop.exit());
-            assertEquals(List.of("interrupted"), scene.outcomes("a"));
-            assertEquals(List.of(), scene.retryIds());
-        }
-
-        @Test
-        void anAnswerThatConcernsTheBatchLeavesItsRowsPending() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.answer = Answer.inTurn(succeeded("run-a"), http(401, "unauthorized", "Access token is invalid"));
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.text().contains("DIFY_API_KEY"), stop.text());
-            assertEquals(List.of("a", "b"), scene.ids());
-            assertEquals(List.of("refused"), scene.outcomes("b"));
-            assertEquals(List.of(), scene.retryIds());
-            assertEquals(List.of("a"), scene.resultIds());
-            assertEquals(stop.what(), scene.log("stop").getLast().path("why").asText());
-        }
-
-        @Test
-        void aLookUpThatConcernsTheBatchAlsoStopsIt() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.CUT));
-            scene.found = _ -> new LookUpResult.Silent(http(401, "unauthorized", "Access token is invalid"));
-
-            var stop = scene.play().orElseThrow();
-
-            assertTrue(stop.text().contains("DIFY_API_KEY"), stop.text());
-            assertEquals(List.of(), scene.retryIds());
-        }
-
-        @Test
-        void tooManyFailuresStopTheBatch() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d");
-            scene.maxFailures = new Ceiling(2, 1);
-            scene.answer = Answer.inTurn(failed("no"), succeeded("run-b"), failed("no"));
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.text().contains("--max-failures"), stop.text());
-            assertEquals(List.of("a", "c"), scene.retryIds());
-        }
-
-        @Test
         void aTruncatedCsvStopsTheBatchWithAMessage() throws Exception {
             var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
             var scene = Scene.of(folder, ids); // more than is read ahead
@@ -631,41 +632,6 @@ final class LookUpTest {
         }
 
         @Test
-        void anInterruptLetsRunningRowsFinishAndStartsNoOthers() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.slots = 2;
-            scene.interruptAfter(seconds(1));
-            scene.answer = (attempt, _) -> {
-                scene.world.pass(seconds(attempt.row().id().equals("a") ? 5 : 9));
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.INTERRUPTED, stop.exit());
-            assertEquals(List.of("a", "b"), scene.ids());
-            assertEquals(List.of("a", "b"), scene.resultIds());
-            assertEquals(seconds(9), scene.world.passed());
-            assertEquals(List.of(), scene.stopped);
-        }
-
-        @ParameterizedTest
-        @ValueSource(ints = {1, 2})
-        void anInterruptSaysHowManyRowsMayFinish(int running) throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.slots = running;
-            scene.interruptAfter(seconds(1));
-            scene.answer = (attempt, _) -> {
-                scene.world.pass(seconds(5));
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            scene.play();
-
-            assertTrue(scene.said.getFirst().matches(".*\\b" + running + " running row.*\\b20 s\\b.*"), scene.said::toString);
-        }
-
-        @Test
         void anInterruptStartsNoLookUp() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.slots = 2;
@@ -681,25 +647,6 @@ final class LookUpTest {
             assertEquals(seconds(9), scene.world.passed());
             assertEquals(List.of(),
                     scene.looked.stream().filter(look -> look.due().isAfter(NOON.plusSeconds(1))).toList());
-        }
-
-        @Test
-        void anInterruptStopsWhatStillRunsAfterTheGrace() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.mode = Mode.STREAMING;
-            scene.interruptAfter(seconds(1));
-            scene.answer = (attempt, listener) -> scene.untilStopped(run("run-" + attempt.row().id()), listener);
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.INTERRUPTED, stop.exit());
-            assertEquals(List.of("task-of-run-a"), scene.stopped);
-            assertTrue(scene.world.passed().compareTo(seconds(21)) >= 0, scene.world.passed().toString());
-            assertTrue(scene.world.passed().compareTo(seconds(24)) < 0, scene.world.passed().toString());
-            assertEquals(List.of("interrupted"), scene.outcomes("a"));
-            assertEquals(List.of(), scene.retryIds());
-            assertEquals("task-of-run-a", scene.log("stop").getFirst().path("task").asText());
-            assertEquals(List.of("run-a"), Scene.texts("run", scene.log("run")));
         }
 
         /// As Dify 1.16 does if it cannot write a run's last event.
@@ -733,96 +680,6 @@ final class LookUpTest {
         }
 
         @Test
-        void aSecondInterruptStopsActiveRunsAtOnce() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.interruptAfter(seconds(1));
-            scene.interruptAfter(seconds(2));
-            scene.answer = (attempt, listener) -> scene.untilStopped(run("run-" + attempt.row().id()), listener);
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.INTERRUPTED, stop.exit());
-            assertEquals(List.of("task-of-run-a"), scene.stopped);
-            assertTrue(scene.world.passed().compareTo(seconds(4)) < 0, scene.world.passed().toString());
-        }
-
-        @Test
-        void anInterruptWinsOverAnEarlierReasonToStop() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.slots = 2;
-            scene.interruptAfter(seconds(1));
-            scene.answer = (attempt, _) -> {
-                if (attempt.row().id().equals("a")) return http(401, "unauthorized", "Access token is invalid");
-                scene.world.pass(seconds(5));
-                return succeeded("run-b");
-            };
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.INTERRUPTED, stop.exit());
-            assertEquals(List.of("b"), scene.resultIds());
-        }
-
-        @Test
-        void anInterruptEndsABatchThatOnlyWaits() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.interruptAfter(seconds(40));
-            scene.backoff = new Backoff(seconds(600), seconds(600), 3);
-            scene.answer = Answer.inTurn(failed("Rate Limit Error"));
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.INTERRUPTED, stop.exit());
-            assertEquals(seconds(40), scene.world.passed());
-            assertEquals(List.of(), scene.retryIds());
-        }
-
-        @Test
-        void aRunThatAppearsAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-7")) : ABSENT;
-
-            var stop = scene.play();
-
-            assertEquals(Optional.empty(), stop);
-            var late = scene.log("late").getFirst();
-            assertEquals("run-7", late.path("run").asText());
-            assertEquals(scene.sent.getFirst().user(), late.path("user").asText());
-            assertTrue(scene.said.getLast().contains("run-7"), scene.said.toString());
-            assertEquals(List.of("run-8"), scene.resultRuns());
-        }
-
-        @Test
-        void aLateRunIsAlsoReportedAtALaterStart() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-            scene.play();
-            assertEquals(List.of(), scene.log("late"));
-            var next = Scene.of(folder, "a", "b");
-            next.found = _ -> running("run-7");
-
-            next.play();
-            next.play();
-
-            assertEquals(1, next.log("late").size());
-            assertEquals("a", next.log("late").getFirst().path("id").asText());
-        }
-
-        @Test
-        void aLateSuccessIsUsedIfTheRowHasNotSucceeded() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-7")) : ABSENT;
-
-            scene.play();
-
-            assertEquals(List.of("run-7"), scene.resultRuns());
-            assertEquals(List.of(), scene.retryIds());
-        }
-
-        @Test
         void oneOfTwoRunsOfARowFoundTogetherIsUsed() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
@@ -836,19 +693,6 @@ final class LookUpTest {
             assertEquals(2, scene.log("late").size());
             assertEquals(1, scene.results().size());
             assertEquals(1, scene.tally.done());
-        }
-
-        @Test
-        void aRunThatAppearsBeforeItsRowWasSentAgainIsNotLate() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
-            scene.found = unresolved -> unresolved.is(Purpose.RESEND) ? ended(succeeded("run-7")) : ABSENT;
-
-            scene.play();
-
-            assertEquals(List.of("run-7"), scene.resultRuns());
-            assertEquals(List.of(), scene.log("late"));
-            assertEquals(List.of(), scene.said);
         }
 
         @Test
@@ -868,19 +712,20 @@ final class LookUpTest {
         }
 
         @Test
-        void anInconclusiveAnswerOnlyDelaysTheRetryOfARow() throws Exception {
+        void aLateActiveRunIsReportedOnceAndWaitedFor() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-            var odd = new ArrayDeque<LookUpResult>(List.of(
-                    new LookUpResult.Silent(Response.Refused.http(409, false, "", "a page", Optional.empty()))));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
             scene.found = unresolved -> {
-                assertTrue(scene.looked.size() < 50, "looked up for ever");
-                return !unresolved.is(Purpose.RESEND) || odd.isEmpty() ? ABSENT : odd.remove();
+                if (unresolved.is(Symptom.UNCONFIRMED)) return ended(failed("Rate Limit Error"));
+                if (scene.sent.size() < 2) return ABSENT;
+                return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
             };
 
             scene.play();
 
-            assertEquals(List.of("run-8"), scene.resultRuns());
+            assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
+            assertEquals(2, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
         }
 
         @Test
@@ -902,113 +747,6 @@ final class LookUpTest {
         }
 
         @Test
-        void aLateActiveRunIsReportedOnceAndWaitedFor() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = unresolved -> {
-                if (unresolved.is(Symptom.UNCONFIRMED)) return ended(failed("Rate Limit Error"));
-                if (scene.sent.size() < 2) return ABSENT;
-                return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
-            };
-
-            scene.play();
-
-            assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
-            assertEquals(2, scene.sent.size());
-            assertEquals(List.of("run-7"), scene.resultRuns());
-        }
-
-        @Test
-        void aLateActiveRunIsWaitedForBeforeItsRowIsSentAtALaterStart() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? running("run-7") : ABSENT;
-            scene.play();
-            assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
-            scene.sent.clear();
-            scene.looked.clear();
-            scene.found = _ -> scene.looked.size() < 5 ? running("run-7") : ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of(), scene.ids());
-            assertEquals(List.of("run-7"), scene.resultRuns());
-            assertEquals(1, scene.log("late").size());
-        }
-
-        /// A row that is unknown because its run stays running for ever.
-        private Scene dead(Optional<RunRef> run) throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.byRow(Map.of("a", List.of(new Response.Cut(run, Symptom.CUT, "gone"))));
-            scene.found = _ -> running("run-7");
-            scene.play();
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertEquals("run-7", scene.log("end").getLast().path("run").asText());
-            scene.sent.clear();
-            scene.resendUnknown = true;
-            return scene;
-        }
-
-        @ParameterizedTest
-        @ValueSource(booleans = {true, false})
-        void aRunThatWasKnownWhenItsRowWasSentAgainIsNotLateInThisCallOrALaterOne(boolean byId) throws Exception {
-            var scene = dead(byId ? Optional.of(run("run-7")) : Optional.empty());
-
-            scene.play();
-            scene.found = _ -> ended(succeeded("run-7"));
-            scene.play();
-
-            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
-            assertEquals(List.of("a"), scene.ids());
-            assertEquals(List.of(), scene.log("late"));
-        }
-
-        @Test
-        void aRunThatBecameKnownJustBeforeItsRowWasSentAgainIsNotLateEither() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.crash(1);
-            scene.world.startAt(NOON.plusSeconds(3600));
-            scene.resendUnknown = true;
-            scene.found = _ -> running("run-7");
-            scene.play();
-            assertEquals(List.of("resent", "succeeded"), scene.outcomes("a"));
-
-            scene.play();
-
-            assertEquals(List.of(), scene.log("late"));
-        }
-
-        @Test
-        void aKnownRunDoesNotDelayFurtherAttemptsOfItsRow() throws Exception {
-            var scene = dead(Optional.empty());
-            scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
-            scene.found = unresolved -> unresolved.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
-                    : running("run-7");
-            scene.world.startAt(NOON.plusSeconds(7200));
-
-            scene.play();
-
-            assertEquals(List.of("unknown", "resent", "again", "succeeded"), scene.outcomes("a"));
-            assertTrue(scene.world.passed().compareTo(seconds(10)) < 0, scene.world.passed().toString());
-        }
-
-        @Test
-        void aRunUnknownWhenItsRowWasResentOnRequestIsLate() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.server = "1.9.2";
-            scene.mode = Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
-            scene.play();
-            scene.resendUnknown = true;
-            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-7")) : ABSENT;
-
-            scene.play();
-
-            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
-            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("late")));
-        }
-
-        @Test
         void aWorkerThatBreaksIsABug() throws Exception {
             var scene = Scene.of(folder, "a");
             var bug = new IndexOutOfBoundsException("7");
@@ -1019,40 +757,6 @@ final class LookUpTest {
             var problem = assertThrows(IllegalStateException.class, scene::play);
 
             assertEquals(bug, problem.getCause());
-        }
-
-        @Test
-        void aPausedRowIsLookedUpAndNotSentAgainUnlessAskedFor() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""), succeeded("run-8"));
-            scene.found = _ -> new LookUpResult.Running(run("run-7"), RunStatus.PAUSED, Optional.empty(), Duration.ZERO);
-            scene.play();
-            assertEquals(List.of("a"), scene.retryIds());
-
-            scene.play();
-
-            assertEquals(List.of("paused", "paused"), scene.outcomes("a"));
-            assertEquals(Optional.of("run-7"), scene.looked.getFirst().run().map(RunRef::id));
-            assertEquals(1, scene.sent.size());
-            scene.resendUnknown = true;
-
-            scene.play();
-
-            assertEquals(List.of("paused", "paused", "resent", "succeeded"), scene.outcomes("a"));
-            assertEquals(List.of(), scene.retryIds());
-        }
-
-        @Test
-        void aPausedRowIsRecoveredAfterItsFormIsAnswered() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""));
-            scene.play();
-            scene.found = _ -> ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of("paused", "succeeded"), scene.outcomes("a"));
-            assertEquals(List.of("a"), scene.resultIds());
         }
 
         @ParameterizedTest
@@ -1071,20 +775,6 @@ final class LookUpTest {
             assertEquals(List.of("paused", "failed"), scene.outcomes("a"));
             var cause = Text.cause(scene.error("a"));
             assertTrue(cause.startsWith(error) && cause.contains("form"), cause);
-        }
-
-        @Test
-        void anUnknownRowIsSentAgainWhenItsIdIsNamed() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.server = "1.9.2";
-            scene.mode = Mode.STREAMING; // a stream that this version does not list
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-            scene.play();
-            scene.selection = Batch.Selection.named(List.of("a"), false);
-
-            scene.play();
-
-            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
         }
 
         @Test
@@ -1115,21 +805,6 @@ final class LookUpTest {
             scene.wait = seconds(5);
 
             assertTrue(shown(scene).contains("next start in 5.0 s"));
-        }
-
-        @Test
-        void theWaitSeparatesTheEndOfOneRequestFromTheStartOfTheNext() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.wait = seconds(7);
-            scene.answer = (attempt, _) -> {
-                scene.world.pass(seconds(2));
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            scene.play();
-
-            assertEquals(List.of(NOON, NOON.plusSeconds(9), NOON.plusSeconds(18)),
-                    scene.sent.stream().map(Attempt::at).toList());
         }
 
         @Test

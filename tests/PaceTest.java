@@ -4,7 +4,7 @@ import difyexec.DifyExec.Pace.Rate;
 import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
@@ -19,103 +19,63 @@ final class PaceTest {
     class ThePace {
         private final Pace pace = new Pace(8, null, null);
 
-        @Test
-        void isOneAtLeastAndTheCeilingAtMost() {
-            for (int run = 0; run < 1000; run++) pace.succeeded();
-            assertTrue(pace.hasRoom(NOON, 7));
-            assertFalse(pace.hasRoom(NOON, 8));
+        static final List<Story> STORIES = Story.of("""
+                one at least and the ceiling at most
+                  succeeded 1000, room for 8th, no room for 9th
+                  refused 1 0 1, refused 9 8 9, 1 place, room for 1st
 
-            pace.refused(1, 0, 1);
-            pace.refused(9, 8, 9);
+                is cut to what the server runs
+                  refused 6 5 8, 5 places, no room for 6th, span 5 (limit 8)
 
-            assertEquals(1, pace.places());
-            assertTrue(pace.hasRoom(NOON, 0));
-        }
+                the refusals of one round trip take away one each, whatever else has ended since
+                  refused 6 5 8, refused 7 1 8, refused 8 0 8, 3 places
+                  refused 9 2 9, 2 places
 
-        @Test
-        void isCutToWhatTheServerRuns() {
-            pace.refused(6, 5, 8);
+                several waits cut the pace once to what the server runs, and one wait means nothing
+                  waited 0 3 3 8, waited 9 4 3 8, waited 9 5 3 8 cuts
+                  waited 9 7 2 8, waited 9 8 2 8, 3 places
 
-            assertEquals(5, pace.places());
-            assertFalse(pace.hasRoom(NOON, 5));
-            assertEquals("5 (limit 8)", pace.span());
-        }
+                waits a round of successes apart are not several
+                  waited 0 1 1 8, waited 9 1 1 8, succeeded 8
+                  waited 9 10 1 16, 8 places
 
-        @Test
-        void theRefusalsOfOneRoundTripTakeAwayOneEach() {
-            pace.refused(6, 5, 8); // eight have started: 7 and 8 were counted as running
-            pace.refused(7, 1, 8); // others have ended since, which proves nothing
-            pace.refused(8, 0, 8);
-            assertEquals(3, pace.places());
+                waits leave as many slots as the server was seen running
+                  finished 5, waited 0 1 1 8, waited 9 1 1 8, waited 9 2 1 8 cuts, 5 places
 
-            pace.refused(9, 2, 9);
+                waits change nothing if the server runs that many
+                  finished 8, waited 0 1 1 8, waited 9 2 1 8, waited 9 3 1 8, waited 9 4 1 8, span 8 (limit 8)
 
-            assertEquals(2, pace.places());
-        }
+                grows by one after each successful round
+                  refused 1 2 1, succeeded 1, 2 places
+                  succeeded 1, 3 places, succeeded 3, 4 places, span 2–4 (limit 8)
 
-        @Test
-        void severalWaitsCutThePaceOnceToWhatTheServerRuns() {
-            pace.cutIfQueued(Duration.ZERO, 3, 3, 8);
+                a refusal starts the round from scratch
+                  refused 1 3 1, succeeded 2, refused 2 3 2, succeeded 2, 3 places
 
-            assertFalse(pace.cutIfQueued(seconds(9), 4, 3, 8), "one wait means nothing");
-            assertTrue(pace.cutIfQueued(seconds(9), 5, 3, 8));
-            assertFalse(pace.cutIfQueued(seconds(9), 7, 2, 8));
-            assertFalse(pace.cutIfQueued(seconds(9), 8, 2, 8));
+                a slot that lasts a round is followed by the next at once
+                  refused 1 2 1, succeeded 2, refused 2 2 2, succeeded 7, 4 places
+                  refused 3 2 3, succeeded 4, 3 places
+                """);
 
-            assertEquals(3, pace.places());
-        }
-
-        @Test
-        void waitsARoundOfSuccessesApartAreNotSeveral() {
-            for (long wait : new long[] {0, 9}) pace.cutIfQueued(seconds(wait), 1, 1, 8);
-            for (int run = 0; run < 8; run++) pace.succeeded();
-
-            assertFalse(pace.cutIfQueued(seconds(9), 10, 1, 16));
-            assertEquals(8, pace.places());
-        }
-
-        @Test
-        void waitsLeaveAsManySlotsAsTheServerWasSeenRunning() {
-            for (int run = 0; run < 5; run++) pace.finished(seconds(2), NOON);
-
-            for (long wait : new long[] {0, 9}) pace.cutIfQueued(seconds(wait), 1, 1, 8);
-            assertTrue(pace.cutIfQueued(seconds(9), 2, 1, 8));
-
-            assertEquals(5, pace.places());
-        }
-
-        @Test
-        void waitsChangeNothingIfTheServerRunsThatMany() {
-            for (int run = 0; run < 8; run++) pace.finished(seconds(2), NOON);
-
-            pace.cutIfQueued(Duration.ZERO, 1, 1, 8);
-            for (int run = 2; run < 5; run++) assertFalse(pace.cutIfQueued(seconds(9), run, 1, 8));
-
-            assertEquals("8 (limit 8)", pace.span());
-        }
-
-        @Test
-        void growsByOneAfterEachSuccessfulRound() {
-            pace.refused(1, 2, 1);
-
-            pace.succeeded();
-            assertEquals(2, pace.places());
-            pace.succeeded();
-            assertEquals(3, pace.places());
-            for (int run = 0; run < 3; run++) pace.succeeded();
-            assertEquals(4, pace.places());
-            assertEquals("2–4 (limit 8)", pace.span());
-        }
-
-        @Test
-        void aRefusalStartsTheRoundFromScratch() {
-            pace.refused(1, 3, 1);
-            for (int run = 0; run < 2; run++) pace.succeeded();
-
-            pace.refused(2, 3, 2);
-            for (int run = 0; run < 2; run++) pace.succeeded();
-
-            assertEquals(3, pace.places());
+        @ParameterizedTest(name = "{0}")
+        @FieldSource("STORIES")
+        void followsWhatItSees(Story story) {
+            for (var step : story.steps()) {
+                var words = step.split(" ");
+                var numbers = Stream.of(words).filter(word -> word.matches("\\d+")).mapToInt(Integer::parseInt)
+                        .toArray();
+                switch (words[0]) {
+                    case "refused" -> pace.refused(numbers[0], numbers[1], numbers[2]);
+                    case "succeeded" -> IntStream.range(0, numbers[0]).forEach(_ -> pace.succeeded());
+                    case "finished" -> IntStream.range(0, numbers[0]).forEach(_ -> pace.finished(seconds(2), NOON));
+                    case "waited" -> assertEquals(step.endsWith(" cuts"),
+                            pace.cutIfQueued(seconds(numbers[0]), numbers[1], numbers[2], numbers[3]), step);
+                    case "room", "no" -> assertEquals(words[0].equals("room"), pace.hasRoom(NOON,
+                            Integer.parseInt(words[words.length - 1].replaceAll("\\D", "")) - 1), step);
+                    case "span" -> assertEquals(step.substring(5), pace.span());
+                    default -> assertEquals(numbers[0], pace.places(), step);
+                }
+            }
         }
 
         @Test
@@ -129,20 +89,6 @@ final class PaceTest {
 
                 pace.refused(tried + 1, 2, tried + 1);
             }
-        }
-
-        @Test
-        void aSlotThatLastsARoundIsFollowedByTheNextAtOnce() {
-            pace.refused(1, 2, 1);
-            for (int run = 0; run < 2; run++) pace.succeeded();
-            pace.refused(2, 2, 2);
-            for (int run = 0; run < 4 + 3; run++) pace.succeeded();
-            assertEquals(4, pace.places());
-
-            pace.refused(3, 2, 3);
-            for (int run = 0; run < 4; run++) pace.succeeded();
-
-            assertEquals(3, pace.places());
         }
 
         @ParameterizedTest(name = "the shortest wait took {0} ms, others {1} ms: a queue = {2}")
@@ -291,37 +237,93 @@ final class PaceTest {
     class TheHealth {
         private final Health health = new Health(new Backoff(seconds(10), seconds(60), 3));
 
-        private void fail(int times, Instant when) {
-            for (int time = 0; time < times; time++) health.failed(when, when);
-        }
+        static final List<Story> STORIES = Story.of("""
+                five failures in a row pause all starts
+                  failed 4 at 0, open at 0
+                  failed 1 at 0, closed at 0, closed at 100, opens never
 
-        @Test
-        void fiveFailuresInARowPauseAllStarts() {
-            fail(4, NOON);
-            assertTrue(health.isOpen(NOON));
+                a probe is due after the back-off
+                  probe never, failed 5 at 0, probe 2..3
 
-            fail(1, NOON);
+                requests in flight when starts paused delay no probe
+                  failed 5 at 0, failed 60 at 1 sent -1, probe 2..3
 
-            assertFalse(health.isOpen(NOON));
-            assertFalse(health.isOpen(NOON.plusSeconds(100)));
-            assertEquals(Instant.MAX, health.opens());
-        }
+                an answer resets the count of failures
+                  failed 9 at 0, answered 0, open at 0, probe never
+                  failed 4 at 0, open at 0
 
-        @Test
-        void aProbeIsDueAfterTheBackOff() {
-            assertEquals(Instant.MAX, health.nextProbe());
+                only an answer to a later request ends a doubt
+                  doubted 0 sent -2, doubted 1 sent -1, doubts 2
+                  answered 0, doubts 2, probe 2
+                  answered 1, doubts 0, probe never
 
-            fail(5, NOON);
+                a doubt is followed by a probe, also if another is under way
+                  failed 5 at 0, doubted 9 sent -1, answered 3, probe 10
 
-            assertTrue(health.nextProbe().isAfter(NOON.plusSeconds(2)));
-            assertFalse(health.nextProbe().isAfter(NOON.plusSeconds(3)));
+                five minutes without any answer stop the batch
+                  failed 5 at 0, continues at 300, continues at 301 while 1 runs, stops at 301
+
+                an answer restarts the five minutes
+                  failed 5 at 0, answered 0, failed 5 at 200, continues at 499, stops at 501
+
+                a server that asks for a pause gets it
+                  pause 90, pause 30, closed at 89, opens 90, open at 90
+
+                a requested pause does not count as silence
+                  failed 5 at 0, pause 600, continues at 599, continues at 600
+                  failed 1 at 601, pause 1201, stops at 601
+
+                a minute of refusals while nothing runs stops the batch
+                  refused 0, refused 15, refused 30, refused 45, refused 60, continues at 60
+                  refused 61, stops at 61
+
+                refusals while our runs are active do not stop the batch
+                  refused 0, refused 30 while 2 run, refused 70, continues at 70
+
+                a run that is let in ends the minute
+                  refused 0, served 0, refused 70, continues at 70
+                """);
+
+        @ParameterizedTest(name = "{0}")
+        @FieldSource("STORIES")
+        void followsWhatItSees(Story story) {
+            for (var step : story.steps()) {
+                var words = step.split(" ");
+                var numbers = Pattern.compile("-?\\d+").matcher(step).results()
+                        .map(number -> Integer.valueOf(number.group())).toList();
+                var time = numbers.isEmpty() ? Instant.MAX : NOON.plusSeconds(numbers.getFirst());
+                int last = numbers.size() < 2 ? 0 : numbers.getLast();
+                switch (words[0]) {
+                    case "failed" -> {
+                        var at = NOON.plusSeconds(numbers.get(1));
+                        for (int each = 0; each < numbers.getFirst(); each++)
+                            health.failed(at, numbers.size() < 3 ? at : NOON.plusSeconds(last));
+                    }
+                    case "doubted" -> health.doubted(time, NOON.plusSeconds(last));
+                    case "answered" -> health.answered(time);
+                    case "pause" -> health.pause(time);
+                    case "refused" -> health.refused(time, last);
+                    case "served" -> health.served(time);
+                    case "open", "closed" -> assertEquals(words[0].equals("open"), health.isOpen(time), step);
+                    case "opens" -> assertEquals(time, health.opens(), step);
+                    case "probe" -> {
+                        assertFalse(health.nextProbe().isBefore(time), step);
+                        assertFalse(last > 0 ? health.nextProbe().isAfter(NOON.plusSeconds(last))
+                                : health.nextProbe().isAfter(time), step);
+                    }
+                    case "doubts" -> assertEquals(numbers.getFirst(), health.doubts(), step);
+                    case "continues" -> assertEquals(Optional.empty(), health.verdict(time, last), step);
+                    case "stops" -> assertEquals(Exit.STOPPED, health.verdict(time, last).orElseThrow().exit(), step);
+                    default -> throw new IllegalArgumentException(step);
+                }
+            }
         }
 
         @Test
         void saysWhatIsWaitedFor() {
             assertEquals(Optional.empty(), health.pauseNote(NOON));
 
-            fail(5, NOON);
+            for (int time = 0; time < 5; time++) health.failed(NOON, NOON);
             assertTrue(health.pauseNote(NOON).orElseThrow()
                     .endsWith(Text.seconds(Duration.between(NOON, health.nextProbe()))));
             assertTrue(health.pauseNote(health.nextProbe()).orElseThrow().endsWith("now"));
@@ -341,120 +343,6 @@ final class PaceTest {
             assertEquals(NOON.plusSeconds(3), quick.nextProbe());
         }
 
-        @Test
-        void requestsInFlightWhenStartsPausedDelayNoProbe() {
-            fail(5, NOON);
-            var first = health.nextProbe();
-            for (int late = 0; late < 60; late++) health.failed(NOON.plusSeconds(1), NOON.minusSeconds(1));
-
-            assertEquals(first, health.nextProbe());
-        }
-
-        @Test
-        void anAnswerResetsTheCountOfFailures() {
-            fail(9, NOON);
-
-            health.answered(NOON);
-
-            assertTrue(health.isOpen(NOON));
-            assertEquals(Instant.MAX, health.nextProbe());
-            fail(4, NOON);
-            assertTrue(health.isOpen(NOON));
-        }
-
-        @Test
-        void onlyAnAnswerToALaterRequestEndsADoubt() {
-            health.doubted(NOON, NOON.minusSeconds(2));
-            health.doubted(NOON.plusSeconds(1), NOON.minusSeconds(1));
-            assertEquals(2, health.doubts());
-
-            health.answered(NOON);
-            assertEquals(2, health.doubts());
-            assertEquals(NOON.plusSeconds(2), health.nextProbe());
-
-            health.answered(NOON.plusSeconds(1));
-            assertEquals(0, health.doubts());
-            assertEquals(Instant.MAX, health.nextProbe());
-        }
-
-        @Test
-        void aDoubtIsFollowedByAProbeAlsoIfAnotherIsUnderWay() {
-            fail(5, NOON);
-            health.doubted(NOON.plusSeconds(9), NOON.minusSeconds(1));
-
-            health.answered(NOON.plusSeconds(3));
-
-            assertEquals(NOON.plusSeconds(10), health.nextProbe());
-        }
-
-        @Test
-        void fiveMinutesWithoutAnyAnswerStopTheBatch() {
-            fail(5, NOON);
-
-            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(300), 0));
-            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(301), 1));
-            assertEquals(Exit.STOPPED, health.verdict(NOON.plusSeconds(301), 0).orElseThrow().exit());
-        }
-
-        @Test
-        void anAnswerRestartsTheFiveMinutes() {
-            fail(5, NOON);
-            health.answered(NOON);
-            fail(5, NOON.plusSeconds(200));
-
-            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(499), 0));
-            assertTrue(health.verdict(NOON.plusSeconds(501), 0).isPresent());
-        }
-
-        @Test
-        void aServerThatAsksForAPauseGetsIt() {
-            health.pause(NOON.plusSeconds(90));
-            health.pause(NOON.plusSeconds(30));
-
-            assertFalse(health.isOpen(NOON.plusSeconds(89)));
-            assertEquals(NOON.plusSeconds(90), health.opens());
-            assertTrue(health.isOpen(NOON.plusSeconds(90)));
-        }
-
-        @Test
-        void aRequestedPauseDoesNotCountAsSilence() {
-            fail(5, NOON);
-            health.pause(NOON.plusSeconds(600));
-
-            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(599), 0));
-            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(600), 0));
-            fail(1, NOON.plusSeconds(601));
-            health.pause(NOON.plusSeconds(1201));
-            assertTrue(health.verdict(NOON.plusSeconds(601), 0).isPresent());
-        }
-
-        @Test
-        void aMinuteOfRefusalsWhileNothingRunsStopsTheBatch() {
-            for (int second = 0; second <= 60; second += 15) health.refused(NOON.plusSeconds(second), 0);
-            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(60), 0));
-
-            health.refused(NOON.plusSeconds(61), 0);
-
-            assertEquals(Exit.STOPPED, health.verdict(NOON.plusSeconds(61), 0).orElseThrow().exit());
-        }
-
-        @Test
-        void refusalsWhileOurRunsAreActiveDoNotStopTheBatch() {
-            health.refused(NOON, 0);
-            health.refused(NOON.plusSeconds(30), 2);
-            health.refused(NOON.plusSeconds(70), 0);
-
-            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(70), 0));
-        }
-
-        @Test
-        void aRunThatIsLetInEndsTheMinute() {
-            health.refused(NOON, 0);
-            health.served(NOON);
-            health.refused(NOON.plusSeconds(70), 0);
-
-            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(70), 0));
-        }
     }
 
     @Nested

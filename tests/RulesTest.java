@@ -24,29 +24,6 @@ final class RulesTest {
     class TheJudge {
         private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
 
-        /// A word for a verdict: the status of the row, or `stop`.
-        private static String word(Verdict verdict) {
-            return switch (verdict) {
-                case Outcome outcome -> outcome.status().word();
-                case Verdict.Again _ -> "again";
-                case Verdict.Throttled _ -> "throttled";
-                case Verdict.Unreached _ -> "unreached";
-                case Verdict.LookUp _ -> "look up";
-                case Verdict.StopBatch _ -> "stop";
-            };
-        }
-
-        private static String textOf(Verdict verdict) {
-            return switch (verdict) {
-                case Outcome outcome -> outcome.text();
-                case Verdict.Again(_, var why) -> why;
-                case Verdict.Throttled(_, var why) -> why;
-                case Verdict.Unreached(_, var why) -> why;
-                case Verdict.LookUp(_, var why) -> why;
-                case Verdict.StopBatch(var stop, _) -> stop.text();
-            };
-        }
-
         /// Answers of Dify itself, with or without a code; the last column is what the message must contain.
         @ParameterizedTest(name = "{0} {1} {2}: {3}")
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
@@ -524,10 +501,10 @@ final class RulesTest {
 
         private static String word(Step step, Instant now) {
             return switch (step) {
-                case Step.Take(_, _, var verdict) -> "take " + TheJudge.word(verdict);
+                case Step.Take(_, _, var verdict) -> "take " + Given.word(verdict);
                 case Step.Judged(Response.Cut cut, Outcome outcome) when !cut.why().isEmpty() ->
                         outcome.status().word();
-                case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
+                case Step.Judged(_, var verdict) -> "judge " + Given.word(verdict);
                 case Step.LookAgain(var unresolved) when unresolved.due().equals(now.plusSeconds(2)) -> "look in 2 s";
                 case Step.LookAgain(var unresolved) when unresolved.stopsFirst() -> "stop the run";
                 case Step.LookAgain _ -> "look";
@@ -624,7 +601,7 @@ final class RulesTest {
             var step = (Step.Take) lookUpRules.steps(unresolved(Symptom.TIMED_OUT),
                     ended(failed("Rate Limit Error")), HERE, NOON).getFirst();
 
-            assertTrue(TheJudge.textOf(step.verdict()).startsWith("timed out"), step.toString());
+            assertTrue(textOf(step.verdict()).startsWith("timed out"), step.toString());
         }
 
         @ParameterizedTest(name = "{0}, {1} after {2} s, started {3} s before, resent on request: {4}")

@@ -135,6 +135,11 @@ final class Given {
         }
     }
 
+    /// The made-up end of Dify 1.16: nothing was done and nothing came of it.
+    static Response.Ran madeUp(String id, String error) {
+        return new Response.Ran(new RunRef(id, id), RunStatus.FAILED, outputs("{}"), error, "workflow-1", Usage.NONE);
+    }
+
     static Response.Ran succeeded(String id) {
         return ran(id, RunStatus.SUCCEEDED, "");
     }
@@ -161,6 +166,29 @@ final class Given {
 
     static Response.Refused later(int status, Duration asked) {
         return Response.Refused.http(status, false, "", "slow down", Optional.of(asked));
+    }
+
+    /// A word for a verdict: the status of the row, or `stop`.
+    static String word(Verdict verdict) {
+        return switch (verdict) {
+            case Outcome outcome -> outcome.status().word();
+            case Verdict.Again _ -> "again";
+            case Verdict.Throttled _ -> "throttled";
+            case Verdict.Unreached _ -> "unreached";
+            case Verdict.LookUp _ -> "look up";
+            case Verdict.StopBatch _ -> "stop";
+        };
+    }
+
+    static String textOf(Verdict verdict) {
+        return switch (verdict) {
+            case Outcome outcome -> outcome.text();
+            case Verdict.Again(_, var why) -> why;
+            case Verdict.Throttled(_, var why) -> why;
+            case Verdict.Unreached(_, var why) -> why;
+            case Verdict.LookUp(_, var why) -> why;
+            case Verdict.StopBatch(var stop, _) -> stop.text();
+        };
     }
 
     /// A log, event by event, a second apart.
