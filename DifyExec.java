@@ -10267,18 +10267,12 @@ final class DifyExec implements Runnable {
             var found = names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1;
-            var row = Optional.ofNullable(shape.headerRow()); // it may be that of an earlier call
-            var where = row.map(line -> " in the row of --header-row " + line).orElse("");
-            if (!name.equalsIgnoreCase("id"))
-                throw file.unusable(header.line(), 0, "no column " + Text.quoted(name) + where, header.hint());
-            var problem = (found.isEmpty() ? "no column \"id\"" : "more than one column \"id\"") + where;
-            var likely = unique(file, header).limit(5).toList();
-            var repairs = Stream.concat(likely.stream(), Stream.of(NUMBERS))
+            var where = shape.headerRow() == null ? "" : " in the row of --header-row " + shape.headerRow();
+            var repairs = Stream.concat(unique(file, header).limit(5), Stream.of(NUMBERS))
                     .map(column -> new Faulty.Repair("--id-column", column)).toList();
-            var options = Stream.concat(row.map(_ -> "another --header-row").stream(),
-                    repairs.stream().map(Faulty.Repair::option)).collect(joining(", or "));
-            throw new Faulty(file, header.line(), 0, problem, "use " + options + " to number the rows",
-                    Optional.of(repairs.getFirst()));
+            throw new Faulty(file, header.line(), 0, "no column " + Text.quoted(name) + where, "use "
+                    + repairs.stream().map(Faulty.Repair::option).collect(joining(", or "))
+                    + " to number the rows; " + header.hint(), Optional.of(repairs.getFirst()));
         }
 
         /// The columns whose values look like ids and differ in all rows, or in the first of many.
@@ -11122,10 +11116,9 @@ final class DifyExec implements Runnable {
                 Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
                 if (wanted.isEmpty()) isWanted = one -> !widths(one, 1).isEmpty();
                 var sheet = book.getSheets().filter(isWanted).findFirst();
-                if (sheet.isEmpty() && wanted.isEmpty()) throw new Unusable(file.name() + ": no worksheet with data");
-                if (sheet.isEmpty())
-                    throw new Unusable(file.name() + ": no worksheet " + Text.quoted(wanted),
-                            "name another one with --sheet: " + Text.printable(String.join(", ", names), 300));
+                if (sheet.isEmpty()) throw new Unusable(file.name() + ": no worksheet "
+                        + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
+                        "the worksheets are " + Text.printable(String.join(", ", names), 300) + "; choose by --sheet");
                 var name = sheet.get().getName();
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())

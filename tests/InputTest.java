@@ -283,7 +283,7 @@ final class InputTest {
 
         @Test
         void aMissingIdColumnIsReportedWithTheExistingColumns() {
-            var problem = assertThrows(Unusable.class, () -> open("a,b\n1,2\n".getBytes(UTF_8), "c"));
+            var problem = assertThrows(Unusable.class, () -> Index.of(open("a,b\n1,2\n".getBytes(UTF_8), "c"), _ -> {}));
 
             assertTrue(problem.text().contains("\"c\"") && problem.text().endsWith("a, b"),
                     problem.text());
