@@ -1,7 +1,6 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.github.tomakehurst.wiremock.WireMockServer;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
@@ -11,7 +10,6 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static difyexec.ServerTest.Events;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
-import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -24,19 +22,12 @@ final class ChatflowTest extends WholeCommand {
     // ── One exchange ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class AQuestion {
-        private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
+    class AQuestion extends ServerTest.Served {
         private final Attempt attempt = ServerTest.attempt(Mode.BLOCKING, USER, Map.of("id", "r1", "text", "Why?"));
         private final List<StreamEvent> heard = new CopyOnWriteArrayList<>();
 
         AQuestion() {
-            dify.start();
             answers(200, "{}");
-        }
-
-        @AfterEach
-        void stop() {
-            dify.stop();
         }
 
         private void answers(int status, String body) {
@@ -45,8 +36,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         private DifyClient client(String pin) {
-            var access = new Access(URI.create("http://127.0.0.1:" + dify.port() + "/v1"), KEY, "", pin, Optional.empty(),
-                    Optional.empty());
+            var access = new Access(url(), KEY, "", pin, Optional.empty(), Optional.empty());
             return ServerTest.client(access, ServerTest.LONG, ServerTest.LONG).to(AppKind.CHATFLOW);
         }
 
@@ -301,34 +291,21 @@ final class ChatflowTest extends WholeCommand {
 
     @Nested
     class ABatchOfQuestions {
-        private SimulatedServer server;
+        private Simulated dify;
 
-        private Map<String, String> start(Simulator.Setup.Kind kind, String... options) throws IOException {
-            var line = Simulator.commandLine();
-            line.parseArgs(options);
-            server = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour(),
-                    Simulator.Setup.PLAIN.with(kind)));
-            open.add(server);
-            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(),
-                    "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "20ms");
-        }
-
-        private JsonNode stats() throws IOException {
-            try (var in = server.baseUrl().resolve("/__stats?rows=0").toURL().openStream()) {
-                return ServerTest.JSON.readTree(in);
-            }
+        private Map<String, String> start(String app, String... options) throws IOException {
+            dify = new Simulated(Stream.concat(Stream.of("--app", app), Stream.of(options)).toArray(String[]::new));
+            return dify.settings();
         }
 
         @ParameterizedTest
         @CsvSource({"1.16.0, auto, streaming", "1.16.0, blocking, blocking", "1.14.2, auto, streaming",
             "1.9.2, auto, blocking", "1.9.2, streaming, streaming"})
         void isAnsweredRowByRow(String version, String mode, String sent) throws IOException {
-            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
+            var settings = start("chatflow", "--dify", version, "--columns", "id");
             csv("id,query", "1,\"Why, so?\"", "2,[flaky] あ", "3,[fail]");
 
-            var call = call(settings, typed("run", "--mode", mode));
-
-            assertEquals(3, call.code(), call.err());
+            call(settings, typed("run", "--mode", mode)).exits(3);
             assertEquals("Answer to: Why, so?", result("1").at("/outputs/answer").asText());
             assertEquals("Answer to: [flaky] あ", result("2").at("/outputs/answer").asText());
             assertEquals("[\"answer\"]", result("1").path("outputs").propertyStream().map(Map.Entry::getKey)
@@ -337,7 +314,7 @@ final class ChatflowTest extends WholeCommand {
             assertEquals(36, result("1").path("message_id").asText().length());
             assertEquals("succeeded=2 failed=1", status());
             for (var attempt : events("attempt")) assertEquals(sent, attempt.path("mode").asText());
-            assertEquals(0, stats().path("twice").asInt());
+            assertEquals(0, dify.count("twice"));
         }
 
         /// 1.9.2 does not record an abandoned stream without a run id, so that stays open; all else is found again.
@@ -358,7 +335,7 @@ final class ChatflowTest extends WholeCommand {
                 """)
         void paysForNoRowTwiceAndFindsWhatWasCut(String version, String mode, String fault, int results)
                 throws IOException {
-            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id",
+            var settings = start("chatflow", "--dify", version, "--columns", "id",
                     "--latency", "200ms", "--silence", "1s");
             csv(Stream.concat(Stream.of("id,query"), IntStream.rangeClosed(1, 6).mapToObj(id -> id + ","
                     + (id % 2 == 0 ? "[" + fault + "] " : "") + id)).toArray(String[]::new));
@@ -371,7 +348,7 @@ final class ChatflowTest extends WholeCommand {
                 assertEquals(line.path("id").asText(), end, line::toString);
             }
             assertEquals(results, results().size());
-            assertEquals(0, stats().path("twice").asInt());
+            assertEquals(0, dify.count("twice"));
             assertEquals(6 - results, events("end").stream()
                     .filter(end -> end.path("outcome").asText().equals("unknown")).count());
         }
@@ -380,23 +357,21 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.9.2, blocking"})
         void isFetchedAgainIfItsResultsWereLost(String version, String mode) throws IOException {
-            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
+            var settings = start("chatflow", "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
             call(settings, typed("run", "--mode", mode));
             Files.writeString(file("results.jsonl"), "");
 
-            var call = call(settings, typed("run", "--mode", mode));
-
-            assertEquals(0, call.code(), call.err());
+            call(settings, typed("run", "--mode", mode)).exits(0);
             assertEquals("Answer to: Who?", result("2").at("/outputs/answer").asText());
             assertEquals(36, result("1").path("message_id").asText().length());
-            assertEquals(2, stats().path("started").asInt(), stats().toString());
+            assertEquals(2, dify.count("started"));
         }
 
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.14.2, auto", "1.9.2, auto", "1.9.2, blocking"})
         void isNotPaidAgainIfTheShellHasRunIt(String version, String mode) throws IOException {
-            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
+            var settings = start("chatflow", "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
             var outer = commandLine(Given.env(settings)).setOut(new PrintWriter(new StringWriter()))
                     .setErr(new PrintWriter(new StringWriter()));
@@ -404,37 +379,28 @@ final class ChatflowTest extends WholeCommand {
             Shell shell = outer.getSubcommands().get("shell").getCommand();
             shell.session().execute("retry 1");
 
-            var call = call(settings, typed("run", "--mode", mode));
-
-            assertEquals(0, call.code(), call.err());
+            call(settings, typed("run", "--mode", mode)).exits(0);
             assertEquals("Answer to: Why?", result("1").at("/outputs/answer").asText());
-            assertEquals(2, stats().path("started").asInt(), stats().toString());
+            assertEquals(2, dify.count("started"));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"--mode=auto", "--no-check"})
         void isNotSentIfItsCellIsBlank(String option) throws IOException {
-            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--columns", "id");
+            var settings = start("chatflow", "--columns", "id");
             csv("id,query", "1,Why?", "2,");
 
-            var call = call(settings, typed("run", option));
-
-            assertEquals(2, call.code(), call.err());
-            assertTrue(call.err().contains("line 3, id 2: query"), call.err());
-            assertEquals(0, stats().path("started").asInt());
+            call(settings, typed("run", option)).exits(2).says("line 3, id 2: query");
+            assertEquals(0, dify.count("started"));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"chat", "agent-chat", "completion"})
         void isNotSentToAnAppWithoutRuns(String kind) throws IOException {
-            var settings = start(Simulator.Setup.Kind.of(kind));
+            var settings = start(kind);
             csv("id,query", "1,Why?");
 
-            var call = call(settings, typed("run"));
-
-            assertEquals(4, call.code(), call.err());
-            assertTrue(call.sentence().contains("\"" + kind + "\""), call.sentence());
-            assertTrue(call.hint().isPresent());
+            call(settings, typed("run")).exits(4).reports("\"" + kind + "\"").hints();
         }
     }
 
@@ -446,10 +412,8 @@ final class ChatflowTest extends WholeCommand {
             csv("id,question,text", "1,Why?,a longer text beside it", "2,[drop] Who?,x", "3,[flaky] How?,x",
                     "4,[fail] No,x");
 
-            var call = call(Map.of(), typed("run", "--demo=chatflow", "--query-column", "question", "--mode", mode,
-                    "--initial-retry-delay", "10ms"));
-
-            assertEquals(3, call.code(), call.err());
+            call(Map.of(), typed("run", "--demo=chatflow", "--query-column", "question", "--mode", mode,
+                    "--initial-retry-delay", "10ms")).exits(3);
             assertEquals(List.of("1", "2", "3"), ids());
             assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
             assertEquals("Demo answer to: [drop] Who?", result("2").at("/outputs/answer").asText());
@@ -464,11 +428,8 @@ final class ChatflowTest extends WholeCommand {
 
             var call = call(Map.of(), "check", "--demo=chatflow", "-i", input(), "--show", "1");
 
-            assertEquals(2, faulty.code(), faulty.err());
-            assertTrue(faulty.out().contains("line 3, id 2: query"), faulty.out());
-            assertEquals(0, call.code(), call.err());
-            assertTrue(call.out().contains("\"query\":\"Why?\",\"response_mode\":\"streaming\""), call.out());
-            assertTrue(call.out().contains("/v1/chat-messages -H"), call.out());
+            faulty.exits(2).shows("line 3, id 2: query");
+            call.exits(0).shows("\"query\":\"Why?\",\"response_mode\":\"streaming\"", "/v1/chat-messages -H");
         }
 
         @ParameterizedTest
@@ -477,10 +438,7 @@ final class ChatflowTest extends WholeCommand {
         void suggestsAColumnIfTheQuestionIsMissing(String header, String option) throws IOException {
             csv(header, "1,x");
 
-            var call = call(Map.of(), typed("run", "--demo=chatflow"));
-
-            assertEquals(2, call.code(), call.err());
-            assertTrue(call.err().contains(option), call.err());
+            call(Map.of(), typed("run", "--demo=chatflow")).exits(2).says(option);
         }
 
         @Test

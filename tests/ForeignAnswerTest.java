@@ -110,9 +110,7 @@ final class ForeignAnswerTest extends WholeCommand {
             var dify = new Looked(isChat, version, (path, row) -> path.startsWith("/workflows/run/")
                     ? "{\"id\":\"r\",\"status\":\"succeeded\",\"outputs\":{}}" : ways.get(row));
 
-            var call = dify.run(ways.size());
-
-            assertEquals(3, call.code(), call.err());
+            dify.run(ways.size()).exits(3);
             assertEquals(ways.size(), dify.sent.size(), "sent again");
             assertEquals("unknown=" + ways.size(), status());
         }
@@ -126,9 +124,7 @@ final class ForeignAnswerTest extends WholeCommand {
             var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}]}") : text(messages));
 
-            var call = dify.run(1);
-
-            assertEquals(3, call.code(), call.err());
+            dify.run(1).exits(3);
             assertEquals("unknown=1", status());
             assertEquals(1, dify.sent.size());
         }
@@ -197,9 +193,7 @@ final class ForeignAnswerTest extends WholeCommand {
             })) {
                 rows(12);
 
-                var call = call(settingsFor(wire), typed("run", "-c", "1"));
-
-                assertEquals(0, call.code(), call.err());
+                call(settingsFor(wire), typed("run", "-c", "1")).exits(0);
                 for (var result : results())
                     assertEquals(result.path("id").asText(), result.at("/outputs/of").asText());
                 assertEquals(12, results().size());

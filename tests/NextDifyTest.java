@@ -30,21 +30,19 @@ class NextDifyTest {
                     Files.writeString(file("form.json"), FORM).toString())).toArray(String[]::new);
             first = SimulatedDify.of(words);
             second = SimulatedDify.of(words);
-            server = SimulatedServer.start(0, 0, first);
-            open.add(server);
+            server = new Simulated(first).server;
             server.addWorkspace(Simulator.WORKSPACE_KEY, Map.of(Simulator.FIRST_APP, first,
                     Simulator.SECOND_APP, second));
         }
 
         private Map<String, String> settings(String... more) {
-            var settings = new HashMap<>(Map.of("DIFY_API_KEY", Simulator.WORKSPACE_KEY,
-                    "DIFY_API_BASE_URL", server.baseUrl().toString(), "INITIAL_RETRY_DELAY", "10ms"));
-            for (int i = 0; i < more.length; i += 2) settings.put(more[i], more[i + 1]);
+            var settings = settingsFor(server.baseUrl(), more);
+            settings.put("DIFY_API_KEY", Simulator.WORKSPACE_KEY);
             return settings;
         }
 
         private static int started(SimulatedDify app) {
-            return ((Number) app.offsets().stats(false).get("started")).intValue();
+            return Simulated.count(app, "started");
         }
 
         @Override
@@ -70,12 +68,11 @@ class NextDifyTest {
             assertEquals(List.of(3, 0, 0, 0), Stream.of(ran, checked, retried, verified).map(Call::code).toList(),
                     () -> ran.err() + checked.err() + retried.err() + verified.err());
             if (!isChat) {
-                var pulled = call(settings, "pull", "-o", file("pulled.jsonl").toString(), "--own");
-                assertEquals(0, pulled.code(), pulled.err());
+                var pulled = call(settings, "pull", "-o", file("pulled.jsonl").toString(), "--own").exits(0);
                 assertFalse(read("pulled.jsonl").isEmpty(), pulled.err());
                 assertEquals(2, call(settings(), "pull", "-o", file("more.jsonl").toString()).code());
             }
-            assertTrue(checked.out().contains("'X-Dify-App-ID: " + Simulator.SECOND_APP + "'"), checked.out());
+            checked.shows("'X-Dify-App-ID: " + Simulator.SECOND_APP + "'");
             assertEquals(List.of("1", "2", "3"), ids());
             assertEquals(List.of(0, 4), List.of(started(first), started(second)));
             assertEquals(Set.of(Simulator.SECOND_APP), events("session").stream()
@@ -97,8 +94,7 @@ class NextDifyTest {
 
             var call = command.equals("run") ? call(settings, typed("run")) : call(settings, "check", "-i", input());
 
-            assertEquals(code, call.code(), call.err());
-            assertTrue(call.sentence().contains("DIFY_APP_ID") && call.hint().isPresent(), call.err());
+            call.exits(code).reports("DIFY_APP_ID").hints();
             assertEquals(List.of(0, 0), List.of(started(first), started(second)));
         }
 
@@ -114,10 +110,7 @@ class NextDifyTest {
                 if (lost.compareAndSet(false, true)) first.bind(Simulator.WORKSPACE_KEY, Set.of(Simulator.SECOND_APP));
             });
 
-            var call = call(settings, typed("run", "-c", "1", "--mode", "blocking"));
-
-            assertEquals(4, call.code(), call.err());
-            assertTrue(call.sentence().contains("DIFY_APP_ID") && call.hint().isPresent(), call.err());
+            call(settings, typed("run", "-c", "1", "--mode", "blocking")).exits(4).reports("DIFY_APP_ID").hints();
             assertEquals(2, started(first));
         }
 
@@ -133,7 +126,7 @@ class NextDifyTest {
             var verified = call(settings(), "verify", "-o", output(), "--app-id", Simulator.SECOND_APP);
 
             assertEquals(List.of(2, 2), List.of(other.code(), verified.code()), other.err() + verified.err());
-            assertTrue(other.sentence().contains("DIFY_APP_ID") && other.hint().isPresent(), other.err());
+            other.reports("DIFY_APP_ID").hints();
             assertEquals(List.of(2, 0), List.of(started(first), started(second)));
             assertEquals(0, call(settings(), typed("run", "--mode", mode, "--app-id", Simulator.FIRST_APP)).code());
             assertEquals(4, started(first));
@@ -146,10 +139,7 @@ class NextDifyTest {
             rows(1);
             dify.info(dify.refused(401, "unauthorized", "The token " + foreign + " is invalid"));
 
-            var call = call(dify.settings(), typed("run"));
-
-            assertEquals(4, call.code(), call.err());
-            assertTrue(call.sentence().contains("sk-***"), call.err());
+            var call = call(dify.settings(), typed("run")).exits(4).reports("sk-***");
             assertFalse(call.err().contains("7f6e5d4c"), call.err());
         }
 
@@ -174,19 +164,13 @@ class NextDifyTest {
         @ParameterizedTest
         @CsvSource({"blocking, workflow", "streaming, workflow", "streaming, chatflow"})
         void hasItsTimeWithoutTheMove(String mode, String app) throws IOException {
-            var dify = SimulatedDify.of("--dify", "1.19.0", "--app", app, "--latency", "1s");
-            var server = SimulatedServer.start(0, 0, dify);
-            open.add(server);
+            var dify = new Simulated("--dify", "1.19.0", "--app", app, "--latency", "1s");
             var kept = app.equals("chatflow") ? "id,query" : "id,text";
             csv(kept, "1,[move 4s]", "2,[move 4s]", "3,short");
-            var settings = Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString());
 
-            var call = call(settings, typed("run", "--mode", mode, "--timeout", "3s", "-c", "3"));
-
-            assertEquals(0, call.code(), call.err());
+            call(dify.settings(), typed("run", "--mode", mode, "--timeout", "3s", "-c", "3")).exits(0);
             assertEquals(List.of("1", "2", "3"), ids());
-            var stats = dify.offsets().stats(false);
-            assertEquals(List.of(3, 0, 0L), List.of(stats.get("started"), stats.get("twice"), stats.get("stops")));
+            assertEquals(List.of(3, 0, 0), Stream.of("started", "twice", "stops").map(dify::count).toList());
         }
     }
 
@@ -194,12 +178,6 @@ class NextDifyTest {
 
     @Nested
     class AFormOfARun extends WholeCommand {
-        private Map<String, String> serve(String... options) throws IOException {
-            var server = SimulatedServer.start(0, 0, SimulatedDify.of(options));
-            open.add(server);
-            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString());
-        }
-
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 version, app,      mode,      node
@@ -213,12 +191,10 @@ class NextDifyTest {
                 """)
         void isShownByItsNodeAndExpiryAndItsTokenOnlyInLogAndRow(String version, String app, String mode, String node)
                 throws IOException {
-            var settings = serve("--dify", version, "--app", app, "--latency", "10ms");
+            var settings = new Simulated("--dify", version, "--app", app, "--latency", "10ms").settings();
             csv(app.equals("chatflow") ? "id,query" : "id,text", "1,[pause]", "2,[pause]", "3,fine");
 
-            var ran = call(settings, typed("run", "--mode", mode));
-
-            assertEquals(3, ran.code(), ran.err());
+            var ran = call(settings, typed("run", "--mode", mode)).exits(3);
             assertEquals("succeeded=1 paused=2", status());
             var forms = events("form");
             assertEquals(List.of("1", "2"), forms.stream().map(form -> form.path("id").asText()).sorted().toList());
@@ -291,13 +267,9 @@ class NextDifyTest {
         void givesTheSameResults(String app) throws IOException {
             var all = new ArrayList<List<String>>();
             for (var version : List.of("1.16.1", "1.19.0")) {
-                var server = SimulatedServer.start(0, 0, SimulatedDify.of("--dify", version, "--app", app, "--latency",
-                        "20ms"));
-                open.add(server);
+                var settings = new Simulated("--dify", version, "--app", app, "--latency", "20ms").settings();
                 csv(app.equals("chatflow") ? "id,query" : "id,text", "1,a", "2,[drop-after]", "3,[fail]", "4,[partial]");
-                var call = call(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()),
-                        typed("run", "--mode", "streaming", "--fresh"));
-                assertEquals(3, call.code(), call.err());
+                call(settings, typed("run", "--mode", "streaming", "--fresh")).exits(3);
                 all.add(results().stream().map(line -> line.path("id") + " " + line.path("outputs") + " "
                         + line.path("workflow_status") + " " + line.path("total_tokens") + " " + line.path("total_price"))
                         .sorted().toList());

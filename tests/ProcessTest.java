@@ -13,32 +13,16 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
-/// Whole commands: exit code, output and files. Every call is searched for the key.
-@Timeout(90)
-
 /// Separate processes, and the launcher.
 final class ProcessTest extends WholeCommand {
     @Nested
     class AProcess {
-        private final List<Process> children = new ArrayList<>();
-
-        @AfterEach
-        void end() {
-            children.forEach(Process::destroyForcibly);
-        }
-
+        /// With its default action for SIGINT, and with options of Java.
         private Process start(Map<String, String> settings, List<String> jvm, String... args) throws IOException {
             var words = new ArrayList<>(ignoresInterrupts() ? List.of("env", "--default-signal=INT") : List.of());
             words.addAll(Given.Tool.words(jvm.toArray(String[]::new)));
             words.addAll(List.of(args));
-            var builder = new ProcessBuilder(words).directory(folder.toFile());
-            builder.environment().keySet().removeIf(name ->
-                    name.matches("(?i)DIFY.*|.*_PROXY|MAX_RETR.*|INITIAL_RETR.*|TIMEOUT|LC_.*|JAVA.*|JDK_.*"));
-            builder.environment().putAll(settings);
-            var child = builder.redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile())
-                    .start();
-            children.add(child);
-            return child;
+            return ProcessTest.this.start(words, settings);
         }
 
         /// A process that a shell starts in the background (`&` in a script) ignores SIGINT, and so do its children.
@@ -46,13 +30,6 @@ final class ProcessTest extends WholeCommand {
             var status = Path.of("/proc/self/status");
             return Files.exists(status) && Files.readAllLines(status).stream().anyMatch(line ->
                     line.startsWith("SigIgn:") && (Long.parseUnsignedLong(line.substring(7).strip(), 16) & 2) != 0);
-        }
-
-        private Call ended(Process child) throws Exception {
-            assertTrue(child.waitFor(60, TimeUnit.SECONDS), "the process does not end");
-            var call = new Call(child.exitValue(), content("child.out"), content("child.err"));
-            keyIsNowhere(call);
-            return call;
         }
 
         private static void signal(String name, Process child) throws Exception {
@@ -170,22 +147,17 @@ final class ProcessTest extends WholeCommand {
                 var child = start(dify.settings(), List.of(), typed("run", "-c3", "--mode", mode, "--grace", "0.2"));
                 dify.held.await();
                 signal(signal, child);
-                var call = ended(child);
-
-                assertEquals(130, call.code(), call.err());
-                assertTrue(call.err().contains("interrupted"), call.err());
-                assertTrue(call.err().contains("2 succeeded, 6 pending"), call.err());
+                var call = ended(child).exits(130).says("interrupted", "2 succeeded, 6 pending");
                 assertEquals(!stopped.isEmpty(), call.err().contains("asked Dify to stop"), call.err());
                 assertEquals(!open.isEmpty(), call.err().contains("may still be active"), call.err());
-                assertTrue(call.err().contains(stopped) && call.err().contains(open), call.err());
+                call.says(stopped, open);
                 assertFalse(Files.exists(file("results.jsonl.retry")));
                 assertEquals("succeeded=2 pending=6", status());
                 assertEquals(5, dify.posts.get(), "nothing new starts");
                 assertEquals(mode.equals("streaming") ? Set.of("task-3", "task-4", "task-5") : Set.of(), dify.stopped);
 
                 dify.goOn.countDown();
-                var next = call(dify.settings(), typed("run", "--mode", mode));
-                assertEquals(0, next.code(), next.err());
+                call(dify.settings(), typed("run", "--mode", mode)).exits(0);
                 assertEquals("succeeded=8", status());
                 assertEquals(8, ids().size());
                 assertEquals(mode.equals("streaming") ? 11 : 8, dify.posts.get(), "only stopped runs are run again");
@@ -238,13 +210,11 @@ final class ProcessTest extends WholeCommand {
             assertEquals(0, start(Map.of(), List.of(), "run", "--demo", "-i", input(), "-o", output()).waitFor());
 
             for (var last : List.of("run --demo --json", "retry --demo --json", "export -")) {
-                var words = Given.Tool.words();
-                words.addAll(List.of(last.split(" ")));
-                words.addAll(List.of("-i", input(), "-o", output()));
+                var words = java(words(List.of(last.split(" ")), "-i", input(), "-o", output()));
                 var full = new ProcessBuilder(words)
                         .directory(folder.toFile()).redirectOutput(new File("/dev/full"))
                         .redirectError(file("child.err").toFile()).start();
-                children.add(full);
+                open.add(full::destroyForcibly);
                 assertEquals(4, full.waitFor(), content("child.err"));
                 assertTrue(content("child.err").contains("standard output"), content("child.err"));
             }
@@ -285,10 +255,7 @@ final class ProcessTest extends WholeCommand {
                 while (!content("child.err").contains("Ctrl-C again")) child.waitFor(20, TimeUnit.MILLISECONDS);
                 signal("INT", child);
 
-                var call = ended(child);
-                assertEquals(130, call.code());
-                assertTrue(call.err().contains("2 pending"), call.err());
-                assertTrue(call.err().contains("2 runs may still be active"), call.err());
+                ended(child).exits(130).says("2 pending", "2 runs may still be active");
             }
         }
 
@@ -302,8 +269,7 @@ final class ProcessTest extends WholeCommand {
                 child.destroyForcibly().waitFor();
 
                 dify.goOn.countDown();
-                var next = call(dify.settings(), typed("run", "--mode", mode));
-                assertEquals(0, next.code(), next.err());
+                call(dify.settings(), typed("run", "--mode", mode)).exits(0);
                 assertEquals("succeeded=8", status());
                 assertEquals(8, dify.posts.get());
                 assertEquals(8, Set.copyOf(ids()).size());
@@ -318,9 +284,7 @@ final class ProcessTest extends WholeCommand {
                 dify.held.await();
 
                 for (var command : List.of(typed("run"), typed("retry"), typed("run", "--fresh"))) {
-                    var second = call(dify.settings(), command);
-                    assertEquals(2, second.code(), second.err());
-                    assertTrue(second.sentence().contains("results.jsonl.lock"), second.err());
+                    call(dify.settings(), command).exits(2).reports("results.jsonl.lock");
                 }
                 assertEquals("pending=2", status(), "status may look on");
                 assertEquals(2, dify.posts.get());
@@ -367,9 +331,7 @@ final class ProcessTest extends WholeCommand {
                 dify.held.await();
                 Files.delete(folder.resolve("results.jsonl.lock"));
 
-                var second = call(dify.settings(), typed("run", "--mode", "blocking"));
-
-                assertEquals(2, second.code(), second.err());
+                call(dify.settings(), typed("run", "--mode", "blocking")).exits(2);
                 assertEquals(2, dify.posts.get());
             }
         }
@@ -421,8 +383,7 @@ final class ProcessTest extends WholeCommand {
 
             var turkish = List.of("-Duser.language=tr", "-Duser.country=TR");
             var child = ended(start(Map.of("LC_ALL", "C"), turkish, "run", "--demo", "-i", "data.csv", "-o", "tr.jsonl",
-                    "--mode", "STREAMING", "--initial-retry-delay", "10ms"));
-            assertEquals(3, child.code(), child.err());
+                    "--mode", "STREAMING", "--initial-retry-delay", "10ms")).exits(3);
             call(Map.of(), typed("run", "--demo", "--mode", "streaming", "--initial-retry-delay", "10ms"));
 
             assertEquals(comparable("results.jsonl"), comparable("tr.jsonl"));
@@ -430,7 +391,7 @@ final class ProcessTest extends WholeCommand {
             assertEquals(content("results.jsonl.retry"), content("tr.jsonl.retry"));
             for (var word : List.of("\"mode\":\"streaming\"", "\"outcome\":\"failed\""))
                 assertTrue(content("tr.jsonl.log").contains(word), word);
-            assertTrue(child.err().contains("2 succeeded, 1 failed in "), child.err());
+            child.says("2 succeeded, 1 failed in ");
             var status = ended(start(Map.of("LC_ALL", "C"), turkish, "status", "-o", "tr.jsonl"));
             assertTrue(status.out().lines().anyMatch(line -> line.matches("  succeeded +2 +66\\.7 % .*")),
                     status.out());
@@ -468,11 +429,7 @@ final class ProcessTest extends WholeCommand {
                     "results.jsonl");
             child.getOutputStream().close();
 
-            var call = ended(child);
-
-            assertEquals(2, call.code());
-            assertTrue(call.err().contains(file("none").toString()), call.err());
-            assertTrue(call.hint().isPresent(), call.err());
+            ended(child).exits(2).says(file("none").toString()).hints();
         }
 
         @Test
@@ -486,12 +443,10 @@ final class ProcessTest extends WholeCommand {
                     TIMEOUT=abc
                     """.formatted(KEY));
 
-            var bad = ended(start(Map.of(), List.of(), typed("run")));
-            assertEquals(2, bad.code());
+            var bad = ended(start(Map.of(), List.of(), typed("run"))).exits(2);
             assertTrue(bad.sentence().startsWith("difyexec: TIMEOUT in .env: "), bad.err());
 
-            var good = ended(start(Map.of("DIFY_API_BASE_URL", dify.url(), "TIMEOUT", "7"), List.of(), typed("run")));
-            assertEquals(0, good.code(), good.err());
+            ended(start(Map.of("DIFY_API_BASE_URL", dify.url(), "TIMEOUT", "7"), List.of(), typed("run"))).exits(0);
             dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run"))
                     .withHeader("Authorization", equalTo("Bearer " + KEY)));
         }
@@ -546,11 +501,8 @@ final class ProcessTest extends WholeCommand {
             Files.writeString(file("home/.jbang/bin/other"), "#!/bin/sh\nexec jbang run other \"$@\"\n");
             var settings = Map.of("HOME", file("home").toString(), "REF", ref);
 
-            var call = launch(settings, file("home/.cache"), Stream.concat(Stream.of("app", "install"), Stream.of(more))
-                    .toArray(String[]::new));
-
-            assertEquals(0, call.code(), call.out());
-            assertTrue(call.out().contains("\n-Duser.home=" + file("home") + "\n"), call.out());
+            launch(settings, file("home/.cache"), Stream.concat(Stream.of("app", "install"), Stream.of(more))
+                    .toArray(String[]::new)).exits(0).shows("\n-Duser.home=" + file("home") + "\n");
             assertEquals("#!/bin/sh\nexec jbang run other \"$@\"\n", content("home/.jbang/bin/other"));
             return content("home/.jbang/bin/difyexec");
         }
@@ -597,9 +549,7 @@ final class ProcessTest extends WholeCommand {
             Files.createFile(home.resolve("jdk-25.0.1.jsa"));
 
             var call = launch(Map.of("HOME", file("home").toString(), "XDG_CACHE_HOME", file("cache").toString()),
-                    file("cache"), command);
-
-            assertTrue(call.out().contains("\n-XX:SharedArchiveFile="), call.out());
+                    file("cache"), command).shows("\n-XX:SharedArchiveFile=");
             assertEquals(alone, call.out().contains("LOCKED"), call.out());
         }
 
@@ -684,7 +634,7 @@ final class ProcessTest extends WholeCommand {
                     file("home/.cache"), "version");
 
             assertEquals(3, call.out().lines().filter("round"::equals).count(), call.out());
-            assertTrue(call.out().contains("\ndev.jbang.Main\nversion\n"), call.out());
+            call.shows("\ndev.jbang.Main\nversion\n");
         }
 
         @ParameterizedTest
@@ -754,7 +704,7 @@ final class ProcessTest extends WholeCommand {
             assertEquals("""
                     jbang: fetching JBang by JBang's own installer, https://sh.jbang.dev; it brings a JDK, too
                     <DifyExec.java><a  b><it's><><-i><->""", call.out());
-            assertEquals(3, call.code());
+            call.exits(3);
             assertEquals("-fLs https://sh.jbang.dev\n", content("fetched"));
         }
 
@@ -771,22 +721,18 @@ final class ProcessTest extends WholeCommand {
 
         @Test
         void saysThatTheInstallerCannotBeReached() throws Exception {
-            var call = launchBare("echo half\nexit 28\n", false, "DifyExec.java");
-
-            assertEquals(2, call.code());
+            var call = launchBare("echo half\nexit 28\n", false, "DifyExec.java").exits(2);
             assertTrue(call.out().endsWith("\njbang: https://sh.jbang.dev cannot be reached: check the network, "
                     + "or install JBang.\n"), call.out());
         }
 
         @Test
         void withoutADownloaderSaysWhatToInstall() throws Exception {
-            var call = launchBare("", false, "DifyExec.java");
-
-            assertEquals(2, call.code());
+            var call = launchBare("", false, "DifyExec.java").exits(2);
             assertEquals(1, call.out().lines().count(), call.out());
             for (var words : List.of("openjdk-25-jdk-headless and maven (Debian)",
                     "java-25-openjdk-devel and maven (Fedora)", "openjdk and maven (macOS, brew)"))
-                assertTrue(call.out().contains(words), call.out());
+                call.shows(words);
         }
 
         @ParameterizedTest
@@ -796,20 +742,17 @@ final class ProcessTest extends WholeCommand {
             var own = file("difyexec-" + Files.getAttribute(folder, "unix:uid"));
             var settings = Map.of("HOME", home, "TMPDIR", folder.toString());
 
-            var refused = launch(settings, file("elsewhere"), "app", "install", "DifyExec.java");
-            assertEquals(2, refused.code(), refused.out());
+            var refused = launch(settings, file("elsewhere"), "app", "install", "DifyExec.java").exits(2);
             assertEquals("jbang: HOME is not set, and that is where commands are installed: set it.\n", refused.out());
             assertFalse(Files.exists(own));
 
-            var call = launch(settings, own.resolve(".cache"), "version");
-            assertEquals(0, call.code(), call.out());
+            var call = launch(settings, own.resolve(".cache"), "version").exits(0);
             assertTrue(call.out().startsWith("HOME=" + own + "\n"), call.out());
             assertEquals(atTheRoot, Files.exists(Path.of("/.cache")));
 
             Files.move(own, file("foreign"));
             Files.createSymbolicLink(own, file("foreign"));
-            var foreign = launch(settings, file("elsewhere"), "version");
-            assertEquals(2, foreign.code(), foreign.out());
+            var foreign = launch(settings, file("elsewhere"), "version").exits(2);
             assertEquals("jbang: HOME is not set, and " + own + " cannot stand in: set HOME.\n", foreign.out());
         }
     }

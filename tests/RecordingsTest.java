@@ -93,7 +93,7 @@ final class RecordingsTest {
             var response = served(exchange, attempt, heard);
 
             var verdict = judge().verdict(attempt, response);
-            assertTrue(List.of(expected.word().split(" or ")).contains(Expected.word(verdict)),
+            assertTrue(List.of(expected.word().split(" or ")).contains(Given.word(verdict)),
                     () -> exchange + ": " + response + " is to be " + expected.word() + " and is " + verdict);
             if (verdict instanceof Outcome outcome && outcome.status() == RowStatus.FAILED)
                 assertTrue(outcome.text().contains(expected.text().strip()), () -> exchange + ": " + outcome);
@@ -228,7 +228,7 @@ final class RecordingsTest {
 
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
                 var take = assertInstanceOf(Step.Take.class, step, exchange::toString);
-                assertEquals("succeeded", Expected.word(take.verdict()), exchange::toString);
+                assertEquals("succeeded", Given.word(take.verdict()), exchange::toString);
                 assertEquals(JSON.readTree(stored.getFirst().text()).path("outputs"), json(take.ran().outputs().toString()));
             } else isJudgedByItsWords(exchange, assertInstanceOf(Step.Judged.class, step, exchange::toString));
             replayed.merge("made-up ends of " + exchange.version(), 1, Integer::sum);
@@ -250,7 +250,7 @@ final class RecordingsTest {
                 case Verdict verdict -> verdict.toString();
             };
             assertEquals(exchange.text().contains("\"code\"") ? "stop" : words.contains("without a terminal event")
-                    ? "look up" : "failed", Expected.word(step.verdict()), exchange::toString);
+                    ? "look up" : "failed", Given.word(step.verdict()), exchange::toString);
             assertTrue(text.contains(words), () -> exchange + ": " + text);
             assertEquals(Optional.empty(), step.response().run(), exchange::toString);
         }

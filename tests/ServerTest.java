@@ -102,16 +102,36 @@ class ServerTest {
         return Given.noEnd(attempt, response, symptom, "", attempt.at(), attempt.at().plus(LONG));
     }
 
-    static void await(CountDownLatch latch) {
-        try {
-            latch.await();
-        } catch (InterruptedException _) {
-            Thread.currentThread().interrupt();
-        }
-    }
-
     static JsonNode json(String text) throws IOException {
         return JSON.readTree(text);
+    }
+
+    /// A WireMock server for each test, and a client of it.
+    abstract static class Served {
+        final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
+
+        Served() {
+            dify.start();
+        }
+
+        @AfterEach
+        void stop() {
+            dify.stop();
+        }
+
+        URI url() {
+            return URI.create("http://127.0.0.1:" + dify.port() + "/v1");
+        }
+
+        <T> T ask(Function<DifyClient, T> question) {
+            try (var client = client(url())) {
+                return question.apply(client);
+            }
+        }
+
+        LookUpResult look(Unresolved unresolved) {
+            return ask(client -> ServerTest.look(client, unresolved));
+        }
     }
 
     /// The runs that a worker reported at their first event.
@@ -408,38 +428,15 @@ class ServerTest {
             return new Expected(word.orElseThrow(() -> new NoSuchElementException(status + message)),
                     message.replaceFirst("^Run failed: ", ""));
         }
-
-        static String word(Verdict verdict) {
-            return switch (verdict) {
-                case Outcome outcome -> outcome.status().word();
-                case Verdict.Again _ -> "again";
-                case Verdict.Throttled _ -> "throttled";
-                case Verdict.Unreached _ -> "unreached";
-                case Verdict.LookUp _ -> "look up";
-                case Verdict.StopBatch _ -> "stop";
-            };
-        }
     }
 
     // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class WhatIsSent {
-        private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
-
+    class WhatIsSent extends Served {
         WhatIsSent() {
-            dify.start();
             dify.stubFor(any(anyUrl()).willReturn(aResponse().withHeader("Content-Type", "application/json")
                     .withHeader("X-Version", "1.14.2").withBody(Events.blocking("{}"))));
-        }
-
-        @AfterEach
-        void stop() {
-            dify.stop();
-        }
-
-        private URI url() {
-            return URI.create("http://127.0.0.1:" + dify.port() + "/v1");
         }
 
         @ParameterizedTest
@@ -451,9 +448,7 @@ class ServerTest {
             cells.put("empty", "");
             cells.put("text", "say \"あ\" 😀,\n\ttwice \\ \u0001");
 
-            try (var client = client(url())) {
-                run(client, attempt(mode, "difyexec-00-1", cells), new Ears());
-            }
+            ask(client -> run(client, attempt(mode, "difyexec-00-1", cells), new Ears()));
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run"))
                     .withHeader("Authorization", equalTo("Bearer " + KEY))
@@ -494,11 +489,7 @@ class ServerTest {
             var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
             var overdue = unresolved.overdue(Instant.now());
 
-            try (var client = client(url())) {
-                ServerTest.look(client, unresolved);
-                ServerTest.look(client, overdue);
-                ServerTest.look(client, overdue.later(Instant.now()));
-            }
+            for (var asked : List.of(unresolved, overdue, overdue.later(Instant.now()))) look(asked);
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/tasks/" + Events.TASK + "/stop")));
             dify.verify(3, getRequestedFor(urlEqualTo("/v1/workflows/run/" + Events.RUN)));
@@ -507,9 +498,7 @@ class ServerTest {
         @ParameterizedTest
         @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
         void aLookUpAsksForExactlyTheUserOfTheAttempt(String user) {
-            try (var client = client(url())) {
-                ServerTest.look(client, unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
-            }
+            look(unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
 
             dify.verify(1, getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
                     .withQueryParam("created_by_end_user_session_id", equalTo(user))
@@ -522,10 +511,7 @@ class ServerTest {
                     {"data": [{"workflow_run": {"id": ""}, "created_by_end_user": {"session_id": "user-1"}}]}""")));
             dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withBody("<html></html>")));
 
-            try (var client = client(url())) {
-                assertInstanceOf(LookUpResult.Silent.class,
-                        ServerTest.look(client, unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
-            }
+            assertInstanceOf(LookUpResult.Silent.class, look(unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
         }
 
         @Test
@@ -533,13 +519,10 @@ class ServerTest {
             dify.stubFor(post(anyUrl()).willReturn(aResponse().withStatus(308)
                     .withHeader("Location", url() + "/elsewhere").withBody("<html>moved</html>")));
 
-            try (var client = client(url())) {
-                var response = run(client, BLOCKING);
+            var refused = refused(ask(client -> run(client, BLOCKING)));
 
-                var refused = refused(response);
-                assertEquals(308, refused.status());
-                assertEquals(url() + "/elsewhere", refused.message());
-            }
+            assertEquals(308, refused.status());
+            assertEquals(url() + "/elsewhere", refused.message());
             dify.verify(1, postRequestedFor(anyUrl()));
         }
     }
@@ -588,7 +571,7 @@ class ServerTest {
                 var response = run(client, BLOCKING);
 
                 assertInstanceOf(Response.NotSent.class, response);
-                assertEquals("unreached", Expected.word(judge().verdict(attempt(BLOCKING), response)));
+                assertEquals("unreached", Given.word(judge().verdict(attempt(BLOCKING), response)));
             }
         }
 
@@ -658,23 +641,10 @@ class ServerTest {
     // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class AnAnswer {
-        private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
-
-        AnAnswer() {
-            dify.start();
-        }
-
-        @AfterEach
-        void stop() {
-            dify.stop();
-        }
-
+    class AnAnswer extends Served {
         private Response seen(Mode mode, ResponseDefinitionBuilder answer) {
             dify.stubFor(post(anyUrl()).willReturn(answer));
-            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                return run(client, mode);
-            }
+            return ask(client -> run(client, mode));
         }
 
         @ParameterizedTest
@@ -692,7 +662,7 @@ class ServerTest {
                 // whether the headers are passed on before the break shows depends on timing
                 var early = fault == Fault.MALFORMED_RESPONSE_CHUNK ? Symptom.NO_ANSWER : symptom;
                 assertTrue(cut(response).symptom() == symptom || cut(response).symptom() == early, response.toString());
-                assertEquals("look up", Expected.word(judge().verdict(attempt(mode), response)));
+                assertEquals("look up", Given.word(judge().verdict(attempt(mode), response)));
             }
             dify.verify(2, postRequestedFor(anyUrl()));
         }
@@ -885,7 +855,7 @@ class ServerTest {
     }
 
     @Nested
-    class ALook {
+    class ALook extends Served {
         private static LookUpResult detail(String fields) throws IOException {
             var reader = new RunReader();
             var data = JSON.readTree(("{'id':'r','status':'succeeded'," + fields + "}").replace('\'', '"'));
@@ -915,22 +885,9 @@ class ServerTest {
             assertEquals(Map.of("text", "a", "n", "7", "o", "{\"x\":[1]}", "query", "q"), found.inputs());
         }
 
-        private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
-
-        ALook() {
-            dify.start();
-        }
-
-        @AfterEach
-        void stop() {
-            dify.stop();
-        }
-
         private LookUpResult detail(ResponseDefinitionBuilder answer) {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(answer));
-            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                return ServerTest.look(client, unresolved("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
-            }
+            return look(unresolved("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
         }
 
         @ParameterizedTest
@@ -989,12 +946,10 @@ class ServerTest {
             stored("own", "failed");
             listed(listed == null ? new String[0] : new String[] {listed});
 
-            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                var found = ServerTest.look(client, unresolved(USER, Optional.of(new RunRef("r",
-                        symptom == Symptom.CRASH ? "r" : "")), symptom)); // one made-up id for both
+            var found = look(unresolved(USER, Optional.of(new RunRef("r",
+                    symptom == Symptom.CRASH ? "r" : "")), symptom)); // one made-up id for both
 
-                assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));
-            }
+            assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));
         }
 
         /// As a caching proxy returns it.
@@ -1023,12 +978,11 @@ class ServerTest {
 
         @Test
         void anUnreachableServerProvesNothing() {
-            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
+            try (var client = client(url())) {
                 dify.stop();
 
-                var found = ServerTest.look(client, unresolved("u", Optional.empty(), Symptom.CUT));
-
-                assertInstanceOf(LookUpResult.Silent.class, found);
+                assertInstanceOf(LookUpResult.Silent.class,
+                        ServerTest.look(client, unresolved("u", Optional.empty(), Symptom.CUT)));
             }
         }
     }

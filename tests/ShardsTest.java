@@ -39,9 +39,7 @@ final class ShardsTest extends WholeCommand {
     }
 
     private Call merged() throws IOException {
-        var call = merge();
-        assertEquals(Exit.OK.code, call.code(), call.err());
-        return call;
+        return merge().exits(Exit.OK.code);
     }
 
     private String next(String command, String options) {
@@ -103,9 +101,7 @@ final class ShardsTest extends WholeCommand {
         void isAValidNumberAndCount(String typed) throws IOException {
             rows(1);
 
-            var call = call(Map.of(), typed("run", "--demo", "--shard=" + typed));
-
-            assertEquals(Exit.UNUSABLE.code, call.code());
+            var call = call(Map.of(), typed("run", "--demo", "--shard=" + typed)).exits(Exit.UNUSABLE.code);
             assertTrue(call.sentence().startsWith("difyexec: --shard " + typed + ": "), call.err());
         }
     }
@@ -116,10 +112,7 @@ final class ShardsTest extends WholeCommand {
         void runsItsRowsAloneInFilesOfItsOwn() throws IOException {
             rows(12);
 
-            var call = shard(3, 3);
-
-            assertEquals(Exit.OK.code, call.code(), call.err());
-            assertTrue(call.err().contains("2 of 12 rows"), call.err());
+            shard(3, 3).exits(Exit.OK.code).says("2 of 12 rows");
             assertEquals(List.of("5", "7"), ids("results.3-of-3.jsonl").stream().sorted().toList());
             assertEquals("3/3", read("results.3-of-3.jsonl.log").getFirst().path("shard").asText());
             assertEquals(Set.of("data.csv", "results.3-of-3.jsonl", "results.3-of-3.jsonl.log",
@@ -156,13 +149,8 @@ final class ShardsTest extends WholeCommand {
         void skipsIdsOfOtherShards() throws IOException {
             rows(12);
 
-            var named = shard(3, 3, "--ids", "5,6,8");
-            assertEquals(Exit.OK.code, named.code(), named.err());
-            assertTrue(named.err().contains(" 2 ids of other shards (6, 8)"),
-                    named.err());
-            var again = dify.command("retry", "1", "7", "--shard", "3/3");
-            assertEquals(Exit.OK.code, again.code(), again.err());
-            assertTrue(again.err().contains(" 1 id of other shards (1)"), again.err());
+            shard(3, 3, "--ids", "5,6,8").exits(Exit.OK.code).says(" 2 ids of other shards (6, 8)");
+            dify.command("retry", "1", "7", "--shard", "3/3").exits(Exit.OK.code).says(" 1 id of other shards (1)");
 
             assertEquals(List.of("5", "7"), ids("results.3-of-3.jsonl"));
         }
@@ -172,7 +160,7 @@ final class ShardsTest extends WholeCommand {
             rows(4); // none belongs to the third shard
 
             for (var call : List.of(shard(3, 3), dify.command("retry", "--shard", "3/3")))
-                assertEquals(Exit.OK.code, call.code(), call.err());
+                call.exits(Exit.OK.code);
 
             assertEquals(0, dify.requests());
         }
@@ -200,10 +188,7 @@ final class ShardsTest extends WholeCommand {
             dify.run(shardOption(first));
             int runs = dify.runs();
 
-            var call = dify.run(shardOption(then));
-
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-            assertTrue(call.sentence().contains(fact), call.err());
+            dify.run(shardOption(then)).exits(Exit.UNUSABLE.code).reports(fact);
             assertEquals(runs, dify.runs());
         }
 
@@ -226,10 +211,7 @@ final class ShardsTest extends WholeCommand {
             for (var shard : List.of("2/3", "3/3")) {
                 var call = option.contains("delimiter") ? dify.run("--shard", shard, "--delimiter=,", "--id-column=b")
                         : dify.run("--shard", shard, option);
-
-                assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-                assertTrue(call.sentence().contains("results.3-of-3.jsonl.log"), call.err());
-                assertTrue(call.hint().isPresent(), call.err());
+                call.exits(Exit.UNUSABLE.code).reports("results.3-of-3.jsonl.log").hints();
             }
             assertEquals(runs, dify.runs());
         }
@@ -239,10 +221,7 @@ final class ShardsTest extends WholeCommand {
         void mayHaveNoRows() throws IOException {
             csv("id,text", "5,a", "7,b");
 
-            var call = shard(1, 3);
-
-            assertEquals(Exit.OK.code, call.code(), call.err());
-            assertTrue(call.err().contains("shard has no rows"), call.err());
+            var call = shard(1, 3).exits(Exit.OK.code).says("shard has no rows");
             assertFalse(call.err().contains("every row has succeeded"), call.err());
             assertEquals(0, dify.runs());
         }
@@ -254,11 +233,7 @@ final class ShardsTest extends WholeCommand {
             int runs = dify.runs();
             csv("id,text", "5,a", "7,b");
 
-            var call = shard(1, 3);
-
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-            assertTrue(call.sentence().contains("5 ids"), call.err());
-            assertTrue(call.hint().isPresent(), call.err());
+            shard(1, 3).exits(Exit.UNUSABLE.code).reports("5 ids").hints();
             assertEquals(runs, dify.runs());
         }
 
@@ -270,9 +245,7 @@ final class ShardsTest extends WholeCommand {
                 for (var command : List.of("retry", "run")) {
                     var call = command.equals("run") ? dify.run("--shard", "1/2", "--ids", id)
                             : dify.command("retry", id, "--shard", "1/2");
-
-                    assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-                    assertTrue(call.sentence().contains("\"" + id + "\""), call.err());
+                    call.exits(Exit.UNUSABLE.code).reports("\"" + id + "\"");
                 }
             assertEquals(0, dify.runs());
         }
@@ -284,10 +257,7 @@ final class ShardsTest extends WholeCommand {
             for (var suffix : List.of("", ".log"))
                 Files.move(file("results.1-of-3.jsonl" + suffix), file("results.2-of-3.jsonl" + suffix));
 
-            var call = shard(2, 3);
-
-            assertEquals(Exit.UNUSABLE.code, call.code());
-            assertTrue(call.sentence().contains("started with --shard 1/3"), call.err());
+            shard(2, 3).exits(Exit.UNUSABLE.code).reports("started with --shard 1/3");
         }
     }
 
@@ -300,9 +270,7 @@ final class ShardsTest extends WholeCommand {
             shard(1, 3);
             shard(3, 3, "--limit", "1");
 
-            var call = call(Map.of(), "status", "-i", input(), "-o", output());
-
-            assertEquals(Exit.ROWS_FAILED.code, call.code(), call.err());
+            var call = call(Map.of(), "status", "-i", input(), "-o", output()).exits(Exit.ROWS_FAILED.code);
             var lines = call.out().lines().map(line -> line.strip().replaceAll(" +", " ").replaceAll("\\d{4}-.*", "TIME"))
                     .filter(line -> !line.startsWith("No files") && !line.contains("█")).toList();
             assertEquals(List.of(output() + ": 2 of 3 shards started, not merged yet", "", "",
@@ -330,9 +298,7 @@ final class ShardsTest extends WholeCommand {
             rows(12);
             allThree();
 
-            var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
-
-            assertEquals(Exit.OK.code, call.code(), call.err());
+            var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output()).exits(Exit.OK.code);
             var json = tree(call.out());
             assertEquals("total succeeded partial failed paused unknown pending shards", keys(json));
             assertEquals(List.of(12, 12), List.of(json.path("total").asInt(), json.path("succeeded").asInt()));
@@ -361,10 +327,7 @@ final class ShardsTest extends WholeCommand {
             var words = new ArrayList<>(List.of(command.replaceFirst("(\\S+\\.\\S+)$", file("x") + "$1").split(" ")));
             words.addAll(List.of("-i", input(), "-o", output()));
 
-            var call = call(Map.of(), words.toArray(String[]::new));
-
-            assertEquals(Exit.UNUSABLE.code, call.code());
-            assertTrue(call.err().contains("merge"), call.err());
+            call(Map.of(), words.toArray(String[]::new)).exits(Exit.UNUSABLE.code).says("merge");
         }
     }
 
@@ -404,18 +367,14 @@ final class ShardsTest extends WholeCommand {
 
         private void refused(String fact, String... more) throws IOException {
             var before = snapshot();
-            var call = merge(more);
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-            assertTrue(call.sentence().contains(fact), call.err());
-            assertTrue(call.hint().isPresent(), call.err());
+            merge(more).exits(Exit.UNUSABLE.code).reports(fact).hints();
             assertEquals(before, snapshot(), "nothing is changed");
             assertTrue(names().stream().noneMatch(name -> name.endsWith(".tmp")), names().toString());
         }
 
         private void isNotSent(Call call, String fact) {
             int runs = dify.runs();
-            assertEquals(Exit.UNUSABLE.code, call.code(), call.err());
-            assertTrue(call.sentence().contains(fact), call.err());
+            call.exits(Exit.UNUSABLE.code).reports(fact);
             assertEquals(runs, dify.runs());
         }
 
@@ -640,9 +599,7 @@ final class ShardsTest extends WholeCommand {
             rows(12);
             shard(2, 3);
 
-            var call = merge("--partial");
-
-            assertTrue(call.err().contains("--shard 1/3"), call.err());
+            merge("--partial").says("--shard 1/3");
             assertTrue(shown(output(), "status").contains("--shard 1/3"));
             shard(1, 3);
             assertTrue(shown(output(), "status").contains("--shard 3/3"));
@@ -766,12 +723,10 @@ final class ShardsTest extends WholeCommand {
             int runs = dify.runs();
             dify.recorded("5", "succeeded");
             dify.listed("5", users.get("5"));
-            var call = dify.run();
-            assertEquals(3, call.code(), call.err());
+            var call = dify.run().exits(3);
             assertEquals(runs, dify.runs(), "nothing is sent again");
             assertEquals(11, ids().size());
-            assertTrue(call.err().contains("1 result recovered"), call.err());
-            assertTrue(call.err().contains("1 unknown"), call.err());
+            call.says("1 result recovered", "1 unknown");
         }
 
         /// The log is moved into place first, then the results, the retry list, and the log's last line.

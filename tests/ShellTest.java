@@ -110,10 +110,6 @@ final class ShellTest extends WholeCommand {
         return new Session(dify.settings(), "-i", input(), "-o", output());
     }
 
-    private static List<String> java(String... args) {
-        return List.of(words(Given.Tool.words(), args));
-    }
-
     private String[] shell(String... more) {
         return words(List.of("shell", "-i", input(), "-o", output()), more);
     }

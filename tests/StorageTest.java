@@ -53,7 +53,7 @@ class StorageTest {
         }
 
         private void assertNames(String file, Call call) {
-            assertTrue(call.sentence().contains(file), call.err());
+            call.reports(file);
             assertFalse(call.err().contains("\tat ") || call.err().contains("Exception"), call.err());
         }
 
@@ -78,7 +78,7 @@ class StorageTest {
             var call = broken(name, new FaultyDisk.Fault("stat", 1, 0, EIO), "", typed("run")).orElseThrow();
 
             assertTrue(faults > 0);
-            assertEquals(2, call.code(), call.err());
+            call.exits(2);
             assertNames(name, call);
             assertEquals(runs, dify.runs());
         }
@@ -107,9 +107,7 @@ class StorageTest {
             words.addAll(List.of("-i", input(), "-o", output()));
 
             var call = broken(file.equals(".") ? "" : file, once(fault, 1), "", words.toArray(String[]::new))
-                    .orElseThrow();
-
-            assertEquals(2, call.code(), call.err());
+                    .orElseThrow().exits(2);
             assertNames(file.equals(".") ? folder.getFileName().toString() : file, call);
             assertEquals(runs, dify.runs());
         }
@@ -122,9 +120,7 @@ class StorageTest {
             Files.writeString(file("out.csv"), "old");
 
             var call = broken("", once("fsync", 1), "", "export", "-i", input(), "-o", output(),
-                    file("out.csv").toString(), "--force").orElseThrow();
-
-            assertEquals(2, call.code(), call.err());
+                    file("out.csv").toString(), "--force").orElseThrow().exits(2);
             assertNames("out.csv", call);
             assertEquals("old", content("out.csv"));
         }
@@ -134,9 +130,7 @@ class StorageTest {
         void aResultIsKeptThoughItsFileCouldNotBeLockedAtFirst() throws Exception {
             rows(1);
 
-            var call = broken("results.jsonl", once("lock", 1), "", typed("run", "--json")).orElseThrow();
-
-            assertEquals(4, call.code(), call.err());
+            var call = broken("results.jsonl", once("lock", 1), "", typed("run", "--json")).orElseThrow().exits(4);
             assertNames("results.jsonl", call);
             assertEquals(4, new ObjectMapper().readTree(call.out()).path("exit_code").asInt());
             assertEquals(1, dify.runs());
@@ -207,11 +201,9 @@ class StorageTest {
             rows(1);
             var name = "x".repeat(250) + ".jsonl";
 
-            var call = call(dify().settings(), "run", "--json", "-i", input(), "-o", file(name).toString());
-
-            assertEquals(2, call.code(), call.err());
+            var call = call(dify().settings(), "run", "--json", "-i", input(), "-o", file(name).toString()).exits(2);
             assertEquals(2, new ObjectMapper().readTree(call.out()).path("exit_code").asInt());
-            assertTrue(call.sentence().contains(name), call.err());
+            call.reports(name);
         }
     }
 

@@ -191,7 +191,7 @@ final class StreamTest {
                 heard = new Ears();
                 var cut = cut(seen(LONG, connection -> {
                     if (!text.isEmpty()) connection.chunk(text);
-                    if (known) await(heard.first()); // a reset would discard unread data
+                    if (known) WholeCommand.await(heard.first()); // a reset would discard unread data
                     end.serve(connection);
                 }));
 

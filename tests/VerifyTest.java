@@ -19,14 +19,9 @@ final class VerifyTest extends WholeCommand {
     private SimulatedDify dify;
 
     private Map<String, String> start(String... options) throws IOException {
-        var line = Simulator.commandLine();
-        line.parseArgs(Stream.concat(Stream.of("--latency", "20ms"), Stream.of(options)).toArray(String[]::new));
-        var kind = List.of(options).contains("chatflow") ? Simulator.Setup.Kind.CHATFLOW
-                : Simulator.Setup.Kind.WORKFLOW;
-        dify = new SimulatedDify(line.<Simulator>getCommand().behaviour(), Simulator.Setup.PLAIN.with(kind));
-        var server = SimulatedServer.start(0, 0, dify);
-        open.add(server);
-        return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(), "INITIAL_RETRY_DELAY", "10ms");
+        var simulated = new Simulated(Stream.concat(Stream.of("--latency", "20ms"), Stream.of(options)).toArray(String[]::new));
+        dify = simulated.app;
+        return simulated.settings();
     }
 
     private Call verify(Map<String, String> settings, String... more) throws IOException {
@@ -49,16 +44,14 @@ final class VerifyTest extends WholeCommand {
         var settings = start("--app", "chatflow", "--dify", version, "--columns", "id,tone");
         csv(Stream.concat(Stream.of("id,tone,query"), IntStream.rangeClosed(1, count)
                 .mapToObj(id -> id + ",tone " + id + ",question " + id)).toArray(String[]::new));
-        var run = call(settings, typed("run", "--mode", mode));
-        assertEquals(0, run.code(), run::err);
+        call(settings, typed("run", "--mode", mode)).exits(0);
         return settings;
     }
 
     private Map<String, String> workflow(String version, String mode, int count) throws IOException {
         var settings = start("--dify", version);
         rows(count);
-        var run = call(settings, typed("run", "--mode", mode));
-        assertEquals(0, run.code(), run::err);
+        call(settings, typed("run", "--mode", mode)).exits(0);
         return settings;
     }
 
@@ -108,7 +101,7 @@ final class VerifyTest extends WholeCommand {
             var call = verify(settings);
 
             assertEquals("matches=3", counts(call), call.toString());
-            assertEquals(0, call.code());
+            call.exits(0);
         }
 
         @Test
@@ -117,8 +110,7 @@ final class VerifyTest extends WholeCommand {
                     "[{\"number\":{\"variable\":\"n\",\"label\":\"n\",\"type\":\"number\",\"required\":true}}]");
             var settings = start("--dify", "1.16.0", "--form", form.toString());
             csv("id,n", "1,007", "2,+7", "3,5.", "4,.50");
-            var run = call(settings, typed("run", "--mode", "blocking"));
-            assertEquals(0, run.code(), run.err());
+            call(settings, typed("run", "--mode", "blocking")).exits(0);
 
             assertEquals("matches=4", counts(verify(settings)));
         }
@@ -143,7 +135,7 @@ final class VerifyTest extends WholeCommand {
             var call = verify(settings);
 
             assertEquals("failed=1 matches=1", counts(call), call.toString());
-            assertEquals(0, call.code());
+            call.exits(0);
         }
 
         @Test
@@ -164,7 +156,7 @@ final class VerifyTest extends WholeCommand {
             assertEquals("differs=2 lost=1 matches=1", counts(call), call.toString());
             assertEquals(List.of("1", "2"), ids(call, "differs"));
             assertEquals(List.of("3"), ids(call, "lost"));
-            assertEquals(Exit.ROWS_FAILED.code, call.code());
+            call.exits(Exit.ROWS_FAILED.code);
         }
 
         /// A killed session leaves no event that says its rows were done. The size of the results shows that one is gone.
@@ -216,10 +208,10 @@ final class VerifyTest extends WholeCommand {
             var unasked = verify(settings);
 
             assertEquals("matches=2 sent_again=1", counts(asked), asked.toString());
-            assertEquals(0, asked.code());
+            asked.exits(0);
             assertEquals("matches=2 paid_twice=1", counts(unasked), unasked.toString());
             assertEquals(List.of("1"), ids(unasked, "paid_twice"));
-            assertEquals(Exit.ROWS_FAILED.code, unasked.code());
+            unasked.exits(Exit.ROWS_FAILED.code);
         }
 
         @Test
@@ -248,7 +240,7 @@ final class VerifyTest extends WholeCommand {
             var call = verify(settings);
 
             assertEquals("matches=1 not_verifiable=1", counts(call), call.toString());
-            assertEquals(0, call.code());
+            call.exits(0);
         }
 
         @Test
@@ -276,7 +268,7 @@ final class VerifyTest extends WholeCommand {
             var call = verify(settings);
 
             assertEquals("matches=2", counts(call), call.toString());
-            assertEquals(0, call.code());
+            call.exits(0);
         }
 
         private int until(String status, Map<String, String> settings, String mode) throws IOException {
@@ -295,7 +287,7 @@ final class VerifyTest extends WholeCommand {
             var call = verify(settings);
 
             assertEquals("matches=1 open=1", counts(call), call.toString());
-            assertEquals(0, call.code());
+            call.exits(0);
         }
 
         @Test
@@ -325,7 +317,7 @@ final class VerifyTest extends WholeCommand {
 
             assertEquals("matches=2 paid_twice=1", counts(call), call.toString());
             assertEquals(List.of("2"), ids(call, "paid_twice"));
-            assertEquals(Exit.ROWS_FAILED.code, call.code());
+            call.exits(Exit.ROWS_FAILED.code);
         }
 
         @Test
@@ -409,8 +401,7 @@ final class VerifyTest extends WholeCommand {
         void readsAChangedColumnByTheNameThatMapGivesIt() throws IOException {
             var settings = start("--dify", "1.16.1");
             csv("id,words", "1,one", "2,two");
-            var run = call(settings, typed("run", "--map", "words=text"));
-            assertEquals(0, run.code(), run::err);
+            call(settings, typed("run", "--map", "words=text")).exits(0);
             damage(line -> line.path("id").asText().equals("2")
                     ? line.set("inputs", ((ObjectNode) line.path("inputs")).put("words", "other")) : line);
 
@@ -453,7 +444,7 @@ final class VerifyTest extends WholeCommand {
             var call = verify(server.settings());
 
             assertEquals("matches=1 not_verifiable=2", counts(call), call.toString());
-            assertEquals(0, call.code());
+            call.exits(0);
         }
 
         private void detail(Dify server, String asked, String answered) {

@@ -29,8 +29,7 @@ final class VersionsTest extends WholeCommand {
         if (server != null) server.close();
         server = restarted(port);
         open.add(server);
-        return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(), "INITIAL_RETRY_DELAY",
-                "10ms", "MAX_RETRY_DELAY", "20ms");
+        return settingsFor(server.baseUrl());
     }
 
     /// The port is free a moment after the previous server closed it.
@@ -52,12 +51,8 @@ final class VersionsTest extends WholeCommand {
                 "--columns", kind == Simulator.Setup.Kind.CHATFLOW ? "id" : "id,text");
     }
 
-    private Object started() {
-        return dify.offsets().stats(false).get("started");
-    }
-
-    private long twice() {
-        return (int) dify.offsets().stats(false).get("twice");
+    private int started() {
+        return Simulated.count(dify, "started");
     }
 
     @Nested
@@ -74,9 +69,7 @@ final class VersionsTest extends WholeCommand {
             assertEquals("paused=2", status());
 
             dify.offsets().each(job -> job.resume("fine"));
-            var call = call(settings, typed("run", "--mode", mode));
-
-            assertEquals(0, call.code(), call.err());
+            call(settings, typed("run", "--mode", mode)).exits(0);
             assertEquals("succeeded=2", status());
             assertEquals(kind == Simulator.Setup.Kind.CHATFLOW ? "{\"answer\":\"Let me ask. Note: fine\"}"
                     : "{\"note\":\"fine\"}", result("1").path("outputs").toString());
@@ -96,7 +89,7 @@ final class VersionsTest extends WholeCommand {
             for (var again : List.of("run", "retry", "run")) {
                 var call = call(settings, typed(again, "--mode", mode));
                 assertEquals(2, started(), again);
-                assertTrue(call.err().contains("'retry ID'"), call.err());
+                call.says("'retry ID'");
             }
             call(settings, typed("retry", "1", "--mode", mode));
             assertEquals(3, started());
@@ -135,16 +128,14 @@ final class VersionsTest extends WholeCommand {
             var call = call(settings, typed("run", "--mode", mode, "--timeout", "60s"));
             var seconds = Duration.ofNanos(System.nanoTime() - start).toSeconds();
 
-            assertEquals(0, call.code(), call.err());
+            call.exits(0);
             assertTrue(seconds < 30, seconds + " s");
             var line = result("1");
             assertEquals(SimulatedMessage.PRESET, line.at("/outputs/answer").asText());
             assertEquals(mode.equals("streaming") && moderation.equals("replace"), line.has("workflow_status"));
 
             Files.writeString(file("results.jsonl"), "");
-            var rebuilt = call(settings, typed("run"));
-
-            assertEquals(0, rebuilt.code(), rebuilt.err());
+            call(settings, typed("run")).exits(0);
             assertEquals(SimulatedMessage.PRESET, result("1").at("/outputs/answer").asText());
             assertEquals(1, started());
         }
@@ -161,11 +152,9 @@ final class VersionsTest extends WholeCommand {
             assertEquals("succeeded=2 unknown=1", status(), first.err());
             start(Simulator.Setup.PLAIN, "--dify", version);
 
-            var second = call(settings, typed("run", "--mode", "blocking"));
-
-            assertEquals(0, second.code(), second.err());
+            var second = call(settings, typed("run", "--mode", "blocking")).exits(0);
             assertEquals(3, started());
-            assertEquals(0, twice());
+            assertEquals(0, Simulated.count(dify, "twice"));
             assertEquals(version.equals("1.19.0") ? 1 : 0, notes(second), second.err());
             assertEquals(0, notes(first), first.err());
         }

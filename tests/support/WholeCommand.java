@@ -29,7 +29,7 @@ abstract class WholeCommand {
 
     @AfterEach
     void close() throws Exception {
-        for (var each : open) each.close();
+        for (var each : open.reversed()) each.close();
     }
 
     /// JSON with `'` instead of `"`.
@@ -46,7 +46,15 @@ abstract class WholeCommand {
     }
 
     static Map<String, String> settingsFor(ServerTest.Wire wire) {
-        return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", wire.url().toString(), "INITIAL_RETRY_DELAY", "10ms");
+        return settingsFor(wire.url());
+    }
+
+    /// With short waits before retries. `more` are names and values in turn.
+    static Map<String, String> settingsFor(URI url, String... more) {
+        var settings = new HashMap<>(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", url.toString(),
+                "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "20ms"));
+        for (int i = 0; i < more.length; i += 2) settings.put(more[i], more[i + 1]);
+        return settings;
     }
 
     static boolean isRun(ServeEvent event) {
@@ -281,10 +289,7 @@ abstract class WholeCommand {
         }
 
         Map<String, String> settings(String... more) {
-            var settings = new HashMap<>(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", url(),
-                    "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "20ms"));
-            for (int i = 0; i < more.length; i += 2) settings.put(more[i], more[i + 1]);
-            return settings;
+            return settingsFor(URI.create(url()), more);
         }
 
         Call run(String... more) throws IOException {
@@ -423,21 +428,59 @@ abstract class WholeCommand {
 
         /// @param options those of the simulator
         Simulated(String... options) throws IOException {
-            app = SimulatedDify.of(options);
+            this(SimulatedDify.of(options));
+        }
+
+        Simulated(SimulatedDify app) throws IOException {
+            this.app = app;
             server = SimulatedServer.start(0, 0, app);
             open.add(server);
         }
 
-        Map<String, String> settings() {
-            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(),
-                    "INITIAL_RETRY_DELAY", "10ms", "XDG_STATE_HOME", path("state"));
+        Map<String, String> settings(String... more) {
+            var settings = settingsFor(server.baseUrl(), more);
+            settings.put("XDG_STATE_HOME", path("state"));
+            return settings;
         }
 
-        int count(String what) throws IOException {
-            try (var in = server.baseUrl().resolve("/__stats?rows=0").toURL().openStream()) {
-                return ServerTest.JSON.readTree(in).path(what).asInt();
-            }
+        /// A total of `/__stats`, say `started` or `twice`.
+        int count(String what) {
+            return count(app, what);
         }
+
+        static int count(SimulatedDify app, String what) {
+            return ((Number) app.offsets().stats(false).get(what)).intValue();
+        }
+    }
+
+    /// Starts a program in the folder, without variables of this process that the tool or Java would read. Its output
+    /// goes to `child.out` and `child.err`.
+    Process start(List<String> words, Map<String, String> settings) throws IOException {
+        var builder = new ProcessBuilder(words).directory(folder.toFile());
+        builder.environment().keySet().removeIf(name ->
+                name.matches("(?i)DIFY.*|.*_PROXY|MAX_RETR.*|INITIAL_RETR.*|TIMEOUT|LC_.*|JAVA.*|JDK_.*"));
+        builder.environment().putAll(settings);
+        var child = builder.redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
+        open.add(child::destroyForcibly);
+        return child;
+    }
+
+    /// Starts the tool in a process of its own.
+    Process start(Map<String, String> settings, String... args) throws IOException {
+        return start(java(args), settings);
+    }
+
+    /// The words that start the tool in a process of its own.
+    static List<String> java(String... args) {
+        return List.of(words(Given.Tool.words(), args));
+    }
+
+    /// The call of a child that is to end within a minute.
+    Call ended(Process child) throws Exception {
+        assertTrue(child.waitFor(60, TimeUnit.SECONDS), "the process does not end");
+        var call = new Call(child.exitValue(), content("child.out"), content("child.err"));
+        keyIsNowhere(call);
+        return call;
     }
 
     /// A script that can be started at once. Another process writes it: files open in this process are also open in a
