@@ -73,11 +73,10 @@ import java.security.cert.CertificateExpiredException;
 import java.security.cert.CertificateNotYetValidException;
 import java.util.concurrent.ExecutionException;
 import javax.xml.stream.XMLInputFactory;
-import javax.xml.stream.XMLOutputFactory;
 import javax.xml.stream.XMLStreamException;
 import javax.xml.stream.XMLStreamReader;
-import javax.xml.stream.XMLStreamWriter;
 import org.apache.commons.compress.archivers.zip.ZipArchiveInputStream;
+import org.apache.commons.text.StringEscapeUtils;
 import org.apache.commons.text.WordUtils;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.dhatim.fastexcel.Workbook;
@@ -4725,46 +4724,40 @@ final class DifyExec implements Runnable {
 
         /// A JUnit report about the second side, as Surefire's schema describes it. The root is the suite: all readers
         /// know that form.
-        void junit(OutputStream out) throws IOException {
-            try { // a writer that is no OutputStreamWriter: JDK's own would be checked for the name of its encoding
-                var xml = XMLOutputFactory.newInstance().createXMLStreamWriter(new BufferedWriter(Json.utf8(out)));
-                var suite = second.batches().map(StatusView::title).collect(joining(", "));
-                xml.writeStartDocument("UTF-8", "1.0");
-                xml.writeComment(JUNIT_MARK.substring(4) + VERSION + " ");
-                start(xml, "testsuite", object("name", suite, "tests", rows.size(),
-                        "failures", grades.get(Grade.MISSED), "errors", grades.get(Grade.NO_RESULT),
-                        "skipped", grades.get(Grade.NOT_JUDGED)));
-                for (int number = 0; number < rows.size(); number++) {
-                    var pair = pair(number);
-                    start(xml, "testcase", object("name", pair.id(), "classname", suite,
-                            "time", pair.shown().two().seconds()));
-                    switch (pair.grade()) {
-                        case CORRECT -> {}
-                        case MISSED -> problem(xml, "failure", pair, misses(pair));
-                        case NO_RESULT -> problem(xml, "error", pair, List.of(error(pair.after())));
-                        case NOT_JUDGED -> xml.writeEmptyElement("skipped");
-                    }
-                    xml.writeEndElement();
-                }
-                xml.writeEndDocument();
-                xml.flush();
-            } catch (XMLStreamException problem) {
-                throw new IOException(problem);
+        void junit(OutputStream file) throws IOException {
+            var out = new BufferedWriter(Json.utf8(file));
+            var suite = second.batches().map(StatusView::title).collect(joining(", "));
+            out.write("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n" + JUNIT_MARK + VERSION + " -->\n");
+            out.write(tag("testsuite", object("name", suite, "tests", rows.size(),
+                    "failures", grades.get(Grade.MISSED), "errors", grades.get(Grade.NO_RESULT),
+                    "skipped", grades.get(Grade.NOT_JUDGED))) + "\n");
+            for (int number = 0; number < rows.size(); number++) {
+                var pair = pair(number);
+                var found = switch (pair.grade()) {
+                    case CORRECT -> "";
+                    case MISSED -> problem("failure", pair, misses(pair));
+                    case NO_RESULT -> problem("error", pair, List.of(error(pair.after())));
+                    case NOT_JUDGED -> "<skipped/>";
+                };
+                out.write(tag("testcase", object("name", pair.id(), "classname", suite,
+                        "time", pair.shown().two().seconds())) + found + "</testcase>\n");
             }
+            out.write("</testsuite>\n");
+            out.flush();
         }
 
-        private static void start(XMLStreamWriter xml, String name, Map<String, Object> attributes)
-                throws XMLStreamException {
-            xml.writeStartElement(name);
-            for (var attribute : attributes.entrySet()) xml.writeAttribute(attribute.getKey(),
-                    Spreadsheet.withoutControls(attribute.getValue().toString()));
+        private static String problem(String name, Pair pair, List<String> lines) {
+            return tag(name, object("type", pair.grade().key(), "message", Text.cut(lines.getFirst(), LONGEST)))
+                    + xml(String.join("\n", lines)) + "</" + name + ">";
         }
 
-        private static void problem(XMLStreamWriter xml, String name, Pair pair, List<String> lines)
-                throws XMLStreamException {
-            start(xml, name, object("type", pair.grade().key(), "message", Text.cut(lines.getFirst(), LONGEST)));
-            xml.writeCharacters(Spreadsheet.withoutControls(String.join("\n", lines)));
-            xml.writeEndElement();
+        private static String tag(String name, Map<String, Object> attributes) {
+            return attributes.entrySet().stream().map(one -> " " + one.getKey() + "=\"" + xml(one.getValue()) + '"')
+                    .collect(joining("", "<" + name, ">"));
+        }
+
+        private static String xml(Object value) {
+            return StringEscapeUtils.escapeXml10(Spreadsheet.withoutControls(value.toString()));
         }
 
         /// `/answer: expected 2, found 3`
