@@ -626,7 +626,7 @@ final class DifyExec implements Runnable {
             var out = setup.out();
             var inspection = dify.inspect(workflow, server, csv);
             if (json) out.println(Json.text(inspection));
-            else CheckView.print(inspection, server, out);
+            else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
             if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
             if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
@@ -2073,13 +2073,9 @@ final class DifyExec implements Runnable {
                 return attempts.getOrDefault(id, List.of());
             }
 
-            /// The attempt that a result is of. Its line names the user; if not, the log may name its run.
+            /// The attempt that a result is of, by the user that its line names.
             Optional<Sent> own(String id, JsonNode line) {
-                if (line.isMissingNode()) return Optional.empty();
-                return attempts(id).reversed().stream().filter(sent -> line.has("user")
-                        ? sent.user().equals(text(line, "user"))
-                        : runs.getOrDefault(sent.user(), RunRef.NONE).id().equals(text(line, "workflow_run_id")))
-                        .findFirst();
+                return attempts(id).stream().filter(sent -> sent.user().equals(text(line, "user"))).findFirst();
             }
         }
 
@@ -3580,10 +3576,6 @@ final class DifyExec implements Runnable {
     /// The columns and problems that a check found.
     static final class CheckView {
         private static final int SHOWN = 20; // problems
-
-        static void print(Inspection inspection, ServerInfo server, PrintWriter out) {
-            print(inspection, server, Screen.on(1).map(Screen::width), out);
-        }
 
         /// Lists the columns that reach the workflow; a note names the others. Without a form, all columns reach it.
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {

@@ -274,7 +274,7 @@ class FormTest {
             var out = new StringWriter();
 
             CheckView.print(inspector.inspection(false), new ServerInfo("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
-                    new PrintWriter(out));
+                    Optional.empty(), new PrintWriter(out));
 
             assertTrue(out.toString().contains("evil"), out.toString());
             assertEquals(List.of(), out.toString().lines()
