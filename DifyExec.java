@@ -4784,8 +4784,8 @@ final class DifyExec implements Runnable {
                     JsonDiff.whole(before.getOrDefault(pointer, MISSING), after.getOrDefault(pointer, MISSING))));
             var row = object("id", pair.id(), "outcome", outcome(pair), "trend", pair.trend(),
                     "differs", pair.places(), "changes", changes.toList(), "expected", expected.checks(pair),
-                    "seconds", one.seconds(), "seconds_second", two.seconds(),
-                    "run", one.end().run(), "run_second", two.end().run(), "inputs", WebPage.values(end.inputs()),
+                    "seconds", one.seconds(), "second_seconds", two.seconds(),
+                    "run", one.end().run(), "second_run", two.end().run(), "inputs", WebPage.values(end.inputs()),
                     "outputs", pair.outputs().isEmpty() ? WebPage.values(end.outputs()) : Map.of());
             row.putAll(pair.facts());
             return WebPage.filled(row);
@@ -14938,11 +14938,12 @@ final class DifyExec implements Runnable {
         main { display: flex; flex-direction: column; }
         h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
         h2 { margin: 0 0 .6rem; font-size: 1rem; }
-        table + h2 { margin-top: 1.2rem; }
+        div + h2 { margin-top: 1.2rem; }
         header p { margin: .2rem 0 1.2rem; }
         header p, small, dt, th, .ids, #count, .cut { color: var(--soft); }
         dt, th, .cut { font-size: .85rem; font-weight: 500; }
-        h1, p, dd, .causes td, .bar h2, dt, pre { overflow-wrap: anywhere; }
+        h1, p, dd, .bar h2, dt, pre { overflow-wrap: anywhere; }
+        main .listed td { min-width: 4.5rem; overflow-wrap: anywhere; }
         td, th, pre { unicode-bidi: isolate; }
         dd, pre { margin: 0; }
         .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
@@ -15053,15 +15054,19 @@ final class DifyExec implements Runnable {
           return made;
         }
 
-        // columns: pairs of title and class
+        // columns: titles, or pairs of title and class
         function table(caption, look, columns, lines) {
           const row = (name, cells) => element('tr', '',
-            ...cells.map((cell, n) => element(name, columns[n][1], cell)));
-          const heads = row('th', columns.map(([title]) => title));
+            ...cells.map((cell, n) => element(name, [columns[n]].flat()[1] ?? '', cell)));
+          const heads = row('th', columns.map(column => [column].flat()[0]));
           for (const head of heads.children) head.scope = 'col';
           return element('table', look, element('caption', '', caption), element('thead', '', heads),
             element('tbody', '', ...lines.map(line => row('td', line))));
         }
+
+        // with a heading, if there are any lines
+        const titled = (level, title, columns, lines) => lines.length
+          ? [element(level, '', title), element('div', '', table(title, 'listed', columns, lines))] : [];
 
         const button = text => Object.assign(element('button', '', text), {type: 'button'});
         const chip = name => element('span', 'chip ' + name, name);
@@ -15096,7 +15101,7 @@ final class DifyExec implements Runnable {
             x += width;
           }
           const named = isPair ? [chip('first'), chip('second'), 'difference', '95 % interval'] : [''];
-          const heads = [['', ''], ...named.map(head => [head, 'number'])];
+          const heads = ['', ...named.map(head => [head, 'number'])];
           const figures = isComparison ? table('Figures', '', heads, batch.comparison)
             : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
               element('div', '', element('dt', '', name), element('dd', '', figure))));
@@ -15116,9 +15121,8 @@ final class DifyExec implements Runnable {
                 ...[expected.map(({value}) => value).join(' · '), text(error_first, expected.map(({first}) => first)),
                   text(error_second, expected.map(({second}) => second))].map(cell => cell.slice(0, 200))];
             });
-            const title = counted(found.length) + ' got ' + trend;
-            return found.length ? [element('h2', '', title), table(title, 'causes',
-              [['Id', ''], [isJudged ? 'Expected' : '', ''], ['First', ''], ['Second', '']], lines)] : [];
+            return titled('h2', counted(found.length) + ' got ' + trend,
+              ['Id', isJudged ? 'Expected' : '', 'First', 'Second'], lines);
           });
           return element('section', 'card', element('h2', '', batch.verdict), ...moved);
         }
@@ -15142,9 +15146,8 @@ final class DifyExec implements Runnable {
           const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
             Object.assign(button(cause.cause), {onclick: () => filter(n)}), chip(cause.outcome),
             cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
-          return [element('section', 'card', element('h2', '', 'Failures by cause'),
-            table('Failures by cause', 'causes',
-              [['Rows', 'number'], ['Cause', ''], ['Outcome', ''], ['Examples', 'ids']], lines))];
+          return [element('section', 'card', ...titled('h2', 'Failures by cause',
+            [['Rows', 'number'], 'Cause', 'Outcome', ['Examples', 'ids']], lines))];
         }
 
         function charts() {
@@ -15238,7 +15241,7 @@ final class DifyExec implements Runnable {
           {key: 'seconds', title: isPair ? 'First, s' : 'Seconds', look: 'number',
             by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
           ...(isPair ? [{key: 'second', title: 'Second, s', look: 'number wide',
-            by: row => row.seconds_second ?? 0, show: row => fixed(row.seconds_second)}] : []),
+            by: row => row.second_seconds ?? 0, show: row => fixed(row.second_seconds)}] : []),
           ...(isComparison ? [] : [{key: 'tokens', title: 'Tokens', look: 'number wide',
             by: row => +(row.tokens ?? 0), show: row => row.tokens ?? ''},
           {key: 'attempts', title: 'Attempts', look: 'number wide',
@@ -15339,7 +15342,7 @@ final class DifyExec implements Runnable {
           const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
           if (value.length && value.text)
             cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
-          if (title === 'Run' && name.startsWith('run')) cell.append(Object.assign(button('Copy'),
+          if (title === 'Run' && name.endsWith('run')) cell.append(Object.assign(button('Copy'),
             {onclick: async ({target}) => {
               await navigator.clipboard.writeText(value);
               target.textContent = 'Copied';
@@ -15347,13 +15350,10 @@ final class DifyExec implements Runnable {
           return [element('dt', '', title === 'Run' ? name.replace('_', ' ') : name), cell];
         }));
 
-        function checks(row) {
-          const heads = ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])];
-          const lines = (row.expected ?? []).map(({output, value, first, second}) =>
-            [output, value, ...(isPair ? [first] : []), second]);
-          return lines.length ? [element('h3', '', 'Expected'),
-            element('div', '', table('Expected', '', heads.map(title => [title, '']), lines))] : [];
-        }
+        const checks = row => titled('h3', 'Expected',
+          ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])],
+          (row.expected ?? []).map(({output, value, first, second}) =>
+            [output, value, ...(isPair ? [first] : []), second]));
 
         const changes = row => (row.changes ?? []).flatMap(({name, change: {before, first, second, after}}) => {
           const side = (word, look, text) => element('div', '', chip(word),
@@ -15362,26 +15362,23 @@ final class DifyExec implements Runnable {
             element('div', 'both', side('first', 'del', first), side('second', 'ins', second))];
         });
 
-        function attempts(attempts) {
-          const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
-          const lines = attempts.map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
-            outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]);
-          const heads = ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'].map(title => [title, '']);
-          return lines.length
-            ? [element('h3', '', 'Attempts'), element('div', '', table('Attempts', '', heads, lines))] : [];
-        }
+        const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
+
+        const attempts = row => titled('h3', 'Attempts', ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'],
+          (row.attempts ?? []).map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
+            outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]));
 
         function show(place) {
           shown = place;
           const row = rows[chosen[place]];
-          const facts = ['run', 'seconds', 'tokens', 'price', ...(isPair ? ['run_second', 'seconds_second'] : []),
+          const facts = ['run', 'seconds', 'tokens', 'price', ...(isPair ? ['second_run', 'second_seconds'] : []),
             'differs', 'error_first', 'error_second', 'unequal_first', 'unequal_second', 'unequal_across'];
           at('detail-id').textContent = row.id;
           at('detail-body').replaceChildren(chip(row.outcome), ...checks(row), ...changes(row),
             ...values('Run', {error: lastError(row), ...Object.fromEntries(facts.map(name => [name, row[name]]))}),
             ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
             ...values('Outputs', row.outputs),
-            ...attempts(row.attempts ?? []));
+            ...attempts(row));
           at('before').disabled = place === 0;
           at('after').disabled = place === chosen.length - 1;
           history.replaceState(null, '', '#row=' + encodeURIComponent(row.id));

@@ -964,7 +964,7 @@ final class ViewsTest extends WholeCommand {
             assertEquals("Show more (4,800 left)", browser.text("#more"));
             browser.click("#more");
             assertEquals(400, browser.texts("#body tr").size());
-            browser.click(".causes button");
+            browser.click(".listed button");
             browser.until("at('count').textContent === '250 of 5,000 rows'");
             browser.click("#table th[data-key=id] button");
             browser.click("#table th[data-key=id] button");
@@ -1081,7 +1081,7 @@ final class ViewsTest extends WholeCommand {
             open();
 
             assertEquals("Failures by cause", browser.text("#overview h2"));
-            assertEquals("<b>broken</b>", browser.text(".causes button"));
+            assertEquals("<b>broken</b>", browser.text(".listed button"));
             assertEquals(2, browser.texts("figure").size());
             assertEquals(List.of("0", "2", "4", "6"), browser.texts("figure:first-child text[text-anchor=end]"));
             assertTrue(tooltips("Latency").contains("2 to 2.2: 6 succeeded"), tooltips("Latency")::toString);
