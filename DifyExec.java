@@ -1634,7 +1634,6 @@ final class DifyExec implements Runnable {
                     + Text.number(count) + " of " + Text.number(count + batch.index().rowsOfOtherShards()) + " rows");
             var others = Stream.concat(asked.ids().stream(), asked.among().stream()).map(String::strip)
                     .distinct().filter(id -> !shard.get().holds(id)).toList();
-            batch.requireInCsv(others);
             if (!others.isEmpty()) setup.err().println("Note: skipping " + Text.count(others.size(), "id")
                     + " of other shards (" + Text.joinFirst(3, others.stream().map(Text::id)) + ").");
         }
@@ -7629,14 +7628,6 @@ final class DifyExec implements Runnable {
                     Math.max(2, id.length() / 2), 3);
             throw new Unusable(where + "no row has the id " + Text.quoted(id), near.isEmpty() ? ""
                     : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
-        }
-
-        /// Refuses ids that the whole CSV lacks, whatever their shard.
-        void requireInCsv(List<String> ids) {
-            if (ids.isEmpty()) return;
-            var whole = csv.orElseThrow().with(Optional.empty());
-            var all = new Batch(files, Optional.of(whole), Index.of(whole, _ -> {}), history, offsets);
-            ids.forEach(id -> all.known(id, ""));
         }
 
         /// The rows that a call asks for: those in `.retry`, these ids or all; `among` them only these, if any.

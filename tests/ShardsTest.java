@@ -238,19 +238,6 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void reportsAnIdThatIsInNoShard() throws IOException {
-            rows(12);
-
-            for (var id : List.of("nobody", "13", "14", "15"))
-                for (var command : List.of("retry", "run")) {
-                    var call = command.equals("run") ? dify.run("--shard", "1/2", "--ids", id)
-                            : dify.command("retry", id, "--shard", "1/2");
-                    call.exits(Exit.UNUSABLE.code).reports("\"" + id + "\"");
-                }
-            assertEquals(0, dify.runs());
-        }
-
-        @Test
         void isRefusedInFilesOfAnother() throws IOException {
             rows(12);
             shard(1, 3);
