@@ -5174,8 +5174,7 @@ final class DifyExec implements Runnable {
         private final int looksAtOnce;
         private int looking = 0, probing = 0;
         private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, missingNoted = false,
-                pricesNoted = false;
+        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false;
         private String version, lastPause = "";
         private boolean hasStartedRuns = false; // or may have
 
@@ -5661,21 +5660,16 @@ final class DifyExec implements Runnable {
 
         /// The row has its outcome, which counts once it is written.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
-            var id = Text.id(attempt.row().id());
             var files = response instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
                     : Response.SavedFiles.NONE;
             var ended = now.minus(files.took());
             var took = attempt.took(response, ended);
-            if (!missingNoted) files.missing().values().stream().findFirst().ifPresent(why ->
-                    watcher.say("Row " + id + ": cannot save a file of its outputs (" + Text.printable(why, 200)
-                            + "); the summary lists all rows with missing files."));
-            missingNoted |= !files.missing().isEmpty();
             if (response instanceof Response.Ran ran && outcome.status().isSuccess())
                 writer.succeed(new Results.Success(attempt, ran, ended, took, files));
             else writer.end(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
                     writer.resultsOnDisk()));
             watcher.ended(attempt.row(), outcome);
-            if (response instanceof Response.Ran ran) noteOnce(id, ran);
+            if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
 
         /// Reports a new version, and once each that a character is damaged and that links expire.

@@ -61,7 +61,6 @@ final class AgendaTest {
             assertFalse(scene.tally.isAllDone());
             for (var line : scene.results())
                 assertEquals("[\"1.txt: HTTP 403\",\"2.txt: HTTP 503\"]", line.path("missing").toString());
-            assertEquals(1, scene.said.size());
         }
 
         @Test
