@@ -9300,8 +9300,7 @@ final class DifyExec implements Runnable {
             if (merged.contains(own) || Storage.exists(files.mergedLog()))
                 throw new Unusable(whole.log() + ": includes shard " + own + ", which was merged",
                         "continue without --shard, or choose another -o");
-            if (isContinued(whole, sessions)) throw new Unusable(whole.log()
-                    + ": run or retry was used without --shard", "continue like that, or choose another -o");
+            refuseContinued(whole, sessions, "choose another -o");
         }
 
         private static Set<Shard> merged(List<SessionEvent> sessions) {
@@ -9309,18 +9308,18 @@ final class DifyExec implements Runnable {
                     .collect(Collectors.toCollection(LinkedHashSet::new));
         }
 
-        /// Whether the whole batch is more than its shards.
-        private static boolean isContinued(BatchFiles whole, List<SessionEvent> sessions) {
-            return sessions.stream().anyMatch(session -> session.shard().isEmpty())
-                    || BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
+        /// Refuses a batch that is more than its shards.
+        private static void refuseContinued(BatchFiles whole, List<SessionEvent> sessions, String otherwise) {
+            boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
+            if (isOlder || sessions.stream().anyMatch(session -> session.shard().isEmpty()))
+                throw new Unusable(whole.log() + ": run or retry was used without --shard",
+                        "continue like that, or " + otherwise);
         }
 
         /// Returns the shards with rows but without files, which `--partial` leaves out.
         List<Shard> requireMergeable(Index index, boolean partial) throws IOException {
             var sessions = Event.sessions(whole.log());
-            if (isContinued(whole, sessions)) throw new Unusable(whole.log()
-                    + ": run or retry was used without --shard",
-                    "continue like that, or move the files of " + whole.results() + " away");
+            refuseContinued(whole, sessions, "move the files of " + whole.results() + " away");
             for (var part : files) {
                 part.requireOurs();
                 if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
