@@ -9038,15 +9038,10 @@ final class DifyExec implements Runnable {
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
         }
 
-        /// Refuses a retry list of others. Rows of a batch may have been removed from the CSV.
+        /// Refuses a retry list of others. Beside results or a log it is ours: rows may have been removed from the CSV.
         void requireOurs(Index csv) throws IOException {
-            var ids = retryIds();
-            if (ids.stream().allMatch(id -> csv.find(id) >= 0)) return;
-            var batch = new Index();
-            var history = new History(batch);
-            Results.read(results, history, List.of());
-            history.read(log, List.of());
-            if (batch.size() == 0 || ids.stream().noneMatch(id -> csv.find(id) >= 0 || batch.find(id) >= 0))
+            boolean isAlone = head(results).isEmpty() && head(log).isEmpty();
+            if (isAlone && retryIds().stream().anyMatch(id -> csv.find(id) < 0))
                 throw new Unusable(retry + ": not a list of ids of this batch", ELSEWHERE);
         }
 
