@@ -1420,10 +1420,11 @@ final class DifyExec implements Runnable {
         private void attempt(LineOffsets.RowEnds.Trace trace) {
             var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
             if (trace.attempt().edited()) attempt += ", edited";
-            if (trace.ends().isEmpty()) attempt += "  unfinished" + run(trace.run());
+            var ends = trace.all(EndEvent.class);
+            if (ends.isEmpty()) attempt += "  unfinished" + run(trace.run());
             out.println(attempt);
-            for (var end : trace.ends()) out.println(end(trace, end));
-            trace.forms().forEach(form ->
+            for (var end : ends) out.println(end(trace, end));
+            trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
                             + Text.printable(form.token(), 200))));
         }
@@ -4201,7 +4202,7 @@ final class DifyExec implements Runnable {
             return ends.traces(entry).stream().map(trace -> {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
-                trace.ends().reversed().stream().findFirst().ifPresent(end -> attempt.putAll(filled(object(
+                trace.all(EndEvent.class).reversed().stream().findFirst().ifPresent(end -> attempt.putAll(filled(object(
                         "outcome", end.outcome(), "seconds", end.seconds(), "error", trace.error(end),
                         "run", end.run().equals(run) ? "" : end.run()))));
                 return attempt;
@@ -8769,14 +8770,9 @@ final class DifyExec implements Runnable {
         }
 
         Unusable otherApp(Runs runs, boolean isSameId) {
-            int asked = runs.newest().size();
-            var reason = switch (asked) {
-                case 0 -> "no run is recorded that could show whether it is the same app's";
-                case 1 -> "this app does not have the batch's recorded run: it is another app, or the run was deleted "
-                        + "on the server";
-                default -> "this app has none of the last " + asked + " recorded runs: it is another app, or they were "
-                        + "deleted on the server";
-            };
+            var reason = runs.newest().isEmpty() ? "no run is recorded that could show whether it is the same app's"
+                    : "this app does not have the last " + Text.count(runs.newest().size(), "recorded run")
+                            + ": it is another app, or the server has deleted what it ran";
             return new Unusable(files.log() + ": this batch was started with another "
                     + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and " + reason,
                     "use the key and the id of that app; if it is the same app, --same-app continues, "
@@ -8797,13 +8793,14 @@ final class DifyExec implements Runnable {
             var madeUp = new HashSet<String>();
             var isSent = new AtomicBoolean();
             Event.scan(files.log(), (event, _) -> {
-                if (event instanceof AttemptEvent attempt && isRow.test(attempt.id())) isSent.set(true);
-                if (event instanceof RunEvent run && isRow.test(run.id())) {
+                if (!isRow.test(event.id())) return;
+                if (event instanceof AttemptEvent) isSent.set(true);
+                if (event instanceof RunEvent run) {
                     if (new RunRef(run.run(), run.task()).isMadeUp()) madeUp.add(run.run());
                     else add(newest, run.run(), run.user());
                 }
-                if (event instanceof EndEvent end && isRow.test(end.id()) && !end.run().isEmpty()
-                        && !madeUp.contains(end.run())) add(newest, end.run(), end.user());
+                if (event instanceof EndEvent end && !end.run().isEmpty() && !madeUp.contains(end.run()))
+                    add(newest, end.run(), end.user());
             });
             Lines.<Line>scan(files.results(), "", Line.READER, (line, _) -> {
                 if (isRow.test(line.id()) && !line.user().isEmpty()) add(newest, line.workflowRunId(), line.user());
@@ -8839,14 +8836,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void event(Index index, Event event, long at) {
-            int entry = switch (event) {
-                case AttemptEvent attempt -> index.find(attempt.id());
-                case RunEvent run -> index.find(run.id());
-                case FormEvent form -> index.find(form.id());
-                case EndEvent end -> index.find(end.id());
-                case SessionEvent _, MergeEvent _, LookEvent _, HarvestEvent _, StopEvent _, ThrottleEvent _,
-                        LateEvent _, TornEvent _ -> -1;
-            };
+            int entry = index.find(event.id());
             if (entry >= 0) add(entry, at);
         }
 
@@ -8884,13 +8874,20 @@ final class DifyExec implements Runnable {
                         end.error(), false)).orElse(RowEnd.NONE);
             }
 
-            record Trace(AttemptEvent attempt, List<RunEvent> runs, List<FormEvent> forms, List<EndEvent> ends) {
+            /// An attempt, with what followed.
+            record Trace(AttemptEvent attempt, List<Event> events) {
+                <T extends Event> List<T> all(Class<T> kind) {
+                    return events.stream().filter(kind::isInstance).map(kind::cast).toList();
+                }
+
                 String run() {
+                    var runs = all(RunEvent.class);
                     return runs.isEmpty() ? "" : runs.getLast().run();
                 }
 
                 /// `waits for a person: Approve refund, until 2026-01-16 13:00:00 +01:00`
                 String error(EndEvent end) {
+                    var forms = all(FormEvent.class);
                     if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.error();
                     return end.error() + ": " + forms.stream().map(FormEvent::text).collect(joining("; "));
                 }
@@ -8899,30 +8896,20 @@ final class DifyExec implements Runnable {
             /// A success ends its attempt by its line in the results.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
-                var events = new ArrayList<Event>();
+                var traces = new LinkedHashMap<String, Trace>(); // by user
                 for (long offset : batch.offsets().of(entry).reversed()) {
-                    if (offset >= 0) events.add(Event.read(log.seek(offset).bytes()).orElseThrow());
-                    else results.seek(-1 - offset).<Results.Success.Head>read(Results.Success.READER)
-                            .filter(success -> !success.user().isEmpty()) // not of the original tool
+                    if (offset < 0) results.seek(-1 - offset).<Results.Success.Head>read(Results.Success.READER)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
-                }
-                var traces = new ArrayList<Trace>();
-                var last = new HashMap<String, Trace>(); // by user
-                for (var event : events) {
-                    if (event instanceof AttemptEvent attempt) {
-                        traces.add(new Trace(attempt, new ArrayList<>(), new ArrayList<>(), new ArrayList<>()));
-                        last.put(attempt.user(), traces.getLast());
+                    else {
+                        var event = Event.read(log.seek(offset).bytes()).orElseThrow();
+                        if (event instanceof AttemptEvent attempt)
+                            traces.put(attempt.user(), new Trace(attempt, new ArrayList<>()));
+                        else if (traces.containsKey(event.user())) traces.get(event.user()).events().add(event);
                     }
-                    if (event instanceof RunEvent run && last.containsKey(run.user()))
-                        last.get(run.user()).runs().add(run);
-                    if (event instanceof FormEvent form && last.containsKey(form.user()))
-                        last.get(form.user()).forms().add(form);
-                    if (event instanceof EndEvent end && last.containsKey(end.user()))
-                        last.get(end.user()).ends().add(end);
                 }
-                ends.forEach((user, end) -> Optional.ofNullable(last.get(user))
-                        .ifPresent(trace -> trace.ends().add(end)));
-                return traces;
+                ends.keySet().retainAll(traces.keySet());
+                ends.forEach((user, end) -> traces.get(user).events().add(end));
+                return List.copyOf(traces.values());
             }
 
             @Override
@@ -9785,6 +9772,16 @@ final class DifyExec implements Runnable {
         }
 
         Instant t();
+
+        /// The row, or empty.
+        default String id() {
+            return "";
+        }
+
+        /// The attempt, or empty.
+        default String user() {
+            return "";
+        }
 
         /// How large the results were on disk at that time; -1: the event does not say so. If the file is shorter now,
         /// lines were lost, and the server's empty list no longer shows that an attempt was not started.
