@@ -273,8 +273,7 @@ final class DifyExec implements Runnable {
 
     @Command(name = "retry", description = "Run failed rows again, or the given ids.",
             footer = {"  difyexec retry -i data.csv -o results.jsonl",
-                    "  difyexec retry -i data.csv -o results.jsonl r-15 r-16",
-                    "  difyexec retry -i data.csv -o results.jsonl --limit 10"})
+                    "  difyexec retry -i data.csv -o results.jsonl r-15 r-16"})
     static final class Retry implements Callable<Integer> {
         @Mixin Work work;
 
@@ -294,7 +293,6 @@ final class DifyExec implements Runnable {
 
     @Command(name = "status", description = "Show a batch's progress (offline, no key needed).",
             footer = {"  difyexec status -o results.jsonl",
-                    "  difyexec status -i data.csv -o results.jsonl --json",
                     "  difyexec status -o results.jsonl --html report.html"})
     static final class Status implements Callable<Integer> {
         @Mixin ResultsOption results;
@@ -581,9 +579,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "check", description = "Check settings, server, app and every cell without starting a run.",
-            footer = {"  difyexec check --demo -i data.csv",
-                    "  difyexec check -i data.csv --show 1",
-                    "  difyexec check -i data.csv --json"})
+            footer = {"  difyexec check --demo -i data.csv", "  difyexec check -i data.csv --show 1"})
     static final class Check implements Callable<Integer> {
         @Mixin InputOption input;
 
@@ -650,9 +646,7 @@ final class DifyExec implements Runnable {
 
     @Command(name = "verify", description = {"Check results and attempts against the server's own records.",
                     "Read-only; works while the batch runs. Two or three requests per attempt."},
-            footer = {"  difyexec verify -o results.jsonl",
-                    "  difyexec verify -o results.jsonl --sample 100",
-                    "  difyexec verify -o results.jsonl --json"})
+            footer = {"  difyexec verify -o results.jsonl", "  difyexec verify -o results.jsonl --sample 100"})
     static final class Verify implements Callable<Integer> {
         @Mixin ResultsOption results;
 
