@@ -529,8 +529,6 @@ final class DifyExec implements Runnable {
         private List<List<Path>> sides() {
             var named = Stream.of(first, second).filter(side -> !side.isEmpty());
             var sides = Stream.concat(files.stream().map(List::of), named).toList();
-            if (sides.stream().flatMap(List::stream).anyMatch(Path.of("-")::equals))
-                throw new Unusable("-: compare reads files, not standard input");
             boolean isOne = sides.size() == 1 && !expect.isEmpty();
             if (!isOne && (sides.size() != 2 || files.size() == 1)) throw new Unusable("compare needs two sides",
                     "name two files, or files after --first and --second; --expect also works for one");

@@ -200,7 +200,6 @@ final class OptionsTest extends WholeCommand {
                 run -i a.csv -o b.jsonl --user=                         | --user
                 run -i a.csv -o b.jsonl --workflow-id=_                 | --workflow-id
                 run -i a.csv -o b.jsonl --save-files=                   | --save-files
-                compare - b.jsonl                                       | standard input
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
                 run -i a.csv -o b.jsonl --mode fast                     | BLOCKING
                 """)
