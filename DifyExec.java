@@ -1519,17 +1519,19 @@ final class DifyExec implements Runnable {
                 }
                 return BatchWriter.open(files, csv, out.noBom, fresh.map(_ -> dify.err()), FileChannel::force);
             } catch (Faulty problem) {
-                Inspection inspection;
-                try {
-                    var server = dify.greet("; nothing was sent");
-                    inspection = dify.inspect(workflow, server, csv.with(files.shard()));
-                } catch (Unusable _) {
-                    throw problem;
-                }
+                throw refusal(problem, csv.with(files.shard()), dify);
+            }
+        }
+
+        private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
+            try {
+                var inspection = dify.inspect(workflow, dify.greet("; nothing was sent"), csv);
                 boolean isOnly = inspection.faults().size() + inspection.problems().size() == 1;
-                if (!isOnly) throw refusal(inspection, dify.err());
+                if (!isOnly) return refusal(inspection, dify.err());
                 var command = inspection.options().isEmpty() ? "" : ": " + setup.again(inspection.options());
-                throw new Unusable(problem.what(), problem.hint + command);
+                return new Unusable(problem.what(), problem.hint + command);
+            } catch (Unusable _) {
+                return problem;
             }
         }
 
