@@ -1603,12 +1603,12 @@ final class DifyExec implements Runnable {
             var next = setup.next();
             if (batch.index().isComplete()) return next;
             var spent = batch.figures().spending();
-            if (pace.maxTokens != null && spent.tokens() >= pace.maxTokens) next = next.withLimit("--max-tokens", "N");
+            if (pace.maxTokens != null && spent.tokens() >= pace.maxTokens) next = next.with("--max-tokens", "N");
             boolean isReached = pace.maxCost != null
                     && spent.paid().values().stream().anyMatch(paid -> paid.compareTo(pace.maxCost) >= 0);
-            if (isReached) return next.withLimit("--max-cost", cost.orElse("AMOUNT"));
             boolean isNew = asked.isSample() && pace.maxCost == null && workflow.mode != Mode.BLOCKING;
-            return isNew && cost.isPresent() ? next.withLimit("--max-cost", cost.get()) : next;
+            if (isReached || isNew && cost.isPresent()) next = next.with("--max-cost", cost.orElse("AMOUNT"));
+            return next;
         }
 
         private static String whyNothing(Batch.Selection asked, Index index) {
@@ -2824,7 +2824,7 @@ final class DifyExec implements Runnable {
             var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
             boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
-            if (!others.isEmpty()) return note + next.ofShards(others);
+            if (!others.isEmpty()) return note + ofShards(others, history);
             if (!isFirm) return note + next.line(isPending ? "run" : "retry");
             return (start.isEmpty() ? "Next: failures" : next.only(OF_SHELL::contains).line("shell")) + report();
         }
@@ -2845,7 +2845,7 @@ final class DifyExec implements Runnable {
             if (options.stream().noneMatch(option -> name(option).equals("--shard"))) return done;
             int count = shard.get().count();
             var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
-            return done + "\n" + only(name -> !name.equals("--shard")).ofShards(all);
+            return done + "\n" + ofShards(all, batch.history());
         }
 
         private String report() {
@@ -2854,21 +2854,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs a shard that has no files here, or merges all.
-        private String ofShards(Collection<Shard> others) {
-            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
-            if (away.isEmpty()) return with(List.of()).line("merge");
-            return "No files for shard " + away.get() + " here. Copy them over if it ran on another machine.\n"
-                    + plus("--shard=" + away.get()).line("run");
-        }
-
-        /// Continues with the shards of a batch.
         String ofShards(Collection<Shard> others, History known) {
-            return continuing(known).ofShards(others);
-        }
-
-        /// Stops at this limit, and at no other of its name.
-        NextCall withLimit(String option, String limit) {
-            return only(name -> !name.equals(option)).plus(option + "=" + limit);
+            var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
+            if (away.isEmpty()) return continuing(known).with(List.of()).line("merge");
+            return "No files for shard " + away.get() + " here. Copy them over if it ran on another machine.\n"
+                    + continuing(known).with("--shard", away.get().toString()).line("run");
         }
 
         /// Leaves out what the log remembers, and adds the input and the options of the last session, unless this call
@@ -2886,8 +2876,10 @@ final class DifyExec implements Runnable {
             return with(options.stream().filter(option -> wanted.test(name(option))).toList());
         }
 
-        private NextCall plus(String option) {
-            return with(Stream.concat(options.stream(), Stream.of(option)).toList());
+        /// Instead of another value of this option.
+        NextCall with(String option, String value) {
+            var others = options.stream().filter(other -> !name(other).equals(option));
+            return with(Stream.concat(others, Stream.of(option + "=" + value)).toList());
         }
 
         private NextCall with(List<String> options) {
@@ -2905,7 +2897,7 @@ final class DifyExec implements Runnable {
             var results = rows.resolveSibling("new.jsonl");
             var run = new NextCall(start, command, Optional.of(rows), results, options)
                     .only(Set.of("--base-url", "--env-file", "--app-id")::contains);
-            if (!idColumn.equals("id")) run = run.plus("--id-column=" + idColumn);
+            if (!idColumn.equals("id")) run = run.with("--id-column", idColumn);
             return run.line("run") + baseline.stream().map(file -> "\n  then: " + start + " compare "
                     + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());
         }
