@@ -31,26 +31,16 @@ final class PullTest extends WholeCommand {
                  'allowed_file_upload_methods':['local_file','remote_url']}}]""";
     private static final String OURS = "difyexec-0123456789abcdef-";
 
-    private SimulatedDify dify;
-    private URI base;
+    private Simulated dify;
 
     private Map<String, String> start(String form, String... options) throws IOException {
-        var line = Simulator.commandLine();
-        var file = Files.writeString(file("form.json"), text(form)).toString();
-        line.parseArgs(Stream.concat(Stream.of("--dify", "1.16.1", "--latency", "0", "--form", file),
-                Stream.of(options)).toArray(String[]::new));
-        var kind = List.of(options).contains("chatflow") ? Simulator.Setup.Kind.CHATFLOW
-                : Simulator.Setup.Kind.WORKFLOW;
-        dify = new SimulatedDify(line.<Simulator>getCommand().behaviour(), Simulator.Setup.PLAIN.with(kind));
-        var server = SimulatedServer.start(0, 0, dify);
-        open.add(server);
-        base = server.baseUrl();
-        return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", base.toString(), "INITIAL_RETRY_DELAY", "10ms");
+        Files.writeString(file("form.json"), text(form));
+        dify = new Simulated(words(List.of("--dify", "1.16.1", "--latency", "0", "--form", path("form.json")), options));
+        return dify.settings();
     }
 
     private Call pull(Map<String, String> settings, String... more) throws IOException {
-        return call(settings, Stream.concat(Stream.of("pull", "-o", path("rows.jsonl")), Stream.of(more))
-                .toArray(String[]::new));
+        return call(settings, words(List.of("pull", "-o", path("rows.jsonl")), more));
     }
 
     /// Runs the app as anybody may, and returns the run's id and outputs with its inputs.
@@ -61,7 +51,7 @@ final class PullTest extends WholeCommand {
     }
 
     private JsonNode post(String path, String type, String body) throws IOException {
-        var request = HttpRequest.newBuilder(URI.create(base + path)).header("Authorization", "Bearer " + KEY)
+        var request = HttpRequest.newBuilder(URI.create(dify.server.baseUrl() + path)).header("Authorization", "Bearer " + KEY)
                 .header("Content-Type", type).POST(HttpRequest.BodyPublishers.ofString(body)).build();
         try (var http = HttpClient.newHttpClient()) {
             return tree(http.send(request, HttpResponse.BodyHandlers.ofString()).body());
@@ -126,11 +116,11 @@ final class PullTest extends WholeCommand {
         @Test
         void writesTheNewestRunsThatCanBeRepeated() throws IOException {
             var settings = start(FORM);
-            dify.limitPages(20);
+            dify.app.limitPages(20);
             var outputs = new HashMap<String, JsonNode>();
             var eligible = fill(outputs);
 
-            pull(settings, "--last", "100").exits(0).says("personal data", "1 run with uploaded files");
+            pull(settings, "--last", "100").exits(0).says("personal data", "1 run with");
 
             var rows = read("rows.jsonl");
             assertEquals(eligible.subList(0, 100), rows);
@@ -140,14 +130,13 @@ final class PullTest extends WholeCommand {
             for (var line : baseline) assertEquals(outputs.get(line.path("id").asText()), line.path("outputs"));
             assertEquals(Set.of("form.json", "rows.jsonl", "rows.baseline.jsonl"), names());
 
-            var before = List.of(content("rows.jsonl"), content("rows.baseline.jsonl"));
-            pull(settings, "--last", "100").exits(Exit.UNUSABLE.code);
+            var before = contents();
+            pull(settings, "--last", "100").exits(2);
             pull(settings, "--last", "100", "--force").exits(0);
-            assertEquals(before, List.of(content("rows.jsonl"), content("rows.baseline.jsonl")));
+            assertEquals(before, contents());
 
-            var all = pull(settings, "--last", "400", "--force");
+            pull(settings, "--last", "400", "--force").says("5 runs with");
             assertEquals(eligible, read("rows.jsonl"));
-            all.says("5 runs with uploaded files");
         }
 
         @Test
@@ -156,15 +145,9 @@ final class PullTest extends WholeCommand {
             for (int number = 1; number <= 24; number++) run("person", inputs(number));
             pull(settings).exits(0);
 
-            var rows = path("rows.jsonl");
-            var run = call(settings, "run", "-i", rows, "-o", output(), "--progress", "off");
-            var compared = call(settings, "compare", "--json", path("rows.baseline.jsonl"), output());
-
-            run.exits(0);
-            var json = tree(compared.out());
-            assertEquals("24 0 0", json.path("same").asText() + " " + json.path("different").asText() + " "
-                    + json.path("inputs_differ").asText(), compared.out());
-            compared.exits(0);
+            call(settings, "run", "-i", path("rows.jsonl"), "-o", output(), "--progress", "off").exits(0);
+            call(settings, "compare", "--json", path("rows.baseline.jsonl"), output()).exits(0)
+                    .shows(text("'same':24,"), text("'different':0,"), text("'inputs_differ':0,"));
         }
 
         @Test
@@ -180,8 +163,7 @@ final class PullTest extends WholeCommand {
             assertEquals("hers plums apples pears", topics(settings, "--dedupe"));
             assertEquals("apples apples", topics(settings, "--keyword", "APPLES"));
             assertEquals("hers plums apples pears apples", topics(settings, "--since", "1d", "--until", "0d"));
-            assertEquals("hers plums apples pears apples",
-                    topics(settings, "--since", LocalDate.now().minusDays(1).toString()));
+            assertEquals("hers plums apples pears apples", topics(settings, "--since", "" + LocalDate.now().minusDays(1)));
             assertEquals("none 3", topics(settings, "--until", "2d"));
             assertEquals("none 3", topics(settings, "--status", "stopped"));
             assertEquals("apples [fail!]", topics(settings, "--status", "failed"));
@@ -191,25 +173,24 @@ final class PullTest extends WholeCommand {
         /// The topics of the rows, or why there are none.
         private String topics(Map<String, String> settings, String... more) throws IOException {
             Files.deleteIfExists(file("rows.jsonl"));
-            var call = pull(settings, Stream.concat(Stream.of("--force"), Stream.of(more)).toArray(String[]::new));
+            var call = pull(settings, words(List.of("--force"), more));
             if (call.code() != 0) return "none " + call.code() + (call.hint().isEmpty() ? " without a hint" : "");
-            return read("rows.jsonl").stream().map(row -> row.path("topic").asText()).collect(Collectors.joining(" "));
+            return String.join(" ", Given.Scene.texts("topic", read("rows.jsonl")));
         }
 
         @Test
         void leavesOutInputsThatTheFormNoLongerHasAndNamesItsIdsApart() throws IOException {
-            var settings = start("[{'text-input':{'variable':'id','label':'Id'}},{'text-input':{'variable':'x','label':'X'}},"
-                    + "{'text-input':{'variable':'old','label':'Old'}}]");
+            var settings = start("""
+                    [{'text-input':{'variable':'id','label':'Id'}},{'text-input':{'variable':'x','label':'X'}},
+                     {'text-input':{'variable':'old','label':'Old'}}]""");
             var ran = run("person", tree(text("{'id':'7','x':'a','old':'b'}")));
-            dify.publish(Recorded.json(text("[{'text-input':{'variable':'id','label':'Id'}},"
+            dify.app.publish(Recorded.json(text("[{'text-input':{'variable':'id','label':'Id'}},"
                     + "{'text-input':{'variable':'x','label':'run_id'}}]")), Optional.empty());
 
-            var call = pull(settings);
+            var next = pull(settings).says("\"old\"").next();
 
             assertEquals(List.of(tree(text("{'run_run_id':'%s','id':'7','x':'a'}", ran.path("id").asText()))),
                     read("rows.jsonl"));
-            call.says("\"old\"");
-            var next = call.err().lines().filter(line -> line.startsWith("Next: ")).findFirst().orElse("none");
             assertTrue(next.contains("--id-column run_run_id"), next);
         }
 
@@ -218,28 +199,25 @@ final class PullTest extends WholeCommand {
             var settings = start(FORM);
             run("person", inputs(1));
 
-            var err = pull(settings, "--base-url", base.toString(), "--last", "5").err();
+            var base = dify.server.baseUrl().toString();
+            var call = pull(settings, "--base-url", base, "--last", "5");
 
-            var rows = path("rows.jsonl");
-            var results = path("new.jsonl");
-            assertTrue(err.contains("Next: difyexec run -i " + rows + " -o " + results + " --base-url " + base + "\n"), err);
-            assertTrue(err.contains("difyexec compare " + file("rows.baseline.jsonl") + " " + results + "\n"), err);
+            assertEquals("run -i " + path("rows.jsonl") + " -o " + path("new.jsonl") + " --base-url " + base, call.next());
+            call.says(" compare " + path("rows.baseline.jsonl") + " " + path("new.jsonl") + "\n");
         }
 
         @Test
         void refusesChatflowsAndTheFilesOfABatch() throws IOException {
-            pull(start("[]", "--app", "chatflow")).exits(Exit.UNUSABLE.code).reports("chatflow");
+            pull(start("[]", "--app", "chatflow")).exits(2).reports("chatflow");
 
             var settings = start(FORM);
             run("person", inputs(1));
             for (var batch : List.of("rows.jsonl", "rows.baseline.jsonl")) {
                 Files.writeString(file(batch + ".log"), "");
-                var call = pull(settings, "--force");
-                assertEquals(Exit.UNUSABLE.code, call.code());
-                assertTrue(call.sentence().contains(file(batch) + " ") && call.hint().isPresent(), call.err());
+                pull(settings, "--force").exits(2).reports(file(batch) + " ").hints();
                 Files.delete(file(batch + ".log"));
             }
-            assertEquals(Exit.UNUSABLE.code, pull(settings, "--since", "yesterday").code());
+            pull(settings, "--since", "yesterday").exits(2);
             assertEquals(Set.of("form.json"), names());
         }
     }
@@ -269,7 +247,7 @@ final class PullTest extends WholeCommand {
         }
 
         private String ids() throws IOException {
-            return read("rows.jsonl").stream().map(row -> row.path("id").asText()).collect(Collectors.joining(" "));
+            return String.join(" ", Given.Scene.texts("id", read("rows.jsonl")));
         }
 
         @Test
