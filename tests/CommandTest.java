@@ -45,11 +45,8 @@ class CommandTest extends WholeCommand {
 
         /// Its run is running for the first look-ups, and succeeded after them.
         private void goesOn(String id) {
-            dify.recorded(id, "succeeded");
-            for (int look = 0; look < 2; look++) dify.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id))
-                    .atPriority(1).inScenario("run " + id).whenScenarioStateIs(look == 0 ? "Started" : "look " + look)
-                    .willSetStateTo("look " + (look + 1)).willReturn(dify.answer(200,
-                            text("{'id':'run-%s','status':'running','outputs':{}}", id))));
+            var running = dify.answer(200, text("{'id':'run-%s','status':'running','outputs':{}}", id));
+            dify.inTurn(() -> get(urlEqualTo("/v1/workflows/run/run-" + id)), running, running, dify.record(id, "succeeded"));
         }
 
         @ParameterizedTest
@@ -504,7 +501,7 @@ class CommandTest extends WholeCommand {
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
             dify.server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).atPriority(1)
-                    .inScenario("row 1 of call 1").whenScenarioStateIs("answer 2").willReturn(dify.logged("1")));
+                    .inScenario("scenario 1").whenScenarioStateIs("answer 2").willReturn(dify.logged("1")));
             dify.recorded("1", "running");
 
             var call = dify.run("--settle", "100ms").exits(3).omits("All rows succeeded");

@@ -283,9 +283,7 @@ final class FilesTest extends WholeCommand {
         }
 
         private void uploads(ResponseDefinitionBuilder... answers) {
-            for (int i = 0; i < answers.length; i++) dify.server.stubFor(post(urlEqualTo("/v1/files/upload"))
-                    .inScenario("uploads").whenScenarioStateIs(i == 0 ? "Started" : "upload " + i)
-                    .willSetStateTo("upload " + Math.min(i + 1, answers.length - 1)).willReturn(answers[i]));
+            dify.inTurn(() -> post(urlEqualTo("/v1/files/upload")), answers);
         }
 
         private ResponseDefinitionBuilder uploaded() {
@@ -440,15 +438,8 @@ final class FilesTest extends WholeCommand {
             fileIs(aResponse().withBody("made"));
         }
 
-        /// The answers of the link, in order; the last one repeats.
         private void fileIs(ResponseDefinitionBuilder... answers) {
-            var scenario = "file " + UUID.randomUUID();
-            for (int i = 0; i < answers.length; i++) {
-                var stub = get(urlEqualTo("/v1/f?sign=x")).inScenario(scenario)
-                        .whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
-                if (i < answers.length - 1) stub.willSetStateTo("answer " + (i + 1));
-                dify.server.stubFor(stub.willReturn(answers[i]));
-            }
+            dify.inTurn(() -> get(urlEqualTo("/v1/f?sign=x")), answers);
         }
 
         private Call save(String... more) throws IOException {

@@ -61,25 +61,6 @@ final class InputTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"UTF-8", "UTF-16LE", "UTF-16BE"})
-        void aByteOrderMarkSetsTheEncodingAndIsNotPartOfTheFirstColumn(String charset) throws IOException {
-            var bytes = "\uFEFFid,text\na,größer 日本語 😀\n".getBytes(charset);
-
-            assertEquals(List.of(List.of("a", "größer 日本語 😀")), cells(Given.rows(open(bytes, null))));
-        }
-
-        @ParameterizedTest
-        @ValueSource(strings = {",", ";", "\t"})
-        void theHeaderShowsTheDelimiter(String delimiter) throws IOException {
-            var lines = List.of(List.of("\"id\"", "text", "\"more\""), List.of("a", "\"x,y;z\tw\"", ""));
-
-            var rows = rows(lines.stream().map(cells -> String.join(delimiter, cells))
-                    .collect(Collectors.joining("\n")));
-
-            assertEquals(List.of(List.of("a", "x,y;z\tw", "")), cells(rows));
-        }
-
-        @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 encoding,     text
                 Shift_JIS,    日本語のテキスト

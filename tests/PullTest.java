@@ -13,7 +13,6 @@ import module java.net.http;
 
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
-import static com.github.tomakehurst.wiremock.stubbing.Scenario.STARTED;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -291,11 +290,8 @@ final class PullTest extends WholeCommand {
         @Test
         void isAskedForAgainWhenTheServerSaysSo() throws IOException {
             record(1, "{\"text\": \"t\"}", "{}");
-            var busy = get(urlPathEqualTo("/v1/workflows/logs")).inScenario("busy");
-            server.server.stubFor(busy.whenScenarioStateIs(STARTED).willReturn(
-                    server.answer(429, "").withHeader("Retry-After", "1")).willSetStateTo("free"));
-            server.server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).inScenario("busy")
-                    .whenScenarioStateIs("free").willReturn(page(false, 1)));
+            server.inTurn(() -> get(urlPathEqualTo("/v1/workflows/logs")),
+                    server.answer(429, "").withHeader("Retry-After", "1"), page(false, 1));
             long start = System.nanoTime();
 
             pull(server.settings()).exits(0);

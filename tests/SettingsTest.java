@@ -153,8 +153,8 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void thatAsksForAShortPauseGetsIt() throws IOException {
-            dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("busy").whenScenarioStateIs("Started")
-                    .willReturn(aResponse().withStatus(429).withHeader("Retry-After", "1")).willSetStateTo("back"));
+            dify.inTurn(() -> get(urlEqualTo("/v1/info")), aResponse().withStatus(429).withHeader("Retry-After", "1"),
+                    dify.answer(200, "{\"mode\":\"workflow\"}"));
 
             var call = run().exits(0);
 
@@ -254,37 +254,30 @@ final class SettingsTest extends WholeCommand {
 
         /// `.env` files as people write them, with `@` for the key.
         enum Written {
-            PLAIN("DIFY_API_KEY=@"),
-            IN_DOUBLE_QUOTES("DIFY_API_KEY=\"@\"  # \"mine\"\n"),
-            IN_SINGLE_QUOTES("DIFY_API_KEY='@' # it's mine\n"),
-            WITH_BLANKS("\n  DIFY_API_KEY  = \t @  \n\n"),
-            ON_WINDOWS("# mine\r\nDIFY_API_KEY=@\r\nTIMEOUT=5\r\n"),
-            WITH_COMMENTS("  # the key\n\t#DIFY_API_KEY=old\nDIFY_API_KEY=@ # of my app\nTIMEOUT= # 5\n"),
-            AMONG_OTHERS("hello\nPEM=\"-----BEGIN\nMII=\n-----END\"\nJSON='{\"a\": 1}'\nDIFY_API_KEY=@\nTOKEN: @\n"),
-            FOR_A_SHELL("export DIFY_API_KEY=@\n", false),
-            WITH_A_BYTE_ORDER_MARK("\uFEFFDIFY_API_KEY=@\n", false),
+            PLAIN("DIFY_API_KEY=@", UTF_8, true),
+            IN_DOUBLE_QUOTES("DIFY_API_KEY=\"@\"  # \"mine\"\n", UTF_8, true),
+            IN_SINGLE_QUOTES("DIFY_API_KEY='@' # it's mine\n", UTF_8, true),
+            WITH_BLANKS("\n  DIFY_API_KEY  = \t @  \n\n", UTF_8, true),
+            ON_WINDOWS("# mine\r\nDIFY_API_KEY=@\r\nTIMEOUT=5\r\n", UTF_8, true),
+            WITH_COMMENTS("  # the key\n\t#DIFY_API_KEY=old\nDIFY_API_KEY=@ # of my app\nTIMEOUT= # 5\n", UTF_8, true),
+            AMONG_OTHERS("hello\nPEM=\"-----BEGIN\nMII=\n-----END\"\nJSON='{\"a\": 1}'\nDIFY_API_KEY=@\nTOKEN: @\n",
+                    UTF_8, true),
+            FOR_A_SHELL("export DIFY_API_KEY=@\n", UTF_8, false),
+            WITH_A_BYTE_ORDER_MARK("\uFEFFDIFY_API_KEY=@\n", UTF_8, false),
             IN_UTF_16("DIFY_API_KEY=@\r\n", StandardCharsets.UTF_16, false),
             WITH_AN_OLD_COMMENT("# Schl\u00fcssel\nDIFY_API_KEY=@\n", StandardCharsets.ISO_8859_1, false),
-            LIKE_YAML("\nDIFY_API_KEY: @\n", false),
-            WITHOUT_A_SIGN("TIMEOUT=5\nDIFY_API_KEY @\n", false),
-            FOR_POWERSHELL("$env:DIFY_API_KEY = \"@\"\n", false),
-            THE_KEY_ALONE("# key:\n@\n", false),
-            IN_TYPOGRAPHIC_QUOTES("DIFY_API_KEY=\u201c@\u201d\n", false),
-            TWO_IN_A_LINE("DIFY_API_KEY=@ @\n", false),
-            WITH_A_NUL("DIFY_API_KEY=@\0@\n", false),
-            THE_EXAMPLE("\nDIFY_API_KEY=" + Env.PLACEHOLDER + "\n", false),
-            EMPTY("DIFY_API_KEY=\n", false);
+            LIKE_YAML("\nDIFY_API_KEY: @\n", UTF_8, false),
+            WITHOUT_A_SIGN("TIMEOUT=5\nDIFY_API_KEY @\n", UTF_8, false),
+            FOR_POWERSHELL("$env:DIFY_API_KEY = \"@\"\n", UTF_8, false),
+            THE_KEY_ALONE("# key:\n@\n", UTF_8, false),
+            IN_TYPOGRAPHIC_QUOTES("DIFY_API_KEY=\u201c@\u201d\n", UTF_8, false),
+            TWO_IN_A_LINE("DIFY_API_KEY=@ @\n", UTF_8, false),
+            WITH_A_NUL("DIFY_API_KEY=@\0@\n", UTF_8, false),
+            THE_EXAMPLE("\nDIFY_API_KEY=" + Env.PLACEHOLDER + "\n", UTF_8, false),
+            EMPTY("DIFY_API_KEY=\n", UTF_8, false);
 
             final byte[] bytes;
             final boolean works;
-
-            Written(String text) {
-                this(text, true);
-            }
-
-            Written(String text, boolean works) {
-                this(text, UTF_8, works);
-            }
 
             Written(String text, Charset charset, boolean works) {
                 this.bytes = text.replace("@", KEY).getBytes(charset);

@@ -595,12 +595,13 @@ final class ShellTest extends WholeCommand {
         }
 
         /// The log has no values: only those who set them again can use the result.
-        @Test
-        void killedWhileItsEditedRowRunsIsNotPaidForAgain() throws Exception {
+        @ParameterizedTest
+        @ValueSource(strings = {"--add", "--resend-unknown"})
+        void killedWhileItsEditedRowRunsIsNotPaidForAgain(String option) throws Exception {
             var dify = new Simulated("--latency", "1s");
             killed(dify, SET + RETRY, "run");
 
-            run(dify);
+            run(dify, option);
             run(dify, "--rerun-changed");
 
             assertEquals(1, dify.count("started"));
@@ -636,17 +637,6 @@ final class ShellTest extends WholeCommand {
 
             assertEquals(1, dify.count("started"));
             assertFalse(result("1").has("edited"));
-        }
-
-        @Test
-        void killedIsNotSentAgainEvenOnRequest() throws Exception {
-            var dify = new Simulated("--latency", "1s");
-            killed(dify, SET + RETRY, "run");
-
-            run(dify, "--resend-unknown");
-
-            assertEquals(1, dify.count("started"));
-            assertEquals("better", result("1").path("inputs").path("text").asText());
         }
     }
 
@@ -762,16 +752,6 @@ final class ShellTest extends WholeCommand {
 
         private static String last(Session session) {
             return session.shown.toString().lines().reduce("", (_, line) -> line);
-        }
-
-        @Test
-        void stopsAtTheFirstFailedCommandAndNamesItsLine() throws Exception {
-            var child = fed(Map.of(), "# a script\nset r-1 text=\"two\nlines\"\nshow r-9\nedits\n", shell("--demo"));
-
-            assertTrue(child.waitFor(20, TimeUnit.SECONDS));
-            assertEquals(2, child.exitValue(), content("child.err"));
-            assertEquals("r-1\n  text\n  - Good morning\n  + two\n  + lines\n", content("child.out"));
-            assertTrue(content("child.err").lines().toList().getLast().startsWith("difyexec: line 4: "), content("child.err"));
         }
 
         @Test

@@ -324,9 +324,14 @@ abstract class WholeCommand {
 
         /// All answers to a row, in order; the last one repeats.
         void row(String id, ResponseDefinitionBuilder... answers) {
-            var scenario = "row " + id + " of call " + ++scenarios;
+            inTurn(() -> ofRow(id), answers);
+        }
+
+        /// All answers to a request, in order; the last one repeats.
+        void inTurn(Supplier<MappingBuilder> request, ResponseDefinitionBuilder... answers) {
+            var scenario = "scenario " + ++scenarios;
             for (int i = 0; i <= answers.length; i++) {
-                var stub = ofRow(id).inScenario(scenario).whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
+                var stub = request.get().inScenario(scenario).whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
                 if (i < answers.length) stub.willSetStateTo("answer " + (i + 1));
                 server.stubFor(stub.atPriority(1).willReturn(answers[Math.min(i, answers.length - 1)]));
             }
@@ -343,9 +348,12 @@ abstract class WholeCommand {
 
         /// The server's record of a row's run, whatever its user.
         void recorded(String id, String status) {
-            server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id)).willReturn(answer(200, text(
-                    "{'id':'run-%s','workflow_id':'w','status':'%s','outputs':{'row_id':'%s','from':'record'},"
-                            + "'error':null,'elapsed_time':2.5,'total_tokens':3,'total_steps':3}", id, status, id))));
+            server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id)).willReturn(record(id, status)));
+        }
+
+        ResponseDefinitionBuilder record(String id, String status) {
+            return answer(200, text("{'id':'run-%s','workflow_id':'w','status':'%s','outputs':{'row_id':'%s','from':'record'},"
+                    + "'error':null,'elapsed_time':2.5,'total_tokens':3,'total_steps':3}", id, status, id));
         }
 
         /// The log leads from the user of the one row that was sent to its run.
