@@ -5844,6 +5844,8 @@ final class DifyExec implements Runnable {
                     addUnseen(attempt.before(now));
                     if (!hasRun) markResent(attempt.row());
                 }
+            if (!unseen.isEmpty()) batch.rows(unseen::containsKey).forEachRemaining(row -> // the log knows only ids
+                    unseen.get(row.index()).replaceAll(attempt -> attempt.with(row, attempt.tries())));
             wanted.lookUps().forEach(unresolved -> lookUpFirst(unresolved.before(now), now));
         }
 
@@ -5898,7 +5900,6 @@ final class DifyExec implements Runnable {
         /// @param after the last one that was looked for
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
             var earlier = unseen.getOrDefault(row.index(), new ArrayList<>());
-            earlier.replaceAll(one -> one.with(row, one.tries())); // one from the log knows only the row's id
             int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList()
                     .indexOf(one.user())).orElse(-1);
             if (next == earlier.size()) enqueue(row, tries, due);
@@ -8543,8 +8544,9 @@ final class DifyExec implements Runnable {
             counting.forEach(one -> one.sent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
             answered.clear(entry);
-            remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
-                    .ifPresent(one -> add(one.as(State.RESENT)));
+            var earlier = sent.getOrDefault(attempt.id(), new ArrayList<>());
+            earlier.removeIf(one -> one.state() == State.NOT_STARTED && one.run().isPresent());
+            earlier.replaceAll(one -> one.state() == State.NOT_STARTED ? one.as(State.RESENT) : one);
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
             if (hasResult(entry, attempt.user())) figures.resultOf(attempt, entry);
             else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));

@@ -86,6 +86,20 @@ final class EarlierCallsTest {
             story.play(folder);
         }
 
+        @Test
+        void aLateRunGivesItsRowTheResultThoughTheRowIsNotSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("not seen"));
+            scene.crash(2);
+            scene.found = unresolved -> ended(unresolved.is(Purpose.LATE) ? succeeded("run-1")
+                    : failed("the node failed"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("run-1"), scene.resultRuns());
+        }
+
         /// Sent by a machine whose clock was ahead, or still is.
         @ParameterizedTest
         @EnumSource(names = {"RUNNING", "ABSENT"})
