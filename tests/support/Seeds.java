@@ -385,6 +385,8 @@ final class Seeds implements Callable<Integer> {
         final boolean isLate;
         /// Its result is too large for the tool.
         final boolean isTooLarge;
+        /// The server does not say when it began.
+        final boolean hidesAge;
         Instant ends, answered = Instant.MIN;
         RunStatus end = RunStatus.SUCCEEDED;
         String error = "";
@@ -393,13 +395,15 @@ final class Seeds implements Callable<Integer> {
         /// Whether a look-up has shown that its time is over.
         boolean isOverdue = false;
 
-        Job(Attempt attempt, RunRef ref, Instant begins, Instant listed, int permit, Fault fault) {
+        Job(Attempt attempt, RunRef ref, Instant begins, Instant listed, int permit, Fault fault,
+                boolean hidesAge) {
             this.attempt = attempt;
             this.ref = ref;
             this.begins = begins;
             this.listed = listed;
             this.permit = permit;
             this.isLate = fault == Fault.LATE;
+            this.hidesAge = hidesAge;
             this.isTooLarge = fault == Fault.TOO_LARGE;
         }
 
@@ -438,7 +442,7 @@ final class Seeds implements Callable<Integer> {
         /// Dify ends a stream after this silence.
         private static final Duration SILENCE = seconds(300);
         /// The longest time without a request although rows wait, nothing runs and the server is well.
-        private static final Duration STANDSTILL = seconds(45);
+        private static final Duration STANDSTILL = seconds(25);
 
         private final Schedule schedule;
         final List<Job> jobs = new ArrayList<>();
@@ -453,6 +457,9 @@ final class Seeds implements Callable<Integer> {
         private int sentInVain = 0; // while the server was away
         private boolean isShutOut = false;
         private Optional<Instant> shutOut = Optional.empty();
+        /// When this session began, and when each row last had a response.
+        private Instant began;
+        private final Map<String, Instant> answered = new HashMap<>();
         /// When a request was last sent, or could not be sent for a reason.
         private Instant lastMoved;
 
@@ -463,7 +470,8 @@ final class Seeds implements Callable<Integer> {
         /// Another process: its key is accepted, and nobody has asked it to wait.
         void begin(Scene scene) {
             this.scene = scene;
-            lastMoved = scene.world.now();
+            began = lastMoved = scene.world.now();
+            answered.clear();
             jobs.forEach(job -> job.isOverdue = false);
             away = paused = Instant.MIN;
             isShutOut = false;
@@ -511,8 +519,13 @@ final class Seeds implements Callable<Integer> {
                 Schedule.check(sentInVain <= scene.slots, () -> sentInVain + " rows in doubt with -c " + scene.slots);
                 fault = Fault.LOST;
             }
+            checkSuccess(attempt);
             pass(schedule.random.nextInt(1500));
-            if (!isShutOut) return run(attempt, fault, listener);
+            if (!isShutOut) {
+                var response = run(attempt, fault, listener);
+                answered.put(attempt.row().id(), scene.world.now());
+                return response;
+            }
             if (shutOut.isEmpty()) shutOut = Optional.of(scene.world.now());
             return Given.http(401, "unauthorized", "Access token is invalid");
         }
@@ -540,6 +553,15 @@ final class Seeds implements Callable<Integer> {
             };
         }
 
+        /// Whatever makes a row be sent again, runs of its earlier attempts are looked up after that.
+        private void checkSuccess(Attempt attempt) {
+            var id = attempt.row().id();
+            var since = answered.getOrDefault(id, began);
+            Schedule.check(jobs.stream().noneMatch(job -> job.attempt.row().id().equals(id)
+                    && job.permit == permits.getOrDefault(id, 0) && !job.listed.isAfter(since)
+                    && job.status(since).isSuccess()), () -> "row " + id + " was sent again after its success");
+        }
+
         /// Nothing may be sent for a while, or for so long that the batch stops.
         private Response later() {
             var asked = seconds(schedule.chance(0.1) ? 700 : 1 + schedule.random.nextInt(90));
@@ -559,7 +581,7 @@ final class Seeds implements Callable<Integer> {
             // a stream's first event follows once its run is stored
             var listed = isStream ? begins : begins.plusMillis(schedule.random.nextInt(2_000));
             var job = new Job(attempt, Given.run("run-" + jobs.size()), begins, listed,
-                    permits.getOrDefault(attempt.row().id(), 0), fault);
+                    permits.getOrDefault(attempt.row().id(), 0), fault, schedule.chance(0.2));
             boolean isSlow = fault == Fault.SLOW || fault == Fault.CUT && schedule.chance(0.3);
             job.ends = begins.plusMillis(500 + schedule.random.nextInt(isSlow ? 200_000 : 20_000));
             if (job.ends.isBefore(listed)) job.ends = listed;
@@ -680,7 +702,7 @@ final class Seeds implements Callable<Integer> {
             var status = job.status(now);
             if (status == RunStatus.RUNNING || status == RunStatus.PAUSED)
                 return new LookUpResult.Running(new RunRef(job.ref.id(), ""), status,
-                        Optional.of(Duration.between(job.begins, now)), Duration.ZERO);
+                        Optional.of(Duration.between(job.begins, now)).filter(_ -> !job.hidesAge), Duration.ZERO);
             return job.isTooLarge && status.isSuccess()
                     ? new LookUpResult.Silent(new Response.Unreadable(Optional.of(job.ref), "too large"))
                     : new LookUpResult.Ended(job.ran(now), job.attempt.row().inputs());
