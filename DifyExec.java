@@ -5690,8 +5690,7 @@ final class DifyExec implements Runnable {
             if (found instanceof LookUpResult.Ended(var ran, _)) watcher.ran(ran);
             writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
-            boolean wasNotStarted = unresolved.is(Purpose.RESEND) || unresolved.is(Purpose.LATE);
-            if (wasNotStarted && found.isThere()) {
+            if (unresolved.is(Symptom.RECHECK) && found.isThere()) {
                 if (agenda.isLate(attempt)) late(attempt, found);
                 agenda.appeared(attempt);
             }

@@ -209,6 +209,22 @@ final class EngineTest {
         }
 
         @Test
+        void aRunThatAppearsAfterALookUpWithAnUnexpectedAnswerIsReportedAsLate() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> cut(Symptom.NO_ANSWER);
+            scene.found = unresolved -> {
+                if (scene.sent.size() < 2 || unresolved.attempt().sequence() > 1) return ABSENT;
+                return unresolved.is(Purpose.RESEND) ? new LookUpResult.Silent(http(400, "invalid_param", "no"))
+                        : ended(succeeded("run-1"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("run-1"), Scene.texts("run", scene.log("late")));
+            assertEquals(List.of("run-1"), scene.resultRuns());
+        }
+
+        @Test
         void aWorkerThatRunsOutOfMemoryEndsTheCallAndItsRunIsLookedUpAtTheNextStart() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (_, _) -> {
