@@ -457,6 +457,7 @@ final class Seeds implements Callable<Integer> {
         private int sentInVain = 0; // while the server was away
         private boolean isShutOut = false;
         private Optional<Instant> shutOut = Optional.empty();
+        private final Set<String> open = new HashSet<>(); // users
         /// When this session began, and when each row last had a response.
         private Instant began;
         private final Map<String, Instant> answered = new HashMap<>();
@@ -472,6 +473,7 @@ final class Seeds implements Callable<Integer> {
             this.scene = scene;
             began = lastMoved = scene.world.now();
             answered.clear();
+            open.clear();
             jobs.forEach(job -> job.isOverdue = false);
             away = paused = Instant.MIN;
             isShutOut = false;
@@ -520,12 +522,17 @@ final class Seeds implements Callable<Integer> {
                 fault = Fault.LOST;
             }
             checkSuccess(attempt);
+            open.add(attempt.user());
+            int places = scene.mode == Mode.STREAMING ? 2 * scene.slots : scene.slots; // silent streams hold none
+            Schedule.check(open.size() <= places, () -> open.size() + " requests at a time with -c " + scene.slots);
             pass(schedule.random.nextInt(1500));
-            if (!isShutOut) {
-                var response = run(attempt, fault, listener);
-                answered.put(attempt.row().id(), scene.world.now());
-                return response;
-            }
+            var response = isShutOut ? shutOut() : run(attempt, fault, listener);
+            open.remove(attempt.user());
+            answered.put(attempt.row().id(), scene.world.now());
+            return response;
+        }
+
+        private Response shutOut() {
             if (shutOut.isEmpty()) shutOut = Optional.of(scene.world.now());
             return Given.http(401, "unauthorized", "Access token is invalid");
         }
@@ -679,7 +686,10 @@ final class Seeds implements Callable<Integer> {
             var result = found.map(job -> seen(job, now)).orElse(ABSENT);
             schedule.say("look " + unresolved.attempt().row().id() + " " + unresolved.purpose() + " "
                     + user.replaceAll(".*-", "#") + " " + result.word());
-            if (unresolved.is(Purpose.OUTCOME) && result instanceof LookUpResult.Running)
+            // its request is given up
+            if (unresolved.is(Purpose.QUIET) && result instanceof LookUpResult.Ended) open.remove(user);
+            boolean hasItsTime = unresolved.is(Purpose.OUTCOME) && !unresolved.is(Symptom.RECHECK);
+            if (hasItsTime && result instanceof LookUpResult.Running)
                 checkTime(found.get(), unresolved.is(Symptom.OVERDUE), now);
             return result;
         }
@@ -748,8 +758,6 @@ final class Seeds implements Callable<Integer> {
     private record Check(Schedule schedule, Scene scene) {
         void afterSession(Disk disk) throws IOException {
             schedule.server.checkShutOut();
-            int places = scene.mode == Mode.STREAMING ? 2 * scene.slots : scene.slots; // silent streams hold none
-            Schedule.check(scene.busiest <= places, () -> scene.busiest + " requests at a time with -c " + scene.slots);
             // the progress is drawn five times a second, and each message may need a few waits
             long messages = 4L * scene.sent.size() + 2L * scene.looked.size() + 2L * scene.probes.size();
             long most = 100 + 6 * scene.world.passed().toSeconds() + 10 * messages;
