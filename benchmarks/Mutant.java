@@ -42,19 +42,33 @@ import module java.base;
 ///
 /// @param place the method, `Type.method`, or the field; `Type.new` is a constructor
 /// @param edits what to do there, one after the other
-/// @param tests the test classes of which at least one must fail
-record Mutant(String name, String place, List<String> edits, List<String> tests) {
+/// @param tests the test classes of which at least one must fail; empty: only seeds or the sweep notice
+/// @param seeds within how many seeds a promise breaks, if that has been tried; else empty
+/// @param sweep options of `benchmarks/iofault` that find it, if that has been tried; else empty
+record Mutant(String name, String place, List<String> edits, List<String> tests, List<String> seeds,
+        List<String> sweep) {
+    private static final Set<String> NOTICES = Set.of("fails", "seeds", "sweep", "fixed");
+
     static List<Mutant> read(Path file) throws IOException {
         return Stream.of(Files.readString(file).strip().split("\n\n+")).filter(block -> block.startsWith("# "))
                 .map(block -> block.lines().toList())
-                .map(lines -> new Mutant(lines.getFirst().substring(2), word("in ", lines.get(1)),
-                        lines.subList(2, lines.size() - 1), List.of(word("fails ", lines.getLast()).split(" "))))
-                .toList();
+                .map(lines -> of(lines.getFirst().substring(2), lines.subList(1, lines.size()))).toList();
     }
 
-    private static String word(String mark, String line) {
-        if (!line.startsWith(mark)) throw new IllegalStateException("not a line “" + mark + "…”: " + line);
-        return line.substring(mark.length());
+    private static Mutant of(String name, List<String> lines) {
+        var edits = lines.stream().skip(1).filter(line -> !NOTICES.contains(line.split(" ")[0])).toList();
+        var mutant = new Mutant(name, String.join(" ", words("in", lines)), edits, words("fails", lines),
+                words("seeds", lines), words("sweep", lines));
+        boolean isNoticed = Stream.of(mutant.tests, mutant.seeds, mutant.sweep).anyMatch(words -> !words.isEmpty());
+        if (!lines.getFirst().startsWith("in ") || !isNoticed)
+            throw new IllegalStateException(name + ": needs a place and what notices it");
+        return mutant;
+    }
+
+    /// The words of the line that begins with this one.
+    private static List<String> words(String first, List<String> lines) {
+        return lines.stream().filter(line -> line.startsWith(first + " ")).findFirst()
+                .map(line -> List.of(line.substring(first.length() + 1).split(" "))).orElse(List.of());
     }
 
     /// @throws IllegalStateException if an edit does not apply at exactly one place

@@ -2,6 +2,7 @@
 //JAVA 25+
 //DESCRIPTION Removes one guard of DifyExec at a time and checks that a test fails.
 //SOURCES Mutant.java
+//SOURCES IoFault.java
 //SOURCES ../tests/DifyExecTest.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
@@ -22,7 +23,8 @@ import module java.management;
 
 /// Each mutant in `mutants.txt` removes a guard, inverts a comparison or swaps an order. Compiles the tool with each
 /// mutant and runs its test classes in another process until a test fails. Exit code 1 if none does, or, before any
-/// test runs, if a mutant does not apply or compile. `--check` does only that.
+/// test runs, if a mutant does not apply or compile. `--check` does only that. `--seeds` and `--sweep` run the mutants
+/// that `benchmarks/seeds` or `benchmarks/iofault` notices against these, and so are those that no test notices.
 final class Mutants {
     private static final Duration LONGEST = Duration.ofMinutes(15);
     private static final String FAILED = "FAILED ";
@@ -33,10 +35,13 @@ final class Mutants {
                 .findFirst().orElseThrow(() -> new IllegalStateException(
                         "DifyExec.java not found\nhint: start in the checkout"));
         var words = new ArrayList<>(List.of(args));
-        boolean isCheck = words.remove("--check");
+        boolean isCheck = words.remove("--check"), isSeeds = words.remove("--seeds"),
+                isSweep = words.remove("--sweep");
         var wanted = String.join(" ", words);
         var mutants = Mutant.read(checkout.resolve("benchmarks/mutants.txt")).stream()
-                .filter(mutant -> mutant.name().contains(wanted)).toList();
+                .filter(mutant -> mutant.name().contains(wanted))
+                .filter(mutant -> !isSeeds || !mutant.seeds().isEmpty())
+                .filter(mutant -> !isSweep || !mutant.sweep().isEmpty()).toList();
         if (mutants.isEmpty()) throw new IllegalStateException("no mutant's name contains " + wanted);
         var source = new Mutant.Source(Files.readString(checkout.resolve("DifyExec.java")));
         var problems = problems(mutants, source);
@@ -46,7 +51,13 @@ final class Mutants {
             System.exit(problems.isEmpty() ? 0 : 1);
         }
         var survivors = new ArrayList<String>();
-        for (var mutant : mutants) if (!isCaught(mutant, source)) survivors.add(mutant.name());
+        for (var mutant : mutants) {
+            var notices = isSeeds || mutant.tests().isEmpty() && !mutant.seeds().isEmpty() ? seeds(mutant)
+                    : isSweep || mutant.tests().isEmpty() ? sweep(mutant, checkout) : suite(mutant);
+            if (!isCaught(mutant, source, notices)) survivors.add(mutant.name());
+        }
+        mutants.stream().filter(mutant -> mutant.tests().isEmpty()).forEach(mutant -> IO.println("only "
+                + (mutant.seeds().isEmpty() ? "the sweep" : "seeds") + ": " + mutant.name()));
         IO.println(mutants.size() + " mutants: " + (mutants.size() - survivors.size()) + " caught"
                 + (survivors.isEmpty() ? "" : "; survivors: " + String.join("; ", survivors)));
         System.exit(survivors.isEmpty() ? 0 : 1);
@@ -90,12 +101,32 @@ final class Mutants {
         return problems;
     }
 
-    private static boolean isCaught(Mutant mutant, Mutant.Source source) throws Exception {
+    /// A program that runs with the mutant, and the words before what it has noticed.
+    private record Notices(List<String> command, String mark) {}
+
+    private static Notices suite(Mutant mutant) {
+        var command = new ArrayList<>(List.of(Mutants.class.getName(), "suite"));
+        command.addAll(mutant.tests());
+        return new Notices(command, FAILED);
+    }
+
+    private static Notices seeds(Mutant mutant) {
+        return new Notices(List.of("difyexec.Seeds", "--first", "--seeds", mutant.seeds().getFirst()), "seed ");
+    }
+
+    private static Notices sweep(Mutant mutant, Path checkout) {
+        var command = new ArrayList<>(List.of("difyexec.IoFault", "--source",
+                checkout.resolve("benchmarks/iofault.c").toString()));
+        command.addAll(mutant.sweep());
+        return new Notices(command, "benchmarks/iofault ");
+    }
+
+    private static boolean isCaught(Mutant mutant, Mutant.Source source, Notices notices) throws Exception {
         long began = System.nanoTime();
         var folder = Files.createTempDirectory("mutant");
         try {
             Mutant.Source.compile(Mutant.Edit.apply(mutant.edits(source), source.text), Optional.of(folder));
-            var failed = firstFailure(mutant, folder);
+            var failed = firstFailure(mutant, notices, folder);
             IO.println("%-8s %5.1f s  %s%s".formatted(failed.isEmpty() ? "survived" : "caught",
                     (System.nanoTime() - began) / 1e9, mutant.name(), failed.map(test -> "  ← " + test).orElse("")));
             return failed.isPresent();
@@ -106,12 +137,12 @@ final class Mutants {
         }
     }
 
-    private static Optional<String> firstFailure(Mutant mutant, Path classes) throws Exception {
+    private static Optional<String> firstFailure(Mutant mutant, Notices notices, Path classes) throws Exception {
         var command = new ArrayList<>(List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString()));
         command.addAll(ManagementFactory.getRuntimeMXBean().getInputArguments());
         command.addAll(List.of("-XX:TieredStopAtLevel=1", "-cp", classes + File.pathSeparator
-                + System.getProperty("java.class.path"), Mutants.class.getName(), "suite"));
-        command.addAll(mutant.tests());
+                + System.getProperty("java.class.path")));
+        command.addAll(notices.command());
         var log = classes.resolve("log");
         var suite = new ProcessBuilder(command).redirectErrorStream(true).redirectOutput(log.toFile()).start();
         if (!suite.waitFor(LONGEST)) {
@@ -121,8 +152,8 @@ final class Mutants {
         }
         if (suite.exitValue() == 0) return Optional.empty();
         try (var lines = Files.lines(log)) {
-            return Optional.of(lines.filter(line -> line.startsWith(FAILED))
-                    .map(line -> line.substring(FAILED.length()))
+            return Optional.of(lines.filter(line -> line.startsWith(notices.mark()))
+                    .map(line -> line.substring(notices.mark().length()))
                     .findFirst()
                     .orElseThrow(() -> new IllegalStateException(mutant.name() + ": the tests crashed")));
         }
