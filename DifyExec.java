@@ -10700,15 +10700,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The text that is read for an input: itself, or a copy that only this user can read.
-    /// `isCopy`: CSV made of a book or of JSON lines, each record with the number of its original.
-    record TextFile(Path input, Source source, Charset charset, String start, boolean isCopy,
+    /// The text that is read for an input.
+    ///
+    /// @param source opens the text from its start, as often as it is asked to
+    /// @param isCopy whether it is CSV made of a book or of JSON
+    record TextFile(Path input, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
             String sheet, Extras extras, Copies copies) {
-        /// Opens the text from its start, as often as it is asked to.
-        interface Source {
-            InputStream open() throws IOException;
-        }
-
         /// A workbook's facts beside its cells: the width of the table, the ranges of merged cells, and cells that
         /// cannot be read.
         record Extras(int width, List<CellRangeAddress> merged, List<Faulty> faults, List<String> notes) {
@@ -10727,7 +10724,7 @@ final class DifyExec implements Runnable {
         /// Opens an input by its first bytes, whatever its name says: people rename files.
         static TextFile of(TextFile source, Csv.Shape shape) throws IOException {
             byte[] start;
-            try (var in = source.source.open()) {
+            try (var in = source.source.get()) {
                 start = in.readNBytes(1 << 16);
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
@@ -10751,7 +10748,7 @@ final class DifyExec implements Runnable {
             return new TextFile(input, source(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
         }
 
-        private static Source source(Path input, Copies copies) throws IOException {
+        private static IOSupplier<InputStream> source(Path input, Copies copies) throws IOException {
             if (input.toString().equals("-")) return copies.add(System.in::transferTo);
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file");
             if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
@@ -10871,7 +10868,7 @@ final class DifyExec implements Runnable {
         }
 
         Reader reader() throws IOException {
-            return new InputStreamReader(source.open(), charset.newDecoder()
+            return new InputStreamReader(source.get(), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
                     .replaceWith(String.valueOf(INVALID)));
         }
@@ -10901,7 +10898,7 @@ final class DifyExec implements Runnable {
 
         /// A line has bytes that the encoding does not allow. The likely one is only a hint.
         Faulty invalid(long line) {
-            try (var in = source.open()) {
+            try (var in = source.get()) {
                 var guess = UniversalDetector.detectCharset(in);
                 if (guess != null && !guess.equals(charset.name()) && Charset.isSupported(guess)) {
                     var repair = new Faulty.Repair("--encoding", Charset.forName(guess));
@@ -10960,7 +10957,7 @@ final class DifyExec implements Runnable {
             }
 
             /// An error is the input's or the copy's, and the message names both.
-            Source add(IOConsumer<OutputStream> content) {
+            IOSupplier<InputStream> add(IOConsumer<OutputStream> content) {
                 try {
                     var path = Files.createTempFile("difyexec-", ".copy"); // only this user can open it
                     var file = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE);
@@ -11057,9 +11054,13 @@ final class DifyExec implements Runnable {
             this.is1904 = is1904;
         }
 
-        static TextFile copy(TextFile file, Csv.Shape shape) {
+        static TextFile copy(TextFile file, Csv.Shape shape) throws IOException {
             var wanted = shape.sheet();
-            try (var book = open(file)) {
+            byte[] zip;
+            try (var in = file.source().get()) {
+                zip = in.readAllBytes();
+            }
+            try (var book = open(zip)) {
                 var names = book.getSheets().map(Sheet::getName).toList();
                 Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
                 if (wanted.isEmpty()) isWanted = one -> !widths(one, 1).isEmpty();
@@ -11074,7 +11075,7 @@ final class DifyExec implements Runnable {
                             + names.size());
                 var named = file.ofSheet(name);
                 var reader = new Book(named, book.isDate1904());
-                reader.survey(sheet.get());
+                reader.survey(sheet.get(), zip);
                 if (wanted.isEmpty() && shape.headerRow() == null) refuseCover(named, sheet.get(), book);
                 var copy = named.copied(out -> notes.addAll(reader.read(sheet.get(), out)));
                 return copy.with(new TextFile.Extras(reader.width, reader.merged, reader.faults, notes));
@@ -11086,11 +11087,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static ReadableWorkbook open(TextFile file) throws IOException {
+        private static ReadableWorkbook open(byte[] zip) throws IOException {
             try {
-                return new ReadableWorkbook(file.source().open(), new ReadingOptions(true, true));
+                return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(true, true));
             } catch (ExcelReaderException _) { // it has no part with styles, and so no formats
-                return new ReadableWorkbook(file.source().open(), new ReadingOptions(false, true));
+                return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(false, true));
             }
         }
 
@@ -11194,14 +11195,14 @@ final class DifyExec implements Runnable {
 
         /// Finds what fastexcel's reader does not show: merged cells, and formulas without a result, which it takes for
         /// empty texts. Those have a type (`str`), but numbers have none.
-        private void survey(Sheet sheet) throws IOException, XMLStreamException {
+        private void survey(Sheet sheet, byte[] zip) throws IOException, XMLStreamException {
             var path = "";
-            for (var xml = part("/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
+            for (var xml = part(zip, "/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
                 if (xml.isStartElement() && sheet.getId().equals(xml.getAttributeValue(null, "Id")))
                     path = URI.create("/xl/").resolve(xml.getAttributeValue(null, "Target")).getPath();
             var place = "";
             boolean isNumber = false, lacksResult = false;
-            for (var xml = part(path); xml.hasNext(); xml.next()) {
+            for (var xml = part(zip, path); xml.hasNext(); xml.next()) {
                 if (xml.isEndElement() && xml.getLocalName().equals("c") && lacksResult) {
                     var cell = new CellAddress(place);
                     faulty(cell.getRow() + 1, cell.getColumn(),
@@ -11222,10 +11223,10 @@ final class DifyExec implements Runnable {
         }
 
         /// This part of the workbook, or an empty one. A stream of the JDK cannot read the sizes that an export writes.
-        private XMLStreamReader part(String path) throws IOException, XMLStreamException {
-            var zip = new ZipArchiveInputStream(file.source().open());
-            for (var entry = zip.getNextEntry(); entry != null; entry = zip.getNextEntry())
-                if (path.equalsIgnoreCase("/" + entry.getName())) return XML.createXMLStreamReader(zip);
+        private static XMLStreamReader part(byte[] zip, String path) throws IOException, XMLStreamException {
+            var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
+            for (var entry = parts.getNextEntry(); entry != null; entry = parts.getNextEntry())
+                if (path.equalsIgnoreCase("/" + entry.getName())) return XML.createXMLStreamReader(parts);
             return XML.createXMLStreamReader(new StringReader("<none/>"));
         }
     }
@@ -14457,9 +14458,6 @@ final class DifyExec implements Runnable {
     /// Reads what a disk says about files. After an error, `Files.exists` says that a file is missing, and a channel
     /// does not name its file. Here a file is missing only if the system says so, and every error names its file.
     static final class Storage {
-        interface Action<T> {
-            T run() throws IOException;
-        }
 
         /// True also if the system does not say: then the next call on the file gets its error.
         static boolean exists(Path path, LinkOption... links) {
@@ -14495,9 +14493,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Passes on an error with the name of its file. A temporary file is known by the one that it becomes.
-        static <T> T naming(Path path, Action<T> action) {
+        static <T> T naming(Path path, IOSupplier<T> action) {
             try {
-                return action.run();
+                return action.get();
             } catch (IOException problem) {
                 var file = problem instanceof FileSystemException known ? String.valueOf(known.getFile()) : "";
                 boolean isNamed = !(file + Text.reason(problem)).contains(Temporary.HIDDEN)
@@ -14554,6 +14552,10 @@ final class DifyExec implements Runnable {
     /// Uses a value that is read from a file, or a stream that is written to one and that it does not close.
     interface IOConsumer<T> {
         void accept(T value) throws IOException;
+    }
+
+    interface IOSupplier<T> {
+        T get() throws IOException;
     }
 
     interface IOFunction<T, R> {

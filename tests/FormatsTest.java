@@ -278,7 +278,7 @@ final class FormatsTest extends WholeCommand {
             try (var copies = new TextFile.Copies(folder.resolve("data.csv"))) {
                 var copy = copies.add(out -> out.write("text".getBytes(UTF_8)));
 
-                try (var one = copy.open(); var other = copy.open()) {
+                try (var one = copy.get(); var other = copy.get()) {
                     assertEquals("te", new String(one.readNBytes(2), UTF_8));
                     assertEquals("text", new String(other.readAllBytes(), UTF_8));
                     assertEquals("xt", new String(one.readAllBytes(), UTF_8));
