@@ -2057,7 +2057,8 @@ final class DifyExec implements Runnable {
 
             /// All ids, or some at random.
             List<String> ids(Long sample, Long seed) {
-                var all = new ArrayList<>(Comparison.union(attempts.keySet(), results.keySet()));
+                var all = Stream.of(attempts, results).map(Map::keySet).flatMap(Set::stream).distinct()
+                        .collect(Collectors.toCollection(ArrayList::new));
                 if (sample == null) return all;
                 Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
                 return all.subList(0, (int) Math.min(all.size(), sample));
@@ -4200,7 +4201,6 @@ final class DifyExec implements Runnable {
     /// results are only checked against expected values. Rows are in the order in which the first file's log has sent
     /// them; then come those that only later files have.
     static final class Comparison implements AutoCloseable {
-        private static final JsonNode MISSING = Json.MAPPER.missingNode();
         private static final int SHOWN = 10, LONGEST = 300; // rows, characters of a text on the terminal
         private static final double LEVEL = 0.95; // of intervals
         static final String JUNIT_MARK = "<!-- difyexec ";
@@ -4261,16 +4261,11 @@ final class DifyExec implements Runnable {
 
         /// What to compare: a part of the outputs by its JSON pointer, or all but the ignored ones.
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
-            /// The values to compare, by pointer.
-            Map<String, JsonNode> of(Result result) {
-                var values = new LinkedHashMap<String, JsonNode>();
-                if (!part.isEmpty()) {
-                    var found = result.end().at(JsonPointer.compile(part));
-                    if (!found.isMissingNode()) values.put(part, found);
-                } else result.end().outputs().forEach((name, value) -> {
-                    if (!ignored.contains(name)) values.put(JsonDiff.pointer(name), value);
-                });
-                return values;
+            /// Pointers of the outputs of a result that are compared.
+            Set<String> pointers(Result result) {
+                if (!part.isEmpty()) return result.at(part).isMissingNode() ? Set.of() : Set.of(part);
+                return result.end().outputs().keySet().stream().filter(name -> !ignored.contains(name))
+                        .map(JsonDiff::pointer).collect(Collectors.toCollection(LinkedHashSet::new));
             }
 
             /// Compares each success of one side with each of the other, but no result with itself.
@@ -4278,18 +4273,15 @@ final class DifyExec implements Runnable {
                 var compared = new ArrayList<Compared>();
                 for (var one : first) for (var two : second)
                     if (one != two && one.isSuccess() && two.isSuccess())
-                        compared.add(new Compared(one, two, differences(of(one), of(two))));
+                        compared.add(new Compared(one, two, differences(one, two)));
                 return compared;
             }
 
-            private Map<String, List<JsonDiff.Difference>> differences(Map<String, JsonNode> one,
-                    Map<String, JsonNode> two) {
+            private Map<String, List<JsonDiff.Difference>> differences(Result one, Result two) {
                 var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
-                for (var pointer : union(one.keySet(), two.keySet())) {
-                    JsonNode before = one.getOrDefault(pointer, MISSING), after = two.getOrDefault(pointer, MISSING);
-                    var found = diff.of(pointer, before, after);
-                    if (!found.isEmpty()) differences.put(pointer, found);
-                }
+                Stream.of(one, two).map(this::pointers).flatMap(Set::stream).forEach(pointer ->
+                        differences.put(pointer, diff.of(pointer, one.at(pointer), two.at(pointer))));
+                differences.values().removeIf(List::isEmpty);
                 return differences;
             }
         }
@@ -4304,6 +4296,10 @@ final class DifyExec implements Runnable {
                 var end = file.of(entry);
                 double correct = file.batch().index().status(entry).isSuccess() && expected.isMet(id, end) ? 1 : 0;
                 return new Result(file.batch(), entry, end, expected.isJudged(id) ? correct : Double.NaN);
+            }
+
+            JsonNode at(String pointer) {
+                return end.at(JsonPointer.compile(pointer));
             }
 
             RowStatus status() {
@@ -4445,7 +4441,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A figure of both sides, NaN if it is unknown, and the interval of their difference.
-        record Figure(int digits, double first, double second, Bootstrap.Interval interval) {
+        record Figure(String name, int digits, double first, double second, Bootstrap.Interval interval) {
             private BigDecimal rounded(double figure) {
                 return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP);
             }
@@ -4455,7 +4451,7 @@ final class DifyExec implements Runnable {
                 return Double.isNaN(second - first) ? null : rounded(second).subtract(rounded(first));
             }
 
-            private String text(double figure) {
+            String text(double figure) {
                 return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", rounded(figure));
             }
 
@@ -4463,8 +4459,8 @@ final class DifyExec implements Runnable {
                 return (rounded(figure).signum() < 0 ? "" : "+") + text(figure);
             }
 
-            /// `0.24`, `0.27`, `+0.03 (+12.5 %)`, `+0.01 to +0.05`
-            List<String> texts(String name) {
+            /// `seconds p50`, `0.24`, `0.27`, `+0.03 (+12.5 %)`, `+0.01 to +0.05`
+            List<String> texts() {
                 var change = difference();
                 boolean isChanged = change != null && change.signum() != 0;
                 var shown = isChanged ? signed(change.doubleValue()) : "";
@@ -4472,7 +4468,7 @@ final class DifyExec implements Runnable {
                         Locale.ROOT, " (%+.1f %%)", 100 * change.doubleValue() / rounded(first).doubleValue());
                 var range = interval.low() < interval.high()
                         ? signed(interval.low()) + " to " + signed(interval.high()) : "";
-                return List.of(text(first), text(second), shown, range);
+                return List.of(name, text(first), text(second), shown, range);
             }
 
             Map<String, Object> json() {
@@ -4532,13 +4528,8 @@ final class DifyExec implements Runnable {
             var costs = new LinkedHashMap<String, Integer>();
             sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending().prices().forEach(
                     (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
-            var digits = new LinkedHashMap<String, Integer>();
-            digits.put("rows", whole);
-            digits.put("percent succeeded", 1);
-            digits.put(decisive(), 1);
-            digits.put("seconds p50", 2);
-            digits.put("seconds p90", 2);
-            digits.put("tokens", whole);
+            var digits = object("rows", whole, "percent succeeded", 1, decisive(), 1, "seconds p50", 2,
+                    "seconds p90", 2, "tokens", whole);
             digits.putAll(costs);
             if (!costs.isEmpty()) digits.put("runs without price", whole);
             digits.put("retries", whole);
@@ -4551,7 +4542,7 @@ final class DifyExec implements Runnable {
             int[] once = new int[rows.size()];
             Arrays.fill(once, 1);
             digits.forEach((name, shown) -> figures.put(name,
-                    new Figure(shown, first.of(name, once), second.of(name, once), intervals.next())));
+                    new Figure(name, (int) shown, first.of(name, once), second.of(name, once), intervals.next())));
             dearer = intervals.next();
         }
 
@@ -4642,12 +4633,6 @@ final class DifyExec implements Runnable {
             return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
         }
 
-        static Set<String> union(Set<String> first, Set<String> second) {
-            var all = new LinkedHashSet<>(first);
-            all.addAll(second);
-            return all;
-        }
-
         /// Counts a row, and keeps of it only numbers and the names of its inputs and outputs.
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
@@ -4661,7 +4646,7 @@ final class DifyExec implements Runnable {
             pair.after().forEach(result -> second.count(number, rows.size(), result));
             for (var result : pair.results()) {
                 inputNames.addAll(result.end().inputs().keySet());
-                pointers.addAll(scope.of(result).keySet());
+                pointers.addAll(scope.pointers(result));
             }
             inputNames.remove("id");
         }
@@ -4688,9 +4673,8 @@ final class DifyExec implements Runnable {
                 var inputs = pair.results().stream().map(result -> result.end().inputs())
                         .filter(known -> !known.isEmpty()).findFirst().orElse(Map.of());
                 inputNames.forEach(name -> cells.put("input." + name, Spreadsheet.cell(inputs.get(name))));
-                var values = pair.results().stream().map(scope::of).toList();
                 for (var pointer : pointers) for (int n = 0; n < labels.size(); n++)
-                    cells.put(labels.get(n) + pointer, Spreadsheet.cell(values.get(n).get(pointer)));
+                    cells.put(labels.get(n) + pointer, Spreadsheet.cell(pair.results().get(n).at(pointer)));
                 var wanted = expected.cells(pair.id());
                 expected.rules().forEach(rule -> cells.put("expected." + rule.column(), wanted.getOrDefault(rule, "")));
                 cells.putAll(pair.facts());
@@ -4765,9 +4749,8 @@ final class DifyExec implements Runnable {
         private Map<String, Object> row(Pair pair) {
             Result one = pair.shown().one(), two = pair.shown().two();
             var end = one.end().outputs().isEmpty() ? two.end() : one.end();
-            Map<String, JsonNode> before = scope.of(one), after = scope.of(two);
-            var changes = pair.outputs().stream().map(pointer -> object("name", pointer, "change",
-                    JsonDiff.whole(before.getOrDefault(pointer, MISSING), after.getOrDefault(pointer, MISSING))));
+            var changes = pair.outputs().stream().map(pointer -> object("name", pointer,
+                    "change", JsonDiff.whole(one.at(pointer), two.at(pointer))));
             var row = object("id", pair.id(), "outcome", outcome(pair), "trend", pair.trend(),
                     "differs", pair.places(), "changes", changes.toList(), "expected", expected.checks(pair),
                     "seconds", one.seconds(), "second_seconds", two.seconds(),
@@ -4783,11 +4766,8 @@ final class DifyExec implements Runnable {
 
         /// By figure, its name and texts; of one side, only its own.
         private List<List<String>> table() {
-            return figures.entrySet().stream().map(figure -> {
-                var texts = figure.getValue().texts(figure.getKey());
-                return Stream.concat(Stream.of(figure.getKey()),
-                        (isOne() ? texts.subList(1, 2) : texts).stream()).toList();
-            }).toList();
+            return figures.values().stream().map(figure -> isOne()
+                    ? List.of(figure.name(), figure.text(figure.second())) : figure.texts()).toList();
         }
 
         /// From the whole to the parts: kinds of rows, figures, outputs, the rows that differ; then the verdict.
@@ -4816,10 +4796,9 @@ final class DifyExec implements Runnable {
         }
 
         private static void printFigure(List<String> figure, PrintWriter out, Ansi paint) {
-            var texts = figure.subList(1, figure.size());
-            var format = texts.size() == 1 ? "%11s" : "%11s%11s    %-20s %s";
+            var format = figure.size() == 2 ? "%2$11s" : "%2$11s%3$11s    %4$-20s %5$s";
             out.println("  " + paint.faint("%-18s".formatted(figure.getFirst()))
-                    + format.formatted(texts.toArray()).stripTrailing());
+                    + format.formatted(figure.toArray()).stripTrailing());
         }
 
         private void print(Pair pair, PrintWriter out, Ansi paint) {

@@ -212,7 +212,7 @@ final class CompareTest extends WholeCommand {
         void subtractsWhatItShows(double first, double second, String change) {
             var none = new Bootstrap.Interval(Double.NaN, Double.NaN, Double.NaN);
 
-            assertEquals(change, new Comparison.Figure(2, first, second, none).texts("seconds p50").get(2));
+            assertEquals(change, new Comparison.Figure("seconds p50", 2, first, second, none).texts().get(3));
         }
 
         @Test
