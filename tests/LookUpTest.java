@@ -247,8 +247,7 @@ final class LookUpTest {
 
         @Test
         void runsLeftBehindByAKilledServerDoNotDelayTheOtherRows() throws Exception {
-            var ids = IntStream.rangeClosed(1, 60).mapToObj(String::valueOf).toArray(String[]::new);
-            var scene = Scene.of(folder, ids);
+            var scene = Scene.numbered(folder, 60);
             scene.slots = 5;
             scene.timeout = seconds(40);
             Instant killed = NOON.plusSeconds(3), back = killed.plusSeconds(2);
@@ -327,8 +326,7 @@ final class LookUpTest {
 
         @Test
         void aServerThatRefusesForTheRunsItLostIsNotAskedAgainForEachRow() throws Exception {
-            var ids = IntStream.rangeClosed(1, 1000).mapToObj(String::valueOf).toArray(String[]::new);
-            var scene = Scene.of(folder, ids);
+            var scene = Scene.numbered(folder, 1000);
             scene.slots = 5;
             scene.timeout = seconds(60);
             scene.answer = (attempt, _) -> {
@@ -411,8 +409,7 @@ final class LookUpTest {
 
         @Test
         void streamsThatWaitForTheirFirstEventSlowTheBatchDownToThoseThatRun() throws Exception {
-            var ids = IntStream.rangeClosed(1, 30).mapToObj(String::valueOf).toArray(String[]::new);
-            var scene = Scene.of(folder, ids);
+            var scene = Scene.numbered(folder, 30);
             scene.mode = Mode.STREAMING;
             scene.slots = 6;
             var server = new FullServer(scene, 2, _ -> 10_000);
@@ -432,8 +429,7 @@ final class LookUpTest {
             final Instant gone = NOON.plusSeconds(5), back;
             final Duration firstWait;
             final Answer dying; // the answer for runs that are active when the server goes down
-            final Scene scene = Scene.of(folder, IntStream.rangeClosed(1, 60).mapToObj(String::valueOf)
-                    .toArray(String[]::new));
+            final Scene scene = Scene.numbered(folder, 60);
             private int fewest = 6;
             private boolean isWarm = false;
 
@@ -563,8 +559,7 @@ final class LookUpTest {
         /// How long 500 rows take there, and to which concurrency the batch slows down.
         private Duration passed(int slots, int places, ToLongFunction<Attempt> millis, List<Integer> limits)
                 throws Exception {
-            var ids = IntStream.rangeClosed(1, 500).mapToObj(String::valueOf).toArray(String[]::new);
-            var scene = Scene.of(Files.createTempDirectory(folder, "door"), ids);
+            var scene = Scene.numbered(Files.createTempDirectory(folder, "door"), 500);
             scene.slots = slots;
             var server = new FullServer(scene, places, millis);
             scene.answer = (attempt, _) -> server.answer(attempt);

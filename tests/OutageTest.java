@@ -56,7 +56,7 @@ final class OutageTest {
         }
 
         private Scene rows(int count, Mode mode) throws IOException {
-            var scene = Scene.of(folder, IntStream.rangeClosed(1, count).mapToObj(String::valueOf).toArray(String[]::new));
+            var scene = Scene.numbered(folder, count);
             scene.mode = mode;
             return scene;
         }

@@ -513,6 +513,11 @@ final class Given {
             return new Scene(folder, "id\n" + String.join("\n", ids) + "\n");
         }
 
+        /// Rows `1` to `count`.
+        static Scene numbered(Path folder, int count) throws IOException {
+            return of(folder, IntStream.rangeClosed(1, count).mapToObj(String::valueOf).toArray(String[]::new));
+        }
+
         /// A stream whose first event has the run's id, and which ends that much later.
         Answer streamed(String run, Duration time, Response end) {
             return (_, listener) -> {

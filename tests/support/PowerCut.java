@@ -9,7 +9,6 @@ package difyexec;
 import com.fasterxml.jackson.databind.*;
 import picocli.CommandLine;
 import picocli.CommandLine.*;
-import picocli.CommandLine.Model.CommandSpec;
 
 import module java.base;
 import module java.net.http;
@@ -27,8 +26,7 @@ import static java.nio.charset.StandardCharsets.*;
         description = "Simulate power cuts at random moments of a batch, continue it, and count rows lost, wrong, paid "
                 + "twice and unknown, and refused starts. Exit code 1 if a row is lost, wrong or paid twice, a "
                 + "start is refused, or a request was sent before its attempt was on disk. Needs strace.",
-        footer = {"", "Example: benchmarks/powercut --mode streaming --states 100",
-            "Repeat a failed state: benchmarks/powercut --mode streaming --replay DIR --state 17"})
+        footer = {"", "Example: benchmarks/powercut --mode streaming --states 100"})
 final class PowerCut implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final String KEY = "app-powercut", LOG = "results.jsonl.log";
@@ -69,17 +67,7 @@ final class PowerCut implements Callable<Integer> {
     @Option(names = "--in-process", description = "Continue in this process instead of a new one (faster).")
     boolean inProcess;
 
-    @Option(names = "--replay", paramLabel = "DIR", description = "Use the trace of an earlier call in DIR.")
-    Path replay;
-
-    @Option(names = "--state", paramLabel = "N", description = "Test only state N.")
-    Integer only;
-
-    @Spec CommandSpec spec;
-
     private Path folder;
-    /// A replay replaces the address and the run ids of the trace.
-    private final Map<String, String> replaced = new HashMap<>();
 
     static void main(String... args) {
         System.exit(new CommandLine(new PowerCut()).setCaseInsensitiveEnumValuesAllowed(true).execute(args));
@@ -95,14 +83,14 @@ final class PowerCut implements Callable<Integer> {
 
     @Override
     public Integer call() throws Exception {
-        folder = replay != null ? replay.toAbsolutePath() : Files.createTempDirectory("powercut-").toRealPath();
+        folder = Files.createTempDirectory("powercut-").toRealPath();
         var count = measure(System.out::println);
         System.out.println("| mode | dify | states | early | lost | wrong | paid twice | unknown | refused | seed |");
         System.out.println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
         System.out.println("| " + Stream.of(mode.name().toLowerCase(Locale.ROOT), version, count.states, count.early,
                 count.lost, count.wrong, count.paidTwice, count.unknown, count.refused, seed).map(String::valueOf)
                 .collect(Collectors.joining(" | ")) + " |");
-        if (count.isGood() && replay == null) delete(folder);
+        if (count.isGood()) delete(folder);
         else System.out.println("files: " + folder);
         return count.isGood() ? 0 : 1;
     }
@@ -138,19 +126,16 @@ final class PowerCut implements Callable<Integer> {
     private Count measure(Consumer<String> out) throws Exception {
         var count = new Count();
         try (var simulator = Simulated.start(simulatorOptions())) {
-            if (replay == null) record(simulator);
-            else resend(simulator);
+            record(simulator);
             var trace = Trace.read(folder.resolve("trace"), folder.resolve("batch"), folder.resolve("base"));
             if (mode != Mode.MERGE && !ignoresForcing) count.early = trace.early();
-            for (int number = only == null ? 1 : only; number <= (only == null ? states : only); number++) {
+            for (int number = 1; number <= states; number++) {
                 var before = count.toString();
                 var random = new SplittableRandom(seed * 1_000_003 + number);
                 var state = trace.state(random, ignoresForcing);
                 simulator.keep(mode == Mode.MERGE ? Set.of("*") : state.users());
-                var place = folder.resolve("states/" + number);
-                if (Files.exists(place)) delete(place); // left by an earlier call
-                Files.createDirectories(place);
-                restore(state, place);
+                var place = Files.createDirectories(folder.resolve("states/" + number));
+                for (var file : state.files().entrySet()) Files.write(place.resolve(file.getKey()), file.getValue());
                 judge(place, simulator, count);
                 count.states++;
                 if (count.toString().equals(before)) delete(place);
@@ -191,42 +176,6 @@ final class PowerCut implements Callable<Integer> {
         if (exit != 0 && !(mode == Mode.MERGE && exit == Exit.ROWS_FAILED.code))
             throw new IllegalStateException("the traced call ended with exit code " + exit + ": "
                     + Files.readString(batch.resolve("output")));
-        Files.writeString(folder.resolve("stats.json"), simulator.stats().toString());
-        Files.writeString(folder.resolve("address"), simulator.address().toString());
-    }
-
-    /// Sends the requests of the trace to the new simulator of a replay. [#restore] inserts its address and run ids.
-    private void resend(Simulated simulator) throws Exception {
-        var sent = new LinkedHashMap<String, String>();
-        try (var files = Files.list(folder.resolve("batch"))) {
-            for (var log : files.filter(file -> file.toString().endsWith(".log")).toList())
-                for (var line : lines(log)) if (line.path("event").asText().equals("attempt"))
-                    sent.put(line.path("user").asText(), line.path("id").asText());
-        }
-        for (var each : sent.entrySet()) simulator.post(isChatflow() ? "chat-messages" : "workflows/run", isChatflow()
-                ? JSON.createObjectNode().put("query", text(each.getValue())).put("user", each.getKey())
-                        .put("response_mode", "blocking")
-                        .set("inputs", JSON.createObjectNode().put("id", each.getValue()))
-                : JSON.createObjectNode().put("user", each.getKey()).put("response_mode", "blocking").set("inputs",
-                        JSON.createObjectNode().put("id", each.getValue()).put("text", text(each.getValue()))));
-        var before = runs(JSON.readTree(folder.resolve("stats.json").toFile()));
-        runs(simulator.stats()).forEach((user, run) -> replaced.put(before.get(user), run));
-        replaced.put(Files.readString(folder.resolve("address")), simulator.address().toString());
-    }
-
-    private static Map<String, String> runs(JsonNode stats) {
-        var runs = new HashMap<String, String>();
-        stats.path("by_row").forEach(row -> row.path("runs").forEach(run ->
-                runs.put(run.path("user").asText(), run.path("run").asText())));
-        return runs;
-    }
-
-    private void restore(Trace.State state, Path place) throws IOException {
-        for (var file : state.files().entrySet()) {
-            var text = new String(file.getValue(), ISO_8859_1);
-            for (var each : replaced.entrySet()) text = text.replace(each.getKey(), each.getValue());
-            Files.write(place.resolve(file.getKey()), text.getBytes(ISO_8859_1));
-        }
     }
 
     private void judge(Path place, Simulated simulator, Count count) throws Exception {
@@ -328,12 +277,6 @@ final class PowerCut implements Callable<Integer> {
         void keep(Set<String> users) throws IOException, InterruptedException {
             send(HttpRequest.newBuilder(address.resolve("/__keep"))
                     .POST(HttpRequest.BodyPublishers.ofString(String.join("\n", users))));
-        }
-
-        void post(String path, JsonNode body) throws IOException, InterruptedException {
-            send(HttpRequest.newBuilder(address.resolve("/v1/" + path)).header("Authorization", "Bearer " + KEY)
-                    .header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofString(body.toString())));
         }
 
         private String send(HttpRequest.Builder request) throws IOException, InterruptedException {

@@ -240,7 +240,7 @@ record Story(String name, List<String> lines) {
     }
 
     /// `9`, or `9..10` without its end.
-    private static void isIn(String range, Duration time, String what) {
+    static void isIn(String range, Duration time, String what) {
         var ends = range.split("\\.\\.");
         var from = seconds(Long.parseLong(ends[0]));
         boolean isIn = ends.length == 1 ? time.equals(from)
