@@ -70,6 +70,12 @@ final class FaultTest extends WholeCommand {
         }
     }
 
+    private static void say(HttpExchange exchange, int status, String json) throws IOException {
+        exchange.getResponseHeaders().add("Content-Type", "application/json");
+        exchange.sendResponseHeaders(status, json.length());
+        exchange.getResponseBody().write(json.getBytes(UTF_8));
+    }
+
     private interface Condition {
         boolean holds() throws Exception;
     }
@@ -461,20 +467,11 @@ final class FaultTest extends WholeCommand {
         private String mode;
 
         /// A Dify whose row 3 answers with a hundred megabytes, and every other row with one.
-        private URI dify() throws IOException {
-            var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
-            server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
-            server.createContext("/v1/", exchange -> {
-                try (exchange) {
-                    var path = exchange.getRequestURI().getPath();
-                    exchange.getResponseHeaders().set("X-Version", "1.14.2");
-                    if (path.startsWith("/v1/workflows/run")) run(exchange, path.replaceFirst("/v1/workflows/run(/run-)?", ""));
-                    else say(exchange, path.equals("/v1/info") ? "{\"name\":\"a\",\"mode\":\"workflow\"}" : "{}");
-                }
-            });
-            server.start();
-            open.add(() -> server.stop(0));
-            return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
+        private void answer(HttpExchange exchange) throws IOException {
+            var path = exchange.getRequestURI().getPath();
+            exchange.getResponseHeaders().set("X-Version", "1.14.2");
+            if (path.startsWith("/v1/workflows/run")) run(exchange, path.replaceFirst("/v1/workflows/run(/run-)?", ""));
+            else say(exchange, 200, path.equals("/v1/info") ? "{\"name\":\"a\",\"mode\":\"workflow\"}" : "{}");
         }
 
         /// Answers a request to run a workflow, or to read a stored run.
@@ -498,17 +495,12 @@ final class FaultTest extends WholeCommand {
             out.write(tail.getBytes(UTF_8));
         }
 
-        private static void say(HttpExchange exchange, String json) throws IOException {
-            exchange.sendResponseHeaders(200, json.length());
-            exchange.getResponseBody().write(json.getBytes(UTF_8));
-        }
-
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
         void leavesItsRowUnknownAndTheBatchContinues(String mode) throws Exception {
             this.mode = mode;
             rows(12, id -> "text " + id);
-            var child = start(settingsFor(dify(), "JDK_JAVA_OPTIONS", "-Xmx64m"), quiet("-c", "4", "--mode", mode, "--retry-failed-runs", "always"));
+            var child = start(settingsFor(serve(this::answer), "JDK_JAVA_OPTIONS", "-Xmx64m"), quiet("-c", "4", "--mode", mode, "--retry-failed-runs", "always"));
 
             assertTrue(child.waitFor(40, TimeUnit.SECONDS), content("child.err") + content("results.jsonl.log"));
             assertEquals(3, child.exitValue(), content("child.err"));
@@ -685,7 +677,7 @@ final class FaultTest extends WholeCommand {
         private final AtomicBoolean hasNew = new AtomicBoolean();
         private final CountDownLatch enough = new CountDownLatch(LOOKS);
 
-        private void serve(HttpExchange exchange) throws IOException {
+        private void answer(HttpExchange exchange) throws IOException {
             try (exchange) {
                 var path = exchange.getRequestURI().getPath();
                 var body = new String(exchange.getRequestBody().readAllBytes(), UTF_8);
@@ -696,39 +688,27 @@ final class FaultTest extends WholeCommand {
                     new CountDownLatch(1).await(10, TimeUnit.MILLISECONDS);
                     looking.decrementAndGet();
                     enough.countDown();
-                    answer(exchange, 200, "{\"page\":1,\"limit\":20,\"total\":0,\"has_more\":false,\"data\":[]}");
+                    say(exchange, 200, "{\"page\":1,\"limit\":20,\"total\":0,\"has_more\":false,\"data\":[]}");
                 } else if (path.endsWith("/run")) {
                     if (tree(body).at("/inputs/id").asInt() > OPEN) hasNew.set(true);
                     enough.await();
-                    answer(exchange, 401, "{\"code\":\"unauthorized\",\"message\":\"enough seen\",\"status\":401}");
-                } else answer(exchange, 200, "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}");
+                    say(exchange, 401, "{\"code\":\"unauthorized\",\"message\":\"enough seen\",\"status\":401}");
+                } else say(exchange, 200, "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}");
             } catch (InterruptedException problem) {
                 throw new IOException(problem);
             }
         }
 
-        private static void answer(HttpExchange exchange, int status, String json) throws IOException {
-            exchange.getResponseHeaders().add("Content-Type", "application/json");
-            exchange.sendResponseHeaders(status, json.length());
-            exchange.getResponseBody().write(json.getBytes(UTF_8));
-        }
-
         @ParameterizedTest
         @ValueSource(ints = {4, 16})
         void isLookedUpAFewAtATimeWhileNewRowsStart(int concurrency) throws Exception {
-            var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
-            server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
-            server.createContext("/", this::serve);
-            server.start();
-            open.add(() -> server.stop(0));
             rows(OPEN + 100, id -> "text " + id);
             Files.writeString(file("results.jsonl.log"), IntStream.rangeClosed(1, OPEN)
                     .mapToObj(id -> ("{'event':'attempt','t':'2026-01-01T00:00:00Z','id':'" + id + "','n':0,'user':"
                             + "'difyexec-0123456789abcdef-" + id + "','mode':'blocking','fingerprint':''}\n")
                             .replace('\'', '"')).collect(Collectors.joining()));
 
-            var url = URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
-            call(settingsFor(url), quiet("-c", "" + concurrency, "--mode", "blocking")).exits(4);
+            call(settingsFor(serve(this::answer)), quiet("-c", "" + concurrency, "--mode", "blocking")).exits(4);
             assertTrue(looks.get() >= LOOKS, () -> looks + " look-ups");
             assertEquals(Math.max(2, concurrency / 4), most.get(), "look-ups at a time");
             assertTrue(hasNew.get(), "a new row starts while earlier ones are looked up");

@@ -16,12 +16,12 @@ final class ForeignAnswerTest extends WholeCommand {
     private static final String OTHER = "difyexec-ffffffffffffffff-9";
 
     /// Plays a Dify whose runs are cut off and whose look-ups get the answers of the test.
-    private final class Looked implements AutoCloseable {
-        private final HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", 0), 100);
+    private final class Looked {
         private final List<String> sent = new CopyOnWriteArrayList<>();
         private final boolean isChat;
         private final String version;
         private final Answers answers;
+        private final URI url;
 
         /// Takes the path and the number of the row, from 0. `USER` is replaced by the user of the request.
         @FunctionalInterface private interface Answers {
@@ -32,14 +32,7 @@ final class ForeignAnswerTest extends WholeCommand {
             this.isChat = isChat;
             this.version = version;
             this.answers = answers;
-            server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
-            server.createContext("/v1/", exchange -> {
-                try (exchange) {
-                    answer(exchange);
-                }
-            });
-            server.start();
-            open.add(this);
+            url = serve(this::answer);
         }
 
         private void answer(HttpExchange exchange) throws IOException {
@@ -57,7 +50,8 @@ final class ForeignAnswerTest extends WholeCommand {
                 default -> answers.to(path, Math.max(0, sent.indexOf(user)));
             };
             int status = text.matches("\\d{3} (?s).*") ? Integer.parseInt(text.substring(0, 3)) : 200;
-            var bytes = (status == 200 ? text : text.substring(4)).replace("USER", user.isEmpty() && !sent.isEmpty() ? sent.getLast() : user).getBytes(UTF_8);
+            var known = user.isEmpty() && !sent.isEmpty() ? sent.getLast() : user;
+            var bytes = (status == 200 ? text : text.substring(4)).replace("USER", known).getBytes(UTF_8);
             exchange.getResponseHeaders().add("Content-Type", text.startsWith("<") ? "text/html" : "application/json");
             exchange.getResponseHeaders().add("X-Version", version);
             exchange.sendResponseHeaders(status, bytes.length == 0 ? -1 : bytes.length);
@@ -66,16 +60,9 @@ final class ForeignAnswerTest extends WholeCommand {
 
         Call run(int rows) throws IOException {
             rows(rows);
-            var settings = Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL",
-                    "http://127.0.0.1:" + server.getAddress().getPort() + "/v1", "TIMEOUT", "3",
-                    "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "100ms");
-            return call(settings, Stream.concat(Stream.of(typed("run", "-c", "" + rows, "--settle", "10ms", "--allow-unmapped")),
-                    isChat ? Stream.of("--query-column", "text") : Stream.of()).toArray(String[]::new));
-        }
-
-        @Override
-        public void close() {
-            server.stop(0);
+            var typed = typed("run", "-c", "" + rows, "--settle", "10ms", "--allow-unmapped");
+            return call(settingsFor(url, "TIMEOUT", "3"),
+                    isChat ? words(List.of(typed), "--query-column", "text") : typed);
         }
     }
 

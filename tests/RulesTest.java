@@ -24,7 +24,8 @@ final class RulesTest {
     class TheJudge {
         private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
 
-        /// Answers of Dify itself, with or without a code; the last column is what the message must contain.
+        /// Answers of Dify itself, with or without a code; the last column is what the message must contain. A code with a
+        /// colon comes from something in front of Dify.
         @ParameterizedTest(name = "{0} {1} {2}: {3}")
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 status | code                        | message                          | verdict   | says
@@ -82,6 +83,11 @@ final class RulesTest {
                 400    | something_new               | a text of a later version        | failed    | a text of a later
                 418    |                             | I'm a teapot                     | failed    | HTTP 418
                 408    |                             | Request Timeout                  | look up   |
+                308    |                             | https://dify.example/v1/run      | stop      | https://dify.example/v1/run
+                400    | gate:way                    | Workflow not published           | stop      |
+                400    | gate:way                    | 1 validation error               | stop      |
+                400    | bad_request:other           | no such city                     | failed    |
+                403    | :denied                     | no                               | stop      |
                 """)
         void difysAnswerIsDecidedByStatusCodeAndTheStartOfTheMessage(int status, String code, String message,
                 String verdict, String says) {
@@ -145,6 +151,7 @@ final class RulesTest {
                 500    |                          | Reached maximum retries (3) for URL http://x    | failed
                 500    |                          | Too many requests. Please try again later.      | throttled
                 500    |                          | 'NoneType' object has no attribute 'id'         | look up
+                500    |                          | query is required                               | failed
                 500    |                          |                                                 | look up
                 """)
         void anErrorInAStreamIsDecidedByItsCodeElseByItsText(int status, String code, String message, String verdict) {
@@ -192,11 +199,14 @@ final class RulesTest {
                 [openai] Authorization Error, 401 Incorrect API key provided        | failed | failed    | again
                 """)
         void aFailedRunIsRetriedAsRequested(String error, String never, String transientOnly, String always) {
-            var seen = Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
-                    .map(when -> new Judge(BACKOFF, when, ACCESS))
-                    .map(asked -> word(asked.afterLook(attempt(0, 0), failed(error)))).toList();
+            assertEquals(List.of(never, transientOnly, always),
+                    words(asked -> asked.afterLook(attempt(0, 0), failed(error))));
+        }
 
-            assertEquals(List.of(never, transientOnly, always), seen);
+        /// The verdict if failed runs are never retried, if transient ones are, and if all are.
+        private static List<String> words(Function<Judge, Verdict> verdict) {
+            return Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
+                    .map(when -> word(verdict.apply(new Judge(BACKOFF, when, ACCESS)))).toList();
         }
 
         private static Response.Ran failedAfter(int steps, String error, String outputs) {
@@ -219,11 +229,8 @@ final class RulesTest {
                 """)
         void aFailureThatWouldBePaidForAgainOrLooksMadeUpIsConfirmedFirst(String error, int steps, String outputs,
                 String never, String transientOnly, String always) {
-            var seen = Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
-                    .map(when -> new Judge(BACKOFF, when, ACCESS))
-                    .map(asked -> word(asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs)))).toList();
-
-            assertEquals(List.of(never, transientOnly, always), seen);
+            assertEquals(List.of(never, transientOnly, always),
+                    words(asked -> asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs))));
         }
 
         @ParameterizedTest
@@ -359,9 +366,7 @@ final class RulesTest {
             var stopped = ran("run-1", RunStatus.STOPPED, error);
             var judged = judge.afterLook(attempt(tried, 0), stopped);
 
-            assertEquals(verdict, word(judged));
-            assertEquals(verdict, word(new Judge(BACKOFF, RetryRuns.ALWAYS, ACCESS).afterLook(attempt(tried, 0), stopped)));
-            assertEquals("failed", word(new Judge(BACKOFF, RetryRuns.NEVER, ACCESS).afterLook(attempt(tried, 0), stopped)));
+            assertEquals(List.of("failed", verdict, verdict), words(asked -> asked.afterLook(attempt(tried, 0), stopped)));
             if (judged instanceof Outcome failed)
                 assertTrue(failed.text().startsWith(error) && failed.text().contains(says), failed.text());
         }
@@ -385,26 +390,6 @@ final class RulesTest {
             assertFalse(textOf(seen).contains("secret"), textOf(seen));
         }
 
-        @Test
-        void aRedirectNamesWhereItLeads() {
-            var seen = judge.verdict(attempt(0, 0), http(308, "", "https://dify.example/v1/workflows/run"));
-
-            assertTrue(textOf(seen).contains("https://dify.example/v1/workflows/run"), textOf(seen));
-        }
-
-        /// Dify has no such codes; something in front of it may.
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                status | code              | message                | verdict
-                400    | gate:way          | Workflow not published | stop
-                400    | gate:way          | 1 validation error     | stop
-                400    | bad_request:other | no such city           | failed
-                403    | :denied           | no                     | stop
-                """)
-        void aCodeWithAColonIsUnknown(int status, String code, String message, String verdict) {
-            assertEquals(verdict, word(judge.verdict(attempt(0, 0), http(status, code, message))));
-        }
-
         /// Reported by an HTTP 400, after the run was paid for.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
@@ -416,19 +401,6 @@ final class RulesTest {
             assertEquals(verdict, word(judge.verdict(attempt(Mode.BLOCKING, Tries.NONE), Response.Ran.failed(error))));
         }
 
-        @Test
-        void anEmptyQuestionRefusedInAStreamFailsItsRow() {
-            var response = Response.Refused.event(500, "", "query is required", Optional.empty());
-
-            assertEquals("failed", word(judge.verdict(attempt(Mode.STREAMING, Tries.NONE), response)));
-        }
-
-        @Test
-        void aPausedRunWaitsForAHuman() {
-            var paused = ran("run-1", RunStatus.PAUSED, "");
-
-            assertEquals(Outcome.PAUSED, judge.verdict(attempt(0, 0), paused));
-        }
     }
 
     @Nested

@@ -39,6 +39,14 @@ final class VerifyTest extends WholeCommand {
         return tree(call.out()).path("findings").path(kind).valueStream().map(one -> one.path("id").asText()).toList();
     }
 
+    /// Runs these lines of a CSV on a server with these options.
+    private Map<String, String> batch(String options, String mode, String... lines) throws IOException {
+        var settings = start(options.split(" "));
+        csv(lines);
+        call(settings, typed("run", "--mode", mode));
+        return settings;
+    }
+
     /// Starts a chatflow's batch of rows 1 to `count` in this mode.
     private Map<String, String> chatflow(String version, String mode, int count) throws IOException {
         var settings = start("--app", "chatflow", "--dify", version, "--columns", "id,tone");
@@ -117,9 +125,8 @@ final class VerifyTest extends WholeCommand {
 
         @Test
         void looksUpTheRunIfTheMessageHasNoAnswer() throws IOException {
-            var settings = start("--app", "chatflow", "--dify", "1.9.2", "--columns", "id", "--drop-after", "100%");
-            csv("id,query", "1,one", "2,two");
-            assertEquals(0, call(settings, typed("run", "--mode", "streaming")).code());
+            var settings = batch("--app chatflow --dify 1.9.2 --columns id --drop-after 100%", "streaming",
+                    "id,query", "1,one", "2,two");
 
             var call = verify(settings);
 
@@ -128,9 +135,7 @@ final class VerifyTest extends WholeCommand {
 
         @Test
         void distinguishesFailedAttemptsFromWrongOnes() throws IOException {
-            var settings = start("--dify", "1.14.2");
-            csv("id,text", "1,one", "2,[fail!] two");
-            call(settings, typed("run", "--mode", "blocking"));
+            var settings = batch("--dify 1.14.2", "blocking", "id,text", "1,one", "2,[fail!] two");
 
             var call = verify(settings);
 
@@ -140,9 +145,7 @@ final class VerifyTest extends WholeCommand {
 
         @Test
         void findsAnotherRowsOutputsAChangedStatusAndAMissingLine() throws IOException {
-            var settings = start("--dify", "1.16.0");
-            rows(4);
-            assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
+            var settings = workflow("1.16.0", "blocking", 4);
             var other = result("4").path("outputs");
             damage(line -> switch (line.path("id").asText()) {
                 case "1" -> line.set("outputs", other);
@@ -181,9 +184,7 @@ final class VerifyTest extends WholeCommand {
         /// The log says first that it waits for a person, and then only that its result was taken.
         @Test
         void findsADeletedLineOfARowThatWasPaused() throws IOException {
-            var settings = start("--dify", "1.16.1");
-            rows(2);
-            assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
+            var settings = workflow("1.16.1", "blocking", 2);
             var user = events("attempt").stream().filter(sent -> sent.path("id").asText().equals("1")).findFirst()
                     .orElseThrow().path("user").asText();
             var stop = content("results.jsonl.log").lines().toList().getLast();
@@ -197,9 +198,7 @@ final class VerifyTest extends WholeCommand {
 
         @Test
         void findsARowPaidTwiceUnlessThatWasAskedFor() throws IOException {
-            var settings = start("--dify", "1.14.2");
-            rows(2);
-            assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
+            var settings = workflow("1.14.2", "blocking", 2);
             assertEquals(0, call(settings, typed("retry", "1", "--force", "--mode", "blocking")).code());
 
             var asked = verify(settings);
@@ -216,9 +215,7 @@ final class VerifyTest extends WholeCommand {
 
         @Test
         void reportsAResultWhoseRunIsNotItsAttempts() throws IOException {
-            var settings = start("--dify", "1.14.2");
-            rows(2);
-            assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
+            var settings = workflow("1.14.2", "blocking", 2);
             var gone = UUID.randomUUID().toString();
             var run = result("1").path("workflow_run_id").asText();
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log").replace(run, gone));
@@ -280,9 +277,7 @@ final class VerifyTest extends WholeCommand {
 
         @Test
         void callsARunOpenThatDifyStillRecordsAsRunning() throws IOException {
-            var settings = start("--dify", "1.16.1");
-            csv("id,text", "1,one", "2,[unrecorded] two");
-            assertEquals(0, call(settings, typed("run", "--mode", "streaming")).code());
+            var settings = batch("--dify 1.16.1", "streaming", "id,text", "1,one", "2,[unrecorded] two");
 
             var call = verify(settings);
 
@@ -292,9 +287,7 @@ final class VerifyTest extends WholeCommand {
 
         @Test
         void exitsWithFourIfNoResultIsConfirmed() throws IOException {
-            var settings = start("--dify", "1.16.1");
-            csv("id,text", "1,[unrecorded] one");
-            assertEquals(0, call(settings, typed("run", "--mode", "streaming")).code());
+            var settings = batch("--dify 1.16.1", "streaming", "id,text", "1,[unrecorded] one");
 
             assertEquals(Exit.STOPPED.code, verify(settings).code());
         }
@@ -410,9 +403,7 @@ final class VerifyTest extends WholeCommand {
 
         @Test
         void concludesNothingFromAnEmptyListIfTheAppMayBeAnother() throws IOException {
-            var settings = start("--dify", "1.16.1");
-            csv("id,text", "1,[throttle] one");
-            assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
+            var settings = batch("--dify 1.16.1", "blocking", "id,text", "1,[throttle] one");
             var before = counts(verify(settings));
             var again = ((ObjectNode) events("session").getFirst()).put("same_app", true);
             Files.writeString(file("results.jsonl.log"), again + "\n", StandardOpenOption.APPEND);

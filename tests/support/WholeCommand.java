@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.github.tomakehurst.wiremock.WireMockServer;
 import com.github.tomakehurst.wiremock.client.*;
 import com.github.tomakehurst.wiremock.stubbing.ServeEvent;
+import com.sun.net.httpserver.*;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.api.parallel.*;
@@ -459,6 +460,21 @@ abstract class WholeCommand {
         static int count(SimulatedDify app, String what) {
             return ((Number) app.offsets().stats(false).get(what)).intValue();
         }
+    }
+
+    /// A server that answers as the handler does, on a thread for each request, or else cuts the connection. Returns its
+    /// address.
+    URI serve(HttpHandler handler) throws IOException {
+        var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 100);
+        server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
+        server.createContext("/v1/", exchange -> {
+            try (exchange) {
+                handler.handle(exchange);
+            }
+        });
+        server.start();
+        open.add(() -> server.stop(0));
+        return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
     }
 
     /// Starts a program in the folder, without variables of this process that the tool or Java would read. Its output
