@@ -73,22 +73,6 @@ final class EngineTest {
             batch.close();
         }
 
-        @Test
-        void aFailedRunIsRetriedAfterItsBackOff() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.backoff = new Backoff(seconds(10), seconds(60), 3);
-            scene.answer = Answer.inTurn(failed("Rate Limit Error"), failed("Rate Limit Error"), succeeded("run-a"));
-
-            scene.play();
-
-            var first = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
-            var second = Duration.between(scene.sent.get(1).at(), scene.sent.get(2).at());
-            assertTrue(first.compareTo(seconds(5)) >= 0 && first.compareTo(seconds(10)) <= 0, first.toString());
-            assertTrue(second.compareTo(seconds(10)) >= 0 && second.compareTo(seconds(20)) <= 0, second.toString());
-            assertEquals(2, scene.results().getFirst().path("retry_count").asInt());
-            assertEquals(List.of("again", "again", "succeeded"), scene.outcomes("a"));
-        }
-
         static final List<Story> STORIES = Story.of("""
                 a waiting row frees its slot
                   given   rows a b
@@ -199,6 +183,62 @@ final class EngineTest {
                   answers a: cut; b: cut
                   finds   a: running run-7, succeeded run-7; b: absent
                   then    b not_started succeeded
+
+                a failed run is retried after its back-off
+                  given   backoff 10 60 3
+                  answers a: failed Rate Limit Error, failed Rate Limit Error
+                  then    start 1 5..11, start 2 15..31, retries 2, a again again succeeded
+
+                simultaneous refusals are reported once
+                  given   rows a b c, slots 3
+                  answers a: 1ms later 90; b: 2ms later 90; c: 3ms later 90
+                  then    said 1, done 3, start 3 90..91
+
+                look-ups also wait for the pause that a server asks for
+                  answers a: later 40
+                  finds   silent later 100, succeeded run-a
+                  then    passed 140..141, said 2, looked 2, runs run-a
+
+                a chatflow's run is not looked up within two seconds of its request
+                  given   CHATFLOW
+                  answers a: 20s cut
+                  finds   succeeded run-7
+                  then    passed 22, runs run-7
+
+                a workflow's run is looked up at once
+                  answers a: 20s cut
+                  finds   succeeded run-7
+                  then    passed 20, runs run-7
+
+                an attempt of an earlier call of a chatflow is looked up at once though the clock was set back
+                  given   CHATFLOW, crash 1, clock -3600
+                  finds   succeeded run-7
+                  then    passed 2, sent none
+
+                an attempt of an earlier call of a chatflow is looked up at once though the clock was set forward
+                  given   CHATFLOW, crash 1, clock 3600
+                  finds   succeeded run-7
+                  then    passed 2, sent none
+
+                an attempt of an earlier call of a workflow is looked up at once though the clock was set back
+                  given   crash 1, clock -3600
+                  finds   succeeded run-7
+                  then    passed 0, sent none
+
+                the start of a run counts as the server reports it if that is between the sending and the first look
+                  answers a: 10s http 504
+                  finds   running run-a since 6
+                  then    a unknown, took a 306..307
+
+                a server's clock that is behind moves a start to the sending at most
+                  answers a: 10s http 504
+                  finds   running run-a since -3590
+                  then    a unknown, took a 300..301
+
+                a server's clock that is ahead moves a start to the first look at most
+                  answers a: 10s http 504
+                  finds   running run-a since 3610
+                  then    a unknown, took a 310..311
                 """);
 
         @ParameterizedTest(name = "{0}")
@@ -301,23 +341,6 @@ final class EngineTest {
         }
 
         @Test
-        void lookUpsWaitForItToo() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(later(503, seconds(40)));
-            var looks = new ArrayList<Instant>();
-            scene.found = _ -> {
-                looks.add(scene.world.now());
-                return looks.size() == 1 ? new LookUpResult.Silent(later(503, seconds(100)))
-                        : ended(succeeded("run-a"));
-            };
-
-            scene.play();
-
-            assertEquals(List.of(NOON.plusSeconds(40), NOON.plusSeconds(140)), looks);
-            assertEquals(2, scene.said.size(), scene.said::toString);
-        }
-
-        @Test
         void rowsWaitIfALookUpOrAnUploadIsThrottled() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> switch ((int) attempt.sequence()) {
@@ -348,21 +371,6 @@ final class EngineTest {
             assertEquals(1, scene.said.size(), scene.said::toString);
             assertTrue(scene.said.getFirst().contains("row a") && scene.said.getFirst().contains("U+FFFD"));
             assertTrue(scene.results().getLast().path("outputs").toString().contains("\uFFFD"));
-        }
-
-        @Test
-        void simultaneousRefusalsAreReportedOnce() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.slots = 3;
-            scene.answer = (attempt, _) -> {
-                scene.world.pass(Duration.ofMillis(attempt.sequence()));
-                return attempt.sequence() <= 3 ? later(429, seconds(90)) : succeeded("run-" + attempt.row().id());
-            };
-
-            scene.play();
-
-            assertEquals(1, scene.said.size(), scene.said::toString);
-            assertEquals(6, scene.sent.size());
         }
 
         @ParameterizedTest
@@ -530,46 +538,6 @@ final class EngineTest {
             assertEquals(List.of("run-7"), scene.resultRuns());
         }
 
-        @ParameterizedTest
-        @CsvSource({"CHATFLOW, 2", "WORKFLOW, 0"})
-        void aChatflowsRunIsNotLookedUpWithinTwoSecondsOfItsRequest(AppKind app, long after) throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.app = app;
-            scene.answer = (_, _) -> {
-                scene.world.pass(seconds(20)); // the request may have waited for a connection
-                return cut(Symptom.NO_ANSWER);
-            };
-            var looks = new ArrayList<Instant>();
-            scene.found = _ -> {
-                looks.add(scene.world.now());
-                return ended(succeeded("run-7"));
-            };
-
-            scene.play();
-
-            assertEquals(List.of(NOON.plusSeconds(20 + after)), looks);
-            assertEquals(List.of("run-7"), scene.resultRuns());
-        }
-
-        @ParameterizedTest
-        @CsvSource({"CHATFLOW, 0, 2", "CHATFLOW, -3600, 2", "CHATFLOW, 3600, 2", "WORKFLOW, -3600, 0"})
-        void attemptsOfAnEarlierCallAreLookedUpAtOnceThoughTheClockWasSet(AppKind app, long moved, long after)
-                throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.app = app;
-            scene.crash(1);
-            scene.world.startAt(NOON.plusSeconds(moved));
-            var looks = new ArrayList<Instant>();
-            scene.found = _ -> {
-                looks.add(scene.world.now());
-                return ended(succeeded("run-7"));
-            };
-
-            scene.play();
-
-            assertEquals(List.of(NOON.plusSeconds(moved + after)), looks);
-        }
-
         @Test
         void withANameOfItsOwnACutRunIsLookedUp() throws Exception {
             var scene = Scene.of(folder, "a");
@@ -608,28 +576,5 @@ final class EngineTest {
             assertTrue(scene.error("b").contains("5 min 0 s"), scene.error("b"));
         }
 
-        @ParameterizedTest(name = "the server says that it began {0} s before it was looked at")
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                age,     unknown after
-                0,       310
-                4,       306
-                3600,    300
-                -3600,   310
-                """)
-        void aServersWrongClockMovesAStartOnlyBetweenTheSendingAndTheFirstLook(long age, long after) throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = (_, _) -> {
-                scene.world.pass(seconds(10));
-                return html(504);
-            };
-            scene.found = _ -> running("run-a", seconds(age).plus(Duration.between(NOON.plusSeconds(10),
-                    scene.world.now())));
-
-            scene.play();
-
-            assertEquals(List.of("unknown"), scene.outcomes("a"));
-            assertTrue(scene.took("a").compareTo(seconds(after)) >= 0, scene.took("a").toString());
-            assertTrue(scene.took("a").compareTo(seconds(after + 1)) < 0, scene.took("a").toString());
-        }
     }
 }

@@ -223,6 +223,18 @@ final class LookUpTest {
                   given   rows a b c, wait 7
                   answers each: 2s succeeded own
                   then    at 0 9 18
+
+                after a proxy cut a run, the batch continues with streams
+                  given   rows a b, AUTO
+                  answers a: http 504
+                  finds   succeeded run-a
+                  then    modes BLOCKING STREAMING, says streaming mode
+                  given   rows a b c
+                  then    sent c, modes STREAMING
+
+                a partial success is kept
+                  answers a: partial run-a
+                  then    a partial, done 1, results a, retry none
                 """);
 
         @ParameterizedTest(name = "{0}")
@@ -772,20 +784,6 @@ final class LookUpTest {
             assertTrue(cause.startsWith(error) && cause.contains("form"), cause);
         }
 
-        @Test
-        void aPartialSuccessIsKeptAndFlagged() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(ran("run-a", RunStatus.PARTIAL, ""));
-
-            scene.play();
-
-            assertEquals("success", scene.results().getFirst().path("status").asText());
-            assertEquals("partial-succeeded", scene.results().getFirst().path("workflow_status").asText());
-            assertEquals(List.of("partial"), scene.outcomes("a"));
-            assertEquals(1, scene.tally.count(RowStatus.PARTIAL));
-            assertTrue(scene.tally.isAllDone());
-        }
-
         /// The progress shown during a call.
         private static Set<String> shown(Scene scene) throws Exception {
             var shown = new HashSet<String>();
@@ -800,27 +798,6 @@ final class LookUpTest {
             scene.wait = seconds(5);
 
             assertTrue(shown(scene).contains("next start in 5.0 s"));
-        }
-
-        @Test
-        void afterAProxyCutARunTheBatchContinuesWithStreams() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.mode = Mode.AUTO;
-            scene.answer = Answer.byRow(Map.of("a", List.of(html(504))));
-            scene.found = _ -> ended(succeeded("run-a"));
-
-            scene.play();
-
-            assertEquals(List.of(Mode.BLOCKING, Mode.STREAMING),
-                    scene.sent.stream().map(Attempt::mode).toList());
-            assertTrue(scene.said.getFirst().contains("streaming mode"), scene.said.toString());
-            scene.sent.clear();
-            var next = Scene.of(folder, "a", "b", "c");
-            next.mode = Mode.AUTO;
-
-            next.play();
-
-            assertEquals(List.of(Mode.STREAMING), next.sent.stream().map(Attempt::mode).toList());
         }
 
         @Test

@@ -132,40 +132,22 @@ final class OutageTest {
                     again.at().toString());
         }
 
-        @Test
-        void streamsThatLeftAtTheSameMomentDoNotPassEachOther() throws Exception {
-            var scene = rows(2, Mode.STREAMING);
-            scene.slots = 2;
-            scene.answer = (attempt, listener) -> {
-                if (attempt.sequence() == 1) return cut(Symptom.CUT);
-                scene.world.pass(Duration.ofMillis(900));
-                listener.accept(new StreamEvent.Began(run("run-2")));
-                return succeeded("run-2");
-            };
+        static final List<Story> STORIES = Story.of("""
+                streams that left at the same moment do not pass each other
+                  given   rows 1 2, STREAMING, slots 2
+                  answers 1: cut; 2: 900ms began run-2 succeeded run-2
+                  then    1 unknown, sent 1 2
 
-            scene.play();
+                a stream of a killed call is sent again once one of the next call has begun
+                  given   rows 1, STREAMING, crash 1, rows 1 2, clock 3600
+                  answers each: 1s began own succeeded own
+                  then    sent 2 1, 1 not_started succeeded, start 1 3630..3700
+                """);
 
-            assertEquals(List.of("unknown"), scene.outcomes("1"));
-            assertEquals(2, scene.sent.size());
-        }
-
-        @Test
-        void aStreamOfAKilledCallIsSentAgainOnceOneOfTheNextCallHasBegun() throws Exception {
-            var scene = rows(1, Mode.STREAMING);
-            scene.crash(1);
-            var next = rows(2, Mode.STREAMING);
-            next.world.startAt(NOON.plusSeconds(3600)); // its time limit has passed
-            next.answer = (attempt, listener) -> {
-                next.world.pass(seconds(1));
-                listener.accept(new StreamEvent.Began(run("run-" + attempt.row().id())));
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            next.play();
-
-            assertEquals(List.of("2", "1"), next.ids());
-            assertEquals(List.of("not_started", "succeeded"), next.outcomes("1"));
-            assertTrue(next.sent.getLast().at().isAfter(NOON.plusSeconds(3630)), next.sent.getLast().at().toString());
+        @ParameterizedTest(name = "{0}")
+        @FieldSource("STORIES")
+        void aSessionFollowsItsStory(Story story) throws Exception {
+            story.play(folder);
         }
 
         /// A stream of the second call began. The log says so to the third.

@@ -468,20 +468,34 @@ final class ProcessTest extends WholeCommand {
 
         /// The launcher with or without a home, and with an installed JBang.
         private Call launch(Map<String, String> settings, Path cache, String... args) throws Exception {
-            var version = version();
-            var jar = cache.resolve("difyexec/jbang-" + version + "/lib/jbang-cli-" + version + ".jar");
+            install(cache, JAVA);
+            var environment = new HashMap<>(Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString()));
+            environment.putAll(settings);
+            return ran(List.of(words(List.of(launcher().toString()), args)), checkout(), environment, "");
+        }
+
+        /// JBang's jar in that cache, and a JDK whose programs are this script.
+        private void install(Path cache, String script) throws IOException {
+            var jar = cache.resolve("difyexec/jbang-" + version() + "/lib/jbang-cli-" + version() + ".jar");
             Files.createDirectories(jar.getParent());
             if (!Files.exists(jar)) Files.createFile(jar);
             var java = Files.createDirectories(file("jdk/bin")).resolve("java");
-            for (var program : List.of(java, java.resolveSibling("javac"))) executable(program, JAVA);
+            for (var program : List.of(java, java.resolveSibling("javac"))) executable(program, script);
             Files.writeString(file("jdk/release"), "JAVA_VERSION=\"25.0.1\"\n");
+        }
 
-            var words = Stream.concat(Stream.of(launcher().toString()), Stream.of(args)).toList();
-            var builder = new ProcessBuilder(words).directory(checkout().toFile()).redirectErrorStream(true);
+        /// Runs a program with no other variables, and returns what it printed.
+        private static Call ran(List<String> words, Path directory, Map<String, String> environment, String stdin)
+                throws Exception {
+            var builder = new ProcessBuilder(words).directory(directory.toFile()).redirectErrorStream(true);
             builder.environment().clear();
-            builder.environment().putAll(Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString()));
-            builder.environment().putAll(settings);
+            builder.environment().putAll(environment);
             var process = builder.start();
+            try (var in = process.getOutputStream()) {
+                in.write(stdin.getBytes(UTF_8));
+            } catch (IOException _) {
+                // It ended without reading.
+            }
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
             return new Call(process.waitFor(), said, said);
         }
@@ -557,8 +571,7 @@ final class ProcessTest extends WholeCommand {
 
         /// Starts the script with a Java that records how it was called.
         private List<String> starts(Path script, String... args) throws Exception {
-            var java = Files.createDirectories(file("jdk/bin")).resolve("java");
-            for (var program : List.of(java, java.resolveSibling("javac"))) executable(program, """
+            install(file("cache"), """
                     #!/bin/sh
                     case " $* " in
                       *' dev.jbang.Main '*)
@@ -570,23 +583,12 @@ final class ProcessTest extends WholeCommand {
                       *AOTCacheOutput*) exit 1 ;;
                       *) echo "tool: $*" | sed 's/.*Tool/tool/' >>'%1$s'; exit 3 ;;
                     esac
-                    """.formatted(file("calls"), java, file("tool.jar")));
-            Files.writeString(file("jdk/release"), "JAVA_VERSION=\"25.0.1\"\n");
+                    """.formatted(file("calls"), file("jdk/bin/java"), file("tool.jar")));
             Files.deleteIfExists(file("calls"));
-            var version = version();
-            var jar = file("cache/difyexec/jbang-" + version + "/lib/jbang-cli-" + version + ".jar");
-            Files.createDirectories(jar.getParent());
-            if (!Files.exists(jar)) Files.createFile(jar);
             var words = new ArrayList<>(starting);
-            words.addAll(List.of(launcher().toString(), script.toString()));
-            words.addAll(List.of(args));
-            var builder = new ProcessBuilder(words).redirectErrorStream(true);
-            builder.environment().clear();
-            builder.environment().putAll(Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString(), "HOME",
-                    file("home").toString(), "XDG_CACHE_HOME", file("cache").toString()));
-            var process = builder.start();
-            process.getInputStream().readAllBytes();
-            assertEquals(3, process.waitFor());
+            words.addAll(List.of(words(List.of(launcher().toString(), script.toString()), args)));
+            ran(words, folder, Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString(), "HOME",
+                    file("home").toString(), "XDG_CACHE_HOME", file("cache").toString()), "").exits(3);
             return Files.readAllLines(file("calls"));
         }
 
@@ -679,19 +681,9 @@ final class ProcessTest extends WholeCommand {
             }
             var copy = executable(file("jbang"), Files.readString(launcher())
                     .replaceAll("(?<= )/(?=usr/lib/jvm|opt/|Library/)", file("no") + "/"));
-            var builder = new ProcessBuilder(Stream.concat(Stream.of(copy.toString()), Stream.of(args)).toList())
-                    .directory(folder.toFile()).redirectErrorStream(true);
-            builder.environment().clear();
-            builder.environment().putAll(Map.of("PATH", bin.toString(), "HOME", file("home").toString()));
-            if (jdk) builder.environment().put("JAVA_HOME", System.getProperty("java.home"));
-            var process = builder.start();
-            try (var in = process.getOutputStream()) {
-                in.write("rows".getBytes(UTF_8));
-            } catch (IOException _) {
-                // It ended without reading.
-            }
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
-            return new Call(process.waitFor(), said, said);
+            var environment = new HashMap<>(Map.of("PATH", bin.toString(), "HOME", file("home").toString()));
+            if (jdk) environment.put("JAVA_HOME", System.getProperty("java.home"));
+            return ran(List.of(words(List.of(copy.toString()), args)), folder, environment, "rows");
         }
 
         @ParameterizedTest(name = "a JDK is there: {0}")

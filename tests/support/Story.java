@@ -57,7 +57,7 @@ record Story(String name, List<String> lines) {
 
     private static void given(Scene scene, String... words) throws IOException {
         var values = words.length == 1 ? new String[] {""} : words[1].split(" ");
-        long number = values[0].matches("\\d+") ? Long.parseLong(values[0]) : 0;
+        long number = values[0].matches("-?\\d+") ? Long.parseLong(values[0]) : 0;
         switch (words[0]) {
             case "rows" -> Files.writeString(scene.csv, "id\n" + String.join("\n", values) + "\n");
             case "BLOCKING", "STREAMING", "AUTO" -> scene.mode = Mode.valueOf(words[0]);
