@@ -250,7 +250,7 @@ final class DifyExec implements Runnable {
             Long sample;
 
             @Option(names = "--seed", paramLabel = "S", hidden = true,
-                    description = "Choose the rows of --sample by this number (default: a random one).")
+                    description = "Use this seed for --sample (default: a random one).")
             Long seed;
 
             @Option(names = "--pending-only", description = "Run only rows without an outcome, not failed ones.")
@@ -432,11 +432,11 @@ final class DifyExec implements Runnable {
         List<Path> files = List.of();
 
         @Option(names = "--first", arity = "1..*", paramLabel = "FILE",
-                description = "Read the earlier results from these files of repeated runs.")
+                description = "Read the earlier results from these files, one per run.")
         List<Path> first = List.of();
 
         @Option(names = "--second", arity = "1..*", paramLabel = "FILE",
-                description = "Read the later results from these files of repeated runs.")
+                description = "Read the later results from these files, one per run.")
         List<Path> second = List.of();
 
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Read expected values from this file.")
@@ -474,7 +474,7 @@ final class DifyExec implements Runnable {
         Path html;
 
         @Option(names = "--junit", paramLabel = "FILE",
-                description = "Write a JUnit report with a test case for each row, about the later file.")
+                description = "Write a JUnit report about the later file, with a test case for each row.")
         Path junit;
 
         @Option(names = "--force", description = "Overwrite existing files.")
@@ -507,7 +507,8 @@ final class DifyExec implements Runnable {
             try (var data = input == null ? null : Csv.open(input, choices.shape());
                     var both = new Comparison(sides, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
                 if (input != null && !both.hasJudgedRows())
-                    throw new Unusable(input + ": no row has an expected value and a result", "is it the right file?");
+                    throw new Unusable(input + ": no row has an expected value and a result",
+                            "check that this is the right CSV");
                 if (json) both.json(console.out());
                 else both.print(console.out(), console.paint(), all);
                 if (csv != null) {
@@ -530,11 +531,11 @@ final class DifyExec implements Runnable {
             var named = Stream.of(first, second).filter(side -> !side.isEmpty());
             var sides = Stream.concat(files.stream().map(List::of), named).toList();
             boolean isOne = sides.size() == 1 && !expect.isEmpty();
-            if (!isOne && (sides.size() != 2 || files.size() == 1)) throw new Unusable("compare needs two sides",
-                    "name two files, or files after --first and --second; --expect also works for one");
+            if (!isOne && (sides.size() != 2 || files.size() == 1)) throw new Unusable("compare needs two "
+                    + "results files", "pass two, or more after --first and --second; with --expect, one is enough");
             for (var side : sides) if (Set.copyOf(side).size() < side.size())
-                throw new Unusable(Text.joinFirst(5, side.stream().map(Path::toString)) + ": a file is named twice",
-                        "name each run's file once");
+                throw new Unusable(Text.joinFirst(5, side.stream().map(Path::toString)) + ": a file is given twice",
+                        "give each file once");
             return sides;
         }
     }
@@ -654,7 +655,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--sample", paramLabel = "N", description = "Verify N rows chosen at random.")
         Long sample;
 
-        @Option(names = "--seed", paramLabel = "N", description = "Choose the rows of --sample by this seed.")
+        @Option(names = "--seed", paramLabel = "N", description = "Use this seed for --sample (default: a random one).")
         Long seed;
 
         @Option(names = "--rate", paramLabel = "N/s|N/m|N/h",
@@ -832,7 +833,7 @@ final class DifyExec implements Runnable {
                             .variable(LineReader.BELL_STYLE, "none").build();
                     remember(reader, env);
                     session.out.println(NAME_AND_VERSION + session.summary().map(" · "::concat).orElse("")
-                            + "\nStart with: failures, show ID, retry ID, help. Ctrl-D leaves.");
+                            + "\nStart with: failures, show ID, retry ID, help. Ctrl-D exits.");
                     session.out.flush();
                     converse(session, reader);
                     return Exit.OK.code;
@@ -874,7 +875,7 @@ final class DifyExec implements Runnable {
                     var edits = session.edits.count();
                     if (!session.isLeft() || !session.edits.isUnsaved() || edits.equals(warned)) continue;
                     session.stay(new Unusable(edits + " not saved",
-                            "'save CSV' writes a CSV with them, leave again to discard them"));
+                            "'save FILE.csv' keeps the edits; exit again to discard them"));
                     warned = edits;
                 }
             }
@@ -943,7 +944,7 @@ final class DifyExec implements Runnable {
     /// The open batch, its edits, and the commands for them. Owned by the thread that runs the commands.
     @Command(name = "dify>", synopsisSubcommandLabel = "COMMAND",
             description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
-            footer = {"%nQuote a value with blanks or line breaks, and double a backslash:  set r-7 text=\"two words\"",
+            footer = {"%nQuote a value with spaces or line breaks, and double a backslash:  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
     static final class ShellSession {
         final Edits edits = new Edits();
@@ -992,7 +993,7 @@ final class DifyExec implements Runnable {
             if (typed.hasMatchedOption("--env-file")
                     || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
                 throw new CommandLine.ExecutionException(command, "",
-                        new Unusable("-i, -o and --env-file are those of the shell",
+                        new Unusable("-i, -o and --env-file cannot be changed in the shell",
                                 "leave them out; 'open CSV JSONL' opens another batch"));
             return new CommandLine.RunLast().execute(parsed);
         }
@@ -1009,11 +1010,11 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "open", description = "Open a batch.")
-        void open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
-                @Parameters(paramLabel = "JSONL", description = "The results. They may not exist yet.") Path output,
+        void open(@Parameters(paramLabel = "CSV", description = "The CSV with the rows.") Path input,
+                @Parameters(paramLabel = "JSONL", description = "The results file. It may not exist yet.") Path output,
                 @Option(names = "--force", description = "Discard unsaved edits.") boolean force) {
             if (edits.isUnsaved() && !force) throw new Unusable(edits.count() + " not saved",
-                    "'save CSV' writes a CSV with them, 'open --force' discards them");
+                    "'save FILE.csv' keeps the edits; 'open --force' discards them");
             open(Optional.of(input), output);
             edits.byId.clear();
             out.println(summary().orElseThrow());
@@ -1032,24 +1033,24 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
-        void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--full", description = "Show long values whole.") boolean full) throws IOException {
+        void show(@Parameters(paramLabel = "ID", description = "The row's id.") String id,
+                @Option(names = "--full", description = "Show long values in full.") boolean full) throws IOException {
             new RowView(full, out).print(batch(), batch.known(id.strip(), ""), edits);
         }
 
         @Command(name = "set", description = {"Change inputs of rows in this session.",
-                "retry and run check and send them, save writes them to a CSV."})
-        void set(@Parameters(paramLabel = "ROWS", description = "An id, several as A,B,C, or failed: all failed rows.")
+                "'retry' and 'run' check and send them, 'save' writes them to a CSV."})
+        void set(@Parameters(paramLabel = "ROWS", description = "An id, several as A,B,C, or 'failed'.")
                 String word,
-                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "The new cells.")
+                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "New values of inputs.")
                 Map<String, String> cells) {
             cells.keySet().forEach(this::requireInput);
             setCells(rows(word), cells);
         }
 
         @Command(name = "edit", description = "Change an input of a row in an editor: $VISUAL, else $EDITOR.")
-        void edit(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(paramLabel = "COLUMN", description = "The column.") String column)
+        void edit(@Parameters(paramLabel = "ID", description = "The row's id.") String id,
+                @Parameters(paramLabel = "COLUMN", description = "The column to change.") String column)
                 throws IOException, InterruptedException {
             requireInput(column);
             var row = row(id);
@@ -1089,7 +1090,8 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "unset", description = "Undo edits of rows.")
-        void unset(@Parameters(paramLabel = "ROWS", description = "An id, several as A,B,C, or failed.") String word) {
+        void unset(@Parameters(paramLabel = "ROWS", description = "An id, several as A,B,C, or 'failed'.")
+                String word) {
             var ids = rows(word).stream().map(Row::id).toList();
             if (!edits.byId.keySet().removeAll(ids)) throw new Unusable(Text.quoted(word) + " has no edits");
         }
@@ -1098,12 +1100,13 @@ final class DifyExec implements Runnable {
         void edits() {
             if (!edits.byId.isEmpty()) batch().rows(entry -> edits.byId.containsKey(batch.index().id(entry)))
                     .forEachRemaining(this::print);
-            out.println(edits.byId.isEmpty() ? "No edits." : edits.count() + ". 'save CSV' writes a CSV with them.");
+            out.println(edits.byId.isEmpty() ? "No edits."
+                    : edits.count() + ". 'save FILE.csv' writes the CSV with them.");
         }
 
         private void print(Row row) {
             var cells = edits.of(row);
-            out.println(Text.id(row.id()) + (cells.isEmpty() ? ": as in the CSV" : ""));
+            out.println(Text.id(row.id()) + (cells.isEmpty() ? ": same as in the CSV" : ""));
             cells.forEach((column, cell) -> {
                 out.println("  " + Text.printable(column, 40));
                 row.inputs().get(column).lines().forEach(line -> out.println("  - " + Text.printable(line, 300)));
@@ -1115,7 +1118,7 @@ final class DifyExec implements Runnable {
         void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
                 @Option(names = "--force", description = "Overwrite the file.") boolean force) throws IOException {
             if (file.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx"))
-                throw new Unusable(file + ": 'save' writes CSV", "save it as a .csv file");
+                throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
             batch.files().requireTarget(file, List.of(), _ -> force);
             boolean isOpenCsv = Storage.isSame(file, csv.file().input());
@@ -1170,8 +1173,8 @@ final class DifyExec implements Runnable {
         }
 
         private Csv csv() {
-            return batch().csv().orElseThrow(() -> new Unusable("the batch is open without its CSV",
-                    "'open CSV " + Text.shell(batch.files().results().toString()) + "' adds it"));
+            return batch().csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV",
+                    "'open CSV " + Text.shell(batch.files().results().toString()) + "' opens both"));
         }
 
         /// A row as it is in the CSV.
@@ -2153,7 +2156,7 @@ final class DifyExec implements Runnable {
             if (!lines.isEmpty()) found.add(result.orElseGet(() -> new Finding(Kind.WITHOUT_RUN, id,
                     "no attempt of this row has " + name(line))));
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
-                found.add(new Finding(Kind.DUPLICATED, id, "two results are of one run"));
+                found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
             boolean isPaid = result.isPresent() && result.get().kind() != Kind.WITHOUT_RUN;
             for (var sent : evidence.attempts(id)) {
                 boolean isOwn = own.isPresent() && own.get() == sent;
@@ -2231,7 +2234,7 @@ final class DifyExec implements Runnable {
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.stored("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
                     text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
-                    : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("not the run that was asked for")));
+                    : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
         }
 
         /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
@@ -2488,7 +2491,7 @@ final class DifyExec implements Runnable {
                 boolean isLost = line.getOut().checkError() || System.out.checkError(); // picocli's writer hides it
                 if (!isLost || isPipeClosed()) return code;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED,
-                        "standard output: cannot be written (no space left, or the reader has closed it)", ""));
+                        "standard output: cannot be written (disk full, or its reader has ended)", ""));
             } catch (OutOfMemoryError _) {
                 long megabytes = Runtime.getRuntime().maxMemory() >> 20;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED, "out of memory ("
@@ -2629,7 +2632,7 @@ final class DifyExec implements Runnable {
             static Duration duration(String text) {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
-                    throw new TypeConversionException("not a duration, such as 90, 1.5, 90s, 2m or 500ms");
+                    throw new TypeConversionException("must be a duration such as 90, 1.5, 90s, 2m or 500ms");
                 int unit = switch (match.group(2)) {
                     case "ms" -> 1;
                     case "m" -> 60_000;
@@ -2650,7 +2653,7 @@ final class DifyExec implements Runnable {
                 } catch (URISyntaxException _) {
                     // refused below, in our words
                 }
-                throw new TypeConversionException("not an address, such as https://api.dify.ai/v1");
+                throw new TypeConversionException("must be a URL such as https://api.dify.ai/v1");
             }
 
             private static Charset charset(String text) {
@@ -2679,14 +2682,14 @@ final class DifyExec implements Runnable {
                 try {
                     return text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text)) : LocalDate.parse(text);
                 } catch (DateTimeException _) {
-                    throw new TypeConversionException("not a day like 2026-11-01, or 7d for seven days ago");
+                    throw new TypeConversionException("must be a day such as 2026-11-01, or 7d for seven days ago");
                 }
             }
 
             static Pace.Rate rate(String text) {
                 var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
                 if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
-                    throw new TypeConversionException("not a rate like 10/s, 90/m or 500/h");
+                    throw new TypeConversionException("must be a rate such as 10/s, 90/m or 500/h");
                 var unit = Duration.parse("PT1" + match.group(2));
                 return new Pace.Rate(Duration.ofNanos(BigDecimal.valueOf(unit.toNanos())
                         .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
@@ -2697,14 +2700,14 @@ final class DifyExec implements Runnable {
                 var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
                 long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
                 if (number < 1 || !match.group(2).isEmpty() && number > 100)
-                    throw new TypeConversionException("not a number of rows (20), a share (5%) or off");
+                    throw new TypeConversionException("must be a number of rows (20), a percentage (5%) or off");
                 return match.group(2).isEmpty() ? new Limits.Ceiling(number, 1) : new Limits.Ceiling(0, number / 100.0);
             }
 
             /// An amount of money, in the currency that Dify reports.
             private static BigDecimal amount(String text) {
                 if (!text.strip().matches("\\d{1,12}(\\.\\d{1,12})?") || new BigDecimal(text.strip()).signum() == 0)
-                    throw new TypeConversionException("not an amount above zero (like 5 or 0.5)");
+                    throw new TypeConversionException("must be an amount above zero, such as 5 or 0.5");
                 return new BigDecimal(text.strip());
             }
         }
@@ -2995,7 +2998,7 @@ final class DifyExec implements Runnable {
                 var key = setting.get().text().strip();
                 if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
                 throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
-                        + "(such as a blank, a quote or a non-ASCII letter)", "copy it again");
+                        + "(such as a space, a quote or a non-ASCII letter)", "copy it again");
             }
         }
     }
@@ -3031,7 +3034,7 @@ final class DifyExec implements Runnable {
 
     static class SameAppOption {
         @Option(names = "--same-app", hidden = true,
-                description = "Continue with another key of the batch's app though none of its runs is found.")
+                description = "Continue with another key of the same app although none of the batch's runs is found.")
         boolean isSure;
     }
 
@@ -3046,7 +3049,7 @@ final class DifyExec implements Runnable {
         int maxRetries;
 
         @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
-                description = "Begin the Dify user of each attempt with this name (default: ${DEFAULT-VALUE}).")
+                description = "Start each attempt's user id in Dify with this name (default: ${DEFAULT-VALUE}).")
         String user;
 
         @Option(names = "--initial-retry-delay", paramLabel = "SEC", defaultValue = "1", hidden = true,
@@ -3716,7 +3719,7 @@ final class DifyExec implements Runnable {
             var notes = new ArrayList<String>();
             if (!index.isComplete())
                 history.stopped().ifPresent(why ->
-                        notes.add("the last call stopped early: " + Text.printable(why, 300)));
+                        notes.add("the last session stopped early: " + Text.printable(why, 300)));
             history.unreadable().ifPresent(notes::add);
             if (changed.length > 0) notes.add(Text.count(changed.length, "succeeded row")
                     + " changed in the CSV (first: " + Text.id(index.id(changed[0]))
@@ -3726,8 +3729,8 @@ final class DifyExec implements Runnable {
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
             var answered = history.answered().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
-                    + " not sent again, because Dify ended the run after its form was answered ("
-                    + Text.joinFirst(5, answered.stream()) + "); 'retry ID' sends a row again");
+                    + " not retried: the run ended after its form was submitted ("
+                    + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs a row again");
             long late = batch.figures().count(LateEvent.class);
             if (late > 0) notes.add(Text.count(late, "run finished after its row was sent again",
                     "runs finished after their rows were sent again"));
@@ -3735,7 +3738,7 @@ final class DifyExec implements Runnable {
             if (!history.lost().isEmpty()) notes.add(batch.files().results()
                     + " is shorter than it was; results of up to " + Text.count(history.lost().size(), "row")
                     + " may be missing (first: " + Text.id(index.id(history.lost().getFirst()))
-                    + "); 'run' looks them up");
+                    + "); 'run' recovers them from Dify");
             return notes;
         }
 
@@ -4033,7 +4036,7 @@ final class DifyExec implements Runnable {
         /// A workbook that has reached a limit of Excel would lose the rest without a word.
         void write(Collection<String> cells, BitSet typed) throws IOException {
             if (row == Book.MOST_ROWS || cells.size() > MOST_COLUMNS)
-                throw new Unusable("too large for an Excel book (" + Text.number(Book.MOST_ROWS) + " rows, "
+                throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MOST_ROWS) + " rows, "
                         + Text.number(MOST_COLUMNS) + " columns)", "export a .csv");
             int column = 0;
             for (var whole : cells) {
@@ -5227,8 +5230,8 @@ final class DifyExec implements Runnable {
                 for (boolean isSaid = false; ; Thread.sleep(LOOK_AT_DISK)) {
                     if (!isSaid && writer.isDiskSlow()) {
                         isSaid = true;
-                        watcher.say("The disk is slow: waiting until it has what was written. Ctrl-C twice ends "
-                                + "this at once; the next run continues.");
+                        watcher.say("Waiting for a slow disk to save the results. Press Ctrl-C twice to stop at "
+                                + "once; the next run resumes.");
                     }
                     if (interrupts.get() > 1 && writer.forcingFor().compareTo(AFTER_SECOND) > 0) ports.halt().run();
                 }
@@ -5388,7 +5391,7 @@ final class DifyExec implements Runnable {
                     };
                 } catch (Throwable problem) {
                     then = () -> {
-                        throw new IllegalStateException("a worker broke", problem);
+                        throw new IllegalStateException("a worker thread failed", problem);
                     };
                 }
                 ports.mailbox().add(then);
@@ -5537,7 +5540,7 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Ran ran) {
                 pace.finished(ran.usage().within(took), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited,
-                        "waited %s at the server's door"));
+                        "waited %s in the server's queue"));
             }
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
@@ -5653,7 +5656,7 @@ final class DifyExec implements Runnable {
             if (linksNoted || !ran.status().isSuccess() || ran.files().isPresent()) return;
             linksNoted = Json.hasText(ran.outputs(), "__dify__file__"::equals);
             if (linksNoted) watcher.say("The outputs contain links to files that expire within minutes; "
-                    + "--save-files DIR saves the files.");
+                    + "--save-files DIR downloads them.");
         }
 
         private void onLookUpResult(Unresolved unresolved, LookUpResult found, Instant sent) {
@@ -5693,7 +5696,7 @@ final class DifyExec implements Runnable {
             var run = found.run().orElse(RunRef.NONE);
             writer.record(new LateEvent(clock.instant(), attempt.row().id(), attempt.user(), run.id(), found.word()));
             watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
-                    + " appeared after the row was sent again; it may have been paid twice.");
+                    + " was found after the row was sent again; you may have paid for the row twice.");
         }
 
         private boolean hasEnded(Unresolved unresolved) {
@@ -6107,7 +6110,7 @@ final class DifyExec implements Runnable {
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
             Release.note(version).ifPresent(err::println);
             if (mode.isEmpty()) throw refused(notDify(), left);
-            var kind = AppKind.of(mode).orElseThrow(() -> refused(Stop.early("the key belongs to an app of mode "
+            var kind = AppKind.of(mode).orElseThrow(() -> refused(Stop.early("the key belongs to an app of type "
                     + Text.quoted(mode), "use the key of a workflow or a chatflow"), left));
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
@@ -6151,11 +6154,11 @@ final class DifyExec implements Runnable {
             var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
             if (stop.isPresent()) throw refused(stop.get(), left);
             if (tries >= judge.backoff().maxRetries())
-                throw refused(Stop.early("no answer from " + judge.access() + " after "
+                throw refused(Stop.early("no response from " + judge.access() + " after "
                         + Text.count(tries + 1, "try", "tries") + problem,
                         "check DIFY_API_BASE_URL, the network, and that Dify is up"), left);
             if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("No answer from " + judge.access() + problem + "; trying again …");
+            else if (tries == 0) err.println("No response from " + judge.access() + problem + "; trying again …");
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
         }
 
@@ -6174,7 +6177,7 @@ final class DifyExec implements Runnable {
         }
 
         private Stop notDify() {
-            return Stop.early(judge.access() + " answers, but not as Dify's API does", judge.access().advice());
+            return Stop.early(judge.access() + " responds, but is not Dify's API", judge.access().advice());
         }
     }
 
@@ -6291,17 +6294,17 @@ final class DifyExec implements Runnable {
             /// A workflow made the address out of a row, so it is not trusted with what only this machine can reach.
             URI address(String link) throws IOException {
                 if (link.isBlank()) // it would lead to the API itself
-                    throw new IOException("the output has no address");
+                    throw new IOException("the output has no URL");
                 try {
                     var address = client.access().baseUrl().resolve(link.strip());
                     if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null)
-                        throw new IOException("not an http or https address");
+                        throw new IOException("not an http or https URL");
                     var near = near(address);
                     if (!near.isEmpty() && !near.equals(near(client.access().baseUrl())))
                         throw new IOException("a " + near + " address");
                     return address;
                 } catch (IllegalArgumentException _) {
-                    throw new IOException("not an address");
+                    throw new IOException("not a URL");
                 }
             }
 
@@ -6427,7 +6430,7 @@ final class DifyExec implements Runnable {
             var ran = isChat() ? reader.answered()
                     : reader.ran().map(end -> end.after(waited(answer, reader.finishedAt(), end.usage())));
             if (ran.isPresent()) return ran.get();
-            return new Response.Cut(reader.ref(), symptom, "HTTP 200 without the end of a run");
+            return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
         }
 
         /// How long it took until the run began. Dify 1.16.1 can hold an answer back for 300 s after the run's end.
@@ -6447,14 +6450,14 @@ final class DifyExec implements Runnable {
             for (var event = answer.event(); event.isPresent(); event = answer.event()) {
                 reader.add(event.get());
                 if (reader.isForeign(sent))
-                    return new Response.Cut(Symptom.CONTRADICTED, "the stream is of another request");
+                    return new Response.Cut(Symptom.CONTRADICTED, "the stream belongs to another request");
                 if (answer.run().isEmpty() && reader.ref().isPresent())
                     answer.began(reader.ref().get(), timeout, heard);
                 heard.accept(reader.streamEvent());
                 // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
                 if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
                     return reader.answered().<Response>map(end -> end)
-                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the message ended without an answer"));
+                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the chatflow ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), answer, reader);
@@ -6462,7 +6465,7 @@ final class DifyExec implements Runnable {
                     return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
                 }
             }
-            return answer.cut(Symptom.STREAM_SILENT, "the stream ended without an end of the run");
+            return answer.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
         }
 
         /// With the ends that are here already, or come in a moment where more may follow: after an error, an end that
@@ -6548,7 +6551,7 @@ final class DifyExec implements Runnable {
                 for (var message : all)
                     if (message.path("conversation_id").asText(conversation).equals(conversation))
                         return new Reply.Got<>(message);
-                return new Reply.NotGot<>(Response.Refused.unexpected("a conversation without a message"));
+                return new Reply.NotGot<>(Response.Refused.unexpected("the conversation has no message"));
             });
         }
 
@@ -6560,7 +6563,7 @@ final class DifyExec implements Runnable {
                 boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(list.has("has_more"))
                         && list.path("total").asInt(list.has("total") ? -1 : data.size()) == data.size();
                 if (!isWhole || !data.valueStream().allMatch(isOurs))
-                    throw unexpected("not the list that was asked for");
+                    throw unexpected("Dify returned another list, or part of it");
                 return data.valueStream().toList();
             });
         }
@@ -6571,7 +6574,7 @@ final class DifyExec implements Runnable {
                 if (detail.path("id").isNull() && detail.path("status").isNull())
                     return new LookUpResult.Absent(); // 1.9
                 var id = RunReader.text(detail, "id");
-                if (id.isEmpty()) throw unexpected("not the run that was asked for");
+                if (id.isEmpty()) throw unexpected("Dify returned a different run");
                 var reader = new RunReader();
                 reader.add(Json.MAPPER.createObjectNode().set("data", detail));
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
@@ -6619,7 +6622,7 @@ final class DifyExec implements Runnable {
             var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
             try {
                 if (!local.file().toRealPath().equals(local.file()))
-                    throw new IOException("a link has taken its place");
+                    throw new IOException("the file was replaced by a symbolic link");
                 var type = Objects.requireNonNullElse(Files.probeContentType(local.file()), "application/octet-stream");
                 var body = BodyPublishers.concat(
                         BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
@@ -6628,7 +6631,7 @@ final class DifyExec implements Runnable {
                 return ask(post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary, body),
                         timeout, answer -> {
                             var id = tree(answer).path("id").asText("");
-                            if (id.isEmpty()) throw unexpected("no id of the upload");
+                            if (id.isEmpty()) throw unexpected("Dify returned no id for the uploaded file");
                             return id;
                         });
             } catch (IOException problem) {
@@ -6645,7 +6648,7 @@ final class DifyExec implements Runnable {
                 if (Math.max(expected, size) > LARGEST_FILE) throw new Transport.Exceeded(tooLarge);
                 to.truncate(0); // of an earlier try
                 long length = answer.body(LARGEST_FILE, tooLarge).transferTo(Channels.newOutputStream(to));
-                if (size > 0 && length != size) throw new IOException("cut off: got " + length + " of "
+                if (size > 0 && length != size) throw new IOException("incomplete: got " + length + " of "
                         + size + " bytes");
                 return to;
             });
@@ -6658,7 +6661,7 @@ final class DifyExec implements Runnable {
         /// A page of a list.
         Reply<JsonNode> page(String path) {
             return stored(path).then(list -> list.path("data").isArray() ? new Reply.Got<>(list)
-                    : new Reply.NotGot<>(Response.Refused.unexpected("not the list that was asked for")));
+                    : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
         }
 
         /// Empty if the server has no record of the run that can be used.
@@ -6745,7 +6748,7 @@ final class DifyExec implements Runnable {
                 return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                         .readTree(answer.body());
             } catch (StreamConstraintsException problem) {
-                throw new Transport.Exceeded("the answer is nested too deeply: " + problem.getOriginalMessage());
+                throw new Transport.Exceeded("the response is nested too deeply: " + problem.getOriginalMessage());
             }
         }
 
@@ -6950,7 +6953,7 @@ final class DifyExec implements Runnable {
                     text(last, "code"), text(last, "message"), ref()));
             if (!is("workflow_finished") && !is("workflow_paused")) return Optional.empty();
             return ownRunId().isEmpty()
-                    ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "the stream's end names no run"))
+                    ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "the stream's end has no run id"))
                     : ran().map(Response.class::cast);
         }
 
@@ -7012,7 +7015,7 @@ final class DifyExec implements Runnable {
             taskId = asked.task();
             var status = Response.RunStatus.of(text(data(), "status")).orElse(Response.RunStatus.RUNNING);
             if (status.isSuccess() && isDamaged()) return new LookUpResult.Silent(new Response.Unreadable(
-                    Optional.of(asked), "the server's record of its outputs is damaged"));
+                    Optional.of(asked), "Dify's record of the outputs is damaged"));
             return switch (status) {
                 // after 1.16.1, Dify moves a run at most 20 times, for up to 600 s each
                 case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status, age(now), Duration
@@ -7232,16 +7235,16 @@ final class DifyExec implements Runnable {
                 } catch (IOException problem) {
                     return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
                             ? new Response.Unreadable(Optional.empty(), problem.getMessage())
-                            : answer.cut(overdue, "the connection broke in the middle of the answer ("
+                            : answer.cut(overdue, "the connection broke in the middle of the response ("
                                     + Text.reason(problem) + ")"));
                 }
             } catch (IOException | IllegalArgumentException problem) { // the latter for a head that is malformed
                 boolean isOverdue = problem instanceof HttpTimeoutException && !isBeforeSending(problem);
                 return new DifyClient.Reply.NotGot<>(isOverdue
-                        ? new Response.Cut(overdue, "no answer within " + Text.seconds(limit)) : unsent(problem));
+                        ? new Response.Cut(overdue, "no response within " + Text.seconds(limit)) : unsent(problem));
             } catch (InterruptedException _) {
                 Thread.currentThread().interrupt(); // for a caller that would ask again
-                return new DifyClient.Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "given up"));
+                return new DifyClient.Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "cancelled"));
             }
         }
 
@@ -7249,7 +7252,7 @@ final class DifyExec implements Runnable {
             var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause).toList();
             var cause = causes.stream().filter(Transport::isBeforeSending).findFirst();
             if (cause.isEmpty()) return new Response.Cut(Symptom.NO_ANSWER,
-                    "the connection broke without an answer (" + Text.reason(problem) + ")");
+                    "the connection broke before a response (" + Text.reason(problem) + ")");
             var through = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
             var lasting = causes.stream().flatMap(each -> lasting(each, through).stream()).findFirst();
             return lasting.orElseGet(() -> new Response.NotSent(Text.reason(cause.get()) + through, ""));
@@ -7393,8 +7396,8 @@ final class DifyExec implements Runnable {
             }
 
             InputStream body() {
-                return body(most, "the answer is larger than the memory for it; a lower -c or "
-                        + "JDK_JAVA_OPTIONS=-Xmx4g gives it more");
+                return body(most, "the response is too large for the available memory; lower -c, or set "
+                        + "JDK_JAVA_OPTIONS=-Xmx4g");
             }
 
             InputStream body(long most, String tooLarge) {
@@ -7469,7 +7472,7 @@ final class DifyExec implements Runnable {
             Response.Cut cut(Symptom silence, String why) {
                 if (!over) return new Response.Cut(run, Symptom.CUT, why);
                 var symptom = run.isPresent() ? Symptom.TIMED_OUT : silence;
-                return new Response.Cut(run, symptom, "no end within the time limit");
+                return new Response.Cut(run, symptom, "the response was incomplete at the time limit");
             }
 
             @Override
@@ -7557,7 +7560,7 @@ final class DifyExec implements Runnable {
             long strangers = index.size() - index.rows();
             if (strangers > 0) throw new Unusable(input + ": lacks " + Text.count(strangers, "id") + " of "
                     + files.results() + " (first: " + Text.id(index.id(index.rows()))
-                    + ")", "is it the right file? --force exports its rows anyway");
+                    + ")", "check that this is the right CSV; --force exports its rows anyway");
         }
 
         List<Path> inputs() {
@@ -7572,7 +7575,7 @@ final class DifyExec implements Runnable {
             boolean isOther = others > 0 && IntStream.range(0, index.rows()).noneMatch(history::hasLines);
             if (isOther) throw new Unusable(input + ": " + files.results() + " has "
                     + Text.count(others, "id") + ", and none of them is in this file (first: "
-                    + Text.id(index.id(index.rows())) + ")", "is it the right file?" + hint);
+                    + Text.id(index.id(index.rows())) + ")", "check that this is the right CSV" + hint);
         }
 
         Iterator<Row> rows(IntPredicate wanted) {
@@ -7655,7 +7658,7 @@ final class DifyExec implements Runnable {
             if (!asked.ids().isEmpty() && !asked.force())
                 rows.stream().filter(entry -> index.status(entry).isSuccess()).findFirst().ifPresent(entry -> {
                     throw new Unusable("row " + Text.id(index.id(entry))
-                            + " has already succeeded", "--force runs it again and pays again");
+                            + " has already succeeded", "--force runs the row, and pays for it, again");
                 });
             if (!asked.among().isEmpty()) rows.and(named(asked.among(), "--ids: "));
             var changed = asked.rerunChanged() ? set(history.changed()) : new BitSet();
@@ -7747,7 +7750,7 @@ final class DifyExec implements Runnable {
                         var history = History.of(files, index, List.of());
                         history.unreadable().ifPresent(note -> {
                             throw new Unusable(note + "; if one records a run, its row could be sent again",
-                                    "restore the file from a copy, or delete the line");
+                                    "restore the file from a backup; without the line, its row may be paid for again");
                         });
                         if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                         log.hold();
@@ -7837,8 +7840,8 @@ final class DifyExec implements Runnable {
             if (cannotForceNoted || !log.cannotForce()) return;
             cannotForceNoted = true;
             say.accept("The file system of " + batch.files().log()
-                    + " cannot force data to disk; after a power cut, "
-                    + "runs that were paid for may be missing from the log.");
+                    + " does not support fsync. "
+                    + "After a power loss, the log may lack runs that you paid for.");
         }
 
         private void force() {
@@ -7901,7 +7904,7 @@ final class DifyExec implements Runnable {
         /// Exit code 2 means that nothing was sent, 4 that runs may have been paid for.
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
-                    + "; the last lines of this call may be missing", problem instanceof LineFile.Touched
+                    + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
                     ? "restore the file before you run this again: a run that is not in the log is not looked up"
                     : "check the disk, then run the same command again: it looks up what is missing");
         }
@@ -8736,13 +8739,13 @@ final class DifyExec implements Runnable {
         }
 
         Unusable otherApp(Runs runs, boolean isSameId) {
-            var reason = runs.newest().isEmpty() ? "no run is recorded that could show whether it is the same app's"
-                    : "this app does not have the last " + Text.count(runs.newest().size(), "recorded run")
-                            + ": it is another app, or the server has deleted what it ran";
+            var reason = runs.newest().isEmpty() ? "no recorded run can show whether the app is the same"
+                    : "this app has none of the last " + Text.count(runs.newest().size(), "recorded run")
+                            + ": it is another app, or Dify has deleted its runs";
             return new Unusable(files.log() + ": this batch was started with another "
                     + (isSameId ? "key" : "app id (DIFY_APP_ID)") + ", and " + reason,
-                    "use the key and the id of that app; if it is the same app, --same-app continues, "
-                            + "and rows whose runs are not found are then unknown");
+                    "use that app's key and id; if it is the same app, pass --same-app: rows whose runs are not found "
+                            + "are then unknown");
         }
 
         /// A run that the files record. A blocking chatflow names none, but its message is found by its user.
@@ -9080,7 +9083,7 @@ final class DifyExec implements Runnable {
             if (Shards.beside(this).isEmpty()) throw new Unusable(
                     results + ": no such batch, and no .retry or .log exists", "start a batch with 'run'");
             throw new Unusable(results + ": not merged yet; only shards of this batch exist",
-                    "'merge' makes one batch of them");
+                    "'merge' combines them into one batch");
         }
 
         void moveAside(PrintWriter err) throws IOException {
@@ -9209,10 +9212,10 @@ final class DifyExec implements Runnable {
             }
             var merge = history.flatMap(known -> known.last(MergeEvent.class));
             if (merge.isEmpty() && session.filter(last -> !last.shard().isEmpty()).isPresent())
-                throw new Unusable(files.log() + ": not merged yet", "'merge' makes one batch of the shards");
+                throw new Unusable(files.log() + ": not merged yet", "'merge' combines the shards into one batch");
             for (var part : beside(files))
                 if (!part.isMerged()) throw new Unusable(part.log() + ": not merged yet; its rows would be paid for "
-                        + "twice", "'merge' first, or continue with --shard " + shard(part));
+                        + "twice", "run 'merge' first, or continue with --shard " + shard(part));
             var missing = merge.map(MergeEvent::missingShards).orElse(List.of());
             if (!missing.isEmpty()) throw new Unusable(files.log() + ": shards were not merged ("
                     + Text.joinFirst(8, missing.stream().map(Shard::toString))
@@ -9226,7 +9229,7 @@ final class DifyExec implements Runnable {
             var now = csv.shape();
             if (!session.shard().equals(shard(files).toString())) throw new Unusable(files.log() + ": started "
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
-                    "continue like that, name the files as they were, or choose another -o");
+                    "continue in the same way, restore the files' names, or choose another -o");
             if (!then.idColumn().equals(now.idColumn()) || !Objects.equals(then.encoding(), now.encoding())
                     || !Objects.equals(then.delimiter(), now.delimiter())
                     || !Objects.equals(then.headerRow(), now.headerRow()))
@@ -9260,8 +9263,8 @@ final class DifyExec implements Runnable {
         private static void refuseContinued(BatchFiles whole, List<SessionEvent> sessions, String otherwise) {
             boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
             if (isOlder || sessions.stream().anyMatch(session -> session.shard().isEmpty()))
-                throw new Unusable(whole.log() + ": run or retry was used without --shard",
-                        "continue like that, or " + otherwise);
+                throw new Unusable(whole.log() + ": this batch was continued without --shard",
+                        "leave out --shard, or " + otherwise);
         }
 
         /// Returns the shards with rows but without files, which `--partial` leaves out.
@@ -9276,7 +9279,7 @@ final class DifyExec implements Runnable {
             var here = files.stream().map(Shards::shard).collect(Collectors.toSet());
             for (var shard : merged(sessions)) if (!here.contains(shard))
                 throw new Unusable(whole.log() + ": includes shard " + shard + ", whose files are missing",
-                        "bring them back");
+                        "restore them");
             var missing = IntStream.range(0, index.rows()).mapToObj(entry -> Shard.of(index.id(entry), count))
                     .filter(shard -> !here.contains(shard)).toList();
             var shards = missing.stream().distinct().sorted(Comparator.comparing(Shard::index)).toList();
@@ -10268,7 +10271,7 @@ final class DifyExec implements Runnable {
                     + " (to send one: --map " + Text.shell(unnamed.getFirst() + "=VARIABLE") + ")");
             notes.addAll(file.extras().notes());
             if (idColumn.place() < 0)
-                notes.add("rows are numbered: inserting or removing rows later changes the ids behind them");
+                notes.add("the rows are numbered: inserting or removing a row changes the ids of those below");
             return notes;
         }
 
@@ -11050,7 +11053,7 @@ final class DifyExec implements Runnable {
                 var name = sheet.get().getName();
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())
-                    notes.add("reading the worksheet " + Text.quoted(name) + "; --sheet reads another one of "
+                    notes.add("reading the worksheet " + Text.quoted(name) + "; --sheet chooses another of "
                             + names.size());
                 var named = file.ofSheet(name);
                 var reader = new Book(named, book.isDate1904());
@@ -11781,7 +11784,7 @@ final class DifyExec implements Runnable {
         private static final String CLOSED = "Aborted: Client response stream closed",
                 TASK = "Aborted: App task was stopped";
         private static final String AFTER_FORM =
-                "Dify 1.16.0 ends runs like this after a form was answered; check there how far it got";
+                "Dify 1.16.0 can report this after a form was submitted; open the run in Dify to see how far it got";
         /// Refused inputs in a stream, whose events have no code: `inputs_streaming.json`,
         /// `inputs_more_streaming.json` and `chatflow_streaming_refused.json` of 1.9 to 1.16, and for the last one
         /// `odd_graphs.json` of 1.14 and 1.16. Here, `Reached maximum retries` is about the address of a file.
@@ -11822,11 +11825,11 @@ final class DifyExec implements Runnable {
                 stop("400 app_unavailable:|" + OTHER_CODE + "Workflow not published",
                         "this app has no published version", "publish the workflow in Dify"),
                 stop(OTHER_CODE + "No class mapping found",
-                        "this Dify does not know one of the workflow's nodes (%1$s)",
+                        "this version of Dify does not support one of the workflow's nodes (%1$s)",
                         "update Dify, or replace the node"),
                 stop(OTHER_CODE + "(Arg user must|Input payload validation|"
                                 + "(?!queue listening stopped).*validation error)",
-                        "Dify rejected the form of the request (400)", "check for a newer version of difyexec"),
+                        "Dify rejected the request as malformed (400)", "check for a newer version of difyexec"),
                 stop("401 ", "Dify rejected the API key (401: %1$s)",
                         "check DIFY_API_KEY and that it belongs to the app at %2$s"),
                 stop("403 workflow_version_execution_not_allowed:",
@@ -11834,7 +11837,7 @@ final class DifyExec implements Runnable {
                                 + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
                         "enable the app's API in Dify, or ask the workspace's owner"),
-                stop("404 (?!:)[^:]*:", "Dify answered 404 (%1$s)", "%4$s"),
+                stop("404 (?!:)[^:]*:", "Dify responded with 404 (%1$s)", "%4$s"),
                 stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)", "%4$s"),
                 stop("407 ", "the proxy requires a user and a password (407)",
                         "put them into HTTPS_PROXY, http://user:password@host:port"),
@@ -11912,7 +11915,7 @@ final class DifyExec implements Runnable {
                 case PARTIAL -> Outcome.PARTIAL;
                 case PAUSED -> Outcome.PAUSED;
                 case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
-                case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
+                case RUNNING -> new Verdict.LookUp(Symptom.CUT, "Dify responded before the run had finished");
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
                         : Outcome.failed(words(ran));
             };
@@ -11927,7 +11930,7 @@ final class DifyExec implements Runnable {
                     || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit, which --timeout cannot raise)";
             if (error.startsWith(CLOSED)) return error + " (" + AFTER_FORM + ")";
-            if (error.startsWith(TASK)) return error + " (by somebody; or " + AFTER_FORM + ")";
+            if (error.startsWith(TASK)) return error + " (someone stopped it in Dify, or " + AFTER_FORM + ")";
             return error;
         }
 
@@ -12016,7 +12019,7 @@ final class DifyExec implements Runnable {
     /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. Those
     /// that an earlier call left unknown are sent with `--resend-unknown`, or if their ids are named.
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
-        private static final String SAFER = "; --mode blocking is safer here";
+        private static final String SAFER = "; --mode blocking is safer";
 
         /// @param passed since when the server's queue is known to have moved past the attempt's stream
         /// @param hasStreamsToCome whether streams of this call that have not begun yet may show that it has
@@ -12072,7 +12075,7 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Silent(Response.Unreadable(var run, var why)) ->
                         giveUp(unresolved.of(run), new Outcome(RowStatus.UNKNOWN, why));
                 case LookUpResult.Silent(Response.Refused refused) -> failedLookUp(unresolved.attempt(), refused,
-                        waited(unresolved, "its look-up got HTTP " + refused.status(), now));
+                        waited(unresolved, "looking up the run failed: HTTP " + refused.status(), now));
                 case LookUpResult.Silent(var response) ->
                         failedLookUp(unresolved.attempt(), response, lookAgain(unresolved.later(now)));
             };
@@ -12084,7 +12087,7 @@ final class DifyExec implements Runnable {
             var verdict = judge.afterLook(attempt, ran);
             if (attempt.isCurrent()) return List.of(new Step.Take(attempt, ran, verdict));
             if (inputs.isEmpty()) return unknown(unresolved.of(ran.run()), ran.ref().name()
-                    + " succeeded, but the row has changed since, and the server does not show its inputs");
+                    + " succeeded, but the row has changed since, and Dify does not show the inputs that were sent");
             var sent = attempt.with(attempt.row().recorded(inputs), attempt.tries());
             return List.of(new Step.Say("Row " + Text.id(attempt.row().id()) + " changed after " + ran.ref().name()
                             + " was sent; its result has the inputs that were sent. --rerun-changed runs it again."),
@@ -12135,8 +12138,9 @@ final class DifyExec implements Runnable {
         /// A chatflow's message without an answer may still get one, but not if its run is over (1.16), nor if the
         /// client of a stream has left (1.9).
         private List<Step> unanswered(Unresolved unresolved, boolean isOver, Release.Listing listing, Instant now) {
-            if (isOver) return unknown(unresolved, "its run ended without an answer (stopped, or empty)");
-            var why = "its message has no answer, which proves nothing";
+            if (isOver) return unknown(unresolved,
+                    "the run ended without an answer (it was stopped, or the answer is empty)");
+            var why = "the chatflow's message is still empty; the run may still be active";
             boolean isLeft = listing == Release.Listing.WITHOUT_END && unresolved.attempt().mode() == Mode.STREAMING;
             return isLeft ? unknown(unresolved, why + SAFER) : waited(unresolved, why, now);
         }
@@ -12147,10 +12151,10 @@ final class DifyExec implements Runnable {
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
             if (here.listing() == Release.Listing.OTHER_APP) return unknown(unresolved,
-                    "with another key and --same-app, a run that is not found may be another app's");
+                    "the run was not found; with --same-app, it may belong to another app");
             if (known.isPresent())
-                return waited(unresolved, "the server has no run " + known.get().id() + " any more", now);
-            if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "the server has no run of it any more");
+                return waited(unresolved, "Dify no longer has run " + known.get().id(), now);
+            if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "Dify no longer has its run");
             return switch (here.listing()) {
                 // a run whose id was made up has left the queue
                 case FROM_START -> isStream && unresolved.run().isEmpty() ? queued(unresolved, here, now)
@@ -12163,8 +12167,8 @@ final class DifyExec implements Runnable {
         /// A server that may list a run only when it has ended, or never a stream whose client has left.
         private List<Step> unlisted(Unresolved unresolved, Release.Listing listing, Instant now) {
             if (unresolved.attempt().mode() != Mode.STREAMING) return waited(unresolved,
-                    "no run was found within the time limit, and this server lists runs only when they end", now);
-            var why = "this server may not list a stream whose client has left" + SAFER;
+                    "no run was found within the time limit, but this Dify lists runs only after they end", now);
+            var why = "this Dify may never list a run whose stream was dropped" + SAFER;
             return listing == Release.Listing.AT_END ? unknown(unresolved, why) : waited(unresolved, why, now);
         }
 
@@ -12178,7 +12182,7 @@ final class DifyExec implements Runnable {
             boolean mayBePassed = unresolved.attempt().isEarlier() && here.hasStreamsToCome();
             if (mayBePassed || now.isBefore(unresolved.state().deadline())) return lookAgain(later);
             return unknown(unresolved,
-                    "it may still wait in the server's queue: no stream that was sent later has begun");
+                    "it may still wait in Dify's queue: no stream that was sent later has started");
         }
 
         private List<Step> settled(Unresolved unresolved, Instant since, Instant now) {
@@ -12189,8 +12193,8 @@ final class DifyExec implements Runnable {
         /// A try of this call counts as one that failed. A call that was killed does not count as a try.
         private List<Step> notStarted(Unresolved unresolved) {
             var attempt = unresolved.attempt();
-            if (attempt.isOfLostEdits()) return unknown(unresolved, "no run of this row as edited in the shell was "
-                    + "started, and the edits are gone; set them again and retry the row there");
+            if (attempt.isOfLostEdits()) return unknown(unresolved, "the edited row was never run, and its edits "
+                    + "are lost; make them again in the shell, then 'retry ID'");
             var close = new Step.Close("not_started", Response.NOTHING, unresolved.why());
             if (!unresolved.symptom().isOurs()) return List.of(close, new Step.SendAgain(attempt.tries(), false));
             var verdict = judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty());
@@ -12531,19 +12535,19 @@ final class DifyExec implements Runnable {
                     + Text.seconds(Duration.between(now, pausedUntil)) + " (Retry-After)");
             if (!isDown()) return Optional.empty();
             boolean isLater = now.isBefore(nextProbe) && nextProbe.isBefore(Instant.MAX);
-            return Optional.of("no answer, trying again "
+            return Optional.of("no response, trying again "
                     + (isLater ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
             var asked = failedAt.isBefore(pausedUntil) ? failedAt : now; // nothing is sent in a pause
             if (isDown() && busy == 0 && silentSince.plus(SILENT).isBefore(asked))
-                return Optional.of(Stop.early("the server has not answered for "
+                return Optional.of(Stop.early("the server has not responded for "
                         + Text.seconds(Duration.between(silentSince, now)),
                         "run the same command again when it is back"));
             return !refusedTooLong ? Optional.empty() : Optional.of(Stop.early(
                     "the server rejects every run with \"too many requests\", though none of ours is active",
-                    "after a crash it does so for ten minutes; with a limit of 1, try --mode blocking"));
+                    "after a crash, wait ten minutes; if the app allows one run at a time, use --mode blocking"));
         }
     }
 
@@ -12590,7 +12594,7 @@ final class DifyExec implements Runnable {
 
         Optional<Stop> costUnavailable(Mode mode) {
             return maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
-                    : Optional.of(Stop.early("--max-cost does not work here: this server refuses streams, and only "
+                    : Optional.of(Stop.early("--max-cost does not work here: this server rejects streams, and only "
                             + "streams report prices", "use --max-tokens"));
         }
 
@@ -12681,7 +12685,7 @@ final class DifyExec implements Runnable {
         Optional<String> observe(Response response, Duration took) {
             if (mayStream && mode == Mode.BLOCKING && isProxyCut(response, took)) {
                 mode = Mode.STREAMING;
-                return Optional.of("A proxy cut a run off after " + Text.seconds(took)
+                return Optional.of("A proxy cut off a run after " + Text.seconds(took)
                         + "; continuing in streaming mode.");
             }
             if (response instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty())
@@ -12690,9 +12694,8 @@ final class DifyExec implements Runnable {
             if (mode != Mode.STREAMING || !isHeld) return Optional.empty();
             mode = Mode.BLOCKING;
             mayStream = false; // for the rest of the call, even if streams were asked for
-            return Optional.of(REFUSED_STREAMS
-                    + " rows were refused inside their streams, each holding a connection of "
-                    + "the server for 5 minutes; continuing in blocking mode.");
+            return Optional.of("Dify rejected " + REFUSED_STREAMS
+                    + " rows inside their streams, and keeps each open for 5 minutes; continuing in blocking mode.");
         }
 
         private static boolean isProxyCut(Response response, Duration took) {
@@ -13115,9 +13118,9 @@ final class DifyExec implements Runnable {
             return switch (ends.getFirst()) {
                 case Refused error -> Refused.event(error.status(), error.code(), error.message(), run);
                 case Ran end when !run.map(RunRef::id).equals(Optional.of(end.ref().id())) ->
-                        new Cut(run, Symptom.CONTRADICTED, "the stream brought the end of another run");
+                        new Cut(run, Symptom.CONTRADICTED, "the stream reported the result of another run");
                 case Ran end when ends.stream().allMatch(end::agreesWith) -> end;
-                case Ran _ -> new Cut(run, Symptom.CONTRADICTED, "the stream brought two ends of its run");
+                case Ran _ -> new Cut(run, Symptom.CONTRADICTED, "the stream reported two results for one run");
                 case Cut _, Unreadable _, NotSent _, NotUploaded _ -> ends.getFirst();
             };
         }
@@ -13191,8 +13194,8 @@ final class DifyExec implements Runnable {
         CRASH("difyexec ended during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
         /// It may have had a result: the results file is shorter than the log last recorded.
-        LOST_RESULT("its result may be among those that are missing from the results file"),
-        RECHECK("an earlier request counted as not started");
+        LOST_RESULT("its result may be missing from the results file"),
+        RECHECK("an earlier request was considered not started");
 
         final String text;
 
@@ -13232,7 +13235,7 @@ final class DifyExec implements Runnable {
         static final Outcome SUCCEEDED = new Outcome(RowStatus.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
         static final Outcome PARTIAL = new Outcome(RowStatus.PARTIAL, "");
-        static final Outcome PAUSED = new Outcome(RowStatus.PAUSED, "waits for a person");
+        static final Outcome PAUSED = new Outcome(RowStatus.PAUSED, "waits for human input");
 
         static Outcome failed(String text) {
             return new Outcome(RowStatus.FAILED, text);
@@ -13400,7 +13403,7 @@ final class DifyExec implements Runnable {
     /// What a look-up brought.
     sealed interface LookUpResult {
         /// The run of that id was started by another request.
-        LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run is of another request"));
+        LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run belongs to another request"));
 
         /// @param inputs what the server recorded as sent, as cells
         record Ended(Response.Ran ran, Map<String, String> inputs) implements LookUpResult {}
@@ -13442,7 +13445,7 @@ final class DifyExec implements Runnable {
                 case Running running -> running.status().word();
                 case Unanswered _ -> "unanswered";
                 case Absent _ -> "absent";
-                case Silent _ -> "no answer";
+                case Silent _ -> "no response";
             };
         }
     }

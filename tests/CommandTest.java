@@ -533,7 +533,7 @@ class CommandTest extends WholeCommand {
             var dify = new Dify("1.9.2", "blocking");
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE));
-            var reason = "1 × unknown: the connection broke without an answer";
+            var reason = "1 × unknown: the connection broke before a response";
 
             var first = dify.run("--timeout", "300ms");
             var second = dify.run("--timeout", "300ms");

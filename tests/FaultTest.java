@@ -510,7 +510,7 @@ final class FaultTest extends WholeCommand {
             assertEquals(12, sent.size(), "each run was paid for once");
             var end = events("end").stream().filter(line -> line.path("id").asText().equals("3")).toList();
             assertEquals(List.of("unknown"), end.stream().map(line -> line.path("outcome").asText()).toList());
-            assertTrue(end.getFirst().path("error").asText().contains("larger than the memory"), end.toString());
+            assertTrue(end.getFirst().path("error").asText().contains("available memory"), end.toString());
         }
     }
 

@@ -578,7 +578,7 @@ final class LookUpTest {
             assertEquals(Optional.empty(), scene.play());
             assertEquals(500, scene.resultIds().size());
             for (var cut : scene.log("throttle")) {
-                assertTrue(cut.path("why").asText().endsWith("at the server's door"), cut::toString);
+                assertTrue(cut.path("why").asText().endsWith("in the server's queue"), cut::toString);
                 limits.add(cut.path("limit").asInt());
             }
             return scene.world.passed();

@@ -934,7 +934,7 @@ class ServerTest {
                 UNCONFIRMED,  own,    ,          failed own
                 UNCONFIRMED,  ,       ,          absent
                 CONTRADICTED, own,    another's, failed own
-                CONTRADICTED, ,       another's, no answer
+                CONTRADICTED, ,       another's, no response
                 CUT,          own,    succeeded, succeeded r
                 CUT,          own,    ,          absent
                 CRASH,        own,    ,          failed own
