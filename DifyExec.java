@@ -14804,13 +14804,8 @@ final class DifyExec implements Runnable {
 
         static String shell(String word) {
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
-            if (!CONTROL.matcher(word.replaceAll("[\n\t]", "")).find()) return "'" + word.replace("'", "'\\''") + "'";
-            var escaped = new StringBuilder("$'"); // so that no control character acts on the terminal
-            for (byte one : word.getBytes(UTF_8)) {
-                boolean isPlain = one > ' ' && one != '\'' && one != '\\';
-                escaped.append(isPlain ? String.valueOf((char) one) : "\\%03o".formatted(one & 0xFF));
-            }
-            return escaped.append("'").toString();
+            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // nothing acts on the terminal
+            return "'" + harmless.replace("'", "'\\''") + "'";
         }
     }
 

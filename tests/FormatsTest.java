@@ -396,7 +396,7 @@ final class FormatsTest extends WholeCommand {
         void haveNoEffectOnATerminalThroughAHint() throws IOException {
             csv("\u001b]0;x\u0007key,text", "1,a", "2,a");
 
-            var call = dify.run().exits(2).hints("--id-column $'\\033]0;x\\007key'");
+            var call = dify.run().exits(2).hints("--id-column '\uFFFD]0;x\uFFFDkey'");
 
             assertTrue(call.err().codePoints().noneMatch(c -> c != '\n' && Character.isISOControl(c)), call.err());
         }
