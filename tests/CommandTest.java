@@ -596,31 +596,31 @@ class CommandTest extends WholeCommand {
         void reportsAnUnknownId() throws IOException {
             rows(2);
 
-            for (var call : List.of(dify.run("--ids", "2,22"), dify.command("retry", "22"))) {
-                assertEquals(2, call.code());
-                assertTrue(call.sentence().contains("\"22\"") && call.hint().isPresent(), call.err());
-            }
+            dify.line("run --ids 2,22").exits(2).reports("\"22\"").hints();
+            dify.line("retry 22").exits(2).reports("\"22\"").hints();
             assertEquals(0, dify.requests());
         }
 
-        @Test
-        void stopsAtTheAllowedNumberOfFailures() throws IOException {
-            rows(20);
-            dify.rows(dify.ended("failed", "no"));
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                rows | answer | limit                         | code | runs
+                20   | failed | --max-failures 3              | 4    | 3
+                20   | free   | --max-tokens 25               | 4    | 3
+                20   | free   | --max-cost 5 --mode streaming | 4    | 10
+                4    | 0.5    | --max-cost 2 --mode streaming | 0    | 4
+                """)
+        void isEndedByALimit(int rows, String answer, String limit, int code, int runs) throws IOException {
+            rows(rows);
+            dify.rows(switch (answer) {
+                case "failed" -> dify.ended("failed", "no");
+                case "free" -> dify.ended("succeeded", "");
+                default -> dify.paid(answer, "USD");
+            });
 
-            dify.run("--max-failures", "3", "-c", "1").exits(4).reports("--max-failures");
+            var call = dify.line("run -c 1 " + limit).exits(code);
 
-            assertEquals("failed=3 pending=17", status());
-            assertEquals("1\n2\n3\n", content("results.jsonl.retry"));
-        }
-
-        @Test
-        void stopsAtTheTokenLimit() throws IOException {
-            rows(20);
-
-            dify.run("--max-tokens", "25", "-c", "1").exits(4).reports("--max-tokens");
-
-            assertEquals("succeeded=3 pending=17", status());
+            assertEquals(code == 4, call.err().contains(limit.split(" ")[0]), call.err());
+            assertEquals(runs, dify.runs());
         }
 
         @Test
@@ -671,23 +671,6 @@ class CommandTest extends WholeCommand {
 
             assertTrue(call.err().matches("(?s).*\nRemaining 80 rows: [^,]* at -c 1, 560 tokens, 0.80 USD\n.*"),
                     call.err());
-        }
-
-        @Test
-        void stopsIfTheCostLimitSeesNoPrices() throws IOException {
-            rows(30);
-
-            dify.run("--max-cost", "5", "-c", "1", "--mode", "streaming").exits(4).says("--max-cost").hints();
-
-            assertEquals(10, dify.runs());
-        }
-
-        @Test
-        void isNotEndedByALimitThatTheLastRowReaches() throws IOException {
-            rows(4);
-            dify.rows(dify.paid("0.5", "USD"));
-
-            dify.run("--max-cost", "2", "-c", "1", "--mode", "streaming").exits(0);
         }
 
         @Test

@@ -751,7 +751,7 @@ final class CompareTest extends WholeCommand {
     @Nested
     @Timeout(600)
     class ResponsesThatVary {
-        private static final int ROWS = 200, SEEDS = Integer.getInteger("compare.seeds", 40);
+        private static final int ROWS = 200, SEEDS = Integer.getInteger("compare.seeds", 20);
 
         /// @param broken rows that are always wrong
         private void runs(String side, Random random, Set<Integer> broken) throws IOException {

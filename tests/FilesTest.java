@@ -425,16 +425,17 @@ final class FilesTest extends WholeCommand {
         }
 
         /// A run with a file behind a signed link as its output `doc`.
-        private void givesAFile(String extension) {
-            givesAFile(extension, 4);
+        private void givesAFile() throws IOException {
+            givesAFile("1", 4);
         }
 
-        private void givesAFile(String extension, int size) {
+        private void givesAFile(String id, int size) throws IOException {
+            csv("id,doc,docs", id + ",,");
             dify.rows(dify.answer(200, text("""
                     {'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w','status':'succeeded',
-                     'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'%s','size':%d,
+                     'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'.txt','size':%d,
                      'url':'%s/f?sign=x'}]},'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""",
-                    extension, size, dify.url())));
+                    size, dify.url())));
             fileIs(aResponse().withBody("made"));
         }
 
@@ -470,8 +471,7 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void madeByTheWorkflowAreFetchedBeforeTheRowIsDone() throws IOException {
-            csv("id,doc,docs", "../1,,");
-            givesAFile(".txt");
+            givesAFile("../1", 4);
 
             save().exits(0);
 
@@ -484,8 +484,8 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void madeByTheWorkflowCauseOneWarningIfTheyAreNotFetched() throws IOException {
+            givesAFile();
             csv("id,doc,docs", "1,,", "2,,");
-            givesAFile(".txt");
 
             var call = dify.run().exits(0);
 
@@ -512,11 +512,10 @@ final class FilesTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"403, 1", "503, 2"})
         void thatCannotBeFetchedCostTheRowNothing(int status, int tries) throws IOException {
-            csv("id,doc,docs", "1,,");
-            givesAFile(".txt");
+            givesAFile();
             fileIs(aResponse().withStatus(status), aResponse().withStatus(status), aResponse().withBody("made"));
 
-            save().exits(3).says("HTTP " + status);
+            save().exits(3).says("--force ID");
 
             assertEquals(List.of("1"), ids());
             assertEquals("", content("results.jsonl.retry"));
@@ -527,8 +526,7 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void thatCouldNotBeFetchedAreShownByStatusUntilTheRowHasThem() throws IOException {
-            csv("id,doc,docs", "1,,");
-            givesAFile(".txt");
+            givesAFile();
             fileIs(aResponse().withStatus(403), aResponse().withBody("made"));
             save();
 
@@ -543,8 +541,7 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void areWholeOrTriedAgain() throws IOException {
-            csv("id,doc,docs", "1,,");
-            givesAFile(".txt");
+            givesAFile();
             for (var first : List.of(aResponse().withBody("mad"), aResponse().withStatus(503),
                     aResponse().withBody("made more"), aResponse().withFault(Fault.MALFORMED_RESPONSE_CHUNK))) {
                 fileIs(first, aResponse().withBody("made"));
@@ -559,8 +556,7 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void haveTheirRunInTheLogBeforeTheyAreAskedFor() throws IOException {
-            csv("id,doc,docs", "1,,");
-            givesAFile(".txt");
+            givesAFile();
             var runs = new CopyOnWriteArrayList<List<JsonNode>>();
             dify.server.addMockServiceRequestListener((request, _) -> {
                 if (request.getUrl().startsWith("/v1/f?")) runs.add(assertDoesNotThrow(() -> events("run")));
@@ -573,8 +569,7 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void areNotSavedBeyondAGibibyte() throws IOException {
-            csv("id,doc,docs", "1,,");
-            givesAFile(".txt", -1);
+            givesAFile("1", -1);
             fileIs(aResponse().withBody("made").withHeader("Content-Length", "1073741825"));
 
             save().exits(3);
@@ -611,8 +606,7 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void areCheckedByTheLengthOfTheAnswerIfDifyGivesNoOther() throws IOException {
-            csv("id,doc,docs", "1,,");
-            givesAFile(".txt", -1);
+            givesAFile("1", -1);
             fileIs(aResponse().withBody("made").withHeader("Content-Length", "5"), aResponse().withBody("made"));
 
             save().exits(0);
@@ -623,8 +617,7 @@ final class FilesTest extends WholeCommand {
 
         @Test
         void neverOverwriteAnother() throws IOException {
-            csv("id,doc,docs", "1,,");
-            givesAFile(".txt");
+            givesAFile();
             Files.createDirectories(file("out"));
             Files.writeString(file("out/1-made-1.txt"), "mine");
 

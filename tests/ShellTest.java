@@ -878,6 +878,13 @@ final class ShellTest extends WholeCommand {
             ends();
         }
 
+        private void leavesWithoutSaving() throws Exception {
+            prompts();
+            press("C-d");
+            shows("not saved");
+            leaves();
+        }
+
         private void ends() throws Exception {
             until("the end", () -> Files.exists(file("code")));
             assertEquals("0\n", content("code"), screen());
@@ -966,10 +973,7 @@ final class ShellTest extends WholeCommand {
             press("BSpace");
             enter(" again\"");
             shows("+ It's \"late\" again");
-            prompts();
-            press("C-d");
-            shows("not saved");
-            leaves();
+            leavesWithoutSaving();
         }
 
         @Test
@@ -985,10 +989,7 @@ final class ShellTest extends WholeCommand {
             press("Enter");
 
             shows("  + first line\n  + second line\n1 edit in 1 row");
-            prompts();
-            press("C-d");
-            shows("not saved");
-            leaves();
+            leavesWithoutSaving();
         }
 
         @Test
