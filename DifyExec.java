@@ -9942,8 +9942,8 @@ final class DifyExec implements Runnable {
             void line(T value, Lines line) throws IOException;
         }
 
-        /// Uses each line that begins like this. Returns the places of those that cannot be read; not so a last line
-        /// that is still being written.
+        /// Uses each line that begins like this. Returns the places of those that cannot be read, but not of blank ones
+        /// or of a last line that is still being written.
         static <T> List<String> scan(Path file, String beginning, ObjectReader reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
             var head = beginning.getBytes(UTF_8);
@@ -9952,7 +9952,8 @@ final class DifyExec implements Runnable {
                     if (!lines.startsWith(head)) continue;
                     var value = lines.<T>read(reader);
                     if (value.isPresent()) use.line(value.get(), lines);
-                    else lines.bad().ifPresent(bad::add);
+                    else if (lines.isWhole() && !new String(lines.bytes(), ISO_8859_1).isBlank())
+                        bad.add(file + ":" + lines.number);
                 }
             }
             return bad;
@@ -10029,12 +10030,6 @@ final class DifyExec implements Runnable {
             } catch (IOException | NumberFormatException _) { // Jackson throws the latter for 1e99999999999
                 return Optional.empty();
             }
-        }
-
-        /// The place of the line, which cannot be read, unless it is blank or its end is not written yet.
-        Optional<String> bad() {
-            boolean isBad = isWhole() && !new String(bytes(), ISO_8859_1).isBlank();
-            return isBad ? Optional.of(path + ":" + number) : Optional.empty();
         }
 
         @Override
