@@ -2769,9 +2769,7 @@ final class DifyExec implements Runnable {
         /// Options that the log remembers.
         private static final Set<String> IN_LOG = Set.of("--id-column", "--encoding", "--delimiter", "--sheet",
                 "--header-row", "--decimal", "--query-column", "--map", "--var");
-        /// Options that `shell` has, too.
-        private static final Set<String> OF_SHELL = Set.of("--demo", "--base-url", "--workflow-id", "--files",
-                "--no-check", "--user", "--env-file", "--timeout");
+        private static final Set<String> OF_SERVER = Set.of("--base-url", "--env-file", "--app-id");
         /// The options of a session without which its batch would run differently. No server is among them: a log may
         /// come from somebody else, and must not send the key elsewhere.
         private static final Set<String> OF_SESSION = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
@@ -2830,7 +2828,9 @@ final class DifyExec implements Runnable {
                     index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
             if (!others.isEmpty()) return note + ofShards(others, history);
             if (!isFirm) return note + next.line(isPending ? "run" : "retry");
-            return (start.isEmpty() ? "Next: failures" : next.only(OF_SHELL::contains).line("shell")) + report();
+            if (start.isEmpty()) return "Next: failures" + report();
+            return next.only(name -> OF_SERVER.contains(name) // all but one are options of the shell, too
+                    || OF_SESSION.contains(name) && !name.equals("--save-files")).line("shell") + report();
         }
 
         /// The next shard or a merge, else the results as a CSV.
@@ -2900,7 +2900,7 @@ final class DifyExec implements Runnable {
         String afterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
             var run = new NextCall(start, command, Optional.of(rows), results, options)
-                    .only(Set.of("--base-url", "--env-file", "--app-id")::contains);
+                    .only(OF_SERVER::contains);
             if (!idColumn.equals("id")) run = run.with("--id-column", idColumn);
             return run.line("run") + baseline.stream().map(file -> "\n  then: " + start + " compare "
                     + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());

@@ -232,8 +232,9 @@ final class PasteTest extends WholeCommand {
 
             assertEquals(AGAIN + " --demo --user 'it'\\''s me' --mode blocking --allow-empty --save-files 'a folder'"
                     + " --workflow-id main", next("status", "-o", "results.jsonl"));
-            assertEquals("difyexec shell -i data.csv -o results.jsonl --demo",
-                    next("retry", "-i", "data.csv", "-o", "results.jsonl", "--demo"));
+            assertEquals("difyexec shell -i data.csv -o results.jsonl --allow-empty --app-id a-1 --demo",
+                    next("retry", "-i", "data.csv", "-o", "results.jsonl", "--allow-empty", "--save-files=a folder",
+                            "-c", "2", "--app-id", "a-1", "--demo"));
         }
 
         @Test
