@@ -2,7 +2,6 @@ package difyexec;
 
 import com.fasterxml.jackson.databind.*;
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
@@ -282,9 +281,7 @@ class ConformanceTest {
 
     /// A row with a value that only the server can check: our own check accepts it.
     @Nested
-    class ARowThatTheServerRefuses {
-        @TempDir Path folder;
-
+    class ARowThatTheServerRefuses extends WholeCommand {
         @ParameterizedTest(name = "{0} {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 version, mode,      http
@@ -295,36 +292,20 @@ class ConformanceTest {
                 1.16.0,  blocking,  400
                 """)
         void failsOnceWithTheServersMessageWhileOthersContinue(String version, String mode, int http) throws Exception {
-            var form = folder.resolve("form.json");
-            Files.writeString(form, "[" + field("text-input", "id", "'required':true") + ","
+            var form = Files.writeString(file("form.json"), "[" + field("text-input", "id", "'required':true") + ","
                     + field("file", "doc", KINDS) + "]");
-            Files.writeString(folder.resolve("data.csv"), """
-                    id,doc
-                    1,http://127.0.0.1:9/a.txt
-                    2,http://127.0.0.1:80/a.txt
-                    """);
-            var dify = new SimulatedDify(behaviour(version, "--form", form.toString()), new Simulator.Setup("files",
-                    Optional.empty(), Simulator.Setup.Kind.WORKFLOW, address -> address.getPort() != 9));
+            csv("id,doc", "1,http://127.0.0.1:9/a.txt", "2,http://127.0.0.1:80/a.txt");
+            var dify = new Simulated(new SimulatedDify(behaviour(version, "--form", form.toString()), new Simulator.Setup(
+                    "files", Optional.empty(), Simulator.Setup.Kind.WORKFLOW, address -> address.getPort() != 9)));
 
-            int code;
-            try (var server = SimulatedServer.start(0, 0, dify)) {
-                code = commandLine(Given.env(Map.of("DIFY_API_KEY", "app-x",
-                                "DIFY_API_BASE_URL", server.baseUrl().toString())))
-                        .setOut(new PrintWriter(Writer.nullWriter())).setErr(new PrintWriter(Writer.nullWriter()))
-                        .execute("run", "-i", folder.resolve("data.csv").toString(), "-o",
-                                folder.resolve("results.jsonl").toString(), "--mode", mode, "--progress", "off");
-            }
+            call(dify.settings(), typed("run", "--mode", mode)).exits(3);
 
-            var ends = Files.readAllLines(folder.resolve("results.jsonl.log")).stream().map(Recorded::json)
-                    .filter(line -> line.path("event").asText().equals("end"))
-                    .collect(Collectors.toMap(line -> line.path("id").asText(), line -> line));
-            assertEquals(3, code);
-            assertEquals(Set.of("1"), ends.keySet(), "the other one has a result");
-            assertEquals("failed", ends.get("1").path("outcome").asText());
-            assertEquals("Reached maximum retries (3) for URL http://127.0.0.1:9/a.txt",
-                    ends.get("1").path("error").asText());
-            assertEquals(http, ends.get("1").path("http").asInt());
-            assertEquals(1, dify.offsets().stats(false).get("started"), "runs");
+            var end = events("end").getFirst();
+            assertEquals(1, events("end").size(), "the other one has a result");
+            assertEquals("1 failed " + http, String.join(" ", end.path("id").asText(), end.path("outcome").asText(),
+                    end.path("http").asText()));
+            assertEquals("Reached maximum retries (3) for URL http://127.0.0.1:9/a.txt", end.path("error").asText());
+            assertEquals(1, dify.count("started"), "runs");
         }
     }
 

@@ -373,22 +373,6 @@ final class FaultTest extends WholeCommand {
             hasPaidOnceFor(6, dify);
         }
 
-        @Test
-        void thatWorksKeepsTheSecondOneOutUntilItIsKilled() throws Exception {
-            var dify = new Simulated("--latency", "6s");
-            rows(3, id -> "text " + id);
-            var first = start(dify.settings(), quiet("-c", "3", "--mode", "blocking"));
-            until("three runs", () -> dify.count("started") == 3);
-
-            var second = call(dify.settings(), quiet()).exits(2);
-            assertTrue(first.isAlive(), "the second is refused at once");
-            first.destroyForcibly().waitFor();
-            assertTrue(Files.exists(file("results.jsonl.lock")));
-
-            call(dify.settings(), quiet("--mode", "blocking")).exits(0);
-            hasEachOnce(3, results());
-            assertEquals(3, dify.count("started"));
-        }
     }
 
     @Nested
@@ -650,21 +634,6 @@ final class FaultTest extends WholeCommand {
             assertTrue(text.contains("\u001b[31m2 failed"), text);
         }
 
-        @Test
-        void endsAtOnceAtTheSecondCtrlCAndStopsWhatRuns() throws Exception {
-            var dify = new Simulated("--latency", "30s");
-            rows(9, id -> "text " + id);
-            begin(dify.settings(), run("-c", "3", "--mode", "streaming"));
-            until("three runs", () -> events("run").size() == 3);
-
-            ctrlC();
-            until("an answer", () -> screen().contains("Ctrl-C again"));
-            ctrlC();
-            ends(130);
-
-            assertEquals(3, dify.count("stops"));
-            assertTrue(screen().contains("asked Dify to stop 3 runs"), screen());
-        }
     }
 
     // ── A long way back ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -183,21 +183,6 @@ final class RecordingsTest {
             return exchange.isStream() ? response.withChunkedDribbleDelay(5, 5) : response;
         }
 
-        /// A client may rely on either of these: `workflow_finished` is anywhere in it, or nothing was started.
-        @TestFactory
-        Stream<DynamicTest> everyStreamedQuestionReportsTheEndOfItsRunOrThatThereIsNone() {
-            return Recorded.questions()
-                    .filter(exchange -> exchange.isStream() && exchange.end() == Recorded.End.SERVER)
-                    .map(exchange -> DynamicTest.dynamicTest(exchange.toString(), () -> {
-                        var events = Recorded.events(exchange.text()).stream()
-                                .collect(Collectors.groupingBy(event -> event.path("event").asText()));
-                        var refused = events.getOrDefault("error", List.of()).stream()
-                                .filter(event -> event.path("status").asInt() == 500).toList();
-                        assertEquals(1, refused.size() + Stream.of("workflow_finished", "workflow_paused")
-                                .mapToInt(name -> events.getOrDefault(name, List.of()).size()).sum());
-                    }));
-        }
-
         @TestFactory
         Stream<DynamicTest> everyEndMadeUpByAStreamIsCheckedAgainstTheRecords() {
             return tests(TheRecordings::isMadeUp, this::confirm);

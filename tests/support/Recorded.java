@@ -24,12 +24,6 @@ final class Recorded {
                 recording -> exchanges(version, recording), (one, _) -> one, LinkedHashMap::new));
     }
 
-    /// Each question to a chatflow, of all versions: its answer, even if it did not succeed.
-    static Stream<Exchange> questions() {
-        return VERSIONS.stream().flatMap(version -> cases(version).values().stream()).flatMap(List::stream)
-                .filter(Exchange::isQuestion);
-    }
-
     /// A note on an action on the server has no request. It keeps its number, but is not an exchange.
     private static List<Exchange> exchanges(String version, JsonNode recording) {
         var all = recording.path("exchanges");

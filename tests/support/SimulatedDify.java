@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.SimulatedJson.object;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
@@ -956,10 +957,6 @@ final class SimulatedDify {
 
     private static SimulatedExchange.Refused refused(int status, String code, String message) {
         return new SimulatedExchange.Refused(SimulatedExchange.Reply.error(status, code, message));
-    }
-
-    private static Map<String, Object> object(Object... keysAndValues) {
-        return SimulatedJson.object(keysAndValues);
     }
 
     @FunctionalInterface

@@ -3,6 +3,7 @@ package difyexec;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.SimulatedJson.object;
 import static java.nio.charset.StandardCharsets.*;
 
 /// The files of the simulated server: uploads, and what it finds out about an address.
@@ -128,10 +129,6 @@ final class SimulatedFiles {
                 "mime_type", file.type(), "size", file.size(), "related_id", file.upload(),
                 "url", local ? signed : file.url()));
         return value;
-    }
-
-    private static Map<String, Object> object(Object... keysAndValues) {
-        return SimulatedJson.object(keysAndValues);
     }
 
     /// The files among the values of inputs or outputs.

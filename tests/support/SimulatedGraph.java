@@ -3,6 +3,7 @@ package difyexec;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.SimulatedJson.object;
 import static java.util.stream.Collectors.joining;
 
 /// A workflow of the simulated app that calls a service over HTTP, as the recorded apps do: the steps between its Start
@@ -80,10 +81,6 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
 
     private static Map<String, Object> action(String id, String title, String style) {
         return object("id", id, "title", title, "button_style", style);
-    }
-
-    private static Map<String, Object> object(Object... keysAndValues) {
-        return SimulatedJson.object(keysAndValues);
     }
 
     /// Writes the events of one run.

@@ -3,6 +3,7 @@ package difyexec;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.SimulatedJson.object;
 
 /// A question to a chatflow, and how the API shows it and its answer, field for field in Dify's order. Its
 /// run is like that of a workflow; only its events have more fields in front.
@@ -155,7 +156,4 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
         return run.app().version().isFrom(SimulatedRun.Version.V1_16_0);
     }
 
-    private static Map<String, Object> object(Object... keysAndValues) {
-        return SimulatedJson.object(keysAndValues);
-    }
 }

@@ -5,6 +5,7 @@ import picocli.CommandLine.TypeConversionException;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.SimulatedJson.object;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
 /// A run at one moment, and how the API shows it, field for field in Dify's order.
@@ -247,10 +248,6 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
     /// A stable id for each part of this run.
     private String idOf(String thing) {
         return uuid(id + thing);
-    }
-
-    private static Map<String, Object> object(Object... keysAndValues) {
-        return SimulatedJson.object(keysAndValues);
     }
 
     /// How long it took.
