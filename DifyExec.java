@@ -5751,7 +5751,7 @@ final class DifyExec implements Runnable {
             }
             agenda.stopWith(new Stop(Exit.INTERRUPTED,
                     signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal, ""));
-            hardStop = clock.instant().plus(grace);
+            hardStop = Collections.min(List.of(hardStop, clock.instant().plus(grace)));
             if (!running.isEmpty() && grace.isPositive()) watcher.say("Stopping. "
                     + Text.count(running.size(), "running row has", "running rows have") + " up to "
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");

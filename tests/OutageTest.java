@@ -343,5 +343,23 @@ final class OutageTest {
             assertEquals(List.of(), scene.stopped);
             assertEquals(most > 10 ? List.of("succeeded") : List.of(), scene.outcomes("1"));
         }
+
+        @Test
+        void anInterruptDoesNotProlongABatchWhoseKeyIsLetInNoMore() throws Exception {
+            var scene = rows(2, Mode.STREAMING);
+            scene.slots = 2;
+            scene.grace = seconds(60);
+            scene.interruptAfter(seconds(2));
+            scene.answer = (attempt, listener) -> {
+                if (attempt.row().id().equals("2")) return http(401, "unauthorized", "Access token is invalid");
+                listener.accept(new StreamEvent.Began(run("run-1")));
+                scene.world.pass(seconds(120));
+                return succeeded("run-1");
+            };
+
+            assertEquals(Exit.INTERRUPTED, scene.play().orElseThrow().exit());
+
+            assertTrue(scene.world.passed().compareTo(seconds(10)) < 0, scene.world.passed().toString());
+        }
     }
 }
