@@ -8525,9 +8525,8 @@ final class DifyExec implements Runnable {
             counting.forEach(one -> one.sent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
             answered.clear(entry);
-            var earlier = sent.getOrDefault(attempt.id(), new ArrayList<>());
-            earlier.removeIf(one -> one.state() == State.NOT_STARTED && one.run().isPresent());
-            earlier.replaceAll(one -> one.state() == State.NOT_STARTED ? one.as(State.RESENT) : one);
+            remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
+                    .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
             if (hasResult(entry, attempt.user())) figures.resultOf(attempt, entry);
             else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));
@@ -8647,10 +8646,12 @@ final class DifyExec implements Runnable {
             return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state()));
         }
 
-        /// Whether the log says already that this attempt counts as not started.
+        /// Whether the log says already that this attempt counts as not started. If its row was sent again since, it
+        /// must not say so twice: the later attempt is the one to look up first.
         boolean isClosed(Attempt attempt, String end) {
+            var closed = EnumSet.of(State.NOT_STARTED, State.RESENT);
             return NOT_STARTED.contains(end) && sent.getOrDefault(attempt.row().id(), List.of()).stream()
-                    .anyMatch(one -> one.state() == State.NOT_STARTED && one.event().user().equals(attempt.user()));
+                    .anyMatch(one -> closed.contains(one.state()) && one.event().user().equals(attempt.user()));
         }
 
         long inFlight() {

@@ -556,16 +556,6 @@ final class BatchTest {
             assertEquals(List.of(), history(log).resent(true));
         }
 
-        @Test
-        void severalRunsAreAwaitedIfNoneWasKnownWhenTheirRowWasSentAgain() throws IOException {
-            var log = new Log().attempt("a", "u1").end("a", "u1", "not_started", "")
-                    .attempt("a", "u2").end("a", "u2", "not_started", "")
-                    .end("a", "u1", "not_started", "").attempt("a", "u3"); // u1 was looked up again
-
-            assertEquals(Set.of("u1", "u2"),
-                    history(log).resent(false).stream().map(Attempt::user).collect(Collectors.toSet()));
-        }
-
         @ParameterizedTest(name = "seen {0}, the row then {1}: {2}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 saw,       outcome,   awaited

@@ -248,6 +248,23 @@ final class EngineTest {
         }
 
         @Test
+        void eachAttemptCountsAsNotStartedOnceSoThatTheNextStartLooksForAll() throws Exception {
+            var scene = Scene.of(folder, "a");
+            var isFirst = new AtomicBoolean(true);
+            scene.answer = (_, _) -> cut(Symptom.NO_ANSWER);
+            scene.found = unresolved -> scene.sent.size() == 2 && unresolved.is(Purpose.RESEND)
+                    && isFirst.getAndSet(false) ? new LookUpResult.Silent(http(400, "invalid_param", "no")) : ABSENT;
+            scene.crash(3);
+            assertEquals(List.of("not_started", "not_started"), scene.outcomes("a"));
+            scene.answer = Answer.byRow(Map.of());
+
+            scene.play();
+
+            var looked = scene.looked.subList(scene.looked.size() - 3, scene.looked.size());
+            assertEquals(3, looked.stream().map(unresolved -> unresolved.attempt().user()).distinct().count());
+        }
+
+        @Test
         void aRunThatAppearsAfterALookUpWithAnUnexpectedAnswerIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, _) -> cut(Symptom.NO_ANSWER);
