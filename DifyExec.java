@@ -861,7 +861,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// With unsaved edits, leaving takes two tries: the first one warns.
+            /// If there are unsaved edits, the first attempt to exit only warns.
             private static void converse(ShellSession session, LineReader reader) throws IOException {
                 var warned = "";
                 while (!session.isLeft()) {
@@ -986,7 +986,7 @@ final class DifyExec implements Runnable {
                     .setExpandAtFiles(false).setExecutionStrategy(this::run);
         }
 
-        /// With files of two batches, a command would mix them.
+        /// Rejects `-i`, `-o` and `--env-file`, which could mix the files of two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             var typed = command.getParseResult();
@@ -1208,7 +1208,7 @@ final class DifyExec implements Runnable {
             if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed");
         }
 
-        /// What a parameter of a command can be, failed rows first.
+        /// Proposes values of a command's parameter, failed rows first.
         Stream<String> values(String label, CommandLine commands) {
             if (label.equals("COMMAND")) return commands.getSubcommands().keySet().stream();
             if (batch == null) return Stream.empty();
@@ -1224,7 +1224,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// After `set ID COLUMN=`, the value that the row has now, in quotes.
+        /// Returns the row's present value, in quotes, to complete `set ID COLUMN=`.
         Optional<String> presentCell(List<String> words, String typed) {
             if (!words.getFirst().equals("set") || words.size() < 3 || !typed.endsWith("=")) return Optional.empty();
             try {
@@ -1600,8 +1600,8 @@ final class DifyExec implements Runnable {
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
         }
 
-        /// The next call stops at what the batch will cost if a sample shows it and the mode has prices. A limit that
-        /// was reached would stop it at once: a higher one takes its place, or its name if none is known.
+        /// Adds limits to the suggested command: after a sample, `--max-cost` with the estimated cost. A limit that was
+        /// reached would stop the command at once, so it gets a higher value, or a placeholder if none is known.
         private NextCall limited(Batch.Selection asked, Batch batch, Optional<String> cost) {
             var next = setup.next();
             if (batch.index().isComplete()) return next;
@@ -1813,7 +1813,7 @@ final class DifyExec implements Runnable {
                     try (var in = process.outputWriter(UTF_8)) {
                         in.write(text + "\n");
                     } catch (IOException _) {
-                        // The command does not read its input.
+                        // The command has ended without reading its input.
                     }
                     process.inputReader().lines().forEach(err::println);
                     if (process.waitFor() != 0)
@@ -1880,7 +1880,7 @@ final class DifyExec implements Runnable {
                     if (taken.size() == wanted.last || !listed.add(id)) continue;
                     take(dify.exchange().asked(() -> dify.client().storedRun(id), LEFT));
                     if (!hasScreen) continue;
-                    dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line is longer
+                    dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line overwrites it
                     dify.err().flush();
                 }
                 hasMore = page.path("has_more").asBoolean() && !page.path("data").isEmpty();
@@ -1938,7 +1938,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The runs to take.
+        /// Selects the runs to take.
         static final class Wanted {
             @Option(names = "--last", paramLabel = "N", defaultValue = "100",
                     description = "Write the newest N runs (default: ${DEFAULT-VALUE}).")
@@ -2139,7 +2139,7 @@ final class DifyExec implements Runnable {
             var done = new AtomicInteger();
             return ids.stream().gather(Gatherers.mapConcurrent(AT_ONCE, this::row)).peek(_ -> {
                 if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
-                err.print(done + "/" + ids.size() + " rows\r"); // the next line is longer
+                err.print(done + "/" + ids.size() + " rows\r"); // the next line overwrites it
                 err.flush();
             }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
         }
@@ -2386,7 +2386,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// With files by name and size, because their links change from answer to answer.
+        /// Replaces files by their name and size, because their links change from response to response.
         private static JsonNode comparable(JsonNode outputs) {
             var copy = parsed(TextNode.valueOf(Json.wellFormed(parsed(outputs).toString())));
             copy.findParents("dify_model_identity").forEach(file ->
@@ -2470,7 +2470,7 @@ final class DifyExec implements Runnable {
             return examples + env.readme().map(file -> "\nDocumentation: " + file + "\n").orElse("");
         }
 
-        /// With `--help-all`, the hidden options follow.
+        /// Lists the options; `--help-all` adds the hidden ones.
         private static String options(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
             if (parsed == null || !parsed.originalArgs().contains("--help-all")) return help.optionList();
@@ -2614,7 +2614,7 @@ final class DifyExec implements Runnable {
 
         /// Converts option values. Messages complete `--timeout abc: …`.
         static final class Converters {
-            /// By the type of an option: a `Long` is at least 1, an `int` at least 0.
+            /// Registers converters by the type of an option: a `Long` is at least 1, an `int` at least 0.
             static CommandLine register(CommandLine line) {
                 return line.registerConverter(Duration.class, Converters::duration)
                         .registerConverter(URI.class, Converters::address)
@@ -3161,7 +3161,7 @@ final class DifyExec implements Runnable {
                 description = "Use a simulated Dify: no key, no network, no cost.")
         String version;
 
-        /// Starts the simulated Dify if it was asked for. It has a variable for each column but a chatflow's question.
+        /// Starts the simulated Dify for `--demo`. It has a variable for each column except the chatflow's question.
         Optional<Demo> start(Csv csv) throws IOException {
             if (version == null) return Optional.empty();
             var question = version.equals(Demo.CHATFLOW) ? csv.shape().queryColumn() : "";
@@ -3287,7 +3287,7 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// From any thread: one of them watches the disk.
+        /// May be called from any thread; one of them watches the disk.
         @Override
         public synchronized void say(String sentence) {
             end();
@@ -3442,8 +3442,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What the pending rows of a batch will take, judging by those that finished. Each figure has an interval of 90 %
-    /// for the chance that decided which rows these are, unless too few rows are known.
+    /// Estimates what the pending rows of a batch will take, from those that finished. Each figure has an interval of
+    /// 90 % for the chance that decided which rows these are, unless too few rows are known.
     ///
     /// @param concurrency how many rows ran at a time; 0 if that is not known
     /// @param spent what the batch has cost so far, by currency
@@ -3535,14 +3535,14 @@ final class DifyExec implements Runnable {
             return number.round(new MathContext(9)).round(new MathContext(2, rounding));
         }
 
-        /// What the whole batch will cost at most, if that is one currency.
+        /// Returns the upper bound of the whole batch's cost, if it has one currency.
         Optional<String> maxCost() {
             if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
             var most = spent.paid().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
             return Optional.of(twoDigits(most, RoundingMode.CEILING).stripTrailingZeros().toPlainString());
         }
 
-        /// Null if no row is pending or none has finished.
+        /// Returns null if no row is pending or none has finished.
         static Map<String, Object> json(Batch batch) {
             return of(batch).map(forecast -> {
                 var cost = new LinkedHashMap<String, Object>();
@@ -3618,7 +3618,8 @@ final class DifyExec implements Runnable {
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
-        /// From what a person asks first to what they do next: how far, how long, why rows failed, what is unusual.
+        /// Prints, in the order in which people ask: how far, how long, why rows failed, what is unusual, what to do
+        /// next.
         static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
             out.println(headline(batch, paint));
             out.println();
@@ -3711,7 +3712,7 @@ final class DifyExec implements Runnable {
             return millis == 0 ? 0 : (index.rows() - index.count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
-        /// What is unusual about a batch: also reported before it continues.
+        /// Lists anomalies of a batch. They are also reported before it continues.
         static List<String> notes(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3811,7 +3812,8 @@ final class DifyExec implements Runnable {
                 return shards.stream().filter(shard -> shard.files().isStarted()).toList();
             }
 
-            /// Without a CSV, every shard that has not started is assumed to have rows.
+            /// Returns shards that have rows but no files. Without a CSV, every shard that has not started is assumed
+            /// to have rows.
             List<Shard> missing() {
                 return shards.stream()
                         .filter(shard -> !shard.files().isStarted() && (!hasCsv || shard.index().rows() > 0))
@@ -3949,7 +3951,7 @@ final class DifyExec implements Runnable {
             return "'" + clean;
         }
 
-        /// Empty for a missing value.
+        /// Returns the text of a cell, which is empty for a missing value.
         static String cell(JsonNode value) {
             return value == null || value.isNull() ? "" : LineOffsets.RowEnd.text(value);
         }
@@ -4216,22 +4218,22 @@ final class DifyExec implements Runnable {
         private final int recorded; // rows of the files
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
-        /// How many rows differ in each output, by its pointer.
+        /// Counts the rows that differ in each output, by its pointer.
         private final Map<String, Long> outputs = new LinkedHashMap<>();
         /// Names of inputs other than the id, and pointers of the outputs to compare.
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
-        /// Numbers of the rows that differ, and of all that the JSON lists.
+        /// The numbers of rows that differ, and of all rows that `--json` lists.
         private final BitSet unequal = new BitSet(), listed = new BitSet();
         private long otherInputs = 0;
         private final Map<String, Figure> figures = new LinkedHashMap<>();
-        /// How much dearer the second side is, in percent.
+        /// The interval of the cost difference, in percent of the first side.
         private Bootstrap.Interval dearer;
 
         /// Compares the results of a row. One that did not succeed may also be paused or unknown.
         enum Match implements Named {
             SAME, DIFFERENT, UNSTABLE, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
-            /// Before the outputs are compared. A pending row is in no file.
+            /// Classifies a row before its outputs are compared. A pending row is in neither file.
             static Match of(RowStatus first, RowStatus second) {
                 if (first.isSuccess() && second.isSuccess()) return SAME;
                 if (first == second && first == RowStatus.PENDING) return NEITHER;
@@ -4262,7 +4264,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What to compare: a part of the outputs by its JSON pointer, or all but the ignored ones.
+        /// Selects a part of the outputs by its JSON pointer, or all but the ignored ones.
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
             /// Pointers of the outputs of a result that are compared.
             Set<String> pointers(Result result) {
@@ -4333,7 +4335,7 @@ final class DifyExec implements Runnable {
         static final class Side {
             final String name;
             private final List<LineOffsets.RowEnds> files;
-            /// By figure, and then by row.
+            /// Holds the values of each figure, by row.
             private final Map<String, double[]> parts = new HashMap<>();
             /// The latency of each success in milliseconds, with its row in the lower half; sorted after counting.
             private final LongList took = new LongList();
@@ -4767,13 +4769,13 @@ final class DifyExec implements Runnable {
             return isOne() ? pair.grade().word() : pair.match().word();
         }
 
-        /// By figure, its name and texts; of one side, only its own.
+        /// Returns the name and texts of each figure. With one side, there is no difference.
         private List<List<String>> table() {
             return figures.values().stream().map(figure -> isOne()
                     ? List.of(figure.name(), figure.text(figure.second())) : figure.texts()).toList();
         }
 
-        /// From the whole to the parts: kinds of rows, figures, outputs, the rows that differ; then the verdict.
+        /// Prints kinds of rows, figures, outputs and the rows that differ, then the verdict.
         void print(PrintWriter out, Ansi paint, boolean all) {
             sides().forEach(side -> side.batches().forEach(batch ->
                     out.println("%-8s".formatted(side.name) + StatusView.headline(batch, paint))));
@@ -5057,7 +5059,7 @@ final class DifyExec implements Runnable {
             return trim ? node.textValue().strip().replaceAll("(?U)\\s+", " ") : node.textValue();
         }
 
-        /// For a terminal, with some words around the place where two texts differ.
+        /// Shortens two texts for a terminal to the words around their difference.
         Change change(Difference difference) {
             JsonNode first = difference.first(), second = difference.second();
             boolean areTexts = first.isTextual() && second.isTextual();
@@ -5065,7 +5067,7 @@ final class DifyExec implements Runnable {
                     : new Change("", first.toString(), second.toString(), "");
         }
 
-        /// For a page, with all of both values.
+        /// Keeps both values whole, for a page.
         static Change whole(JsonNode first, JsonNode second) {
             return Change.of(readable(first), readable(second));
         }
@@ -5080,7 +5082,7 @@ final class DifyExec implements Runnable {
     record Ansi(boolean on) {
         static final Ansi OFF = new Ansi(false);
 
-        /// For standard output: only on an interactive terminal, which Java itself can answer.
+        /// Uses colours only if standard output is an interactive terminal.
         static Ansi of(Env env) {
             var console = System.console();
             return new Ansi(isWanted(env) && console != null && console.isTerminal());
@@ -5121,8 +5123,8 @@ final class DifyExec implements Runnable {
 
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
     static final class Engine {
-        /// How long the engine waits for runs that Dify was asked to stop: after the grace period, and after a second
-        /// signal. The disk gets no longer than that either, once there was a second signal.
+        /// Limits the wait for runs that Dify was asked to stop, after the grace period and after a second signal.
+        /// After that signal, it also limits the wait for the disk.
         private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
         /// A call whose app was deleted ends within ten seconds. While the disk is slow, it is looked at so often.
         private static final Duration SHUT_OUT = Duration.ofSeconds(7), LOOK_AT_DISK = Duration.ofMillis(100);
@@ -5201,7 +5203,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// From any thread: the call is to end.
+        /// Stops the session. May be called from any thread.
         void interrupt(String signal) {
             interrupts.incrementAndGet();
             ports.mailbox().add(() -> interrupted(signal));
@@ -5435,7 +5437,7 @@ final class DifyExec implements Runnable {
 
         private void onStreamEvent(InFlight sent, StreamEvent heard) {
             var attempt = sent.attempt;
-            boolean isOpen = running.containsKey(attempt.sequence()); // else its end is known already
+            boolean isOpen = running.containsKey(attempt.sequence()); // otherwise its end is known already
             switch (heard) {
                 case StreamEvent.Uploaded _ -> {
                     sent.start = clock.instant(); // the request follows
@@ -5974,7 +5976,7 @@ final class DifyExec implements Runnable {
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         private final Map<String, Long> causes = new HashMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
-        /// Of the runs of this session: those of earlier ones have no price when they are looked up.
+        /// Counts only runs of this session, because looked-up runs of earlier ones have no price.
         private final Usage.Spending ownSpending = new Usage.Spending();
         private Instant lastTick = Instant.MAX;
         private Duration suspended = Duration.ZERO;
@@ -6051,7 +6053,7 @@ final class DifyExec implements Runnable {
             return counts.getOrDefault(status, 0L);
         }
 
-        /// With the rows that are not part of this session.
+        /// Also counts rows that are not part of this session.
         long countOfAll(RowStatus status) {
             return count(status) + others.getOrDefault(status, 0L);
         }
@@ -6234,7 +6236,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// A refused key and a throttled upload are handled as those of a run; a refused file fails the row.
+        /// Judges a failed upload: a rejected key and throttling as for a run; a rejected file fails the row.
         private static Response notUploaded(String upload, Response response) {
             return switch (response) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
@@ -6308,7 +6310,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Empty for what other machines can reach, too; a host that only a proxy can resolve is nowhere near.
+            /// Returns `link-local` or `loopback` for a host that other machines cannot reach, else an empty text. A
+            /// host that only a proxy can resolve is not near.
             private static String near(URI address) {
                 try {
                     var ips = List.of(InetAddress.getAllByName(address.getHost()));
@@ -6328,7 +6331,8 @@ final class DifyExec implements Runnable {
                         + safe(extension.replaceFirst("^(?=[^.])", "."), 20);
             }
 
-            /// As many whole characters as fit into so many bytes: a file system allows a name 255 of them.
+            /// Shortens a text to whole characters within a number of bytes, because file systems limit names to 255
+            /// bytes.
             private static String safe(String text, int bytes) {
                 var name = ByteBuffer.allocate(bytes);
                 UTF_8.newEncoder().encode(
@@ -6433,11 +6437,11 @@ final class DifyExec implements Runnable {
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
         }
 
-        /// How long it took until the run began. Dify 1.16.1 can hold an answer back for 300 s after the run's end.
+        /// Returns the time until the run started. Dify 1.16.1 can hold a response back for 300 s after the run's end.
         private static Optional<Duration> waited(Transport.Answer answer, long finishedAt, Usage usage) {
             if (usage.seconds() <= 0) return Optional.empty();
             var waited = answer.waited.minus(usage.within(answer.waited));
-            if (waited.toSeconds() < 1) return Optional.of(waited); // too short for an answer that was held back
+            if (waited.toSeconds() < 1) return Optional.of(waited); // too short for a response that was held back
             long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
             long late = sent - finishedAt - 1; // whole seconds, by the server's clock
             waited = waited.minusSeconds(late > 0 && late <= 300 ? late : 0);
@@ -6468,8 +6472,8 @@ final class DifyExec implements Runnable {
             return answer.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
         }
 
-        /// With the ends that are here already, or come in a moment where more may follow: after an error, an end that
-        /// 1.16 makes up; after a chatflow's run on 1.9, the metadata of its answer.
+        /// Collects further final events, which may follow after a moment: an end that 1.16 makes up after an error, or
+        /// the metadata of a chatflow's answer on 1.9.
         private List<Response> ends(Response first, Transport.Answer answer, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
             boolean mayFollow = first instanceof Response.Refused || isChat() && !reader.hasMetadata();
@@ -6586,7 +6590,7 @@ final class DifyExec implements Runnable {
             return result(reply, Function.identity());
         }
 
-        /// Only Dify itself can say so.
+        /// Whether Dify has no such run. A proxy's 404 does not count.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found");
@@ -6664,7 +6668,7 @@ final class DifyExec implements Runnable {
                     : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
         }
 
-        /// Empty if the server has no record of the run that can be used.
+        /// Fetches Dify's record of a run; empty if there is none that can be used.
         Reply<Optional<StoredRun>> storedRun(String id) {
             var reply = stored("/workflows/run/" + encoded(id));
             return isAbsent(reply) ? new Reply.Got<>(Optional.empty())
@@ -6774,7 +6778,7 @@ final class DifyExec implements Runnable {
             return Response.Refused.http(status, !answer.version.isEmpty(), code, message, answer.retryAfter());
         }
 
-        /// What an exchange brought: the answer, or what happened instead.
+        /// The result of an exchange: the response's content, or what happened instead.
         sealed interface Reply<T> {
             record Got<T>(T value) implements Reply<T> {}
 
@@ -6788,7 +6792,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// What a request carried. An answer counts for a row only if it agrees.
+        /// The inputs of a request. A response counts for a row only if it agrees with them.
         ///
         /// @param values empty where the row has changed since
         record SentInputs(String user, Map<String, Value> values) {
@@ -6927,7 +6931,7 @@ final class DifyExec implements Runnable {
                     expires > 0 && expires < 1L << 40 ? Optional.of(Instant.ofEpochSecond(expires)) : Optional.empty());
         }
 
-        /// Empty where there is none, or something that is not a price, such as a negative number.
+        /// Returns a price, or empty for anything else, such as a negative number.
         static Optional<BigDecimal> price(JsonNode from) {
             return Optional.of(text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
         }
@@ -6947,7 +6951,7 @@ final class DifyExec implements Runnable {
             return !metadata.isMissingNode();
         }
 
-        /// The end of the stream, if the last event is one. An end that names no run proves nothing.
+        /// The end of the stream, if the last event is one. An end without a run id proves nothing.
         Optional<Response> end() {
             if (is("error")) return Optional.of(Response.Refused.event(last.path("status").asInt(500),
                     text(last, "code"), text(last, "message"), ref()));
@@ -7000,7 +7004,7 @@ final class DifyExec implements Runnable {
                     : Optional.of(Response.Ran.answered(withSources(outputs, metadata), 0, message()));
         }
 
-        /// A chatflow's outputs with what its answer rests on; empty lists are left out.
+        /// Adds a chatflow's files and sources to its outputs, unless the lists are empty.
         static ObjectNode withSources(ObjectNode outputs, JsonNode from) {
             if (outputs.path("files").isEmpty()) outputs.remove("files");
             var sources = from.path("retriever_resources");
@@ -7038,7 +7042,7 @@ final class DifyExec implements Runnable {
                     && ofRun("outputs").isEmpty();
         }
 
-        /// What was sent, by the server's record: without what Dify adds.
+        /// Returns the inputs in Dify's record without those that Dify adds.
         static Map<String, String> sent(JsonNode inputs) {
             var cells = new LinkedHashMap<String, String>();
             inputs.properties().forEach(each -> {
@@ -7148,7 +7152,7 @@ final class DifyExec implements Runnable {
         private static final int LONGEST_REFUSAL = 64 << 10, TICK = 100;
         private static final String NO_TLS = "recognized SSL message";
 
-        /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
+        /// The most bytes of a response. While it is read, it is in memory up to ten times.
         private final long most;
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         private final HttpClient.Builder builder;
@@ -7243,7 +7247,7 @@ final class DifyExec implements Runnable {
                 return new DifyClient.Reply.NotGot<>(isOverdue
                         ? new Response.Cut(overdue, "no response within " + Text.seconds(limit)) : unsent(problem));
             } catch (InterruptedException _) {
-                Thread.currentThread().interrupt(); // for a caller that would ask again
+                Thread.currentThread().interrupt(); // so that a caller does not ask again
                 return new DifyClient.Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "cancelled"));
             }
         }
@@ -7258,7 +7262,7 @@ final class DifyExec implements Runnable {
             return lasting.orElseGet(() -> new Response.NotSent(Text.reason(cause.get()) + through, ""));
         }
 
-        /// What fails in the same way again until the server or a setting is changed. The words are the JDK's.
+        /// Recognizes failures that recur until the server or a setting changes, by the JDK's words.
         private static Optional<Response.NotSent> lasting(Throwable problem, String through) {
             var words = Objects.requireNonNullElse(problem.getMessage(), "");
             return switch (problem) {
@@ -7350,7 +7354,7 @@ final class DifyExec implements Runnable {
         final class Answer implements AutoCloseable {
             final int status;
             final boolean isPage, isStream;
-            /// Of Dify itself; empty if something in front of it has answered.
+            /// Dify's version; empty if something in front of Dify has responded.
             final String version;
             final Duration waited;
             private final HttpResponse<InputStream> http;
@@ -7448,7 +7452,7 @@ final class DifyExec implements Runnable {
                 open.add(this);
             }
 
-            /// From the first event on, another limit holds, and silences are reported.
+            /// Starts the second phase of a stream: another limit holds, and silences are reported.
             void began(RunRef run, Duration limit, Consumer<StreamEvent> heard) {
                 this.lastByte = System.nanoTime();
                 this.heard = heard;
@@ -7714,7 +7718,8 @@ final class DifyExec implements Runnable {
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
         private final LineFile.Disk disk;
-        /// What follows from the lines that were added, in their order. It counts once they are in the files.
+        /// Changes of the state that follow from added lines, in their order. They are applied when the lines are in
+        /// the files.
         private final List<Runnable> effects = new ArrayList<>();
         private boolean mustForce = false, retryListDue = false, cannotForceNoted = false;
         /// An attempt is sent once it is on disk.
@@ -7781,7 +7786,7 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// To be recorded with events of the log.
+        /// Returns the size that events of the log record.
         long resultsOnDisk() {
             return results.onDisk();
         }
@@ -7858,7 +7863,8 @@ final class DifyExec implements Runnable {
             hasSent = hasAttempts;
         }
 
-        /// Both at a time: a file system with a journal then writes that once, which takes half as long or less.
+        /// Forces both files at the same time: a file system with a journal then writes it once, in half the time or
+        /// less.
         private void forceBoth() {
             var first = CompletableFuture.runAsync(results::force, Thread::startVirtualThread);
             try {
@@ -7869,13 +7875,13 @@ final class DifyExec implements Runnable {
             results.force(); // throws what has failed
         }
 
-        /// From any thread: how long the disk has been busy with what was written.
+        /// Returns how long the disk has been busy with what was written. May be called from any thread.
         Duration forcingFor() {
             long since = forcingSince;
             return since == 0 ? Duration.ZERO : Duration.ofNanos(System.nanoTime() - since);
         }
 
-        /// From any thread: whether that takes so long that it should be said.
+        /// Whether that takes so long that the user should know. May be called from any thread.
         boolean isDiskSlow() {
             return forcingFor().compareTo(disk.patience()) > 0;
         }
@@ -7923,12 +7929,12 @@ final class DifyExec implements Runnable {
         private static final RowStatus[] STATUSES = RowStatus.values();
 
         private final Texts ids = new Texts();
-        /// By entry: the place of its id, with its line; its hash; its status.
+        /// Columns by entry: the offset and line of its id, its hash, its status.
         private final LongList places = new LongList(), fingerprint = new LongList(), statuses = new LongList();
         private final SequencedSet<String> versions = new LinkedHashSet<>();
         private int ofOtherShards = 0;
         private int rows = -1;
-        /// How many rows have each status: limits ask after every row, and must not wait for a scan of a million.
+        /// Counts rows by status. Limits ask after every row, and must not wait for a scan of a million.
         private final long[] counts = new long[STATUSES.length];
         private final BitSet toRetry = new BitSet(); // for the same reason
         /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
@@ -8098,7 +8104,7 @@ final class DifyExec implements Runnable {
     static class Figures {
         private final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
-        /// By row: how long its last attempt with an outcome took, in milliseconds plus one; 0 if that is not known.
+        /// The duration of each row's last attempt with an outcome, in milliseconds plus one; 0 if unknown.
         private final LongList took = new LongList();
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>();
         private final Map<Class<?>, Long> events = new HashMap<>();
@@ -8176,7 +8182,7 @@ final class DifyExec implements Runnable {
             updatedAt = Optional.of(now);
         }
 
-        /// From the last event of the session to its last result, at most until then.
+        /// Returns the time from the session's last event to its last result, at most until then.
         private Duration untilLastResult(Instant most) {
             var last = lastResult.isBefore(most) ? lastResult : most;
             return updatedAt.filter(last::isAfter)
@@ -8188,7 +8194,7 @@ final class DifyExec implements Runnable {
             return running.plus(untilLastResult(Instant.MAX));
         }
 
-        /// How many rows ran at a time in the last session with enough rows to show that.
+        /// Returns how many rows ran at a time in the last session that had enough rows.
         double concurrency(double secondsPerRow) {
             return (manyStarts.isMany() && !starts.isMany() ? manyStarts : starts).concurrency(secondsPerRow);
         }
@@ -8235,8 +8241,7 @@ final class DifyExec implements Runnable {
             return known == 0 ? OptionalLong.empty() : OptionalLong.of(known - 1);
         }
 
-        /// How long succeeded rows took, in seconds: the smallest value that this share of them does not exceed. Empty
-        /// without rows.
+        /// Returns percentiles of the latency of succeeded rows, in seconds; empty without rows.
         Map<String, Double> latencies() {
             var sorted = succeeded.stream().mapToObj(this::millis).flatMapToLong(OptionalLong::stream).sorted()
                     .toArray();
@@ -8254,7 +8259,7 @@ final class DifyExec implements Runnable {
             return sent.get(entry);
         }
 
-        /// How many events of this kind there are.
+        /// Counts the events of a kind.
         long count(Class<? extends Event> kind) {
             return events.getOrDefault(kind, 0L);
         }
@@ -8269,7 +8274,7 @@ final class DifyExec implements Runnable {
             return stopped;
         }
 
-        /// How many files of its outputs could not be saved, by row.
+        /// Counts the output files that could not be downloaded, by row.
         SortedMap<Integer, Integer> missingFiles() {
             return Collections.unmodifiableSortedMap(missingFiles);
         }
@@ -8299,8 +8304,8 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stoppedTasks = new HashSet<>();
-        /// By row, the attempt that made its last line in the results, hashed: the log, which is read later, has no end
-        /// of it. Rows that ran again have others.
+        /// The hashed attempt behind each row's last line in the results. The log, which is read later, has no end
+        /// event of it.
         private final LongList lastResult = new LongList();
         private final Set<Long> formerResults = new HashSet<>();
         private final Map<Integer, EndEvent> ends = new HashMap<>();
@@ -8310,7 +8315,7 @@ final class DifyExec implements Runnable {
         private final Figures figures = new Figures();
         /// Those of the batch, and of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
-        /// By row, over all its attempts: its tokens, and by currency its cost in billionths.
+        /// Tokens of each row over all its attempts; below, its cost by currency in billionths.
         private final LongList tokensByRow = new LongList();
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
@@ -8320,11 +8325,11 @@ final class DifyExec implements Runnable {
         /// The last session, from its first event on, unless it has ended.
         private Optional<SessionEvent> unfinished = Optional.empty();
         private Instant newestBegun = Instant.MIN;
-        /// How large the results were when the log last said so.
+        /// The size of the results according to the last event that has it.
         private long resultsSize = 0;
 
-        /// What is left to learn about an attempt. Of a row's attempts, the last in this order is looked up before the
-        /// row may run; `RESENT` is not.
+        /// What is still unknown about an attempt, least urgent first. Before a row runs, its most urgent attempt is
+        /// looked up; `RESENT` never is.
         enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
 
         /// @param isElsewhere nothing shows that the app of later sessions is the one that got this attempt
@@ -8385,7 +8390,7 @@ final class DifyExec implements Runnable {
             }));
         }
 
-        /// What the lines so far say of the whole batch in numbers.
+        /// Figures of the whole batch from the lines read so far.
         Figures figures() {
             return figures;
         }
@@ -8418,7 +8423,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// How large the results are, by an event, or now by the file. Shorter than before: lines are missing.
+        /// Notes the size of the results according to an event or to the file. If it is smaller than before, lines are
+        /// missing.
         void sized(long size) {
             if (size < resultsSize) doubt(_ -> true);
             resultsSize = size;
@@ -8478,7 +8484,7 @@ final class DifyExec implements Runnable {
             return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
 
-        /// An id in the retry list that is in no other file failed in the original tool, which has no log.
+        /// An id that is only in the retry list failed in the original tool, which has no log.
         void listed(String id) {
             int entry = index.findOrAdd(id);
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
@@ -8783,7 +8789,7 @@ final class DifyExec implements Runnable {
             if (newest.size() > MOST_RUNS) newest.pollFirstEntry();
         }
 
-        /// What a line of the results says about its run. Lines of the original tool have no user.
+        /// The run of a line of the results. Lines of the original tool have no user.
         private record Line(String id, String workflowRunId, String user) {
             static final ObjectReader READER = Lines.MAPPER.readerFor(Line.class);
         }
@@ -8794,9 +8800,9 @@ final class DifyExec implements Runnable {
     /// Remembers where in the files the lines of each row are, packed: 16 bytes per line. It is filled while the files
     /// are read; [Lines] then finds the lines.
     static final class LineOffsets implements Batch.Listener {
-        /// By row, the number of its last line plus one; by line, that of the row's line before it.
+        /// The number of each row's last line plus one, and for each line that of the row's line before it.
         private final LongList newest = new LongList(), before = new LongList();
-        /// By line: where it is in the log, or minus one minus where it is in the results.
+        /// The offset of each line in the log, or minus one minus its offset in the results.
         private final LongList offsets = new LongList();
 
         @Override
@@ -9033,8 +9039,8 @@ final class DifyExec implements Runnable {
             return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
         }
 
-        /// By the first line that is not blank. A line that a crash has cut off, or a very long one, is recognized by
-        /// its beginning.
+        /// Whether the first line that is not blank is ours. A truncated or very long line is recognized by its
+        /// beginning.
         static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
             var head = head(file);
             int end = head.indexOf('\n');
@@ -9044,7 +9050,8 @@ final class DifyExec implements Runnable {
             return end < 0 && head.length() >= 6 && (matcher.lookingAt() || matcher.hitEnd());
         }
 
-        /// A character for each byte, from the first that is not blank; without byte order marks. Empty: no file.
+        /// Reads the beginning of a file, one character per byte, without byte order marks and leading whitespace;
+        /// empty without a file.
         static String head(Path file) {
             if (!Storage.exists(file)) return "";
             return Storage.naming(file, () -> {
@@ -9054,7 +9061,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Where `merge` moves the log of a shard.
+        /// The name to which `merge` renames the log of a shard.
         Path mergedLog() {
             return sibling(results, ".log.merged");
         }
@@ -9063,7 +9070,7 @@ final class DifyExec implements Runnable {
             return log.equals(mergedLog());
         }
 
-        /// With the log that `merge` moved aside, unless there is another one.
+        /// Returns the files with the log that `merge` renamed, unless there is another log.
         BatchFiles orMerged() {
             return head(log).isEmpty() && Storage.exists(mergedLog())
                     ? new BatchFiles(results, retry, mergedLog(), lock, shard) : this;
@@ -9424,7 +9431,7 @@ final class DifyExec implements Runnable {
         private FileChannel channel;
         private FileLock held;
         private Object key;
-        /// Where our last line ends, and the file; and how much of it is on disk.
+        /// The offset of our last line's end, and how much of the file is on disk.
         private long end = 0, forced = 0;
         private boolean cannotForce = false;
         private AtomicFile.NotForced failure;
@@ -9543,7 +9550,7 @@ final class DifyExec implements Runnable {
             return cannotForce;
         }
 
-        /// How large the file surely is: so much of it is on disk.
+        /// Returns how many bytes of the file are on disk for certain.
         long onDisk() {
             return forced;
         }
@@ -9660,7 +9667,7 @@ final class DifyExec implements Runnable {
                     return workflowStatus.equals(PARTIAL) ? Outcome.PARTIAL : Outcome.SUCCEEDED;
                 }
 
-                /// As an event of the log would say it.
+                /// Converts it to an event of the log.
                 EndEvent end() {
                     return new EndEvent(Times.parse(executedAt), id, user, outcome().status().word(), fingerprint,
                             workflowRunId, 0, "", seconds == null ? 0 : seconds, totalTokens, totalPrice, currency,
@@ -9753,8 +9760,8 @@ final class DifyExec implements Runnable {
             return "";
         }
 
-        /// How large the results were on disk at that time; -1: the event does not say so. If the file is shorter now,
-        /// lines were lost, and the server's empty list no longer shows that an attempt was not started.
+        /// The size of the results on disk at that time, or -1 if the event lacks it. If the file is shorter now, lines
+        /// were lost, and an empty list no longer shows that an attempt was not started.
         default long results() {
             return -1;
         }
@@ -9814,7 +9821,7 @@ final class DifyExec implements Runnable {
 
         /// A process of one machine. The system may give its id to another process, but that one starts later.
         record ProcessKey(long id, Instant started) {
-            /// Null if the system does not say when this process started.
+            /// Returns this process, or null if the system does not say when it started.
             static ProcessKey own() {
                 var own = ProcessHandle.current();
                 return own.info().startInstant().map(started -> new ProcessKey(own.pid(), started)).orElse(null);
@@ -9840,7 +9847,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// In the log before the request is sent. `n` counts the row's retries; `edited`: the shell changed its inputs.
+        /// Logged before the request is sent. `n` counts the row's retries; `edited` means that the shell changed its
+        /// inputs.
         record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
                 @JsonProperty(required = true) Mode mode, String fingerprint,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, long results) implements Event {
@@ -9924,7 +9932,7 @@ final class DifyExec implements Runnable {
                             }
                         })).build();
         static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
-        /// What a seek reads before its line: the lines of a row are often close to each other.
+        /// The bytes that a seek reads before its line, because the lines of a row are often close to each other.
         private static final int BACK = 1 << 14;
 
         final Path path;
@@ -10052,7 +10060,7 @@ final class DifyExec implements Runnable {
         static final String NUMBERS = "#";
         private static final String BLANK = "-";
         private static final String NUMBERED = "--id-column '#' numbers the rows instead";
-        /// What ids look like: at least a digit, but neither a sentence, a number with decimals, a date nor JSON.
+        /// Matches values like ids: at least one digit, but not a sentence, a number with decimals, a date or JSON.
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
@@ -10060,7 +10068,7 @@ final class DifyExec implements Runnable {
         /// no place: -1.
         record Input(String title, String name, int place) {}
 
-        /// What the user chose about the input; empty or null where the file decides.
+        /// The user's choices about the input; empty or null where the file decides.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, Long headerRow,
                 Character decimal, String queryColumn, Map<String, String> map, Map<String, String> vars) {
@@ -10106,7 +10114,7 @@ final class DifyExec implements Runnable {
                 return Json.MAPPER.convertValue(choices, Shape.class);
             }
 
-            /// With an option that the user did not choose.
+            /// Returns the choices with a suggested option.
             Shape with(Faulty.Repair repair) {
                 ObjectNode choices = Json.MAPPER.valueToTree(this);
                 return of(choices.putPOJO(repair.name().substring(2).replace('-', '_'), repair.value()));
@@ -10528,7 +10536,7 @@ final class DifyExec implements Runnable {
         /// opencsv's reader does not fit: it lets a quote inside a bare cell (`5" pipe`) swallow the rows that follow,
         /// and reports neither text after a closing quote nor the line of an unclosed one.
         private static final class Records implements AutoCloseable {
-            /// In characters: a quote that is never closed must not fill the memory.
+            /// The most characters of a cell, so that an unclosed quote does not fill the memory.
             private static final int LARGEST = 64 << 20;
 
             private final TextFile file;
@@ -10690,7 +10698,7 @@ final class DifyExec implements Runnable {
             static final Extras NONE = new Extras(0, List.of(), List.of(), List.of());
         }
 
-        /// In place of bytes that the encoding does not allow. It is not a character, so no text contains it.
+        /// Replaces bytes that are invalid in the encoding. It is not a character, so no text contains it.
         static final char INVALID = '\uFFFE';
         /// The first bytes of gzip, PNG, JPEG, PDF, and .xls or an encrypted book, in hexadecimal.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
@@ -10737,7 +10745,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// By the byte order mark. Without one, the text is UTF-8.
+        /// Detects the encoding by the byte order mark. Without one, the text is UTF-8.
         private static Charset charset(String magic) {
             if (magic.startsWith("fffe")) return StandardCharsets.UTF_16LE;
             return magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
@@ -10992,7 +11000,8 @@ final class DifyExec implements Runnable {
         static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
         private static final XMLInputFactory XML = XMLInputFactory.newFactory();
-        /// What a number format has besides its places: names, texts, colours, fillers and formats of other signs.
+        /// Matches the parts of a number format other than its digits: names, texts, colours, fillers, formats of other
+        /// signs.
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
         /// Days, weekdays (`aaa`), years (`y`, `e` in an era, `bb` in Thailand), eras (`gg`), or months alone.
@@ -11009,7 +11018,7 @@ final class DifyExec implements Runnable {
         private final List<Faulty> faults = new ArrayList<>();
         private int width = 0;
 
-        /// What a number's format shows. `digits`: at least so many, as in 00701.
+        /// What a number format shows. `digits` is the least number of digits, as in 00701.
         private record Format(boolean hasDay, boolean hasTime, int digits) {
             static Format of(String format) {
                 var places = DECORATION.matcher(format).replaceAll("").toLowerCase(Locale.ROOT);
@@ -11160,8 +11169,8 @@ final class DifyExec implements Runnable {
             return DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time);
         }
 
-        /// Without exponent, up to a length at which it would only fill the memory. Whole numbers keep their digits and
-        /// are padded with zeros, fractions have the 15 digits that Excel shows.
+        /// Writes a number without exponent, up to a length at which it would only fill the memory. Whole numbers keep
+        /// their digits and are padded with zeros, fractions have the 15 digits that Excel shows.
         private static String plain(BigDecimal number, int digits) {
             var shown = number.stripTrailingZeros();
             if (Math.abs((long) shown.scale()) > 1000) return shown.toString();
@@ -11319,7 +11328,7 @@ final class DifyExec implements Runnable {
                     : withRemedy(loss, columns, unfilled.getFirst()));
         }
 
-        /// Of several columns, any may be meant: the option then has a placeholder, which is refused.
+        /// Adds the option that helps. If several columns may be meant, it has a placeholder, which is refused.
         private static Inspection.Fault withRemedy(String loss, List<String> columns, Variable variable) {
             if (columns.isEmpty())
                 return new Inspection.Fault(loss + "; use --var " + Text.shell(variable.name() + "=VALUE"), "");
@@ -11373,8 +11382,8 @@ final class DifyExec implements Runnable {
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)"),
                 WITH_COMMA = Pattern.compile("[+-]?(\\d{1,3}(\\.\\d{3})+|\\d+)(,\\d+)?");
 
-        /// How cells are read: where files are, whether numbers have a decimal comma, and whether a text that is
-        /// required may be empty.
+        /// The rules for reading cells: where files are, whether numbers have a decimal comma, and whether a required
+        /// text may be empty.
         record Reading(Folders folders, boolean hasDecimalComma, boolean allowsEmpty) {}
 
         static Variable of(String type, JsonNode node, JsonNode system, Reading reading) {
@@ -11473,7 +11482,7 @@ final class DifyExec implements Runnable {
                     : new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
         }
 
-        /// Where an `@path` starts, and the folders that it must not leave, all links followed.
+        /// The folder in which an `@path` starts, and the folders that it must not leave after following links.
         record Folders(Path base, List<Path> within) {
             static Folders of(Path csv, Path more) {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
@@ -11930,7 +11939,7 @@ final class DifyExec implements Runnable {
             return error;
         }
 
-        /// Whether a run ended because its form was answered. Sent again, it would ask and cost again.
+        /// Whether a run ended because its form was submitted. A retry would ask, and cost, again.
         static boolean isAfterForm(String error, boolean wasPaused) {
             return error.startsWith(CLOSED) || wasPaused && error.startsWith(TASK);
         }
@@ -12141,8 +12150,8 @@ final class DifyExec implements Runnable {
             return isLeft ? unknown(unresolved, why + SAFER) : waited(unresolved, why, now);
         }
 
-        /// What it proves that no run is found depends on how the server lists its runs. A run with an id exists,
-        /// unless the id was made up.
+        /// Decides what it means that no run was found, which depends on how the server lists runs. A run with an id
+        /// exists, unless the id was made up.
         private List<Step> absent(Unresolved unresolved, LookUpContext here, Instant now) {
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
@@ -12152,7 +12161,7 @@ final class DifyExec implements Runnable {
                 return waited(unresolved, "Dify no longer has run " + known.get().id(), now);
             if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "Dify no longer has its run");
             return switch (here.listing()) {
-                // a run whose id was made up has left the queue
+                // an id is made up only after the run has left the queue
                 case FROM_START -> isStream && unresolved.run().isEmpty() ? queued(unresolved, here, now)
                         : settled(unresolved, unresolved.since(), now);
                 case WITHOUT_END -> settled(unresolved, unresolved.since(), now);
@@ -12205,8 +12214,8 @@ final class DifyExec implements Runnable {
                     ? List.of(new Step.Abort(refusal)) : otherwise;
         }
 
-        /// At the end of its time, a run that can be stopped is, and gets a moment to end. It is looked up before: the
-        /// server may have moved it to another worker meanwhile, which does not count.
+        /// Stops a run at the end of its time, if it can be stopped, and gives it a moment to end. It is looked up
+        /// before, because time in which Dify moved it to another worker does not count.
         private List<Step> waited(Unresolved unresolved, String why, Instant now) {
             if (now.isBefore(unresolved.state().deadline())) return lookAgain(unresolved.later(now));
             return unresolved.is(Symptom.TIMED_OUT) && unresolved.hasTask() ? lookAgain(unresolved.overdue(now))
@@ -12290,12 +12299,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// How many runs at a time: `-c` at most, fewer when the server is full. Owned by the engine's thread.
+    /// Limits the concurrent runs: `-c` at most, fewer when the server is full. Owned by the engine's thread.
     ///
     /// Two signs mean a full server, in either mode: it refuses a run as too many, or several runs wait before they
-    /// start. The number of places then falls at once to what the server was running, and grows back by one after
-    /// each round of as many successes as there are places. A place that the server does not have is tried again after
-    /// twice as many rounds, ten at most.
+    /// start. The number of places then falls at once to what the server was running, and grows back by one after each
+    /// round of as many successes as there are places. A place that the server does not have is tried again after twice
+    /// as many rounds, ten at most.
     static final class Pace {
         /// Dify 1.14 takes 30 ms to the first event of a stream; a run that takes much longer has waited.
         private static final Duration QUEUED = Duration.ofSeconds(1);
@@ -12328,13 +12337,13 @@ final class DifyExec implements Runnable {
             return busy < places && !now.isBefore(nextStart());
         }
 
-        /// How long a run may be silent before it counts as dead.
+        /// Returns how long a run may be silent before it counts as dead.
         Duration patience() {
             return Collections.max(List.of(SILENT, slowest.multipliedBy(GROWN)));
         }
 
-        /// How many places are held by runs whose end may never come: half of all at most, so that the remaining rows
-        /// continue after a server's restart. A run that was cut off holds the only place for [#patience].
+        /// Counts the slots that runs without a known end occupy: at most half of all, so that other rows continue
+        /// after a server's restart. A run that was cut off holds the only place for [#patience].
         int held(Collection<Instant> cut, int quiet, Instant now) {
             if (places > 1) return Math.min(cut.size() + quiet, places / 2);
             return cut.stream().anyMatch(since -> now.isBefore(since.plus(patience()))) ? 1 : 0;
@@ -12438,7 +12447,7 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(nextByWait, nextByRate, nextByRefusal));
         }
 
-        /// At most one start per `interval`.
+        /// Allows one start per `interval`.
         record Rate(Duration interval) {}
     }
 
@@ -12638,7 +12647,7 @@ final class DifyExec implements Runnable {
 
         final AppKind app;
         private final boolean holdsRefused;
-        /// By user, for attempts that earlier calls left unresolved, perhaps on another server or in another app.
+        /// How runs are listed, by user, for attempts of earlier sessions, perhaps on another server or in another app.
         private final Map<String, Release.Listing> listings = new HashMap<>();
         private Mode mode;
         private Release.Listing listing;
@@ -12703,8 +12712,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What no answer of a Dify shows, by its `X-Version`: this table is the one place that knows. A version newer than
-    /// those that were tested counts as the newest, and an unknown one as the most cautious.
+    /// Facts about a version of Dify that its responses do not show. This table is the only place that has them. A
+    /// version newer than those that were tested counts as the newest, and an unknown one as the most cautious.
     ///
     /// @param holdsRefused a row that is refused in its stream keeps its connection for 300 s
     record Release(String from, Listing listing, boolean holdsRefused) {
@@ -12814,7 +12823,7 @@ final class DifyExec implements Runnable {
             return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
         }
 
-        /// As a request sent it before the row changed.
+        /// Returns the row with the inputs of a request that was sent before the row changed.
         Row recorded(Map<String, String> sent) {
             return new Row(index, line, id, sent, fingerprint, isEdited, typed);
         }
@@ -12904,7 +12913,7 @@ final class DifyExec implements Runnable {
     record RunRef(String id, String task) {
         static final RunRef NONE = new RunRef("", "");
 
-        /// Where Dify 1.16 refuses a row in its stream, it makes up one id for both.
+        /// Whether the ids of task and run are equal: Dify 1.16 makes them up if it refuses a row in its stream.
         boolean isMadeUp() {
             return id.equals(task);
         }
@@ -12918,7 +12927,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a run used. `price` is known from streams only.
+    /// The consumption of a run. `price` is known from streams only.
     record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
 
@@ -12957,7 +12966,7 @@ final class DifyExec implements Runnable {
                 return prices.isEmpty() && unpriced >= ENOUGH;
             }
 
-            /// Without currencies of models that have no price.
+            /// Returns the costs without currencies of models that have no price.
             SortedMap<String, BigDecimal> paid() {
                 var paid = new TreeMap<>(prices);
                 paid.values().removeIf(price -> price.signum() == 0);
@@ -13066,13 +13075,13 @@ final class DifyExec implements Runnable {
                 return ref.isNamed() && usage.steps() == 0 && outputs.isEmpty();
             }
 
-            /// How a run may end that was asked to stop. A made-up end says nothing of the stop.
+            /// Whether this can be the end of a run that was asked to stop. A made-up end cannot.
             boolean isStop() {
                 return status == RunStatus.STOPPED
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
-            /// The same end again, or an error that confirms a failure.
+            /// Whether the other is the same end again, or an error that confirms a failure.
             boolean agreesWith(Response other) {
                 return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
                         && error.equals(ran.error) && outputs.equals(ran.outputs) : !status.isSuccess();
@@ -13108,8 +13117,8 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// What a stream with these ends means: the first one, if it is of the run that the stream began with, and no
-        /// other contradicts it. An error keeps its words, but where there is a run, that run decides.
+        /// Returns the first of a stream's ends, if it belongs to the stream's run and no other contradicts it. An
+        /// error keeps its words, but if there is a run, its record decides.
         static Response ofEnds(Optional<RunRef> run, List<Response> ends) {
             return switch (ends.getFirst()) {
                 case Refused error -> Refused.event(error.status(), error.code(), error.message(), run);
@@ -13121,7 +13130,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// What a chatflow says besides its outputs. Without `tokens` there is no price either.
+        /// The facts of a chatflow's response besides its outputs. Without `tokens` there is no price either.
         record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price, String currency) {
             static final ChatMessage NONE = new ChatMessage("", "", 0, Optional.empty(), "");
             /// The beginning of an HTTP 400 about a run that took place and failed; other 400s are of refused inputs.
@@ -13138,7 +13147,7 @@ final class DifyExec implements Runnable {
         enum RunStatus {
             SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
 
-            /// By Dify's word for it.
+            /// Finds a status by Dify's word for it.
             static Optional<RunStatus> of(String word) {
                 return switch (word) {
                     case "partial-succeeded" -> Optional.of(PARTIAL);
@@ -13177,7 +13186,7 @@ final class DifyExec implements Runnable {
         STREAM_ERROR,
         /// The answer has parts of two runs, or of another request.
         CONTRADICTED,
-        /// The answer says that the run failed. Dify 1.16 makes such ends up, so the stored run decides.
+        /// The response says that the run failed. Dify 1.16 makes up such ends, so the stored run decides.
         UNCONFIRMED,
         /// A stream was silent for too long.
         STREAM_SILENT,
@@ -13226,7 +13235,7 @@ final class DifyExec implements Runnable {
         record StopBatch(Stop stop, boolean isShutOut) implements Verdict {}
     }
 
-    /// How a row ended, with its cause if it did not succeed.
+    /// The outcome of a row, with its cause if it did not succeed.
     record Outcome(RowStatus status, String text) implements Verdict {
         static final Outcome SUCCEEDED = new Outcome(RowStatus.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
@@ -13268,7 +13277,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a run is looked up for.
+    /// The purpose of a look-up.
     enum Purpose {
         /// Its row needs an outcome.
         OUTCOME,
@@ -13289,7 +13298,7 @@ final class DifyExec implements Runnable {
                     new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
         }
 
-        /// An attempt that is looked up without a wait for its run.
+        /// Creates a look-up that does not wait for its run to end.
         static Unresolved withoutWait(Attempt attempt, Purpose purpose, Optional<RunRef> run, Instant due) {
             var symptom = purpose == Purpose.QUIET ? Symptom.STREAM_SILENT : Symptom.RECHECK;
             return new Unresolved(attempt, new Response.Cut(run, symptom, symptom.text), purpose, symptom,
@@ -13321,7 +13330,7 @@ final class DifyExec implements Runnable {
             return symptom == Symptom.OVERDUE && state.looks() == 0;
         }
 
-        /// Only a task can be stopped. A stream names it, a look-up does not.
+        /// Whether the run's task is known. Only a task can be stopped; streams name it, look-ups do not.
         boolean hasTask() {
             return run().filter(ref -> !ref.task().isEmpty()).isPresent();
         }
@@ -13346,7 +13355,7 @@ final class DifyExec implements Runnable {
             return with(state.later(now, state.holdsPlace()));
         }
 
-        /// Of an earlier call: all times are shifted if its attempt seems to lie ahead.
+        /// Shifts the times of an earlier session's attempt that seems to lie in the future.
         Unresolved before(Instant now) {
             var ahead = Duration.between(now, attempt.at());
             if (!ahead.isPositive()) return this;
@@ -13370,8 +13379,8 @@ final class DifyExec implements Runnable {
             return reported.isAfter(now) ? now : reported;
         }
 
-        /// How far the look-ups of a run have come. The server says when it started and may say that it was stopped; a
-        /// running one is waited for until the deadline, and may hold a place there.
+        /// The progress of a run's look-ups. The server says when it started and may say that it was stopped; a running
+        /// one is waited for until the deadline, and may hold a place there.
         record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline,
                 boolean wasStopped, boolean holdsPlace) {
             LookUpState at(Instant due) {
@@ -13382,7 +13391,8 @@ final class DifyExec implements Runnable {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
             }
 
-            /// After a pause, which grows from 0.5 s to 15 s and does not lead past the deadline.
+            /// Schedules the next look-up after a pause, which grows from 0.5 s to 15 s and ends at the deadline at the
+            /// latest.
             LookUpState later(Instant now, boolean holdsPlace) {
                 var next = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
                 boolean isLast = now.isBefore(deadline) && next.isAfter(deadline);
@@ -13396,7 +13406,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a look-up brought.
+    /// The result of a look-up.
     sealed interface LookUpResult {
         /// The run of that id was started by another request.
         LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run belongs to another request"));
@@ -13404,8 +13414,8 @@ final class DifyExec implements Runnable {
         /// @param inputs what the server recorded as sent, as cells
         record Ended(Response.Ran ran, Map<String, String> inputs) implements LookUpResult {}
 
-        /// Not ended; also paused. Its `age` is by the server's own clock. It was `moved` for that long, from a worker
-        /// that was shut down to another one.
+        /// The run has not ended, or is paused. Its `age` is by the server's own clock. It was `moved` for that long,
+        /// from a worker that was shut down to another one.
         record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age, Duration moved)
                 implements LookUpResult {}
 
@@ -13485,25 +13495,25 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// How long after its request a run is looked for at first. Who asks for the conversations of a user at the
-        /// instant of its first request can make Dify have two of that name, and hides the row for good.
+        /// The delay between a request and its first look-up. An earlier look-up of a chatflow's conversation can make
+        /// Dify create two users of that name, which hides the row for good.
         Duration firstLook() {
             return this == CHATFLOW ? Duration.ofSeconds(2) : Duration.ZERO;
         }
     }
 
-    /// Where Dify is and how to get in. The key is not part of the text form.
+    /// Dify's URL and the key. The key is not part of `toString`.
     ///
     /// @param appId the app that is meant, if the key is one of several apps, or empty
     record Access(URI baseUrl, String key, String appId, String workflowId, Optional<URI> proxy,
             Optional<Env.Setting> authorities) {
-        /// How a batch remembers where it runs; a demo is always the same place.
+        /// Names the server in a batch's log; a demo is always the same server.
         String name() {
             return Demo.KEYS.contains(key) ? "demo" : baseUrl.toString();
         }
 
-        /// How a batch remembers its app, `<salt>-<hash>` with 64 bits each: the key cannot be read from it, and logs
-        /// with the same key cannot be recognized as such. The app's id is part of it.
+        /// Names the app in a batch's log as `<salt>-<hash>` with 64 bits each. The key cannot be read from it, and two
+        /// logs do not show that they have the same key. The app's id is part of it.
         String appHash() {
             return appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
         }
@@ -13549,7 +13559,7 @@ final class DifyExec implements Runnable {
         Optional<Response> probe();
     }
 
-    /// What a worker reports of a run in progress. Names and texts are as the server sends them.
+    /// A worker's report about a run in progress. Names and texts are as the server sends them.
     sealed interface StreamEvent {
         record Uploaded() implements StreamEvent {}
 
@@ -13910,7 +13920,7 @@ final class DifyExec implements Runnable {
     /// The API key of the environment or `.env`. It is masked wherever text leaves the program, and so is everything
     /// that looks like a key of Dify, or like the password in a URL. Bytes of files are data: there, only the key is.
     static final class Secret {
-        /// Of an app, `app-…`, or of a workspace, `sk-<uuid>`.
+        /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
@@ -14040,7 +14050,7 @@ final class DifyExec implements Runnable {
             return isInFolder ? "jbang DifyExec.java" : "difyexec";
         }
 
-        /// With the file of `--env-file` instead of `.env`: the key has to be known before anything is printed.
+        /// Reads the file of `--env-file` instead of `.env`, before anything is printed, so that the key can be masked.
         Env with(String... args) {
             var file = typed("--env-file", List.of(args)).filter(name -> !name.isBlank());
             if (file.isEmpty()) return this;
@@ -14197,7 +14207,7 @@ final class DifyExec implements Runnable {
 
     /// The terminal at a standard stream, by JLine, which takes 0.2 s to load.
     record Screen(TerminalProvider provider, SystemStream stream) {
-        /// Empty if standard input (0), output (1) or error (2) is not a terminal.
+        /// Returns the terminal of standard input (0), output (1) or error (2), if it is one.
         static Optional<Screen> on(int descriptor) {
             if (!mayBeTerminal(descriptor)) return Optional.empty();
             try {
@@ -14226,7 +14236,7 @@ final class DifyExec implements Runnable {
 
     /// Jackson, set up once. Sizes are the server's business, and numbers keep their digits.
     static final class Json {
-        /// For what is read as a stream: it does not load databind, which takes 100 ms.
+        /// Reads JSON as a stream, without databind, whose loading takes 100 ms.
         static final class Tokens {
             static final JsonFactory FACTORY = JsonFactory.builder()
                     .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
@@ -14302,7 +14312,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// For text that is read part by part, as strictly as by [#parsed]. An object cannot have a key twice.
+        /// Returns a parser for text that is read part by part, as strict as [#parsed]. An object cannot have a key
+        /// twice.
         static JsonParser parser(Reader text) throws IOException {
             return STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION).createParser(text);
         }
@@ -14336,7 +14347,7 @@ final class DifyExec implements Runnable {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
 
-        /// As the clock on the wall shows it: `2026-01-16 13:00:00 +01:00`.
+        /// Formats a time in this machine's time zone: `2026-01-16 13:00:00 +01:00`.
         static String local(Instant time) {
             return local("yyyy-MM-dd HH:mm:ss xxx", time);
         }
@@ -14713,7 +14724,7 @@ final class DifyExec implements Runnable {
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
         }
 
-        /// As many whole words as there is room for, with their `…`.
+        /// Shortens a text to whole words, with a `…` at the end.
         static String words(String text, int longest) {
             if (text.length() <= longest) return text;
             int end = text.lastIndexOf(' ', longest - 1);
@@ -14800,7 +14811,7 @@ final class DifyExec implements Runnable {
 
         static String shell(String word) {
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
-            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // nothing acts on the terminal
+            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // none acts on the terminal
             return "'" + harmless.replace("'", "'\\''") + "'";
         }
     }
@@ -14809,7 +14820,7 @@ final class DifyExec implements Runnable {
 
     /// The page of `status --html` and `compare --html`. Its script draws everything from JSON that follows the body.
     static final class Html {
-        /// With the hashes of style and script, the version, and the style.
+        /// The head of a page. Its placeholders are the hashes of style and script, the version, and the style.
         static final String HEAD = """
         <!doctype html>
         <html lang="en">
