@@ -10347,8 +10347,6 @@ final class DifyExec implements Runnable {
             boolean next() {
                 for (cells = records.next(); cells != null; cells = records.next()) {
                     number++;
-                    if (!file.sheet().isEmpty()) // a workbook leaves out empty cells
-                        cells.addAll(Collections.nCopies(Math.max(0, header.names().size() - cells.size()), ""));
                     if (shard.isEmpty() || id().isEmpty() || shard.get().holds(id())) {
                         index++;
                         return true;
@@ -10371,8 +10369,9 @@ final class DifyExec implements Runnable {
             /// The row does not fit the header.
             Optional<Faulty> shapeFault() {
                 var names = header.names();
-                boolean isWhole = cells.size() <= names.size() // Excel leaves out the last ones if they have no name
-                        && names.stream().skip(cells.size()).allMatch(String::isEmpty);
+                // a workbook leaves out the last cells if they are empty, and Excel's CSV those without a name
+                boolean isWhole = cells.size() <= names.size() && (!file.sheet().isEmpty()
+                        || names.stream().skip(cells.size()).allMatch(String::isEmpty));
                 return isWhole ? Optional.empty() : Optional.of(fault(Text.count(cells.size(), "cell")
                         + ", but the header has " + names.size()
                         + " (a missing or extra delimiter, or an unclosed quote?)"));
@@ -10407,7 +10406,8 @@ final class DifyExec implements Runnable {
 
             private String value(Input input) {
                 if (input == idColumn) return id();
-                return input.place() < 0 ? shape.vars().get(input.name()) : cells.get(input.place());
+                if (input.place() < 0) return shape.vars().get(input.name());
+                return input.place() < cells.size() ? cells.get(input.place()) : "";
             }
 
             @Override
