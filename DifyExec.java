@@ -2549,14 +2549,15 @@ final class DifyExec implements Runnable {
 
         /// A converter does not know whose value it reads, so its message gets the option or the setting.
         private static String message(ParameterException problem, Env env) {
-            boolean isOfConverter = problem.getCause() instanceof TypeConversionException
-                    && problem.getArgSpec() instanceof OptionSpec;
-            if (!isOfConverter) return Text.printable(problem.getMessage(), 1000);
-            var variable = new EnvDefaults(env).setting(problem.getArgSpec())
+            var arg = problem.getArgSpec();
+            var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
+            if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel();
+            if (arg == null || problem.getValue() == null || reason.isEmpty())
+                return Text.printable(problem.getMessage(), 1000);
+            var variable = new EnvDefaults(env).setting(arg)
                     .filter(setting -> setting.text().equals(problem.getValue())).map(Env.Setting::place);
-            var option = ((OptionSpec) problem.getArgSpec()).longestName();
-            return Text.printable(variable.orElse(option + " " + problem.getValue()) + ": "
-                    + problem.getCause().getMessage(), 1000);
+            var name = arg instanceof OptionSpec option ? option.longestName() + " " : "";
+            return Text.printable(variable.orElse(name + problem.getValue()) + ": " + reason, 1000);
         }
 
         private static String hint(ParameterException problem, Env env) {

@@ -196,7 +196,7 @@ final class OptionsTest extends WholeCommand {
                 run -i a.csv -o b.jsonl -c 5 -c 6                       | --concurrency
                 run -i a.csv -o b.jsonl --timeout 5 --timeout=6         | --timeout
                 run -i a.csv -o b.jsonl --var a=1 --var a=2             | --var
-                run -i a.csv -o b.jsonl --map a                         | --map
+                run -i a.csv -o b.jsonl --map a                         | --map a: must be COLUMN=VARIABLE
                 run -i a.csv -o b.jsonl --user=                         | --user
                 run -i a.csv -o b.jsonl --workflow-id=_                 | --workflow-id
                 run -i a.csv -o b.jsonl --save-files=                   | --save-files
