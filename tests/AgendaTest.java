@@ -128,20 +128,11 @@ final class AgendaTest {
             tally.ended(row++, RowStatus.PENDING, outcome, 1.0);
         }
 
-        private void pass(Duration time) {
-            world.mailbox.clear();
-            try {
-                world.mailbox.poll(time.toNanos(), TimeUnit.NANOSECONDS);
-            } catch (InterruptedException problem) {
-                throw new IllegalStateException(problem);
-            }
-        }
-
         @Test
         void theTimeLeftIsThatOfTheRowsLeftAtTheRecentRate() {
             tally.sent(0, world.now());
             assertEquals(Optional.empty(), tally.timeLeft());
-            pass(seconds(10));
+            world.advance(seconds(10));
             for (int row = 0; row < 5; row++) end(Outcome.SUCCEEDED);
             assertEquals(Optional.of(seconds(10)), tally.timeLeft());
 
@@ -198,10 +189,10 @@ final class AgendaTest {
 
         @Test
         void theRateIsThatOfTheLastRows() {
-            pass(seconds(100)); // a slow start
+            world.advance(seconds(100)); // a slow start
             for (int row = 0; row < 5; row++) {
                 end(Outcome.SUCCEEDED);
-                pass(seconds(2));
+                world.advance(seconds(2));
             }
 
             assertEquals(0.4, tally.rate(), 0.001);
@@ -212,11 +203,11 @@ final class AgendaTest {
         void timeInWhichTheProcessWasSuspendedDoesNotCount() {
             tally.sent(0, world.now());
             for (int row = 0; row < 4; row++) {
-                pass(seconds(2));
+                world.advance(seconds(2));
                 tally.tick(world.now(), tally.now());
                 end(Outcome.SUCCEEDED);
             }
-            pass(seconds(45)); // asleep
+            world.advance(seconds(45)); // asleep
 
             tally.tick(world.now(), tally.now());
 
@@ -226,11 +217,11 @@ final class AgendaTest {
         @Test
         void rowsThatEndBeforeTheSuspensionIsNoticedCountFromTheirEnd() {
             tally.tick(world.now(), tally.now());
-            pass(seconds(45)); // asleep
+            world.advance(seconds(45)); // asleep
             for (int row = 0; row < 201; row++) end(Outcome.SUCCEEDED);
             tally.tick(world.now(), tally.now());
 
-            pass(seconds(2));
+            world.advance(seconds(2));
 
             assertEquals(99.5, tally.rate(), 0.001);
         }
@@ -245,21 +236,13 @@ final class AgendaTest {
         private String line(Optional<String> rest, int columns) {
             tally.sent(0, world.now());
             for (int row = 1; row <= 1_240; row++) {
-                if (row % 5 == 1) pass(Duration.ofMillis(500));
+                if (row % 5 == 1) world.advance(Duration.ofMillis(500));
                 tally.spent(row, 10, new BigDecimal("0.001"), "USD");
                 tally.ended(row, RowStatus.PENDING, row % 10 == 0 ? Outcome.failed("the city is unknown")
                         : Outcome.SUCCEEDED, 1.0);
             }
             tally.tick(world.now(), new Tally.Now(5, 2, 0, rest));
             return Progress.line(tally, columns);
-        }
-
-        private void pass(Duration time) {
-            try {
-                world.mailbox.poll(time.toNanos(), TimeUnit.NANOSECONDS);
-            } catch (InterruptedException problem) {
-                throw new IllegalStateException(problem);
-            }
         }
 
         @ParameterizedTest

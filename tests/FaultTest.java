@@ -76,19 +76,6 @@ final class FaultTest extends WholeCommand {
         exchange.getResponseBody().write(json.getBytes(UTF_8));
     }
 
-    private interface Condition {
-        boolean holds() throws Exception;
-    }
-
-    /// Polls, because nothing would notify us. A minute is enough for a process on a busy machine.
-    private static void until(String what, Condition condition) throws Exception {
-        var pause = new CountDownLatch(1);
-        for (long end = System.nanoTime() + Duration.ofMinutes(1).toNanos(); !condition.holds(); ) {
-            assertTrue(System.nanoTime() < end, () -> what + " within a minute");
-            assertFalse(pause.await(20, TimeUnit.MILLISECONDS));
-        }
-    }
-
     // ── Disk ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
@@ -502,38 +489,6 @@ final class FaultTest extends WholeCommand {
 
     @Nested
     class ATerminal {
-        private String socket() {
-            return file("tmux").toString();
-        }
-
-        private void tmux(String... words) throws Exception {
-            assertEquals(0, shell(Stream.concat(Stream.of("tmux", "-f", "/dev/null", "-S", socket()), Stream.of(words))
-                    .toArray(String[]::new)), () -> String.join(" ", words));
-        }
-
-        private String screen() throws Exception {
-            var process = new ProcessBuilder("tmux", "-S", socket(), "capture-pane", "-p").start();
-            var text = new String(process.getInputStream().readAllBytes(), UTF_8);
-            process.waitFor();
-            return text;
-        }
-
-        private void begin(Map<String, String> settings, String... args) throws Exception {
-            begin(120, settings, args);
-        }
-
-        private void begin(int columns, Map<String, String> settings, String... args) throws Exception {
-            assumeTrue(has("tmux", "-V"), "tmux is not installed");
-            var script = new StringBuilder("trap : INT\n");
-            settings.forEach((name, value) -> script.append("export ").append(name).append("='").append(value)
-                    .append("'\n"));
-            java(args).forEach(word -> script.append('\'').append(word).append("' "));
-            script.append("\necho $? > code.tmp; mv code.tmp code; cat\n");
-            Files.writeString(file("script"), script);
-            open.add(() -> shell("tmux", "-S", socket(), "kill-server"));
-            tmux("new-session", "-d", "-x", "" + columns, "-y", "40", "-c", folder.toString(), "sh script");
-        }
-
         private void ctrlC() throws Exception {
             tmux("send-keys", "C-c");
         }
@@ -547,7 +502,7 @@ final class FaultTest extends WholeCommand {
         void showsAProgressLineAndLetsRunningRowsEndAtCtrlC() throws Exception {
             var dify = new Simulated("--latency", "4s");
             rows(9, id -> "text " + id);
-            begin(dify.settings(), run("-c", "3", "--mode", "streaming"));
+            terminal(120, 40, dify.settings(), run("-c", "3", "--mode", "streaming"));
             until("a progress line", () -> screen().contains("0/9 (0 %) · ") && screen().contains("3 running"));
 
             ctrlC();
@@ -574,7 +529,7 @@ final class FaultTest extends WholeCommand {
             var dify = new Simulated("--latency", "300ms", "--fail", "50%");
             rows(40, id -> "text " + id);
 
-            begin(columns, dify.settings(), run("-c", "3", "--mode", "streaming"));
+            terminal(columns, 40, dify.settings(), run("-c", "3", "--mode", "streaming"));
 
             until("one line with the time left", () -> {
                 var seen = progress();
@@ -590,7 +545,7 @@ final class FaultTest extends WholeCommand {
         void leavesNothingOfAWiderLineWhenItIsMadeNarrower() throws Exception {
             var dify = new Simulated("--latency", "900ms", "--fail", "50%");
             rows(40, id -> "text " + id);
-            begin(120, dify.settings(), run("-c", "3", "--mode", "streaming"));
+            terminal(120, 40, dify.settings(), run("-c", "3", "--mode", "streaming"));
             until("a wide line", () -> progress().stream()
                     .anyMatch(line -> line.length() > 70 && tellsWhatIsLeft(line)));
 
@@ -609,7 +564,7 @@ final class FaultTest extends WholeCommand {
         void leavesNothingOfAFullLineAtCtrlC() throws Exception {
             var dify = new Simulated("--latency", "30s");
             rows(9, id -> "text " + id);
-            begin(32, dify.settings(), run("-c", "3", "--mode", "streaming"));
+            terminal(32, 40, dify.settings(), run("-c", "3", "--mode", "streaming"));
             until("a progress line", () -> screen().contains(" s · 3 running"));
 
             ctrlC();
@@ -626,11 +581,10 @@ final class FaultTest extends WholeCommand {
             var dify = new Simulated("--latency", "10ms", "--fail", "100%");
             rows(2, id -> "text " + id);
 
-            begin(dify.settings(), run());
+            terminal(120, 40, dify.settings(), run());
             ends(3);
 
-            var painted = new ProcessBuilder("tmux", "-S", socket(), "capture-pane", "-p", "-e").start();
-            var text = new String(painted.getInputStream().readAllBytes(), UTF_8);
+            var text = tmux("capture-pane", "-p", "-e");
             assertTrue(text.contains("\u001b[31m2 failed"), text);
         }
 

@@ -17,6 +17,11 @@ import static org.junit.jupiter.api.Assertions.*;
 final class ShardsTest extends WholeCommand {
     private final Dify dify = dify();
 
+    @BeforeEach
+    void hasTwelveRows() throws IOException {
+        rows(12);
+    }
+
     private Call shard(int index, int count, String... more) throws IOException {
         return dify.run(Stream.concat(Stream.of("--shard", index + "/" + count), Stream.of(more))
                 .toArray(String[]::new));
@@ -28,7 +33,6 @@ final class ShardsTest extends WholeCommand {
 
     /// Twelve rows, run in three shards, and merged.
     private void mergedOfThree() throws IOException {
-        rows(12);
         allThree();
         merged();
     }
@@ -110,8 +114,6 @@ final class ShardsTest extends WholeCommand {
     class ACallOfOne {
         @Test
         void runsItsRowsAloneInFilesOfItsOwn() throws IOException {
-            rows(12);
-
             shard(3, 3).exits(Exit.OK.code).says("2 of 12 rows");
             assertEquals(List.of("5", "7"), ids("results.3-of-3.jsonl").stream().sorted().toList());
             assertEquals("3/3", read("results.3-of-3.jsonl.log").getFirst().path("shard").asText());
@@ -121,7 +123,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void continuesAndRepeatsNothing() throws IOException {
-            rows(12);
             shard(1, 3, "--limit", "2");
             assertEquals(List.of("6", "8"), ids("results.1-of-3.jsonl").stream().sorted().toList());
 
@@ -134,7 +135,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void canAlsoBeNamedByItsResults() throws IOException {
-            rows(12);
             shard(3, 3, "--limit", "1");
             var results = file("results.3-of-3.jsonl").toString();
 
@@ -147,8 +147,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void skipsIdsOfOtherShards() throws IOException {
-            rows(12);
-
             shard(3, 3, "--ids", "5,6,8").exits(Exit.OK.code).says(" 2 ids of other shards (6, 8)");
             dify.command("retry", "1", "7", "--shard", "3/3").exits(Exit.OK.code).says(" 1 id of other shards (1)");
 
@@ -167,8 +165,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void isCheckedAloneAndNamedAsTheOneToRun() throws IOException {
-            rows(12);
-
             var check = call(dify.settings(), "check", "-i", input(), "--shard", "3/3", "--json");
             var demo = call(Map.of(), "check", "--demo", "-i", input(), "--shard", "3/3");
 
@@ -184,7 +180,6 @@ final class ShardsTest extends WholeCommand {
                     | 1/3 | without --shard
                 """)
         void isRefusedNextToABatchWithOtherShards(String first, String then, String fact) throws IOException {
-            rows(12);
             dify.run(shardOption(first));
             int runs = dify.runs();
 
@@ -228,7 +223,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void isRefusedWithACsvWhoseRowsAreAllOfOtherShards() throws IOException {
-            rows(12);
             shard(1, 3);
             int runs = dify.runs();
             csv("id,text", "5,a", "7,b");
@@ -239,7 +233,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void isRefusedInFilesOfAnother() throws IOException {
-            rows(12);
             shard(1, 3);
             for (var suffix : List.of("", ".log"))
                 Files.move(file("results.1-of-3.jsonl" + suffix), file("results.2-of-3.jsonl" + suffix));
@@ -252,7 +245,6 @@ final class ShardsTest extends WholeCommand {
     class TheStatusOfAll {
         @Test
         void hasALineForEach() throws IOException {
-            rows(12);
             dify.row("9", dify.ended("failed", "no"));
             shard(1, 3);
             shard(3, 3, "--limit", "1");
@@ -268,7 +260,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void namesTheCsvAndOptionsOfItsShardsWithoutTheCsv() throws IOException {
-            rows(12);
             shard(1, 3, "--id-column", "id", "--demo");
             var run = next("run", " --demo --mode blocking --shard 2/3");
 
@@ -282,7 +273,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void isOneObject() throws IOException {
-            rows(12);
             allThree();
 
             var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output()).exits(Exit.OK.code);
@@ -295,7 +285,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void knowsItsRowsWithoutTheCsv() throws IOException {
-            rows(12);
             shard(3, 3);
             assertEquals(12, tree(call(Map.of(), "status", "--json", "-o", output()).out()).path("total").asInt());
             Files.move(file("data.csv"), file("gone.csv"));
@@ -309,7 +298,6 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"status --html report.html", "export back.csv"})
         void isShownBeforeTheMerge(String command) throws IOException {
-            rows(12);
             allThree();
             var words = new ArrayList<>(List.of(command.replaceFirst("(\\S+\\.\\S+)$", file("x") + "$1").split(" ")));
             words.addAll(List.of("-i", input(), "-o", output()));
@@ -367,7 +355,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void isTheBatchOfOneProcess() throws IOException {
-            rows(12);
             for (var id : List.of("9", "3")) dify.row(id, dify.ended("failed", "no"));
             var one = file("one.jsonl").toString();
             call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking", "-c", "1");
@@ -383,7 +370,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void isRefusedWithTheCsvOfAnotherBatch() throws IOException {
-            rows(12);
             allThree();
             csv("id,text", "x-1,a", "x-2,b");
 
@@ -396,7 +382,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void keepsFailedRowsThatItsCsvLacks() throws IOException {
-            rows(12);
             dify.row("9", dify.ended("failed", "no"));
             allThree();
             csv("id,text", "1,text 1");
@@ -408,7 +393,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void hasTheLogsByTime() throws IOException {
-            rows(12);
             shard(3, 3, "--limit", "1");
             shard(1, 3);
             shard(3, 3);
@@ -433,7 +417,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void consumesItsShardsSoThatNoneIsStartedAgain() throws IOException {
-            rows(12);
             allThree();
             merged();
 
@@ -455,7 +438,6 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(ints = {0, 1, 2, 3})
         void thatWasInterruptedIsRepeated(int moved) throws IOException {
-            rows(12);
             allThree();
             merged();
             var after = snapshot();
@@ -473,7 +455,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void canBeContinuedAndIsThenNotRepeated() throws IOException {
-            rows(12);
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             allThree();
             merged();
@@ -508,7 +489,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void takesTheLastResultOfARowThatHasChanged() throws IOException {
-            rows(12);
             allThree();
             Files.writeString(file("data.csv"), content("data.csv").replace("text 9", "new 9"));
 
@@ -524,7 +504,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void refusesARowOutsideItsShard() throws IOException {
-            rows(12);
             allThree();
             var log = content("results.3-of-3.jsonl.log");
             append("results.3-of-3.jsonl.log", content("results.1-of-3.jsonl.log").lines()
@@ -539,7 +518,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void reportsIdsThatTheCsvLacks() throws IOException {
-            rows(12);
             allThree();
             rows(10);
 
@@ -550,7 +528,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void refusesAMissingShardUnlessPartialIsAllowed() throws IOException {
-            rows(12);
             shard(2, 3);
             refused("1/3, 3/3, with 7 rows");
             rows(4); // all of shard 2
@@ -564,7 +541,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void thatIsPartialLeavesRowsOfMissingShardsToThem() throws IOException {
-            rows(12);
             dify.row("2", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             shard(2, 3);
             merge("--partial");
@@ -583,7 +559,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void thatIsPartialNamesTheShardToRunAndThenToBeMerged() throws IOException {
-            rows(12);
             shard(2, 3);
 
             merge("--partial").says("--shard 1/3");
@@ -611,7 +586,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void isRefusedWhileAShardRuns() throws IOException {
-            rows(12);
             allThree();
             try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).acquire()) {
                 refused("results.3-of-3.jsonl.lock is locked");
@@ -644,7 +618,6 @@ final class ShardsTest extends WholeCommand {
         /// One machine's clock is an hour behind, and another's is set back at its last event.
         @Test
         void isThatOfOneProcessEvenIfClocksDiffer() throws IOException {
-            rows(12);
             allThree();
             var log = content("results.2-of-3.jsonl.log");
             Files.writeString(file("results.2-of-3.jsonl.log"), setBack(log));
@@ -668,7 +641,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void refusesShardsThatDoNotBelongTogether() throws IOException {
-            rows(12);
             refused("results.jsonl: no shards");
             allThree();
             var log = content("results.3-of-3.jsonl.log");
@@ -687,7 +659,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void refusesAShardWithoutItsLog() throws IOException {
-            rows(12);
             allThree();
             Files.delete(file("results.3-of-3.jsonl.log"));
             refused("results.3-of-3.jsonl.log");
@@ -696,7 +667,6 @@ final class ShardsTest extends WholeCommand {
         /// The server has no runs of the other rows either: these could have been deleted there.
         @Test
         void aShardWithoutItsResultsLeavesItsRowsToALookUp() throws IOException {
-            rows(12);
             allThree();
             var users = new HashMap<String, String>();
             for (var line : content("results.3-of-3.jsonl.log").lines().toList()) {
@@ -720,7 +690,6 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(ints = {1, 2, 3})
         void thatWasKilledIsMadeAgain(int done) throws IOException {
-            rows(12);
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             dify.row("3", dify.ended("failed", "no"));
             shard(1, 3);
@@ -752,7 +721,6 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void handsOnAnAttemptThatIsUnresolved() throws IOException {
-            rows(12);
             dify.listed("5");
             dify.recorded("5", "succeeded");
             allThree();

@@ -126,19 +126,6 @@ final class ShellTest extends WholeCommand {
         return child;
     }
 
-    private interface Condition {
-        boolean holds() throws Exception;
-    }
-
-    /// Polls, because nothing would notify us.
-    private static void until(String what, Condition condition) throws Exception {
-        var pause = new CountDownLatch(1);
-        for (long end = System.nanoTime() + Duration.ofSeconds(60).toNanos(); !condition.holds(); ) {
-            assertTrue(System.nanoTime() < end, () -> what + " within 60 s");
-            assertFalse(pause.await(20, TimeUnit.MILLISECONDS));
-        }
-    }
-
     // ── Words ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
@@ -808,24 +795,6 @@ final class ShellTest extends WholeCommand {
     @Nested
     @Execution(ExecutionMode.SAME_THREAD)
     class AShellInATerminal {
-        private int sessions = 0;
-
-        private String tmux(String... words) throws Exception {
-            return tmux(file("tmux" + sessions), words);
-        }
-
-        private static String tmux(Path socket, String... words) throws Exception {
-            var process = new ProcessBuilder(Stream.concat(Stream.of("tmux", "-f", "/dev/null", "-S",
-                    socket.toString()), Stream.of(words)).toList()).redirectErrorStream(true).start();
-            var shown = new String(process.getInputStream().readAllBytes(), UTF_8);
-            process.waitFor();
-            return shown;
-        }
-
-        private String screen() throws Exception {
-            return tmux("capture-pane", "-p");
-        }
-
         private void shows(String text) throws Exception {
             try {
                 until(text, () -> screen().contains(text));
@@ -848,18 +817,7 @@ final class ShellTest extends WholeCommand {
         }
 
         private void begin(Map<String, String> settings, String... args) throws Exception {
-            assumeTrue(new ProcessBuilder(List.of("sh", "-c", "command -v tmux")).start().waitFor() == 0,
-                    "tmux is not installed");
-            var script = new StringBuilder("trap : INT\n");
-            settings.forEach((name, value) -> script.append("export ").append(name).append("='").append(value)
-                    .append("'\n"));
-            java(args).forEach(word -> script.append('\'').append(word).append("' "));
-            script.append("\necho $? > code.tmp; mv code.tmp code; cat\n");
-            Files.deleteIfExists(file("code"));
-            Files.writeString(file("script"), script);
-            var socket = file("tmux" + ++sessions);
-            open.add(() -> tmux(socket, "kill-server"));
-            tmux("new-session", "-d", "-x", "80", "-y", "24", "-c", folder.toString(), "sh script");
+            terminal(80, 24, settings, args);
         }
 
         /// Keys pressed earlier go to the previous line, or to the terminal's own line.

@@ -394,6 +394,16 @@ final class Given {
             plans.add(new Plan(now.plus(time), order++, what));
         }
 
+        /// Lets that time pass as if an engine waited for its mailbox.
+        void advance(Duration time) {
+            mailbox.clear();
+            try {
+                mailbox.poll(time.toNanos(), TimeUnit.NANOSECONDS);
+            } catch (InterruptedException problem) {
+                throw new IllegalStateException(problem);
+            }
+        }
+
         /// Starts a worker, and returns when it has ended or waits.
         @Override
         public void execute(Runnable task) {

@@ -484,7 +484,8 @@ abstract class WholeCommand {
         builder.environment().keySet().removeIf(name ->
                 name.matches("(?i)DIFY.*|.*_PROXY|MAX_RETR.*|INITIAL_RETR.*|TIMEOUT|LC_.*|JAVA.*|JDK_.*"));
         builder.environment().putAll(settings);
-        var child = builder.redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
+        builder.redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile());
+        var child = builder.start();
         open.add(child::destroyForcibly);
         return child;
     }
@@ -497,6 +498,53 @@ abstract class WholeCommand {
     /// The words that start the tool in a process of its own.
     static List<String> java(String... args) {
         return List.of(words(Given.Tool.words(), args));
+    }
+
+    @FunctionalInterface interface Condition {
+        boolean holds() throws Exception;
+    }
+
+    /// Polls, because nothing would notify us. A minute is enough for a process on a busy machine.
+    static void until(String what, Condition condition) throws Exception {
+        var pause = new CountDownLatch(1);
+        for (long end = System.nanoTime() + Duration.ofMinutes(1).toNanos(); !condition.holds(); ) {
+            assertTrue(System.nanoTime() < end, () -> what + " within a minute");
+            assertFalse(pause.await(20, TimeUnit.MILLISECONDS));
+        }
+    }
+
+    private int terminals = 0;
+
+    /// Runs the tool in a terminal of that size. Its exit code goes to the file `code`.
+    void terminal(int columns, int lines, Map<String, String> settings, String... args) throws Exception {
+        Assumptions.assumeTrue(new ProcessBuilder("sh", "-c", "command -v tmux").start().waitFor() == 0,
+                "tmux is not installed");
+        var script = new StringBuilder("trap : INT\n");
+        settings.forEach((name, value) -> script.append("export %s='%s'\n".formatted(name, value)));
+        java(args).forEach(word -> script.append('\'').append(word).append("' "));
+        script.append("\necho $? > code.tmp; mv code.tmp code; cat\n");
+        Files.deleteIfExists(file("code"));
+        Files.writeString(file("script"), script);
+        var socket = file("tmux" + ++terminals);
+        open.add(() -> tmux(socket, "kill-server"));
+        tmux("new-session", "-d", "-x", "" + columns, "-y", "" + lines, "-c", folder.toString(), "sh script");
+    }
+
+    /// Returns what the command prints.
+    String tmux(String... words) throws Exception {
+        return tmux(file("tmux" + terminals), words);
+    }
+
+    private static String tmux(Path socket, String... words) throws Exception {
+        var process = new ProcessBuilder(words(List.of("tmux", "-f", "/dev/null", "-S", socket.toString()), words))
+                .redirectErrorStream(true).start();
+        var shown = new String(process.getInputStream().readAllBytes(), UTF_8);
+        process.waitFor();
+        return shown;
+    }
+
+    String screen() throws Exception {
+        return tmux("capture-pane", "-p");
     }
 
     /// The call of a child that is to end within a minute.
