@@ -564,7 +564,8 @@ final class Seeds implements Callable<Integer> {
         private void checkSuccess(Attempt attempt) {
             var id = attempt.row().id();
             var since = answered.getOrDefault(id, began);
-            Schedule.check(jobs.stream().noneMatch(job -> job.attempt.row().id().equals(id)
+            var inputs = attempt.row().inputs(); // a failed row may run again with others
+            Schedule.check(jobs.stream().noneMatch(job -> job.attempt.row().inputs().equals(inputs)
                     && job.permit == permits.getOrDefault(id, 0) && !job.listed.isAfter(since)
                     && job.status(since).isSuccess()), () -> "row " + id + " was sent again after its success");
         }
@@ -789,6 +790,7 @@ final class Seeds implements Callable<Integer> {
             }
             var late = Set.copyOf(Scene.texts("user", scene.log("late")));
             for (var id : schedule.ids) paid(id).filter(job -> job.isLate && !late.contains(job.attempt.user()))
+                    .filter(job -> schedule.crashes == 0 || !runs.contains(job.ref.id())) // killed between both files
                     .filter(this::isPaidAgain).findFirst().ifPresent(job -> Schedule.check(false,
                             () -> "row " + id + ": " + job.ref.id() + " is not reported as late"));
             for (var id : schedule.ids) row(id, withResult.contains(id) ? "success" : ends.getOrDefault(id, ""));
