@@ -637,26 +637,21 @@ final class FilesTest extends WholeCommand {
 
         /// The first versions wrote format 1, and 0.3.0 wrote 3.
         @ParameterizedTest
-        @CsvSource({"1, 0.1.0, ''", "1, 0.2.0, ''", "3, 0.3.0, ',\"choices\":{\"id_column\":\"id\",\"query_column\":\"query\"}'"})
-        void withALogOfAnotherFormatAreRejectedByEveryCommand(int format, String version, String more) throws IOException {
+        @CsvSource({"1, 0.1.0", "1, 0.2.0", "3, 0.3.0"})
+        void withALogOfAnotherFormatAreRejectedByEveryCommand(int format, String version) throws IOException {
             Assumptions.assumeTrue(format != Event.FORMAT);
             rows(1);
-            Files.writeString(file("results.jsonl"), "{\"id\":\"1\",\"status\":\"success\",\"inputs\":{\"id\":\"1\"},\"outputs\":{}}\n");
-            var log = Files.writeString(file("results.jsonl.log"), "{\"event\":\"session\",\"t\":\"2026-01-16T12:00:00.123Z\",\"format\":"
-                    + format + ",\"tool\":\"difyexec " + version + "\",\"base_url\":\"http://dify.example/v1\",\"app\":\"My app\","
-                    + "\"server\":\"1.14.2\",\"mode\":\"streaming\",\"options\":[[\"-c\",\"1\"]]" + more + "}\n"
-                    + "{\"event\":\"attempt\",\"t\":\"2026-01-16T12:00:00.124Z\",\"id\":\"1\",\"n\":0,\"user\":\"difyexec-1\","
-                    + "\"mode\":\"streaming\",\"fingerprint\":\"6cc2c1128e185537\",\"kind\":\"row\"}\n");
-            var before = Files.readAllBytes(log);
-            var results = output();
-            for (var words : List.of(List.of("run", "-i", input(), "-o", results), List.of("retry", "-i", input(), "-o", results, "1"),
-                    List.of("status", "-o", results), List.of("status", "-i", input(), "-o", results),
-                    List.of("export", "-i", input(), "-o", results, path("out.csv")),
-                    List.of("compare", results, results), List.of("verify", "-o", results),
-                    List.of("run", "-i", input(), "-o", results, "--shard", "1/2"))) {
-                call(dify.settings(), words(words)).exits(2).reports(version, "results.jsonl.log").hints();
-            }
-            assertArrayEquals(before, Files.readAllBytes(log));
+            Files.writeString(file("results.jsonl"), text("{'id':'1','status':'success','inputs':{},'outputs':{}}\n"));
+            Files.writeString(file("results.jsonl.log"), new Given.Log().session("1.14.2").attempt("1", "u").toString()
+                    .replace("\"format\":" + Event.FORMAT, "\"format\":" + format)
+                    .replace("difyexec 1", "difyexec " + version));
+            var before = contents();
+
+            for (var words : List.of("run -i IN -o OUT", "run -i IN -o OUT --shard 1/2", "retry -i IN -o OUT 1",
+                    "status -o OUT", "status -i IN -o OUT", "export -i IN -o OUT NEW", "compare OUT OUT", "verify -o OUT"))
+                call(dify.settings(), words.replace("IN", input()).replace("OUT", output()).replace("NEW", path("out.csv"))
+                        .split(" ")).exits(2).reports(version, "results.jsonl.log").hints();
+            assertEquals(before, contents());
             assertEquals(0, dify.runs());
         }
 

@@ -50,28 +50,6 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void hasOneWordingAndTheRequiredOptionsEverywhere() throws IOException {
-            var both = call("--help").out().lines().filter(line -> line.matches("  -[hV], .*"))
-                    .map(line -> line.replaceAll(" +", " ")).toList();
-            assertEquals(2, both.size());
-            for (var command : Stream.concat(COMMANDS.stream(), Stream.of("help", "generate-completion")).toList()) {
-                var lines = call(command, "--help").out().lines().map(line -> line.replaceAll(" +", " ")).toList();
-                assertTrue(lines.containsAll(both), command);
-                assertTrue(lines.getFirst().startsWith("Usage: difyexec " + command + " [OPTIONS]"), command);
-            }
-            assertEquals("Usage: difyexec run [OPTIONS] -i <CSV> -o <JSONL>",
-                    call("run", "--help").out().lines().findFirst().orElseThrow());
-        }
-
-        @Test
-        void listsTheCommandsInTheOrderOfTheirUse() throws IOException {
-            var listed = Pattern.compile("(?m)^  ([a-z][\\w-]*)  ").matcher(call("--help").out()).results()
-                    .map(command -> command.group(1)).toList();
-
-            assertEquals(Stream.concat(COMMANDS.stream(), Stream.of("generate-completion", "help")).toList(), listed);
-        }
-
-        @Test
         void namesTheDocumentationNextToTheScript(@TempDir Path here, @TempDir Path script) throws IOException {
             Files.writeString(here.resolve("README.md"), "of another project");
             Files.writeString(script.resolve("README.md"), "");

@@ -3,7 +3,6 @@ package difyexec;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.github.tomakehurst.wiremock.WireMockServer;
 import com.github.tomakehurst.wiremock.client.*;
-import com.github.tomakehurst.wiremock.stubbing.ServeEvent;
 import com.sun.net.httpserver.*;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.io.TempDir;
@@ -56,10 +55,6 @@ abstract class WholeCommand {
                 "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "20ms"));
         for (int i = 0; i < more.length; i += 2) settings.put(more[i], more[i + 1]);
         return settings;
-    }
-
-    static boolean isRun(ServeEvent event) {
-        return event.getRequest().getUrl().endsWith("/run");
     }
 
     /// The result of one call. Its checks return the call, so that one follows the other.
