@@ -397,9 +397,10 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).requireStarted();
             boolean toFile = !file.toString().equals("-");
-            var names = new Spreadsheet.OutputNames();
+            var names = new LinkedHashSet<String>();
             try (var csv = shape.open(input.csv, files)) {
-                var batch = Batch.peek(files, Optional.of(csv), true, failed ? List.of() : List.of(names));
+                var batch = Batch.peek(files, Optional.of(csv), true,
+                        failed ? List.of() : List.of(Spreadsheet.addOutputs(names)));
                 if (toFile) files.requireTarget(file, batch.inputs(), _ -> force);
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
@@ -3301,9 +3302,7 @@ final class DifyExec implements Runnable {
         public synchronized void ended(Row row, Outcome outcome) {
             if (off || outcome.status() != RowStatus.FAILED || causes.size() == MOST_CAUSES
                     || !causes.add(Text.cause(outcome.text()))) return;
-            end();
-            err.println("Failed: " + Text.cause(outcome.text()) + " (first: " + Text.id(row.id()) + ")");
-            err.flush();
+            say("Failed: " + Text.cause(outcome.text()) + " (first: " + Text.id(row.id()) + ")");
         }
 
         /// Clears the line, so that others can be printed.
@@ -3966,23 +3965,18 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// The names of all outputs, in the order in which they first appear.
-        static final class OutputNames implements Batch.Listener {
-            final Set<String> names = new LinkedHashSet<>();
-
-            @Override
-            public void result(int entry, Lines line) throws IOException {
-                names.addAll(LineOffsets.RowEnd.of(line).outputs().keySet());
-            }
+        /// Adds the names of all outputs as a batch is read, in the order in which they first appear.
+        static Batch.Listener addOutputs(Set<String> names) {
+            return (_, line) -> names.addAll(LineOffsets.RowEnd.of(line).outputs().keySet());
         }
 
         /// A batch in the input's order: the input's columns, `output.<name>` for each output, then each row's outcome.
-        void export(Batch batch, OutputNames outputs, boolean failed, OutputStream out) throws IOException {
+        void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
             for (var input : csv.inputs()) // a constant may have the name of a column that is sent under another one
                 if (!head.add(input.title())) head.add("var." + input.title());
-            for (var name : Stream.concat(outputs.names.stream().map("output."::concat), ENDING.stream()).toList())
+            for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
                 while (!head.add(name)) name = "run." + name;
             open(out, head);
             try (var ends = new LineOffsets.RowEnds(batch)) {
@@ -3994,7 +3988,7 @@ final class DifyExec implements Runnable {
                     var typed = new BitSet();
                     for (var name : row.inputs().keySet())
                         typed.set(csv.columns().indexOf(name), row.typed().contains(name));
-                    for (var name : outputs.names) {
+                    for (var name : outputs) {
                         var value = end.outputs().get(name);
                         typed.set(cells.size(), value != null && value.isNumber());
                         cells.add(cell(value));
@@ -4285,7 +4279,7 @@ final class DifyExec implements Runnable {
 
             private Map<String, List<JsonDiff.Difference>> differences(Result one, Result two) {
                 var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
-                Stream.of(one, two).map(this::pointers).flatMap(Set::stream).forEach(pointer ->
+                Stream.of(one, two).map(this::pointers).flatMap(Set::stream).distinct().forEach(pointer ->
                         differences.put(pointer, diff.of(pointer, one.at(pointer), two.at(pointer))));
                 differences.values().removeIf(List::isEmpty);
                 return differences;
