@@ -15186,10 +15186,9 @@ final class DifyExec implements Runnable {
             by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
           ...(isPair ? [{key: 'second', title: 'Second, s', look: 'number wide',
             by: row => row.second_seconds ?? 0, show: row => fixed(row.second_seconds)}] : []),
-          ...(isComparison ? [] : [{key: 'tokens', title: 'Tokens', look: 'number wide',
-            by: row => +(row.tokens ?? 0), show: row => row.tokens ?? ''},
-          {key: 'attempts', title: 'Attempts', look: 'number wide',
-            by: row => row.attempts.length, show: row => row.attempts.length || ''}]),
+          ...(isComparison ? [] : [
+            {key: 'tokens', title: 'Tokens', look: 'number wide', by: row => row.tokens ?? ''},
+            {key: 'attempts', title: 'Attempts', look: 'number wide', by: row => row.attempts.length || ''}]),
           {key: 'result', title: isPair ? 'Differences' : 'Output or error', by: result, show: preview}];
 
         function header({key, title, look = ''}) {
@@ -15244,7 +15243,7 @@ final class DifyExec implements Runnable {
         }
 
         function line(n, place) {
-          const made = element('tr', '', ...columns.map(({look = '', show}) =>
+          const made = element('tr', '', ...columns.map(({look = '', by, show = by}) =>
             element('td', look, ...[show(rows[n])].flat())));
           made.dataset.place = place;
           return made;
