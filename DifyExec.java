@@ -2079,7 +2079,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The meaning of a finding, in the order of the report.
-        enum Kind implements Comparison.Named {
+        enum Kind implements Named {
             /// The result is what the server has recorded.
             MATCHES,
             /// The server lists each run from its start, and none of this attempt.
@@ -4245,19 +4245,6 @@ final class DifyExec implements Runnable {
 
         /// Whether the second side of a row is as expected, by most of its results. If nothing is, the first side is.
         enum Grade implements Named { CORRECT, MISSED, NO_RESULT, NOT_JUDGED }
-
-        /// A constant with a key in JSON and CSV, and words for people.
-        interface Named {
-            String name();
-
-            default String key() {
-                return name().toLowerCase(Locale.ROOT);
-            }
-
-            default String word() {
-                return key().replace('_', ' ');
-            }
-        }
 
         /// Selects a part of the outputs by its JSON pointer, or all but the ignored ones.
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
@@ -13139,7 +13126,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        enum RunStatus {
+        enum RunStatus implements Named {
             SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
 
             /// Finds a status by Dify's word for it.
@@ -13149,10 +13136,6 @@ final class DifyExec implements Runnable {
                     case "scheduled" -> Optional.of(RUNNING);
                     default -> Stream.of(values()).filter(status -> status.word().equals(word)).findFirst();
                 };
-            }
-
-            String word() {
-                return name().toLowerCase(Locale.ROOT);
             }
 
             boolean isSuccess() {
@@ -13243,7 +13226,7 @@ final class DifyExec implements Runnable {
     }
 
     /// One of the five outcomes, or none yet.
-    enum RowStatus {
+    enum RowStatus implements Named {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
         private static final Map<String, RowStatus> BY_WORD = Stream.of(values())
@@ -13255,10 +13238,6 @@ final class DifyExec implements Runnable {
 
         boolean isOnRetryList() {
             return this == FAILED || this == PAUSED || this == UNKNOWN;
-        }
-
-        String word() {
-            return name().toLowerCase(Locale.ROOT);
         }
 
         static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
@@ -13865,6 +13844,19 @@ final class DifyExec implements Runnable {
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     static final String VERSION = "0.4.0", NAME_AND_VERSION = "difyexec " + VERSION;
+
+    /// A constant of an enum, with its key in files and its words for people.
+    interface Named {
+        String name();
+
+        default String key() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+
+        default String word() {
+            return key().replace('_', ' ');
+        }
+    }
 
     /// The exit codes. picocli itself returns 2 for a bad command line and 1 for an exception that escapes.
     enum Exit {
