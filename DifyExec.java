@@ -6380,9 +6380,8 @@ final class DifyExec implements Runnable {
             var limit = streaming ? firstEvent : timeout;
             var overdue = streaming ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
             var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> {
-                if (answer.status != 200) return refusedOrFailed(answer);
-                if (answer.isStream) return stream(answer, sent, heard);
-                return blocking(answer, heard);
+                if (answer.status != 200) return new Reply.Got<>(refusedOrFailed(answer));
+                return new Reply.Got<>(answer.isStream ? stream(answer, sent, heard) : blocking(answer, heard));
             });
             return switch (reply) {
                 case Reply.Got(var read) -> read;
@@ -6715,7 +6714,7 @@ final class DifyExec implements Runnable {
         /// A request that starts no run. A success that is not what was asked for counts as a refusal.
         private <T> Reply<T> ask(HttpRequest.Builder request, Duration limit,
                 IOFunction<Transport.Answer, T> reading) {
-            var reply = wire.<Reply<T>>exchange(request, limit, Symptom.NO_ANSWER,
+            return wire.exchange(request, limit, Symptom.NO_ANSWER,
                     _ -> BodySubscribers.ofInputStream(), answer -> {
                         if (answer.status != 200 && answer.status != 201) // an upload has made something
                             return new Reply.NotGot<>(refused(answer));
@@ -6725,7 +6724,6 @@ final class DifyExec implements Runnable {
                             return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
                         }
                     });
-            return reply.then(Function.identity());
         }
 
         private static JsonNode tree(Transport.Answer answer) throws IOException {
@@ -6748,14 +6746,9 @@ final class DifyExec implements Runnable {
             var text = answer.beginning();
             String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
-            else try {
-                var tree = Json.MAPPER.readTree(text);
-                if (tree.isObject()) {
-                    code = tree.path("code").asText("");
-                    message = tree.path("message").asText("");
-                }
-            } catch (JsonProcessingException _) {
-                // HTML or plain text: the text is the message
+            else if (Json.parsed(text) instanceof ObjectNode error) { // else HTML or plain text
+                code = RunReader.text(error, "code");
+                message = RunReader.text(error, "message");
             }
             return Response.Refused.http(status, !answer.version.isEmpty(), code, message, answer.retryAfter());
         }
@@ -7212,12 +7205,12 @@ final class DifyExec implements Runnable {
         /// @param limit   to the head of the answer, and on to its end unless the reader sets another
         /// @param overdue what it means when that passes
         <T> DifyClient.Reply<T> exchange(HttpRequest.Builder request, Duration limit, Symptom overdue,
-                BodyHandler<InputStream> body, IOFunction<Answer, T> reading) {
+                BodyHandler<InputStream> body, IOFunction<Answer, DifyClient.Reply<T>> reading) {
             long start = System.nanoTime();
             try (var answer = new Answer(http.join().send(request.timeout(limit).build(), body), start)) {
                 answer.limit(limit.minus(answer.waited));
                 try {
-                    return new DifyClient.Reply.Got<>(reading.apply(answer));
+                    return reading.apply(answer);
                 } catch (IOException problem) {
                     return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
                             ? new Response.Unreadable(Optional.empty(), problem.getMessage())
