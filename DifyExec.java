@@ -5525,12 +5525,12 @@ final class DifyExec implements Runnable {
                 pace.finished(ran.usage().within(took), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited,
                         "waited %s in the server's queue"));
+                if (!ran.isBare()) queue.began(attempt); // else it may be made up, and still wait
             }
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
                     pace.succeeded();
                     health.served(attempt.at());
-                    queue.began(attempt);
                 }
                 case Response.Refused refused when refused.status() >= 500
                         && !refused.inStream() -> health.doubted(now, attempt.at());

@@ -345,6 +345,20 @@ final class OutageTest {
         }
 
         @Test
+        void aMadeUpEndDoesNotShowThatTheQueueHasMoved() throws Exception {
+            var scene = rows(2, Mode.STREAMING);
+            scene.wait = seconds(2);
+            scene.answer = (attempt, _) -> attempt.row().id().equals("1") ? cut(Symptom.NO_ANSWER)
+                    : new Response.Ran(run("run-2"), Response.RunStatus.FAILED, outputs("{}"), "connection error", "",
+                            Usage.NONE);
+
+            scene.play();
+
+            assertEquals(List.of("1", "2"), scene.ids());
+            assertEquals(List.of("unknown"), scene.outcomes("1"));
+        }
+
+        @Test
         void anInterruptDoesNotProlongABatchWhoseKeyIsLetInNoMore() throws Exception {
             var scene = rows(2, Mode.STREAMING);
             scene.slots = 2;
