@@ -467,7 +467,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void whoseAnswerAProxyCutIsReadFromTheRecord() throws IOException {
+        void whoseResponseAProxyCutOffIsReadFromDifysRecord() throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", aResponse().withStatus(502).withBody("<html>Bad Gateway</html>"));

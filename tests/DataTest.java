@@ -493,7 +493,7 @@ final class DataTest {
         }
 
         @Test
-        void isTheTimeOfDayEvenIfThatIsSetForward() {
+        void followsTheTimeOfDayIfThatIsSetForward() {
             assertEquals(NOON.plusSeconds(3), after(3, Duration.ZERO));
             assertEquals(NOON.plusSeconds(3605), after(2, Duration.ofHours(1)));
         }

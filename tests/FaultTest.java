@@ -542,7 +542,7 @@ final class FaultTest extends WholeCommand {
         }
 
         @Test
-        void leavesNothingOfAWiderLineWhenItIsMadeNarrower() throws Exception {
+        void clearsTheWholeLineAfterItIsMadeNarrower() throws Exception {
             var dify = new Simulated("--latency", "900ms", "--fail", "50%");
             rows(40, id -> "text " + id);
             terminal(120, 40, dify.settings(), run("-c", "3", "--mode", "streaming"));

@@ -165,7 +165,7 @@ final class InputTest {
         }
 
         @Test
-        void isReleasedWithTheLastWantedRow() throws IOException {
+        void isClosedAfterTheLastSelectedRow() throws IOException {
             var open = Path.of("/proc/self/fd");
             assumeTrue(Files.isDirectory(open));
             var csv = open("id,text\na,1\nb,2\n");

@@ -19,7 +19,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Unresolved and late runs, interrupts: the engine with scripted answers and a clock moved by hand.
 final class LookUpTest {
     @Nested
-    class WhatIsInDoubt {
+    class AnUnresolvedAttempt {
         @TempDir Path folder;
 
         static final List<Story> STORIES = Story.of("""

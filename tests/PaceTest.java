@@ -346,7 +346,7 @@ final class PaceTest {
     }
 
     @Nested
-    class TheRoute {
+    class TheModePolicy {
         private static final Attempt EARLIER =
                 Given.sent(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
 
@@ -418,7 +418,7 @@ final class PaceTest {
         }
 
         @Test
-        void aRunningRunFoundByItsNameShowsHowTheServerLists() {
+        void findingARunningRunShowsThatTheServerListsFromTheStart() {
             var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "");
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 0);
             assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));

@@ -455,7 +455,7 @@ final class RulesTest {
 
     /// The result of a look-up in a few words; `,` separates steps.
     @Nested
-    class TheInquiry {
+    class TheLookUpRules {
         private static final LookUpContext HERE = here(Listing.FROM_START, Optional.empty(), false, false);
         private static final Response BARE = bare("Workflow stream ended without a terminal event");
 
@@ -724,7 +724,7 @@ final class RulesTest {
 
         /// The first event in the stream of a refused row in Dify 1.16.
         @Test
-        void aRunThatNeverExistedProvesNoMoreThanNone() {
+        void aMadeUpRunIdShowsNoMoreThanNone() {
             var unresolved = Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
                     Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
 
@@ -892,7 +892,7 @@ final class RulesTest {
         }
 
         @Test
-        void anEarlierAttemptWithOtherCellsIsTakenAsWell() {
+        void aResultOfEarlierInputsIsTaken() {
             assertEquals("say, take succeeded", step(recheck(stale(false)),
                     found(RunStatus.SUCCEEDED)));
         }
@@ -1000,7 +1000,7 @@ final class RulesTest {
                 63,         60000
                 2147483647, 60000
                 """)
-        void doublesUpToItsCapLessUpToAHalf(int attempts, long full) {
+        void doublesUpToTheMaximumWithJitter(int attempts, long full) {
             for (int time = 0; time < 200; time++) {
                 long delay = BACKOFF.delay(attempts).toMillis();
 
@@ -1040,7 +1040,7 @@ final class RulesTest {
                 400,    60,    none
                 301,    60,    none
                 """)
-        void aRefusalOfAllRequestsAsksForAPause(int status, Long asked, String pause) {
+        void aRejectionOfAllRequestsPausesTheBatch(int status, Long asked, String pause) {
             var response = Response.Refused.http(status, false, "", "no",
                     Optional.ofNullable(asked).map(Given::seconds));
 

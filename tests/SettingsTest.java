@@ -123,7 +123,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void isNotThere() throws IOException {
+        void thatDoesNotRespondEndsTheCommand() throws IOException {
             var settings = dify.settings();
             dify.close();
 
@@ -486,7 +486,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void thatTheServerReturnsIsInNoFile(String mode) throws IOException {
+        void isInNoFileEvenIfTheServerReturnsIt(String mode) throws IOException {
             rows(1);
             var end = "{'event':'workflow_finished','workflow_run_id':'KEY','task_id':'KEY','data':{'id':'KEY',"
                     + "'workflow_id':'KEY','status':'succeeded','outputs':{'KEY':'KEY'},'total_tokens':1}}";

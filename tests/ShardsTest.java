@@ -540,7 +540,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void thatIsPartialLeavesRowsOfMissingShardsToThem() throws IOException {
+        void withPartialLeavesOutRowsOfMissingShards() throws IOException {
             dify.row("2", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             shard(2, 3);
             merge("--partial");

@@ -308,7 +308,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isKeptOutWhileAnotherProcessWrites() throws IOException {
+        void isRejectedWhileAnotherProcessWrites() throws IOException {
             var session = five();
             try (var _ = BatchFiles.of(file("results.jsonl")).acquire()) {
                 session.say("retry r-2").shows("results.jsonl.lock");

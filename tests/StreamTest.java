@@ -203,7 +203,7 @@ final class StreamTest {
 
         @ParameterizedTest
         @CsvSource({"true, TIMED_OUT", "false, STREAM_SILENT"})
-        void silenceIsATimeOutOfTheRunOnlyAfterItsFirstEvent(boolean known, Symptom symptom) throws IOException {
+        void silenceTimesOutOnlyAfterTheFirstEvent(boolean known, Symptom symptom) throws IOException {
             var cut = cut(seen(SHORT, connection -> {
                 connection.chunk(Events.PING + (known ? Events.started() : ""));
                 connection.hold();

@@ -287,7 +287,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void isUnharmedByWhatServersAndFilesSay() throws IOException {
+        void showsTextsOfServersAndFilesSafely() throws IOException {
             var written = batch();
             int n = 0;
             for (var text : HOSTILE)
@@ -383,7 +383,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void canBeOfTheFailedRowsAlone() throws IOException {
+        void canContainOnlyFailedRows() throws IOException {
             mixed().save();
 
             var rows = strictly(written("--failed"));
@@ -604,7 +604,7 @@ final class ViewsTest extends WholeCommand {
 
         /// Left by a killed process. A link with such a name is not ours, and its target stays.
         @Test
-        void removesWhatAKilledCallLeft() throws IOException {
+        void removesFilesOfAKilledProcess() throws IOException {
             var target = file("out.csv");
             var left = new AtomicReference<Path>();
             AtomicFile.write(target, out -> {
