@@ -5009,20 +5009,15 @@ final class DifyExec implements Runnable {
         /// Compares numbers by value, objects regardless of the order of keys, and arrays by index.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
             var found = new ArrayList<Difference>();
-            compare(pointer, first, second, found);
-            return found;
-        }
-
-        private void compare(String pointer, JsonNode first, JsonNode second, List<Difference> found) {
-            if (found.size() == MOST_IN_ONE_OUTPUT) return;
             if (first.isObject() && second.isObject()) {
                 var names = new LinkedHashSet<String>();
                 Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
-                for (var name : names) compare(pointer + pointer(name), first.path(name), second.path(name), found);
+                for (var name : names) found.addAll(of(pointer + pointer(name), first.path(name), second.path(name)));
             } else if (first.isArray() && second.isArray()) {
                 for (int i = 0; i < Math.max(first.size(), second.size()); i++)
-                    compare(pointer + "/" + i, first.path(i), second.path(i), found);
+                    found.addAll(of(pointer + "/" + i, first.path(i), second.path(i)));
             } else if (!isSame(first, second)) found.add(new Difference(pointer, first, second));
+            return found.subList(0, Math.min(found.size(), MOST_IN_ONE_OUTPUT));
         }
 
         private boolean isSame(JsonNode first, JsonNode second) {
