@@ -584,8 +584,8 @@ final class Seeds implements Callable<Integer> {
         private Job start(Attempt attempt, Fault fault, Duration delay) {
             var begins = scene.world.now().plus(delay);
             boolean isStream = attempt.mode() == Mode.STREAMING;
-            if (isStream && delay.isZero())
-                begins = lastBegins = Collections.max(List.of(begins, queueMoves, lastBegins));
+            if (isStream) begins = Collections.max(List.of(begins, queueMoves, lastBegins));
+            if (isStream && fault != Fault.LATE) lastBegins = begins;
             // a stream's first event follows once its run is stored
             var listed = isStream ? begins : begins.plusMillis(schedule.random.nextInt(2_000));
             var job = new Job(attempt, Given.run("run-" + jobs.size()), begins, listed,
