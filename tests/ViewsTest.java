@@ -193,7 +193,7 @@ final class ViewsTest extends WholeCommand {
 
             int code = line.execute((words + output()).split(" "));
 
-            assertEquals(2, code);
+            assertEquals(Exit.STOPPED.code, code);
             assertTrue(err.toString().startsWith("difyexec: standard output: "), err::toString);
             assertEquals(1, err.toString().lines().count(), err::toString);
         }
