@@ -37,11 +37,11 @@ final class DataTest {
                 A          | paused A                 | Ran       | A      | -
                 A          | succeeded B              | Cut       | A      | another run
                 A          | failed B                 | Cut       | A      | another run
-                A          | failed A, succeeded A    | Cut       | A      | two ends
-                A          | succeeded A, failed A    | Cut       | A      | two ends
-                A          | paused A, succeeded A    | Cut       | A      | two ends
-                A          | succeeded A, succeeded B | Cut       | A      | two ends
-                A          | succeeded A, error       | Cut       | A      | two ends
+                A          | failed A, succeeded A    | Cut       | A      | two results
+                A          | succeeded A, failed A    | Cut       | A      | two results
+                A          | paused A, succeeded A    | Cut       | A      | two results
+                A          | succeeded A, succeeded B | Cut       | A      | two results
+                A          | succeeded A, error       | Cut       | A      | two results
                 -          | error                    | Refused   | -      | -
                 A          | error                    | Refused   | A      | -
                 A          | error, succeeded A       | Refused   | A      | -

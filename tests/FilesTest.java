@@ -928,7 +928,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"results.jsonl", "results.jsonl.log", "results.jsonl.retry"})
+        @ValueSource(strings = {"results.jsonl", "results.jsonl.log"})
         void areLeftUnchangedNextToABatch(String name) throws IOException {
             rows(2);
             dify.row("2", dify.ended("failed", "no"));
