@@ -1281,7 +1281,7 @@ final class DifyExec implements Runnable {
                 return !isSaved && !byId.isEmpty();
             }
 
-            /// Keeps no cell that the CSV has, too.
+            /// Stores the new cells, except those that equal the CSV's.
             void set(Row row, Map<String, String> cells) {
                 var edited = of(row);
                 edited.putAll(cells);
@@ -1670,7 +1670,7 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
-            var grace = view.isPresent() ? Duration.ZERO : running.grace; // Ctrl-C means this run, at once
+            var grace = view.isPresent() ? Duration.ZERO : running.grace; // Ctrl-C stops this run at once
             var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, running.timeout,
                     running.settle);
             return new Engine.Terms(judge, limits, new Pace(pace.concurrency(), pace.wait, pace.rate), modes,
@@ -2086,7 +2086,7 @@ final class DifyExec implements Runnable {
             NEVER_STARTED,
             /// The run failed or was stopped.
             FAILED,
-            /// The run has not ended, by the server's record. Or it succeeded, and the next start takes its result.
+            /// The run has not ended according to Dify's record, or it succeeded and the next `run` takes its result.
             OPEN,
             /// A further run of a row that the user had sent again, such as with `retry --force`.
             SENT_AGAIN,
@@ -2102,7 +2102,7 @@ final class DifyExec implements Runnable {
             DIFFERS,
             /// The server cannot show it: it is deleted, was never listed, or the reply is not what was asked for.
             NOT_VERIFIABLE,
-            /// The server did not answer.
+            /// The server did not respond.
             NO_ANSWER;
 
             static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
@@ -2758,9 +2758,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The command to run next: the options of this one, without those that only this one needs. People see it as text.
+    /// The suggested next command: the options of this one, without those that only this one needs. It is shown as
+    /// text.
     ///
-    /// @param start how the tool was started; in the shell empty: there, the open batch is meant
+    /// @param start how the tool was started; empty in the shell, where the open batch is meant
     /// @param command the name of this one
     /// @param options all but `-i` and `-o`, each with its value: `--user=me`
     record NextCall(String start, String command, Optional<Path> input, Path output, List<String> options) {
@@ -3213,7 +3214,7 @@ final class DifyExec implements Runnable {
             return open(input, "", Optional.of(files));
         }
 
-        /// Choices of earlier calls apply, too.
+        /// Opens the input with the choices of earlier sessions, too.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable);
@@ -3849,7 +3850,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why rows failed or are unresolved.
+    /// The reason why rows failed or are unresolved.
     record Cause(RowStatus outcome, String text) {
         static Cause of(Batch batch, int entry) {
             return new Cause(batch.index().status(entry), batch.history().cause(entry));
@@ -4248,7 +4249,7 @@ final class DifyExec implements Runnable {
 
         /// Selects a part of the outputs by its JSON pointer, or all but the ignored ones.
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
-            /// Pointers of the outputs of a result that are compared.
+            /// Returns the pointers of a result's outputs that are compared.
             Set<String> pointers(Result result) {
                 if (!part.isEmpty()) return result.at(part).isMissingNode() ? Set.of() : Set.of(part);
                 return result.end().outputs().keySet().stream().filter(name -> !ignored.contains(name))
@@ -5498,7 +5499,7 @@ final class DifyExec implements Runnable {
         /// Logs the end of an attempt that leaves its row open.
         private void logEnd(Attempt attempt, String end, Response response, String why) {
             var now = clock.instant();
-            if (!writer.batch().history().isClosed(attempt, end)) // an earlier call recorded it
+            if (!writer.batch().history().isClosed(attempt, end)) // an earlier session recorded it
                 writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsOnDisk()));
         }
 
@@ -5520,7 +5521,7 @@ final class DifyExec implements Runnable {
                 pace.finished(ran.usage().within(took), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited,
                         "waited %s in the server's queue"));
-                if (!ran.isBare()) queue.began(attempt); // else it may be made up, and still wait
+                if (!ran.isBare()) queue.began(attempt); // otherwise it may be made up, and still wait
             }
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
@@ -5691,7 +5692,7 @@ final class DifyExec implements Runnable {
                     writer.status(unresolved.attempt().row()).isSuccess());
         }
 
-        /// Whether this call will still send streams, or has sent some that wait for their first event.
+        /// Whether this session will still send streams, or has sent some that wait for their first event.
         private boolean hasStreamsToCome() {
             return terms.modes().mode() == Mode.STREAMING
                     && (agenda.hasRows() || running.values().stream().anyMatch(sent -> !sent.isStreaming));
@@ -6183,7 +6184,7 @@ final class DifyExec implements Runnable {
             values.replaceAll((_, value) -> value.uploaded(ids));
             var response = client.run(attempt, values, heard);
             if (saveFiles.isEmpty() || !(response instanceof Response.Ran ran)) return response;
-            // if this call dies during the downloads, the next one finds the run
+            // if this process dies during the downloads, the next one finds the run
             ran.run().ifPresent(run -> {
                 var recorded = new CompletableFuture<Void>();
                 heard.accept(new StreamEvent.Finished(run, recorded));
@@ -6949,7 +6950,7 @@ final class DifyExec implements Runnable {
 
         private Response.ChatMessage message() {
             var usage = metadata.path("usage");
-            boolean isUnclear = !prices.isEmpty() && paid().isEmpty(); // then Dify has added up two currencies
+            boolean isUnclear = !prices.isEmpty() && paid().isEmpty(); // in this case Dify has added up two currencies
             return new Response.ChatMessage(conversation, messageId, usage.path("total_tokens").asLong(0),
                     isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
         }
@@ -7212,7 +7213,7 @@ final class DifyExec implements Runnable {
                             : answer.cut(overdue, "the connection broke in the middle of the response ("
                                     + Text.reason(problem) + ")"));
                 }
-            } catch (IOException | IllegalArgumentException problem) { // the latter for a head that is malformed
+            } catch (IOException | IllegalArgumentException problem) { // the latter if the response's head is malformed
                 boolean isOverdue = problem instanceof HttpTimeoutException && !isBeforeSending(problem);
                 return new DifyClient.Reply.NotGot<>(isOverdue
                         ? new Response.Cut(overdue, "no response within " + Text.seconds(limit)) : unsent(problem));
@@ -7455,7 +7456,7 @@ final class DifyExec implements Runnable {
                 try {
                     http.body().close();
                 } catch (IOException _) {
-                    // its reader gets an exception of its own
+                    // the body's reader gets an exception of its own
                 }
             }
         }
@@ -7601,7 +7602,7 @@ final class DifyExec implements Runnable {
                 return seed.isPresent();
             }
 
-            /// Whether rows that are left may stay so after this call.
+            /// Whether rows may stay pending after this session.
             boolean isPart() {
                 return listed || !ids.isEmpty() || !among.isEmpty() || isLimited();
             }
@@ -7864,8 +7865,8 @@ final class DifyExec implements Runnable {
             write();
         }
 
-        /// Writes everything, the retry list included, forces it to disk and closes the files, whatever failed: no
-        /// error is left for later, when it was said how the call ended. Present: why it failed.
+        /// Writes everything, including the retry list, to disk and closes the files, even after a failure, so that no
+        /// error appears after the last message. Returns why it failed, if it did.
         Optional<Stop> finish() {
             try (this) {
                 write();
@@ -8250,9 +8251,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    // Batch: what earlier calls left
+    // Batch: the state that earlier sessions left
 
-    /// Holds what results and log say: lines of earlier calls as they are read, the results first, and those of this
+    /// Holds what results and log say: lines of earlier sessions as they are read, the results first, and those of this
     /// call once they were written. An attempt is kept until nothing is left to learn about it:
     ///
     /// | line about a row | becomes of its attempts |
@@ -8582,7 +8583,7 @@ final class DifyExec implements Runnable {
             return unfinished.filter(session -> session.process() != null && session.process().isOtherAlive());
         }
 
-        /// Why the last call stopped early.
+        /// Returns why the last session stopped early.
         Optional<String> stopped() {
             return stopped;
         }
@@ -8963,7 +8964,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Refuses files of others: nothing of theirs is written to, cut, replaced or moved.
+        /// Rejects files that difyexec did not write, so that they are never changed or moved.
         void requireOurs() {
             if (!isOurs(results, Results::isResult, Results.BEGINNING))
                 throw new Unusable(results + ": the first line is not a result of difyexec", ELSEWHERE);
@@ -8998,7 +8999,7 @@ final class DifyExec implements Runnable {
         /// What an earlier session chose about the input, the log that says so, and the input itself.
         record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
-        /// Returns the choices of the last call on these files, else of one on shards of the batch.
+        /// Returns the choices of the last session on these files, else of one on shards of the batch.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.whole(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
@@ -9637,7 +9638,7 @@ final class DifyExec implements Runnable {
                     return workflowStatus.equals(PARTIAL) ? Outcome.PARTIAL : Outcome.SUCCEEDED;
                 }
 
-                /// Converts it to an event of the log.
+                /// Converts this end to an event of the log.
                 EndEvent end() {
                     return new EndEvent(Times.parse(executedAt), id, user, outcome().status().word(), fingerprint,
                             workflowRunId, 0, "", seconds == null ? 0 : seconds, totalTokens, totalPrice, currency,
@@ -9746,8 +9747,8 @@ final class DifyExec implements Runnable {
         }
 
         /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
-        /// `auto`: the tool chose the mode, and a later call of *auto* continues in it. `typed` are the options of the
-        /// command line, each with its value: the next command repeats what the batch needs. `again`: rows could be
+        /// `auto`: the tool chose the mode, and a later session with *auto* continues in it. `typed` are the options of
+        /// the command line, each with its value: the next command repeats what the batch needs. `again`: rows could be
         /// sent again although an earlier run of them succeeded or may still succeed.
         record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
                 String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
@@ -10049,9 +10050,9 @@ final class DifyExec implements Runnable {
                 vars = vars == null ? Map.of() : vars;
             }
 
-            /// Adds the choices of earlier calls. What is typed replaces them, since files are saved again with another
-            /// encoding or without their title: rows that are read in another way count as changed. What would mix them
-            /// up or change them unnoticed cannot be replaced ([Csv#requireSameIds] looks at the id column).
+            /// Adds the choices of earlier sessions. What is typed replaces them, since files are saved again with
+            /// another encoding or without their title: rows that are read in another way count as changed. What would
+            /// mix them up or change them unnoticed cannot be replaced ([Csv#requireSameIds] looks at the id column).
             Shape after(Shape before, Path log) {
                 var mapped = new LinkedHashMap<>(before.map);
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
@@ -11047,7 +11048,7 @@ final class DifyExec implements Runnable {
         private static ReadableWorkbook open(byte[] zip) throws IOException {
             try {
                 return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(true, true));
-            } catch (ExcelReaderException _) { // it has no part with styles, and so no formats
+            } catch (ExcelReaderException _) { // the workbook has no styles, and so no formats
                 return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(false, true));
             }
         }
@@ -11872,9 +11873,9 @@ final class DifyExec implements Runnable {
             return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
         }
 
-        /// The run is not stored, so it never ran, and its words decide. Those that a stream made up are read like its
-        /// refusals, and prove nothing unless they are known. If Dify 1.16 gave the end the id of a real run, that run
-        /// may still be active, whatever the words are.
+        /// Dify has no record of the run, so it never ran: the error's text decides. An error that a stream made up is
+        /// treated like a rejection, and counts only if its text is known. If Dify 1.16 gave it the id of a real run,
+        /// that run may still be active, whatever the text is.
         Verdict notStored(Attempt attempt, Response said) {
             if (said instanceof Response.Refused error) return refused(attempt, error);
             var ran = (Response.Ran) said;
@@ -11992,12 +11993,12 @@ final class DifyExec implements Runnable {
     }
 
     /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. Those
-    /// that an earlier call left unknown are sent with `--resend-unknown`, or if their ids are named.
+    /// that an earlier session left unknown are sent with `--resend-unknown`, or if their ids are named.
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
         private static final String SAFER = "; --mode blocking is safer";
 
         /// @param passed since when the server's queue is known to have moved past the attempt's stream
-        /// @param hasStreamsToCome whether streams of this call that have not begun yet may show that it has
+        /// @param hasStreamsToCome whether streams of this session that have not begun yet may show that it has
         record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasStreamsToCome,
                 boolean stopAsked, boolean hasSuccess) {}
 
@@ -12056,7 +12057,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// A result that was paid for is kept: if its row has changed since, with the inputs that the server recorded.
+        /// Keeps a result that was paid for. If its row has changed since, it gets the inputs that Dify recorded.
         private List<Step> succeeded(Unresolved unresolved, Response.Ran ran, Map<String, String> inputs) {
             var attempt = unresolved.attempt();
             var verdict = judge.afterLook(attempt, ran);
@@ -12149,8 +12150,8 @@ final class DifyExec implements Runnable {
 
         /// From Dify 1.13 on, a stream waits in a queue for a worker, also after its client has left, and the server
         /// shows nothing of it meanwhile. So time alone proves nothing: only a stream that was sent later and has begun
-        /// shows that the queue has moved past this one. Nobody has waited for one of an earlier call, so it may wait
-        /// for the streams of this call.
+        /// shows that the queue has moved past this one. Nobody has waited for one of an earlier session, so it may
+        /// wait for the streams of this session.
         private List<Step> queued(Unresolved unresolved, LookUpContext here, Instant now) {
             if (here.passed().isPresent()) return settled(unresolved, here.passed().get(), now);
             var later = unresolved.with(unresolved.state().later(now, false));
@@ -12165,7 +12166,8 @@ final class DifyExec implements Runnable {
                     ? lookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
         }
 
-        /// A try of this call counts as one that failed. A call that was killed does not count as a try.
+        /// An attempt of this session counts as one that failed. A session that was killed does not count as an
+        /// attempt.
         private List<Step> notStarted(Unresolved unresolved) {
             var attempt = unresolved.attempt();
             if (attempt.isOfLostEdits()) return unknown(unresolved, "the edited row was never run, and its edits "
@@ -12200,7 +12202,7 @@ final class DifyExec implements Runnable {
             return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, unresolved.why() + "; " + why));
         }
 
-        /// A row of an earlier call is sent again if that was asked for, whatever its run does.
+        /// A row of an earlier session is sent again if that was asked for, whatever its run does.
         private List<Step> giveUp(Unresolved unresolved, Outcome outcome) {
             var cut = new Response.Cut(unresolved.run(), unresolved.symptom(), unresolved.why());
             return unresolved.symptom().isOurs() || !resendUnknown ? List.of(new Step.Judged(cut, outcome))
@@ -12218,7 +12220,7 @@ final class DifyExec implements Runnable {
 
             record LookAgain(Unresolved unresolved) implements Step {}
 
-            /// The attempt gets this end in the log.
+            /// Logs this end of the attempt.
             record Close(String end, Response response, String why) implements Step {}
 
             record Say(String text) implements Step {}
@@ -12589,7 +12591,8 @@ final class DifyExec implements Runnable {
         private final Map<String, Instant> passed = new HashMap<>(); // by user
         private Instant newestBegun;
 
-        /// @param newestBegun when earlier calls sent the newest stream that has begun: before now, whatever the clock
+        /// @param newestBegun when earlier sessions sent the newest stream that has begun: before now, whatever the
+        /// clock
         ///     did since
         StreamQueue(Instant newestBegun, Instant now) {
             this.newestBegun = newestBegun.isAfter(now) ? now : newestBegun;
@@ -12644,7 +12647,7 @@ final class DifyExec implements Runnable {
             return listings.getOrDefault(attempt.user(), listing);
         }
 
-        /// An earlier call sent the attempt to a server of this version. Nothing is known of one that was replaced.
+        /// An earlier session sent the attempt to a server of this version. Nothing is known of one that was replaced.
         void sentBefore(String user, String version, boolean isUnknownApp) {
             if (Release.of(version).listing(app) != listing) listings.put(user, Release.Listing.NOT_KNOWN);
             if (isUnknownApp) listings.put(user, Release.Listing.OTHER_APP);
@@ -12731,7 +12734,7 @@ final class DifyExec implements Runnable {
     static final class Bootstrap {
         private static final int RESAMPLES = 2_000;
 
-        /// @param low NaN if the figure is unknown, like the other two
+        /// @param low NaN if the figure is unknown; so are the other two
         record Interval(double low, double estimate, double high) {}
 
         /// The mean of one value for each row.
@@ -12803,7 +12806,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One request for one row, found again on the server by its `user`. `sequence` is 0 for one of an earlier call,
+    /// One request for one row, found again on the server by its `user`. `sequence` is 0 for one of an earlier session,
     /// and `fingerprint` is the hash of what was sent.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
@@ -12819,7 +12822,7 @@ final class DifyExec implements Runnable {
             return sequence == 0;
         }
 
-        /// Nobody saw the end of an earlier call's run, so Dify's own time counts.
+        /// Nobody saw the end of an earlier session's run, so Dify's own time counts.
         Duration took(Response response, Instant now) {
             return isEarlier() && response instanceof Response.Ran ran
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000)) : Duration.between(at, now);
@@ -12834,8 +12837,8 @@ final class DifyExec implements Runnable {
             return isEdited && !isCurrent();
         }
 
-        /// The tries of a row in this call. Only `failed` counts against `MAX_RETRIES`; the retries of earlier calls
-        /// are part of `retry_count` only.
+        /// The attempts of a row in this session. Only `failed` counts against `MAX_RETRIES`; the retries of earlier
+        /// sessions are part of `retry_count` only.
         record Tries(int failed, int throttled, int earlier) {
             static final Tries NONE = new Tries(0, 0, 0);
 
@@ -13137,12 +13140,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why the outcome of a run is unknown. Constants without a text are what this call saw, so the run may still be
-    /// active; those with a text are of an attempt that an earlier call left.
+    /// Why the outcome of a run is unknown. Constants without a text are what this session saw, so the run may still be
+    /// active; those with a text are of an attempt that an earlier session left.
     enum Symptom {
         /// Dify itself answered with a server error, so a run may have begun.
         SERVER_ERROR,
-        /// Something in front of Dify answered in its place.
+        /// Something in front of Dify responded instead.
         GATEWAY,
         /// The request left, and nothing came back.
         NO_ANSWER,
@@ -13174,12 +13177,12 @@ final class DifyExec implements Runnable {
             this("");
         }
 
-        /// An attempt that an earlier call left.
+        /// An attempt that an earlier session left.
         Symptom(String text) {
             this.text = text;
         }
 
-        /// Seen by this call, whose run may still be active.
+        /// Whether this session saw the symptom, so that the run may still be active.
         boolean isOurs() {
             return text.isEmpty();
         }
@@ -13189,7 +13192,7 @@ final class DifyExec implements Runnable {
     sealed interface Verdict {
         record Again(Duration after, String why) implements Verdict {}
 
-        /// Refused as too many at once: not the row's fault.
+        /// Dify rejected the run because too many are active. It is not the row's fault.
         record Throttled(Duration after, String why) implements Verdict {}
 
         /// The server was not reached: not the row's fault either.
@@ -13247,7 +13250,7 @@ final class DifyExec implements Runnable {
         QUIET,
         /// It counted as not started, and its row is about to be sent again.
         RESEND,
-        /// It counted as not started, its row was sent again, and the call is at its end.
+        /// It counted as not started, its row was sent again, and the session is about to end.
         LATE
     }
 
@@ -13899,7 +13902,7 @@ final class DifyExec implements Runnable {
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
-        /// A shorter key, or one that could be a field name, would mask more than itself.
+        /// The shortest key that is masked. Shorter texts could occur by chance.
         private static final int SHORTEST = 8;
         private static final Secret NONE = new Secret("");
         static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
@@ -14001,7 +14004,8 @@ final class DifyExec implements Runnable {
         static final String PLACEHOLDER = "app-your-key-here";
 
         record Setting(String name, String text, String source, String fault, String remedy) {
-            /// `TIMEOUT=abc`, but `TIMEOUT in .env`: a line of a file may hold the key.
+            /// Describes a setting for messages: `TIMEOUT=abc`, but only `TIMEOUT in .env`, because a line of a file
+            /// may contain the key.
             String place() {
                 return source.isEmpty() ? name + "=" + Text.printable(text, 60) : name + source;
             }
@@ -14091,7 +14095,7 @@ final class DifyExec implements Runnable {
                     .map(name -> name + " in " + file.name())).sorted().toList();
         }
 
-        /// The proxy for an address, by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
+        /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
@@ -14118,8 +14122,8 @@ final class DifyExec implements Runnable {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
 
-        /// A `.env` file, read when first needed. Nothing in it is ever printed but names, and no exception of
-        /// dotenv-java: its message quotes the line, which may hold the key.
+        /// A `.env` file, read when first needed. Only names in it are ever printed, and no exception of dotenv-java,
+        /// whose message quotes the line, which may contain the key.
         static final class DotEnv {
             final Path file;
             private Map<String, String> values; // null until the file is read
@@ -14490,8 +14494,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Removes the files that begin with `prefix`. Files of this process are left out: closing a second channel
-        /// would let go of its locks. Only one thread does this, because a process cannot lock a file twice.
+        /// Removes abandoned files that begin with `prefix`, except those of this process: closing a second channel
+        /// would release their locks. Only one thread does this, because a process cannot lock a file twice.
         static synchronized void removeAbandoned(Path folder, String prefix) {
             for (var path : Storage.list(folder)) {
                 var name = path.getFileName().toString();
@@ -14534,7 +14538,7 @@ final class DifyExec implements Runnable {
             replace(file, content);
         }
 
-        /// A file that exists keeps who may read it: a private one must not become public with its next version.
+        /// Replaces a file and keeps its permissions, so that a private file does not become public.
         static void replace(Path file, IOConsumer<OutputStream> content) {
             Storage.naming(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
