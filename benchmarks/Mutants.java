@@ -4,6 +4,8 @@
 //SOURCES Mutant.java
 //SOURCES IoFault.java
 //SOURCES ../tests/DifyExecTest.java
+//DEPS org.junit.jupiter:junit-jupiter:6.1.3
+//DEPS org.junit.platform:junit-platform-launcher:6.1.3
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
 package difyexec;
