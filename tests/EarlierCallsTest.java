@@ -1,7 +1,6 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
@@ -15,9 +14,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Unresolved attempts of earlier calls, and what the next call does with them.
 final class EarlierCallsTest {
     @Nested
-    class WhatEarlierCallsLeft {
-        @TempDir Path folder;
-
+    class WhatEarlierCallsLeft extends Story.Sessions {
         static final List<Story> STORIES = Story.of("""
                 runs left running are looked up at the next start
                   given   rows a b, interrupt 1
@@ -79,12 +76,6 @@ final class EarlierCallsTest {
                   given   rows gone b, crash 1, rows b
                   then    results b
                 """);
-
-        @ParameterizedTest(name = "{0}")
-        @FieldSource("STORIES")
-        void aSessionFollowsItsStory(Story story) throws Exception {
-            story.play(folder);
-        }
 
         @Test
         void aLateRunGivesItsRowTheResultThoughTheRowIsNotSentAgain() throws Exception {

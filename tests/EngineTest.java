@@ -1,7 +1,6 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
@@ -17,9 +16,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// The engine, with scripted workflow answers and a clock moved by hand.
 final class EngineTest {
     @Nested
-    class TheEngine {
-        @TempDir Path folder;
-
+    class TheEngine extends Story.Sessions {
         @Test
         void everySuccessIsALineOfTheResults() throws Exception {
             var scene = new Scene(folder, "id,text\na,hello\nb,wörld\n");
@@ -240,12 +237,6 @@ final class EngineTest {
                   finds   running run-a since 3610
                   then    a unknown, took a 310..311
                 """);
-
-        @ParameterizedTest(name = "{0}")
-        @FieldSource("STORIES")
-        void aSessionFollowsItsStory(Story story) throws Exception {
-            story.play(folder);
-        }
 
         @Test
         void eachAttemptCountsAsNotStartedOnceSoThatTheNextStartLooksForAll() throws Exception {

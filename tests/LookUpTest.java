@@ -3,7 +3,6 @@ package difyexec;
 import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.DifyExec.Pace.Rate;
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
@@ -19,9 +18,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Unresolved and late runs, interrupts: the engine with scripted answers and a clock moved by hand.
 final class LookUpTest {
     @Nested
-    class AnUnresolvedAttempt {
-        @TempDir Path folder;
-
+    class AnUnresolvedAttempt extends Story.Sessions {
         static final List<Story> STORIES = Story.of("""
                 the time of a stream counts from its first event, also when it is cut
                   given   STREAMING
@@ -236,12 +233,6 @@ final class LookUpTest {
                   answers a: partial run-a
                   then    a partial, done 1, results a, retry none
                 """);
-
-        @ParameterizedTest(name = "{0}")
-        @FieldSource("STORIES")
-        void aSessionFollowsItsStory(Story story) throws Exception {
-            story.play(folder);
-        }
 
         @Test
         void aCutRunCountsAsRunningUntilItsEndIsKnown() throws Exception {

@@ -1,7 +1,6 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
@@ -14,9 +13,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Queues that stand still, servers that are away and apps that are gone, in virtual time.
 final class OutageTest {
     @Nested
-    class WhenTheServerStops {
-        @TempDir Path folder;
-
+    class WhenTheServerStops extends Story.Sessions {
         /// A server whose worker takes streamed runs in turn, but not before a certain time. They take two seconds.
         private static final class QueueOfWorker {
             private final Instant back;
@@ -143,12 +140,6 @@ final class OutageTest {
                   answers each: 1s began own succeeded own
                   then    sent 2 1, 1 not_started succeeded, start 1 3630..3700
                 """);
-
-        @ParameterizedTest(name = "{0}")
-        @FieldSource("STORIES")
-        void aSessionFollowsItsStory(Story story) throws Exception {
-            story.play(folder);
-        }
 
         /// A stream of the second call began. The log says so to the third.
         @Test

@@ -2,6 +2,9 @@ package difyexec;
 
 import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.Given.Scene;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.FieldSource;
 
 import module java.base;
 
@@ -24,6 +27,17 @@ import static org.junit.jupiter.api.Assertions.*;
 /// A row has one answer for each request, and then those of `each`, or successes. The last result of a look-up repeats.
 /// `own` is the run of the row itself, say `run-a`. A range of seconds does not include its end.
 record Story(String name, List<String> lines) {
+    /// Tests whose field `STORIES` is played, each in a folder of its own.
+    abstract static class Sessions {
+        @TempDir Path folder;
+
+        @ParameterizedTest(name = "{0}")
+        @FieldSource("STORIES")
+        void followItsStory(Story story) throws Exception {
+            story.play(folder);
+        }
+    }
+
     static List<Story> of(String text) {
         return Stream.of(text.split("\n\n")).map(story -> story.lines().map(String::strip).toList())
                 .map(story -> new Story(story.getFirst(), story.subList(1, story.size()))).toList();
