@@ -147,8 +147,8 @@ final class ShardsTest extends WholeCommand {
 
         @Test
         void skipsIdsOfOtherShards() throws IOException {
-            shard(3, 3, "--ids", "5,6,8").exits(Exit.OK.code).says(" 2 ids of other shards (6, 8)");
-            dify.command("retry", "1", "7", "--shard", "3/3").exits(Exit.OK.code).says(" 1 id of other shards (1)");
+            shard(3, 3, "--ids", "5,6,8").exits(Exit.OK.code).says("(6, 8)");
+            dify.command("retry", "1", "7", "--shard", "3/3").exits(Exit.OK.code).says("(1)");
 
             assertEquals(List.of("5", "7"), ids("results.3-of-3.jsonl"));
         }
@@ -176,7 +176,7 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(delimiter = '|', textBlock = """
                 1/3 | 1/4 | in 3 shards, not 4
-                1/3 |     | results.1-of-3.jsonl.log: not merged yet
+                1/3 |     | results.1-of-3.jsonl.log
                     | 1/3 | without --shard
                 """)
         void isRefusedNextToABatchWithOtherShards(String first, String then, String fact) throws IOException {
@@ -442,7 +442,7 @@ final class ShardsTest extends WholeCommand {
             merged();
             var after = snapshot();
             unmerge(moved + 1);
-            if (moved < 3) isNotSent(dify.run(), "results." + (moved + 1) + "-of-3.jsonl.log: not merged yet");
+            if (moved < 3) isNotSent(dify.run(), "results." + (moved + 1) + "-of-3.jsonl.log");
 
             merged();
 
@@ -545,7 +545,7 @@ final class ShardsTest extends WholeCommand {
             shard(2, 3);
             merge("--partial");
 
-            isNotSent(dify.run(), "results.jsonl.log: shards were not merged (1/3, 3/3)");
+            isNotSent(dify.run(), "(1/3, 3/3)");
             isNotSent(dify.command("retry", "5"), "(1/3, 3/3)");
             isNotSent(shard(2, 3, "--ids", "2"), "includes shard 2/3");
             assertEquals(5, dify.runs());
@@ -610,7 +610,7 @@ final class ShardsTest extends WholeCommand {
             Files.move(file("results.1-of-3.jsonl.log.merged"), file("results.1-of-3.jsonl.log"));
             var before = snapshot();
 
-            isNotSent(dify.run("--fresh"), "not merged yet");
+            isNotSent(dify.run("--fresh"), "results.1-of-3.jsonl.log");
 
             assertEquals(before, snapshot());
         }
