@@ -46,7 +46,8 @@ class CommandTest extends WholeCommand {
         /// Its run is running for the first look-ups, and succeeded after them.
         private void goesOn(String id) {
             var running = dify.answer(200, text("{'id':'run-%s','status':'running','outputs':{}}", id));
-            dify.inTurn(() -> get(urlEqualTo("/v1/workflows/run/run-" + id)), running, running, dify.record(id, "succeeded"));
+            dify.inTurn(() -> get(urlEqualTo("/v1/workflows/run/run-" + id)), running, running,
+                    dify.record(id, "succeeded"));
         }
 
         @ParameterizedTest
@@ -144,7 +145,8 @@ class CommandTest extends WholeCommand {
             call(Map.of(), typed("run", "--demo", "--mode", "streaming"));
 
             assertEquals("id status inputs outputs workflow_run_id executed_at retry_count user workflow_status workflow_id "
-                    + "elapsed_time total_tokens total_steps total_price currency fingerprint seconds", keys(result("1")));
+                    + "elapsed_time total_tokens total_steps total_price currency fingerprint seconds",
+                    keys(result("1")));
             assertEquals("success", result("1").path("status").asText());
             assertEquals("{\"id\":\"1\",\"text\":\"あ\"}", result("1").path("inputs").toString());
             assertEquals("succeeded", result("1").path("workflow_status").asText());
@@ -627,7 +629,8 @@ class CommandTest extends WholeCommand {
 
             var said = call(dify.settings(), typed("run", "--mode", mode)).exits(0).notes();
 
-            assertEquals(notes, said.stream().filter(note -> note.contains("--mode streaming")).count(), said::toString);
+            assertEquals(notes, said.stream().filter(note -> note.contains("--mode streaming")).count(),
+                    said::toString);
         }
 
         @Test

@@ -612,7 +612,8 @@ final class CompareTest extends WholeCommand {
 
             var expected = tree(call.out()).path("expected");
 
-            assertEquals("1 0 3", Stream.of("correct", "no_result", "not_judged").map(key -> expected.path(key).asText())
+            assertEquals("1 0 3", Stream.of("correct", "no_result", "not_judged")
+                    .map(key -> expected.path(key).asText())
                     .collect(Collectors.joining(" ")));
             var rows = Files.readAllLines(file("out.csv")).stream().filter(row -> row.matches("r-[234],.*"))
                     .toList();
@@ -672,7 +673,8 @@ final class CompareTest extends WholeCommand {
             for (int n = 1; n <= runs.length; n++) save("b" + n + ".jsonl", runs[n - 1]);
 
             var files = files("b", runs.length).toArray(String[]::new);
-            with(words(List.of("-i", input(), "--csv", path("out.csv"), RULE[0], RULE[1], "--second"), files)).exits(code);
+            with(words(List.of("-i", input(), "--csv", path("out.csv"), RULE[0], RULE[1], "--second"), files))
+                    .exits(code);
 
             var row = Files.readAllLines(file("out.csv")).getLast();
             assertTrue(row.matches(".*,1,,(no such city)?,," + share + "," + verdict + ",.*"), row);
@@ -871,7 +873,8 @@ final class CompareTest extends WholeCommand {
             Files.writeString(file("data.csv"), "id,wanted\n" + read + ",\"other " + text + "\"\n");
 
             for (var more : List.of(new String[0], new String[] {"-i", input(), "--expect", "wanted=/a"})) {
-                var suite = report(words(List.of("--html", path("page.html"), "--csv", path("out.csv"), "--force"), more));
+                var suite = report(words(List.of("--html", path("page.html"), "--csv", path("out.csv"), "--force"),
+                        more));
 
                 countsItsCases(suite);
                 assertEquals(1, cases(suite).size());
@@ -918,7 +921,8 @@ final class CompareTest extends WholeCommand {
         void areShortenedAroundTheDifference() {
             var many = "word ".repeat(1_000);
 
-            assertEquals("word ".repeat(20) + "[x |y ]" + "word ".repeat(20), marked(many + "x " + many, many + "y " + many));
+            assertEquals("word ".repeat(20) + "[x |y ]" + "word ".repeat(20),
+                    marked(many + "x " + many, many + "y " + many));
         }
     }
 

@@ -157,7 +157,8 @@ final class DataTest {
 
             var known = unresolved;
             for (int age : new int[] {6, 4})
-                known = known.running((LookUpResult.Running) running("run-1", seconds(age)), NOON.plusSeconds(9), seconds(40));
+                known = known.running((LookUpResult.Running) running("run-1", seconds(age)), NOON.plusSeconds(9),
+                        seconds(40));
 
             assertEquals(NOON.plusSeconds(43), known.state().deadline());
             assertEquals(NOON.plusSeconds(3), known.start());
@@ -531,7 +532,8 @@ final class DataTest {
 
         /// An endless response, after its first characters: nested values, words, names.
         @ParameterizedTest
-        @CsvSource(delimiter = '|', value = {"|[", "|{\"a\":", "|[{\"a\":[", "|x", "{\"a\":|x", "{\"|a", "[|\\", "[1,2|]"})
+        @CsvSource(delimiter = '|', value = {"|[", "|{\"a\":", "|[{\"a\":[", "|x", "{\"a\":|x", "{\"|a", "[|\\",
+                "[1,2|]"})
         void endsWithAnErrorAfterABoundedPartIfItIsEndless(String start, String endless) {
             var read = new AtomicLong();
             var beginning = Objects.requireNonNullElse(start, "").getBytes(UTF_8);

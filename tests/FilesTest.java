@@ -648,8 +648,10 @@ final class FilesTest extends WholeCommand {
             var before = contents();
 
             for (var words : List.of("run -i IN -o OUT", "run -i IN -o OUT --shard 1/2", "retry -i IN -o OUT 1",
-                    "status -o OUT", "status -i IN -o OUT", "export -i IN -o OUT NEW", "compare OUT OUT", "verify -o OUT"))
-                call(dify.settings(), words.replace("IN", input()).replace("OUT", output()).replace("NEW", path("out.csv"))
+                    "status -o OUT", "status -i IN -o OUT", "export -i IN -o OUT NEW", "compare OUT OUT",
+                    "verify -o OUT"))
+                call(dify.settings(), words.replace("IN", input()).replace("OUT", output())
+                .replace("NEW", path("out.csv"))
                         .split(" ")).exits(2).reports(version, "results.jsonl.log").hints();
             assertEquals(before, contents());
             assertEquals(0, dify.runs());

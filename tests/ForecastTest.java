@@ -140,7 +140,8 @@ final class ForecastTest extends WholeCommand {
             var dify = new Simulated("--latency", "20ms");
             var tokens = sortedTexts();
 
-            var call = call(dify.settings(), typed("run", "--sample", "" + SAMPLE, "--seed", "11", "-c", "25", "--json"))
+            var call = call(dify.settings(), typed("run", "--sample", "" + SAMPLE, "--seed", "11", "-c", "25",
+                    "--json"))
                     .exits(0).omits("typical");
 
             var forecast = tree(call.out()).path("forecast");
@@ -385,7 +386,8 @@ final class ForecastTest extends WholeCommand {
 
             assertEquals("RMB USD", keys(cost));
             for (var currency : cost) assertTrue(contains(currency, 80 * 0.25), cost::toString);
-            assertTrue(shown().out().matches("(?s).* [\\d.]+ to [\\d.]+ RMB, [\\d.]+ to [\\d.]+ USD\n.*"), shown().out());
+            assertTrue(shown().out().matches("(?s).* [\\d.]+ to [\\d.]+ RMB, [\\d.]+ to [\\d.]+ USD\n.*"), shown()
+                    .out());
         }
 
         @Test

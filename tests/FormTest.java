@@ -273,7 +273,8 @@ class FormTest {
             inspector.accept(row);
             var out = new StringWriter();
 
-            CheckView.print(inspector.inspection(false), new ServerInfo("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
+            CheckView.print(inspector.inspection(false),
+                    new ServerInfo("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
                     Optional.empty(), new PrintWriter(out));
 
             assertTrue(out.toString().contains("evil"), out.toString());
@@ -314,7 +315,8 @@ class FormTest {
         void severalMayBeAJsonArray() {
             assertEquals(read("file-list", "https://a.example/1.pdf; https://a.example/2.pdf", "\"max_length\":3"),
                     read("file-list", "[\"https://a.example/1.pdf\",\"https://a.example/2.pdf\"]", "\"max_length\":3"));
-            assertInstanceOf(Value.Wrong.class, read("file-list", "[{\"url\":\"https://a.example/1.pdf\"}]", "\"max_length\":3"));
+            assertInstanceOf(Value.Wrong.class, read("file-list", "[{\"url\":\"https://a.example/1.pdf\"}]",
+                    "\"max_length\":3"));
             assertInstanceOf(Value.None.class, read("file-list", "[]", "\"max_length\":3"));
         }
 

@@ -44,18 +44,21 @@ final class FormatsTest extends WholeCommand {
         try (var zip = new ZipOutputStream(bytes)) {
             var parts = new LinkedHashMap<String, String>();
             var type = "application/vnd.openxmlformats-officedocument.spreadsheetml.";
-            parts.put("xl/sharedStrings.xml", "<sst xmlns=\"" + main + "\"><si><t>zero</t></si><si><r><t>o</t></r><r><t>ne</t>"
+            parts.put("xl/sharedStrings.xml", "<sst xmlns=\"" + main
+                    + "\"><si><t>zero</t></si><si><r><t>o</t></r><r><t>ne</t>"
                     + "</r><rPh sb=\"0\" eb=\"1\"><t>reading</t></rPh></si></sst>");
             parts.put("[Content_Types].xml", "<Types xmlns=\"http://schemas.openxmlformats.org/package/2006/content-types\">"
                     + "<Override PartName=\"/xl/workbook.xml\" ContentType=\"" + type + "sheet.main+xml\"/>"
                     + "<Override PartName=\"/xl/sharedStrings.xml\" ContentType=\"" + type + "sharedStrings+xml\"/>"
                     + "<Override PartName=\"/xl/styles.xml\" ContentType=\"" + type + "styles+xml\"/></Types>");
-            parts.put("xl/workbook.xml", "<workbook xmlns=\"" + main + "\" xmlns:r=\"" + office + "\"><workbookPr date1904=\""
+            parts.put("xl/workbook.xml", "<workbook xmlns=\"" + main + "\" xmlns:r=\"" + office
+                    + "\"><workbookPr date1904=\""
                     + is1904 + "\"/><sheets>" + each(names, (name, i) -> "<sheet name=\"" + name + "\" sheetId=\"" + i
                             + "\" r:id=\"r" + i + "\"/>") + "</sheets></workbook>");
             parts.put("xl/_rels/workbook.xml.rels", "<Relationships xmlns=\"http://schemas.openxmlformats.org/package/2006/"
                     + "relationships\"><Relationship Id=\"texts\" Type=\"" + office + "/sharedStrings\" "
-                    + "Target=\"sharedStrings.xml\"/>" + each(names, (_, i) -> "<Relationship Id=\"r" + i + "\" Type=\"" + office
+                    + "Target=\"sharedStrings.xml\"/>" + each(names, (_, i) -> "<Relationship Id=\"r" + i
+                    + "\" Type=\"" + office
                             + "/worksheet\" Target=\"worksheets/sheet" + i + ".xml\"/>") + "</Relationships>");
             parts.put("xl/styles.xml", "<styleSheet xmlns=\"" + main + "\"><numFmts><numFmt numFmtId=\"164\" "
                     + "formatCode=\"00000\"/><numFmt numFmtId=\"165\" formatCode=\"0.00 &quot;days&quot;\"/>"
@@ -85,7 +88,8 @@ final class FormatsTest extends WholeCommand {
     }
 
     private static String each(List<String> names, BiFunction<String, Integer, String> text) {
-        return IntStream.range(0, names.size()).mapToObj(i -> text.apply(names.get(i), i + 1)).collect(Collectors.joining());
+        return IntStream.range(0, names.size()).mapToObj(i -> text.apply(names.get(i), i + 1))
+                .collect(Collectors.joining());
     }
 
     static byte[] book(String... cells) throws IOException {
@@ -170,7 +174,8 @@ final class FormatsTest extends WholeCommand {
                     text("arrayEmpty.txt", " [ ]", "arrayEmpty.txt: no rows"),
                     text("brackets.csv", "[id],id\n1,2\n", "2 {[id]=1, id=2}"),
                     text("arrayNoId.json", "[{\"key\":1},{\"key\":2}]", "arrayNoId.json: no", "--id-column key"),
-                    text("arrayCut.json", "[{\"id\":1},\n{\"id\":2}", "item 3: ", "line 2", "column 9 (Unexpected end-of-input)"),
+                    text("arrayCut.json", "[{\"id\":1},\n{\"id\":2}", "item 3: ", "line 2",
+                            "column 9 (Unexpected end-of-input)"),
                     text("arrayCutInItem.json", "[{\"id\":1},{\"id\":", "item 2: "),
                     text("twoArrays.json", "[{\"id\":1}]\n[{\"id\":2}]", "item 2: "),
                     text("arrayKeyTwice.json", "[{\"id\":1,\"id\":2}]", "item 1: "),
@@ -179,7 +184,8 @@ final class FormatsTest extends WholeCommand {
                     text("broken.jsonl", "{\"id\":1}\n{\"id\":x}\n{\"id\":2}\n", ":2", "not valid JSON"),
                     text("exponent.jsonl", "{\"id\":1}\n{\"id\":1e99999999999}\n", ":2", "exponent"),
                     text("twice.jsonl", "{\"id\":1}\n{\"id\":1}\n", ":2", "line 1"),
-                    new Case("numbers.xlsx", book("A1=s:id", "B1=s:x", "A2=n:12.0", "B2=n:0.30000000000000004", "A3=n:1E+20",
+                    new Case("numbers.xlsx", book("A1=s:id", "B1=s:x", "A2=n:12.0", "B2=n:0.30000000000000004",
+                            "A3=n:1E+20",
                             "B3=n1:0.25", "A4=n5:701", "B4=n7:3.5", "A5=b:1", "B5=s: _x0041_ "),
                             "2 {id=12, x=0.3}", "3 {id=100000000000000000000, x=0.25}", "4 {id=00701, x=3.5}",
                             "5 {id=true, x= A }"),
@@ -187,19 +193,25 @@ final class FormatsTest extends WholeCommand {
                             "B3=n3:45322.572916666664", "A4=n:3", "B4=n4:0.5", "A5=n:4", "B5=n6:1.5"),
                             "2 {id=1, x=2024-01-31}", "3 {id=2, x=2024-01-31T13:45:00}", "4 {id=3, x=12:00:00}",
                             "5 {id=4, x=1.5}"),
-                    new Case("dates1904.xlsx", book(true, Map.of("S", List.of("A1=s:id", "B1=s:x", "A2=n:1", "B2=n2:43860"))),
+                    new Case("dates1904.xlsx", book(true, Map.of("S",
+                            List.of("A1=s:id", "B1=s:x", "A2=n:1", "B2=n2:43860"))),
                             "2 {id=1, x=2024-01-31}"),
                     new Case("formulas.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:sum", "A3=n:2", "B3=g:"),
                             "2 {id=1, x=sum}", "3 {id=2, x=}"),
                     new Case("onlyEmptyResults.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=g:"), "2 {id=1, x=}"),
                     new Case("neverComputed.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:", "A3=n:2", "B3=f:a"),
                             "Sheet1!B2", "formula"),
-                    new Case("digits.xlsx", book("A1=s:id", "B1=s:x", "A2=n:12345678901234567", "B2=n:1.2345678901234567E+16",
+                    new Case("digits.xlsx", book("A1=s:id", "B1=s:x", "A2=n:12345678901234567",
+                            "B2=n:1.2345678901234567E+16",
                             "A3=n:12345678901234568.0", "B3=n:1234567890123456.78"),
-                            "2 {id=12345678901234567, x=12345678901234567}", "3 {id=12345678901234568, x=1234567890123460}"),
-                    new Case("milliseconds.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=n3:45322.57291667824", "A3=n:2",
-                            "B3=n4:0.5000028935185185"), "2 {id=1, x=2024-01-31T13:45:00.001}", "3 {id=2, x=12:00:00.25}"),
-                    new Case("eastAsian.xlsx", book("A1=s:id", "B1=s:x", "C1=s:y", "A2=n:1", "B2=n8:45123", "C2=n9:45123",
+                            "2 {id=12345678901234567, x=12345678901234567}",
+                            "3 {id=12345678901234568, x=1234567890123460}"),
+                    new Case("milliseconds.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=n3:45322.57291667824",
+                            "A3=n:2",
+                            "B3=n4:0.5000028935185185"), "2 {id=1, x=2024-01-31T13:45:00.001}",
+                            "3 {id=2, x=12:00:00.25}"),
+                    new Case("eastAsian.xlsx", book("A1=s:id", "B1=s:x", "C1=s:y", "A2=n:1", "B2=n8:45123",
+                            "C2=n9:45123",
                             "A3=n:2", "B3=n10:0.5", "C3=n11:0.5", "A4=n:3", "B4=n12:45123", "C4=n13:45123", "A5=n:4",
                             "B5=n14:45123", "C5=n15:45123", "A6=n:5", "B6=n16:45123", "C6=n2:99999999"),
                             "2 {id=1, x=2023-07-16, y=2023-07-16}", "3 {id=2, x=12:00:00, y=12:00:00}",
@@ -222,11 +234,13 @@ final class FormatsTest extends WholeCommand {
                             "Excel workbook", "hint"),
                     new Case("errors.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=e:#N/A", "A3=n:2", "B3=f:#REF!"),
                             "Sheet1!B2", "#N/A", "Sheet1!B3"),
-                    new Case("mergedAndEmptyRows.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=s:a", "A3=n:2", "A9=n:3"),
+                    new Case("mergedAndEmptyRows.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=s:a", "A3=n:2",
+                            "A9=n:3"),
                             "2 {id=1, x=a}", "3 {id=2, x=}", "9 {id=3, x=}"),
                     new Case("twoSheets.xlsx", book(false, two), "3 {text=a, ID=7}", "6 {text=b, ID=8}"),
                     new Case("twice.xlsx", book("A1=s:id", "A2=n:1", "A5=n:1"), "Sheet1!A5", "Sheet1!A2"),
-                    new Case("title.xlsx", book("A1=s:Report", "A3=s:id", "B3=s:x", "A4=n:1"), "Sheet1!A1", "--header-row 3"),
+                    new Case("title.xlsx", book("A1=s:Report", "A3=s:id", "B3=s:x", "A4=n:1"), "Sheet1!A1",
+                            "--header-row 3"),
                     new Case("damaged.xlsx", Arrays.copyOf(book("A1=s:id"), 400), "Excel workbook", "hint"),
                     new Case("open.ods", zip("mimetype"), "Excel workbook", ".xlsx"),
                     new Case("old.xls", HexFormat.of().parseHex("d0cf11e0a1b11ae1"), ".xls", "password", ".xlsx"));
@@ -239,7 +253,8 @@ final class FormatsTest extends WholeCommand {
 
             if (one.facts[0].matches("(?s)\\d+ \\{.*")) {
                 try (var csv = Csv.open(path, Csv.Shape.DEFAULT)) {
-                    assertEquals(List.of(one.facts), Given.rows(csv).stream().map(row -> row.line() + " " + row.inputs()).toList());
+                    assertEquals(List.of(one.facts), Given.rows(csv).stream()
+                            .map(row -> row.line() + " " + row.inputs()).toList());
                 }
                 return;
             }
@@ -256,7 +271,8 @@ final class FormatsTest extends WholeCommand {
 
             try (var csv = Csv.open(Files.write(folder.resolve("hidden.xlsx"), book), Csv.Shape.DEFAULT)) {
                 assertEquals(List.of("1", "2", "3"), Given.rows(csv).stream().map(Row::id).toList());
-                assertTrue(csv.notes().stream().anyMatch(note -> note.contains("2 hidden rows")), csv.notes().toString());
+                assertTrue(csv.notes().stream().anyMatch(note -> note.contains("2 hidden rows")), csv.notes()
+                        .toString());
             }
         }
 
@@ -418,7 +434,8 @@ final class FormatsTest extends WholeCommand {
 
             dify.line("run --map Question=q --var tone --var lang= --rerun-changed").exits(0);
 
-            assertEquals("{\"id\":\"1\",\"q\":\"a\",\"tone\":\"cold\",\"lang\":\"\"}", result("1").path("inputs").toString());
+            assertEquals("{\"id\":\"1\",\"q\":\"a\",\"tone\":\"cold\",\"lang\":\"\"}", result("1").path("inputs")
+                    .toString());
             assertEquals("succeeded=1", status(), "the new choices are remembered");
 
             dify.line("run --map Question= --map Frage= --var lang --rerun-changed --allow-unmapped").exits(0);
@@ -510,7 +527,8 @@ final class FormatsTest extends WholeCommand {
                     import openpyxl, sys
                     rows = openpyxl.load_workbook(sys.argv[1]).active.iter_rows(values_only=True)
                     print([[str(c) for c in r[:3]] for r in rows])""", file("out.xlsx"));
-            assertTrue(printed.contains("[['id', 'text', 'n'], ['00001', ' =1+1 ', '0.5'], ['b', 'x<y\\n+2', '7']]"), printed);
+            assertTrue(printed.contains("[['id', 'text', 'n'], ['00001', ' =1+1 ', '0.5'], ['b', 'x<y\\n+2', '7']]"),
+                    printed);
         }
 
         @Test

@@ -158,7 +158,8 @@ final class InputTest {
 
             for (int time = 0; time < 2; time++) {
                 var seen = new ArrayList<String>();
-                csv.rows(BitSet.valueOf(new long[] {0b1010}), index::fingerprint).forEachRemaining(row -> seen.add(row.id() + row.index()));
+                csv.rows(BitSet.valueOf(new long[] {0b1010}), index::fingerprint)
+                        .forEachRemaining(row -> seen.add(row.id() + row.index()));
                 assertEquals(List.of("b1", "d3"), seen);
             }
             assertThrows(NoSuchElementException.class, () -> csv.rows(new BitSet(), index::fingerprint).next());
@@ -170,7 +171,8 @@ final class InputTest {
             assumeTrue(Files.isDirectory(open));
             var csv = open("id,text\na,1\nb,2\n");
 
-            assertEquals("a", csv.rows(BitSet.valueOf(new long[] {1}), Index.of(csv, _ -> {})::fingerprint).next().id());
+            assertEquals("a", csv.rows(BitSet.valueOf(new long[] {1}), Index.of(csv, _ -> {})::fingerprint).next()
+                    .id());
 
             try (var files = Files.list(open)) {
                 assertTrue(files.noneMatch(file -> isThe(csv.file().input(), file)));
@@ -264,7 +266,8 @@ final class InputTest {
 
         @Test
         void aMissingIdColumnIsReportedWithTheExistingColumns() {
-            var problem = assertThrows(Unusable.class, () -> Index.of(open("a,b\n1,2\n".getBytes(UTF_8), "c"), _ -> {}));
+            var problem = assertThrows(Unusable.class,
+                    () -> Index.of(open("a,b\n1,2\n".getBytes(UTF_8), "c"), _ -> {}));
 
             assertTrue(problem.text().contains("\"c\"") && problem.text().endsWith("a, b"),
                     problem.text());
@@ -398,7 +401,8 @@ final class InputTest {
             var csv = open(",id, ,text,,\n,a,,1,,\n,b,,2\n,c, ,3,\n");
 
             assertEquals(List.of("2 {id=a, text=1}", "3 {id=b, text=2}", "4 {id=c, text=3}"), rows(csv));
-            assertTrue(csv.notes().toString().contains("column 1, column 3, column 5, column 6"), csv.notes().toString());
+            assertTrue(csv.notes().toString().contains("column 1, column 3, column 5, column 6"), csv.notes()
+                    .toString());
         }
 
         @Test

@@ -144,7 +144,8 @@ final class MessagesTest {
         void areFound() {
             var texts = messages.stream().map(Message::text).collect(Collectors.joining("\n"));
             assertTrue(messages.size() > 300, () -> messages.size() + "");
-            for (var known : List.of("Run every row that has not succeeded yet.", "choose another -o", "All rows succeeded."))
+            for (var known : List.of("Run every row that has not succeeded yet.", "choose another -o",
+                    "All rows succeeded."))
                 assertTrue(texts.contains(known), known);
         }
 
@@ -185,7 +186,8 @@ final class MessagesTest {
 
             assertTrue(stops.size() > 140, stops.size() + " found");
             assertEquals(List.of(), stops.stream().map(TheMessages::plain)
-                    .filter(message -> hasWords(message) && shown.stream().noneMatch(entry -> covers(entry, message))).toList());
+                    .filter(message -> hasWords(message) && shown.stream().noneMatch(entry -> covers(entry, message)))
+                    .toList());
         }
 
         private static boolean hasWords(String message) {

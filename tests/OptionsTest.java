@@ -55,7 +55,8 @@ final class OptionsTest extends WholeCommand {
             Files.writeString(script.resolve("README.md"), "");
             Files.writeString(script.resolve("DifyExec.java"), "");
 
-            call(Given.env(Map.of("NO_COLOR", "1"), here, script), "--help").shows(script.resolve("README.md").toString());
+            call(Given.env(Map.of("NO_COLOR", "1"), here, script), "--help")
+                    .shows(script.resolve("README.md").toString());
             call("--help").omits("README.md");
         }
 
@@ -276,7 +277,8 @@ final class OptionsTest extends WholeCommand {
 
         @Test
         void anInvalidDurationCeilingOrRateIsRefused() {
-            for (var text : List.of("", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣", "99999999999999999999"))
+            for (var text : List.of("", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣",
+                    "99999999999999999999"))
                 assertInvalid(() -> CommandLines.Converters.duration(text));
             for (var text : List.of("", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"))
                 assertInvalid(() -> CommandLines.Converters.ceiling(text));

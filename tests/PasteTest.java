@@ -156,7 +156,8 @@ final class PasteTest extends WholeCommand {
                 ./jbang test,                    a.jar,       false,       java -jar a.jar
                 """)
         void isWhatIsBeforeTheArguments(String typed, String classes, boolean isInFolder, String command) {
-            assertEquals(command, Env.started(typed == null ? null : typed.replace(' ', '\037'), List.of("status", "-V"),
+            assertEquals(command, Env.started(typed == null ? null : typed.replace(' ', '\037'),
+                    List.of("status", "-V"),
                     classes, isInFolder));
         }
     }
@@ -185,7 +186,8 @@ final class PasteTest extends WholeCommand {
         void keepsTheOptionsOfThisCallExceptThoseForOneCallAndThoseInTheLog() throws IOException {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown")));
-            assertEquals("difyexec shell -i data.csv -o results.jsonl --demo", next("retry", "--force", "-i", "data.csv",
+            assertEquals("difyexec shell -i data.csv -o results.jsonl --demo",
+                    next("retry", "--force", "-i", "data.csv",
                     "--output", "results.jsonl", "--demo", "--id-column=it's", "--", "[fail]"));
         }
 

@@ -34,7 +34,8 @@ final class PullTest extends WholeCommand {
 
     private Map<String, String> start(String form, String... options) throws IOException {
         Files.writeString(file("form.json"), text(form));
-        dify = new Simulated(words(List.of("--dify", "1.16.1", "--latency", "0", "--form", path("form.json")), options));
+        dify = new Simulated(words(List.of("--dify", "1.16.1", "--latency", "0", "--form", path("form.json")),
+                options));
         return dify.settings();
     }
 
@@ -50,7 +51,8 @@ final class PullTest extends WholeCommand {
     }
 
     private JsonNode post(String path, String type, String body) throws IOException {
-        var request = HttpRequest.newBuilder(URI.create(dify.server.baseUrl() + path)).header("Authorization", "Bearer " + KEY)
+        var request = HttpRequest.newBuilder(URI.create(dify.server.baseUrl() + path))
+                .header("Authorization", "Bearer " + KEY)
                 .header("Content-Type", type).POST(HttpRequest.BodyPublishers.ofString(body)).build();
         try (var http = HttpClient.newHttpClient()) {
             return tree(http.send(request, HttpResponse.BodyHandlers.ofString()).body());
@@ -162,7 +164,8 @@ final class PullTest extends WholeCommand {
             assertEquals("hers plums apples pears", topics(settings, "--dedupe"));
             assertEquals("apples apples", topics(settings, "--keyword", "APPLES"));
             assertEquals("hers plums apples pears apples", topics(settings, "--since", "1d", "--until", "0d"));
-            assertEquals("hers plums apples pears apples", topics(settings, "--since", "" + LocalDate.now().minusDays(1)));
+            assertEquals("hers plums apples pears apples",
+                    topics(settings, "--since", "" + LocalDate.now().minusDays(1)));
             assertEquals("none 3", topics(settings, "--until", "2d"));
             assertEquals("none 3", topics(settings, "--status", "stopped"));
             assertEquals("apples [fail!]", topics(settings, "--status", "failed"));
@@ -201,7 +204,8 @@ final class PullTest extends WholeCommand {
             var base = dify.server.baseUrl().toString();
             var call = pull(settings, "--base-url", base, "--last", "5");
 
-            assertEquals("run -i " + path("rows.jsonl") + " -o " + path("new.jsonl") + " --base-url " + base, call.next());
+            assertEquals("run -i " + path("rows.jsonl") + " -o " + path("new.jsonl") + " --base-url " + base,
+                    call.next());
             call.says(" compare " + path("rows.baseline.jsonl") + " " + path("new.jsonl") + "\n");
         }
 
@@ -264,14 +268,16 @@ final class PullTest extends WholeCommand {
         @Test
         void keepsTheDigitsOfNumbers() throws IOException {
             list(1, page(false, 1));
-            record(1, "{\"text\": 12345678901234567890.50, \"sys.user_id\": \"me\", \"userinput.files\": []}", "{\"big\": 1.10, \"n\": 1e3}");
+            record(1, "{\"text\": 12345678901234567890.50, \"sys.user_id\": \"me\", \"userinput.files\": []}",
+                    "{\"big\": 1.10, \"n\": 1e3}");
 
             pull(server.settings()).exits(0);
 
             assertEquals("{\"id\":\"run-1\",\"text\":12345678901234567890.50}\n", content("rows.jsonl"));
             var baseline = content("rows.baseline.jsonl");
             assertTrue(baseline.contains("\"outputs\":{\"big\":1.10,\"n\":1000}"), baseline);
-            assertTrue(baseline.contains("\"inputs\":{\"id\":\"run-1\",\"text\":\"12345678901234567890.50\"}"), baseline);
+            assertTrue(baseline.contains("\"inputs\":{\"id\":\"run-1\",\"text\":\"12345678901234567890.50\"}"),
+                    baseline);
         }
 
         @Test

@@ -93,7 +93,8 @@ final class RecipesTest extends WholeCommand {
             dify.row("5", dify.ended("failed", "no"));
             var index = Shard.of("5", 8).index();
 
-            var out = exec(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), Exit.OK.code, "sh", "-c", script());
+            var out = exec(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), Exit.OK.code, "sh", "-c",
+                    script());
 
             assertTrue(out.contains("shard " + index + " of 8: "), out);
             assertTrue(content("results." + index + "-of-8.jsonl.retry").contains("5\n"), out);

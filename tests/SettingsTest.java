@@ -238,7 +238,8 @@ final class SettingsTest extends WholeCommand {
         void aBadVariableIsReportedWithItsSource(String variable, String text) throws IOException {
             rows(1);
 
-            call(dify.settings(variable, text), typed("run")).exits(2).reports("difyexec: " + variable + "=" + text + ": ");
+            call(dify.settings(variable, text), typed("run")).exits(2)
+                    .reports("difyexec: " + variable + "=" + text + ": ");
             call(withFile(Map.of("DIFY_API_KEY", KEY), "# mine\n" + variable + "=" + text), typed("run")).exits(2)
                     .reports("difyexec: " + variable + " in " + file(".env") + ": ").omits(text + ":");
 
@@ -311,7 +312,8 @@ final class SettingsTest extends WholeCommand {
             call(dify.settings(), typed("run")).exits(0);
 
             for (var setting : List.of("TIMEOUT=abc", "TIMEOUT=0", "MAX_RETRIES=many"))
-                for (var command : List.of("check -i " + input(), "check --demo -i " + input(), "verify -o " + output()))
+                for (var command : List.of("check -i " + input(), "check --demo -i " + input(), "verify -o "
+                        + output()))
                     call(dify.settings(setting.split("=")), command.split(" ")).exits(2)
                             .reports(setting.equals("TIMEOUT=0") ? "--timeout 0" : setting);
         }
@@ -368,7 +370,8 @@ final class SettingsTest extends WholeCommand {
         void aMalformedKeyOrIdIsReportedButNotShown(String variable, String text) throws IOException {
             rows(1);
 
-            call(dify.settings(variable, text), typed("run")).exits(2).reports(variable).hints().omits("secret", "se cret");
+            call(dify.settings(variable, text), typed("run")).exits(2).reports(variable).hints()
+                    .omits("secret", "se cret");
 
             assertEquals(0, dify.requests());
             assertEquals(Set.of("data.csv"), names());
@@ -454,7 +457,8 @@ final class SettingsTest extends WholeCommand {
 
             call(dify.settings(), typed("retry", KEY)).exits(2);
             for (var command : List.of("run -i KEY -o KEY", "check -i KEY", "status -o KEY", "compare KEY KEY",
-                    "export -i KEY -o KEY KEY", "merge -i KEY -o KEY", "retry -i KEY -o KEY", "KEY", "shell -o KEY/KEY"))
+                    "export -i KEY -o KEY KEY", "merge -i KEY -o KEY", "retry -i KEY -o KEY", "KEY",
+                    "shell -o KEY/KEY"))
                 call(dify.settings(), command.replace("KEY", path(KEY)).split(" ")).exits(2);
         }
 

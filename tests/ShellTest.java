@@ -85,7 +85,8 @@ final class ShellTest extends WholeCommand {
         }
 
         private ParsedLine complete(String line, List<Candidate> candidates) throws IOException {
-            var word = new DefaultParser().eofOnUnclosedQuote(true).parse(line, line.length(), Parser.ParseContext.COMPLETE);
+            var word = new DefaultParser().eofOnUnclosedQuote(true)
+                    .parse(line, line.length(), Parser.ParseContext.COMPLETE);
             try (var terminal = new DumbTerminal(InputStream.nullInputStream(), OutputStream.nullOutputStream())) {
                 var reader = LineReaderBuilder.builder().terminal(terminal).build();
                 new Shell.Completion(session).complete(reader, word, candidates);
@@ -485,7 +486,8 @@ final class ShellTest extends WholeCommand {
         void outlivesAChangeOfTheCsv() throws IOException {
             var session = five();
             session.ok("set r-2 text=better");
-            Files.writeString(file("data.csv"), FIVE.replace(",tone", "").replaceAll(",(formal|plain)", "") + "r-6,new\n");
+            Files.writeString(file("data.csv"), FIVE.replace(",tone", "").replaceAll(",(formal|plain)", "")
+                    + "r-6,new\n");
 
             session.ok("show r-6").shows("new");
             session.ok("edits").shows("+ better");

@@ -39,7 +39,8 @@ final class UserFilesTest extends WholeCommand {
         var next = Optional.of(first);
         while (next.isPresent() && calls.size() < 5) {
             calls.add(call(dify.settings(), next.get()));
-            var shown = Pattern.compile("difyexec " + first[0] + " .*").matcher(calls.getLast().out() + calls.getLast().err());
+            var shown = Pattern.compile("difyexec " + first[0] + " .*")
+                    .matcher(calls.getLast().out() + calls.getLast().err());
             next = calls.getLast().code() == 2 && shown.find() ? Optional.of(words(shown.group())) : Optional.empty();
         }
         return calls;
@@ -95,8 +96,10 @@ final class UserFilesTest extends WholeCommand {
                 new Case("04_title.xlsx", book("Tickets", with(table, "A1=s:Tickets im November"), Map.of()), 2,
                         "Tickets!A1", "--header-row 3"),
                 plain("04_title.csv", UTF_8, 2, "Tickets, Stand: November\n\n" + TICKETS, "--header-row 3"),
-                plain("05_noIds.csv", UTF_8, 2, "Frage,Kategorie\nWo ist es?,Technik\nWas ist es?,Technik\n", "--id-column '#'"),
-                plain("06_blankIds.csv", UTF_8, 0, "id,Frage\n1,a\n,b\n3,c\n,d\n", "line 3: blank id", "line 5: blank id",
+                plain("05_noIds.csv", UTF_8, 2, "Frage,Kategorie\nWo ist es?,Technik\nWas ist es?,Technik\n",
+                        "--id-column '#'"),
+                plain("06_blankIds.csv", UTF_8, 0, "id,Frage\n1,a\n,b\n3,c\n,d\n", "line 3: blank id",
+                        "line 5: blank id",
                         "--id-column '#'"),
                 plain("07_chinese.csv", Charset.forName("GB18030"), 2, "编号,Frage,Kategorie\nA1,请问我的包裹在哪里,Lieferung\n"
                         + "A2,我想要一张发票，谢谢,Rechnung\n", "--encoding GB18030", "--id-column 编号"),
@@ -106,27 +109,34 @@ final class UserFilesTest extends WholeCommand {
                         "line 4, id 3: Frage", "line 4, id 3: Betrag", "--allow-empty"),
                 new Case("10_merged.xlsx", book("S", with(sheet(1, "id", "Frage"), "C1=s:Kategorie", "B2=s:Technik"),
                         Map.of()), 1, "merged", "B2:B3"),
-                new Case("11_dates.xlsx", FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "D1=s:Datum", "A2=n:1",
+                new Case("11_dates.xlsx", FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "D1=s:Datum",
+                        "A2=n:1",
                         "B2=f:Wie?", "C2=n:1.19", "D2=n2:46327"), 1, "2026-11-01", "1.19"),
-                plain("12_hostile.csv", UTF_8, 1, "id,Frage\n1,\"<b>a</b>\n{\"\"x\"\": 1}\"\n2,=SUM(A1)\n3," + "ä".repeat(47_500)
+                plain("12_hostile.csv", UTF_8, 1, "id,Frage\n1,\"<b>a</b>\n{\"\"x\"\": 1}\"\n2,=SUM(A1)\n3,"
+                        + "ä".repeat(47_500)
                         + "\n"),
                 plain("13_dump.jsonl", UTF_8, 2, "{\"_id\":{\"$oid\":\"65f1c0ffee\"},\"Frage\":\"a\",\"Betrag\":1.5}\n"
                         + "{\"_id\":{\"$oid\":\"65f1c0ffef\"},\"Frage\":\"b\"}\n", "--id-column"),
                 plain("14_googleForm.csv", UTF_8, 2, "Timestamp,Frage\n11/1/2026 10:00:00,a\n11/1/2026 10:05:00,b\n",
                         "--id-column '#'"),
-                plain("15_pandas.csv", UTF_8, 2, ",Frage,Kategorie\n0,Wo?,Technik\n1,Was?,Rechnung\n", "--id-column '#'",
+                plain("15_pandas.csv", UTF_8, 2, ",Frage,Kategorie\n0,Wo?,Technik\n1,Was?,Rechnung\n",
+                        "--id-column '#'",
                         "column 1"),
-                plain("16_duplicates.csv", UTF_8, 0, "id,Frage\n1,a\n2,b\n1,c\n2,d\n", "line 4", "line 5", "--id-column '#'"),
-                plain("17_wide.csv", UTF_8, 1, "id,Frage,Kategorie," + wide + "\n1,Wo?,Technik" + ",x".repeat(47) + "\n",
+                plain("16_duplicates.csv", UTF_8, 0, "id,Frage\n1,a\n2,b\n1,c\n2,d\n", "line 4", "line 5",
+                        "--id-column '#'"),
+                plain("17_wide.csv", UTF_8, 1, "id,Frage,Kategorie," + wide + "\n1,Wo?,Technik" + ",x".repeat(47)
+                        + "\n",
                         "spalte_0"),
                 plain("18_floatIds.csv", UTF_8, 0, "id,Frage\n1.0,a\n,b\n,c\n", "line 3", "--id-column '#'"),
                 plain("19_mongo.json", UTF_8, 2, "[{\"_id\":{\"$oid\":\"65f1c0ffee\"},\"Frage\":\"a\",\"Betrag\":1.5},\n"
                         + "{\"_id\":{\"$oid\":\"65f1c0ffef\"},\"Frage\":\"b\"}]\n", "--id-column '#'"),
-                plain("20_total.csv", UTF_8, 0, TICKETS.replace(",", ".").replace("1.234.56", "1234.56") + "Summe;;;1244.06;\n",
+                plain("20_total.csv", UTF_8, 0, TICKETS.replace(",", ".").replace("1.234.56", "1234.56")
+                        + "Summe;;;1244.06;\n",
                         "line 5, id Summe: Frage", "--allow-empty"),
                 new Case("21_cover.xlsx", book("Deckblatt", List.of("A1=s:Ticketexport", "A2=s:Stand", "B2=s:heute"),
                         Map.of("Meine Daten", table)), 2, "--sheet 'Meine Daten'"),
-                plain("22_ragged.csv", UTF_8, 0, "id,Frage\n1,a\n2\n3,b,c\n4,\"d\n5,e\n", "line 3", "line 4", "line 5: unclosed"));
+                plain("22_ragged.csv", UTF_8, 0, "id,Frage\n1,a\n2\n3,b,c\n4,\"d\n5,e\n", "line 3", "line 4",
+                        "line 5: unclosed"));
     }
 
     /// Runs a script in Python with openpyxl, and returns what it prints.
@@ -206,13 +216,15 @@ final class UserFilesTest extends WholeCommand {
             assertEquals(0, dify.runs());
             assertFalse(Files.exists(file("results.jsonl")));
 
-            var calls = calls("run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9", "--progress", "off");
+            var calls = calls("run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9", "--progress",
+                    "off");
 
             assertEquals(2, calls.size(), calls::toString);
             calls.getLast().exits(0);
             assertEquals(ids, String.join(" ", sent().keySet()));
             assertTrue(sent().containsValue(last), sent()::toString);
-            assertEquals(0, call(dify.settings(), "run", "-i", file, "-o", output()).code(), "the choices are remembered");
+            assertEquals(0, call(dify.settings(), "run", "-i", file, "-o", output()).code(),
+                    "the choices are remembered");
             call(Map.of(), "export", "-i", file, "-o", output(), path("out.csv")).exits(0);
         }
 
@@ -228,7 +240,8 @@ final class UserFilesTest extends WholeCommand {
         @Test
         void learnsOfAnotherEncodingOnlyFarDown() throws IOException {
             var rows = IntStream.range(0, 40_000).mapToObj(i -> i + ",a\n").collect(Collectors.joining());
-            Files.write(file("data.csv"), ("id,Question\n" + rows + "x,größer als die Straße für Fußgänger\n").getBytes(ANSI));
+            Files.write(file("data.csv"), ("id,Question\n" + rows + "x,größer als die Straße für Fußgänger\n")
+                    .getBytes(ANSI));
 
             var calls = calls("check", "-i", input());
 
@@ -301,7 +314,8 @@ final class UserFilesTest extends WholeCommand {
 
             dify.run("--id-column", "column 1", "--map", "column 4=kategorie").exits(0);
 
-            assertEquals("{\"column 1\":\"x\",\"Frage\":\"a\",\"Datum\":\"\",\"kategorie\":\"Technik\"}", result("x").path("inputs").toString());
+            assertEquals("{\"column 1\":\"x\",\"Frage\":\"a\",\"Datum\":\"\",\"kategorie\":\"Technik\"}", result("x")
+                    .path("inputs").toString());
             assertEquals(List.of("x", "y"), ids());
         }
     }
@@ -432,20 +446,24 @@ final class UserFilesTest extends WholeCommand {
 
         @Test
         void keepsTheTypesOfAWorkbook() throws Exception {
-            var printed = export("data.xlsx", FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "D1=s:Datum", "E1=s:zeit",
-                    "F1=s:plz", "G1=s:uhr", "A2=n:7", "B2=s:12", "C2=n:-1.19", "D2=n2:46327", "E2=n3:46327.5", "F2=n5:701",
+            var printed = export("data.xlsx", FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "D1=s:Datum",
+                    "E1=s:zeit",
+                    "F1=s:plz", "G1=s:uhr", "A2=n:7", "B2=s:12", "C2=n:-1.19", "D2=n2:46327", "E2=n3:46327.5",
+                    "F2=n5:701",
                     "G2=n4:0.75"));
 
             assertEquals("['id:str:7', 'Frage:str:12', 'Betrag:float:-1.19', 'Datum:datetime:2026-11-01 00:00:00', "
                     + "'zeit:datetime:2026-11-01 12:00:00', 'plz:str:00701', 'uhr:time:18:00:00', 'attempts:int:1', "
-                    + "'tokens:int:7', 'price:float:1.05e-05']", printed.lines().findFirst().orElse("").replaceAll("'output[^']*', ", ""));
+                    + "'tokens:int:7', 'price:float:1.05e-05']", printed.lines().findFirst().orElse("")
+                    .replaceAll("'output[^']*', ", ""));
             assertTrue(printed.lines().skip(1).findFirst().orElse("").matches("A1:[A-Z]+2 A2 True"), printed);
         }
 
         @Test
         void keepsTheNumbersOfJsonLinesAndTheTextsOfACsv() throws Exception {
             var json = export("data.jsonl", "{\"id\":1,\"Frage\":\"5\",\"Betrag\":1.5,\"n\":12345678901234567}\n".getBytes(UTF_8));
-            assertTrue(json.startsWith("['id:str:1', 'Frage:str:5', 'Betrag:float:1.5', 'n:str:12345678901234567'"), json);
+            assertTrue(json.startsWith("['id:str:1', 'Frage:str:5', 'Betrag:float:1.5', 'n:str:12345678901234567'"),
+                    json);
 
             for (var name : List.of("results.jsonl", "results.jsonl.log", "out.xlsx")) Files.delete(file(name));
             var csv = export("data.csv", "id,Frage,Betrag\n1,5,1.5\n".getBytes(UTF_8));

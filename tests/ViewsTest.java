@@ -54,7 +54,8 @@ final class ViewsTest extends WholeCommand {
         private int second = 0, attempts = 0;
 
         Written() {
-            event("session", 0, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app_hash", "1-2")
+            event("session", 0, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0")
+                    .put("app_hash", "1-2")
                     .put("server", "1.14.2").put("mode", "blocking"));
         }
 
@@ -72,7 +73,8 @@ final class ViewsTest extends WholeCommand {
             line.putRawValue("outputs", new RawValue(outputs));
             line.put("workflow_run_id", "run-" + attempts).put("executed_at", at(second + 1)).put("retry_count", 0)
                     .put("workflow_status", "succeeded").put("elapsed_time", 1.5).put("total_tokens", 40)
-                    .put("total_price", 0.002).put("currency", "USD").put("user", "user-" + attempts).put("seconds", 2.0);
+                    .put("total_price", 0.002).put("currency", "USD").put("user", "user-" + attempts)
+                    .put("seconds", 2.0);
             results.append(line).append('\n');
             return this;
         }
@@ -189,7 +191,8 @@ final class ViewsTest extends WholeCommand {
         void saysThatStandardOutputCannotBeWritten(String words) throws IOException {
             mixed().save();
             var err = new StringWriter();
-            var line = commandLine(Given.env(Map.of())).setOut(new PrintWriter(full())).setErr(new PrintWriter(err, true));
+            var line = commandLine(Given.env(Map.of())).setOut(new PrintWriter(full()))
+                    .setErr(new PrintWriter(err, true));
 
             int code = line.execute((words + output()).split(" "));
 
@@ -256,7 +259,8 @@ final class ViewsTest extends WholeCommand {
 
         /// An attempt of row `late`, when the results had this line as well.
         private String attemptAfter(String line) throws IOException {
-            return Given.JSON.createObjectNode().put("event", "attempt").put("t", Given.NOON.toString()).put("id", "late")
+            return Given.JSON.createObjectNode().put("event", "attempt").put("t", Given.NOON.toString())
+                    .put("id", "late")
                     .put("n", 0).put("user", "u").put("mode", "blocking")
                     .put("results", Files.size(file("results.jsonl")) + line.length()) + "\n";
         }
@@ -320,7 +324,8 @@ final class ViewsTest extends WholeCommand {
                 """)
         void areNamedInOneSentence(String results, String log, String named) throws IOException {
             mixed().save();
-            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry")) Files.delete(file(name));
+            for (var name : List.of("results.jsonl", "results.jsonl.log",
+                    "results.jsonl.retry")) Files.delete(file(name));
             if (!"-".equals(results)) Files.writeString(file("results.jsonl"), results);
             if (!"-".equals(log)) Files.writeString(file("results.jsonl.log"), log);
             Files.writeString(file("out"), "kept");
@@ -399,7 +404,8 @@ final class ViewsTest extends WholeCommand {
             int n = 0;
             for (var text : HOSTILE) written.success("id" + n++, text,
                     Given.JSON.createObjectNode().put("text", text).put("n", n).put(text, "x").toString());
-            written.success("long", "", Given.JSON.createObjectNode().put("text", "x,\"".repeat(400_000)).toString()).save();
+            written.success("long", "", Given.JSON.createObjectNode().put("text", "x,\"".repeat(400_000)).toString())
+                    .save();
 
             var rows = strictly(written("--raw"));
 
@@ -567,7 +573,8 @@ final class ViewsTest extends WholeCommand {
         @Test
         void neverOverwritesTheCsvOfABatchEvenIfItIsNotNamed() throws IOException {
             var batch = mixed();
-            batch.event("session", 40, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0").put("app_hash", "1-2")
+            batch.event("session", 40, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0")
+                    .put("app_hash", "1-2")
                     .put("input", "data.csv"));
             batch.save();
             var before = contents();
@@ -597,7 +604,8 @@ final class ViewsTest extends WholeCommand {
                         throw new IOException("No space left on device");
                     }));
 
-            assertTrue(Text.reason(problem).contains("out.csv") && Text.reason(problem).contains("No space left on device"));
+            assertTrue(Text.reason(problem).contains("out.csv") && Text.reason(problem)
+                    .contains("No space left on device"));
             assertEquals("kept", contents().get("out.csv"));
             assertEquals(5, contents().size());
         }
@@ -688,10 +696,12 @@ final class ViewsTest extends WholeCommand {
             report().exits(3);
 
             var rows = rows();
-            assertEquals(List.of("a", "b", "c", "d", "e", "f"), rows.stream().map(row -> row.path("id").asText()).toList());
+            assertEquals(List.of("a", "b", "c", "d", "e", "f"), rows.stream().map(row -> row.path("id").asText())
+                    .toList());
             assertEquals(Given.json("{'id':'a','outcome':'succeeded','seconds':2.0,'tokens':'40','price':'0.002 USD',"
                     + "'run':'run-1','inputs':{'id':'a','text':'first'},'outputs':{'answer':'yes',"
-                    + "'score':{'json':'0.5'}},'attempts':[{'start':" + Given.NOON.toEpochMilli() + ",'mode':'blocking','outcome':'succeeded',"
+                    + "'score':{'json':'0.5'}},'attempts':[{'start':" + Given.NOON.toEpochMilli()
+                    + ",'mode':'blocking','outcome':'succeeded',"
                     + "'seconds':2.0}]}"), rows.getFirst().toString());
             assertEquals(0, rows.get(3).path("cause").asInt(-1));
             assertEquals(List.of("again overloaded", "failed no such city"), rows.get(3).path("attempts").valueStream()
@@ -1009,7 +1019,8 @@ final class ViewsTest extends WholeCommand {
             assertTrue(browser.text("#left").startsWith("4,000 rows "), browser.text("#left"));
             browser.call("Emulation.setEmulatedMedia", "{'media':'print'}");
             assertTrue(browser.evaluate("at('left').offsetHeight > 0").asBoolean());
-            assertTrue(browser.evaluate("at('body').lastChild.offsetHeight < 60").asBoolean(), "its cells are wide enough");
+            assertTrue(browser.evaluate("at('body').lastChild.offsetHeight < 60").asBoolean(),
+                    "its cells are wide enough");
         }
 
         @ParameterizedTest
@@ -1108,10 +1119,12 @@ final class ViewsTest extends WholeCommand {
             for (var text : HOSTILE) {
                 var clean = text.replaceAll("[\\p{Cntrl}]", "");
                 written.ended("f" + n + clean, text, "failed", text);
-                written.success("s" + n++ + clean, text, Given.JSON.createObjectNode().put("text", text).put(text, "name")
+                written.success("s" + n++ + clean, text, Given.JSON.createObjectNode().put("text", text)
+                        .put(text, "name")
                         .set("deep", Given.JSON.createObjectNode().put(text, text)).toString());
             }
-            written.success("long", "", Given.JSON.createObjectNode().put("text", "<b>".repeat(350_000)).toString()).save();
+            written.success("long", "", Given.JSON.createObjectNode().put("text", "<b>".repeat(350_000)).toString())
+                    .save();
             report().exits(3);
 
             open();
