@@ -144,8 +144,8 @@ class CommandTest extends WholeCommand {
 
             call(Map.of(), typed("run", "--demo", "--mode", "streaming"));
 
-            assertEquals("id status inputs outputs workflow_run_id executed_at retry_count user workflow_status workflow_id "
-                    + "elapsed_time total_tokens total_steps total_price currency fingerprint seconds",
+            assertEquals("id status inputs outputs workflow_run_id executed_at retry_count user workflow_status "
+                    + "workflow_id elapsed_time total_tokens total_steps total_price currency fingerprint seconds",
                     keys(result("1")));
             assertEquals("success", result("1").path("status").asText());
             assertEquals("{\"id\":\"1\",\"text\":\"あ\"}", result("1").path("inputs").toString());

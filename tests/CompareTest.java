@@ -69,7 +69,7 @@ final class CompareTest extends WholeCommand {
             if (outcome.equals("succeeded")) {
                 int line = results.indexOf("{\"id\":\"" + id + "\""), end = results.indexOf("}\n", line);
                 results.insert(end, ",\"user\":\"u-" + attempts + "\",\"seconds\":" + seconds);
-            } else event("end", named + "\"outcome\":\"%s\",\"seconds\":%s,\"tokens\":10,\"price\":0.5,\"currency\":\"USD\","
+            } else event("end", named + Given.json("'outcome':'%s','seconds':%s,'tokens':10,'price':0.5,'currency':'USD',")
                     .formatted(outcome, seconds) + "\"error\":\"" + error + "\"");
             return this;
         }
@@ -761,7 +761,7 @@ final class CompareTest extends WholeCommand {
                 var results = new StringBuilder();
                 for (int row = 0; row < ROWS; row++) {
                     boolean isRight = !broken.contains(row) && (row % 5 > 0 || random.nextBoolean());
-                    results.append("{\"id\":\"%d\",\"status\":\"success\",\"inputs\":{},\"outputs\":{\"a\":\"%s\"},\"x\":1}\n"
+                    results.append(Given.json("{'id':'%d','status':'success','inputs':{},'outputs':{'a':'%s'},'x':1}\n")
                             .formatted(row, isRight ? "yes" : "no"));
                 }
                 Files.writeString(file(side + run + ".jsonl"), results);

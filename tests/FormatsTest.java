@@ -17,8 +17,8 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Other input files: spreadsheets, JSON lines, columns with other names.
 final class FormatsTest extends WholeCommand {
-    /// A cell of [#book]: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a formula that was never computed, `g:`
-    /// for one whose result is an empty text, `t:0` for a shared text; a number may have a style, `n2:45322`.
+    /// A cell of [#book]: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a formula that was never computed,
+    /// `g:` for one whose result is an empty text, `t:0` for a shared text; a number may have a style, `n2:45322`.
     private static String cell(String place, String cell) {
         var type = cell.substring(0, cell.indexOf(':'));
         var value = cell.substring(type.length() + 1).replace("&", "&amp;").replace("<", "&lt;");
@@ -150,7 +150,7 @@ final class FormatsTest extends WholeCommand {
                     text("idLast.csv", "text,url,id\na,b,1\n", "2 {text=a, url=b, id=1}"),
                     text("noId.csv", "text,my key,kind\na,1,x\na,2,x\n", "--id-column 'my key'", "'#'"),
                     new Case("utf16.csv", "id,text\n1,é\n".getBytes(UTF_16), "2 {id=1, text=é}"),
-                    text("pandas.jsonl", "{\"id\":1,\"n\":1.0,\"b\":true}\n\n{\"id\":\"x\",\"o\":{\"a\":[1]},\"b\":null}\n",
+                    text("pandas.jsonl", Given.json("{'id':1,'n':1.0,'b':true}\n\n{'id':'x','o':{'a':[1]},'b':null}\n"),
                             "1 {id=1, n=1.0, b=true, o=}", "3 {id=x, n=, b=, o={\"a\":[1]}}"),
                     text("digits.jsonl", "{\"id\":1234567890123456.78,\"n\":12345678901234567890,\"o\":1e3,\"p\":{\"q\":0.10}}\n"
                             + "{\"id\":2,\"n\":1e10000,\"o\":{\"n\":-1e-10000}}\n",
@@ -161,7 +161,7 @@ final class FormatsTest extends WholeCommand {
                     text("noId.jsonl", "{\"key\":1}\n{\"key\":2}\n", "noId.jsonl: no", "--id-column key"),
                     text("array.json", "[{\"id\":1,\"n\":1.10},{},{\"o\":[{\"p\":1e3}],\"id\":2,\"n\":\"x\\ny\"}]\n",
                             "1 {id=1, n=1.10, o=}", "3 {id=2, n=x\ny, o=[{\"p\":1000}]}"),
-                    text("pretty.json", "\uFEFF \n[\n  {\n    \"id\": 1,\n    \"text\": \"a\"\n  },\n  {\n    \"id\": 2\n  }\n]",
+                    text("pretty.json", Given.json("\uFEFF \n[\n  {\n    'id': 1,\n    'text': 'a'\n  },\n  {\n    'id': 2\n  }\n]"),
                             "1 {id=1, text=a}", "2 {id=2, text=}"),
                     text("mongo.txt", "[{\"_id\":{\"$oid\":\"65\"},\"id\":7},\n{\"_id\":{\"$oid\":\"66\"},\"id\":8}]\n",
                             "1 {_id={\"$oid\":\"65\"}, id=7}", "2 {_id={\"$oid\":\"66\"}, id=8}"),

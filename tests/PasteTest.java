@@ -183,7 +183,7 @@ final class PasteTest extends WholeCommand {
         private static final String AGAIN = "difyexec retry -i data.csv -o results.jsonl";
 
         @Test
-        void keepsTheOptionsOfThisCallExceptThoseForOneCallAndThoseInTheLog() throws IOException {
+        void keepsTheOptionsExceptThoseForOneCallOrInTheLog() throws IOException {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown")));
             assertEquals("difyexec shell -i data.csv -o results.jsonl --demo",

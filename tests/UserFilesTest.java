@@ -171,7 +171,7 @@ final class UserFilesTest extends WholeCommand {
 
     @Nested
     class ARowOfTotals {
-        /// No command to paste numbers the rows: that would lose the ids of the others, and the totals would be paid for.
+        /// No command to paste numbers the rows: that would lose the ids of the others and pay for the totals.
         @ParameterizedTest
         @ValueSource(strings = {",,9", "2,y,3"})
         void isNotARowToSend(String last) throws IOException {
@@ -461,7 +461,8 @@ final class UserFilesTest extends WholeCommand {
 
         @Test
         void keepsTheNumbersOfJsonLinesAndTheTextsOfACsv() throws Exception {
-            var json = export("data.jsonl", "{\"id\":1,\"Frage\":\"5\",\"Betrag\":1.5,\"n\":12345678901234567}\n".getBytes(UTF_8));
+            var line = Given.json("{'id':1,'Frage':'5','Betrag':1.5,'n':12345678901234567}\n");
+            var json = export("data.jsonl", line.getBytes(UTF_8));
             assertTrue(json.startsWith("['id:str:1', 'Frage:str:5', 'Betrag:float:1.5', 'n:str:12345678901234567'"),
                     json);
 
