@@ -1808,9 +1808,7 @@ final class DifyExec implements Runnable {
                 var builder = new ProcessBuilder(Text.command(onFinish)).redirectErrorStream(true);
                 builder.environment().remove("DIFY_API_KEY");
                 try {
-                    Runtime.getRuntime().addShutdownHook(new Thread(() -> // a command may ignore a mere request
-                            ProcessHandle.current().descendants().forEach(ProcessHandle::destroyForcibly)));
-                    var process = builder.start();
+                    var process = new BoundProcess().start(builder);
                     try (var in = process.outputWriter(UTF_8)) {
                         in.write(text + "\n");
                     } catch (IOException _) {
@@ -1819,8 +1817,30 @@ final class DifyExec implements Runnable {
                     process.inputReader().lines().forEach(err::println);
                     if (process.waitFor() != 0)
                         err.println("Note: --on-finish failed (exit code " + process.exitValue() + ").");
-                } catch (IOException | IllegalStateException problem) { // or this process ends already
+                } catch (IOException problem) {
                     err.println("Note: --on-finish failed (" + Text.reason(problem) + ").");
+                }
+            }
+
+            /// A command that ends with this process. A signal may come while the command is being started: it runs,
+            /// although nobody holds it yet. So the hook is there first, and it waits for a start under way.
+            private static final class BoundProcess {
+                private Process process;
+
+                synchronized Process start(ProcessBuilder builder) throws IOException {
+                    try {
+                        Runtime.getRuntime().addShutdownHook(new Thread(this::kill));
+                    } catch (IllegalStateException _) {
+                        throw new IOException("interrupted");
+                    }
+                    process = builder.start();
+                    return process;
+                }
+
+                private synchronized void kill() {
+                    if (process == null) return;
+                    process.descendants().forEach(ProcessHandle::destroyForcibly); // it may ignore a mere request
+                    process.destroyForcibly();
                 }
             }
 
