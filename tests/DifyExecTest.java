@@ -95,25 +95,25 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// Runs all tests, or those of the `@Nested` class that is named.
 final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
+            ConformanceTest.class, // the longest
             MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
             EarlierCallsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class, FormatsTest.class,
             StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class,
-            ConformanceTest.class,
             ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
             PullTest.class, UserFilesTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
             SeedsTest.class);
 
-    /// Runs four files of tests at a time, and the methods of a class that allows it (`@Execution`). A class that
-    /// changes what all tests share is `@Isolated`.
+    /// Runs six files of tests at a time, since most tests wait, and also the methods of a class that allows it
+    /// (`@Execution`). A class that measures processor time is `@Isolated`.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
             "junit.jupiter.execution.parallel.mode.classes.default", "concurrent",
             "junit.jupiter.execution.parallel.config.executor-service", "worker_thread_pool",
             "junit.jupiter.execution.parallel.config.strategy", "fixed",
-            "junit.jupiter.execution.parallel.config.fixed.parallelism", "4");
+            "junit.jupiter.execution.parallel.config.fixed.parallelism", "6");
 
     /// `TheJudge TheMap` runs only the `@Nested` classes of these names, and `-Dtest=TheJudge` does so, too, before or
     /// after the script's name.

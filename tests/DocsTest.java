@@ -256,7 +256,7 @@ final class DocsTest extends WholeCommand {
 
     /// The JDK and JLine read these properties once. `main` sets them, so that they need not be given at each start.
     @Nested
-    @Isolated
+    @ResourceLock(Resources.SYSTEM_PROPERTIES)
     class TheProperties {
         private static final List<String> NAMES = List.of("jdk.httpclient.keepalive.timeout",
                 "jdk.http.auth.tunneling.disabledSchemes", "jdk.httpclient.bufsize");
