@@ -91,7 +91,7 @@ final class ForecastTest extends WholeCommand {
             int contained = 0;
             try (var csv = Csv.open(file("data.csv"), Csv.Shape.DEFAULT)) {
                 var none = Batch.ofRows(files, csv);
-                for (int seed = 1; seed <= 100; seed++) {
+                for (int seed = 1; seed <= 200; seed++) {
                     var prices = sortedPrices(seed);
                     double rest = finish(chosen(none, Batch.Selection.PENDING.random(SAMPLE, seed)), prices);
                     var cost = forecast().at("/cost/USD");
@@ -100,7 +100,7 @@ final class ForecastTest extends WholeCommand {
                 }
             }
 
-            assertTrue(contained >= 75 && contained <= 97, contained + " of 100");
+            assertTrue(contained >= 150 && contained <= 194, contained + " of 200");
         }
 
         @Test
