@@ -2,6 +2,8 @@
 //JAVA 25+
 //DESCRIPTION Simulates power cuts during a batch and counts rows lost or paid twice.
 //SOURCES Simulator.java
+//SOURCES Given.java
+//DEPS org.junit.jupiter:junit-jupiter:6.1.3
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
 package difyexec;
