@@ -1454,7 +1454,7 @@ final class DifyExec implements Runnable {
 
     // ── Work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The options of `run` and `retry`, and their way from a command line to the engine.
+    /// Holds the options of `run` and `retry`, and turns them into a batch that the engine can run.
     static final class Work {
         @Mixin InputOption input;
 
@@ -2063,7 +2063,7 @@ final class DifyExec implements Runnable {
                             if (stop.user().isEmpty() && stop.why().isEmpty())
                                 ofSession.forEach(user -> read.outcomes.putIfAbsent(user, "succeeded"));
                         }
-                        // It was paused or unknown, and its run has ended. Only a failure has another `end`.
+                        // A paused or unknown run has ended. Only if it failed does another `end` event follow.
                         case Event.HarvestEvent taken -> read.outcomes.remove(taken.user());
                         case Event.LookEvent _, Event.ThrottleEvent _, Event.LateEvent _,
                                 Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {} // what the engine found
@@ -2098,25 +2098,25 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The meaning of a finding, in the order of the report.
+        /// A finding is of one of these kinds. The report lists them in this order.
         enum Kind implements Named {
             /// The result is what the server has recorded.
             MATCHES,
-            /// The server lists each run from its start, and none of this attempt.
+            /// The server lists runs as soon as they start, and it lists none for this attempt.
             NEVER_STARTED,
             /// The run failed or was stopped.
             FAILED,
             /// The run has not ended according to Dify's record, or it succeeded and the next `run` takes its result.
             OPEN,
-            /// A further run of a row that the user had sent again, such as with `retry --force`.
+            /// An additional run of a row that the user sent again, for example with `retry --force`.
             SENT_AGAIN,
-            /// A further run that succeeded or still may, though nobody had the row sent again.
+            /// An additional run that succeeded or still may succeed, although nobody asked to send the row again.
             PAID_TWICE,
-            /// Two results are of one run.
+            /// Two results belong to the same run.
             DUPLICATED,
-            /// The result is of a run that no attempt of its row has started.
+            /// The result belongs to a run that no attempt of its row started.
             WITHOUT_RUN,
-            /// The run succeeded, and its row has no result.
+            /// The run succeeded, but its row has no result.
             LOST,
             /// The result is not what the server has recorded.
             DIFFERS,
@@ -2209,7 +2209,7 @@ final class DifyExec implements Runnable {
             // it succeeded or still may, and so may another, but one of them was asked for
             if (isPaid && isAsked) return Kind.SENT_AGAIN;
             if (isPaid) return Kind.PAID_TWICE;
-            // the next start looks for it
+            // the next `run` looks this attempt up
             if (Set.of("", "unknown", "paused", "interrupted").contains(outcome)) return Kind.OPEN;
             return status;
         }
@@ -2420,12 +2420,12 @@ final class DifyExec implements Runnable {
 
     /// The settings that every command line shares, also the shell's.
     static final class CommandLines {
-        /// Options that people know from other tools, and what does the same here.
+        /// Maps options that people know from other tools to the equivalent here.
         private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
                 "--dry-run", "the command 'check' tests everything without starting a run",
                 "--quiet", "use --progress off");
 
-        /// Settings that a tree of commands has in the whole: picocli hands them on to the subcommands.
+        /// Applies the settings that the whole tree of commands shares. picocli hands them on to the subcommands.
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
                     .map(CommandLine::getCommandSpec).forEach(command -> layOut(command, env));
@@ -3310,7 +3310,7 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// May be called from any thread; one of them watches the disk.
+        /// This is synchronized because the thread that watches the disk calls it too.
         @Override
         public synchronized void say(String sentence) {
             end();
@@ -3318,7 +3318,7 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Each cause stays on the screen with the first row that failed of it, above the line that is redrawn.
+        /// Prints each cause of failure once, with the first row it affected, above the line that is redrawn.
         @Override
         public synchronized void ended(Row row, Outcome outcome) {
             if (off || outcome.status() != RowStatus.FAILED || causes.size() == MOST_CAUSES
@@ -3499,8 +3499,8 @@ final class DifyExec implements Runnable {
                     times(mean(finished, history::tokens), rest), cost, spent, isStream));
         }
 
-        /// Rows that are more than enough are put into groups, whose means vary as much as the rows do in groups of
-        /// that size. So a forecast from a million rows takes as long as one from a thousand.
+        /// Estimates the mean of a value. Beyond `MOST` rows it resamples the means of groups of rows instead of single
+        /// rows, so a forecast from a million rows takes as long as one from a thousand.
         private static Bootstrap.Interval mean(List<Integer> entries, ToDoubleFunction<Integer> value) {
             int rows = entries.size();
             var groups = new double[Math.min(rows, MOST)];
@@ -3519,7 +3519,8 @@ final class DifyExec implements Runnable {
             return new Bootstrap.Interval(one.low() * factor, one.estimate() * factor, one.high() * factor);
         }
 
-        /// `9,980 rows: 2 h 5 min to 2 h 40 min at -c 10, 1.9 to 2.2 million tokens, 38 to 46 USD`
+        /// Formats the forecast: `9,980 rows: 2 h 5 min to 2 h 40 min at -c 10, 1.9 to 2.2 million tokens, 38 to 46
+        /// USD`
         String text() {
             var figures = new ArrayList<String>();
             if (concurrency > 0) figures.add(range(seconds, (time, _) -> Text.seconds(Duration.ofMillis(
@@ -3673,7 +3674,7 @@ final class DifyExec implements Runnable {
                     + (rows == 1 ? " row" : " rows") + paint.faint(about);
         }
 
-        /// `  succeeded           19   95.0 %  █████████████████████████████`, without counts of zero.
+        /// Draws a bar for each count above zero: `  succeeded           19   95.0 %  █████████████████████████████`.
         static <T> List<String> bars(Map<T, Long> counts, int wide, Function<T, String> word,
                 BiFunction<T, String, String> paint) {
             double all = sum(counts);
@@ -4129,7 +4130,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A batch with its charts, its causes of failure and its rows.
+        /// Writes the HTML report of a batch: its charts, its causes of failure and its rows.
         static void report(Batch batch, OutputStream file) throws IOException {
             var groups = Cause.groups(batch);
             var causes = new HashMap<Cause, Integer>();
@@ -4188,14 +4189,14 @@ final class DifyExec implements Runnable {
             return shown;
         }
 
-        /// Text as it is, or `json`; only the beginning of what is too long, and its `length`.
+        /// Returns text as is and other values as `json`. A value that is too long is cut, and its `length` is added.
         private static Object value(JsonNode value) {
             var text = LineOffsets.RowEnd.text(value);
             if (text.length() > LONGEST) return object("text", Text.cut(text, LONGEST), "length", text.length());
             return value.isTextual() ? text : object("json", text);
         }
 
-        /// Leaves out the fields that say nothing: a page may have 100,000 rows.
+        /// Leaves out empty and zero fields to keep the page small: it may have 100,000 rows.
         static Map<String, Object> filled(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
             return object;
@@ -4989,11 +4990,11 @@ final class DifyExec implements Runnable {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*");
         /// They are counted in differences, words and characters.
         private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 100_000;
-        /// A word with the space after it. Scripts without spaces have a word for each character.
+        /// Matches a word with the space after it. In scripts without spaces, each character is a word.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
 
-        /// A place where two values differ; one side may be a missing node.
+        /// Two values differ at this place. One of them may be a missing node.
         ///
         /// @param pointer into the outputs
         record Difference(String pointer, JsonNode first, JsonNode second) {}
@@ -5047,7 +5048,7 @@ final class DifyExec implements Runnable {
             return first.getNodeType() == second.getNodeType() && text(first).equals(text(second));
         }
 
-        /// `/a~1b`: a name as a step of a pointer.
+        /// Escapes a name as one step of a JSON pointer: `a/b` becomes `/a~1b`.
         static String pointer(String name) {
             return "/" + name.replace("~", "~0").replace("/", "~1");
         }
@@ -6098,13 +6099,14 @@ final class DifyExec implements Runnable {
 
     record ServerInfo(String app, AppKind kind, String version) {}
 
-    /// Asks the server who it is, up to `MAX_RETRIES` times more while it is away or busy. The calling thread waits.
+    /// Asks the server which app and version it is. Retries up to `MAX_RETRIES` times while it is down or busy, and
+    /// blocks the calling thread meanwhile.
     record FirstExchange(DifyClient client, Judge judge, PrintWriter err) {
         private static final int LONGEST = 200;
         private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
                 Mode.BLOCKING, "", Instant.EPOCH, false);
 
-        /// @param left what a refusal means for the rows, or empty
+        /// @param left appended to the message of a refusal to report what it leaves undone, or empty
         ServerInfo server(String left) throws InterruptedException {
             var info = asked(client::info, left);
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
@@ -6115,7 +6117,7 @@ final class DifyExec implements Runnable {
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
-        /// Whether the app has one of these runs. It is asked about one after the other.
+        /// Returns whether the app has any of these runs. Asks about one run at a time.
         boolean knowsAny(Collection<Origin.Recorded> runs, String left) throws InterruptedException {
             for (var run : runs)
                 if (asked(() -> client.knows(run), left)) return true;
@@ -6659,7 +6661,7 @@ final class DifyExec implements Runnable {
             return ask(get(path), LOOK, DifyClient::tree);
         }
 
-        /// A page of a list.
+        /// Fetches a page of a list. A response without the list is an error.
         Reply<JsonNode> page(String path) {
             return stored(path).then(list -> list.path("data").isArray() ? new Reply.Got<>(list)
                     : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
@@ -6672,7 +6674,7 @@ final class DifyExec implements Runnable {
                     : reply.then(detail -> new Reply.Got<>(StoredRun.of(id, detail)));
         }
 
-        /// `GET /info`, asked before anything is spent, with the `version` of its head.
+        /// Sends `GET /info` and adds the version from the response's header. Called before any run is paid for.
         Reply<JsonNode> info() {
             return ask(get("/info"), LOOK, answer -> objectOf(answer).put("version", answer.version));
         }
@@ -6791,9 +6793,9 @@ final class DifyExec implements Runnable {
                 return matches(inputs, inputs.path("sys.query"));
             }
 
-            /// Whether a run with these inputs may be this request's. The user decides, because no other attempt has
-            /// it. Of the values, only text comes back as it was sent: Dify converts the others, and drops those that
-            /// the workflow does not declare.
+            /// Returns whether a run with these inputs may belong to this request. If the record has a user, the user
+            /// decides, because each attempt has its own. Otherwise only text values are compared: Dify converts the
+            /// others, and drops those that the workflow does not declare.
             boolean matches(JsonNode inputs, JsonNode query) {
                 var stored = inputs.path("sys.user_id");
                 if (stored.isTextual()) return stored.asText().equals(user);
@@ -6826,7 +6828,8 @@ final class DifyExec implements Runnable {
             return from.path(name).asText("");
         }
 
-        /// An event or a blocking answer. `GET /workflows/run/{id}` has the fields of its `data` at the top.
+        /// Reads an event, a blocking response or a run's detail. The detail (`GET /workflows/run/{id}`) has the fields
+        /// of `data` at the top level.
         void add(JsonNode payload) {
             last = payload;
             runId = latest(ownRunId(), runId);
@@ -6942,7 +6945,7 @@ final class DifyExec implements Runnable {
             return !metadata.isMissingNode();
         }
 
-        /// The end of the stream, if the last event is one. An end without a run id proves nothing.
+        /// Returns the outcome if the last event ends the stream. Without a run id, such an event cannot be trusted.
         Optional<Response> end() {
             if (is("error")) return Optional.of(Response.Refused.event(last.path("status").asInt(500),
                     text(last, "code"), text(last, "message"), ref()));
@@ -6952,7 +6955,7 @@ final class DifyExec implements Runnable {
                     : ran().map(Response.class::cast);
         }
 
-        /// The run's end by its last event, its blocking answer or its detail.
+        /// Reads the run's outcome from its last event, its blocking response or its detail.
         Optional<Response.Ran> ran() {
             if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
@@ -6986,7 +6989,7 @@ final class DifyExec implements Runnable {
             return ran.with(message(), withSources(outputs, metadata));
         }
 
-        /// A chatflow's answer. A blocking one names its run only if that waits for a person.
+        /// Reads a chatflow's answer. A blocking response contains the run id only if the run waits for a person.
         Optional<Response.Ran> answered() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer"));
@@ -7003,7 +7006,7 @@ final class DifyExec implements Runnable {
             return outputs;
         }
 
-        /// The detail of a run that was looked up.
+        /// Interprets the detail of a run that was looked up.
         ///
         /// @param now by the server's clock
         LookUpResult result(RunRef asked, Instant now) {
@@ -7026,7 +7029,7 @@ final class DifyExec implements Runnable {
             return Optional.of(Duration.ofSeconds(Math.max(0, now.getEpochSecond() - start)));
         }
 
-        /// Text that should be the JSON of an object, and is not (1.9.2 has cut it).
+        /// Returns whether the outputs are text but not the JSON of an object. Dify 1.9.2 cuts long outputs like this.
         private boolean isDamaged() {
             var text = text(data(), "outputs");
             return data().path("outputs").isTextual() && !text.isBlank() && !text.equals("null")
@@ -7068,8 +7071,8 @@ final class DifyExec implements Runnable {
                     .anyMatch(file -> !RunReader.text(file, "transfer_method").equals("remote_url"));
         }
 
-        /// The values as they were sent, but each file as its URL. Dify adds its own, such as `sys.user_id` (variables
-        /// have no dots in their names), and null for what was not sent.
+        /// Returns the inputs as they were sent, with each file as its URL. Leaves out what Dify adds: null for inputs
+        /// that were not sent, and its own variables such as `sys.user_id` (the only names with a dot).
         Map<String, JsonNode> inputs() {
             var inputs = new LinkedHashMap<String, JsonNode>();
             stored.forEachEntry((name, value) -> {
@@ -7115,7 +7118,7 @@ final class DifyExec implements Runnable {
             return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs);
         }
 
-        /// A message has no answer until its run has ended; from then on, Dify 1.16 says how long it took.
+        /// A message has no answer until its run has ended. After that, Dify 1.16 also reports how long the run took.
         LookUpResult result() {
             var sent = RunReader.sent(message.path("inputs"));
             if (message.path("query").isTextual()) sent.put("query", text("query"));
@@ -7216,10 +7219,10 @@ final class DifyExec implements Runnable {
             tasks.shutdownNow();
         }
 
-        /// Sends, reads and lets go of the connection.
+        /// Sends the request, reads the response and releases the connection.
         ///
-        /// @param limit   to the head of the answer, and on to its end unless the reader sets another
-        /// @param overdue what it means when that passes
+        /// @param limit   the time until the response's header, and until its end unless the reader sets another limit
+        /// @param overdue the symptom to report when the limit passes
         <T> DifyClient.Reply<T> exchange(HttpRequest.Builder request, Duration limit, Symptom overdue,
                 BodyHandler<InputStream> body, IOFunction<Answer, DifyClient.Reply<T>> reading) {
             long start = System.nanoTime();
@@ -7385,7 +7388,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The run that the stream's first event named.
+            /// Returns the run whose id the stream's first event contained.
             Optional<RunRef> run() {
                 return run;
             }
@@ -7429,7 +7432,7 @@ final class DifyExec implements Runnable {
                     try {
                         return Optional.of(Json.MAPPER.readTree(data.get()));
                     } catch (JsonProcessingException _) {
-                        // what it says is looked up if no end of the run follows
+                        // the run is looked up if its final event does not follow
                     }
                 }
             }
@@ -7443,7 +7446,7 @@ final class DifyExec implements Runnable {
                 open.add(this);
             }
 
-            /// Starts the second phase of a stream: another limit holds, and silences are reported.
+            /// Starts the second phase of a stream: a different time limit applies, and pauses are reported.
             void began(RunRef run, Duration limit, Consumer<StreamEvent> heard) {
                 this.lastByte = System.nanoTime();
                 this.heard = heard;
@@ -7727,7 +7730,7 @@ final class DifyExec implements Runnable {
             this.disk = disk;
         }
 
-        /// @param fresh where to report that an earlier batch was moved aside; empty: it is continued
+        /// @param fresh the writer that reports that an earlier batch was moved aside; empty to continue the batch
         static BatchWriter open(BatchFiles files, Csv whole, boolean noBom,
                 Optional<PrintWriter> fresh, LineFile.Disk disk) {
             var csv = whole.with(files.shard());
@@ -7777,7 +7780,7 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// Returns the size that events of the log record.
+        /// Returns the size of the results on disk, which the log's events record.
         long resultsOnDisk() {
             return results.onDisk();
         }
@@ -8149,16 +8152,16 @@ final class DifyExec implements Runnable {
             else missingFiles.put(entry, missing);
         }
 
-        /// A row has an outcome, which replaces its former status unless it succeeded.
+        /// Records a row's outcome. A failure does not replace an earlier success.
         ///
-        /// @param seconds null if they are not known: the original tool's results
+        /// @param seconds null if unknown, as in results of the original tool
         void ended(int entry, RowStatus former, Outcome outcome, Double seconds) {
             if (outcome.status().isSuccess()) succeeded.set(entry);
             else if (former.isSuccess()) return;
             if (seconds != null) took.set(entry, 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
         }
 
-        /// The attempt led to the row's result: the session lasted until then.
+        /// Extends the session's time to the end of this attempt, which produced the row's result.
         void resultOf(AttemptEvent attempt, int entry) {
             var end = attempt.t().plusMillis(millis(entry).orElse(0));
             if (end.isAfter(lastResult)) lastResult = end;
@@ -8511,7 +8514,7 @@ final class DifyExec implements Runnable {
             return (int) attemptsByRow.get(entry);
         }
 
-        /// @param currency one of [Figures#spending]
+        /// @param currency a currency that [Figures#spending] contains
         double cost(int entry, String currency) {
             var costs = costByRow.get(currency);
             return costs == null ? 0 : costs.get(entry) / BILLION;
@@ -8656,13 +8659,13 @@ final class DifyExec implements Runnable {
                     .filter(one -> !index.status(index.find(one.event().id())).isSuccess()).count();
         }
 
-        /// Rows that may have had a result: none is there, and the results were longer once.
+        /// Returns the rows whose result may have been lost: they have none, and the results file was longer before.
         List<Integer> lost() {
             return all(_ -> true).filter(Sent::isDoubtful).map(one -> index.find(one.event().id()))
                     .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
         }
 
-        /// @param hasRun those whose run has appeared and may still succeed; else the others
+        /// @param hasRun true for the attempts whose run has appeared and may still succeed, false for the others
         List<Attempt> resent(boolean hasRun) {
             return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
                     .map(one -> one.attempt(new Row(index.findOrAdd(one.event().id()), 0,
@@ -9436,7 +9439,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Another program has changed the file: a line of ours could be lost, or glued to one of theirs.
+        /// Another program changed the file. Writing on could lose one of our lines or join it to one of theirs.
         static final class Touched extends IOException {
             Touched(Path path) {
                 super(path + " was changed by another program");
@@ -9495,7 +9498,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A file that is only half opened is closed: it is neither held nor known, and a later write tries again.
+        /// Opens and locks the file. If a step fails, the file is closed again and a later write retries.
         private void open() throws IOException {
             var opened = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
                     StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
@@ -10573,7 +10576,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The number of the record in the file that the copy is of.
+            /// Reads the record's number in the original file, of which this is a copy.
             private long number() {
                 cell.setLength(0);
                 takeTo(delimiter);
@@ -10581,7 +10584,7 @@ final class DifyExec implements Runnable {
                 return Long.parseLong(cell, 0, cell.length(), 10);
             }
 
-            /// Whether a cell of this record was a number or a date in the file that the copy is of.
+            /// Returns whether a cell of this record was a number or a date in the original file.
             boolean isTyped(int place) {
                 return place >= 0 && typed.get(place);
             }
@@ -10654,13 +10657,13 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A fault in the text of the input, or several in one.
+    /// The text of the input has a fault, or several that are reported as one.
     static final class Faulty extends Unusable {
         final long line;
         final String place, problem;
         final Optional<Repair> repair;
 
-        /// @param line 0 if the fault is in no line
+        /// @param line 0 if the fault does not belong to a line
         Faulty(TextFile file, long line, int column, String problem, String hint, Optional<Repair> repair) {
             super(file.prefix(line, column) + ": " + problem, hint);
             this.line = line;
@@ -10691,7 +10694,7 @@ final class DifyExec implements Runnable {
 
         /// Replaces bytes that are invalid in the encoding. It is not a character, so no text contains it.
         static final char INVALID = '\uFFFE';
-        /// The first bytes of gzip, PNG, JPEG, PDF, and .xls or an encrypted book, in hexadecimal.
+        /// The first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]"),
@@ -10873,7 +10876,8 @@ final class DifyExec implements Runnable {
             return name() + (isLine ? ":" + line : ": " + where(line, column));
         }
 
-        /// A line has bytes that the encoding does not allow. The likely one is only a hint.
+        /// Reports a line with bytes that are invalid in the encoding. The detected encoding is a guess, so it is only
+        /// a hint.
         Faulty invalid(long line) {
             try (var in = source.get()) {
                 var guess = UniversalDetector.detectCharset(in);
@@ -12374,8 +12378,9 @@ final class DifyExec implements Runnable {
             wait.ifPresent(pause -> nextByWait = now.plus(pause));
         }
 
-        /// A run was refused as too many. The refusals of one round trip count as one cut: the runs that were sent
-        /// before it (`last` was the last) were counted as running, so each takes itself away.
+        /// Lowers the limit after the server refused a run as too many. Refusals within one round trip count as one
+        /// cut: runs sent up to `last` were already counted as running, so each of their refusals only takes away its
+        /// own slot.
         void refused(long sequence, int running, long last) {
             if (sequence > cutAt) cut(running, last);
             else {
@@ -12384,8 +12389,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run waited on the server before it started. Several waits, over a second and far longer than the shortest,
-        /// are a queue. Returns whether there are fewer places now.
+        /// Lowers the limit if runs queue on the server before they start. Several waits of over a second that are far
+        /// longer than the shortest wait count as a queue. Returns whether the limit was lowered.
         boolean cutIfQueued(Duration time, long sequence, int running, long last) {
             if (time.compareTo(shortestWait) < 0) shortestWait = time;
             boolean isQueued = time.compareTo(QUEUED) > 0 && time.compareTo(shortestWait.multipliedBy(GROWN)) > 0;
@@ -12430,7 +12435,7 @@ final class DifyExec implements Runnable {
             return places;
         }
 
-        /// `2–4 of 8`: the fewest places, and the most since the first cut.
+        /// Formats the lowest limit and the highest since the first cut: `2–4 (limit 8)`.
         String span() {
             return lowest + (highest > lowest ? "–" + highest : "") + " (limit " + ceiling + ")";
         }
@@ -12603,7 +12608,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The server's queue of streamed runs, as far as this batch shows how it moves. Owned by the engine's thread.
+    /// Estimates how the server's queue of streamed runs moves from this batch's own runs. Only the engine's thread
+    /// uses it.
     static final class StreamQueue {
         /// Requests that left so close together may have entered the queue in another order.
         private static final Duration CLOSE = Duration.ofSeconds(1);
@@ -12611,9 +12617,9 @@ final class DifyExec implements Runnable {
         private final Map<String, Instant> passed = new HashMap<>(); // by user
         private Instant newestBegun;
 
-        /// @param newestBegun when earlier sessions sent the newest stream that has begun: before now, whatever the
-        /// clock
-        ///     did since
+        /// @param newestBegun when an earlier session sent the newest stream that has begun
+        /// @param now         replaces a `newestBegun` that lies in the future, which happens if the clock was set back
+        ///     between the sessions
         StreamQueue(Instant newestBegun, Instant now) {
             this.newestBegun = newestBegun.isAfter(now) ? now : newestBegun;
         }
@@ -12667,14 +12673,15 @@ final class DifyExec implements Runnable {
             return listings.getOrDefault(attempt.user(), listing);
         }
 
-        /// An earlier session sent the attempt to a server of this version. Nothing is known of one that was replaced.
+        /// Notes that an earlier session sent the attempt to a server of this version. If the version lists runs
+        /// differently from the current one, how the attempt's run would be listed is unknown.
         void sentBefore(String user, String version, boolean isUnknownApp) {
             if (Release.of(version).listing(app) != listing) listings.put(user, Release.Listing.NOT_KNOWN);
             if (isUnknownApp) listings.put(user, Release.Listing.OTHER_APP);
         }
 
-        /// A server that lists a running run lists from the start. Not up to 1.10: the run's listener may have given
-        /// up.
+        /// A server that lists an active run lists runs from their start. This does not hold up to 1.10, where the
+        /// client that started the run may have disconnected.
         void listsRunning(Unresolved unresolved) {
             if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN)
                 listing = Release.Listing.FROM_START;
@@ -12978,7 +12985,8 @@ final class DifyExec implements Runnable {
     sealed interface Response {
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
 
-        /// An answer without a run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
+        /// The server refused the request without starting a run. `dify` is true if Dify itself responded (the
+        /// `X-Version` header is there), not a proxy in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
@@ -13215,7 +13223,7 @@ final class DifyExec implements Runnable {
         /// Dify rejected the run because too many are active. It is not the row's fault.
         record Throttled(Duration after, String why) implements Verdict {}
 
-        /// The server was not reached: not the row's fault either.
+        /// The server was not reached. This is not the row's fault either.
         record Unreached(Duration after, String why) implements Verdict {}
 
         record LookUp(Symptom symptom, String why) implements Verdict {}
@@ -13348,9 +13356,9 @@ final class DifyExec implements Runnable {
                     state.started(state.runStart(), state.deadline().minus(ahead)));
         }
 
-        /// Its run has been seen to run. The time of a run counts from its own start: its request may have waited. The
-        /// server's clock may be wrong; the run started after it was sent, and before it was seen. The time in which it
-        /// moved to another worker does not count.
+        /// The server reported the run as active. Its timeout counts from its own start, because its request may have
+        /// waited in a queue. The server's clock may be wrong, but the run started after it was sent and before it was
+        /// seen. The time in which Dify moved it to another worker does not count.
         Unresolved running(LookUpResult.Running found, Instant now, Duration timeout) {
             var known = of(Optional.of(found.ref()));
             var start = state.runStart().or(() -> found.age().map(now::minus).map(reported -> between(reported, now)));
@@ -13399,12 +13407,12 @@ final class DifyExec implements Runnable {
         /// @param inputs what the server recorded as sent, as cells
         record Ended(Response.Ran ran, Map<String, String> inputs) implements LookUpResult {}
 
-        /// The run has not ended, or is paused. Its `age` is by the server's own clock. It was `moved` for that long,
-        /// from a worker that was shut down to another one.
+        /// The run is still active or paused. Its `age` is measured by the server's clock. `moved` is how long Dify
+        /// took to move it from a worker that was shut down to another one.
         record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age, Duration moved)
                 implements LookUpResult {}
 
-        /// A chatflow's message without an answer. It says no more about its run than whether that is over.
+        /// The chatflow's message has no answer. It shows only whether the run has ended.
         record Unanswered(boolean isOver) implements LookUpResult {}
 
         /// There is no such run: Dify said so, or listed all runs of the attempt, and there are none.
@@ -13453,7 +13461,8 @@ final class DifyExec implements Runnable {
             return new Stop(Exit.STOPPED, what, hint);
         }
 
-        /// `Stopped: cannot write: No space left on device.` and, below, `hint: make room`
+        /// Formats the message: `Stopped: cannot write: No space left on device.`, with `hint: make room` on the next
+        /// line.
         String text() {
             return "Stopped: " + what + "." + Unusable.hintLine(hint);
         }
@@ -14331,7 +14340,8 @@ final class DifyExec implements Runnable {
 
     /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
-        /// The time of day; if the clock is set back, the start and what has passed since. Plans would have to wait.
+        /// Returns a clock that never goes back. If the system clock is set back, it adds the elapsed time to the
+        /// start, so that no planned start is delayed.
         static InstantSource clock(InstantSource time, LongSupplier nanos) {
             var start = time.instant();
             long first = nanos.getAsLong();

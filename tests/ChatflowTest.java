@@ -167,7 +167,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
-        void thatWasModeratedHasItsAnswerInItsMessageAlone(boolean isEndMadeUp) {
+        void thatWasModeratedIsAnsweredByItsMessageWithoutARun(boolean isEndMadeUp) {
             var made = ofRun("workflow_finished", "{'status':'failed','outputs':null,'total_steps':0}".replace('\'', '"'));
 
             var ran = ServerTest.ran(streamed(event("message", Events.json("'answer':'Not '")), event("message",

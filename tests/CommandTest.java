@@ -484,7 +484,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void thatLeftNoTraceIsSentAgainIfRunsAreListedFromTheirStart() throws IOException {
+        void isSentAgainIfTheServerWouldListItsRunAndDoesNot() throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));

@@ -175,7 +175,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void putsFiguresOfTheFilesSideBySide() throws IOException {
+        void showsTheFiguresOfBothFilesAndTheirDifference() throws IOException {
             each();
 
             var figures = diff().path("figures");
@@ -403,7 +403,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void haveAColumnEachInTheSheet() throws IOException {
+        void haveAColumnForEachRunInTheCsv() throws IOException {
             runs("a", "A B");
             runs("b", "C -");
 

@@ -198,7 +198,7 @@ final class DataTest {
         }
 
         @Test
-        void areThoseOfRowsThatSucceededEachOnce() {
+        void countTheLatestSuccessOfEachRowAndNoFailures() {
             var figures = new Figures();
             figures.ended(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
             figures.ended(1, RowStatus.PENDING, Outcome.SUCCEEDED, 2.0);
@@ -511,7 +511,7 @@ final class DataTest {
     @Nested
     class TheWrittenJson {
         @Test
-        void replacesHalfAPairAndKeepsEmoji() throws IOException {
+        void replacesLoneSurrogatesAndKeepsEmoji() throws IOException {
             var text = "\ud83d end " + "😀".repeat(10_000) + " \ude00";
             var whole = "\uFFFD end " + "😀".repeat(10_000) + " \uFFFD";
             var out = new ByteArrayOutputStream();

@@ -170,7 +170,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void isInTheHeaderForJBang() throws IOException {
+        void inTheJBangHeaderPointsToAnExistingPage() throws IOException {
             var links = page("DifyExec.java").lines().takeWhile(line -> !line.isBlank())
                     .filter(line -> line.startsWith("//DOCS ")).map(line -> line.replaceFirst(".*[ =]", "")).toList();
 

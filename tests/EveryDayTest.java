@@ -58,7 +58,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class AnEarlyEnd {
         @Test
-        void isExplainedAfterwards() throws IOException {
+        void isExplainedByStatusReportAndShell() throws IOException {
             rows(4);
             dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
             dify.run("-c", "1").exits(4);

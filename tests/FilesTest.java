@@ -525,7 +525,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void thatCouldNotBeFetchedAreShownByStatusUntilTheRowHasThem() throws IOException {
+        void areReportedAsMissingByStatusUntilTheyAreFetched() throws IOException {
             givesAFile();
             fileIs(aResponse().withStatus(403), aResponse().withBody("made"));
             save();

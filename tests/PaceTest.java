@@ -59,7 +59,7 @@ final class PaceTest {
 
         @ParameterizedTest(name = "{0}")
         @FieldSource("STORIES")
-        void followsWhatItSees(Story story) {
+        void adaptsToRefusalsSuccessesAndWaits(Story story) {
             for (var step : story.steps()) {
                 var words = step.split(" ");
                 var numbers = Stream.of(words).filter(word -> word.matches("\\d+")).mapToInt(Integer::parseInt)
@@ -176,7 +176,7 @@ final class PaceTest {
         }
 
         @Test
-        void withARateALateStartDoesNotDelayOthersAndAPauseIsNotMadeUpFor() {
+        void atARateNeitherDelaysAfterALateStartNorCatchesUpAfterAPause() {
             var even = new Pace(9, null, new Rate(seconds(2)));
 
             even.started(NOON);
@@ -286,7 +286,7 @@ final class PaceTest {
 
         @ParameterizedTest(name = "{0}")
         @FieldSource("STORIES")
-        void followsWhatItSees(Story story) {
+        void decidesByFailuresRefusalsAndPauses(Story story) {
             for (var step : story.steps()) {
                 var words = step.split(" ");
                 var numbers = Pattern.compile("-?\\d+").matcher(step).results()

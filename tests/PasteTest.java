@@ -113,7 +113,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void printsThemByEachCommand() throws Exception {
+        void printsLinesThatRunForEachCommand() throws Exception {
             var run = runByPasting(Way.JAR);
             var log = Way.JAR.folder().resolve("results.jsonl.log");
             var before = Files.readString(log);

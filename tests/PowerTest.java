@@ -156,7 +156,7 @@ final class PowerTest {
         }
 
         @Test
-        void aDiskThatFailsForTheResultsLeavesTheRowToALookUp() throws Exception {
+        void leavesTheRowToALookUpIfTheResultsCannotBeWritten() throws Exception {
             var scene = Scene.of(folder, "a");
             var disk = new Recorder(scene) {
                 @Override

@@ -970,7 +970,7 @@ final class RulesTest {
         }
 
         @Test
-        void countsTheBatchButAsksThisSessionWhetherThereArePrices() {
+        void countsTheWholeBatchButOnlyThisSessionsMissingPrices() {
             var batch = new Spending();
             for (int run = 0; run < 50; run++) batch.add(10, null, "");
             var own = new Spending();

@@ -619,7 +619,7 @@ class ServerTest {
         }
 
         @Test
-        void aProxyGetsTheLoginFromItsAddress() throws IOException {
+        void sendsTheProxyTheLoginFromItsUrl() throws IOException {
             try (var proxy = new Wire(connection -> {
                 while (connection.request()) {
                     if (connection.last.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"))
@@ -812,7 +812,7 @@ class ServerTest {
         }
 
         @Test
-        void saysSoOrIsLookedUpByItsRun() throws IOException {
+        void isReportedOrLookedUpIfItsRunIsKnown() throws IOException {
             isTooLarge(by(connection -> connection.answer(Events.blocking(LARGE)), client -> run(client, BLOCKING)));
             isTooLarge(by(connection -> {
                 connection.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -822,7 +822,7 @@ class ServerTest {
         }
 
         @Test
-        void includesOneThatIsNestedTooDeeply() throws IOException {
+        void isHandledLikeOneThatIsNestedTooDeeply() throws IOException {
             var deep = "{\"a\":" + "[".repeat(3000) + "]".repeat(3000) + "}";
 
             assertInstanceOf(Response.Unreadable.class, by(connection -> connection.answer(Events.blocking(deep)),

@@ -617,7 +617,7 @@ final class ShardsTest extends WholeCommand {
 
         /// One machine's clock is an hour behind, and another's is set back at its last event.
         @Test
-        void isThatOfOneProcessEvenIfClocksDiffer() throws IOException {
+        void keepsAllRowsEvenIfTheShardsClocksDiffer() throws IOException {
             allThree();
             var log = content("results.2-of-3.jsonl.log");
             Files.writeString(file("results.2-of-3.jsonl.log"), setBack(log));

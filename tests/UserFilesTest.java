@@ -255,7 +255,7 @@ final class UserFilesTest extends WholeCommand {
     class TheHeaderRow {
         @ParameterizedTest
         @CsvSource({"3, 0", "1, 2", "2, 2", "5, 2", "99, 2", "0, 2", "-1, 2", "x, 2"})
-        void isTheLineThatIsNamed(String row, int code) throws IOException {
+        void isReadFromTheLineGivenWithTheOption(String row, int code) throws IOException {
             csv("Title", "", "id,Frage", "a,\"x", "y\"");
 
             dify.check("--header-row", row).exits(code);

@@ -402,7 +402,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void concludesNothingFromAnEmptyListIfTheAppMayBeAnother() throws IOException {
+        void cannotVerifyARowIfTheServerMayRunAnotherApp() throws IOException {
             var settings = batch("--dify 1.16.1", "blocking", "id,text", "1,[throttle] one");
             var before = counts(verify(settings));
             var again = ((ObjectNode) events("session").getFirst()).put("same_app", true);
