@@ -49,7 +49,7 @@ final class AgendaTest {
         }
 
         @Test
-        void thatAreMissingAreRecordedWithTheirRowsEndAndItsResultIsKept() throws Exception {
+        void missingFilesAreRecordedInTheResultOfTheirRow() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> with(new Response.SavedFiles(List.of(), new TreeMap<>(Map.of("1.txt", "HTTP 403",
                     "2.txt", "HTTP 503")), seconds(1)), attempt.row().id());

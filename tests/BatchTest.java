@@ -79,7 +79,7 @@ final class BatchTest {
         }
 
         @Test
-        void thatIsVeryLongIsKnownByItsBeginning() throws IOException {
+        void aVeryLongFirstLineIsRecognizedByItsBeginning() throws IOException {
             var rest = "x".repeat(200_000);
             var id = json("{'id':'") + rest;
             var inputs = json("{'id':'a','status':'success','inputs':{'text':'") + rest;
@@ -125,7 +125,7 @@ final class BatchTest {
         }
 
         @Test
-        void isKeptWhileAnotherProcessWritesToIt() throws IOException {
+        void aLineFileIsKeptWhileAnotherProcessWritesToIt() throws IOException {
             var path = folder.resolve("lines");
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
@@ -255,7 +255,7 @@ final class BatchTest {
         @TempDir Path folder;
 
         @Test
-        void aLineIsTheOneInTheGoldenFile() throws IOException {
+        void aLineOfTheResultsIsAsInTheGoldenFile() throws IOException {
             var cells = new LinkedHashMap<String, String>();
             cells.put("id", "r-1");
             cells.put("text", "größer \"日本語\" 😀\nnext line");
@@ -691,7 +691,7 @@ final class BatchTest {
 
         @ParameterizedTest
         @CsvSource({"'', false", "keep me, true"})
-        void isGoneIfNothingCameOfTheCallUnlessItHasText(String text, boolean stays) throws IOException {
+        void anUnusedLockFileIsDeletedUnlessItHasText(String text, boolean stays) throws IOException {
             var files = BatchFiles.of(folder.resolve("results.1-of-2.jsonl"));
             Files.writeString(files.lock(), text); // left by a killed call
 

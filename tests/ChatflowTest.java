@@ -119,7 +119,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void hasWhatComesAMomentAfterTheEndOfItsRun() throws IOException {
+        void anAnswerIncludesEventsJustAfterTheEndOfItsRun() throws IOException {
             try (var wire = new ServerTest.Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -179,7 +179,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void thatWaitsForAHumanIsPaused() {
+        void aQuestionThatWaitsForAHumanIsPaused() {
             answers(200, Events.json("{'event':'workflow_paused','workflow_run_id':'r','task_id':'t','answer':'Let me ask. ',"
                     + "'data':{'id':'m','status':'paused','total_steps':3}}"));
 

@@ -343,7 +343,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void itWritesNothing() throws IOException {
+        void statusWritesNoFile() throws IOException {
             batch();
             Files.delete(file("results.jsonl.lock"));
             var before = List.of(content("results.jsonl"), content("results.jsonl.log"), names());
@@ -368,7 +368,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
-        void thatSucceedsInPartIsKeptAndFlagged(String version, String mode) throws IOException {
+        void aPartialSuccessIsKeptAndFlagged(String version, String mode) throws IOException {
             var dify = new Dify(version, mode);
             rows(2);
             dify.row("2", dify.ended("partial-succeeded", ""));
@@ -384,7 +384,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
-        void thatWaitsForAHumanIsLookedUpAndNotSentAgain(String version, String mode) throws IOException {
+        void aRowThatWaitsForAHumanIsLookedUpAndNotSentAgain(String version, String mode) throws IOException {
             var dify = new Dify(version, mode);
             rows(2);
             dify.row("2", dify.ended("paused", ""));
@@ -408,7 +408,7 @@ class CommandTest extends WholeCommand {
             "lang in input form must be one of the following: ['en', 'ja']", "num in input form must be a valid number",
             "(type 'select') lang in input form must be a string", "doc in input form must be a list of files",
             "Invalid upload file", "File validation failed for file: a.txt"})
-        void whoseDataIsRefusedFailsAndTheOthersContinue(String message) throws IOException {
+        void aRowWithRefusedDataFailsWhileOtherRowsContinue(String message) throws IOException {
             var dify = dify();
             rows(3);
             dify.row("2", dify.refused(400, "invalid_param", message));
@@ -437,7 +437,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
-        void thatIsThrottledWaitsAndLosesNoRetry(String version, String mode) throws IOException {
+        void aThrottledRowWaitsAndLosesNoRetry(String version, String mode) throws IOException {
             var dify = new Dify(version, mode);
             rows(3);
             dify.row("2", dify.refused(400, "invalid_param", "Too many requests. Please try again later."),
@@ -458,7 +458,7 @@ class CommandTest extends WholeCommand {
                 transient, the model said no,      1
                 always,    the model said no,      2
                 """)
-        void thatFailedIsRunAgainOnlyAsAllowed(String when, String error, int runs) throws IOException {
+        void aFailedRowIsRunAgainOnlyAsAllowed(String when, String error, int runs) throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", dify.ended("failed", error));
@@ -484,7 +484,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void isSentAgainIfTheServerWouldListItsRunAndDoesNot() throws IOException {
+        void aRowIsSentAgainIfTheServerDoesNotListItsRun() throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
@@ -498,7 +498,7 @@ class CommandTest extends WholeCommand {
 
         /// The run of the first request appears once the row was sent again.
         @Test
-        void thatAppearsAfterItsRowWasSentAgainIsTheLastThingSaid() throws IOException {
+        void aRunFoundAfterItsRowWasSentAgainIsReportedLast() throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
@@ -515,7 +515,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void thatLeftNoTraceIsUnknownIfRunsAreListedAtTheirEnd(String mode) throws IOException {
+        void aRowWithoutTraceIsUnknownIfRunsAreListedOnlyAtTheirEnd(String mode) throws IOException {
             var dify = new Dify("1.9.2", mode);
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
@@ -531,7 +531,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void isReportedAgainWithTheReasonOfTheCallThatLostIt() throws IOException {
+        void anUnknownRowIsReportedByLaterCallsWithItsFirstReason() throws IOException {
             var dify = new Dify("1.9.2", "blocking");
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE));
@@ -545,7 +545,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void thatTakesTooLongIsStoppedAndHasFailed() throws IOException {
+        void aRowOverItsTimeLimitIsStoppedAndFails() throws IOException {
             var dify = new Simulated("--latency", "30s");
             rows(1);
 
@@ -592,7 +592,7 @@ class CommandTest extends WholeCommand {
                 20   | free   | --max-cost 5 --mode streaming | 4    | 10
                 4    | 0.5    | --max-cost 2 --mode streaming | 0    | 4
                 """)
-        void isEndedByALimit(int rows, String answer, String limit, int code, int runs) throws IOException {
+        void aReachedLimitEndsTheCall(int rows, String answer, String limit, int code, int runs) throws IOException {
             rows(rows);
             dify.rows(switch (answer) {
                 case "failed" -> dify.ended("failed", "no");

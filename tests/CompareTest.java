@@ -228,7 +228,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void ofAFileWithItselfFindsNothing() throws IOException {
+        void aComparisonOfAFileWithItselfFindsNoDifference() throws IOException {
             each();
 
             Files.copy(file("a.jsonl"), file("b.jsonl"), StandardCopyOption.REPLACE_EXISTING);
@@ -565,7 +565,7 @@ final class CompareTest extends WholeCommand {
                 2            | {"x":[1]}     | --expect wanted~=/a/x/1    | false
                 .            | null          | --expect wanted=/b         | false
                 """)
-        void areMet(String cell, String output, String options, boolean correct) throws IOException {
+        void expectedValuesAreJudged(String cell, String output, String options, boolean correct) throws IOException {
             wanted(cell);
             save("b.jsonl", output);
 
@@ -793,7 +793,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void doNotHideThatAVersionIsTenPointsWorse() throws IOException {
+        void varyingResponsesDoNotHideAVersionThatIsTenPointsWorse() throws IOException {
             double worse = share(ROWS / 10, json -> json.path("verdict").asText().equals("worse")
                     && json.at("/expected/low").asDouble() <= -10 && -10 <= json.at("/expected/high").asDouble());
 
@@ -886,7 +886,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void isReplacedIfItIsOne() throws Exception {
+        void anEarlierJUnitReportIsReplaced() throws Exception {
             each();
             report();
 
@@ -930,7 +930,7 @@ final class CompareTest extends WholeCommand {
     class WhatCannotBeCompared {
         @ParameterizedTest
         @ValueSource(strings = {"--output answer", "--output /a~2", "--output /nowhere"})
-        void isNamed(String options) throws IOException {
+        void anOutputThatCannotBeComparedIsNamed(String options) throws IOException {
             outputs("{\"a\":1}", "{\"b\":1}");
 
             compare(options.split(" ")).exits(2).says(options);
@@ -938,7 +938,7 @@ final class CompareTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"a.jsonl", "b.jsonl"})
-        void isAFileThatIsMissingOrForeign(String name) throws IOException {
+        void aMissingOrForeignFileIsReported(String name) throws IOException {
             outputs("{\"a\":1}", "{\"a\":1}");
             Files.writeString(file(name), "id,text\n");
             compare().exits(2).says(path(name) + ": ").hints();
@@ -949,7 +949,7 @@ final class CompareTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"--csv", "--html", "--junit"})
-        void isNotWrittenOver(String option) throws IOException {
+        void aForeignFileIsNotOverwrittenByAComparison(String option) throws IOException {
             outputs("{\"a\":1}", "{\"a\":2}");
             Files.writeString(file("mine"), "mine");
 
@@ -1053,7 +1053,7 @@ final class CompareTest extends WholeCommand {
     @Nested
     class TheVersion {
         @Test
-        void isNamedByStatus() throws IOException {
+        void statusNamesTheVersionsOfTheResults() throws IOException {
             new Side().row("r", "{}").save("a.jsonl");
             Files.writeString(file("a.jsonl"), "{\"id\":\"s\",\"status\":\"success\",\"inputs\":{},"
                     + "\"outputs\":{},\"workflow_id\":\"v-2\"}\n", StandardOpenOption.APPEND);

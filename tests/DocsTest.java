@@ -122,7 +122,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void forAllTestsIsAnAliasOfTheCatalog() throws IOException {
+        void theCommandForAllTestsIsAnAliasOfTheCatalog() throws IOException {
             assertTrue(page("README.md").contains("```sh\n./jbang test\n```"));
 
             var alias = tree(page("jbang-catalog.json")).at("/aliases/test/script-ref").asText();

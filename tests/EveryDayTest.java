@@ -58,7 +58,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class AnEarlyEnd {
         @Test
-        void isExplainedByStatusReportAndShell() throws IOException {
+        void anEarlyEndIsExplainedByStatusReportAndShell() throws IOException {
             rows(4);
             dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
             dify.run("-c", "1").exits(4);
@@ -84,7 +84,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class TheSameFailure {
         @Test
-        void ofTheFirstTwentyRowsEndsTheCall() throws IOException {
+        void theSameFailureOfTheFirstTwentyRowsEndsTheCall() throws IOException {
             rows(30);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
 
@@ -96,7 +96,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void afterASuccessDoesNot() throws IOException {
+        void theSameFailureAfterASuccessDoesNotEndTheCall() throws IOException {
             rows(25);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
             dify.row("3", dify.ended("succeeded", ""));
@@ -120,7 +120,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isNextToTheCountIfThereIsRoom() {
+        void theSameFailureIsShownNextToItsCountIfThereIsRoom() {
             var tally = Given.tally(40, InstantSource.system());
             tally.ended(0, RowStatus.PENDING, Outcome.failed("city is required"), 0.0);
 
@@ -133,7 +133,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class TheNextStep {
         @Test
-        void afterRefusedRowsIsToLookAtThem() throws IOException {
+        void theNextStepAfterRefusedRowsIsToLookAtThem() throws IOException {
             rows(2);
             dify.row("1", dify.refused(400, "invalid_param", "city is required"));
 
@@ -144,7 +144,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void afterASecondFailureIsTheShell() throws IOException {
+        void theNextStepAfterASecondFailureIsTheShell() throws IOException {
             rows(2);
             dify.row("1", dify.ended("failed", "no"));
 
@@ -155,7 +155,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void afterSuccessIsTheExport() throws IOException {
+        void theNextStepAfterSuccessIsTheExport() throws IOException {
             rows(2);
 
             var next = dify.run().next();
@@ -165,7 +165,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void afterAShardIsTheNextAndThenTheMerge() throws IOException {
+        void theNextStepAfterAShardIsTheNextShardAndThenTheMerge() throws IOException {
             rows(20);
 
             assertTrue(dify.run("--shard", "1/2").next().endsWith(" --shard 2/2"));
@@ -176,7 +176,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class TheEndOfACall {
         @Test
-        void isOneObject() throws IOException {
+        void theEndOfACallAsJsonIsOneObject() throws IOException {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
 
@@ -194,7 +194,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isPassedToACommandWithoutTheKey() throws IOException {
+        void theCommandOfOnFinishGetsTheEndButNotTheKey() throws IOException {
             rows(2);
             var seen = path("seen");
 
@@ -258,7 +258,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isShownIfTheKeyIsMissing() throws IOException {
+        void anExampleEnvFileIsShownIfTheKeyIsMissing() throws IOException {
             rows(1);
 
             var call = with(typed("run")).exits(2);
@@ -279,7 +279,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void endsQuietly() throws Exception {
+        void aClosedPipeEndsTheCommandWithoutAnError() throws Exception {
             rows(20);
             var files = " -i data.csv -o results.jsonl";
             call(Map.of(), typed("run", "--demo", "-c", "20")).exits(0);
@@ -293,7 +293,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class TheRest {
         @Test
-        void completesATaskThoughRowsFailed() throws Exception {
+        void aSlurmTaskSucceedsThoughRowsFailed() throws Exception {
             var tool = Files.writeString(file("difyexec"), "#!/bin/sh\nexit $CODE\n");
             Files.setPosixFilePermissions(tool, PosixFilePermissions.fromString("rwx------"));
             for (int code : List.of(0, 3, 4, 130)) {

@@ -99,7 +99,7 @@ final class FaultTest extends WholeCommand {
 
         /// Shards may come from a machine whose disk is read-only here.
         @Test
-        void orAReadOnlyDiskShowsWhetherAShardRuns() throws Exception {
+        void aFullOrReadOnlyDiskShowsWhetherAShardRuns() throws Exception {
             var disk = Files.createDirectory(file("disk"));
             assumeTrue(has("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk.toString()),
                     "no disk can be mounted");
@@ -233,7 +233,7 @@ final class FaultTest extends WholeCommand {
         @CsvSource({"workflow, blocking, deleted", "workflow, streaming, halved", "workflow, blocking, older",
             "chatflow, blocking, halved", "chatflow, streaming, deleted", "chatflow, streaming, older",
             "workflow, streaming, older", "chatflow, blocking, deleted"})
-        void areFetchedAgain(String app, String mode, String how) throws Exception {
+        void lostResultsAreFetchedAgain(String app, String mode, String how) throws Exception {
             var dify = finished(app, mode);
             int left = damage(how);
 
@@ -261,7 +261,7 @@ final class FaultTest extends WholeCommand {
         @ParameterizedTest(name = "{2} of a {0}, {1}")
         @CsvSource({"workflow, blocking, deleted", "workflow, streaming, halved", "chatflow, blocking, older",
             "chatflow, streaming, deleted"})
-        void whoseRunsAreDeletedTooAreUnknownAlsoForLaterCalls(String app, String mode, String how) throws Exception {
+        void lostResultsOfDeletedRunsStayUnknownInLaterCalls(String app, String mode, String how) throws Exception {
             var dify = finished(app, mode);
             int lost = ROWS - damage(how);
             var restored = SimulatedDify.of("--app", app, "--dify", "1.16.1"); // the same app, but without its runs
@@ -344,7 +344,7 @@ final class FaultTest extends WholeCommand {
     class AHaltedProcess {
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void thatWasSuspendedLongerThanItsTimeoutLosesNothing(String mode) throws Exception {
+        void aProcessSuspendedBeyondItsTimeoutLosesNothing(String mode) throws Exception {
             var dify = new Simulated("--latency", "1s");
             rows(6, id -> "text " + id);
             var child = start(dify.settings(), quiet("-c", "3", "--mode", mode, "--timeout", "2s", "--settle", "1s"));

@@ -46,7 +46,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void andOutputAreTwoFiles() throws IOException {
+        void anOutputThatIsTheInputFileIsRefused() throws IOException {
             rows(1);
             var before = content("data.csv");
 
@@ -61,7 +61,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {".retry", ".log", ".lock"})
-        void isNotAnotherFileOfTheBatch(String suffix) throws IOException {
+        void anInputThatIsAnotherFileOfTheBatchIsRefused(String suffix) throws IOException {
             Files.writeString(file("results.jsonl" + suffix), "id,text\n1,a\n");
 
             refused(call(dify.settings(), "run", "-i", output() + suffix, "-o", output()), output() + suffix);
@@ -511,7 +511,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"403, 1", "503, 2"})
-        void thatCannotBeFetchedCostTheRowNothing(int status, int tries) throws IOException {
+        void aFileThatCannotBeFetchedDoesNotFailItsRow(int status, int tries) throws IOException {
             givesAFile();
             fileIs(aResponse().withStatus(status), aResponse().withStatus(status), aResponse().withBody("made"));
 
@@ -540,7 +540,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areWholeOrTriedAgain() throws IOException {
+        void aDamagedOrIncompleteFileIsFetchedAgain() throws IOException {
             givesAFile();
             for (var first : List.of(aResponse().withBody("mad"), aResponse().withStatus(503),
                     aResponse().withBody("made more"), aResponse().withFault(Fault.MALFORMED_RESPONSE_CHUNK))) {
@@ -669,7 +669,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void ofTheOriginalToolAreContinued() throws IOException {
+        void earlierFilesOfTheOriginalToolAreContinued() throws IOException {
             original();
             var before = content("results.jsonl");
 
@@ -779,7 +779,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void ofAnotherServerAreLeftAlone() throws IOException {
+        void earlierFilesOfAnotherServerAreLeftUnchanged() throws IOException {
             rows(2);
             dify.run("--limit", "1");
             var other = dify();
@@ -791,7 +791,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areMovedAsideForAFreshStart() throws IOException {
+        void earlierFilesAreMovedAsideForAFreshStart() throws IOException {
             rows(2);
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
@@ -952,7 +952,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areNotInALockThatHasText() throws IOException {
+        void aLockFileWithForeignTextIsLeftUnchanged() throws IOException {
             rows(1);
             Files.writeString(file("results.jsonl.lock"), "keep me");
 
@@ -963,7 +963,7 @@ final class FilesTest extends WholeCommand {
 
         /// An id may have been removed from the CSV; its row has failed all the same.
         @Test
-        void areNotTheListsOfABatchItself() throws IOException {
+        void aRetryListKeepsTheFailedIdsThatTheCsvLacks() throws IOException {
             rows(3);
             for (var id : List.of("2", "3")) dify.row(id, dify.ended("failed", "no"));
             dify.run();
@@ -978,7 +978,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areNotTheFirstLineThatACrashTore() throws IOException {
+        void aFirstLineTornByACrashIsRepaired() throws IOException {
             rows(2);
             Files.writeString(file("results.jsonl"), "\uFEFF{\"id\":\"1\",\"status\":\"succ");
             Files.writeString(file("results.jsonl.log"), "{\"event\":\"session\",\"t\":\"20");
@@ -993,7 +993,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "\uFEFF", "\n", "\uFEFF\r\n\n"})
-        void areNotEmpty(String text) throws IOException {
+        void emptyFilesAreUsedForANewBatch(String text) throws IOException {
             rows(2);
             for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
                 Files.writeString(file(name), text);
@@ -1005,7 +1005,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", ".log", ".retry", ".lock"})
-        void areNotFoldersPipesOrLinks(String suffix) throws Exception {
+        void aFolderPipeOrLinkIsRefusedAsAFileOfTheBatch(String suffix) throws Exception {
             rows(1);
             var name = "results.jsonl" + suffix;
 
@@ -1025,7 +1025,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"-", "/dev/null", "/dev/stdout", "/proc/stat"})
-        void areNotDevices(String output) throws IOException {
+        void aDeviceIsRefusedAsOutput(String output) throws IOException {
             Assumptions.assumeTrue(output.equals("-") || Files.exists(Path.of(output)));
             rows(1);
 

@@ -104,7 +104,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void isTheSameEachTime() throws IOException {
+        void theForecastIsTheSameEachTime() throws IOException {
             rows(ROWS);
             var first = new BitSet();
             first.set(0, ROWS - 1); // more rows than are drawn from
@@ -181,7 +181,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void ofAChatflowCountsTokens() throws IOException {
+        void aForecastForAChatflowCountsTokens() throws IOException {
             var dify = new Simulated("--latency", "20ms", "--app", "chatflow", "--columns", "id");
             rows(30);
             Files.writeString(file("data.csv"), content("data.csv").replace("id,text", "id,query"));
@@ -254,7 +254,7 @@ final class ForecastTest extends WholeCommand {
                 run   | --sample x           | --sample
                 retry | --sample 5           | --sample
                 """)
-        void isRefusedWhereItMakesNoSense(String command, String options, String named) throws IOException {
+        void anInvalidOrUnsuitableSampleIsRefused(String command, String options, String named) throws IOException {
             rows(5);
 
             dify.command(command, options.split(" ")).exits(2).says(named).hints();
@@ -263,7 +263,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void isPartOfAShardAndOfNamedRows() throws IOException {
+        void aSampleIsTakenFromAShardOrFromNamedRows() throws IOException {
             rows(60);
             var call = dify.run("--sample", "6", "--shard", "1/2").exits(0);
 
@@ -281,7 +281,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void isOfJsonLinesAndWorkbooksToo() throws IOException {
+        void aSampleCanBeTakenFromJsonLinesAndWorkbooks() throws IOException {
             rows(30);
             dify.run("--limit", "1").exits(0);
 
@@ -315,7 +315,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void inAModeWithoutPricesIsFollowedByNoLimit() throws IOException {
+        void aSampleWithoutPricesSuggestsNoCostLimit() throws IOException {
             rows(20);
             dify.rows(new Dify("1.16.1", "blocking").ended("succeeded", ""));
 
@@ -376,7 +376,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void isOneForEachCurrency() throws IOException {
+        void eachCurrencyHasARangeOfItsOwn() throws IOException {
             rows(100);
             var batch = new Finished(Mode.STREAMING);
             for (int id = 1; id <= 20; id++) batch.row("" + id, 10, "0.5", id % 2 == 0 ? "USD" : "RMB", "1");
@@ -391,7 +391,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void ofRunsWithoutAPriceNamesTheModeThatShowsPrices() throws IOException {
+        void aForecastWithoutPricesNamesTheModeThatShowsPrices() throws IOException {
             rows(100);
             var batch = new Finished(Mode.BLOCKING);
             for (int id = 1; id <= 20; id++) batch.row("" + id, 10, "");
@@ -405,7 +405,7 @@ final class ForecastTest extends WholeCommand {
 
         /// A run without a price was not free.
         @Test
-        void isOfTheRowsThatHaveAPrice() throws IOException {
+        void theRangeOfCostUsesOnlyRowsWithAPrice() throws IOException {
             rows(100);
             var batch = new Finished(Mode.STREAMING);
             for (int id = 1; id <= 20; id++) batch.row("" + id, 10, id <= 10 ? "" : "0.5");
@@ -419,7 +419,7 @@ final class ForecastTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {1, 5, 20})
-        void ofTheTimeCountsTheRowsThatRanAtATime(int concurrency) throws IOException {
+        void theRangeOfTimeDependsOnTheConcurrency(int concurrency) throws IOException {
             rows(1_020);
             var batch = new Finished(Mode.STREAMING, concurrency);
             for (int id = 1; id <= 20; id++) batch.row("" + id, 10, "");

@@ -73,7 +73,7 @@ class FormTest {
     @DisplayName("Compared with real servers")
     class RecordedValues {
         @TestFactory
-        Stream<DynamicTest> ourVerdictIsTheServers() {
+        Stream<DynamicTest> recordedValuesAreJudgedAsByTheServer() {
             var tests = new ArrayList<DynamicTest>();
             int left = 0;
             for (var version : Recorded.VERSIONS) {
@@ -312,7 +312,7 @@ class FormTest {
         }
 
         @Test
-        void severalMayBeAJsonArray() {
+        void severalFilesCanBeGivenAsAJsonArray() {
             assertEquals(read("file-list", "https://a.example/1.pdf; https://a.example/2.pdf", "\"max_length\":3"),
                     read("file-list", "[\"https://a.example/1.pdf\",\"https://a.example/2.pdf\"]", "\"max_length\":3"));
             assertInstanceOf(Value.Wrong.class, read("file-list", "[{\"url\":\"https://a.example/1.pdf\"}]",

@@ -409,7 +409,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void haveNoEffectOnATerminalThroughAHint() throws IOException {
+        void columnNamesInAHintCannotControlTheTerminal() throws IOException {
             csv("\u001b]0;x\u0007key,text", "1,a", "2,a");
 
             var call = dify.run().exits(2).hints("--id-column '\uFFFD]0;x\uFFFDkey'");
@@ -476,7 +476,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void canBeNumbered() throws IOException {
+        void rowsWithoutAnIdColumnCanBeNumbered() throws IOException {
             csv("text", "a", "b");
 
             dify.run("--id-column", "#").exits(0).says("numbered");
@@ -549,7 +549,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void goToTheFileOfTheirKind() throws IOException {
+        void anOutputFileOfTheWrongKindIsRefused() throws IOException {
             rows(1);
             for (var name : List.of("r.csv", "r.TSV", "r.xls", "r.xlsx"))
                 call(dify.settings(), "run", "-i", input(), "-o", path(name)).exits(2).hints();
@@ -582,7 +582,7 @@ final class FormatsTest extends WholeCommand {
         /// A copy has no name from the beginning, so not even a kill leaves one.
         @ParameterizedTest
         @CsvSource({"KILL, -", "INT, data.xlsx"})
-        void isNeverInTheTemporaryFolder(String signal, String input) throws Exception {
+        void aCopyOfTheInputIsNeverLeftInTheTemporaryFolder(String signal, String input) throws Exception {
             assumeTrue(File.separator.equals("/"));
             Files.createDirectory(file("tmp"));
             Files.write(file("data.xlsx"), book("A1=s:id", "B1=s:text", "A2=n:1", "B2=s:[slow]"));

@@ -422,7 +422,7 @@ final class InputTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"1f8b0800", "89504e470d0a1a0a", "255044462d312e37", "ffd8ffe0", "504b0304"})
-        void isNotGzipPngPdfJpegOrZip(String start) throws IOException {
+        void aGzipPngPdfJpegOrZipFileIsRefusedWithAHint(String start) throws IOException {
             var message = refused(HexFormat.of().parseHex(start));
 
             assertTrue(message.matches("data.csv: .*\nhint: .*"), message);

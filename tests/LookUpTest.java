@@ -745,7 +745,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aWorkerThatBreaksIsABug() throws Exception {
+        void anExceptionInAWorkerEndsTheCallAsABug() throws Exception {
             var scene = Scene.of(folder, "a");
             var bug = new IndexOutOfBoundsException("7");
             scene.answer = (_, _) -> {

@@ -409,7 +409,7 @@ final class MapTest {
         }
 
         @Test
-        void theWholeFileIsRead() {
+        void theWholeSourceIsRead() {
             assertTrue(map.members().size() > 50 && map.methods().size() > 500, map.members().size() + " members");
         }
 
@@ -419,12 +419,12 @@ final class MapTest {
 
         @ParameterizedTest(name = "{0}")
         @MethodSource("laws")
-        void keepsEachLaw(Law law) {
+        void theSourceKeepsEachLaw(Law law) {
             assertTrue(law.places().size() <= law.most(), law.places()::toString);
         }
 
         @Test
-        void hasEnoughComments() {
+        void theSourceHasEnoughComments() {
             assertTrue(map.commentShare() >= 8.5, map.commentShare() + " % comments");
         }
 

@@ -141,7 +141,7 @@ final class MessagesTest {
         }
 
         @Test
-        void areFound() {
+        void messagesAreFoundInTheSource() {
             var texts = messages.stream().map(Message::text).collect(Collectors.joining("\n"));
             assertTrue(messages.size() > 300, () -> messages.size() + "");
             for (var known : List.of("Run every row that has not succeeded yet.", "choose another -o",
@@ -181,7 +181,7 @@ final class MessagesTest {
 
         /// A sentence without words of its own has them from a message that is listed elsewhere.
         @Test
-        void thatStopABatchOrACommandAreOnTheTroubleshootingPage() throws IOException {
+        void messagesThatStopACallAreOnTheTroubleshootingPage() throws IOException {
             var shown = onThePage();
 
             assertTrue(stops.size() > 140, stops.size() + " found");
@@ -195,7 +195,7 @@ final class MessagesTest {
         }
 
         @Test
-        void onTheTroubleshootingPageExist() throws IOException {
+        void messagesOnTheTroubleshootingPageExistInTheTool() throws IOException {
             var known = Stream.of(messages.stream().map(Message::text), stops.stream(),
                     Files.readString(WholeCommand.checkout().resolve("jbang")).lines()).flatMap(texts -> texts)
                     .map(TheMessages::plain).toList();
@@ -205,7 +205,7 @@ final class MessagesTest {
         }
 
         @Test
-        void areShort() {
+        void messagesHaveNoLineOver180Characters() {
             assertEquals(List.of(), where(text -> text.lines().anyMatch(line -> line.length() > 180)));
         }
 

@@ -87,7 +87,7 @@ class NextDifyTest {
                 check,   -,                                    2
                 check,   11111111-1111-4111-8111-111111111111, 2
                 """)
-        void withoutAnAppOfItsOwnStartsNothing(String command, String id, int code) throws IOException {
+        void aWorkspaceKeyWithoutAnAppStartsNoRun(String command, String id, int code) throws IOException {
             serve();
             rows(3);
             var settings = id == null ? settings() : settings("DIFY_APP_ID", id);
@@ -100,7 +100,7 @@ class NextDifyTest {
 
         /// The app is taken from the key while rows run, so this is no longer a setting that nothing was sent with.
         @Test
-        void thatLosesItsAppDuringTheBatchStopsIt() throws IOException {
+        void aWorkspaceKeyWhoseAppIsLostStopsTheBatch() throws IOException {
             serve();
             rows(30);
             var settings = settings("DIFY_APP_ID", Simulator.FIRST_APP);
@@ -144,7 +144,7 @@ class NextDifyTest {
         }
 
         @Test
-        void isTheOnlyOneThatNeedsTheHeader() throws IOException {
+        void anAppKeySendsNoHeaderForTheApp() throws IOException {
             var dify = dify();
             rows(1);
 
@@ -163,7 +163,7 @@ class NextDifyTest {
         /// chatflow does not name its run, so nothing shows that it moves.
         @ParameterizedTest
         @CsvSource({"blocking, workflow", "streaming, workflow", "streaming, chatflow"})
-        void hasItsTimeWithoutTheMove(String mode, String app) throws IOException {
+        void theTimeOfARunThatMovesExcludesTheMove(String mode, String app) throws IOException {
             var dify = new Simulated("--dify", "1.19.0", "--app", app, "--latency", "1s");
             var kept = app.equals("chatflow") ? "id,query" : "id,text";
             csv(kept, "1,[move 4s]", "2,[move 4s]", "3,short");

@@ -31,7 +31,7 @@ final class OptionsTest extends WholeCommand {
                 "compare", "verify", "merge", "pull");
 
         @Test
-        void isTheOneInTheGoldenFiles() throws IOException {
+        void theHelpIsAsInTheGoldenFiles() throws IOException {
             Golden.check("help.txt", call("--help").out());
             for (var command : COMMANDS) Golden.check(command + "-help.txt", call(command, "--help").out());
             Golden.check("run-help-all.txt", call("run", "--help-all").out());
@@ -71,7 +71,7 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void isThatOfTheCommandHelp() throws IOException {
+        void theHelpOptionShowsTheSameAsTheHelpCommand() throws IOException {
             assertEquals(call("--help"), call("help"));
             for (var command : COMMANDS) assertEquals(call(command, "--help"), call("help", command));
         }

@@ -164,7 +164,7 @@ final class OutageTest {
         }
 
         @Test
-        void aLateRunMeansThatNotAllIsWell() throws Exception {
+        void aLateRunKeepsTheBatchFromCountingAsAllDone() throws Exception {
             var scene = rows(1, Mode.BLOCKING);
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
             scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-7")) : ABSENT;

@@ -146,7 +146,7 @@ final class PaceTest {
         }
 
         @Test
-        void halfIsOfTheRunsTheServerAccepts() {
+        void heldRunsTakeHalfOfTheSlotsTheServerAccepts() {
             pace.refused(6, 3, 8);
 
             assertEquals(1, pace.held(Collections.nCopies(5, NOON), 0, NOON));
@@ -201,14 +201,14 @@ final class PaceTest {
         }
 
         @Test
-        void areThoseThatRanAtTheSameTime() {
+        void thePeakCountsRunsThatRanAtTheSameTime() {
             finished(0, 10, 2, 11, 5, 12, 11, 20, 11, 21);
 
             assertEquals(3, pace.peakConcurrency());
         }
 
         @Test
-        void doNotCountARunThatReplacedAnother() {
+        void thePeakDoesNotCountARunThatReplacedAnother() {
             for (int run = 0; run < 4; run++) {
                 finished(10 * run, 10 * run + 10);
                 pace.finished(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
@@ -218,7 +218,7 @@ final class PaceTest {
         }
 
         @Test
-        void areForgottenInTime() {
+        void anOldPeakOfConcurrentRunsIsForgotten() {
             finished(0, 10, 0, 10, 0, 10, 0, 10, 0, 10);
             for (int run = 1; run <= 8; run++) finished(10 * run, 10 * run + 10);
 
@@ -226,7 +226,7 @@ final class PaceTest {
         }
 
         @Test
-        void areUnknownIfTheServerReportsNoTimes() {
+        void thePeakIsUnknownIfTheServerReportsNoTimes() {
             finished(5, 5);
 
             assertEquals(0, pace.peakConcurrency());
@@ -320,7 +320,7 @@ final class PaceTest {
         }
 
         @Test
-        void saysWhatIsWaitedFor() {
+        void thePauseNoteShowsHowLongTheBatchWaits() {
             assertEquals(Optional.empty(), health.pauseNote(NOON));
 
             for (int time = 0; time < 5; time++) health.failed(NOON, NOON);

@@ -155,7 +155,7 @@ final class PasteTest extends WholeCommand {
                 -,                               one jar.jar, true,        java -jar 'one jar.jar'
                 ./jbang test,                    a.jar,       false,       java -jar a.jar
                 """)
-        void isWhatIsBeforeTheArguments(String typed, String classes, boolean isInFolder, String command) {
+        void theInvocationIsWhatPrecedesTheArguments(String typed, String classes, boolean isInFolder, String command) {
             assertEquals(command, Env.started(typed == null ? null : typed.replace(' ', '\037'),
                     List.of("status", "-V"),
                     classes, isInFolder));
@@ -212,7 +212,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void ofALogCannotSmuggleInACommand() throws IOException {
+        void aLogCannotPutAShellCommandIntoTheNextCall() throws IOException {
             next(run());
             Files.writeString(file("$(id);id"), "");
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log")
@@ -254,7 +254,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void ofAChatflowOfTheDemoStaysWithIt() throws IOException {
+        void theNextCallKeepsTheChatflowOfTheDemo() throws IOException {
             next("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "--query-column", "it's",
                     "--demo=chatflow");
 

@@ -204,7 +204,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void whoseOutputCannotBeWrittenFails() throws Exception {
+        void aProcessFailsIfItsOutputCannotBeWritten() throws Exception {
             assumeTrue(Files.exists(Path.of("/dev/full")));
             rows(1);
             assertEquals(0, start(Map.of(), List.of(), "run", "--demo", "-i", input(), "-o", output()).waitFor());
@@ -221,7 +221,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void endsTheCommandOfOnFinishWithItself() throws Exception {
+        void anEndedProcessAlsoEndsTheCommandOfOnFinish() throws Exception {
             assumeTrue(Files.exists(Path.of("/proc/self/stat")));
             rows(1);
             var child = start(Map.of(), List.of(), "run", "--demo", "-i", input(), "-o", output(), "--on-finish",
@@ -246,7 +246,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void thatIsInterruptedTwiceEndsAtOnce() throws Exception {
+        void aProcessInterruptedTwiceEndsAtOnce() throws Exception {
             try (var dify = new Holding("blocking", 0, 2)) {
                 rows(2);
                 var child = start(dify.settings(), List.of(), typed("run", "--grace", "60", "--mode", "blocking"));
@@ -261,7 +261,7 @@ final class ProcessTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void thatIsKilledLosesNothingAndPaysNothingTwice(String mode) throws Exception {
+        void aKilledProcessLosesNothingAndPaysForNothingTwice(String mode) throws Exception {
             try (var dify = new Holding(mode, 2, 3)) {
                 rows(8);
                 var child = start(dify.settings(), List.of(), typed("run", "-c", "3", "--mode", mode));
@@ -277,7 +277,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void thatIsRunningKeepsAnotherFromItsBatch() throws Exception {
+        void aRunningProcessKeepsOtherProcessesFromItsBatch() throws Exception {
             try (var dify = new Holding("blocking", 0, 2)) {
                 rows(2);
                 start(dify.settings(), List.of(), typed("run", "--mode", "blocking"));
@@ -293,7 +293,7 @@ final class ProcessTest extends WholeCommand {
 
         /// The copies of its log are those of another process with this id, and of a session that ended in a shell.
         @Test
-        void thatIsRunningIsShownByStatusUntilItEnds() throws Exception {
+        void statusShowsARunningProcessUntilItEnds() throws Exception {
             try (var dify = new Holding("blocking", 1, 2)) {
                 rows(3);
                 var child = start(dify.settings(), List.of(), typed("run", "--mode", "blocking"));
@@ -339,7 +339,7 @@ final class ProcessTest extends WholeCommand {
         /// The server answers the first question of each only after it got two, or after a while.
         @ParameterizedTest
         @CsvSource({"1/2, '', 1", "1/2, 1/3, 1", "1/2, 2/2, 2", "2/2, 2/2, 1"})
-        void thatStartsWithAnotherAtTheSameMomentExcludesIt(String first, String second, int started) throws Exception {
+        void twoProcessesStartedTogetherExcludeEachOther(String first, String second, int started) throws Exception {
             rows(12);
             var sent = new ConcurrentLinkedQueue<String>();
             var asked = new CountDownLatch(2);

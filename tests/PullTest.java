@@ -254,7 +254,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void thatShiftsGivesEachRunOnce() throws IOException {
+        void aShiftingListOfRunsGivesEachRunOnce() throws IOException {
             list(1, page(true, 1, 2));
             list(2, page(true, 2, 3));
             list(3, page(false, 3, 4));
@@ -294,7 +294,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void isAskedForAgainWhenTheServerSaysSo() throws IOException {
+        void theListOfRunsIsRequestedAgainWhenTheServerAsksToWait() throws IOException {
             record(1, "{\"text\": \"t\"}", "{}");
             server.inTurn(() -> get(urlPathEqualTo("/v1/workflows/logs")),
                     server.answer(429, "").withHeader("Retry-After", "1"), page(false, 1));
@@ -308,7 +308,7 @@ final class PullTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {500, 401, 200})
-        void thatCannotBeReadToItsEndLeavesNoFile(int status) throws IOException {
+        void anIncompleteListOfRunsLeavesNoFile(int status) throws IOException {
             list(1, page(true, 1));
             list(2, server.answer(status, "{}"));
             record(1, "{\"text\": \"t\"}", "{}");
@@ -319,7 +319,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void isAskedForWithTheFilters() throws IOException {
+        void theListOfRunsIsRequestedWithTheFilters() throws IOException {
             record(1, "{\"text\": \"t\"}", "{}");
             list(1, page(false, 1));
 

@@ -70,7 +70,7 @@ final class RecipesTest extends WholeCommand {
     class ARecipe {
         @ParameterizedTest
         @ValueSource(strings = {"parallel.sh data.csv results.jsonl 3", "parallel-ssh.sh data.csv results.jsonl 3 :"})
-        void forGnuParallelMakesTheBatchOfOneProcess(String line) throws Exception {
+        void theParallelRecipeGivesTheSameBatchAsOneProcess(String line) throws Exception {
             need("parallel");
             var words = line.split(" ");
             words[0] = recipe(words[0]);
@@ -109,7 +109,7 @@ final class RecipesTest extends WholeCommand {
 
         /// Runs each task as the array job starts it.
         @Test
-        void forSlurmMakesTheBatchOfOneProcess() throws Exception {
+        void theSlurmRecipeGivesTheSameBatchAsOneProcess() throws Exception {
             for (int task = 1; task <= 4; task++) {
                 var out = exec(Map.of("SLURM_ARRAY_TASK_ID", String.valueOf(task)), Exit.OK.code, "sh",
                         recipe("slurm.sh"), "data.csv", "results.jsonl");

@@ -1009,7 +1009,7 @@ final class RulesTest {
         }
 
         @Test
-        void aYearDoesNotOverflow() {
+        void aBackoffOfAYearDoesNotOverflow() {
             var long1 = new Backoff(Duration.ofDays(365), Duration.ofDays(365), 3);
 
             assertTrue(long1.delay(40).compareTo(Duration.ofDays(182)) >= 0);

@@ -14,12 +14,12 @@ final class SeedsTest {
     class TheSeeds {
         @ParameterizedTest
         @ValueSource(ints = {1, 251, 501, 751})
-        void breakNoPromise(int from) throws Exception {
+        void aThousandSeedsOfFaultsBreakNoPromise(int from) throws Exception {
             for (int seed = from; seed < from + 250; seed++) new Seeds.Schedule(seed).play();
         }
 
         @Test
-        void decideEverything() throws Exception {
+        void theSameSeedGivesTheSameTrace() throws Exception {
             var first = new Seeds.Schedule(7);
             var second = new Seeds.Schedule(7);
 

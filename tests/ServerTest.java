@@ -533,7 +533,7 @@ class ServerTest {
     class TheConnection {
 
         @Test
-        void thatHasBroughtTheAnswerOfARunIsNotUsedAgain() throws IOException {
+        void aConnectionIsNotUsedAgainAfterTheAnswerOfARun() throws IOException {
             try (var wire = new Wire(connection -> {
                 while (connection.request()) connection.answer(Events.blocking("{\"a\":1}"));
             }); var client = client(wire.url())) {
@@ -742,7 +742,7 @@ class ServerTest {
         }
 
         @Test
-        void itsWaitIsWhatItsRunDidNotTake() {
+        void theWaitOfAnAnswerIsTheTimeItsRunDidNotTake() {
             var began = System.nanoTime();
 
             var ran = ran(seen(BLOCKING, aResponse().withBody(Events.blocking("{}"))));
@@ -755,7 +755,7 @@ class ServerTest {
 
         /// By the server's clock, which may differ.
         @Test
-        void itsWaitIsNotWhatItsAnswerTookAfterTheEndOfItsRun() throws IOException {
+        void theWaitExcludesTheDelayOfTheAnswerAfterTheEndOfTheRun() throws IOException {
             var finished = Instant.parse("2026-11-27T12:00:00Z");
             var body = Events.blocking("{}").replaceFirst("\\{\"id\"", "{\"finished_at\":" + finished.getEpochSecond()
                     + ",\"id\"").replaceFirst("\"elapsed_time\": ?[0-9.]+", "\"elapsed_time\":0.1");
@@ -839,13 +839,13 @@ class ServerTest {
         }
 
         @Test
-        void isOneBeyondAShareOfTheMemoryAndNoneBelowAMegabyte() {
+        void theSizeLimitIsAShareOfTheMemoryAndAtLeastAMegabyte() {
             assertEquals(Runtime.getRuntime().maxMemory() / 40, Transport.share(4));
             assertEquals(1 << 20, Transport.share(10_000));
         }
 
         @Test
-        void isNotTheSumOfAStreamsEvents() throws IOException {
+        void aStreamMayExceedTheSizeLimitOfOneAnswer() throws IOException {
             var node = Events.nodeFinished(LARGE.substring(0, 9_000) + "\"}");
 
             var ran = ran(streamed(Events.started(), node, node, node, Events.finished("{\"a\":1}")));
@@ -866,7 +866,7 @@ class ServerTest {
         /// As Dify 1.9 has stored some.
         @ParameterizedTest
         @ValueSource(strings = {"{", "{\\'a\\': \\'cut o", "[1]"})
-        void thatShowsDamagedOutputsDoesNotMakeThemEmpty(String outputs) throws IOException {
+        void damagedOutputsInALookUpAreNotTakenAsEmpty(String outputs) throws IOException {
             var found = assertInstanceOf(LookUpResult.Silent.class, detail("'outputs':'" + outputs + "'"));
 
             assertEquals(Optional.of(new RunRef("r", "")), assertInstanceOf(Response.Unreadable.class, found.response()).run());
@@ -874,12 +874,12 @@ class ServerTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"'outputs':null", "'outputs':'{}'", "'outputs':''", "'outputs':{}"})
-        void thatShowsNoOutputsHasNone(String outputs) throws IOException {
+        void aLookUpWithoutOutputsIsAnEnd(String outputs) throws IOException {
             assertInstanceOf(LookUpResult.Ended.class, detail(outputs));
         }
 
         @Test
-        void showsWhatWasSent() throws IOException {
+        void aLookUpShowsTheInputsThatWereSent() throws IOException {
             var found = (LookUpResult.Ended) detail("'inputs':{'text':'a','n':7,'o':{'x':[1]},'sys.user_id':'u','sys.query':'q'}");
 
             assertEquals(Map.of("text", "a", "n", "7", "o", "{\"x\":[1]}", "query", "q"), found.inputs());

@@ -81,7 +81,7 @@ final class SettingsTest extends WholeCommand {
                 200 | application/json | {"status":"ok"}
                 308 | text/html        | moved
                 """)
-        void isNotDify(int status, String type, String body) throws IOException {
+        void anAddressThatIsNotOfDifyStopsTheRun(int status, String type, String body) throws IOException {
             dify.info(aResponse().withStatus(status).withHeader("Content-Type", type).withBody(body)
                     .withHeader("Location", dify.url() + "/info"));
 
@@ -92,7 +92,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {200, 404})
-        void isNotDifyAtAnAddressWithoutAPath(int status) throws IOException {
+        void anAddressWithoutItsPathStopsTheRunAndNamesTheFullAddress(int status) throws IOException {
             var address = dify.url().replace("/v1", "");
             dify.server.stubFor(get(urlEqualTo("/info")).willReturn(aResponse().withStatus(status)
                     .withHeader("Content-Type", "text/html").withBody("<html>Dify</html>")));
@@ -123,7 +123,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void thatDoesNotRespondEndsTheCommand() throws IOException {
+        void aServerThatDoesNotRespondEndsTheCommand() throws IOException {
             var settings = dify.settings();
             dify.close();
 
@@ -152,7 +152,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void thatAsksForAShortPauseGetsIt() throws IOException {
+        void aShortPauseThatTheServerAsksForIsKept() throws IOException {
             dify.inTurn(() -> get(urlEqualTo("/v1/info")), aResponse().withStatus(429).withHeader("Retry-After", "1"),
                     dify.answer(200, "{\"mode\":\"workflow\"}"));
 
@@ -162,7 +162,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void thatAsksForAPauseOfADayEndsTheCall() throws IOException {
+        void aPauseOfADayThatTheServerAsksForEndsTheCall() throws IOException {
             dify.info(aResponse().withStatus(503).withHeader("Retry-After", "86400"));
             var call = run();
 
@@ -441,7 +441,7 @@ final class SettingsTest extends WholeCommand {
             "--save-files KEY/KEY", "--delimiter KEY", "--query-column KEY", "-c KEY", "--mode KEY", "--KEY", "-KEY",
             "--encoding KEY", "--rate KEY", "--max-cost KEY", "KEY", "--timeout KEY", "--base-url KEY",
             "--max-retries KEY", "--workflow-id KEY", "--app-id KEY"})
-        void typedAsAValueIsNotShown(String words) throws IOException {
+        void aKeyTypedAsAValueIsNotShown(String words) throws IOException {
             rows(1);
             Files.createFile(file(KEY));
 
@@ -451,7 +451,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void namedAsARowOrAFileIsNotShown() throws IOException {
+        void aKeyGivenAsARowOrAFileIsNotShown() throws IOException {
             rows(1);
             dify.run().exits(0);
 
@@ -463,7 +463,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void inASettingsFileGivenAsCsvIsNotShown() throws IOException {
+        void aKeyInASettingsFileGivenAsCsvIsNotShown() throws IOException {
             Files.writeString(file(".env"), "DIFY_API_KEY=" + KEY + "\n" + KEY + "\n");
             Files.writeString(file("other.env"), "DIFY_API_KEY=app-AbCdEfGhIjKlMnOpQrStUvWx\n");
 
@@ -473,7 +473,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void asAnIdOfARowIsRefused() throws IOException {
+        void aKeyAsTheIdOfARowIsRefused() throws IOException {
             var input = Files.writeString(file(".env"), "id,text\nr-" + KEY + ",a\n").toString();
 
             call(dify.settings(), "run", "-i", input, "-o", output()).exits(2);
@@ -579,7 +579,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void withoutArgumentsItIsTheUsage() throws IOException {
+        void aCommandLineWithoutArgumentsShowsTheUsage() throws IOException {
             var call = call(Map.of()).exits(0).saysNothing();
 
             assertTrue(call.out().startsWith("Usage: difyexec "), call.out());
@@ -662,7 +662,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void thatIsTrustedIsNotMentioned() throws Exception {
+        void aTrustedCertificateIsNotMentioned() throws Exception {
             var server = serve("-1d", "ip:127.0.0.1");
             rows(2);
             var settings = new HashMap<>(settings("https://127.0.0.1:" + server.getAddress().getPort() + "/v1"));
@@ -672,7 +672,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void isNotAskedForByAnHttpPort() throws IOException {
+        void httpsToAnHttpPortIsReportedWithAHint() throws IOException {
             var dify = dify();
             rows(2);
 

@@ -64,7 +64,7 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"row-1, 3, 3", "row-1, 8, 6", "row-1, 1000, 934", "größe, 8, 8", "日本語, 1000, 372", "😀, 8, 8",
                 "1, 1, 1", "42, 3, 1", "42, 1000, 638"})
-        void ofARowIsAHashOfItsId(String id, int count, int index) {
+        void theShardOfARowDependsOnAHashOfItsId(String id, int count, int index) {
             assertEquals(new Shard(index, count), Shard.of(id, count));
             assertTrue(new Shard(index, count).holds(id));
             assertEquals(count == 1, new Shard(index % count + 1, count).holds(id));
@@ -96,13 +96,13 @@ final class ShardsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl", "results.0-of-8.jsonl", "results.9-of-8.jsonl", "1-of-8.jsonl"})
-        void isNotInAnyOtherName(String name) {
+        void otherFileNamesContainNoShard(String name) {
             assertEquals(Optional.empty(), Shard.in(Path.of(name)));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"0/4", "5/4", "x/4", "1", "1/0", "auto", "auto/8", "-1/2"})
-        void isAValidNumberAndCount(String typed) throws IOException {
+        void anInvalidShardNumberOrCountIsRefused(String typed) throws IOException {
             rows(1);
 
             var call = call(Map.of(), typed("run", "--demo", "--shard=" + typed)).exits(Exit.UNUSABLE.code);
@@ -122,7 +122,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void continuesAndRepeatsNothing() throws IOException {
+        void aSecondCallOfAShardContinuesAndRepeatsNoRow() throws IOException {
             shard(1, 3, "--limit", "2");
             assertEquals(List.of("6", "8"), ids("results.1-of-3.jsonl").stream().sorted().toList());
 
@@ -154,7 +154,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void withoutRowsHasNothingToDo() throws IOException {
+        void aShardWithoutRowsHasNothingToDo() throws IOException {
             rows(4); // none belongs to the third shard
 
             for (var call : List.of(shard(3, 3), dify.command("retry", "--shard", "3/3")))
@@ -164,7 +164,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isCheckedAloneAndNamedAsTheOneToRun() throws IOException {
+        void aCheckOfAShardCountsItsRowsAndNamesTheShardToRun() throws IOException {
             var check = call(dify.settings(), "check", "-i", input(), "--shard", "3/3", "--json");
             var demo = call(Map.of(), "check", "--demo", "-i", input(), "--shard", "3/3");
 
@@ -232,7 +232,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isRefusedInFilesOfAnother() throws IOException {
+        void aShardIsRefusedInFilesOfAnotherShard() throws IOException {
             shard(1, 3);
             for (var suffix : List.of("", ".log"))
                 Files.move(file("results.1-of-3.jsonl" + suffix), file("results.2-of-3.jsonl" + suffix));
@@ -244,7 +244,7 @@ final class ShardsTest extends WholeCommand {
     @Nested
     class TheStatusOfAll {
         @Test
-        void hasALineForEach() throws IOException {
+        void theStatusHasALineForEachShard() throws IOException {
             dify.row("9", dify.ended("failed", "no"));
             shard(1, 3);
             shard(3, 3, "--limit", "1");
@@ -272,7 +272,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isOneObject() throws IOException {
+        void theStatusOfAllShardsAsJsonIsOneObject() throws IOException {
             allThree();
 
             var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output()).exits(Exit.OK.code);
@@ -354,7 +354,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isTheBatchOfOneProcess() throws IOException {
+        void mergedShardsEqualTheBatchOfOneProcess() throws IOException {
             for (var id : List.of("9", "3")) dify.row(id, dify.ended("failed", "no"));
             var one = file("one.jsonl").toString();
             call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking", "-c", "1");
@@ -416,7 +416,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void consumesItsShardsSoThatNoneIsStartedAgain() throws IOException {
+        void mergedShardsCannotBeStartedAgain() throws IOException {
             allThree();
             merged();
 
@@ -437,7 +437,7 @@ final class ShardsTest extends WholeCommand {
         /// As after a crash while the logs of the shards were moved aside: 0 to 3 of them were.
         @ParameterizedTest
         @ValueSource(ints = {0, 1, 2, 3})
-        void thatWasInterruptedIsRepeated(int moved) throws IOException {
+        void anInterruptedMergeIsRepeated(int moved) throws IOException {
             allThree();
             merged();
             var after = snapshot();
@@ -540,7 +540,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void withPartialLeavesOutRowsOfMissingShards() throws IOException {
+        void aPartialMergeLeavesOutTheRowsOfMissingShards() throws IOException {
             dify.row("2", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             shard(2, 3);
             merge("--partial");
@@ -558,7 +558,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void thatIsPartialNamesTheShardToRunAndThenToBeMerged() throws IOException {
+        void aPartialMergeNamesTheNextShardToRunAndThenTheMerge() throws IOException {
             shard(2, 3);
 
             merge("--partial").says("--shard 1/3");
@@ -572,7 +572,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void keepsWhatItHasTaken() throws IOException {
+        void mergedShardsStayInTheBatchAndAreNotRunAgain() throws IOException {
             mergedOfThree();
             for (var suffix : List.of("", ".log.merged")) Files.delete(file("results.3-of-3.jsonl" + suffix));
 
@@ -689,7 +689,7 @@ final class ShardsTest extends WholeCommand {
         /// The log is moved into place first, then the results, the retry list, and the log's last line.
         @ParameterizedTest
         @ValueSource(ints = {1, 2, 3})
-        void thatWasKilledIsMadeAgain(int done) throws IOException {
+        void aKilledMergeIsRepeated(int done) throws IOException {
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             dify.row("3", dify.ended("failed", "no"));
             shard(1, 3);
@@ -720,7 +720,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void handsOnAnAttemptThatIsUnresolved() throws IOException {
+        void theMergeKeepsUnresolvedAttempts() throws IOException {
             dify.listed("5");
             dify.recorded("5", "succeeded");
             allThree();

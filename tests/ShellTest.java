@@ -194,7 +194,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isTheOneInTheDocs() throws IOException {
+        void theStoryIsTheSameInTheDocs() throws IOException {
             var page = Files.readString(WholeCommand.checkout().resolve("docs/shell.md"));
             var block = Pattern.compile("(?s)```\n(results\\.jsonl \\(2 failed\\) dify> .*?)```").matcher(page);
 
@@ -208,7 +208,7 @@ final class ShellTest extends WholeCommand {
     @Nested
     class ACommand {
         @Test
-        void saysWhatIsWrong() throws IOException {
+        void aWrongShellCommandSaysWhatIsWrong() throws IOException {
             var session = five();
 
             for (var line : List.of("show r-22", "retry r-22")) session.refused(line).shows("r-2");
@@ -346,7 +346,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void ofSeveralRowsIsOneDiffWithACount() throws IOException {
+        void editsOfSeveralRowsAreShownAsOneDiffWithACount() throws IOException {
             var session = five();
 
             var failed = session.ok("set failed text=fine tone=plain").out();
@@ -361,7 +361,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void ofARowThatDoesNotExistChangesNoRow() throws IOException {
+        void anEditOfAMissingRowChangesNoRow() throws IOException {
             var session = five();
 
             for (var ids : List.of("r-1,r-22,r-3", "r-1,", "faild", "all"))
@@ -371,7 +371,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void meansARowWithExactlyThatIdFirst() throws IOException {
+        void anEditPrefersTheRowWhoseIdIsExactlyTheWord() throws IOException {
             Files.writeString(file("data.csv"), "id,text\nfailed,a\n\"x,y\",b\nx,c\ny,d\n");
             var session = reopened();
 
@@ -537,7 +537,7 @@ final class ShellTest extends WholeCommand {
         private static final String SET = "set 1 text=better\n", RETRY = "retry 1\n";
 
         @Test
-        void ofOneRowShowsItsNodesAndTextAndRecordsWhatWasSent() throws IOException {
+        void aRetryOfOneRowShowsItsNodesAndTextAndIsRecorded() throws IOException {
             var session = five();
             session.ok("set r-2 text=\"Just this once\"");
 
@@ -551,7 +551,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void thatFailsSaysWhy() throws IOException {
+        void aFailedRetryShowsItsReason() throws IOException {
             five().say("retry r-2").exits(3).shows("1 failed in ", "the model refused");
 
             assertFalse(events("end").getLast().has("edited"));
@@ -586,7 +586,7 @@ final class ShellTest extends WholeCommand {
         /// The log has no values: only those who set them again can use the result.
         @ParameterizedTest
         @ValueSource(strings = {"--add", "--resend-unknown"})
-        void killedWhileItsEditedRowRunsIsNotPaidForAgain(String option) throws Exception {
+        void aRetryKilledWhileAnEditedRowRunsIsNotPaidForAgain(String option) throws Exception {
             var dify = new Simulated("--latency", "1s");
             killed(dify, SET + RETRY, "run");
 
@@ -601,7 +601,7 @@ final class ShellTest extends WholeCommand {
         /// With and without the last line of the log, as a crash may leave it.
         @ParameterizedTest
         @ValueSource(booleans = {false, true})
-        void killedAfterItsEditedRowSucceededIsNotPaidForAgain(boolean isEndLost) throws Exception {
+        void aRetryKilledAfterAnEditedRowSucceededIsNotPaidForAgain(boolean isEndLost) throws Exception {
             var dify = new Simulated("--latency", "50ms");
             killed(dify, SET + RETRY + "retry nobody\n", "stop");
             if (isEndLost) {
@@ -714,7 +714,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isCutUnlessItIsWantedWhole() {
+        void aLongTextIsCutUnlessTheWholeTextIsAskedFor() {
             var text = "x".repeat(5000);
             for (boolean full : new boolean[] {false, true}) {
                 var out = new StringWriter();

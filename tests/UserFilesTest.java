@@ -174,7 +174,7 @@ final class UserFilesTest extends WholeCommand {
         /// No command to paste numbers the rows: that would lose the ids of the others and pay for the totals.
         @ParameterizedTest
         @ValueSource(strings = {",,9", "2,y,3"})
-        void isNotARowToSend(String last) throws IOException {
+        void aRowOfTotalsIsReportedAndNothingIsSent(String last) throws IOException {
             csv("id,Frage,Datum", "1,x,2", "2,y,3", "3,z,4", last);
 
             for (var call : List.of(dify.check(), dify.run().hints())) {
@@ -238,7 +238,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void learnsOfAnotherEncodingOnlyFarDown() throws IOException {
+        void anotherEncodingFarDownInTheFileIsFound() throws IOException {
             var rows = IntStream.range(0, 40_000).mapToObj(i -> i + ",a\n").collect(Collectors.joining());
             Files.write(file("data.csv"), ("id,Question\n" + rows + "x,größer als die Straße für Fußgänger\n")
                     .getBytes(ANSI));
@@ -277,7 +277,7 @@ final class UserFilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"id", "Nr"})
-        void canBeAnotherOneOnceTheTitleIsGone(String id) throws IOException {
+        void theHeaderRowCanChangeAfterTheTitleIsRemoved(String id) throws IOException {
             csv("Title", "", id + ",Frage", "a,x");
             dify.run("--header-row", "3", "--id-column", id).exits(0);
             csv(id + ",Frage", "a,x", "b,y", "c,z");
@@ -291,7 +291,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void isTheSameForNumberedRows() throws IOException {
+        void aDifferentHeaderRowIsRefusedForNumberedRows() throws IOException {
             csv("Title", "Frage,n", "a,1");
             dify.run("--header-row", "2", "--id-column", "#").exits(0);
 

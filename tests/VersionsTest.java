@@ -144,7 +144,7 @@ final class VersionsTest extends WholeCommand {
     class AServerThatIsReplaced {
         @ParameterizedTest
         @ValueSource(strings = {"1.16.1", "1.19.0"})
-        void isAskedForTheRunsOfItsPredecessor(String version) throws IOException {
+        void aReplacedServerIsAskedForTheRunsOfItsPredecessor(String version) throws IOException {
             csv("id,text", "1,one", "2,[latency 3s] two", "3,[drop-before] three");
             var settings = start(Simulator.Setup.PLAIN, "--dify", "1.16.0");
             var first = call(settings, typed("run", "--mode", "blocking", "--timeout", "1s"));

@@ -169,7 +169,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void isThisTable() throws IOException {
+        void theStatusTableIsAsInTheGoldenFile() throws IOException {
             mixed().save();
 
             var call = ofBatch("status").exits(3);
@@ -178,7 +178,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void isThisObject() throws IOException {
+        void theStatusAsJsonIsAsInTheGoldenFile() throws IOException {
             mixed().save();
 
             var call = ofBatch("status", "--json");
@@ -381,7 +381,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void isThisFile() throws IOException {
+        void theSpreadsheetIsAsInTheGoldenFile() throws IOException {
             mixed().save();
 
             Given.Golden.check("export.txt", written());
@@ -732,7 +732,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void cutsLongValuesAndSaysHowLongTheyAre() throws IOException {
+        void theReportCutsLongValuesAndShowsTheirLength() throws IOException {
             batch().success("a", "y".repeat(1_000_000), Given.JSON.createObjectNode().put("long", "😀".repeat(1_500))
                     .put("short", "x".repeat(2_000)).set("deep", Given.JSON.createArrayNode().add("z".repeat(5_000)))
                     .toString()).save();
@@ -748,7 +748,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void isOverwrittenOnlyIfItIsOne() throws IOException {
+        void aForeignFileIsNotOverwrittenByAReport() throws IOException {
             mixed().save();
             Files.writeString(file("report.html"), "<html>mine</html>");
 
