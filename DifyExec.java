@@ -11704,7 +11704,8 @@ final class DifyExec implements Runnable {
                 problems.add(new Inspection.Problem(fault.line, fault.place, "", "", "", fault.problem + remedy, ""));
             }
 
-            /// If an option repairs all faulty cells of a column, only the first is shown.
+            /// Returns the problems to show: only the first cell of a column if an option repairs all faulty cells of
+            /// that column.
             private List<Inspection.Problem> summary() {
                 var columns = problems.stream().collect(Collectors.groupingBy(Inspection.Problem::column));
                 columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> cell.option().isEmpty()));
@@ -11774,36 +11775,41 @@ final class DifyExec implements Runnable {
 
     /// Decides what a response means for its row. Nothing else does.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
-        /// Words of failed runs that another try may pass. Dify hands on what models and nodes say: the list is open;
-        /// Dify's own is `Reached maximum retries` of an HTTP node (1.9 and 1.14, `run_streaming_failed_429.json`).
+        /// Matches errors of failed runs that may not come back when the row is sent again. Dify passes on what models
+        /// and nodes report, so the list cannot be complete. Dify's own text is `Reached maximum retries` of an HTTP
+        /// node (1.9 and 1.14, `run_streaming_failed_429.json`).
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
-        /// Two errors of runs that waited for a human (Dify 1.16, `human.json` and `chatflow_paused_blocking.json`).
-        /// The second one is also that of a run that somebody stopped (`stop_race.json`).
+        /// Dify 1.16 reports these two errors for runs that waited for a person (`human.json` and
+        /// `chatflow_paused_blocking.json`). It also reports the second one for a run that somebody stopped
+        /// (`stop_race.json`).
         private static final String CLOSED = "Aborted: Client response stream closed",
                 TASK = "Aborted: App task was stopped";
         private static final String AFTER_FORM =
                 "Dify 1.16.0 can report this after a form was submitted; open the run in Dify to see how far it got";
-        /// Refused inputs in a stream, whose events have no code: `inputs_streaming.json`,
-        /// `inputs_more_streaming.json` and `chatflow_streaming_refused.json` of 1.9 to 1.16, and for the last one
-        /// `odd_graphs.json` of 1.14 and 1.16. Here, `Reached maximum retries` is about the address of a file.
+        /// Matches errors in a stream that reject the row's inputs; such events have no code. They are recorded in
+        /// `inputs_streaming.json`, `inputs_more_streaming.json` and `chatflow_streaming_refused.json` of 1.9 to 1.16,
+        /// and the last text in `odd_graphs.json` of 1.14 and 1.16. Here, `Reached maximum retries` is about the URL of
+        /// a file.
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
                 + "File validation failed|Reached maximum retries|expected value type|does not match schema|"
                 + "this statement should be unreachable");
-        /// The words that belong to the code `provider_not_initialize`, where a stream brings them without a code. No
-        /// recording has them: the recorded servers have a model.
+        /// Matches errors that mean the code `provider_not_initialize`, for streams that report them without a code. No
+        /// recording contains these texts, because the recorded servers have a model.
         private static final Pattern NO_MODEL = Pattern.compile(
                 "credentials is not initialized|No valid model provider credentials");
-        /// Any code of a 400 but the one of the model's own errors, whose message may hold anything.
+        /// Matches any code of a 400, except the code of the model's own errors, because their messages may contain any
+        /// text.
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
-        /// Refusals that stop the batch, by how `status code: message` begins; the first match counts. The texts get
-        /// Dify's message, the address, the status, advice about the address and a redirection's target. A message
-        /// about a malformed request quotes the request, so it is not repeated. Recorded are, among others, drafts in
-        /// `publish_again.json`, keys in `keys.json` and `keys_changed.json`, malformed requests in `bodies.json` and
-        /// unknown nodes in `odd_graphs.json`. The quotas are those of Dify's Cloud, and not recorded.
+        /// Lists refusals that stop the batch, by the beginning of `status code: message`; the first match counts. The
+        /// texts get Dify's message, the URL, the status, advice about the URL and the target of a redirection. A
+        /// message about a malformed request quotes the request, so it is not repeated. The recordings contain, among
+        /// others, drafts in `publish_again.json`, keys in `keys.json` and `keys_changed.json`, malformed requests in
+        /// `bodies.json` and unknown nodes in `odd_graphs.json`. They do not contain the quotas, which only Dify's
+        /// Cloud has.
         private static final List<Refusal> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
                         "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
@@ -11850,7 +11856,8 @@ final class DifyExec implements Runnable {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.STOPPED, what, hint);
         }
 
-        /// A refusal of a setting: as long as no run was started, it is like one that is refused here.
+        /// Creates a refusal because of a wrong setting. If no run was started yet, it counts like a fault that this
+        /// program finds.
         private static Refusal setting(String answer, String what, String hint) {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
         }
@@ -11863,7 +11870,7 @@ final class DifyExec implements Runnable {
                         unconfirmed(message(refused));
                 case Response.Refused refused -> refused(attempt, refused);
                 case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
-                // paid for, and another run would be as large: a later start may have the memory
+                // the run is paid for, and another one would be as large; a later session may have more memory
                 case Response.Unreadable(_, var why) -> new Outcome(RowStatus.UNKNOWN, why);
                 case Response.NotSent(var why, var hint) when !hint.isEmpty() ->
                         new Verdict.StopBatch(Stop.early("cannot connect to " + access + ": " + why, hint), true);
@@ -11873,15 +11880,16 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// After a look-up, `stopped` is final. If the worker was shut down during the run (Dify 1.16), that is not the
-        /// row's fault.
+        /// Judges a run that was looked up: here `stopped` is final. If the worker was shut down during the run (Dify
+        /// 1.16), the row is not at fault and may be sent again.
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : Outcome.failed(words(ran));
         }
 
-        /// A failure that would be paid for again, or looks made up.
+        /// Is true if a failure must be looked up first: another attempt would cost again, or Dify may have made the
+        /// failure up.
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || isTransient(ran.error()) || isWorthAnother(ran.error()));
@@ -11891,15 +11899,16 @@ final class DifyExec implements Runnable {
             return new Verdict.LookUp(Symptom.UNCONFIRMED, "reported as failed: " + words);
         }
 
-        /// The stored run has failed, too. The error's words may concern the whole batch, as those of a refusal.
+        /// Judges a failure that the stored run confirms. Its error may concern the whole batch, as a refusal's error
+        /// may.
         Verdict confirmed(Attempt attempt, Response said, Response.Ran failed) {
             var verdict = said instanceof Response.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
             return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
         }
 
-        /// Dify has no record of the run, so it never ran: the error's text decides. An error that a stream made up is
-        /// treated like a rejection, and counts only if its text is known. If Dify 1.16 gave it the id of a real run,
-        /// that run may still be active, whatever the text is.
+        /// Judges a failure that Dify has no record of: the run never took place, so the error's text decides. An error
+        /// that a stream made up is treated like a rejection, and counts only if its text is known. If Dify 1.16 gave
+        /// it the id of a real run, that run may still be active, whatever the text is.
         Verdict notStored(Attempt attempt, Response said) {
             if (said instanceof Response.Refused error) return refused(attempt, error);
             var ran = (Response.Ran) said;
@@ -11925,7 +11934,7 @@ final class DifyExec implements Runnable {
             var error = ran.error();
             if (error.isEmpty() && ran.status() == Response.RunStatus.STOPPED) return "stopped on the server";
             if (error.isEmpty()) return "the run failed and gave no reason";
-            // the first is what the engine says, the other one its listener (1.9 to 1.16, limits.json)
+            // the engine reports the first text, its listener reports the second one (1.9 to 1.16, limits.json)
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit, which --timeout cannot raise)";
@@ -11934,7 +11943,7 @@ final class DifyExec implements Runnable {
             return error;
         }
 
-        /// Whether a run ended because its form was submitted. A retry would ask, and cost, again.
+        /// Is true if a run ended because its form was submitted. A retry would ask the person again, and cost again.
         static boolean isAfterForm(String error, boolean wasPaused) {
             return error.startsWith(CLOSED) || wasPaused && error.startsWith(TASK);
         }
@@ -11947,18 +11956,18 @@ final class DifyExec implements Runnable {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        /// The status alone does not decide: Dify answers 400 to bad rows, to settings that are wrong for all rows, and
-        /// in case of faults of its own.
+        /// Judges a refusal by its code and message, too, because Dify responds with status 400 to bad rows, to
+        /// settings that are wrong for all rows, and after faults of its own.
         private Verdict refused(Attempt attempt, Response.Refused response) {
             if (response.isTooMany()) return throttled(attempt, response);
             if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
             int status = response.status();
             var stop = stop(response);
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
-            // the model's error, outside of any node
+            // this is an error of the model, outside of any node
             if (status == 400 && response.code().equals("completion_request_error"))
                 return again(attempt, response.message(), response.retryAfter());
-            // the server's fault: its listener ended without a result, and the run may have one
+            // the server is at fault: its listener ended without a result, but the run may have a result
             if (status == 400 && response.message().startsWith("queue listening stopped"))
                 return new Verdict.LookUp(Symptom.SERVER_ERROR, message(response));
             if (status == 429) return throttled(attempt, response);
@@ -11980,7 +11989,8 @@ final class DifyExec implements Runnable {
                     .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts)));
         }
 
-        /// An error event without a code is read by its words, and given the code that an answer would have.
+        /// Judges an error event without a code by its message. If the message is known, the event gets the code that a
+        /// response has.
         private Verdict refusedInWords(Attempt attempt, Response.Refused response) {
             var words = response.message();
             if (NO_MODEL.matcher(words).find())
@@ -12016,13 +12026,13 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. Those
-    /// that an earlier session left unknown are sent with `--resend-unknown`, or if their ids are named.
+    /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. A row
+    /// that an earlier session left unknown is sent again with `--resend-unknown`, or if its id is named.
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
         private static final String SAFER = "; --mode blocking is safer";
 
-        /// @param passed since when the server's queue is known to have moved past the attempt's stream
-        /// @param hasStreamsToCome whether streams of this session that have not begun yet may show that it has
+        /// @param passed since when this session knows that the server's queue moved past the attempt; empty if unknown
+        /// @param hasStreamsToCome true if streams of this session that have not started yet may still show this
         record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasStreamsToCome,
                 boolean stopAsked, boolean hasSuccess) {}
 
@@ -12060,8 +12070,8 @@ final class DifyExec implements Runnable {
                     : succeeded(unresolved, ran, Map.of());
         }
 
-        /// A row that needs an outcome gets the one of its run. Only what Dify itself says counts: from a look-up that
-        /// failed, nothing follows.
+        /// Gives a row the outcome of its run. Only what Dify itself reports counts: a look-up that failed proves
+        /// nothing about the run.
         private List<Step> decideUnresolved(Unresolved unresolved, LookUpResult found, LookUpContext here,
                 Instant now) {
             return switch (found) {
@@ -12106,7 +12116,7 @@ final class DifyExec implements Runnable {
                     new Step.Close("interrupted", ran, "stopped on request"),
                     new Step.SendAgain(Attempt.Tries.NONE, false));
             if (unresolved.is(Symptom.UNCONFIRMED)) {
-                // the stream's end has the run's price, which the stored run lacks
+                // the stream's last event has the run's price, which the stored run lacks
                 var end = unresolved.response() instanceof Response.Ran response && !response.isBare() ? response : ran;
                 return List.of(new Step.Judged(end, judge.confirmed(attempt, unresolved.response(), end)));
             }
@@ -12114,7 +12124,8 @@ final class DifyExec implements Runnable {
                     ? Outcome.failed("timed out: " + unresolved.why()) : judge.afterLook(attempt, ran)));
         }
 
-        /// There is no run of that id, unless it took steps: those are paid for.
+        /// Judges a reported failure of which Dify has no stored run. If the response shows steps, they were paid for
+        /// and are kept.
         private List<Step> notStored(Unresolved unresolved) {
             var verdict = judge.notStored(unresolved.attempt(), unresolved.response());
             if (verdict instanceof Verdict.LookUp) return List.of(new Step.Judged(Response.NOTHING, verdict));
@@ -12135,8 +12146,8 @@ final class DifyExec implements Runnable {
                             + Text.seconds(Duration.between(known.start(), now)) + " after its start", now);
         }
 
-        /// A chatflow's message without an answer may still get one, but not if its run is over (1.16), nor if the
-        /// client of a stream has left (1.9).
+        /// Waits for the answer of a chatflow's message that is still empty. No answer will come if the run is over
+        /// (1.16), or if the client of a stream has disconnected (1.9).
         private List<Step> unanswered(Unresolved unresolved, boolean isOver, Release.Listing listing, Instant now) {
             if (isOver) return unknown(unresolved,
                     "the run ended without an answer (it was stopped, or the answer is empty)");
@@ -12145,8 +12156,8 @@ final class DifyExec implements Runnable {
             return isLeft ? unknown(unresolved, why + SAFER) : waited(unresolved, why, now);
         }
 
-        /// Decides what it means that no run was found, which depends on how the server lists runs. A run with an id
-        /// exists, unless the id was made up.
+        /// Decides what it means that no run was found, which depends on when the server lists runs. A run whose id is
+        /// known exists, unless Dify made up the id.
         private List<Step> absent(Unresolved unresolved, LookUpContext here, Instant now) {
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
@@ -12156,7 +12167,7 @@ final class DifyExec implements Runnable {
                 return waited(unresolved, "Dify no longer has run " + known.get().id(), now);
             if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "Dify no longer has its run");
             return switch (here.listing()) {
-                // an id is made up only after the run has left the queue
+                // Dify makes up an id only after the run has left the queue
                 case FROM_START -> isStream && unresolved.run().isEmpty() ? queued(unresolved, here, now)
                         : settled(unresolved, unresolved.since(), now);
                 case WITHOUT_END -> settled(unresolved, unresolved.since(), now);
@@ -12164,7 +12175,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// A server that may list a run only when it has ended, or never a stream whose client has left.
+        /// Handles a server that may list a run only after its end, and may never list a stream whose client has
+        /// disconnected.
         private List<Step> unlisted(Unresolved unresolved, Release.Listing listing, Instant now) {
             if (unresolved.attempt().mode() != Mode.STREAMING) return waited(unresolved,
                     "no run was found within the time limit, but this Dify lists runs only after they end", now);
@@ -12172,10 +12184,10 @@ final class DifyExec implements Runnable {
             return listing == Release.Listing.AT_END ? unknown(unresolved, why) : waited(unresolved, why, now);
         }
 
-        /// From Dify 1.13 on, a stream waits in a queue for a worker, also after its client has left, and the server
-        /// shows nothing of it meanwhile. So time alone proves nothing: only a stream that was sent later and has begun
-        /// shows that the queue has moved past this one. Nobody has waited for one of an earlier session, so it may
-        /// wait for the streams of this session.
+        /// Handles a stream that may still be in the queue. From Dify 1.13 on, a stream waits there for a worker, even
+        /// after its client has disconnected, and the server does not show it meanwhile. So time alone proves nothing:
+        /// only a stream that was sent later and has started shows that the queue has moved past this one. A stream of
+        /// an earlier session may wait for streams of this session to show that.
         private List<Step> queued(Unresolved unresolved, LookUpContext here, Instant now) {
             if (here.passed().isPresent()) return settled(unresolved, here.passed().get(), now);
             var later = unresolved.with(unresolved.state().later(now, false));
@@ -12190,8 +12202,8 @@ final class DifyExec implements Runnable {
                     ? lookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
         }
 
-        /// An attempt of this session counts as one that failed. A session that was killed does not count as an
-        /// attempt.
+        /// Closes an attempt that started no run. An attempt of this session counts as a failed one. An attempt that a
+        /// killed session left does not count.
         private List<Step> notStarted(Unresolved unresolved) {
             var attempt = unresolved.attempt();
             if (attempt.isOfLostEdits()) return unknown(unresolved, "the edited row was never run, and its edits "
@@ -12204,14 +12216,16 @@ final class DifyExec implements Runnable {
             return Stream.concat(Stream.of(close), next.stream()).toList();
         }
 
-        /// A failed look-up is repeated, unless its answer concerns the whole batch.
+        /// Continues with `otherwise` after a failed look-up, unless the response concerns the whole batch, which then
+        /// stops.
         private List<Step> failedLookUp(Attempt attempt, Response response, List<Step> otherwise) {
             return judge.verdict(attempt, response) instanceof Verdict.StopBatch refusal
                     ? List.of(new Step.Abort(refusal)) : otherwise;
         }
 
-        /// Stops a run at the end of its time, if it can be stopped, and gives it a moment to end. It is looked up
-        /// before, because time in which Dify moved it to another worker does not count.
+        /// Looks again until the deadline. Then a run that timed out is stopped, if its task is known, and gets a
+        /// moment to end; the outcome of any other run is unknown. The look-up comes first, because the time in which
+        /// Dify moved a run to another worker does not count.
         private List<Step> waited(Unresolved unresolved, String why, Instant now) {
             if (now.isBefore(unresolved.state().deadline())) return lookAgain(unresolved.later(now));
             return unresolved.is(Symptom.TIMED_OUT) && unresolved.hasTask() ? lookAgain(unresolved.overdue(now))
@@ -12226,7 +12240,8 @@ final class DifyExec implements Runnable {
             return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, unresolved.why() + "; " + why));
         }
 
-        /// A row of an earlier session is sent again if that was asked for, whatever its run does.
+        /// Gives the row this outcome. A row that an earlier session left is sent again instead if `--resend-unknown`
+        /// asks for it.
         private List<Step> giveUp(Unresolved unresolved, Outcome outcome) {
             var cut = new Response.Cut(unresolved.run(), unresolved.symptom(), unresolved.why());
             return unresolved.symptom().isOurs() || !resendUnknown ? List.of(new Step.Judged(cut, outcome))
@@ -12235,31 +12250,32 @@ final class DifyExec implements Runnable {
         }
 
         sealed interface Step {
-            /// The end is taken from the server's records.
+            /// Takes the outcome from the server's records.
             ///
-            /// @param attempt with the inputs that were sent
+            /// @param attempt the attempt, with the inputs that were sent
             record Take(Attempt attempt, Response.Ran ran, Verdict verdict) implements Step {}
 
             record Judged(Response response, Verdict verdict) implements Step {}
 
             record LookAgain(Unresolved unresolved) implements Step {}
 
-            /// Logs this end of the attempt.
+            /// Logs that the attempt ended in this way.
             record Close(String end, Response response, String why) implements Step {}
 
             record Say(String text) implements Step {}
 
-            /// @param rechecked this attempt has no run, or paying twice was asked for
+            /// @param rechecked true if this attempt has no run, or the user accepts to pay twice
             record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
 
             record Abort(Verdict.StopBatch refusal) implements Step {}
         }
     }
 
-    /// The wait before another attempt: `initial`, then twice as long each time, never over `max`. Up to half of it is
-    /// taken off at random, so that rows do not come back together. A longer `Retry-After` wins.
+    /// Computes the wait before another attempt. It begins with `initial` and doubles each time, up to `max`. Up to
+    /// half of it is taken off at random, so that rows are not all sent again at the same moment. A longer
+    /// `Retry-After` wins.
     ///
-    /// @param dice from 0 to 1; a test may know its numbers
+    /// @param dice supplies numbers from 0 to 1, which a test can fix
     record Backoff(Duration initial, Duration max, int maxRetries, DoubleSupplier dice) {
         Backoff(Duration initial, Duration max, int maxRetries) {
             this(initial, max, maxRetries, () -> ThreadLocalRandom.current().nextDouble());
@@ -12295,14 +12311,16 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Limits the concurrent runs: `-c` at most, fewer when the server is full. Owned by the engine's thread.
+    /// Limits the concurrent runs to `-c` at most, and to fewer when the server is full. Only the engine's thread uses
+    /// it.
     ///
     /// Two signs mean a full server, in either mode: it refuses a run as too many, or several runs wait before they
     /// start. The number of places then falls at once to what the server was running, and grows back by one after each
     /// round of as many successes as there are places. A place that the server does not have is tried again after twice
     /// as many rounds, ten at most.
     static final class Pace {
-        /// Dify 1.14 takes 30 ms to the first event of a stream; a run that takes much longer has waited.
+        /// Dify 1.14 takes 30 ms to the first event of a stream, so a run that takes longer than this has waited in a
+        /// queue.
         private static final Duration QUEUED = Duration.ofSeconds(1);
         private static final int GROWN = 4, MOST_ROUNDS = 10;
         private static final int SEVERAL = 2; // one run may wait for another reason: the server has just restarted
@@ -12313,10 +12331,10 @@ final class DifyExec implements Runnable {
         private final Optional<Rate> rate;
         private final ArrayDeque<Span> atWork = new ArrayDeque<>();
         private int places, lowest, highest = 0, successes = 0, rounds = 1, waits = 0;
-        private boolean isTrial = false; // the last place that was added has not lasted a round yet
+        private boolean isTrial = false; // true until the last slot that was added has lasted a round
         private long cutAt = 0;
         private Duration shortestWait = Duration.ofDays(1), slowest = Duration.ZERO;
-        /// No row starts before any of them: by `--wait`, by `--rate`, and because the server was full.
+        /// No row starts before any of these times, which `--wait`, `--rate` and refusals of a full server set.
         private Instant nextByWait = Instant.MIN, nextByRate = Instant.MIN, nextByRefusal = Instant.MIN;
 
         private record Span(Instant from, Instant to) {}
@@ -12338,14 +12356,15 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(SILENT, slowest.multipliedBy(GROWN)));
         }
 
-        /// Counts the slots that runs without a known end occupy: at most half of all, so that other rows continue
-        /// after a server's restart. A run that was cut off holds the only place for [#patience].
+        /// Counts the slots that runs without a known outcome occupy. They occupy at most half of all slots, so that
+        /// other rows continue after a server's restart. If there is only one slot, a run that was cut off holds it for
+        /// [#patience].
         int held(Collection<Instant> cut, int quiet, Instant now) {
             if (places > 1) return Math.min(cut.size() + quiet, places / 2);
             return cut.stream().anyMatch(since -> now.isBefore(since.plus(patience()))) ? 1 : 0;
         }
 
-        /// A run has ended on which the server was at work for so long. An outage is not part of this time.
+        /// Notes that a run ended on which the server worked for the time `took`. An outage is not part of this time.
         void finished(Duration took, Instant ended) {
             if (!took.isPositive()) return; // the server reports no time
             if (took.compareTo(slowest) > 0) slowest = took;
@@ -12359,14 +12378,15 @@ final class DifyExec implements Runnable {
                     !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
         }
 
-        /// No row starts while runs that were cut off may hold the server's places.
+        /// Lets no row start before `time`, because runs that were cut off may still hold the server's slots.
         void noneBefore(Instant time) {
             if (time.isAfter(nextByRefusal)) nextByRefusal = time;
         }
 
-        /// A start that came a little late does not delay those after it; missed starts are not caught up.
+        /// Plans the next start. A start that was a little late does not delay the next ones, and missed starts are not
+        /// caught up.
         void started(Instant now) {
-            wait.ifPresent(_ -> nextByWait = Instant.MAX); // until its end is seen
+            wait.ifPresent(_ -> nextByWait = Instant.MAX); // no row starts until this one ends
             rate.map(Rate::interval).ifPresent(interval -> {
                 var soonest = now.plus(interval.multipliedBy(9).dividedBy(10));
                 var planned = (nextByRate.equals(Instant.MIN) ? now : nextByRate).plus(interval);
@@ -12448,8 +12468,8 @@ final class DifyExec implements Runnable {
         record Rate(Duration interval) {}
     }
 
-    /// Whether the server answers. After five failures in a row it counts as down: nothing is sent but one probe at a
-    /// time, which starts nothing, until the first answer. Owned by the engine's thread.
+    /// Knows if the server responds. After five failures in a row it counts as down: until it responds again, only one
+    /// probe at a time is sent, which starts no run. Only the engine's thread uses this class.
     static final class Health {
         private static final int STREAK = 5;
         private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
@@ -12459,7 +12479,7 @@ final class DifyExec implements Runnable {
         private final Backoff backoff;
         private int streak = 0, doubts = 0, refusals = 0;
         private boolean refusedTooLong = false;
-        /// A `Retry-After`: until then neither rows, look-ups nor probes are sent.
+        /// Until this time, set by a `Retry-After`, neither rows, look-ups nor probes are sent.
         private Instant pausedUntil = Instant.MIN;
         private Instant nextProbe = Instant.MAX, downAt = Instant.MAX;
         private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
@@ -12477,7 +12497,8 @@ final class DifyExec implements Runnable {
             return !now.isBefore(opens());
         }
 
-        /// When rows and look-ups may be sent. If the server is down, its answer to a probe will end the wait.
+        /// Returns when rows and look-ups may be sent. If the server is down, no time is known: its response to a probe
+        /// ends the wait.
         Instant opens() {
             return isDown() ? Instant.MAX : pausedUntil;
         }
@@ -12490,20 +12511,21 @@ final class DifyExec implements Runnable {
             if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
 
-        /// Runs whose end was not seen, as long as the server has not answered a request that was sent after that.
+        /// Counts runs whose end was not seen, as long as the server has not responded to a request that was sent after
+        /// that.
         int doubts() {
             return doubts;
         }
 
-        /// A request may have started a run, but was not answered.
+        /// Notes that a request may have started a run, but got no response.
         void doubted(Instant now, Instant sent) {
             doubts++;
             doubtedAt = now;
             failed(now, sent);
         }
 
-        /// Runs that were sent before it counted as down say nothing new: otherwise `-c 64` would wait as long as after
-        /// 59 probes.
+        /// Counts a failure. If the server already counts as down, a run that was sent before shows nothing new:
+        /// otherwise `-c 64` would wait as long as after 59 probes.
         void failed(Instant now, Instant sent) {
             if (isDown() && sent.isBefore(downAt)) return;
             failedAt = now;
@@ -12513,7 +12535,7 @@ final class DifyExec implements Runnable {
             else if (doubts > 0) nextProbe = now.plus(SOON);
         }
 
-        /// @param sent when the request left that was answered
+        /// @param sent when the request left to which the server responded
         void answered(Instant sent) {
             streak = 0;
             silentSince = Instant.MAX;
@@ -12553,7 +12575,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Limits that end a call, null if not set, and how long things may take.
+    /// Holds the limits that end a session, each null if not set, and how long a run may take.
     ///
     /// @param settle how long an interrupted run is looked for before it counts as not started
     record Limits(Ceiling maxFailures, Long maxTokens, BigDecimal maxCost, Duration grace, Duration timeout,
@@ -12567,7 +12589,8 @@ final class DifyExec implements Runnable {
                             "see why with status, then run or retry"));
         }
 
-        /// The first rows of a batch without a success failed for one reason, and so would the others.
+        /// Stops the batch if its first rows all failed for one reason, because the other rows would probably fail,
+        /// too.
         Optional<Stop> sameCause(Map<String, Long> causes, long done) {
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
             var cause = causes.entrySet().iterator().next();
@@ -12576,8 +12599,8 @@ final class DifyExec implements Runnable {
                             "--max-failures off continues anyway"));
         }
 
-        /// @param spent by the batch in all its sessions
-        /// @param own by this session: earlier ones may have had no prices because they did not stream
+        /// @param spent what the batch has spent in all its sessions
+        /// @param own what this session has spent: earlier ones may have had no prices because they did not stream
         Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
             if (maxTokens != null && spent.tokens() >= maxTokens)
                 return Optional.of(Stop.early("--max-tokens reached: " + spent.tokens() + " tokens used", CONTINUE));
@@ -12600,7 +12623,7 @@ final class DifyExec implements Runnable {
                             + "streams report prices", "use --max-tokens"));
         }
 
-        /// A number of rows (`20`), or a share (`5%`) of those that have ended.
+        /// Holds a number of failed rows (`20`), or their share (`5%`) of the rows that have ended.
         record Ceiling(long count, double share) {
             boolean isReached(long failed, long ended) {
                 return count > 0 ? failed >= count : ended >= FIRST && (failed > share * ended || failed == ended);
@@ -12611,7 +12634,7 @@ final class DifyExec implements Runnable {
     /// Estimates how the server's queue of streamed runs moves from this batch's own runs. Only the engine's thread
     /// uses it.
     static final class StreamQueue {
-        /// Requests that left so close together may have entered the queue in another order.
+        /// Requests that leave within this time may enter the queue in another order.
         private static final Duration CLOSE = Duration.ofSeconds(1);
 
         private final Map<String, Instant> passed = new HashMap<>(); // by user
@@ -12628,38 +12651,39 @@ final class DifyExec implements Runnable {
             if (attempt.mode() == Mode.STREAMING && attempt.at().isAfter(newestBegun)) newestBegun = attempt.at();
         }
 
-        /// The server has no run of this attempt.
+        /// Notes that the server has no run of this attempt.
         void notFound(Attempt attempt, Instant now) {
             if (attempt.at().plus(CLOSE).isBefore(newestBegun)) passed.putIfAbsent(attempt.user(), now);
         }
 
-        /// When it was first seen that a stream has begun that was sent after this one.
+        /// Returns when this session first saw that a stream sent after this one has started, or empty if it has not.
         Optional<Instant> passed(Attempt attempt) {
             return Optional.ofNullable(passed.get(attempt.user()));
         }
     }
 
-    /// The mode of the next attempt, and how the server lists runs. Owned by the engine's thread.
+    /// Chooses the mode of the next attempt, and knows when the server lists runs. Only the engine's thread uses it.
     static final class ModePolicy {
         private static final Duration PROXY_CUT = Duration.ofSeconds(25);
         private static final int REFUSED_STREAMS = 3;
 
         final AppKind app;
         private final boolean holdsRefused;
-        /// How runs are listed, by user, for attempts of earlier sessions, perhaps on another server or in another app.
+        /// Holds by user when runs of earlier sessions are listed, because another server or app may have run them.
         private final Map<String, Release.Listing> listings = new HashMap<>();
         private Mode mode;
         private Release.Listing listing;
         private int refusedStreams = 0;
-        private boolean mayStream; // though nobody asked for it
+        private boolean mayStream; // true if streaming may be chosen automatically
 
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.mayStream = asked == Mode.AUTO;
             this.app = app;
             this.listing = Release.of(version).listing(app);
             this.holdsRefused = Release.of(version).holdsRefused();
-            // A chatflow streams, because a blocking answer does not name its run. Up to Dify 1.10 it does not: the end
-            // of a stream whose client has left can only be found by the run's id, that of a blocking run by its name.
+            // A chatflow streams, because a blocking response does not name its run. Up to Dify 1.10 it does not
+            // stream: the end of a stream whose client has disconnected is found only by the run's id, that of a
+            // blocking run by its user.
             boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
             if (asked != Mode.AUTO) this.mode = asked;
             else this.mode = streams ? Mode.STREAMING : earlier.orElse(Mode.BLOCKING);
@@ -12680,8 +12704,8 @@ final class DifyExec implements Runnable {
             if (isUnknownApp) listings.put(user, Release.Listing.OTHER_APP);
         }
 
-        /// A server that lists an active run lists runs from their start. This does not hold up to 1.10, where the
-        /// client that started the run may have disconnected.
+        /// Notes that the server listed an active run, so it lists runs from their start. This is not true up to 1.10,
+        /// where the client that started the run may have disconnected.
         void listsRunning(Unresolved unresolved) {
             if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN)
                 listing = Release.Listing.FROM_START;
@@ -12698,7 +12722,7 @@ final class DifyExec implements Runnable {
             boolean isHeld = holdsRefused && refusedStreams >= REFUSED_STREAMS;
             if (mode != Mode.STREAMING || !isHeld) return Optional.empty();
             mode = Mode.BLOCKING;
-            mayStream = false; // for the rest of the call, even if streams were asked for
+            mayStream = false; // holds for the rest of the session
             return Optional.of("Dify rejected " + REFUSED_STREAMS
                     + " rows inside their streams, and keeps each open for 5 minutes; continuing in blocking mode.");
         }
@@ -12715,7 +12739,7 @@ final class DifyExec implements Runnable {
     /// Facts about a version of Dify that its responses do not show. This table is the only place that has them. A
     /// version newer than those that were tested counts as the newest, and an unknown one as the most cautious.
     ///
-    /// @param holdsRefused a row that is refused in its stream keeps its connection for 300 s
+    /// @param holdsRefused true if the server keeps the connection open for 300 s when it rejects a row in its stream
     record Release(String from, Listing listing, boolean holdsRefused) {
         private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}(\\.\\d{1,4})?");
         static final String NEWEST = Demo.VERSION;
@@ -12726,9 +12750,9 @@ final class DifyExec implements Runnable {
                 UNKNOWN,
                 new Release("0", Listing.AT_END, false));
 
-        /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never
-        /// the end of a stream whose client has left. `OTHER_APP`: never, as far as is known, because the run may be
-        /// another app's.
+        /// Says when a server lists a run, in its log or among the conversations. `WITHOUT_END` means from the run's
+        /// start, but never the end of a stream whose client has disconnected. `OTHER_APP` means that the run may never
+        /// be listed, because it may belong to another app.
         enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
@@ -12750,35 +12774,37 @@ final class DifyExec implements Runnable {
                             + ", the newest version that difyexec was tested with, and is treated like it.");
         }
 
-        /// A chatflow's run has its conversation from the start, in every version that was tested.
+        /// Returns when runs are listed. A chatflow's run has its conversation from the start in every version that was
+        /// tested.
         Listing listing(AppKind app) {
             return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
         }
     }
 
-    /// The range that a figure of some rows may have by chance alone, by the percentile bootstrap: rows are drawn again
-    /// and again, as many as there are, with replacement. It knows nothing of rows that differ from those drawn.
+    /// Computes the range that a figure of some rows may have by chance alone, by the percentile bootstrap: it draws as
+    /// many rows as there are, with replacement, again and again. It knows nothing of rows that differ from those
+    /// drawn.
     static final class Bootstrap {
         private static final int RESAMPLES = 2_000;
 
-        /// @param low NaN if the figure is unknown; so are the other two
+        /// @param low the lower bound; NaN if the figure is unknown, as `estimate` and `high` are then
         record Interval(double low, double estimate, double high) {}
 
-        /// The mean of one value for each row.
+        /// Returns the interval of the mean, from one value for each row.
         static Interval ofMean(double[] values, double level) {
             return of(values.length, level, List.of(counts -> sum(counts, values) / values.length)).getFirst();
         }
 
-        /// The sum over the rows that were drawn. Shares and ratios are made of such sums.
+        /// Returns the sum of the values of the rows that were drawn, from which callers compute shares and ratios.
         static double sum(int[] counts, double[] values) {
             double sum = 0;
             for (int row = 0; row < values.length; row++) sum += counts[row] * values[row];
             return sum;
         }
 
-        /// Intervals of several figures, such as 0.95 for 95 %. A figure is computed from how often each row was drawn,
-        /// so values of one row stay together. All figures are computed from the same draws, which are the same in each
-        /// call. Draws for which a figure is unknown (NaN) do not count for it.
+        /// Returns the intervals of several figures at a level, such as 0.95 for 95 %. A figure is computed from how
+        /// often each row was drawn, so values of one row stay together. All figures are computed from the same draws,
+        /// which are the same each time. Draws for which a figure is unknown (NaN) do not count for it.
         static List<Interval> of(int rows, double level, List<ToDoubleFunction<int[]>> figures) {
             var random = new Random(1); // its algorithm is part of Java's specification
             var drawn = new double[figures.size()][RESAMPLES];
@@ -12801,9 +12827,9 @@ final class DifyExec implements Runnable {
 
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in, and `fingerprint` is
-    /// the hash of `inputs`. If it is edited, the CSV does not have the changes that the shell made. `typed` names the
-    /// inputs that were numbers or dates in the file, not texts.
+    /// Holds one row of the input. `index` counts from 0, `line` is the line of the file where the row begins, and
+    /// `fingerprint` is the hash of `inputs`. If `isEdited` is true, the CSV lacks the changes that the shell made.
+    /// `typed` names the inputs that were numbers or dates in the file, not texts.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
@@ -12833,8 +12859,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One request for one row, found again on the server by its `user`. `sequence` is 0 for one of an earlier session,
-    /// and `fingerprint` is the hash of what was sent.
+    /// Holds one request for one row, which its `user` identifies on the server. `sequence` is 0 for an attempt of an
+    /// earlier session, and `fingerprint` is the hash of the inputs that were sent.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
         Attempt with(Row row, Tries tries) {
@@ -12849,7 +12875,8 @@ final class DifyExec implements Runnable {
             return sequence == 0;
         }
 
-        /// Nobody saw the end of an earlier session's run, so Dify's own time counts.
+        /// Returns how long the attempt took. Nobody saw the end of an earlier session's run, so Dify's own time
+        /// counts.
         Duration took(Response response, Instant now) {
             return isEarlier() && response instanceof Response.Ran ran
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000)) : Duration.between(at, now);
@@ -12859,13 +12886,14 @@ final class DifyExec implements Runnable {
             return fingerprint.equals(row.hash());
         }
 
-        /// Nothing has the cells that were sent: the shell that edited them is gone, or has edited them again.
+        /// Is true if the cells that were sent are lost: the shell that edited them has ended, or has edited them
+        /// again.
         boolean isOfLostEdits() {
             return isEdited && !isCurrent();
         }
 
-        /// The attempts of a row in this session. Only `failed` counts against `MAX_RETRIES`; the retries of earlier
-        /// sessions are part of `retry_count` only.
+        /// Counts a row's attempts in this session. Only `failed` counts against `MAX_RETRIES`. `earlier` counts the
+        /// retries of earlier sessions, which are only part of `retry_count`.
         record Tries(int failed, int throttled, int earlier) {
             static final Tries NONE = new Tries(0, 0, 0);
 
@@ -12878,9 +12906,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Makes the user of each attempt: unique, so that a run found under it belongs to this attempt.
+        /// Makes the user of each attempt. The name is unique, so a run that is found under it belongs to this attempt.
         static final class UserNames {
-            /// Dify accepts users of up to 255 characters. The hexadecimal digits, two hyphens and the counter follow.
+            /// Dify accepts users of up to 255 characters. Hexadecimal digits, two hyphens and the counter follow the
+            /// name.
             private static final int LONGEST = 200;
 
             private final String prefix;
@@ -12909,11 +12938,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A run as the server names it. `task` is empty if unknown, and `id` if a chatflow's answer does not name its run.
+    /// Identifies a run as the server does. `task` is empty if unknown; `id` is empty if a chatflow's response has no
+    /// run id.
     record RunRef(String id, String task) {
         static final RunRef NONE = new RunRef("", "");
 
-        /// Whether the ids of task and run are equal: Dify 1.16 makes them up if it refuses a row in its stream.
+        /// Is true if the ids of task and run are equal: Dify 1.16 makes them up if it rejects a row in its stream.
         boolean isMadeUp() {
             return id.equals(task);
         }
@@ -12927,16 +12957,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The consumption of a run. `price` is known from streams only.
+    /// Holds what a run consumed. `price` is empty if the server did not report it.
     record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
 
-        /// The run's time as the server reports it, but no longer than it can be.
+        /// Returns the run's time as the server reports it, but at most `most`, because the server may report a wrong
+        /// time.
         Duration within(Duration most) {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
 
-        /// The tokens that runs took, and their cost by currency. `unpriced` runs took tokens and have no price.
+        /// Sums the tokens of runs, and their cost by currency. `unpriced` counts the runs that took tokens and have no
+        /// price.
         static final class Spending {
             private static final int ENOUGH = 10;
 
@@ -12961,12 +12993,12 @@ final class DifyExec implements Runnable {
                 else if (more > 0) unpriced++;
             }
 
-            /// Whether so many runs were without a price that none will have one.
+            /// Is true if so many runs had no price, and none had one, that later runs will have none either.
             boolean lacksPrices() {
                 return prices.isEmpty() && unpriced >= ENOUGH;
             }
 
-            /// Returns the costs without currencies of models that have no price.
+            /// Returns the cost by currency, without currencies whose sum is 0, because such models have no price.
             SortedMap<String, BigDecimal> paid() {
                 var paid = new TreeMap<>(prices);
                 paid.values().removeIf(price -> price.signum() == 0);
@@ -12981,12 +13013,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The result of one exchange, not yet judged.
+    /// Holds what came back from one request, before anything is decided.
     sealed interface Response {
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
 
-        /// The server refused the request without starting a run. `dify` is true if Dify itself responded (the
-        /// `X-Version` header is there), not a proxy in front of it.
+        /// The server rejected the request. `dify` is true if Dify itself responded, which the header `X-Version`
+        /// shows, and not a proxy in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
@@ -13001,7 +13033,7 @@ final class DifyExec implements Runnable {
                 return new Refused(status, true, true, code, message, Optional.empty(), run);
             }
 
-            /// `HTTP 500 Internal error`, and of others `HTTP 503, a web page (from a proxy?)`
+            /// Returns `HTTP 500 Internal error` if Dify responded, else `HTTP 503, a web page (from a proxy?)`.
             @Override
             public String why() {
                 var text = Text.printable(message, 200).strip();
@@ -13009,7 +13041,7 @@ final class DifyExec implements Runnable {
                 return "HTTP " + status + (dify ? " " : ", ") + text;
             }
 
-            /// The app's limit of runs at a time, whatever the status.
+            /// Is true if the app's limit of concurrent runs is reached, whatever the status is.
             boolean isTooMany() {
                 return message.startsWith("Too many requests.");
             }
@@ -13028,8 +13060,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run that ended, or paused. `outputs` is compact JSON; `files` is there if they were to be saved; `waited`
-        /// is how long its request waited before it began, where the answer shows it; `message` is a chatflow's.
+        /// Holds a run that ended or paused. `outputs` is compact JSON. `files` is empty unless files were to be saved.
+        /// `waited` is how long the request waited before the run started, or empty if unknown. `message` is a
+        /// chatflow's.
         record Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage,
                 Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
             Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage) {
@@ -13037,7 +13070,7 @@ final class DifyExec implements Runnable {
                         ChatMessage.NONE);
             }
 
-            /// A chatflow's that has answered; its message names no run.
+            /// Creates the run of a chatflow that has answered; its message does not contain the run's id.
             static Ran answered(ObjectNode outputs, double seconds, ChatMessage message) {
                 var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
@@ -13070,42 +13103,42 @@ final class DifyExec implements Runnable {
                 return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, message);
             }
 
-            /// No step and no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its
-            /// run does. They do name one.
+            /// Is true if the run has an id, but no step and no output. Dify 1.16 makes up such ends when a stream
+            /// breaks off, whatever the run itself does.
             boolean isBare() {
                 return ref.isNamed() && usage.steps() == 0 && outputs.isEmpty();
             }
 
-            /// Whether this can be the end of a run that was asked to stop. A made-up end cannot.
+            /// Is true if this can be the end of a run that was asked to stop. An end that Dify made up cannot.
             boolean isStop() {
                 return status == RunStatus.STOPPED
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
-            /// Whether the other is the same end again, or an error that confirms a failure.
+            /// Is true if the other response reports the same end again, or is an error that confirms a failure.
             boolean agreesWith(Response other) {
                 return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
                         && error.equals(ran.error) && outputs.equals(ran.outputs) : !status.isSuccess();
             }
         }
 
-        /// No end was seen. `run` is known if an event came first.
+        /// The response ended before the run's end was seen. `run` is known if an event came first.
         record Cut(Optional<RunRef> run, Symptom symptom, String why) implements Response {
             Cut(Symptom symptom, String why) {
                 this(Optional.empty(), symptom, why);
             }
         }
 
-        /// A run ended, but what it gave cannot be kept: there is no memory for it, it is nested too deeply, or it was
-        /// stored damaged (Dify 1.9).
+        /// A run ended, but its outputs cannot be kept: memory is too small for them, they are nested too deeply, or
+        /// Dify 1.9 stored them damaged.
         record Unreadable(Optional<RunRef> run, String why) implements Response {}
 
-        /// The request never left: refused connection, unknown host, TLS. With a hint, it never will until somebody
-        /// does what that says.
+        /// The request never left: the connection was refused, the host is unknown, or TLS failed. If `hint` is not
+        /// empty, another try fails until somebody follows the hint.
         record NotSent(String why, String hint) implements Response {}
 
-        /// A file of the row could not be uploaded, so nothing was started. It `mayPass` if the server was away or
-        /// busy.
+        /// A file of the row could not be uploaded, so no run was started. `mayPass` is true if another try may
+        /// succeed, because the server was unreachable or busy.
         record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Response {}
 
         String why();
@@ -13118,8 +13151,8 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// Returns the first of a stream's ends, if it belongs to the stream's run and no other contradicts it. An
-        /// error keeps its words, but if there is a run, its record decides.
+        /// Returns the first of the ends that a stream reported, if it belongs to the stream's run and no other end
+        /// contradicts it. An error keeps its message, but if there is a run, the stored run decides.
         static Response ofEnds(Optional<RunRef> run, List<Response> ends) {
             return switch (ends.getFirst()) {
                 case Refused error -> Refused.event(error.status(), error.code(), error.message(), run);
@@ -13131,10 +13164,11 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// The facts of a chatflow's response besides its outputs. Without `tokens` there is no price either.
+        /// Holds what a chatflow's response contains besides its outputs. If `tokens` is 0, the price is not used
+        /// either.
         record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price, String currency) {
             static final ChatMessage NONE = new ChatMessage("", "", 0, Optional.empty(), "");
-            /// The beginning of an HTTP 400 about a run that took place and failed; other 400s are of refused inputs.
+            /// An HTTP 400 that begins like this is about a run that took place and failed. Other 400s reject inputs.
             static final String FAILED = "Run failed: ";
 
             Usage usage(Usage run) {
@@ -13162,26 +13196,27 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The files of a run's outputs after `--save-files`; `missing` says why others are not there.
+        /// Holds the files that `--save-files` saved from a run's outputs; `missing` says why other files were not
+        /// saved.
         record SavedFiles(List<Path> saved, Map<String, String> missing, Duration took) {
             static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
         }
     }
 
-    /// Why the outcome of a run is unknown. Constants without a text are what this session saw, so the run may still be
+    /// Says why the outcome of a run is unknown. This session saw the symptoms without a text, so the run may still be
     /// active; those with a text are of an attempt that an earlier session left.
     enum Symptom {
-        /// Dify itself answered with a server error, so a run may have begun.
+        /// Dify itself responded with a server error, so a run may have started.
         SERVER_ERROR,
         /// Something in front of Dify responded instead.
         GATEWAY,
-        /// The request left, and nothing came back.
+        /// The request left, but no response came.
         NO_ANSWER,
-        /// The answer or the stream broke off.
+        /// The response or the stream broke off.
         CUT,
-        /// The stream brought an error that does not say whether there was a run.
+        /// The stream reported an error that does not show if there was a run.
         STREAM_ERROR,
-        /// The answer has parts of two runs, or of another request.
+        /// The response has parts of two runs, or belongs to another request.
         CONTRADICTED,
         /// The response says that the run failed. Dify 1.16 makes up such ends, so the stored run decides.
         UNCONFIRMED,
@@ -13189,13 +13224,13 @@ final class DifyExec implements Runnable {
         STREAM_SILENT,
         /// The request took longer than `--timeout`.
         TIMED_OUT,
-        /// The run took longer than `--timeout`, as its look-up showed, and is stopped.
+        /// A look-up showed that the run took longer than `--timeout`, so the run is stopped.
         OVERDUE,
         /// Somebody stopped the run, or Dify says so a moment before its real end.
         STOPPED,
         CRASH("difyexec ended during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
-        /// It may have had a result: the results file is shorter than the log last recorded.
+        /// The run may have had a result that is lost: the results file is shorter than the log last recorded.
         LOST_RESULT("its result may be missing from the results file"),
         RECHECK("an earlier request was considered not started");
 
@@ -13205,18 +13240,18 @@ final class DifyExec implements Runnable {
             this("");
         }
 
-        /// An attempt that an earlier session left.
+        /// An earlier session left this attempt.
         Symptom(String text) {
             this.text = text;
         }
 
-        /// Whether this session saw the symptom, so that the run may still be active.
+        /// Is true if this session saw the symptom, so that the run may still be active.
         boolean isOurs() {
             return text.isEmpty();
         }
     }
 
-    /// The decision about a response.
+    /// Says what to do after a response.
     sealed interface Verdict {
         record Again(Duration after, String why) implements Verdict {}
 
@@ -13228,14 +13263,14 @@ final class DifyExec implements Runnable {
 
         record LookUp(Symptom symptom, String why) implements Verdict {}
 
-        /// @param isShutOut the server lets this key in no more, not even to look up what runs
+        /// @param isShutOut true if the server rejects this key from now on, even for looking up active runs
         record StopBatch(Stop stop, boolean isShutOut) implements Verdict {}
     }
 
-    /// The outcome of a row, with its cause if it did not succeed.
+    /// Holds the outcome of a row, and the cause if the row did not succeed, else an empty text.
     record Outcome(RowStatus status, String text) implements Verdict {
         static final Outcome SUCCEEDED = new Outcome(RowStatus.SUCCEEDED, "");
-        /// Succeeded with failures that the workflow handled itself.
+        /// The run succeeded, with failures that the workflow handled itself.
         static final Outcome PARTIAL = new Outcome(RowStatus.PARTIAL, "");
         static final Outcome PAUSED = new Outcome(RowStatus.PAUSED, "waits for human input");
 
@@ -13244,7 +13279,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One of the five outcomes, or none yet.
+    /// Holds one of the five outcomes, or `PENDING` for a row without an outcome.
     enum RowStatus implements Named {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
@@ -13270,20 +13305,20 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The purpose of a look-up.
+    /// Says what a look-up is for.
     enum Purpose {
-        /// Its row needs an outcome.
+        /// The row needs an outcome.
         OUTCOME,
-        /// Its stream has been silent for a while: it may have ended.
+        /// The stream has been silent for a while, so its run may have ended.
         QUIET,
-        /// It counted as not started, and its row is about to be sent again.
+        /// The attempt counted as not started, and its row is about to be sent again.
         RESEND,
-        /// It counted as not started, its row was sent again, and the session is about to end.
+        /// The attempt counted as not started, its row was sent again, and the session is about to end.
         LATE
     }
 
-    /// An attempt whose outcome must be looked up on the server. If an unconfirmed failure was seen, it holds if
-    /// nothing else is found. `--settle` counts from `since`.
+    /// Holds an attempt whose outcome must be looked up on the server. If an unconfirmed failure was seen, that failure
+    /// counts if nothing else is found. `--settle` counts from `since`.
     record Unresolved(Attempt attempt, Response response, Purpose purpose, Symptom symptom, String why, Instant since,
             LookUpState state) {
         Unresolved(Attempt attempt, Response response, Symptom symptom, String why, Instant since, Instant deadline) {
@@ -13323,12 +13358,12 @@ final class DifyExec implements Runnable {
             return symptom == Symptom.OVERDUE && state.looks() == 0;
         }
 
-        /// Whether the run's task is known. Only a task can be stopped; streams name it, look-ups do not.
+        /// Is true if the run's task is known. Only a task can be stopped; streams report it, look-ups do not.
         boolean hasTask() {
             return run().filter(ref -> !ref.task().isEmpty()).isPresent();
         }
 
-        /// It is stopped now, and has a moment to end.
+        /// Returns the look-up of a run that is stopped now and has 30 s to end.
         Unresolved overdue(Instant now) {
             return new Unresolved(attempt, response, purpose, Symptom.OVERDUE, why, since, new LookUpState(now, 0,
                     state.runStart(), now.plusSeconds(30), false, state.holdsPlace()));
@@ -13338,7 +13373,7 @@ final class DifyExec implements Runnable {
             return new Unresolved(attempt, response, purpose, symptom, why, since, state);
         }
 
-        /// Its run is known, if it was not before.
+        /// Adds the run, if it was not known before.
         Unresolved of(Optional<RunRef> run) {
             return run().isPresent() || run.isEmpty() ? this : new Unresolved(attempt,
                     new Response.Cut(run, symptom, why), purpose, symptom, why, since, state);
@@ -13356,9 +13391,9 @@ final class DifyExec implements Runnable {
                     state.started(state.runStart(), state.deadline().minus(ahead)));
         }
 
-        /// The server reported the run as active. Its timeout counts from its own start, because its request may have
-        /// waited in a queue. The server's clock may be wrong, but the run started after it was sent and before it was
-        /// seen. The time in which Dify moved it to another worker does not count.
+        /// Notes that the server reported the run as active. The timeout counts from the run's start, because the
+        /// request may have waited in a queue. The server's clock may be wrong, but the run started after its request
+        /// was sent and before the look-up. The time that Dify took to move the run to another worker does not count.
         Unresolved running(LookUpResult.Running found, Instant now, Duration timeout) {
             var known = of(Optional.of(found.ref()));
             var start = state.runStart().or(() -> found.age().map(now::minus).map(reported -> between(reported, now)));
@@ -13372,8 +13407,8 @@ final class DifyExec implements Runnable {
             return reported.isAfter(now) ? now : reported;
         }
 
-        /// The progress of a run's look-ups. The server says when it started and may say that it was stopped; a running
-        /// one is waited for until the deadline, and may hold a place there.
+        /// Holds the progress of a run's look-ups. `runStart` is empty until the server reports it. An active run is
+        /// waited for until `deadline`, and may hold a slot of the server.
         record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline,
                 boolean wasStopped, boolean holdsPlace) {
             LookUpState at(Instant due) {
@@ -13392,7 +13427,7 @@ final class DifyExec implements Runnable {
                 return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline, wasStopped, holdsPlace);
             }
 
-            /// Dify may report `stopped` a moment before a run's real end.
+            /// Looks again after 2 s, because Dify may report `stopped` a moment before a run's real end.
             LookUpState stopped(Instant now) {
                 return new LookUpState(now.plusSeconds(2), looks + 1, runStart, deadline, true, false);
             }
@@ -13401,10 +13436,10 @@ final class DifyExec implements Runnable {
 
     /// The result of a look-up.
     sealed interface LookUpResult {
-        /// The run of that id was started by another request.
+        /// Another request started the run of that id.
         LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run belongs to another request"));
 
-        /// @param inputs what the server recorded as sent, as cells
+        /// @param inputs the inputs that the server recorded as sent, as cells
         record Ended(Response.Ran ran, Map<String, String> inputs) implements LookUpResult {}
 
         /// The run is still active or paused. Its `age` is measured by the server's clock. `moved` is how long Dify
@@ -13418,7 +13453,7 @@ final class DifyExec implements Runnable {
         /// There is no such run: Dify said so, or listed all runs of the attempt, and there are none.
         record Absent() implements LookUpResult {}
 
-        /// The look-up failed: no answer, or one from which nothing follows.
+        /// The look-up failed: no response came, or a response that shows nothing about the run.
         record Silent(Response response) implements LookUpResult {
             boolean isAnswer() {
                 return response instanceof Response.Unreadable
@@ -13449,14 +13484,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Why a batch ends before its rows do, what to do about it, and the exit code that says so.
+    /// Says why a batch ends before its rows do, what to do about it, and with which exit code.
     record Stop(Exit exit, String what, String hint) {
         Stop {
             what = Text.printable(what, 1000);
             hint = Text.printable(hint, 1000);
         }
 
-        /// The server, a limit or a disk ended the batch.
+        /// Creates the stop of a batch that the server, a limit or a disk ended.
         static Stop early(String what, String hint) {
             return new Stop(Exit.STOPPED, what, hint);
         }
@@ -13489,14 +13524,14 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// The delay between a request and its first look-up. An earlier look-up of a chatflow's conversation can make
-        /// Dify create two users of that name, which hides the row for good.
+        /// Returns the delay between a request and its first look-up. An earlier look-up of a chatflow's conversation
+        /// can make Dify create two users of that name, which hides the row for good.
         Duration firstLook() {
             return this == CHATFLOW ? Duration.ofSeconds(2) : Duration.ZERO;
         }
     }
 
-    /// Dify's URL and the key. The key is not part of `toString`.
+    /// Holds Dify's URL and the key. `toString` leaves out the key.
     ///
     /// @param appId the app that is meant, if the key is one of several apps, or empty
     record Access(URI baseUrl, String key, String appId, String workflowId, Optional<URI> proxy,
@@ -13536,12 +13571,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The app of a session, as the log records it.
+    /// Identifies the app of a session, as the log records it.
     ///
-    /// @param isAssumed only `--same-app` says that the runs of earlier sessions are this app's
+    /// @param isAssumed true if only `--same-app` says that the runs of earlier sessions are this app's
     record AppClaim(String hash, String id, boolean isAssumed) {}
 
-    /// One run of a row: never throws for what the server says or fails to say.
+    /// Runs one row. It never throws because of what the server reports or does not report.
     interface Workflow {
         Response run(Attempt attempt, Consumer<StreamEvent> listener);
 
@@ -13549,7 +13584,7 @@ final class DifyExec implements Runnable {
 
         void stop(RunRef run, String user);
 
-        /// Asks for something that starts nothing. Returns what happened instead of an answer, if there was none.
+        /// Sends a request that starts no run. Returns what happened if the server did not respond, else empty.
         Optional<Response> probe();
     }
 
@@ -13569,7 +13604,7 @@ final class DifyExec implements Runnable {
         /// The run waits for a person. Whoever has the token can answer the form.
         record Form(String run, String node, String token, Optional<Instant> until) implements StreamEvent {}
 
-        /// Any other event of the stream; a ping is none.
+        /// The stream brought any other event. A ping is not an event.
         record OtherEvent() implements StreamEvent {}
 
         sealed interface Live extends StreamEvent {}
@@ -13583,14 +13618,15 @@ final class DifyExec implements Runnable {
 
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A small Dify inside this process, over real HTTP on loopback: nothing to pay, no network. It is one app with a
-    /// text variable for each column. A run continues after its client has left, and is kept until [#close].
+    /// Runs a small Dify inside this process, over real HTTP on loopback, so it costs nothing and needs no network. It
+    /// is one app with a text variable for each column. A run continues after its client has disconnected, and is kept
+    /// until [#close].
     static final class Demo implements AutoCloseable {
         /// The newest Dify that was tested, and the kind of app that `--demo=chatflow` has.
         static final String VERSION = "1.16.1", CHATFLOW = "chatflow";
-        /// The keys of the workflow and of the chatflow: a batch of one cannot continue with the other.
+        /// The workflow and the chatflow have different keys, so that a batch of one cannot continue with the other.
         static final List<String> KEYS = List.of("app-demo", "app-demo-chatflow");
-        /// The published version of the workflow, and an earlier one that a call can pin.
+        /// The workflow has a published version, and an earlier version that a user can pin.
         private static final String PUBLISHED = uuid("workflow"), EARLIER = uuid("workflow, the version before");
 
         private final boolean isChatflow;
@@ -13600,7 +13636,7 @@ final class DifyExec implements Runnable {
         private final HttpServer server;
         private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
 
-        /// @param kind as it follows `--demo=`
+        /// @param kind the text that follows `--demo=`
         Demo(String kind, List<String> columns) throws IOException {
             if (!List.of(VERSION, CHATFLOW).contains(kind))
                 throw new Unusable("--demo=" + kind + ": the demo simulates Dify " + VERSION
@@ -13630,7 +13666,7 @@ final class DifyExec implements Runnable {
             server.start();
         }
 
-        /// `http://127.0.0.1:40123/v1`
+        /// Returns the URL to use, such as `http://127.0.0.1:40123/v1`.
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
         }
@@ -13639,7 +13675,8 @@ final class DifyExec implements Runnable {
             return KEYS.get(isChatflow ? 1 : 0);
         }
 
-        /// This version, or none: the demo has two of its own, but not a real one, which `.env` may name.
+        /// Returns the version if it is one of the demo's two, else an empty text, because `.env` may name a real
+        /// version.
         static String known(String workflow) {
             return List.of(PUBLISHED, EARLIER).contains(workflow.strip()) ? workflow.strip() : "";
         }
@@ -13651,18 +13688,18 @@ final class DifyExec implements Runnable {
             threads.shutdownNow();
         }
 
-        /// @param error null without one
+        /// @param error null if the run has no error
         private record End(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {
-            /// 1.50 USD per million tokens.
+            /// A million tokens cost 1.50 USD.
             Map<String, Object> price() {
                 return object("total_tokens", tokens, "total_price", BigDecimal.valueOf(tokens * 15L, 7)
                         .toPlainString(), "currency", "USD");
             }
         }
 
-        /// A run, or a chatflow's message.
+        /// Holds a run, or a chatflow's message.
         ///
-        /// @param inputs those of a chatflow include its query
+        /// @param inputs the values sent; those of a chatflow include its query
         private record Job(boolean isChatflow, String workflow, String id, String task, String user,
                 Map<String, String> inputs, Instant created, CompletableFuture<End> end) {
             void fail(String status, String error) {
@@ -13697,7 +13734,7 @@ final class DifyExec implements Runnable {
                 return message;
             }
 
-            /// Waits for the end; the last event ends the stream.
+            /// Waits for the run's end and returns the last events, of which the last one ends the stream.
             List<Map<String, Object>> closing() {
                 var how = end.join();
                 var events = new ArrayList<Map<String, Object>>();
@@ -13762,7 +13799,7 @@ final class DifyExec implements Runnable {
             return job;
         }
 
-        /// The chatflow's query, or else the longest text apart from the id.
+        /// Returns the chatflow's query, or for a workflow the longest text apart from the id.
         private String question(Map<String, String> inputs) {
             if (isChatflow) return inputs.get("query");
             return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id"))
@@ -13823,7 +13860,7 @@ final class DifyExec implements Runnable {
             send(exchange, job.isPresent() ? 200 : 404, detail);
         }
 
-        /// The jobs of the user that this parameter names.
+        /// Sends the jobs of the user that this parameter names.
         private void list(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
                     .replaceFirst(".*\\b" + parameter + "=([^&]*).*", "$1"), UTF_8);
@@ -13837,7 +13874,7 @@ final class DifyExec implements Runnable {
             send(exchange, 200, object("result", "success"));
         }
 
-        /// `/v1/workflows/run/abc`: part 4 is `abc`.
+        /// Returns a part of the path, or an empty text: part 4 of `/v1/workflows/run/abc` is `abc`.
         private static String part(HttpExchange exchange, int number) {
             var parts = exchange.getRequestURI().getPath().split("/");
             return parts.length > number ? parts[number] : "";
@@ -13865,7 +13902,7 @@ final class DifyExec implements Runnable {
 
     static final String VERSION = "0.4.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
-    /// A constant of an enum, with its key in files and its words for people.
+    /// Gives a constant of an enum its key in files and its words for people.
     interface Named {
         String name();
 
@@ -13878,7 +13915,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The exit codes. picocli itself returns 2 for a bad command line and 1 for an exception that escapes.
+    /// Lists the exit codes. picocli itself returns 2 for a bad command line and 1 for an exception that nothing
+    /// catches.
     enum Exit {
         OK(0), BUG(1), UNUSABLE(2), ROWS_FAILED(3), STOPPED(4), INTERRUPTED(130);
 
@@ -13913,25 +13951,26 @@ final class DifyExec implements Runnable {
             return getMessage();
         }
 
-        /// The sentence and, on a line of its own, the hint.
+        /// Returns the sentence and, on a line of its own, the hint if there is one.
         String text() {
             return what() + hintLine(hint);
         }
 
-        /// The line that follows a sentence on the screen, or nothing.
+        /// Returns the line that follows a sentence on the screen, or an empty text if there is no hint.
         static String hintLine(String hint) {
             return hint.isEmpty() ? "" : "\nhint: " + hint;
         }
     }
 
-    /// The API key of the environment or `.env`. It is masked wherever text leaves the program, and so is everything
-    /// that looks like a key of Dify, or like the password in a URL. Bytes of files are data: there, only the key is.
+    /// Holds the API key of the environment or `.env`. The key is masked wherever text leaves the program, and so is
+    /// all that looks like a key of Dify, or like the password in a URL. Bytes of files are data: there, only the key
+    /// is masked.
     static final class Secret {
         /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
-        /// The shortest key that is masked. Shorter texts could occur by chance.
+        /// Keys with fewer characters are not masked, because such a short text could occur by chance.
         private static final int SHORTEST = 8;
         private static final Secret NONE = new Secret("");
         static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
@@ -13946,14 +13985,15 @@ final class DifyExec implements Runnable {
             inBytes = Pattern.compile(wholeOrCut(new String("…".getBytes(UTF_8), ISO_8859_1)));
         }
 
-        /// The key, or its beginning where a text was cut: `app-12345|(?:app-12345|app-1234)(?=…)`
+        /// Builds a pattern of the key, or of its beginning where a text was cut:
+        /// `app-12345|(?:app-12345|app-1234)(?=…)`.
         private String wholeOrCut(String cut) {
             var beginnings = IntStream.rangeClosed(SHORTEST, key.length())
                     .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
             return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=" + cut + ")";
         }
 
-        /// That of the command which runs in this thread.
+        /// Returns the key of the command that runs in this thread.
         static Secret current() {
             return CURRENT.orElse(NONE);
         }
@@ -13976,7 +14016,8 @@ final class DifyExec implements Runnable {
             return text.contains(key.substring(0, SHORTEST)) ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
         }
 
-        /// Holds back text until it is flushed, as each line is.
+        /// Returns a writer that holds back text until a flush, which each line causes, so that a key is masked as a
+        /// whole.
         PrintWriter masking(PrintWriter to) {
             return new PrintWriter(new StringWriter() {
                 @Override
@@ -13994,7 +14035,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Holds back as much as may be the beginning of the key, until the next piece or the end.
+        /// Returns a stream that holds back as much as may be the beginning of the key, until the next piece or a
+        /// flush.
         OutputStream masking(OutputStream out) {
             return key.isEmpty() ? out : new FilterOutputStream(out) {
                 private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
@@ -14027,8 +14069,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The settings of the process: its environment, then the `.env` files of the current folder and of the script's.
-    /// Only [#needed] refuses a file that cannot be read.
+    /// Holds the settings of the process, from its environment, then from the `.env` files of the current folder and of
+    /// the script's folder. Only [#needed] rejects a file that cannot be read.
     record Env(UnaryOperator<String> environment, List<DotEnv> files, String invocation) {
         static final String PLACEHOLDER = "app-your-key-here";
 
@@ -14045,8 +14087,9 @@ final class DifyExec implements Runnable {
                     .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
         }
 
-        /// The words before the arguments, as `./jbang` passes them on; the name of a command that it installed;
-        /// `java -jar`; or JBang with the script of the current folder.
+        /// Returns the words before the arguments, for use in hints: those that `./jbang` passes on, `java -jar` and
+        /// the jar, `jbang DifyExec.java` if the script is in the current folder, or else the installed command
+        /// `difyexec`.
         static String started(String typed, List<String> args, String classPath, boolean isInFolder) {
             var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
             int own = Math.max(1, words.size() - args.size());
@@ -14065,7 +14108,8 @@ final class DifyExec implements Runnable {
             return new Env(environment, List.of(new DotEnv(Path.of(file.get()).toAbsolutePath())), invocation);
         }
 
-        /// The value of an option whose value is needed although picocli has not read the words.
+        /// Returns the value of an option that is needed before picocli reads the words, or empty if it is not among
+        /// them.
         static Optional<String> typed(String option, List<String> words) {
             var options = words.stream().takeWhile(word -> !word.equals("--")).toList();
             for (int at = 0; at < options.size(); at++) {
@@ -14076,7 +14120,7 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// The first place with a value, or with a line for it that cannot be read. Blank values and placeholders do
+        /// Returns the first setting that has a value, or whose line cannot be read. Blank values and placeholders do
         /// not count.
         Optional<Setting> setting(String name) {
             return settings(name).filter(setting -> !setting.fault().isEmpty()
@@ -14094,7 +14138,8 @@ final class DifyExec implements Runnable {
             return setting(name).map(Setting::text).orElse("");
         }
 
-        /// The first page of the documentation, next to the script. A jar has none.
+        /// Returns the first page of the documentation, which is next to the script, or empty for a jar, which has
+        /// none.
         Optional<Path> readme() {
             return files.stream().map(dotEnv -> dotEnv.file.resolveSibling("README.md").normalize()).filter(readme ->
                     Files.exists(readme) && Files.exists(readme.resolveSibling("DifyExec.java"))).findFirst();
@@ -14109,14 +14154,14 @@ final class DifyExec implements Runnable {
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// `DIFY_API_KEY is missing in .env (.env has a line that cannot be read)`
+        /// Says what is missing: `DIFY_API_KEY is missing in .env (.env has a line that cannot be read)`.
         String missing(String name) {
             return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
                     + files.stream().filter(DotEnv::isMalformed).findFirst()
                             .map(file -> " (" + file.name() + " has a line that cannot be read)").orElse("");
         }
 
-        /// A misspelled address would send the key to another server.
+        /// Returns unknown names in `.env`, because a misspelled name of the URL would send the key to another server.
         List<String> unknownNames() {
             var known = Set.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_APP_ID", "DIFY_WORKFLOW_ID", "DIFY_CA_FILE");
             return files.stream().flatMap(file -> file.values().keySet().stream()
@@ -14151,8 +14196,8 @@ final class DifyExec implements Runnable {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
 
-        /// A `.env` file, read when first needed. Only names in it are ever printed, and no exception of dotenv-java,
-        /// whose message quotes the line, which may contain the key.
+        /// Reads a `.env` file when it is first needed. Only the names of its settings are ever printed, and no
+        /// exception of dotenv-java, because its message quotes the line, which may contain the key.
         static final class DotEnv {
             final Path file;
             private Map<String, String> values; // null until the file is read
@@ -14177,7 +14222,8 @@ final class DifyExec implements Runnable {
                         fault.isEmpty() ? "" : "save it as UTF-8 text"));
             }
 
-            /// A line that dotenv-java does not understand, such as `export DIFY_API_KEY: app-1`.
+            /// Is true if the file has a line for the name that dotenv-java does not understand: `export DIFY_API_KEY:
+            /// app-1`.
             private boolean hasLine(String asked) {
                 var line = Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b");
                 return isMalformed && line.matcher(content).find();
@@ -14188,7 +14234,7 @@ final class DifyExec implements Runnable {
                 return isMalformed;
             }
 
-            /// dotenv-java leaves single quotes in a value.
+            /// Returns the values by name, without the single quotes that dotenv-java leaves around a value.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
@@ -14213,7 +14259,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The terminal at a standard stream, by JLine, which takes 0.2 s to load.
+    /// Knows the terminal at a standard stream. JLine finds it, and takes 0.2 s to load.
     record Screen(TerminalProvider provider, SystemStream stream) {
         /// Returns the terminal of standard input (0), output (1) or error (2), if it is one.
         static Optional<Screen> on(int descriptor) {
@@ -14223,11 +14269,11 @@ final class DifyExec implements Runnable {
                 var stream = SystemStream.values()[descriptor];
                 return provider.isSystemStream(stream) ? Optional.of(new Screen(provider, stream)) : Optional.empty();
             } catch (IOException _) {
-                return Optional.empty(); // plain lines are right everywhere
+                return Optional.empty(); // plain lines work everywhere
             }
         }
 
-        /// Files and most pipes need no JLine.
+        /// Is false for files and most pipes, so that JLine is not loaded for them.
         private static boolean mayBeTerminal(int descriptor) {
             try {
                 return Path.of("/dev/fd/" + descriptor).toRealPath().startsWith("/dev");
@@ -14242,7 +14288,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Jackson, set up once. Sizes are the server's business, and numbers keep their digits.
+    /// Sets Jackson up, once for all. The server decides how large a text may be, and numbers keep all their digits.
     static final class Json {
         /// Reads JSON as a stream, without databind, whose loading takes 100 ms.
         static final class Tokens {
@@ -14252,7 +14298,7 @@ final class DifyExec implements Runnable {
                     .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
                     .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
                             .maxNumberLength(1_000_000).build())
-                    .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
+                    .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python writes NaN
                     .build();
         }
 
@@ -14276,7 +14322,7 @@ final class DifyExec implements Runnable {
         private static final Pattern LONE_SURROGATE = Pattern.compile("[\\uD800-\\uDFFF]");
         private static final String REPLACEMENT = "\uFFFD";
 
-        /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
+        /// Returns an object with its fields in this order, for example `object("count", 3, "ids", List.of("r-1"))`.
         static Map<String, Object> object(Object... namesAndValues) {
             var object = new LinkedHashMap<String, Object>();
             for (int i = 0; i < namesAndValues.length; i += 2)
@@ -14296,7 +14342,8 @@ final class DifyExec implements Runnable {
             return wellFormed(text(value)).getBytes(UTF_8);
         }
 
-        /// Jackson's own UTF-8 output fails at half of a surrogate pair, which JSON can hold and UTF-8 cannot.
+        /// Returns a generator that accepts half of a surrogate pair, at which Jackson's own UTF-8 output fails. JSON
+        /// can contain such a half, but UTF-8 cannot.
         static JsonGenerator writing(OutputStream out) {
             try {
                 return Tokens.FACTORY.createGenerator(utf8(out));
@@ -14305,13 +14352,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A writer of UTF-8 that replaces half of a surrogate pair by U+FFFD.
+        /// Returns a writer of UTF-8 that replaces half of a surrogate pair with U+FFFD.
         static Writer utf8(OutputStream out) {
             return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
                     .replaceWith(REPLACEMENT.getBytes(UTF_8)));
         }
 
-        /// Exactly one value by the letter of RFC 8259, else a missing node.
+        /// Parses exactly one value, as strictly as RFC 8259, or returns a missing node if the text is anything else.
         static JsonNode parsed(String text) {
             try {
                 return STRICT.readTree(text);
@@ -14326,7 +14373,7 @@ final class DifyExec implements Runnable {
             return STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION).createParser(text);
         }
 
-        /// Whether such a text is anywhere in a value, or names a field.
+        /// Is true if a text or a field's name that passes the test is anywhere in the value.
         static boolean hasText(JsonNode value, Predicate<String> which) {
             return value.isTextual() && which.test(value.textValue())
                     || value.properties().stream().map(Map.Entry::getKey).anyMatch(which)
@@ -14338,7 +14385,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
+    /// Formats and reads times in UTC, to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
         /// Returns a clock that never goes back. If the system clock is set back, it adds the elapsed time to the
         /// start, so that no planned start is delayed.
@@ -14365,7 +14412,8 @@ final class DifyExec implements Runnable {
             return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
 
-        /// Reads any such time; our own form digit by digit, as a long log has a million of them.
+        /// Reads a time in ISO format. It reads our own form digit by digit, because a long log has a million of such
+        /// times.
         static Instant parse(String text) {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
                 return Instant.parse(text);
@@ -14379,8 +14427,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One of the `count` parts of a batch, numbered from 1. A row belongs to the part that the hash of its id names,
-    /// so it stays there when other rows come or go.
+    /// Identifies one of the `count` parts of a batch, numbered from 1. The hash of a row's id decides which part the
+    /// row belongs to, so the row stays there when other rows are added or removed.
     record Shard(int index, int count) {
         private static final Pattern TYPED = Pattern.compile("(\\d{1,5})/(\\d{1,5})"),
                 NAMED = Pattern.compile("(.+)\\.(\\d{1,5})-of-(\\d{1,5})(\\.[^.]*)?");
@@ -14407,7 +14455,7 @@ final class DifyExec implements Runnable {
             return file.resolveSibling(NAMED.matcher(file.getFileName().toString()).replaceFirst("$1$4"));
         }
 
-        /// `results.3-of-8.jsonl` for `results.jsonl`, and for itself.
+        /// Returns `results.3-of-8.jsonl` for `results.jsonl`, and a file that already has that name unchanged.
         Path of(Path output) {
             var named = in(output);
             if (named.isPresent() && !named.get().equals(this))
@@ -14440,7 +14488,7 @@ final class DifyExec implements Runnable {
             super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, "\r\n");
         }
 
-        /// The other `writeNext` swallows exceptions.
+        /// Writes one row. The other `writeNext` of the library swallows exceptions, so this one is used.
         void write(Collection<String> cells) throws IOException {
             writeNext(cells.toArray(String[]::new), false, new StringBuilder());
         }
@@ -14457,7 +14505,7 @@ final class DifyExec implements Runnable {
     /// does not name its file. Here a file is missing only if the system says so, and every error names its file.
     static final class Storage {
 
-        /// True also if the system does not say: then the next call on the file gets its error.
+        /// Is true also if the system does not say, so that the next call on the file reports the error.
         static boolean exists(Path path, LinkOption... links) {
             return !Files.notExists(path, links);
         }
@@ -14476,7 +14524,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Whether both names mean one file, which may not exist yet.
+        /// Is true if both names mean one file, which may not exist yet.
         static boolean isSame(Path one, Path other) {
             return naming(one, () -> exists(one) && exists(other) ? Files.isSameFile(one, other)
                     : one.getFileName().equals(other.getFileName()) && Files.isSameFile(
@@ -14490,7 +14538,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Passes on an error with the name of its file. A temporary file is known by the one that it becomes.
+        /// Passes on an error with the name of its file. For a temporary file, this is the name of the file that it
+        /// becomes.
         static <T> T naming(Path path, IOSupplier<T> action) {
             try {
                 return action.get();
@@ -14505,15 +14554,16 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A file under a temporary name. Its lock shows that it is in use: the next start removes what a killed process
-    /// left.
+    /// Holds a file under a temporary name. Its lock shows that a process uses it, so that the next start removes only
+    /// what a killed process left.
     record Temporary(Path path, FileChannel channel) implements AutoCloseable {
         static final String HIDDEN = ".difyexec-";
         private static final String PROCESS = UUID.randomUUID().toString();
         private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
 
-        /// Until the new file is locked, another process may take it for an abandoned one and remove it. Then another
-        /// file is made; a file system that never grants the lock has no such process.
+        /// Creates the file and locks it. Until the lock is granted, another process may take the new file for an
+        /// abandoned one and remove it, so another file is made, up to five times in all. After that, the file is used
+        /// in any case, because some file systems never grant the lock.
         static Temporary of(Path folder, String prefix) throws IOException {
             for (int tries = 1; ; tries++) {
                 var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ".tmp");
@@ -14560,8 +14610,8 @@ final class DifyExec implements Runnable {
         R apply(T value) throws IOException;
     }
 
-    /// A file that appears whole or not at all. It is written under a temporary name beside its place, because a rename
-    /// needs that, forced to disk and renamed.
+    /// Writes a file that appears whole or not at all. The file gets a temporary name in the same folder, because a
+    /// rename needs that, is written to disk, and is then renamed.
     static final class AtomicFile {
         static void write(Path file, IOConsumer<OutputStream> content) {
             removeAbandoned(file);
@@ -14595,7 +14645,7 @@ final class DifyExec implements Runnable {
             Temporary.removeAbandoned(file.toAbsolutePath().getParent(), prefix(file));
         }
 
-        /// Makes a file that was created or renamed in its folder survive a power cut.
+        /// Writes the folder to disk, so that a file that was created or renamed in it survives a power cut.
         static void forceFolder(Path file) throws IOException {
             var folder = file.toAbsolutePath().getParent();
             try (var channel = FileChannel.open(folder)) {
@@ -14603,11 +14653,11 @@ final class DifyExec implements Runnable {
             } catch (NotForced problem) {
                 throw problem;
             } catch (IOException _) {
-                // not every system opens folders; the file itself is forced
+                // not every system can open a folder; the file itself is forced
             }
         }
 
-        /// Forces a file or folder, if its file system can.
+        /// Writes a file or folder to disk, if its file system can do so.
         static void force(Path path, FileChannel channel) throws IOException {
             try {
                 channel.force(true);
@@ -14616,21 +14666,22 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The disk failed. Its loss is unknown, and another try would not show it: the system reports this one time.
+        /// The disk failed, and what was lost is unknown. Another try would not show the loss, because the system
+        /// reports it only once.
         static final class NotForced extends IOException {
             NotForced(Path path, IOException problem) {
                 super(path + ": " + Text.reason(problem), problem);
             }
         }
 
-        /// EINVAL or ENOTSUP, as some network mounts answer.
+        /// Is true for EINVAL or ENOTSUP, which some network mounts report.
         static boolean cannotForce(IOException problem) {
             return Set.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
         }
     }
 
-    /// Identifies a row's content: a SHA-256 over its names and cells, each behind its length. The columns' order does
-    /// not count.
+    /// Identifies a row's content by a SHA-256 over its names and cells, each after its length. The order of the
+    /// columns does not matter.
     static final class Fingerprint {
         static long of(Map<String, String> inputs) {
             var digest = sha256();
@@ -14653,7 +14704,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Numbers by place, 0 where none was set. Blocks are added and never copied: a growing array would be there twice.
+    /// Holds numbers by index, 0 if not set. It adds blocks and never copies them, because a growing array would take
+    /// its memory twice during the copy.
     static final class LongList {
         private static final int BLOCK = 1 << 12;
 
@@ -14679,7 +14731,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The nearest of some words, if it is near enough to be a slip.
+    /// Finds the word that the user most likely meant, if one is near enough for a typing error.
     static final class Nearest {
         private static final Pattern MARKS = Pattern.compile("[\\s_-]");
 
@@ -14691,21 +14743,21 @@ final class DifyExec implements Runnable {
             return of(word, words).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse("");
         }
 
-        /// Words at most so many letters away, the nearest first.
+        /// Returns the words that differ in at most `farthest` letters, the nearest first, and at most `most` of them.
         static List<String> of(String word, Stream<String> words, int farthest, int most) {
             var wanted = plain(word);
             var distance = new LevenshteinDistance(farthest);
             var near = new LinkedHashMap<String, Integer>();
             words.forEach(other -> {
-                int letters = distance.apply(wanted, plain(other)); // -1 if there are more
+                int letters = distance.apply(wanted, plain(other)); // -1 if more letters differ
                 if (letters >= 0) near.put(other, letters);
             });
             return near.entrySet().stream().sorted(Map.Entry.comparingByValue()).limit(most)
                     .map(Map.Entry::getKey).toList();
         }
 
-        /// Whether a column may be meant for a variable: they differ in case and marks alone, one begins with the
-        /// other, or two letters of five or more differ.
+        /// Is true if a column may be meant for a variable: they differ only in case and marks, one begins with the
+        /// other, or both have five letters or more and differ in at most two.
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
@@ -14719,12 +14771,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Text for people: no control characters, bounded length, independent of the locale.
+    /// Formats text for people, without control characters, with bounded length, and the same in every locale.
     static final class Text {
         static final int LONGEST_ERROR = 500;
-        /// Controls, marks of direction and line ends act on a terminal.
+        /// Matches control characters, marks of direction and line ends, because they change what a terminal shows.
         private static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
-        /// Java puts the class of a cause before its message.
+        /// Matches the class name that Java puts before the message of a cause.
         private static final Pattern JAVA_NAME = Pattern.compile(
                 "\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
 
@@ -14740,19 +14792,20 @@ final class DifyExec implements Runnable {
             return text.substring(0, Math.max(0, end)) + "…";
         }
 
-        /// Never cuts a surrogate pair in half.
+        /// Cuts a text to `longest` characters, or one fewer so as not to cut a surrogate pair in half.
         static String cut(String text, int longest) {
             if (text.length() <= longest) return text;
             return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }
 
-        /// UUIDs, durations, and words with digits, such as ids and dates; but no single digits, and not 400 to 599,
-        /// which are mostly HTTP statuses.
+        /// Matches UUIDs, durations, and words with digits, such as ids and dates. It does not match single digits, nor
+        /// 400 to 599, which are mostly HTTP statuses.
         private static final Pattern PARTICULAR = Pattern.compile("(?<!\\w)(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
-        /// An error message without the ids, times and numbers that differ from row to row: rows are grouped by it.
+        /// Returns an error message without the ids, times and numbers that differ from row to row, to group rows by
+        /// it.
         static String cause(String message) {
             return printable(PARTICULAR.matcher(printable(message, LONGEST_ERROR)).replaceAll("…"), 160);
         }
@@ -14761,13 +14814,13 @@ final class DifyExec implements Runnable {
             return printable(id, 60);
         }
 
-        /// Shows the first of many, then `… and 12 more causes`.
+        /// Shows the first `most` items, then how many more there are, for example `… and 12 more causes`.
         static <T> void printFirst(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
             all.stream().limit(most).forEach(show);
             if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
         }
 
-        /// `r-1, r-2, …`
+        /// Joins the first texts, and shows with `…` that there are more: `r-1, r-2, …`.
         static String joinFirst(int most, Stream<String> all) {
             var some = all.limit(most + 1).toList();
             return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
@@ -14792,7 +14845,7 @@ final class DifyExec implements Runnable {
                     .replaceAll("(?<=[a-z])(?=[A-Z])", " ").toLowerCase(Locale.ROOT);
         }
 
-        /// `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`
+        /// Formats a duration: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`.
         static String seconds(Duration time) {
             long whole = time.toSeconds();
             if (whole < 10) return String.format(Locale.ROOT, "%.1f s", time.toMillis() / 1000.0);
@@ -14813,7 +14866,7 @@ final class DifyExec implements Runnable {
             return count + " " + (count == 1 ? one : many);
         }
 
-        /// The words that run a command line in the system's own shell.
+        /// Returns the words that run a command line in the system's own shell.
         static List<String> command(String line) {
             return File.separatorChar == '\\' ? List.of("cmd", "/c", line) : List.of("sh", "-c", line);
         }
@@ -14827,7 +14880,7 @@ final class DifyExec implements Runnable {
 
     // ── Page ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The page of `status --html` and `compare --html`. Its script draws everything from JSON that follows the body.
+    /// Holds the page of `status --html` and `compare --html`, whose script draws all from JSON that follows the body.
     static final class Html {
         /// The head of a page. Its placeholders are the hashes of style and script, the version, and the style.
         static final String HEAD = """
