@@ -161,14 +161,15 @@ import static java.util.stream.Collectors.joining;
                 "  difyexec help run"})
 final class DifyExec implements Runnable {
 
-    /// All commands, in the order in which help lists them.
+    /// Lists all commands in the order in which help shows them.
     private static final List<Class<?>> COMMANDS = List.of(Check.class, Run.class, Status.class, Retry.class,
             Export.class, Shell.class, Compare.class, Verify.class, Merge.class, Pull.class,
             AutoComplete.GenerateCompletion.class, CommandLine.HelpCommand.class);
 
     @Mixin Console console;
 
-    /// The command line's classes take most of the time of a short start, 0.15 s, and only `--version` needs none.
+    /// Answers `--version` first: it alone does not need the command line's classes, which take most of the time of a
+    /// short start, 0.15 s.
     static void main(String... args) {
         if (args.length == 1 && Set.of("-V", "--version").contains(args[0])) {
             System.out.println(NAME_AND_VERSION);
@@ -182,8 +183,9 @@ final class DifyExec implements Runnable {
         System.exit(commandLine(env, args).execute(args));
     }
 
-    /// The HTTP client and JLine read these once, as their classes load: close idle connections after a second, let a
-    /// proxy ask for a password, use small buffers, and use `stty` where JLine may not call native code. `-D` wins.
+    /// Sets properties that the HTTP client and JLine read only once, as their classes load: close idle connections
+    /// after a second, let a proxy ask for a password, use small buffers, and use `stty` where JLine may not call
+    /// native code. A property set with `-D` stays.
     static void setProperties() {
         var properties = System.getProperties();
         properties.putIfAbsent("jdk.httpclient.keepalive.timeout", "1");
@@ -243,7 +245,7 @@ final class DifyExec implements Runnable {
             return work.start(batches.selection(), batches.fresh);
         }
 
-        /// Options for a whole batch. They follow those for rows under one heading.
+        /// Holds the options for a whole batch. Help shows them after those for rows, under one heading.
         static final class Batches {
             @Option(names = "--sample", paramLabel = "N",
                     description = "Run N random pending rows to estimate time and cost.")
@@ -315,7 +317,7 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        /// Reads the batch under `-o`. If there are only shards of it, shows those.
+        /// Shows the batch under `-o`. If only shards of it exist, shows those.
         @Override
         public Integer call() throws IOException {
             var named = BatchFiles.of(results.file);
@@ -336,7 +338,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Opens the input that was typed, else that of the last session, so that rows that have not run are counted.
-        /// Null: it is not there any more, or cannot be read. What the log knows is shown all the same.
+        /// Returns null if no input is known, or if that of the last session is missing or cannot be read. The status
+        /// then shows only what the log contains.
         private Csv open(BatchFiles files) throws IOException {
             if (input != null) return shape.open(input, files);
             var known = files.choices().input();
@@ -351,7 +354,7 @@ final class DifyExec implements Runnable {
             return null;
         }
 
-        /// Shows shards that were not merged yet.
+        /// Shows the shards of a batch that has not been merged yet.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
             if (input != null) for (var files : shards.files()) files.refuse(input);
@@ -392,7 +395,7 @@ final class DifyExec implements Runnable {
 
         OutputStream standardOutput = System.out;
 
-        /// The batch is read once before anything is written: the names of all outputs make the header.
+        /// Reads the batch once before it writes anything, because the header needs the names of all outputs.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).requireStarted();
@@ -561,7 +564,8 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        /// `Merged 3 of 3 shards: 20 rows, 19 succeeded, 1 failed`, then what is unusual, and the next command.
+        /// Prints `Merged 3 of 3 shards: 20 rows, 19 succeeded, 1 failed`, then notes on anything unusual, and the next
+        /// command.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(output);
@@ -617,7 +621,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Every row is read and typed once. The first rows are then read again, to show their requests.
+        /// Reads every row once and checks its values. Reads the first rows again if their requests are to be shown.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
             var inspection = dify.inspect(workflow, server, csv);
@@ -670,7 +674,7 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             var running = setup.running();
             var batch = BatchFiles.of(results.file);
-            Event.sessions(batch.log()); // rejects the log of another version
+            Event.sessions(batch.log()); // throws if another version wrote the log
             var files = Verification.Evidence.of(batch);
             long start = System.nanoTime();
             try (var dify = setup.connect(Optional.empty(), "", running, Verification.AT_ONCE)) {
@@ -730,7 +734,7 @@ final class DifyExec implements Runnable {
 
     // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs commands on one open batch. They are typed on a terminal, or come from a script.
+    /// Runs commands on one open batch. The commands are typed on a terminal or come from a script.
     ///
     /// ```
     /// Dialogue or script ──line──▶ ShellSession: the open batch, edits ──▶ its own commands, or those of the tool
@@ -773,7 +777,8 @@ final class DifyExec implements Runnable {
             return session;
         }
 
-        /// Returns the highest exit code. Failed rows do not end a script, an interrupt always does.
+        /// Runs a script and returns the highest exit code. Failed rows do not end the script; an interrupt always
+        /// does.
         static int script(ShellSession session, Reader commands, boolean keepGoing) throws IOException {
             var lines = new LineNumberReader(commands);
             int highest = Exit.OK.code, number = 1;
@@ -792,7 +797,7 @@ final class DifyExec implements Runnable {
             return highest;
         }
 
-        /// The next line, and those after it while a quote is open. Null at the end.
+        /// Returns the next line, with the lines after it while a quote is open. Returns null after the last line.
         static String command(BufferedReader lines) throws IOException {
             var line = lines.readLine();
             while (line != null && words(line).isEmpty()) {
@@ -803,7 +808,8 @@ final class DifyExec implements Runnable {
             return line;
         }
 
-        /// The words of a line, quoted as in `text="two words"`; empty while a quote is open. `#` starts a comment.
+        /// Splits a line into words, with quotes as in `text="two words"`. Returns empty while a quote is open. A line
+        /// that starts with `#` is a comment and has no words.
         static Optional<List<String>> words(String line) {
             if (line.startsWith("#")) return Optional.of(List.of());
             try {
@@ -815,7 +821,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The shell on a terminal. Only this type loads JLine's terminal.
+        /// Runs the shell on a terminal. No other type loads JLine's terminal.
         static final class Dialogue {
             static int run(ShellSession session, Env env) throws IOException {
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
@@ -841,35 +847,35 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Keeps the history in a folder that only this user can read, as it has inputs in it. If there is no such
-            /// folder, the history ends with the session.
+            /// Keeps the history in a folder that only this user can read, because typed commands may contain inputs.
+            /// If the folder cannot be used, the history ends with the session.
             private static void remember(LineReader reader, Env env) {
                 var chosen = env.get("XDG_STATE_HOME");
                 var state = chosen.isEmpty() ? System.getProperty("user.home") + "/.local/state" : chosen;
                 var folder = Path.of(state, "difyexec");
-                if (!folder.isAbsolute()) return; // Java knows no home of this user
+                if (!folder.isAbsolute()) return; // Java does not know this user's home
                 var history = folder.resolve("history");
                 try {
                     Files.createDirectories(folder);
                     if (folder.getFileSystem().supportedFileAttributeViews().contains("posix")) {
                         Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwx------"));
-                        if (Files.exists(history)) // JLine warns of one that others may read, as earlier versions wrote
+                        if (Files.exists(history)) // JLine warns if others may read it, as in earlier versions
                             Files.setPosixFilePermissions(history, PosixFilePermissions.fromString("rw-------"));
                     }
                     reader.setVariable(LineReader.HISTORY_FILE, history);
                 } catch (IOException _) {
-                    // not kept
+                    // The history is not kept.
                 }
             }
 
-            /// If there are unsaved edits, the first attempt to exit only warns.
+            /// Reads and runs commands until the user exits. The first attempt to exit with unsaved edits only warns.
             private static void converse(ShellSession session, LineReader reader) throws IOException {
                 var warned = "";
                 while (!session.isLeft()) {
                     try {
                         execute(session, reader.readLine(session.prompt().replace("%", "%%")));
                     } catch (UserInterruptException _) {
-                        // Ctrl-C drops the line
+                        // Ctrl-C discards the typed line.
                     } catch (EndOfFileException _) {
                         session.exit();
                     }
@@ -881,7 +887,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// A pasted block may have a command on each line. Ctrl-C stops the command that runs and drops the rest.
+            /// Runs each line of a pasted block as a command. Ctrl-C stops the running command and drops the other
+            /// lines.
             private static void execute(ShellSession session, String pasted) throws IOException {
                 var lines = new BufferedReader(new StringReader(pasted));
                 for (var line = command(lines); line != null && !session.isLeft(); line = command(lines)) {
@@ -890,18 +897,18 @@ final class DifyExec implements Runnable {
                         if (session.execute(line) == Exit.INTERRUPTED.code) return;
                     } finally {
                         Signals.unregister("INT", former);
-                        Thread.interrupted(); // it was meant for the command, which has ended
+                        Thread.interrupted(); // the interrupt was meant for the command, which has ended
                     }
                 }
             }
         }
 
-        /// Completes commands, options, ids, columns and files. Picocli itself would propose the values of every
-        /// parameter at once.
+        /// Completes commands, options, ids, columns and files. Picocli's own completion would propose the values of
+        /// all parameters of a command at once.
         record Completion(ShellSession session) implements Completer {
-            private static final int MOST = 1000; // more than a terminal shows
+            private static final int MOST = 1000; // candidates, more than a terminal shows
 
-            /// Files and the session's own values come first. What has none of them, picocli completes: commands and
+            /// Proposes files and the session's own values first. If there are none, picocli proposes commands and
             /// options.
             @Override
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
@@ -923,13 +930,14 @@ final class DifyExec implements Runnable {
                     new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
             }
 
-            /// JLine keeps the order of `place`. After `COLUMN=`, the value follows without a blank.
+            /// Passes `place` to JLine, which sorts candidates by it. No space follows `COLUMN=`, because the value
+            /// comes next.
             private static Candidate candidate(String word, int place) {
                 var shown = Text.printable(word, Integer.MAX_VALUE);
                 return new Candidate(word, shown, null, null, null, null, !word.endsWith("="), place);
             }
 
-            /// The option or parameter that the word at the cursor belongs to.
+            /// Returns the option or parameter that the word at the cursor belongs to, or empty if there is none.
             private static Optional<ArgSpec> arg(CommandLine command, ParsedLine line) {
                 int at = line.wordIndex();
                 if (command == null || at < 1 || line.word().startsWith("-")) return Optional.empty();
@@ -942,7 +950,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The open batch, its edits, and the commands for them. Owned by the thread that runs the commands.
+    /// Holds the open batch, its edits and the commands for them. Only the thread that runs the commands uses it.
     @Command(name = "dify>", synopsisSubcommandLabel = "COMMAND",
             description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
             footer = {"%nQuote a value with spaces or line breaks, and double a backslash:  set r-7 text=\"two words\"",
@@ -953,7 +961,7 @@ final class DifyExec implements Runnable {
 
         private final Shell shell;
         private boolean isLeft = false;
-        private Batch batch; // null until one is opened
+        private Batch batch; // null until a batch is opened
         private List<String> stamps;
 
         ShellSession(Shell shell) {
@@ -974,7 +982,8 @@ final class DifyExec implements Runnable {
             return code;
         }
 
-        /// This session's commands, then those of the tool; new for each line, as picocli keeps the values of options.
+        /// Builds the session's own commands and most of the tool's, for each line again: picocli keeps the values of
+        /// options.
         CommandLine commandLine() {
             var env = shell.setup.env;
             var line = new CommandLine(this, new CommandLines.Factory(env, edits));
@@ -987,7 +996,8 @@ final class DifyExec implements Runnable {
                     .setExpandAtFiles(false).setExecutionStrategy(this::run);
         }
 
-        /// Rejects `-i`, `-o` and `--env-file`, which could mix the files of two batches.
+        /// Runs a command. Rejects `--env-file`, and with an open batch also `-i` and `-o`: they could mix two batches'
+        /// files.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             var typed = command.getParseResult();
@@ -999,9 +1009,10 @@ final class DifyExec implements Runnable {
             return new CommandLine.RunLast().execute(parsed);
         }
 
-        /// The default of an option: the open batch, else the value given to `shell`, else the environment.
+        /// Returns an option's default: from the open batch, else from the options of `shell`, else from the
+        /// environment.
         private String defaultOf(ArgSpec arg) {
-            if (!(arg instanceof OptionSpec option)) return null; // the command's own
+            if (!(arg instanceof OptionSpec option)) return null; // picocli then uses the command's own default
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
@@ -1064,7 +1075,7 @@ final class DifyExec implements Runnable {
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
         }
 
-        /// The text as it is after the user has changed it in an editor, which gets it in a file of this user alone.
+        /// Opens the text in an editor and returns what the user saved. Only this user can read the temporary file.
         private String edited(String text) throws IOException, InterruptedException {
             var editor = Stream.of("VISUAL", "EDITOR").map(shell.setup.env.environment())
                     .filter(command -> command != null && !command.isBlank()).findFirst()
@@ -1072,14 +1083,14 @@ final class DifyExec implements Runnable {
                             "set one of them before you start the shell, or use 'set'"));
             var file = Files.createTempFile("difyexec-", ".txt");
             var trap = File.separatorChar == '/' ? "trap : INT; " : ""; // Ctrl-C is for the editor, not for its shell …
-            var former = Signals.register("INT", () -> {}); // … and not for this one
+            var former = Signals.register("INT", () -> {}); // … and not for this process
             try {
                 Files.writeString(file, text);
                 var command = Text.command(trap + editor + " \"" + file + '"');
                 int code = new ProcessBuilder(command).inheritIO().start().waitFor();
                 if (code != 0) throw new Unusable("the editor failed, so nothing was changed ("
                         + Text.printable(editor, 60) + ": exit code " + code + ")");
-                // Editors end the last line of a file.
+                // Editors add a line end to the last line, which the text did not have.
                 return text.endsWith("\n") ? Files.readString(file) : Files.readString(file).replaceFirst("\\R\\z", "");
             } catch (IOException problem) {
                 throw new Unusable("the edited text cannot be read as UTF-8, so nothing was changed ("
@@ -1138,17 +1149,17 @@ final class DifyExec implements Runnable {
             return isLeft;
         }
 
-        /// Says why the session is not left yet.
+        /// Keeps the session open and prints the reason.
         void stay(Unusable why) {
             isLeft = false;
             out.println(why.text());
             out.flush();
         }
 
-        /// Opens a batch instead of the one before.
+        /// Opens a batch and closes the CSV of the previous one.
         void open(Optional<Path> input, Path output) {
             var files = BatchFiles.of(output);
-            var now = stamps(files, input); // before the files are read: what is written meanwhile is read next time
+            var now = stamps(files, input); // taken before reading, so that a later write is noticed
             var csv = input.map(path -> shell.shape.open(path, shell.workflow.queryColumn,
                     Optional.of(files)));
             var opened = Batch.peek(files, csv, true, List.of());
@@ -1157,7 +1168,7 @@ final class DifyExec implements Runnable {
             stamps = now;
         }
 
-        /// The open batch, read again if one of its files or the CSV was written since.
+        /// Returns the open batch. Reads it again if the time or size of one of its files or of the CSV has changed.
         private Batch batch() {
             if (batch == null) throw new Unusable("no batch is open", "'open CSV JSONL' opens one");
             if (!stamps(batch.files(), csvPath()).equals(stamps)) open(csvPath(), batch.files().results());
@@ -1178,14 +1189,15 @@ final class DifyExec implements Runnable {
                     "'open CSV " + Text.shell(batch.files().results().toString()) + "' opens both"));
         }
 
-        /// A row as it is in the CSV.
+        /// Returns a row as it is in the CSV, without edits.
         private Row row(String id) {
             csv();
             int entry = batch.known(id.strip(), "");
             return batch.rows(one -> one == entry).next();
         }
 
-        /// The row with this id, else all failed rows, or those of a list of ids.
+        /// Returns the row with this id. If there is none, `failed` means all failed rows, and other text is a list of
+        /// ids.
         private List<Row> rows(String word) {
             csv();
             var index = batch.index();
@@ -1200,7 +1212,7 @@ final class DifyExec implements Runnable {
             return rows;
         }
 
-        /// An id stays as it is, since results and log know the row by it.
+        /// Requires a column that may be edited. The id may not, because results and log identify the row by it.
         private void requireInput(String column) {
             var csv = csv();
             if (!csv.columns().contains(column)) throw new Unusable("no column " + Text.quoted(column),
@@ -1209,7 +1221,7 @@ final class DifyExec implements Runnable {
             if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed");
         }
 
-        /// Proposes values of a command's parameter, failed rows first.
+        /// Proposes values for a parameter of a command. Ids of failed, paused and unknown rows come first.
         Stream<String> values(String label, CommandLine commands) {
             if (label.equals("COMMAND")) return commands.getSubcommands().keySet().stream();
             if (batch == null) return Stream.empty();
@@ -1225,7 +1237,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns the row's present value, in quotes, to complete `set ID COLUMN=`.
+        /// Returns the row's present value in quotes, to complete `set ID COLUMN=`, or empty if nothing can be
+        /// completed.
         Optional<String> presentCell(List<String> words, String typed) {
             if (!words.getFirst().equals("set") || words.size() < 3 || !typed.endsWith("=")) return Optional.empty();
             try {
@@ -1233,11 +1246,11 @@ final class DifyExec implements Runnable {
                 return Optional.ofNullable(cells.get(typed.substring(0, typed.length() - 1)))
                         .map(cell -> '"' + cell.replace("\\", "\\\\").replace("\"", "\\\"") + '"');
             } catch (Unusable _) {
-                return Optional.empty(); // `set` says why
+                return Optional.empty(); // `set` reports the reason
             }
         }
 
-        /// `results.jsonl (2 failed, 1 unknown) dify> `
+        /// Returns the prompt, with the rows that need attention: `results.jsonl (2 failed, 1 unknown) dify> `
         String prompt() {
             if (batch == null) return "dify> ";
             var name = Text.printable(batch.files().results().getFileName().toString(), 40);
@@ -1246,11 +1259,11 @@ final class DifyExec implements Runnable {
                 var open = RowStatus.counts(of -> of.isOnRetryList() ? index.count(of) : 0, Ansi.OFF::by);
                 return name + (open.isEmpty() ? "" : " (" + open + ")") + " dify> ";
             } catch (Unusable _) {
-                return name + " (?) dify> "; // the next command says why
+                return name + " (?) dify> "; // the next command reports the reason
             }
         }
 
-        /// `results.jsonl: 5 rows, 3 succeeded, 2 failed`
+        /// Describes the open batch: `results.jsonl: 5 rows, 3 succeeded, 2 failed`. Returns empty if no batch is open.
         Optional<String> summary() {
             if (batch == null) return Optional.empty();
             var index = batch.index();
@@ -1260,7 +1273,7 @@ final class DifyExec implements Runnable {
                     + batch.history().stopped().map(why -> "; stopped early: " + Text.printable(why, 200)).orElse(""));
         }
 
-        /// Cells that were changed in the shell. Applied to the rows that its commands read.
+        /// Holds the cells that were changed in the shell, and applies them to the rows that its commands read.
         static final class Edits implements UnaryOperator<Row> {
             final Map<String, Map<String, String>> byId = new LinkedHashMap<>();
             private boolean isSaved = true;
@@ -1270,7 +1283,7 @@ final class DifyExec implements Runnable {
                 return row.with(of(row));
             }
 
-            /// The CSV may have lost a column since.
+            /// Returns the edits of a row, without those of columns that the CSV no longer has.
             Map<String, String> of(Row row) {
                 var cells = new LinkedHashMap<>(byId.getOrDefault(row.id(), Map.of()));
                 cells.keySet().retainAll(row.inputs().keySet());
@@ -1281,7 +1294,7 @@ final class DifyExec implements Runnable {
                 return !isSaved && !byId.isEmpty();
             }
 
-            /// Stores the new cells, except those that equal the CSV's.
+            /// Stores the new cells of a row. A cell that equals the one in the CSV is not an edit.
             void set(Row row, Map<String, String> cells) {
                 var edited = of(row);
                 edited.putAll(cells);
@@ -1291,13 +1304,13 @@ final class DifyExec implements Runnable {
                 isSaved = false;
             }
 
-            /// `3 edits in 2 rows`
+            /// Counts the edits: `3 edits in 2 rows`
             String count() {
                 return Text.count(byId.values().stream().mapToLong(Map::size).sum(), "edit")
                         + " in " + Text.count(byId.size(), "row");
             }
 
-            /// Writes the CSV with the edits: same encoding and delimiter, whole or not at all.
+            /// Writes the CSV with the edits, in its own encoding and delimiter. If writing fails, the old file stays.
             void save(Csv csv, Index index, Path to) {
                 if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
                     throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
@@ -1309,7 +1322,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A retry of one row: nodes and text as they come, then its outputs.
+    /// Shows a retry of one row: its nodes and text as they arrive, then its outputs.
     static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
@@ -1337,7 +1350,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// A part of the text: it may begin or end anywhere in a line.
+        /// Prints a part of the text. The part may begin or end in the middle of a line.
         private void chunk(String part) {
             if (part.isEmpty()) return;
             if (!isInText) out.print("            | ");
@@ -1370,7 +1383,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// Ends a line of text.
+        /// Ends the line if text was being printed.
         @Override
         public void end() {
             if (isInText) out.println();
@@ -1378,11 +1391,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Everything known about a row. Long lines and long values are cut, unless they are asked for in full.
+    /// Prints everything known about a row. Cuts long lines and long values unless `full` is set.
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST = 300, LINES = 40; // characters of a line, lines of a value
 
-        /// Inputs need the CSV, attempts the log, and outputs the results: what is not there is left out.
+        /// Prints inputs from the CSV, attempts from the log, and outputs from the results. Leaves out what is missing.
         void print(Batch batch, int entry, ShellSession.Edits edits) throws IOException {
             var index = batch.index();
             out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word()
@@ -1425,6 +1438,7 @@ final class DifyExec implements Runnable {
                             + Text.printable(form.token(), 200))));
         }
 
+        /// Formats an outcome as a line:
         /// `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run failed: the model refused this input`
         private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
             var text = "    " + Text.printable(end.outcome().replace('_', ' '), 40);
@@ -1440,7 +1454,7 @@ final class DifyExec implements Runnable {
             return run.isEmpty() ? "" : ", run " + Text.id(run);
         }
 
-        /// A text as it is, anything else as indented JSON.
+        /// Prints text as is and any other value as indented JSON.
         void print(JsonNode value) {
             lines("  ", value.isTextual() ? value.asText() : value.toPrettyString());
         }
@@ -1474,7 +1488,7 @@ final class DifyExec implements Runnable {
 
         private Optional<Engine.Watcher> view = Optional.empty();
 
-        /// Shows the run of a single row as it happens, instead of the progress line.
+        /// Sets a watcher that shows the run of a single row as it happens, instead of the progress line.
         void showRun(Engine.Watcher watcher) {
             view = Optional.of(watcher);
         }
@@ -1489,12 +1503,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the files in an order in which a refusal leaves them as they are: `--fresh` moves an earlier batch
-        /// aside only after the rows and the server were checked.
+        /// Opens the files in such an order that an error leaves them unchanged: `--fresh` moves an earlier batch aside
+        /// only after the rows and the server were checked.
         private int openAndRun(Batch.Selection asked, boolean isFresh) throws Exception {
             checkOptions(asked);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
-            if (asked.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has none
+            if (asked.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has no files
             files.refuse(input.csv);
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
@@ -1511,8 +1525,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the batch. If the input has faults, everything that is wrong with it is reported at once; if the
-        /// server does not answer, at least these.
+        /// Opens the batch. If the input has faults, reports all of them at once. If the server does not respond,
+        /// reports at least the fault that was found first.
         private BatchWriter open(BatchFiles files, Csv csv, Optional<Batch.Selection> fresh, Connection dify)
                 throws Exception {
             try {
@@ -1593,7 +1607,7 @@ final class DifyExec implements Runnable {
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
         }
 
-        /// Prints what was done, what rows will take that were left out on purpose, and the next command.
+        /// Prints what was done, a forecast for rows that were left out on purpose, and the next command.
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
             boolean isPart = asked.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
@@ -1601,8 +1615,9 @@ final class DifyExec implements Runnable {
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
         }
 
-        /// Adds limits to the suggested command: after a sample, `--max-cost` with the estimated cost. A limit that was
-        /// reached would stop the command at once, so it gets a higher value, or a placeholder if none is known.
+        /// Adds limits to the suggested command. After a sample, adds `--max-cost` with the estimated cost. A limit
+        /// that was reached would stop the next command at once, so it is replaced by the estimate, or by a
+        /// placeholder.
         private NextCall limited(Batch.Selection asked, Batch batch, Optional<String> cost) {
             var next = setup.next();
             if (batch.index().isComplete()) return next;
@@ -1624,7 +1639,7 @@ final class DifyExec implements Runnable {
                     + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
         }
 
-        /// `shard 3 of 8: 1,250 of 10,000 rows`
+        /// Prints the size of a shard: `shard 3 of 8: 1,250 of 10,000 rows`. Names ids that belong to other shards.
         private void announceShard(Batch batch, Batch.Selection asked) {
             var shard = batch.files().shard();
             if (shard.isEmpty()) return;
@@ -1637,7 +1652,7 @@ final class DifyExec implements Runnable {
                     + " of other shards (" + Text.joinFirst(3, others.stream().map(Text::id)) + ").");
         }
 
-        /// `Resuming: 332 of 800 rows done (8 failed will be retried)`
+        /// Prints how far an earlier session came: `Resuming: 332 of 800 rows done (8 failed will be retried)`
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
@@ -1648,7 +1663,7 @@ final class DifyExec implements Runnable {
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
 
-        /// Checks every wanted row against the form. Rows that cannot run end the command before anything is sent.
+        /// Checks every wanted row against the form. If a row cannot run, the command ends before it starts a run.
         private Inspection check(Batch.Wanted wanted, Form form, PrintWriter err) {
             var csv = wanted.batch().csv().orElseThrow();
             var inspector = new Inspection.Inspector(csv, form);
@@ -1670,20 +1685,21 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
-            var grace = view.isPresent() ? Duration.ZERO : running.grace; // Ctrl-C stops this run at once
+            var grace = view.isPresent() ? Duration.ZERO : running.grace; // Ctrl-C stops a single run at once
             var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, running.timeout,
                     running.settle);
             return new Engine.Terms(judge, limits, new Pace(pace.concurrency(), pace.wait, pace.rate), modes,
                     new Attempt.UserNames(running.user));
         }
 
-        /// Prices and a view need a stream.
+        /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream provides
+        /// them.
         private Mode mode(Batch.Selection asked) {
             boolean needsStream = pace.maxCost != null || asked.isSample() || view.isPresent();
             return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
         }
 
-        /// Passes on how the call ended: `--json` and `--on-finish`. The keys and their order are a promise.
+        /// Reports the session's outcome for `--json` and `--on-finish`. Scripts rely on the keys and their order.
         private int finish(Batch batch, Optional<Stop> stop, Exit exit, Tally tally) throws InterruptedException {
             var files = batch.files();
             var end = StatusView.json(StatusView.counts(batch.index()::count));
@@ -1696,8 +1712,8 @@ final class DifyExec implements Runnable {
             return exit.code;
         }
 
-        /// Reports an unusable command line or setting in the same way, with the options as they were typed: picocli
-        /// may have stopped before it read them.
+        /// Reports an unusable command line or setting for `--json` and `--on-finish`. Looks for these options among
+        /// the typed words, because picocli may have stopped before it read them.
         static void report(Unusable problem, CommandLine line, List<String> words) throws InterruptedException {
             if (!Set.of("run", "retry").contains(line.getCommandName())) return;
             var out = new OutputOptions();
@@ -1798,8 +1814,8 @@ final class DifyExec implements Runnable {
                 report(object("exit_code", problem.exit.code, "reason", reason), out, err);
             }
 
-            /// Prints how the session ended, and passes it to a command, which ends with this process, also by a
-            /// signal. The command gets no key, and its failure changes nothing: the session is over.
+            /// Prints the session's outcome, and passes it to the command of `--on-finish`. That command gets no
+            /// `DIFY_API_KEY`, is killed if this process ends first, and cannot change the exit code.
             void report(Map<String, Object> end, PrintWriter out, PrintWriter err) throws InterruptedException {
                 var text = Secret.current().mask(Json.text(end).replace("\n", ""));
                 if (json) out.println(text);
@@ -1812,7 +1828,7 @@ final class DifyExec implements Runnable {
                     try (var in = process.outputWriter(UTF_8)) {
                         in.write(text + "\n");
                     } catch (IOException _) {
-                        // The command has ended without reading its input.
+                        // The command has ended before it read its input.
                     }
                     process.inputReader().lines().forEach(err::println);
                     if (process.waitFor() != 0)
@@ -1822,8 +1838,9 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// A command that ends with this process. A signal may come while the command is being started: it runs,
-            /// although nobody holds it yet. So the hook is there first, and it waits for a start under way.
+            /// Runs a command that must not outlive this process. A signal may arrive while the command is being
+            /// started, when `process` is not set yet. So the shutdown hook is added first, and it waits until the
+            /// start is complete.
             private static final class BoundProcess {
                 private Process process;
 
@@ -1839,7 +1856,7 @@ final class DifyExec implements Runnable {
 
                 private synchronized void kill() {
                     if (process == null) return;
-                    process.descendants().forEach(ProcessHandle::destroyForcibly); // it may ignore a mere request
+                    process.descendants().forEach(ProcessHandle::destroyForcibly); // they may ignore a request
                     process.destroyForcibly();
                 }
             }
@@ -1858,8 +1875,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The runs of a workflow, newest first, including those of other users. They stay in memory until all are read, so
-    /// that an interrupted command leaves no file.
+    /// Reads the runs of a workflow, newest first, also those of other users. Keeps them in memory until all are read,
+    /// so that an interrupted command does not leave a file.
     static final class AppRuns {
         private static final String LEFT = "; nothing was written";
 
@@ -1888,8 +1905,8 @@ final class DifyExec implements Runnable {
                     name.equals(variable.name()) || name.equals(variable.label()))).findFirst().orElseThrow();
         }
 
-        /// Asks for one page or run after the other. A new run moves all others down, some of them to the next page:
-        /// there, they are passed over.
+        /// Reads page after page, and each run on it. A new run on the server moves the others down, some of them to
+        /// the next page. Those were read already and are skipped there.
         void read() throws InterruptedException {
             boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
@@ -1930,7 +1947,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Only a run that succeeded has outputs. An earlier baseline must not stay beside rows of other runs.
+        /// Writes the rows, and the baseline if succeeded runs were asked for: only they have outputs. Otherwise
+        /// deletes an earlier baseline, because it belongs to other runs.
         void write(Path output, Path baseline, NextCall next) throws IOException {
             boolean hasOutputs = wanted.status == Wanted.Status.SUCCEEDED;
             if (hasOutputs) AtomicFile.write(baseline, this::writeResults);
@@ -1947,7 +1965,8 @@ final class DifyExec implements Runnable {
             dify.err().println(next.afterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of()));
         }
 
-        /// Writes what a batch of these rows would have written. An input that was not sent is an empty cell there.
+        /// Writes the results that a batch of these rows would have written, with an empty cell for an input that was
+        /// not sent.
         private void writeResults(OutputStream out) throws IOException {
             var columns = inputs.stream().flatMap(one -> one.keySet().stream()).distinct().toList();
             for (var one : taken) {
@@ -1995,7 +2014,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The path of a page of the list. Days are those of this machine's time zone.
+            /// Returns the path of a page of the list, with days in the time zone of this machine.
             String page(int number) {
                 var path = new StringBuilder("/workflows/logs?limit=100&page=" + number + "&status=" + status);
                 if (keyword != null) path.append("&keyword=").append(DifyClient.encoded(keyword));
@@ -2016,29 +2035,29 @@ final class DifyExec implements Runnable {
 
     // ── Verification ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Compares a batch with the server's own records. It reads log and results on its own and shares no decision with
-    /// the engine, so that a mistake there shows here.
+    /// Compares a batch with the server's own records. Reads log and results with its own code and does not share a
+    /// decision with the engine, so that a mistake of the engine shows here.
     record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
         static final int AT_ONCE = 4;
 
-        /// An attempt, and the session that sent it. `isElsewhere`: a later session had `--same-app`, so its app may be
-        /// another one, which lists nothing of this attempt.
+        /// Holds an attempt and the session that sent it. `isElsewhere` is true if a later session used `--same-app`:
+        /// its app may be another one, and does not list this attempt.
         record Sent(String id, String user, Event.SessionEvent session, boolean isElsewhere) {
             Sent elsewhere() {
                 return new Sent(id, user, session, true);
             }
         }
 
-        /// @param attempts by row
-        /// @param runs     by user, as far as the log names them
-        /// @param outcomes by user, as far as the log says what became of an attempt
-        /// @param results  by row, all lines; the last one counts
+        /// @param attempts by row id
+        /// @param runs     by user; only runs that the log names
+        /// @param outcomes by user; an attempt without a known outcome has none
+        /// @param results  by row id; all lines of a row, of which the last one counts
         record Evidence(Map<String, List<Sent>> attempts, Map<String, RunRef> runs, Map<String, String> outcomes,
                 Map<String, List<JsonNode>> results) {
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(), new LinkedHashMap<>());
                 var session = new AtomicReference<Event.SessionEvent>();
-                var ofSession = new ArrayList<String>(); // users
+                var ofSession = new ArrayList<String>(); // users of the session's attempts
                 var sizeOfResults = new AtomicLong();
                 var unreadable = Event.scan(files.log(), (event, _) -> {
                     if (event.results() >= 0) sizeOfResults.set(event.results());
@@ -2059,18 +2078,18 @@ final class DifyExec implements Runnable {
                             read.outcomes.put(end.user(), end.outcome());
                             if (!end.run().isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
                         }
-                        case Event.StopEvent stop -> { // a call that did not stop early has left nothing open
+                        case Event.StopEvent stop -> { // a session that did not stop early has no open attempt
                             if (stop.user().isEmpty() && stop.why().isEmpty())
                                 ofSession.forEach(user -> read.outcomes.putIfAbsent(user, "succeeded"));
                         }
-                        // A paused or unknown run has ended. Only if it failed does another `end` event follow.
+                        // The run is no longer paused or unknown. If it failed, another `end` event follows.
                         case Event.HarvestEvent taken -> read.outcomes.remove(taken.user());
                         case Event.LookEvent _, Event.ThrottleEvent _, Event.LateEvent _,
                                 Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {} // what the engine found
                     }
                 });
                 if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
-                // only the results record a success: if lines are gone, an attempt without an outcome may have had one
+                // only the results record a success: if lines are missing, an attempt without an outcome may have one
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
                 unreadable.addAll(Lines.<JsonNode>scan(files.results(), "", Lines.TREE, (line, _) ->
@@ -2079,7 +2098,7 @@ final class DifyExec implements Runnable {
                 return read;
             }
 
-            /// All ids, or some at random.
+            /// Returns all ids, or `sample` random ones.
             List<String> ids(Long sample, Long seed) {
                 var all = Stream.of(attempts, results).map(Map::keySet).flatMap(Set::stream).distinct()
                         .collect(Collectors.toCollection(ArrayList::new));
@@ -2092,7 +2111,8 @@ final class DifyExec implements Runnable {
                 return attempts.getOrDefault(id, List.of());
             }
 
-            /// The attempt that a result is of, by the user that its line names.
+            /// Returns the attempt that led to a result, by the user in its line, or empty if the row has no such
+            /// attempt.
             Optional<Sent> own(String id, JsonNode line) {
                 return attempts(id).stream().filter(sent -> sent.user().equals(text(line, "user"))).findFirst();
             }
@@ -2120,7 +2140,8 @@ final class DifyExec implements Runnable {
             LOST,
             /// The result is not what the server has recorded.
             DIFFERS,
-            /// The server cannot show it: it is deleted, was never listed, or the reply is not what was asked for.
+            /// The server cannot show the run: it is deleted or was never listed, or the reply is not what was asked
+            /// for.
             NOT_VERIFIABLE,
             /// The server did not respond.
             NO_ANSWER;
@@ -2145,9 +2166,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A check that confirmed nothing has not succeeded: another app may have answered, or all runs are deleted.
+        /// Returns success only if something was confirmed: another app may have responded, or all runs may be deleted.
         ///
-        /// @param hasResults without a result to confirm, a known run is enough
+        /// @param hasResults if false, there is no result to confirm, and a known run is enough
         static Exit exit(Set<Kind> found, boolean hasResults) {
             if (!Collections.disjoint(found, Kind.WRONG)) return Exit.ROWS_FAILED;
             boolean isRunKnown = found.contains(Kind.FAILED) || found.contains(Kind.OPEN);
@@ -2165,8 +2186,8 @@ final class DifyExec implements Runnable {
             }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
         }
 
-        /// Compares the result first, then asks what each run is that is not the result's: any attempt may have some,
-        /// also the result's own, if a proxy repeated its request.
+        /// Checks the result of a row first, then all other runs. Any attempt may have such runs, even the one that led
+        /// to the result, if a proxy repeated its request.
         private List<Finding> row(String id) {
             var found = new ArrayList<Finding>();
             var lines = evidence.results().getOrDefault(id, List.of());
@@ -2187,7 +2208,7 @@ final class DifyExec implements Runnable {
                 else if (known(runs).isEmpty() && !isOwn) found.add(unlisted(sent));
                 for (var run : known(runs)) if (!isOf(line, run)) {
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
-                    if (kind != Kind.LOST || lines.isEmpty()) // else reported as a result without its run
+                    if (kind != Kind.LOST || lines.isEmpty()) // otherwise already reported as a result without its run
                         found.add(finding(kind, sent, "run " + text(run, "id") + " of " + sent.user()));
                     isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
                 }
@@ -2199,23 +2220,23 @@ final class DifyExec implements Runnable {
             return runs instanceof DifyClient.Reply.Got(var all) ? all : List.of();
         }
 
-        /// The meaning of a run that is not the result's.
+        /// Returns what a run means that did not lead to the row's result.
         ///
-        /// @param isPaid  the row has a result, or an earlier run of it succeeded or still may
-        /// @param isAsked the session of this run, or that of the result, was to send rows again
+        /// @param isPaid  whether the row has a result, or an earlier run of it succeeded or still may succeed
+        /// @param isAsked whether the user asked to send rows again in the session of this run or of the result
         private static Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
             var status = status(run);
             if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
-            // it succeeded or still may, and so may another, but one of them was asked for
+            // this run succeeded or still may, so it is paid for again, but the user asked to send the row again
             if (isPaid && isAsked) return Kind.SENT_AGAIN;
             if (isPaid) return Kind.PAID_TWICE;
-            // the next `run` looks this attempt up
+            // the next `run` looks this attempt up, so its result is not lost
             if (Set.of("", "unknown", "paused", "interrupted").contains(outcome)) return Kind.OPEN;
             return status;
         }
 
-        /// The meaning of a run, or of a chatflow's message, for a row without a result. A message without an answer is
-        /// of a run that is running, was stopped, or got lost with its server.
+        /// Returns what a run, or a chatflow's message, means for a row without a result. If a message has no answer,
+        /// its run is running, was stopped, or was lost when its server ended.
         private static Kind status(JsonNode stored) {
             return switch (text(stored, "status")) {
                 case "succeeded", "partial-succeeded" -> Kind.LOST;
@@ -2226,7 +2247,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// The runs of an attempt's user; of a chatflow, the messages of its conversations.
+        /// Asks for the runs of an attempt's user, or for the messages of the user's conversations if the app is a
+        /// chatflow.
         private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
             var user = DifyClient.encoded(sent.user());
             if (!isChat) return ask(() -> client.list(
@@ -2238,7 +2260,8 @@ final class DifyExec implements Runnable {
                     .then(conversations -> messages(user, conversations));
         }
 
-        /// Dify answers 404 if a conversation is not the user's.
+        /// Asks for all messages of these conversations. Dify responds with 404 if a conversation belongs to another
+        /// user.
         private DifyClient.Reply<List<JsonNode>> messages(String user, List<JsonNode> conversations) {
             var all = new ArrayList<JsonNode>();
             for (var conversation : conversations) {
@@ -2251,14 +2274,15 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(all);
         }
 
-        /// The detail of a run. Dify 1.9 answers with nulls for one that it does not know.
+        /// Asks for the details of a run. Dify 1.9 responds with nulls if it does not know the run, so the id is
+        /// checked.
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.stored("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
                     text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
                     : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
         }
 
-        /// Asks at the pace of `--rate`, and up to four times where the server says when to ask again.
+        /// Sends a request at the pace of `--rate`. Sends it up to four times if the server says when to ask again.
         private <T> DifyClient.Reply<T> ask(Supplier<DifyClient.Reply<T>> request) {
             for (int tries = 1; ; tries++) {
                 synchronized (evidence) {
@@ -2271,8 +2295,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Adds the run that the log names if the list lacks it: Dify 1.9 lists no stream whose client has left. Of a
-        /// chatflow it replaces the only message, because that may hold text of a run that was stopped.
+        /// Adds the run that the log names if the list lacks it, because Dify 1.9 does not list a stream whose client
+        /// has left. In a chatflow, the run replaces the only message, which may hold text of a run that was stopped.
         private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
@@ -2291,7 +2315,8 @@ final class DifyExec implements Runnable {
                     "no run is known of " + sent.user());
         }
 
-        /// A run that is gone will be gone the next time, and a reply that cannot be used will be the same.
+        /// Returns `NOT_VERIFIABLE` if asking again is useless, because the run is gone or the reply is unusable, else
+        /// `NO_ANSWER`.
         private static Finding unseen(Sent sent, Response why) {
             boolean isLasting = why instanceof Response.Refused refused
                     && (refused.status() == 200 || refused.status() == 404 && refused.dify());
@@ -2313,7 +2338,7 @@ final class DifyExec implements Runnable {
                     && text(run, "conversation_id").equals(text(line, "conversation_id"));
         }
 
-        /// Compares a result with the run that it names, and a chatflow's with its message too.
+        /// Compares a result with the run that it names. In a chatflow, also compares it with its message.
         private Finding result(Sent sent, JsonNode line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
             var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not of " + sent.user());
@@ -2335,20 +2360,21 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Dify records the user among the inputs of a run.
+        /// Is false if another user started the run. Dify records the user among the inputs; without this record it is
+        /// true.
         private static boolean isBy(Sent sent, JsonNode run) {
             return parsed(run.path("inputs")).path("sys.user_id").asText(sent.user()).equals(sent.user());
         }
 
-        /// The record of a chatflow's run, with what its message shows: only that has the text by which moderation has
-        /// replaced an answer. But after a pause the message may hold a part (Dify 1.14 to 1.16.1, recorded), and on
-        /// 1.9 nothing if its client has left: then the run's answer counts. A blocking row's run is not known.
+        /// Combines the record of a chatflow's run with its message, because only the message has the text by which
+        /// moderation replaced an answer. The run's answer counts if the message may be incomplete: after a pause (Dify
+        /// 1.14 to 1.16.1, recorded), or on 1.9 if the client has left. In blocking mode, the run is not known.
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
             boolean isWhole = new StoredMessage(message).pausedRun().isEmpty() && !text(message, "answer").isEmpty();
             if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
-            if (outputs.path("files").isEmpty()) outputs.remove("files"); // as in a result
+            if (outputs.path("files").isEmpty()) outputs.remove("files"); // a result has no empty list of files either
             return Json.MAPPER.createObjectNode().put("status", text(run, "status").replace("normal", ""))
                     .<ObjectNode>set("outputs", outputs).<ObjectNode>set("inputs", message.path("inputs"))
                     .set("query", message.path("query"));
@@ -2357,7 +2383,7 @@ final class DifyExec implements Runnable {
         private Finding compared(Sent sent, JsonNode line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
-            var outputs = parsed(stored.path("outputs")); // text only if Dify 1.9 has damaged it
+            var outputs = parsed(stored.path("outputs")); // text only if Dify 1.9 has damaged the JSON
             if (outputs.isTextual() || isChat && text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
             var differences = differences(sent, line, stored);
@@ -2365,7 +2391,8 @@ final class DifyExec implements Runnable {
                     : finding(Kind.DIFFERS, sent, String.join(", ", differences) + ", " + name(line));
         }
 
-        /// `status`, `outputs /answer`, `inputs /text` or `inputs /query`. Of an answer's sources, no run has a record.
+        /// Names what differs: `status`, `outputs /answer`, `inputs /text` or `inputs /query`. Ignores the sources of
+        /// an answer, which Dify does not record with the run.
         private static List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
             var choices = sent.session().choices();
@@ -2385,8 +2412,8 @@ final class DifyExec implements Runnable {
             return found;
         }
 
-        /// A cell is text, and what was sent for it is typed. Dify drops NUL, and stores an uploaded file as an object
-        /// of its own.
+        /// Is true if the server's value can come from this cell. A cell is text, but the value that was sent has a
+        /// type. Dify drops NUL characters, and stores an uploaded file as an object.
         private static boolean isSame(String text, JsonNode sent) {
             var cell = Json.wellFormed(text).replace("\0", "");
             var typed = parsed(TextNode.valueOf(cell));
@@ -2398,7 +2425,7 @@ final class DifyExec implements Runnable {
                     || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
         }
 
-        /// Older versions store JSON as text.
+        /// Parses text that holds JSON, as older versions of Dify store it. Returns any other value as is.
         private static JsonNode parsed(JsonNode value) {
             try {
                 return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
@@ -2407,7 +2434,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Replaces files by their name and size, because their links change from response to response.
+        /// Reduces each file to its name and size, because its link changes from response to response.
         private static JsonNode comparable(JsonNode outputs) {
             var copy = parsed(TextNode.valueOf(Json.wellFormed(parsed(outputs).toString())));
             copy.findParents("dify_model_identity").forEach(file ->
@@ -2418,7 +2445,7 @@ final class DifyExec implements Runnable {
 
     // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The settings that every command line shares, also the shell's.
+    /// Holds the settings that all command lines share, including the shell's.
     static final class CommandLines {
         /// Maps options that people know from other tools to the equivalent here.
         private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
@@ -2453,7 +2480,7 @@ final class DifyExec implements Runnable {
         private static void layOut(CommandSpec command, Env env) {
             command.version(NAME_AND_VERSION);
             if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
-            if (command.findOption("--help-all") == null) // it is of picocli or of the shell
+            if (command.findOption("--help-all") == null) // a command of picocli or of the shell
                 command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env)));
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
@@ -2462,7 +2489,7 @@ final class DifyExec implements Runnable {
             else help.parameterListHeading("%n");
         }
 
-        /// Gives picocli's own commands our wording.
+        /// Gives picocli's own commands the wording of this tool.
         private static void adopt(CommandSpec command) {
             List.copyOf(command.options()).forEach(command::remove);
             boolean isHelp = command.name().equals("help");
@@ -2471,7 +2498,8 @@ final class DifyExec implements Runnable {
                     .footer(isHelp ? "  difyexec help run" : "  source <(difyexec generate-completion)");
         }
 
-        /// `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`. In the shell, the open batch provides these options.
+        /// Adds the required options: `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`. In the shell, the open batch
+        /// provides them.
         private static String synopsis(CommandLine.Help help) {
             var synopsis = help.synopsis(help.synopsisHeadingLength());
             if (isInShell(help.commandSpec().commandLine())) return synopsis;
@@ -2480,8 +2508,8 @@ final class DifyExec implements Runnable {
                     .map(option -> " " + option.shortestName() + " <" + option.paramLabel() + ">").collect(joining()));
         }
 
-        /// The examples as a person types them here, and for the whole tool the place of its documentation. In the
-        /// shell, the batch is open already.
+        /// Returns the examples with the command that starts the tool here. In the shell they have no `-i` and `-o`,
+        /// because the batch is open already. The help of the whole tool also shows where its documentation is.
         private static String footer(CommandLine.Help help, Env env) {
             var command = help.commandSpec();
             if (isInShell(command.commandLine()))
@@ -2520,8 +2548,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses what picocli lets pass: an option that is given twice, and an empty text, which mostly comes from a
-        /// variable of the caller's shell that is not set.
+        /// Rejects two things that picocli accepts: an option that is given twice, and a blank value, which mostly
+        /// comes from an unset variable of the caller's shell.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
@@ -2534,8 +2562,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Whether the reader, such as `head`, has closed the pipe. A PrintStream hides why it failed: this one does
-        /// not.
+        /// Is true if the reader, such as `head`, has closed the pipe. Writes to the descriptor itself, because a
+        /// PrintStream hides why a write failed.
         private static boolean isPipeClosed() {
             try {
                 new FileOutputStream(FileDescriptor.out).write('\n');
@@ -2545,7 +2573,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// `--timeout abc: not a duration`, or picocli's own message, always with a hint.
+        /// Returns a message such as `--timeout abc: not a duration`, or picocli's own, always with a hint.
         static Unusable unusable(ParameterException problem, Env env) {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
@@ -2558,8 +2586,8 @@ final class DifyExec implements Runnable {
             return problem.exit.code;
         }
 
-        /// The words that picocli could not place. If it misses an option, a mistyped word is the likelier reason, and
-        /// the commands above have it.
+        /// Returns the words that picocli could not place, or empty. If picocli reports a missing option, a mistyped
+        /// word is the likelier reason. That word is recorded in this command line or in one above it.
         private static Optional<CommandLine.UnmatchedArgumentException> unmatched(ParameterException problem) {
             if (problem instanceof CommandLine.UnmatchedArgumentException known) return Optional.of(known);
             if (!(problem instanceof CommandLine.MissingParameterException)) return Optional.empty();
@@ -2568,7 +2596,8 @@ final class DifyExec implements Runnable {
                     .map(line -> new CommandLine.UnmatchedArgumentException(line, line.getUnmatchedArguments()));
         }
 
-        /// A converter does not know whose value it reads, so its message gets the option or the setting.
+        /// Returns the message with the option or setting before it, because a converter does not know whose value it
+        /// reads.
         private static String message(ParameterException problem, Env env) {
             var arg = problem.getArgSpec();
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
@@ -2594,7 +2623,8 @@ final class DifyExec implements Runnable {
             return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
-        /// Two letters may differ, as in `rnu`: picocli itself compares pairs of letters, and finds none there.
+        /// Reports an unknown word, with a near one as a hint. Up to two letters may differ, as in `rnu`; picocli
+        /// compares pairs of letters and would not find `run`.
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var spec = problem.getCommandLine().getCommandSpec();
             var word = problem.getUnmatched().getFirst();
@@ -2624,7 +2654,7 @@ final class DifyExec implements Runnable {
             return print(unusable, line);
         }
 
-        /// Gives the options of commands their environment, and the shell's edits.
+        /// Creates the options of commands with the environment and the shell's edits.
         record Factory(Env env, UnaryOperator<Row> edits) implements CommandLine.IFactory {
             @Override
             public <K> K create(Class<K> type) throws Exception {
@@ -2634,7 +2664,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Converts option values. Messages complete `--timeout abc: …`.
+        /// Converts option values. An error message completes `--timeout abc: …`.
         static final class Converters {
             /// Registers converters by the type of an option: a `Long` is at least 1, an `int` at least 0.
             static CommandLine register(CommandLine line) {
@@ -2650,7 +2680,7 @@ final class DifyExec implements Runnable {
                         .registerConverter(BigDecimal.class, Converters::amount);
             }
 
-            /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
+            /// Reads a duration: `90`, `1.5`, `90s`, `2m`, `1h` or `500ms`. A number without a unit is in seconds.
             static Duration duration(String text) {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
@@ -2664,7 +2694,7 @@ final class DifyExec implements Runnable {
                 return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
             }
 
-            /// An http or https address without a slash at its end.
+            /// Reads an http or https URL and removes slashes at its end.
             static URI address(String text) {
                 var address = text.strip().replaceAll("/+$", "");
                 try {
@@ -2673,7 +2703,7 @@ final class DifyExec implements Runnable {
                     boolean isPlain = uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null;
                     if (isHttp && isPlain) return uri;
                 } catch (URISyntaxException _) {
-                    // refused below, in our words
+                    // rejected below, with a message of this tool
                 }
                 throw new TypeConversionException("must be a URL such as https://api.dify.ai/v1");
             }
@@ -2726,7 +2756,7 @@ final class DifyExec implements Runnable {
                 return match.group(2).isEmpty() ? new Limits.Ceiling(number, 1) : new Limits.Ceiling(0, number / 100.0);
             }
 
-            /// An amount of money, in the currency that Dify reports.
+            /// Reads an amount of money above zero, in the currency that Dify reports.
             private static BigDecimal amount(String text) {
                 if (!text.strip().matches("\\d{1,12}(\\.\\d{1,12})?") || new BigDecimal(text.strip()).signum() == 0)
                     throw new TypeConversionException("must be an amount above zero, such as 5 or 0.5");
@@ -2735,7 +2765,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The output of a command, and the command to run next.
+    /// Provides the output of a command, and the command to run next.
     static class Console {
         @Spec(Spec.Target.MIXEE) CommandSpec spec;
 
@@ -2768,7 +2798,7 @@ final class DifyExec implements Runnable {
             return CommandLines.isInShell(spec.commandLine());
         }
 
-        /// This call with further options.
+        /// Returns the text of this command line with further options.
         String again(List<String> options) {
             return NextCall.again(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation(), options);
         }
@@ -2778,23 +2808,23 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The suggested next command: the options of this one, without those that only this one needs. It is shown as
-    /// text.
+    /// Suggests the next command, as text. Keeps the options of the present command, except those that only the present
+    /// command needs.
     ///
-    /// @param start how the tool was started; empty in the shell, where the open batch is meant
-    /// @param command the name of this one
+    /// @param start how the tool was started; empty in the shell, where the batch is already open
+    /// @param command the name of the present command
     /// @param options all but `-i` and `-o`, each with its value: `--user=me`
     record NextCall(String start, String command, Optional<Path> input, Path output, List<String> options) {
-        /// Options that belong to one call: to repeat them would start over, leave rows out, or write files again.
+        /// Lists options for one command only: repeating them would start over, leave rows out, or write files again.
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
                 "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--sample", "--seed",
                 "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "-i", "-o");
-        /// Options that the log remembers.
+        /// Lists options that need not be repeated, because the log records them.
         private static final Set<String> IN_LOG = Set.of("--id-column", "--encoding", "--delimiter", "--sheet",
                 "--header-row", "--decimal", "--query-column", "--map", "--var");
         private static final Set<String> OF_SERVER = Set.of("--base-url", "--env-file", "--app-id");
-        /// The options of a session without which its batch would run differently. No server is among them: a log may
-        /// come from somebody else, and must not send the key elsewhere.
+        /// Lists the options without which a batch would run differently. Leaves out the server, because the log may
+        /// come from somebody else and must not make the tool send the key to another server.
         private static final Set<String> OF_SESSION = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files");
 
@@ -2806,7 +2836,8 @@ final class DifyExec implements Runnable {
                     typed(parsed).filter(option -> !ONE_OFF.contains(name(option))).toList());
         }
 
-        /// This call with further options. They replace those of the same name, but `--map` may be repeated.
+        /// Returns the text of this command line with further options, which replace those with the same name, except
+        /// `--map`.
         static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
@@ -2816,7 +2847,7 @@ final class DifyExec implements Runnable {
                     .flatMap(words -> words).collect(joining(" ")).strip();
         }
 
-        /// The typed options in their order.
+        /// Returns the typed options in their order.
         private static Stream<String> typed(CommandLine.ParseResult parsed) {
             return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
                     .map(value -> option.shortestName() + (option.arity().max() == 0
@@ -2827,15 +2858,15 @@ final class DifyExec implements Runnable {
             return option.split("=", 2)[0];
         }
 
-        /// `--user 'my name'`, but `--demo=chatflow`: it needs no value.
+        /// Formats an option: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is optional.
         private static String shown(String option) {
             var name = name(option);
             boolean isWhole = name.equals(option) || name.equals("--demo") || option.startsWith(name + "=-");
             return isWhole ? Text.shell(option) : name + " " + Text.shell(option.substring(name.length() + 1));
         }
 
-        /// Continues a batch. Rows that have not run come first. A retry follows, unless every failure would only
-        /// repeat itself: then the rows have to be looked at.
+        /// Suggests how to continue a batch: first run pending rows, then retry failed ones. If a retry would only fail
+        /// again in the same way, suggests a look at the failed rows.
         String after(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -2852,11 +2883,11 @@ final class DifyExec implements Runnable {
             if (!others.isEmpty()) return note + ofShards(others, history);
             if (!isFirm) return note + next.line(isPending ? "run" : "retry");
             if (start.isEmpty()) return "Next: failures" + report();
-            return next.only(name -> OF_SERVER.contains(name) // all but one are options of the shell, too
+            return next.only(name -> OF_SERVER.contains(name) // `shell` has all but one of these options
                     || OF_SESSION.contains(name) && !name.equals("--save-files")).line("shell") + report();
         }
 
-        /// The next shard or a merge, else the results as a CSV.
+        /// Suggests the next shard or a merge, otherwise the export of the results.
         private String completed(Batch batch) {
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
@@ -2880,7 +2911,7 @@ final class DifyExec implements Runnable {
             return "\n  or: " + status + " --html report.html";
         }
 
-        /// Runs a shard that has no files here, or merges all.
+        /// Suggests the run of a shard that has no files here. If all shards have files, suggests the merge.
         String ofShards(Collection<Shard> others, History known) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
             if (away.isEmpty()) return continuing(known).with(List.of()).line("merge");
@@ -2888,8 +2919,8 @@ final class DifyExec implements Runnable {
                     + continuing(known).with("--shard", away.get().toString()).line("run");
         }
 
-        /// Leaves out what the log remembers, and adds the input and the options of the last session, unless this call
-        /// is a session itself. In the shell, the shell has them.
+        /// Leaves out options that the log records. Adds the input and the options of the last session, except in the
+        /// shell, which has them, and after `run` or `retry`, where they were typed.
         private NextCall continuing(History history) {
             var next = only(name -> !IN_LOG.contains(name));
             if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
@@ -2903,7 +2934,7 @@ final class DifyExec implements Runnable {
             return with(options.stream().filter(option -> wanted.test(name(option))).toList());
         }
 
-        /// Instead of another value of this option.
+        /// Sets an option and replaces its earlier value.
         NextCall with(String option, String value) {
             var others = options.stream().filter(other -> !name(other).equals(option));
             return with(Stream.concat(others, Stream.of(option + "=" + value)).toList());
@@ -2913,13 +2944,13 @@ final class DifyExec implements Runnable {
             return new NextCall(start, command, input, output, options);
         }
 
-        /// Starts the batch of a CSV that was checked, unless one with the usual name exists.
+        /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the results file exists.
         Optional<String> begin(Optional<Shard> part) {
             return start.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
                     ? Optional.empty() : Optional.of(line("run"));
         }
 
-        /// Runs the rows of `pull` and compares them with the baseline, if there is one.
+        /// Suggests a run of the rows of `pull`, then a comparison with the baseline if there is one.
         String afterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
             var run = new NextCall(start, command, Optional.of(rows), results, options)
@@ -2937,7 +2968,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The options of every command that calls Dify, and the shell's edits of rows.
+    /// Holds the options of every command that calls Dify, and the shell's edits of rows.
     static final class Setup extends Console {
         @ArgGroup(validate = false, order = 4, heading = "%nServer:%n") ServerOptions server = new ServerOptions();
 
@@ -2959,8 +2990,8 @@ final class DifyExec implements Runnable {
                         + ": must have at most 200 characters and no control characters");
         }
 
-        /// The settings of runs, for a command that starts none and has no options for them. It rejects those that
-        /// `run` could not use, and asks the server as often as `run` would.
+        /// Returns the settings of `run` for a command that starts no run and has no options for them. Rejects what
+        /// `run` would reject, and makes the command try as often as `run` would.
         RunOptions running() {
             var running = new RunOptions();
             CommandLines.Converters.register(new CommandLine(running).setErr(err()))
@@ -2991,7 +3022,8 @@ final class DifyExec implements Runnable {
                     description = "Name the app of a key for several apps (env: DIFY_APP_ID).")
             String appId;
 
-            /// The key never comes from an option: everyone on the machine can see a command line.
+            /// Reads the access to the server. The key is never an option, because everyone on the machine can see a
+            /// command line.
             Access access(Env env, String workflowId, boolean hasDemo, PrintWriter err) {
                 var key = key(env, hasDemo);
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
@@ -3006,7 +3038,7 @@ final class DifyExec implements Runnable {
                         env.needed("DIFY_CA_FILE"));
             }
 
-            /// A key that was put into the wrong setting would be sent and recorded.
+            /// Rejects a key in the place of an id, because an id is sent and recorded.
             private static String id(String option, String text) {
                 if (!text.strip().matches("(?s)(app|sk)-.*")) return text.strip();
                 throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
@@ -3099,24 +3131,25 @@ final class DifyExec implements Runnable {
         Duration grace;
     }
 
-    /// A connection to Dify, for as long as a command needs it. `err` takes warnings.
+    /// Connects a command to Dify until the command ends. Warnings go to `err`.
     record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
             implements AutoCloseable {
 
-        /// Asks the server for its version and app. A refusal ends the command; `left` says what it means for the rows.
+        /// Asks for version and app. If the server refuses, the command ends; `left` says what that means for the rows.
         ServerInfo greet(String left) throws InterruptedException {
             return exchange().server(left);
         }
 
-        /// Asks the server that a batch started with.
+        /// Requires the server that the batch started with, then asks for its version and app.
         ServerInfo greet(Origin origin, String left) throws InterruptedException, IOException {
             origin.requireServer(access.name());
             return greet(left);
         }
 
-        /// Requires the app that the batch started with: it has the recorded hash, or one of the recorded runs.
+        /// Requires the app of every session that sent rows: it has the recorded hash, or it knows one of the recorded
+        /// runs.
         ///
-        /// @param isSure whether the user answers for it, with `--same-app`
+        /// @param isSure whether the user vouches for the app with `--same-app`
         AppClaim identify(Origin origin, AppKind kind, boolean isSure, String left)
                 throws InterruptedException, IOException {
             boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
@@ -3137,8 +3170,8 @@ final class DifyExec implements Runnable {
             return new FirstExchange(client, judge, err);
         }
 
-        /// Reads all rows and reports everything that is wrong with the input. For this report, it is also read with
-        /// options that the user did not choose yet.
+        /// Reads all rows and reports everything that is wrong with the input. If a fault keeps the rest from being
+        /// read, reads on with options that the user did not choose, so that the report is complete.
         Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv)
                 throws InterruptedException, IOException {
             try {
@@ -3151,7 +3184,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The workflow's form, or text for every cell with `--no-check`.
+        /// Returns the workflow's form. With `--no-check`, or if the form is unknown, every cell is text.
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
             var form = options.noCheck ? Form.ofText() : exchange().form()
                     .map(parameters -> Form.of(parameters, csv.columns(),
@@ -3184,7 +3217,8 @@ final class DifyExec implements Runnable {
                 description = "Use a simulated Dify: no key, no network, no cost.")
         String version;
 
-        /// Starts the simulated Dify for `--demo`. It has a variable for each column except the chatflow's question.
+        /// Starts the simulated Dify for `--demo`, or returns empty. Its form has each column except the chatflow's
+        /// question.
         Optional<Demo> start(Csv csv) throws IOException {
             if (version == null) return Optional.empty();
             var question = version.equals(Demo.CHATFLOW) ? csv.shape().queryColumn() : "";
@@ -3198,12 +3232,13 @@ final class DifyExec implements Runnable {
                 description = "Take ids from this column; # numbers the rows.")
         String idColumn;
 
-        /// `--map COLUMN=` drops an earlier mapping. The shell passes several on as one text.
+        /// Maps columns to variables. `--map COLUMN=` drops an earlier mapping. The shell joins several values with
+        /// NUL.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
         Map<String, String> map = Map.of();
 
-        /// `--var VARIABLE` drops an earlier constant.
+        /// Sets constants. `--var VARIABLE` without a value drops an earlier one.
         @Option(names = "--var", paramLabel = "VARIABLE=VALUE", split = "\0", hideParamSyntax = true, hidden = true,
                 mapFallbackValue = Option.NULL_VALUE,
                 description = "Set a variable to this value in every row; repeatable.")
@@ -3234,7 +3269,7 @@ final class DifyExec implements Runnable {
             return open(input, "", Optional.of(files));
         }
 
-        /// Opens the input with the choices of earlier sessions, too.
+        /// Opens the input. Choices that were not typed come from earlier sessions.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable);
@@ -3256,8 +3291,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Variables and `.env` as defaults of options. Not read if the option was typed, nor for help: they may
-    /// be unusable.
+    /// Takes defaults of options from environment variables and `.env`. Does not read a setting whose option was typed,
+    /// nor any for help, because the setting may be unusable.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of(
                 "--base-url", "DIFY_API_BASE_URL", "--app-id", "DIFY_APP_ID", "--workflow-id", "DIFY_WORKFLOW_ID",
@@ -3305,12 +3340,12 @@ final class DifyExec implements Runnable {
             if (off || System.nanoTime() < next) return;
             next = System.nanoTime() + (screen.isPresent() ? REDRAW : PLAIN).toNanos();
             screen.map(Screen::width).ifPresentOrElse(
-                    width -> redraw(line(tally, width - 3), width), // room for the terminal's ^C
+                    width -> redraw(line(tally, width - 3), width), // leaves room for the terminal's ^C
                     () -> err.println(line(tally, Integer.MAX_VALUE)));
             err.flush();
         }
 
-        /// This is synchronized because the thread that watches the disk calls it too.
+        /// Prints a sentence. The method is synchronized because the thread that watches the disk calls it too.
         @Override
         public synchronized void say(String sentence) {
             end();
@@ -3326,22 +3361,22 @@ final class DifyExec implements Runnable {
             say("Failed: " + Text.cause(outcome.text()) + " (first: " + Text.id(row.id()) + ")");
         }
 
-        /// Clears the line, so that others can be printed.
+        /// Clears the progress line, so that other lines can be printed.
         @Override
         public synchronized void end() {
             if (drawn > 0) redraw("", screen.orElseThrow().width());
             err.flush();
         }
 
-        /// A terminal that has become narrower shows the last line as several.
+        /// Draws the line over the previous one, which fills several lines if the terminal has become narrower.
         private void redraw(String line, int width) {
             int above = Math.max(0, drawn - 1) / width;
             err.print((above == 0 ? "\r" : "\r\033[" + above + "A\033[J") + line + "\033[K");
             drawn = line.length();
         }
 
-        /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens`: from the left, whole items
-        /// that fit.
+        /// Formats the progress, with as many items as fit into `columns` characters:
+        /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
             var now = tally.now();
@@ -3367,7 +3402,7 @@ final class DifyExec implements Runnable {
             return Text.cut(String.join(BETWEEN, items), columns);
         }
 
-        /// ` (limit 3)`, while the server takes fewer rows at a time than were asked for.
+        /// Returns ` (limit 3)` while fewer rows may run at a time than the user asked for, otherwise an empty text.
         private static String limit(Pace pace) {
             return pace.places() < pace.ceiling ? " (limit " + pace.places() + ")" : "";
         }
@@ -3386,14 +3421,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The end of a call: counts, times, cost, failures by cause, and the next command.
+    /// Prints the outcome of a session: counts, times, cost, failures by cause, and the next command.
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
-        /// @param forecast of rows that were left out on purpose
+        /// @param forecast for rows that were left out on purpose
         /// @param next     the next command
         void print(Optional<Stop> stop, Batch.Selection asked, Optional<Forecast> forecast, String next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
-            var counts = RowStatus.counts(tally::countOfAll, paint::by); // 18 succeeded, 1 failed
+            var counts = RowStatus.counts(tally::countOfAll, paint::by); // such as 18 succeeded, 1 failed
             long open = tally.asked - tally.done();
             if (open > 0) counts = known(counts, paint.by(RowStatus.PENDING, open + " pending"));
             err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed())
@@ -3417,7 +3452,7 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// @param early whether the call stopped early: runs may then be active on the server
+        /// @param early whether the session stopped early, so that runs may still be active on the server
         private List<String> figures(boolean early) {
             long stopped = early ? tally.stopped() : 0;
             long open = early ? batch.history().inFlight() : 0;
@@ -3438,18 +3473,18 @@ final class DifyExec implements Runnable {
             return figures;
         }
 
-        /// Those that are not empty: `31000 tokens, 0.49 USD`
+        /// Joins the figures that are not empty: `31000 tokens, 0.49 USD`
         private static String known(String... figures) {
             return Stream.of(figures).filter(figure -> !figure.isEmpty()).collect(joining(", "));
         }
 
-        /// `0.49 USD (no price for 3 runs)`; empty where no run has a price.
+        /// Formats the cost: `0.49 USD (no price for 3 runs)`. The text is empty if no run has a price.
         static String cost(Usage.Spending spent) {
             return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
                     : " (no price for " + Text.count(spent.unpriced(), "run") + ")");
         }
 
-        /// `p50 1.20, p90 2.05, p99 4.10, max 9.00`, in seconds
+        /// Formats latencies in seconds: `p50 1.20, p90 2.05, p99 4.10, max 9.00`
         static String latencies(Figures figures) {
             return figures.latencies().entrySet().stream()
                     .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
@@ -3463,8 +3498,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Estimates what the pending rows of a batch will take, from those that finished. Each figure has an interval of
-    /// 90 % for the chance that decided which rows these are, unless too few rows are known.
+    /// Estimates what the pending rows of a batch will take, from those that finished. Chance decided which rows these
+    /// are, so each figure has a 90 % interval, unless too few rows have finished.
     ///
     /// @param concurrency how many rows ran at a time; 0 if that is not known
     /// @param spent what the batch has cost so far, by currency
@@ -3488,7 +3523,7 @@ final class DifyExec implements Runnable {
             double concurrency = figures.concurrency(seconds.estimate());
             var cost = new TreeMap<String, Bootstrap.Interval>();
             var paid = spent.paid();
-            // a run that used tokens and has no price says nothing about the cost
+            // a run that used tokens but has no price would make the estimated cost too low
             var priced = finished.stream().filter(entry -> spent.unpriced() == 0 || history.tokens(entry) == 0
                     || paid.keySet().stream().anyMatch(currency -> history.cost(entry, currency) > 0)).toList();
             if (!priced.isEmpty()) for (var currency : paid.keySet())
@@ -3546,18 +3581,18 @@ final class DifyExec implements Runnable {
             return low.equals(high) ? low : low + " to " + high;
         }
 
-        /// Two digits are more than such a range can promise.
+        /// Formats a figure with two digits, because the estimate is not more exact than that.
         private static String figure(double number, RoundingMode rounding) {
             var rounded = twoDigits(new BigDecimal(number), rounding);
             return String.format(Locale.ROOT, "%,." + Math.max(0, rounded.scale()) + "f", rounded);
         }
 
-        /// Sums of fractions such as 0.1 are not exact, and must not be rounded up for that.
+        /// Rounds to two digits. Rounds to nine first, so that the error of a sum such as 0.1 + 0.2 is not rounded up.
         private static BigDecimal twoDigits(BigDecimal number, RoundingMode rounding) {
             return number.round(new MathContext(9)).round(new MathContext(2, rounding));
         }
 
-        /// Returns the upper bound of the whole batch's cost, if it has one currency.
+        /// Returns the upper bound of the whole batch's cost, or empty if it has no single currency or no bound.
         Optional<String> maxCost() {
             if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
             var most = spent.paid().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
@@ -3585,7 +3620,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The columns and problems that a check found.
+    /// Prints the columns and problems that a check found.
     static final class CheckView {
         private static final int SHOWN = 20; // problems
 
@@ -3613,7 +3648,8 @@ final class DifyExec implements Runnable {
             out.println(("  %-" + name + "s %-" + name + "s %-12s %-8s %7s %7s  %s").formatted(cells).stripTrailing());
         }
 
-        /// Notes, and the first problems with the number of others, in lines of at most this width.
+        /// Prints notes and faults, then the first problems and how many more there are, in lines of at most `width`
+        /// characters.
         static void problems(Inspection inspection, Optional<Integer> width, PrintWriter out) {
             UnaryOperator<String> lines = text -> WordUtils.wrap(text, width.orElse(Integer.MAX_VALUE));
             inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.printable(note, 500))));
@@ -3634,14 +3670,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The progress of a batch by its files, as a table or one JSON object.
+    /// Shows the progress of a batch from its files, as a table or as one JSON object.
     static final class StatusView {
-        private static final int BAR = 30; // characters of a bar that is all rows
+        private static final int BAR = 30; // characters of a bar for all rows
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
-        /// Prints, in the order in which people ask: how far, how long, why rows failed, what is unusual, what to do
-        /// next.
+        /// Prints the status in the order in which people ask: how far the batch is, how long it takes, why rows
+        /// failed, what is unusual, what to do next.
         static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
             out.println(headline(batch, paint));
             out.println();
@@ -3662,7 +3698,7 @@ final class DifyExec implements Runnable {
             return batch.files().results().getFileName().toString();
         }
 
-        /// `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
+        /// Formats the first line: `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
         static String headline(Batch batch, Ansi paint) {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
@@ -3703,7 +3739,7 @@ final class DifyExec implements Runnable {
             return counts.values().stream().mapToLong(Long::longValue).sum();
         }
 
-        /// Time, pace and cost by name, if known.
+        /// Returns times, pace and cost by name. Leaves out what is not known.
         static Map<String, String> figures(Batch batch) {
             var figures = batch.figures();
             var spent = figures.spending();
@@ -3715,7 +3751,7 @@ final class DifyExec implements Runnable {
                     + Times.local(figures.updatedAt().get()) + ")"));
             batch.history().running().ifPresent(session -> shown.put("running", "since "
                     + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process " + session.process().id() + ")"));
-            if (rate(batch) > 0 && figures.running().toSeconds() >= 10) // less would depend on a few rows
+            if (rate(batch) > 0 && figures.running().toSeconds() >= 10) // shorter is only a few rows
                 shown.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!latencies.isEmpty()) shown.put("latency (s)", latencies);
             if (spent.tokens() > 0) shown.put("tokens", Text.number(spent.tokens()));
@@ -3727,7 +3763,8 @@ final class DifyExec implements Runnable {
             return shown;
         }
 
-        /// Rows with an outcome per second of all calls.
+        /// Returns how many rows got an outcome per second of running time, over all sessions, or 0 if no time has
+        /// passed.
         private static double rate(Batch batch) {
             long millis = batch.figures().running().toMillis();
             var index = batch.index();
@@ -3773,7 +3810,7 @@ final class DifyExec implements Runnable {
                     + "); see 'missing' in the log, or run 'retry --force ID'";
         }
 
-        /// The keys and their order are a promise; see docs/files.md.
+        /// Returns the status for `--json`. Scripts rely on the keys and their order; see docs/files.md.
         static Map<String, Object> json(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3808,9 +3845,9 @@ final class DifyExec implements Runnable {
             return json;
         }
 
-        /// All shards of a batch that is not merged yet, with a line for each, as a table or one JSON object.
+        /// Shows all shards of a batch that is not merged yet, as a table with a line for each or as one JSON object.
         ///
-        /// @param hasCsv otherwise, the rows of shards that have not started are not known
+        /// @param hasCsv whether the CSV is known; without it, the rows of shards that have not started are unknown
         record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var whole = shards.whole().results();
@@ -3842,7 +3879,7 @@ final class DifyExec implements Runnable {
                         .map(shard -> Shards.shard(shard.files())).toList();
             }
 
-            /// All rows by status, then one line for each shard.
+            /// Prints all rows by status, then a line for each shard.
             void print(PrintWriter out, Ansi paint, String next) {
                 out.println(paint.bold(results.toString()) + ": " + started().size() + " of "
                         + Text.count(shards.size(), "shard") + " started, not merged yet\n");
@@ -3871,15 +3908,15 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The reason why rows failed or are unresolved.
+    /// Holds the reason why rows failed or are unresolved.
     record Cause(RowStatus outcome, String text) {
         static Cause of(Batch batch, int entry) {
             return new Cause(batch.index().status(entry), batch.history().cause(entry));
         }
 
-        /// The failed, paused and unknown rows of one cause.
+        /// Holds the failed, paused or unknown rows that have the same cause.
         ///
-        /// @param until when the first of their forms expires, or empty
+        /// @param until when the first of their forms expires; empty if no form has a time
         record Group(Cause cause, List<String> ids, String until) {
             static Group of(Batch batch, Cause cause, List<Integer> entries) {
                 return new Group(cause, entries.stream().map(batch.index()::id).toList(), entries.stream()
@@ -3887,7 +3924,7 @@ final class DifyExec implements Runnable {
                         .min(Comparator.naturalOrder()).orElse(""));
             }
 
-            /// `3 × unknown: the answer broke off (r-1, r-2, …)`
+            /// Formats a cause and its first rows: `3 × unknown: the answer broke off (r-1, r-2, …)`
             String line() {
                 var examples = Text.joinFirst(3, ids.stream().map(Text::id));
                 return ids.size() + " × " + Text.printable(cause.words(), 160) + Event.FormEvent.untilText(until)
@@ -3901,7 +3938,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The most frequent cause comes first; of two that are as frequent, the one that occurs first.
+        /// Returns the causes, the most frequent first. Of two that are equally frequent, the one that occurs first
+        /// comes first.
         static List<Group> groups(Batch batch) {
             var groups = batch.index().onRetryList().boxed().collect(Collectors.groupingBy(entry -> of(batch, entry),
                     LinkedHashMap::new, Collectors.toList()));
@@ -3909,7 +3947,7 @@ final class DifyExec implements Runnable {
                     .sorted(Comparator.comparingInt(group -> -group.ids().size())).toList();
         }
 
-        /// `unknown: the answer broke off`; for failed rows, the text alone.
+        /// Returns `unknown: the answer broke off`, or the text alone for failed rows.
         String words() {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
@@ -3920,7 +3958,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A CSV that is safe to open in a spreadsheet: UTF-8 with byte order mark, CR LF, and no formulas. Or a book.
+    /// Writes an Excel workbook, or a CSV for spreadsheets: UTF-8 with byte order mark, CR LF, and escaped formulas.
     static final class Spreadsheet {
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
@@ -3931,9 +3969,9 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final char delimiter;
         private final boolean raw;
-        private CellWriter cells; // null: a book is written
+        private CellWriter cells; // null if a workbook is written
         private BookWriter book;
-        private long rows = -1, escaped = 0, tooLong = 0; // the first row is the header
+        private long rows = -1, escaped = 0, tooLong = 0; // rows starts at -1 because the header is not a row
 
         Spreadsheet(Path path, char delimiter, boolean raw) {
             this.path = path;
@@ -3964,7 +4002,8 @@ final class DifyExec implements Runnable {
             return CONTROLS.matcher(cell).replaceAll("\uFFFD");
         }
 
-        /// Text that would run as a formula gets a `'`. Of control characters, only tab and line ends stay.
+        /// Puts a `'` before text that would run as a formula. Replaces control characters other than tab and line
+        /// ends.
         private String escaped(String cell) {
             var clean = withoutControls(cell);
             if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
@@ -3992,11 +4031,11 @@ final class DifyExec implements Runnable {
             return (_, line) -> names.addAll(LineOffsets.RowEnd.of(line).outputs().keySet());
         }
 
-        /// A batch in the input's order: the input's columns, `output.<name>` for each output, then each row's outcome.
+        /// Writes a batch in the input's order: the input's columns, `output.<name>` for each output, then the outcome.
         void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
-            for (var input : csv.inputs()) // a constant may have the name of a column that is sent under another one
+            for (var input : csv.inputs()) // a constant may have the name of a column that is sent under another name
                 if (!head.add(input.title())) head.add("var." + input.title());
             for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
                 while (!head.add(name)) name = "run." + name;
@@ -4023,7 +4062,8 @@ final class DifyExec implements Runnable {
             finish();
         }
 
-        /// The cells below [#ENDING]. The time is that of the log; results of the original tool have one of their own.
+        /// Returns the cells for the columns [#ENDING]. The seconds come from the log, or from the result if the log
+        /// has none.
         private static List<String> ending(Batch batch, int entry, LineOffsets.RowEnd end) {
             long attempts = batch.history().attempts(entry);
             var millis = batch.figures().millis(entry);
@@ -4035,7 +4075,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Writes an Excel book of one sheet. No cell is a formula.
+    /// Writes an Excel workbook with one worksheet. No cell is a formula.
     static final class BookWriter {
         static final int LONGEST = 32_767; // characters of a cell
         private static final int MOST_COLUMNS = 1 << 14, BLOCK = 1000;
@@ -4052,7 +4092,7 @@ final class DifyExec implements Runnable {
             sheet.freezePane(0, 1);
         }
 
-        /// A workbook that has reached a limit of Excel would lose the rest without a word.
+        /// Writes a row. Fails at a limit of Excel, because the rest would be lost without a message.
         void write(Collection<String> cells, BitSet typed) throws IOException {
             if (row == Book.MOST_ROWS || cells.size() > MOST_COLUMNS)
                 throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MOST_ROWS) + " rows, "
@@ -4071,10 +4111,11 @@ final class DifyExec implements Runnable {
 
         private void writeText(int column, String cell) {
             if (cell.equals(cell.strip())) sheet.inlineString(row, column, escaped(cell));
-            else sheet.value(row, column, escaped(cell)); // only this way keeps blanks at the ends
+            else sheet.value(row, column, escaped(cell)); // only this way keeps spaces at the ends
         }
 
-        /// Excel keeps 15 digits of a number. One with more remains a text, and so does one with leading zeros.
+        /// Writes a number, or returns false if the cell must stay text: Excel keeps only 15 digits, and no leading
+        /// zeros.
         private boolean writeNumber(int column, String cell) {
             boolean isNumber = NUMBER.matcher(cell).matches()
                     && new BigDecimal(cell).stripTrailingZeros().precision() <= 15;
@@ -4096,13 +4137,14 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// The widths come before the first rows of the file, so later rows have no effect on them.
+        /// Writes the collected rows. The widths come before the first rows of the file, so later rows cannot change
+        /// them.
         private void flush() throws IOException {
             if (row <= BLOCK) widths.forEach((column, width) -> sheet.width(column, width));
             sheet.flush();
         }
 
-        /// Excel would read `_x000D_` as a line end: its first underscore is escaped in that way itself.
+        /// Escapes the first underscore of text such as `_x000D_`, which Excel would read as a line end.
         private static String escaped(String cell) {
             return Book.ESCAPE.matcher(cell).replaceAll("_x005F$0");
         }
@@ -4114,14 +4156,15 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A self-contained page that opens offline, with all rows to search. [Html] draws it from JSON, so that no value
-    /// becomes markup.
+    /// Writes a self-contained page that opens offline, with all rows to search. [Html] draws it from JSON, so that a
+    /// value cannot become markup.
     static final class WebPage {
         static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
-        /// Rows in one script element: a browser parses one at a time. Characters of a value: more are in the results.
+        /// `BLOCK` is in rows for each script element: a browser parses one element at a time. `LONGEST` is in
+        /// characters of a value, which is complete only in the results.
         private static final int BLOCK = 5_000, LONGEST = 2_000;
 
-        /// A page or report of ours, which begins with such a mark, may be overwritten.
+        /// Is true if the file is a page or report of this tool, which may be overwritten. The mark is near its start.
         static boolean isOurs(Path file, String mark) {
             try (var in = Files.newInputStream(file)) {
                 return new String(in.readNBytes(1_000), UTF_8).contains(mark);
@@ -4173,12 +4216,12 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// A Content-Security-Policy admits a script or a style by its hash.
+        /// Returns the hash by which a Content-Security-Policy allows a script or a style.
         private static String hash(String content) {
             return "sha256-" + Base64.getEncoder().encodeToString(Fingerprint.sha256().digest(content.getBytes(UTF_8)));
         }
 
-        /// JSON without the characters that could end the script element around it.
+        /// Returns JSON without the characters that could end the script element around it.
         private static String json(Object value) {
             return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026");
         }
