@@ -7954,30 +7954,32 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            try (lock; results; log) {} // the lock goes last
+            try (lock; results; log) {} // the lock is released last, after the files are closed
         }
     }
 
     // Batch: rows and figures
 
-    /// Ids, the line of each and what is known of it, packed: about forty bytes an id, no objects. Entries are numbered
-    /// in the order in which they came. Those of the CSV come first, so an entry's number is its row's.
+    /// Holds the ids, the line of each and what is known about it, packed into about forty bytes per id, without
+    /// objects. Entries are numbered in the order in which they came. Ids of the CSV come first, so an entry's number
+    /// is its row's number.
     static final class Index {
         private static final RowStatus[] STATUSES = RowStatus.values();
 
         private final Texts ids = new Texts();
-        /// Columns by entry: the offset and line of its id, its hash, its status.
+        /// Hold for each entry the place and line of its id, the hash of its row, and its status.
         private final LongList places = new LongList(), fingerprint = new LongList(), statuses = new LongList();
         private final SequencedSet<String> versions = new LinkedHashSet<>();
         private int ofOtherShards = 0;
         private int rows = -1;
         /// Counts rows by status. Limits ask after every row, and must not wait for a scan of a million.
         private final long[] counts = new long[STATUSES.length];
-        private final BitSet toRetry = new BitSet(); // for the same reason
-        /// Open addressing, at most two thirds full: an entry's number plus one, or 0.
+        private final BitSet toRetry = new BitSet(); // spares a scan, too
+        /// The hash table of ids, with open addressing and at most two thirds full. A slot holds an entry's number plus
+        /// one, or 0 if it is free.
         private int[] table = new int[4096];
 
-        /// The rows of a CSV, or of its shard.
+        /// Reads the ids of a CSV, or of its shard, into a new index.
         ///
         /// @param inspector is shown each row
         static Index of(Csv csv, Consumer<Row> inspector) {
@@ -7990,7 +7992,7 @@ final class DifyExec implements Runnable {
             return index;
         }
 
-        /// Returns what is wrong with the row's id.
+        /// Adds the row's id. Returns what is wrong with the id, or empty if it is new.
         Optional<String> addRow(Row row, TextFile file) {
             int known = size(), entry = add(row.id(), row.line(), row.fingerprint());
             return entry == known ? Optional.empty() : Optional.of("duplicate id " + Text.quoted(row.id())
@@ -8023,7 +8025,7 @@ final class DifyExec implements Runnable {
             return add(id, 0, 0);
         }
 
-        /// Marks the end of the CSV's ids. Later ones are known from the batch's files alone.
+        /// Marks the end of the CSV's ids. Ids that are added later are only in the batch's files.
         void endOfRows(int ofOtherShards) {
             rows = size();
             this.ofOtherShards = ofOtherShards;
@@ -8037,12 +8039,12 @@ final class DifyExec implements Runnable {
             versions.addLast(version);
         }
 
-        /// The versions of the workflow that made results, that of the last result last.
+        /// Returns the versions of the workflow that made results. The version of the last result comes last.
         SequencedSet<String> versions() {
             return Collections.unmodifiableSequencedSet(versions);
         }
 
-        /// The number of rows in the CSV; without a CSV, of known ids.
+        /// Returns the number of rows in the CSV, or the number of known ids if there is no CSV.
         int rows() {
             return rows < 0 ? size() : rows;
         }
@@ -8100,7 +8102,7 @@ final class DifyExec implements Runnable {
             return (int) (places.get(entry) >>> Integer.SIZE);
         }
 
-        /// The place of the id in the table, or the free one for it.
+        /// Returns the slot of the id in the table, or the free slot in which to put it.
         private int slot(byte[] id) {
             int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
             while (table[slot] != 0 && !Arrays.equals(ids.get(place(table[slot] - 1)), id)) slot = slot + 1 & mask;
@@ -8135,9 +8137,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Counts what the lines of a batch say, or those of one session: [History] passes each on, when it is read or when
-    /// it was written. All figures that people see come from here, but for the rows by status of the whole batch, which
-    /// [Index] counts.
+    /// Counts what the lines of a batch, or of one session, contain. [History] passes on each line when it was read or
+    /// written. All figures that people see come from here, except the number of rows by status in the whole batch,
+    /// which [Index] counts.
     static class Figures {
         private final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
@@ -8147,7 +8149,8 @@ final class DifyExec implements Runnable {
         private final Map<Class<?>, Long> events = new HashMap<>();
         private long stopped = 0;
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
-        /// The duration of all sessions, up to the last event of each, and when the last result of this one came.
+        /// Holds the duration of all sessions, each up to its last event. The field below holds when the last result of
+        /// the current session came.
         private Duration running = Duration.ZERO;
         private Instant lastResult = Instant.MIN;
         private Starts starts = new Starts(), manyStarts = starts;
@@ -8158,7 +8161,7 @@ final class DifyExec implements Runnable {
                 case SessionEvent started -> {
                     running = running.plus(untilLastResult(started.t()));
                     lastResult = Instant.MIN;
-                    updatedAt = Optional.of(started.t()); // the time since the last call does not count
+                    updatedAt = Optional.of(started.t()); // the time since the last session does not count
                     passed(started.t());
                     if (starts.isMany()) manyStarts = starts;
                     starts = new Starts();
@@ -8176,7 +8179,7 @@ final class DifyExec implements Runnable {
                     if (stop.isOfRun()) stopped++;
                 }
                 case MergeEvent _, RunEvent _, FormEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, LateEvent _,
-                        TornEvent _ -> {} // only their number is of interest
+                        TornEvent _ -> {} // only the number of these events matters
             }
         }
 
@@ -8214,7 +8217,7 @@ final class DifyExec implements Runnable {
         private void passed(Instant now) {
             if (startedAt.isEmpty()) startedAt = Optional.of(now);
             var passed = updatedAt.map(before -> Duration.between(before, now)).orElse(Duration.ZERO);
-            if (passed.isNegative()) return; // a clock that was set back
+            if (passed.isNegative()) return; // the clock was set back
             running = running.plus(passed);
             updatedAt = Optional.of(now);
         }
@@ -8226,7 +8229,7 @@ final class DifyExec implements Runnable {
                     .map(updated -> Duration.between(updated, last)).orElse(Duration.ZERO);
         }
 
-        /// The duration of all sessions, without the time between them.
+        /// Returns the duration of all sessions, without the time between them.
         Duration running() {
             return running.plus(untilLastResult(Instant.MAX));
         }
@@ -8236,8 +8239,9 @@ final class DifyExec implements Runnable {
             return (manyStarts.isMany() && !starts.isMany() ? manyStarts : starts).concurrency(secondsPerRow);
         }
 
-        /// When a session started its rows. Those before the first end filled the slots; each later one followed a row
-        /// that had ended. The time in which the last rows end, and slots stay empty, is not part of this.
+        /// Records when a session started its rows. Rows that started before the first one ended filled the slots; each
+        /// later row followed a row that had ended. The time in which the last rows end, and slots stay empty, is left
+        /// out.
         private static final class Starts {
             private static final int MANY = 5;
 
@@ -8296,22 +8300,22 @@ final class DifyExec implements Runnable {
             return sent.get(entry);
         }
 
-        /// Counts the events of a kind.
+        /// Returns how many events of this kind were counted.
         long count(Class<? extends Event> kind) {
             return events.getOrDefault(kind, 0L);
         }
 
-        /// Attempts of rows that had been sent before.
+        /// Returns how many attempts were made beyond the first of each row.
         long retries() {
             return count(AttemptEvent.class) - sent.cardinality();
         }
 
-        /// Runs that Dify was asked to stop.
+        /// Returns the number of runs that Dify was asked to stop.
         long stopped() {
             return stopped;
         }
 
-        /// Counts the output files that could not be downloaded, by row.
+        /// Returns how many output files of each row could not be downloaded, by the number of the row's entry.
         SortedMap<Integer, Integer> missingFiles() {
             return Collections.unmodifiableSortedMap(missingFiles);
         }
@@ -8319,8 +8323,8 @@ final class DifyExec implements Runnable {
 
     // Batch: the state that earlier sessions left
 
-    /// Holds what results and log say: lines of earlier sessions as they are read, the results first, and those of this
-    /// call once they were written. An attempt is kept until nothing is left to learn about it:
+    /// Holds what the results and the log contain: lines of earlier sessions when they are read, the results first, and
+    /// lines of this session after they were written. An attempt is kept until nothing is left to learn about it:
     ///
     /// | line about a row | becomes of its attempts |
     /// | --- | --- |
@@ -8341,8 +8345,8 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stoppedTasks = new HashSet<>();
-        /// The hashed attempt behind each row's last line in the results. The log, which is read later, has no end
-        /// event of it.
+        /// Holds the hash of the attempt that made each row's last line in the results. The log is read after the
+        /// results and contains no `end` event of that attempt.
         private final LongList lastResult = new LongList();
         private final Set<Long> formerResults = new HashSet<>();
         private final Map<Integer, EndEvent> ends = new HashMap<>();
@@ -8350,34 +8354,36 @@ final class DifyExec implements Runnable {
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(), answered = new BitSet();
         private final Figures figures = new Figures();
-        /// Those of the batch, and of the session that this process runs.
+        /// Holds the figures of the batch and those of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
-        /// Tokens of each row over all its attempts; below, its cost by currency in billionths.
+        /// Holds the tokens of each row over all its attempts. The map below holds its cost by currency, in billionths.
         private final LongList tokensByRow = new LongList();
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
         private final Map<Class<?>, Event> last = new HashMap<>();
         Optional<Mode> mode = Optional.empty();
         private Optional<String> stopped = Optional.empty();
-        /// The last session, from its first event on, unless it has ended.
+        /// Holds the last session from its first event until it ends; empty if the last session has ended.
         private Optional<SessionEvent> unfinished = Optional.empty();
         private Instant newestBegun = Instant.MIN;
-        /// The size of the results according to the last event that has it.
+        /// The size of the results in bytes, according to the last event that contains it.
         private long resultsSize = 0;
 
-        /// What is still unknown about an attempt, least urgent first. Before a row runs, its most urgent attempt is
-        /// looked up; `RESENT` never is.
+        /// Says what is still unknown about an attempt. The constants are in order of urgency, least urgent first.
+        /// Before a row runs, its most urgent attempt is looked up; an attempt in the state `RESENT` is never looked
+        /// up.
         enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
 
-        /// @param isElsewhere nothing shows that the app of later sessions is the one that got this attempt
-        /// @param isDoubtful  it may have had a result that is lost
+        /// @param isElsewhere true if nothing shows that the app of later sessions is the one that got this attempt
+        /// @param isDoubtful  true if the attempt may have had a result that is lost
         record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state, boolean isElsewhere,
                 boolean isDoubtful) {
             Sent(AttemptEvent event, String server) {
                 this(event, server, Optional.empty(), State.OPEN, false, false);
             }
 
-            /// An `end` names no task; that of the same run is kept.
+            /// Returns the attempt with this run. An `end` event contains no task, so a known task of the same run is
+            /// kept.
             Sent with(String run, String task) {
                 if (run.isEmpty()) return this;
                 var known = this.run.filter(ref -> task.isEmpty() && ref.id().equals(run));
@@ -8397,7 +8403,8 @@ final class DifyExec implements Runnable {
                 return new Sent(event, server, run, state, isElsewhere, isDoubtful);
             }
 
-            /// Edits of that time may be in the CSV by now.
+            /// Returns this attempt for the row. It does not count as edited if the CSV now contains the edits that it
+            /// was sent with.
             Attempt attempt(Row row) {
                 boolean isEdited = event.edited() && (row.isEdited() || !event.fingerprint().equals(row.hash()));
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
@@ -8409,7 +8416,7 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
-        /// Reads results, log and retry list, in this order. A listed id that is not in the others failed in the
+        /// Reads results, log and retry list, in this order. An id that is only in the retry list failed in the
         /// original tool, which has no log.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
@@ -8427,17 +8434,17 @@ final class DifyExec implements Runnable {
             }));
         }
 
-        /// Figures of the whole batch from the lines read so far.
+        /// Returns the figures of the whole batch, from the lines taken so far.
         Figures figures() {
             return figures;
         }
 
-        /// Counts what follows for a session, too.
+        /// Counts all later lines for this session, too.
         void count(Figures session) {
             counting.add(session);
         }
 
-        /// The last event of this kind.
+        /// Returns the last event of this kind, or empty if there was none.
         <T extends Event> Optional<T> last(Class<T> kind) {
             return Optional.ofNullable(kind.cast(last.get(kind)));
         }
@@ -8471,12 +8478,13 @@ final class DifyExec implements Runnable {
             sent.forEach((id, row) -> row.replaceAll(one -> one.doubted(isIdDoubtful.test(id))));
         }
 
-        /// The sizes in logs of shards, mixed by time, say nothing about the merged file.
+        /// Takes a merge. Attempts become doubtful if the results of their shard had been longer. The sizes in the logs
+        /// of shards are mixed by time, so they show nothing about the merged file.
         private void merged(MergeEvent merged) {
             doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
         }
 
-        /// One without a user ended the call; other reasons end the row.
+        /// Takes a stop event. Without a user, the session ended; with a user, Dify was asked to stop one task.
         private void stop(StopEvent stop) {
             if (stop.user().isEmpty()) {
                 stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
@@ -8484,14 +8492,15 @@ final class DifyExec implements Runnable {
             } else if (stop.isOfRun()) stoppedTasks.add(stop.task());
         }
 
-        /// The one place where a row gets its status. A success stays one: returns whether the row got this status.
+        /// Sets the status of a row; no other method does. A success is never replaced by another status. Returns
+        /// whether the row got this status.
         private boolean settle(int entry, RowStatus status) {
             boolean isKept = index.status(entry).isSuccess() && !status.isSuccess();
             if (!isKept) index.setStatus(entry, status);
             return !isKept;
         }
 
-        /// A line of the results.
+        /// Takes a line of the results.
         int take(Results.Success.Head success) {
             int entry = index.findOrAdd(success.id().strip());
             var former = index.status(entry);
@@ -8521,13 +8530,13 @@ final class DifyExec implements Runnable {
             return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
 
-        /// An id that is only in the retry list failed in the original tool, which has no log.
+        /// Takes an id of the retry list. An id that is only there failed in the original tool, which has no log.
         void listed(String id) {
             int entry = index.findOrAdd(id);
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
-        /// A process that changes its mode stays in its session.
+        /// Takes the start of a session. A process that changes its mode stays in its session.
         private void session(SessionEvent started) {
             stopped = Optional.empty();
             if (!unfinished.map(SessionEvent::process).equals(Optional.ofNullable(started.process())))
@@ -8536,7 +8545,7 @@ final class DifyExec implements Runnable {
             if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::elsewhere));
         }
 
-        /// Whether the batch's files contain anything about this row.
+        /// Returns whether the batch's files contain anything about this row.
         boolean hasLines(int entry) {
             return index.status(entry) != RowStatus.PENDING || attemptsByRow.get(entry) > 0;
         }
@@ -8587,7 +8596,7 @@ final class DifyExec implements Runnable {
         private void end(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             spend(entry, end.tokens(), end.price(), end.currency());
-            if (hasResult(entry, end.user())) return; // it had a success after that
+            if (hasResult(entry, end.user())) return; // the attempt succeeded after this end
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
                             end.fingerprint(), end.edited(), 0), "")).with(end.run(), "");
@@ -8643,28 +8652,28 @@ final class DifyExec implements Runnable {
             return last(SessionEvent.class).flatMap(last -> last.input(results)).filter(Files::isRegularFile);
         }
 
-        /// The session that another process of this machine is in. The lock is not tested, because that takes it for a
-        /// moment, and a command that starts then would fail.
+        /// Returns the session that another process of this machine is running, or empty. The lock is not tested:
+        /// testing would take it for a moment, and a command that starts at that moment would fail.
         Optional<SessionEvent> running() {
             return unfinished.filter(session -> session.process() != null && session.process().isOtherAlive());
         }
 
-        /// Returns why the last session stopped early.
+        /// Returns why the last session stopped early, or empty if the log contains no reason.
         Optional<String> stopped() {
             return stopped;
         }
 
-        /// Succeeded rows that have changed in the CSV since.
+        /// Returns the rows that succeeded but have changed in the CSV since then.
         IntStream changed() {
             return changed.stream();
         }
 
-        /// Rows whose run ended in Dify because its form was answered.
+        /// Returns the rows whose run ended in Dify because its form was answered.
         IntStream answered() {
             return answered.stream();
         }
 
-        /// The last end of a row that has not succeeded.
+        /// Returns the last `end` event of a row that has not succeeded, or empty if there is none.
         Optional<EndEvent> end(int entry) {
             return Optional.ofNullable(ends.get(entry));
         }
@@ -8674,13 +8683,14 @@ final class DifyExec implements Runnable {
                     .map(FormEvent::node)).distinct().collect(joining(": "))).orElse("listed in .retry");
         }
 
-        /// The forms that the row's run waits for, as far as the response named them.
+        /// Returns the forms that the paused row's run waits for, as far as the log contains them.
         Stream<FormEvent> forms(int entry) {
             if (index.status(entry) != RowStatus.PAUSED) return Stream.empty();
             return end(entry).stream().flatMap(end -> forms.getOrDefault(end.user(), List.of()).stream());
         }
 
-        /// A failed row would fail again: Dify refused it, or it has failed twice.
+        /// Returns whether a retry is unlikely to help: Dify refused the row with an HTTP 4xx status, or the row had
+        /// more than one attempt.
         boolean isPermanent(int entry) {
             return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.http() / 100 == 4).isPresent();
         }
@@ -8689,8 +8699,8 @@ final class DifyExec implements Runnable {
             return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state()));
         }
 
-        /// Whether the log says already that this attempt counts as not started. If its row was sent again since, it
-        /// must not say so twice: the later attempt is the one to look up first.
+        /// Returns whether the log already records this attempt as not started. If the row was sent again since then,
+        /// the log must not record this twice, because the later attempt is the one to look up first.
         boolean isClosed(Attempt attempt, String end) {
             var closed = EnumSet.of(State.NOT_STARTED, State.RESENT);
             return NOT_STARTED.contains(end) && sent.getOrDefault(attempt.row().id(), List.of()).stream()
@@ -8715,7 +8725,7 @@ final class DifyExec implements Runnable {
                             one.event().id(), Map.of()))).toList();
         }
 
-        /// The time at which the newest of all streams with a first event was sent.
+        /// Returns when the newest attempt whose stream had a first event was sent.
         Instant newestBegun() {
             return newestBegun;
         }
@@ -8742,7 +8752,7 @@ final class DifyExec implements Runnable {
 
         /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
         ///
-        /// @param isAssumed whether only `--same-app` says that this app got them
+        /// @param isAssumed true if only `--same-app` says that this app got them
         ModePolicy modePolicy(Mode asked, AppKind app, String version, boolean isAssumed) {
             var route = new ModePolicy(asked, mode, app, version);
             all(state -> state != State.RESENT).forEach(one ->
@@ -8753,8 +8763,9 @@ final class DifyExec implements Runnable {
 
     // Batch: the app it belongs to
 
-    /// The server and the app of a batch's runs: elsewhere they cannot be looked up, and would be paid for twice. An
-    /// app's name shows nothing, because two apps may share one and an app can be renamed.
+    /// Identifies the server and the app of a batch's runs. With another server or app, the runs cannot be looked up
+    /// and would be paid for twice. An app's name shows nothing, because two apps may share one and an app can be
+    /// renamed.
     ///
     /// @param sessions the last session on these files, or of each shard if they were merged since
     record Origin(BatchFiles files, List<SessionEvent> sessions) {
@@ -8792,10 +8803,11 @@ final class DifyExec implements Runnable {
                             + "are then unknown");
         }
 
-        /// A run that the files record. A blocking chatflow names none, but its message is found by its user.
+        /// Names a run that the files record. The files contain no run id for a blocking chatflow, but its message can
+        /// be found by its user.
         record Recorded(String id, String user) {}
 
-        /// @param isSent whether the session's rows may have started a run
+        /// @param isSent true if the session's rows may have started a run
         /// @param newest the newest runs; those with a result are preferred, because they took place for certain
         record Runs(boolean isSent, Collection<Recorded> newest) {}
 
@@ -8826,7 +8838,7 @@ final class DifyExec implements Runnable {
             if (newest.size() > MOST_RUNS) newest.pollFirstEntry();
         }
 
-        /// The run of a line of the results. Lines of the original tool have no user.
+        /// Holds the fields of a results line that name its run. Lines of the original tool have no user.
         private record Line(String id, String workflowRunId, String user) {
             static final ObjectReader READER = Lines.MAPPER.readerFor(Line.class);
         }
@@ -8837,7 +8849,8 @@ final class DifyExec implements Runnable {
     /// Remembers where in the files the lines of each row are, packed: 16 bytes per line. It is filled while the files
     /// are read; [Lines] then finds the lines.
     static final class LineOffsets implements Batch.Listener {
-        /// The number of each row's last line plus one, and for each line that of the row's line before it.
+        /// Holds the number of each row's last line plus one, or 0 if the row has no line. The second list holds, for
+        /// each line, the same for the row's line before it.
         private final LongList newest = new LongList(), before = new LongList();
         /// The offset of each line in the log, or minus one minus its offset in the results.
         private final LongList offsets = new LongList();
@@ -8859,14 +8872,15 @@ final class DifyExec implements Runnable {
             newest.set(entry, offsets.size());
         }
 
-        /// The offsets of a row's lines, the last one first.
+        /// Returns the offsets of a row's lines, the last line first.
         private List<Long> of(int entry) {
             var all = new ArrayList<Long>();
             for (long line = newest.get(entry); line > 0; line = before.get(line - 1)) all.add(offsets.get(line - 1));
             return all;
         }
 
-        /// The entries of this many rows. Those that the log does not have come last.
+        /// Returns the first `rows` entries in the order of their first lines in the log. Entries that are not in the
+        /// log come last.
         List<Integer> inOrderOfSending(int rows) {
             return IntStream.range(0, rows).boxed().sorted(Comparator.comparingLong(entry -> of(entry).stream()
                     .mapToLong(offset -> offset).filter(offset -> offset >= 0).min().orElse(Long.MAX_VALUE))).toList();
@@ -8877,7 +8891,7 @@ final class DifyExec implements Runnable {
                 this(batch, new Lines(batch.files().results()), new Lines(batch.files().log()));
             }
 
-            /// A success is in the results; any other end is the last one in the log.
+            /// Returns how the row ended. A success is read from the results, any other outcome from the log.
             RowEnd of(int entry) {
                 var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
                 if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0) return RowEnd.of(results);
@@ -8887,7 +8901,7 @@ final class DifyExec implements Runnable {
                         end.error(), false)).orElse(RowEnd.NONE);
             }
 
-            /// An attempt, with what followed.
+            /// Holds an attempt and the events that followed it.
             record Trace(AttemptEvent attempt, List<Event> events) {
                 <T extends Event> List<T> all(Class<T> kind) {
                     return events.stream().filter(kind::isInstance).map(kind::cast).toList();
@@ -8898,6 +8912,7 @@ final class DifyExec implements Runnable {
                     return runs.isEmpty() ? "" : runs.getLast().run();
                 }
 
+                /// Returns the error text of an end. For a paused row, the forms that it waits for come last:
                 /// `waits for a person: Approve refund, until 2026-01-16 13:00:00 +01:00`
                 String error(EndEvent end) {
                     var forms = all(FormEvent.class);
@@ -8906,7 +8921,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// A success ends its attempt by its line in the results.
+            /// Returns the row's attempts. The log has no `end` event of a success, so its results line supplies the
+            /// end.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 var traces = new LinkedHashMap<String, Trace>(); // by user
@@ -8931,12 +8947,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The end of a row, as views show it. Texts that are not known are empty.
+        /// Holds how a row ended, for views to show. Texts that are not known are empty.
         record RowEnd(Map<String, JsonNode> inputs, Map<String, JsonNode> outputs, String run, String seconds,
                 String tokens, String price, String currency, String error, boolean edited) {
             static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
 
-            /// A part of the outputs, or a missing node.
+            /// Returns a part of the outputs, or a missing node if the outputs do not have it.
             JsonNode at(JsonPointer pointer) {
                 return outputs.getOrDefault(pointer.getMatchingProperty(), Json.MAPPER.missingNode())
                         .at(pointer.tail());
@@ -8970,9 +8986,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The files of a batch, or of one shard, named after its results.
+    /// Holds the paths of the files of a batch, or of one shard. Their names come from the name of the results.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
-        /// A crash may have cut a byte order mark off.
+        /// Matches what may precede the first line: byte order marks, of which a crash may have cut the last, and
+        /// whitespace.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
         private static final String ELSEWHERE = "move it away, or choose another -o";
@@ -9008,7 +9025,8 @@ final class DifyExec implements Runnable {
             return Storage.exists(results) ? Storage.attributes(results).size() : 0;
         }
 
-        /// The ids in `<output>.retry`, each once. Editors and `cat` leave byte order marks.
+        /// Returns the ids in `<output>.retry`, each once. Byte order marks are removed, because editors and `cat`
+        /// leave them.
         List<String> retryIds() throws IOException {
             if (!Storage.exists(retry)) return List.of();
             return new String(Storage.naming(retry, () -> Files.readAllBytes(retry)), UTF_8).lines()
@@ -9016,8 +9034,8 @@ final class DifyExec implements Runnable {
                     .filter(id -> !id.isEmpty()).distinct().toList();
         }
 
-        /// The retry list has the CSV's order, is replaced as a whole, and is gone when empty. Rows of the batch that
-        /// this CSV lacks come last: a call with the whole file retries them.
+        /// Writes the retry list in the CSV's order. The file is replaced as a whole, and deleted if no row is on the
+        /// list. Rows of the batch that are not in this CSV come last; a session with the whole CSV retries them.
         void writeRetryList(Index index) {
             var others = IntStream.range(index.rows(), index.size())
                     .filter(entry -> index.status(entry).isOnRetryList());
@@ -9038,7 +9056,8 @@ final class DifyExec implements Runnable {
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
         }
 
-        /// Refuses a retry list of others. Beside results or a log it is ours: rows may have been removed from the CSV.
+        /// Refuses a retry list that another program wrote. A list beside results or a log is ours, even with ids that
+        /// are not in the CSV: the rows may have been removed from it.
         void requireOurs(Index csv) throws IOException {
             boolean isAlone = head(results).isEmpty() && head(log).isEmpty();
             if (isAlone && retryIds().stream().anyMatch(id -> csv.find(id) < 0))
@@ -9062,7 +9081,8 @@ final class DifyExec implements Runnable {
             return files.stream().anyMatch(one -> Storage.isSame(one, file));
         }
 
-        /// What an earlier session chose about the input, the log that says so, and the input itself.
+        /// Holds what an earlier session chose about the input, the log that records it, and the path of the input if
+        /// it is known.
         record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
         /// Returns the choices of the last session on these files, else of one on shards of the batch.
@@ -9076,8 +9096,8 @@ final class DifyExec implements Runnable {
             return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
         }
 
-        /// Whether the first line that is not blank is ours. A truncated or very long line is recognized by its
-        /// beginning.
+        /// Returns whether the first line that is not blank was written by difyexec. A truncated or very long line is
+        /// recognized by its beginning. A missing or empty file counts as ours.
         static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
             var head = head(file);
             int end = head.indexOf('\n');
@@ -9098,7 +9118,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// The name to which `merge` renames the log of a shard.
+        /// Returns the name to which `merge` renames the log of a shard.
         Path mergedLog() {
             return sibling(results, ".log.merged");
         }
@@ -9117,7 +9137,7 @@ final class DifyExec implements Runnable {
             return !head(log).isEmpty() || Storage.exists(retry) || !head(results).isEmpty();
         }
 
-        /// Refuses the results of a batch: its log would be of other rows.
+        /// Refuses the results file of a batch, because that batch's log would be about other rows.
         BatchFiles requireNoBatch() {
             if (!Storage.exists(log) && !Storage.exists(retry)) return this;
             throw new Unusable(results + " is the results file of a batch", "choose another -o");
@@ -9141,8 +9161,9 @@ final class DifyExec implements Runnable {
             AtomicFile.forceFolder(results);
         }
 
-        /// A whole batch and shards of another number exclude each other: each process takes its own lock first and
-        /// then looks at theirs, so that of two that start together at most one continues.
+        /// Takes the lock of these files. A whole batch and its shards exclude each other, and so do shards of
+        /// different counts. Each process takes its own lock first and then looks at the other locks, so that at most
+        /// one of two processes that start together continues.
         Lock acquire() {
             var own = Storage.naming(lock, () -> Lock.of(this));
             try {
@@ -9164,8 +9185,8 @@ final class DifyExec implements Runnable {
                     "wait for it, or choose another -o");
         }
 
-        /// Held by the one process that writes a batch. It has a file of its own: a process loses its locks on a file
-        /// when it closes any channel of that file.
+        /// Holds the lock of the one process that writes a batch. The lock has a file of its own, because a process
+        /// loses its locks on a file when it closes any channel of that file.
         record Lock(BatchFiles files, FileLock held) implements AutoCloseable {
             static Lock of(BatchFiles files) throws IOException {
                 FileChannel.open(files.lock, StandardOpenOption.CREATE, StandardOpenOption.WRITE,
@@ -9199,8 +9220,9 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Removes the file if nothing came of the call. A lock file with text in it is not ours. If the lock
-            /// cannot be released at first, closing the channel tries again; else a shell would hold it for good.
+            /// Removes the lock file if the batch has not been started. A lock file with text in it is not ours. If the
+            /// lock cannot be released at first, closing the channel tries again; otherwise a shell would hold it for
+            /// good.
             @Override
             public void close() {
                 if (held.isValid()) Storage.close(files.lock, () -> {
@@ -9231,12 +9253,14 @@ final class DifyExec implements Runnable {
                     + " shards, not " + count, "continue with " + theirs + ", or choose another -o");
         }
 
-        /// A shard that was merged has its log aside, and can only be merged again.
+        /// Returns the started shards beside the batch. A merged shard is included with its renamed log; it can only be
+        /// merged again.
         static List<BatchFiles> beside(BatchFiles whole) {
             return named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
         }
 
-        /// All that have any file, even only a lock, whatever their count. A shard itself has none.
+        /// Returns the files of all shards that have any file, even only a lock, whatever their count. Returns none if
+        /// `whole` is itself a shard.
         static List<BatchFiles> named(BatchFiles whole) {
             var output = whole.results();
             if (whole.shard().isPresent()) return List.of();
@@ -9268,7 +9292,7 @@ final class DifyExec implements Runnable {
                     "run them with --shard if they did not run elsewhere, then 'merge'");
         }
 
-        /// Shards that read the CSV differently would have other ids, and other rows.
+        /// Refuses a shard whose session read the CSV with other options, because its ids and rows would differ.
         static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
             var then = session.choices();
             var now = csv.shape();
@@ -9304,7 +9328,7 @@ final class DifyExec implements Runnable {
                     .collect(Collectors.toCollection(LinkedHashSet::new));
         }
 
-        /// Refuses a batch that is more than its shards.
+        /// Refuses a batch that contains more than its shards: results without a log, or a session without `--shard`.
         private static void refuseContinued(BatchFiles whole, List<SessionEvent> sessions, String otherwise) {
             boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
             if (isOlder || sessions.stream().anyMatch(session -> session.shard().isEmpty()))
@@ -9334,10 +9358,10 @@ final class DifyExec implements Runnable {
             return shards;
         }
 
-        /// Makes one batch of its shards: their logs by time, their results one after another, and the retry list.
-        /// The log takes its place first, and gets its last line, the `merge` event, when everything else is there.
-        /// Then the shards' logs are moved aside, so that no shard is started again. Until the last one is, `run`
-        /// refuses the batch, and a second merge makes it again.
+        /// Merges the shards into one batch: joins their logs by time and their results one after another, and writes
+        /// the retry list. The log is put in place first, and gets its last line, the `merge` event, when everything
+        /// else is there. Then the shards' logs are moved aside, so that no shard is started again. Until the last of
+        /// them is moved, `run` refuses the batch, and a second merge makes it again.
         record Merger(Shards shards, Csv csv, Index index, History history, Set<Integer> cut) {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
                 return Storage.naming(whole.results(), () -> {
@@ -9468,7 +9492,7 @@ final class DifyExec implements Runnable {
         private FileChannel channel;
         private FileLock held;
         private Object key;
-        /// The offset of our last line's end, and how much of the file is on disk.
+        /// The offset at which our last line ends, and how many bytes of the file are on disk.
         private long end = 0, forced = 0;
         private boolean cannotForce = false;
         private AtomicFile.NotForced failure;
@@ -9476,13 +9500,14 @@ final class DifyExec implements Runnable {
         interface Disk {
             void force(FileChannel channel, boolean all) throws IOException;
 
-            /// A wait longer than this is reported.
+            /// Returns how long a wait may last before it is reported.
             default Duration patience() {
                 return Duration.ofSeconds(5);
             }
         }
 
-        /// Another program changed the file. Writing on could lose one of our lines or join it to one of theirs.
+        /// Signals that another program changed the file. Writing on could lose one of our lines or join it to one of
+        /// theirs.
         static final class Touched extends IOException {
             Touched(Path path) {
                 super(path + " was changed by another program");
@@ -9512,7 +9537,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// What was written is not written a second time, even if the file cannot be examined afterwards.
+        /// Writes the waiting lines. Lines that were written are not written again, even if the file cannot be examined
+        /// afterwards.
         private boolean append() throws IOException {
             if (failure != null) throw failure;
             if (channel == null) open();
@@ -9528,7 +9554,7 @@ final class DifyExec implements Runnable {
             }
             end += lines.length + (end == 0 ? head.length : 0);
             waiting.reset();
-            requireUntouched(); // while we wrote
+            requireUntouched(); // another program may have changed the file while we wrote
             return true;
         }
 
@@ -9559,7 +9585,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds a byte beyond all others: on Windows nobody can read what is locked.
+        /// Locks a byte beyond the end of any file, because on Windows no other process can read locked bytes.
         private static FileLock hold(FileChannel file) throws IOException {
             try {
                 var lock = file.tryLock(Long.MAX_VALUE - 1, 1, false);
@@ -9574,7 +9600,7 @@ final class DifyExec implements Runnable {
             try {
                 if (channel.size() == end && Objects.equals(BatchFiles.Lock.key(path), key)) return;
             } catch (NoSuchFileException _) {
-                // deleted
+                // the file was deleted
             }
             throw new Touched(path);
         }
@@ -9587,13 +9613,13 @@ final class DifyExec implements Runnable {
             return cannotForce;
         }
 
-        /// Returns how many bytes of the file are on disk for certain.
+        /// Returns how many bytes of the file were written to disk, or appended if the file system has no fsync.
         long onDisk() {
             return forced;
         }
 
-        /// Forces to disk what was written. A disk that failed once is not asked again: it might report a success that
-        /// it is not.
+        /// Writes to disk what was appended. After a failure the disk is not asked again, because it might report a
+        /// success although data is missing.
         void force() {
             if (failure != null) throw new UncheckedIOException(failure);
             if (isForced()) return;
@@ -9606,8 +9632,8 @@ final class DifyExec implements Runnable {
             forced = end;
         }
 
-        /// Keeps other processes from a file that exists, by whatever name. The caller no longer reads it: a process
-        /// loses its locks on a file when it closes any channel of that file.
+        /// Locks the file if it exists, against other processes that use it under any name. The caller no longer reads
+        /// the file, because a process loses its locks on a file when it closes any channel of that file.
         void hold() {
             if (Storage.exists(path)) Storage.naming(path, () -> {
                 open();
@@ -9634,8 +9660,8 @@ final class DifyExec implements Runnable {
                     path.getFileName().toString(), channel.size(), last.length));
         }
 
-        /// Reads backwards, more each time. A mapped file would be shorter to write, but a disk that fails while the
-        /// map is read ends the process.
+        /// Returns the last line. Reads from the file's end, twice as many bytes each time. A mapped file would be
+        /// shorter to write, but a disk that fails while the map is read ends the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             for (long length = FULL; ; length *= 2) {
                 long from = Math.max(0, size - length);
@@ -9662,7 +9688,7 @@ final class DifyExec implements Runnable {
 
     static final class Results {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
-        /// The original tool puts a blank after each colon and comma.
+        /// Matches the beginning of a result. The original tool puts a space after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
 
@@ -9680,7 +9706,7 @@ final class DifyExec implements Runnable {
                     .isPresent();
         }
 
-        /// @param took how long the row took, from its request to its end
+        /// @param took how long the row took, from its request until it ended
         record Success(Attempt attempt, Response.Ran ran, Instant executedAt, Duration took,
                 Response.SavedFiles files) {
             static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
@@ -9755,7 +9781,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A line of the attempt log: appended, never changed. `t` is the time; texts that are not known are empty.
+    /// Represents a line of the attempt log. Lines are appended and never changed. `t` is the time of the event; texts
+    /// that are not known are empty.
     @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, include = JsonTypeInfo.As.EXISTING_PROPERTY, property = "event")
     @JsonPropertyOrder("event")
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
@@ -9772,7 +9799,7 @@ final class DifyExec implements Runnable {
             return Lines.scan(log, "", READER, use);
         }
 
-        /// The calls on a batch. Lines of other events are not parsed.
+        /// Returns the sessions of the batch. Lines of other events are not parsed.
         static List<SessionEvent> sessions(Path log) {
             var sessions = new ArrayList<SessionEvent>();
             Storage.naming(log, () -> Lines.<SessionEvent>scan(log, "{\"event\":\"session\"", READER,
@@ -9787,12 +9814,12 @@ final class DifyExec implements Runnable {
 
         Instant t();
 
-        /// The row, or empty.
+        /// Returns the id of the row, or an empty text if the event is not about a row.
         default String id() {
             return "";
         }
 
-        /// The attempt, or empty.
+        /// Returns the user that identifies the attempt, or an empty text if the event is not about an attempt.
         default String user() {
             return "";
         }
@@ -9812,10 +9839,11 @@ final class DifyExec implements Runnable {
             return type.getSimpleName().replace("Event", "").toLowerCase(Locale.ROOT);
         }
 
-        /// A call started to work on the batch, or changed its mode. `input` is relative to the folder of the results;
-        /// `auto`: the tool chose the mode, and a later session with *auto* continues in it. `typed` are the options of
-        /// the command line, each with its value: the next command repeats what the batch needs. `again`: rows could be
-        /// sent again although an earlier run of them succeeded or may still succeed.
+        /// Records that a session started to work on the batch, or changed its mode. `input` is relative to the folder
+        /// of the results. `auto` means that the tool chose the mode, and a later session with *auto* continues in it.
+        /// `typed` contains the options of the command line, each with its value, because the next command repeats what
+        /// the batch needs. `again` means that rows could be sent again although an earlier run of them succeeded or
+        /// may still succeed.
         record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
                 String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
                 Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
@@ -9847,7 +9875,7 @@ final class DifyExec implements Runnable {
                         .map(name -> results.resolveSibling(name).normalize());
             }
 
-            /// Another log format cannot be continued: a line with another meaning could hide a request.
+            /// Refuses a log in another format: a line with another meaning could hide a request that was sent.
             void requireFormat(Path log) {
                 if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
                         + (tool.isEmpty() ? "another version" : Text.printable(tool, 60))
@@ -9856,7 +9884,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A process of one machine. The system may give its id to another process, but that one starts later.
+        /// Identifies a process of one machine. The system may reuse its id for another process, but that process
+        /// starts later.
         record ProcessKey(long id, Instant started) {
             /// Returns this process, or null if the system does not say when it started.
             static ProcessKey own() {
@@ -9864,8 +9893,9 @@ final class DifyExec implements Runnable {
                 return own.info().startInstant().map(started -> new ProcessKey(own.pid(), started)).orElse(null);
             }
 
-            /// Whether another process of this machine has this id and started then, give or take what the start moves
-            /// when the clock is set. This process is not in a session while it asks.
+            /// Returns whether another process of this machine has this id and started at this time, give or take 2
+            /// seconds because setting the clock shifts start times. This process runs no session while it asks, so its
+            /// own id does not count.
             boolean isOtherAlive() {
                 return id != ProcessHandle.current().pid() && ProcessHandle.of(id)
                         .flatMap(process -> process.info().startInstant())
@@ -9897,8 +9927,8 @@ final class DifyExec implements Runnable {
 
         record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
 
-        /// The run waits for a person, `until` a time if the form has one. Its `token` lets anybody answer the form, so
-        /// only the log and the view of a single row show it.
+        /// Records that the run waits for a person, `until` a time if the form has a deadline. Anybody with its `token`
+        /// can answer the form, so only the log and the view of a single row show it.
         record FormEvent(Instant t, String id, String user, String run, String node, String token, String until)
                 implements Event {
             String text() {
@@ -9910,8 +9940,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An attempt is over without a success. `outcome`: failed, paused, unknown, or what else became of it; see
-        /// docs/files.md.
+        /// Records that an attempt is over without a success. The `outcome` is failed, paused, unknown, or another word
+        /// that docs/files.md explains.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, String run, int http, String error,
@@ -9935,11 +9965,12 @@ final class DifyExec implements Runnable {
         record LookEvent(Instant t, String user, String run, String saw) implements Event {}
         record HarvestEvent(Instant t, String user, String run) implements Event {}
 
-        /// A task was asked to stop, or (without `user`) the call ended: early, if there is a reason.
+        /// Records that Dify was asked to stop a task. Without a `user`, it records that the session ended: early, if
+        /// there is a reason.
         record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
 
-            /// Whether the session's end stopped this run.
+            /// Returns whether this run was stopped because the session was interrupted.
             boolean isOfRun() {
                 return !user.isEmpty() && why.equals(INTERRUPTED);
             }
@@ -9951,7 +9982,7 @@ final class DifyExec implements Runnable {
         record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
     }
 
-    /// The lines of a file, in order or by where they begin, without byte order marks, which `cat` leaves anywhere.
+    /// Reads the lines of a file, in order or by offset, without byte order marks, which `cat` leaves anywhere.
     static final class Lines implements AutoCloseable {
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
@@ -9969,11 +10000,11 @@ final class DifyExec implements Runnable {
                             }
                         })).build();
         static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
-        /// The bytes that a seek reads before its line, because the lines of a row are often close to each other.
+        /// How many bytes a seek reads before its line, because the lines of a row are often close to each other.
         private static final int BACK = 1 << 14;
 
         final Path path;
-        private final FileChannel file; // null: it does not exist
+        private final FileChannel file; // null if the file does not exist
         private byte[] page = new byte[1 << 16];
         private long first = 0, number = 0; // where in the file the page begins
         private int filled = 0, begin = 0, start = 0, end = -1;
@@ -9983,13 +10014,13 @@ final class DifyExec implements Runnable {
             file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
-        /// Takes what a line says, and the line itself, which is valid until the next one is read.
+        /// Takes the value read from a line, and the line itself, which is valid only until the next line is read.
         interface Use<T> {
             void line(T value, Lines line) throws IOException;
         }
 
-        /// Uses each line that begins like this. Returns the places of those that cannot be read, but not of blank ones
-        /// or of a last line that is still being written.
+        /// Passes on each line that starts with `beginning`. Returns where the lines are that cannot be read, but
+        /// leaves out blank lines and a last line that is still being written.
         static <T> List<String> scan(Path file, String beginning, ObjectReader reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
             var head = beginning.getBytes(UTF_8);
@@ -10029,8 +10060,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// False: the line's end is not in the page. The last line of a file may have none. This looks at each byte of
-        /// long files, so the loop has only local variables.
+        /// Finds the end of the line at this offset. Returns false if the end is not in the page; the last line of a
+        /// file may have none. This looks at each byte of long files, so the loop has only local variables.
         private boolean find(long place) {
             begin = start = (int) (place - first);
             var bytes = page;
@@ -10086,8 +10117,8 @@ final class DifyExec implements Runnable {
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A table, streamed as often as needed: a CSV (RFC 4180), or a book or JSON lines by way of a copy in that form.
-    /// Opening it reads the header, [#check] reads all of it.
+    /// Holds a table that is streamed as often as needed: a CSV (RFC 4180), or a workbook or JSON lines by way of a
+    /// copy in that form. Opening it reads the header, and [#check] reads all of it.
     ///
     /// @param faults those that options would repair. Below them, the table was read with these options, only to find
     ///        what else is wrong: [#check] refuses it, so that no row of it is sent
@@ -10101,11 +10132,11 @@ final class DifyExec implements Runnable {
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
-        /// `title` is the column's name in the file, `name` what `--map` makes of it. A row's number and `--var` have
-        /// no place: -1.
+        /// `title` is the column's name in the file, and `name` is the name that `--map` gives to it. `place` is the
+        /// column's index, or -1 for row numbers and `--var`, which are not in the file.
         record Input(String title, String name, int place) {}
 
-        /// The user's choices about the input; empty or null where the file decides.
+        /// Holds the user's choices about the input. A choice that is empty or null is left to the file.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, Long headerRow,
                 Character decimal, String queryColumn, Map<String, String> map, Map<String, String> vars) {
@@ -10151,7 +10182,7 @@ final class DifyExec implements Runnable {
                 return Json.MAPPER.convertValue(choices, Shape.class);
             }
 
-            /// Returns the choices with a suggested option.
+            /// Returns the choices with the option that repairs a fault.
             Shape with(Faulty.Repair repair) {
                 ObjectNode choices = Json.MAPPER.valueToTree(this);
                 return of(choices.putPOJO(repair.name().substring(2).replace('-', '_'), repair.value()));
@@ -10161,7 +10192,8 @@ final class DifyExec implements Runnable {
                 return decimal != null && decimal == ',';
             }
 
-            /// The options that take away a name which `--map` or `--var` gives to a column.
+            /// Returns a hint with the options that drop a name which `--map` or `--var` gave, or an empty text if
+            /// neither did.
             String waysToDrop(String name) {
                 var options = map.entrySet().stream().filter(entry -> entry.getValue().equals(name))
                         .map(entry -> "--map " + Text.shell(entry.getKey() + "=")).collect(joining(" or "));
@@ -10230,7 +10262,8 @@ final class DifyExec implements Runnable {
             return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty(), faults);
         }
 
-        /// The place of the ids, or -1 to number the rows. Case counts only if it is needed to tell columns apart.
+        /// Returns the index of the id column, or -1 to number the rows. Case matters only if it is needed to tell
+        /// columns apart.
         private static int idColumn(TextFile file, Header header, Shape shape) {
             var names = header.titles();
             var name = shape.idColumn().isEmpty() ? "id" : shape.idColumn();
@@ -10246,7 +10279,8 @@ final class DifyExec implements Runnable {
                     + " to number the rows; " + header.hint(), Optional.of(repairs.getFirst()));
         }
 
-        /// The columns whose values look like ids and differ in all rows, or in the first of many.
+        /// Returns the columns whose values look like ids and differ in all rows, or in the first 100,000 of a longer
+        /// file.
         private static Stream<String> unique(TextFile file, Header header) {
             var names = header.names();
             var values = names.stream().map(_ -> new HashSet<String>()).toList();
@@ -10279,7 +10313,7 @@ final class DifyExec implements Runnable {
             return idColumn.name().equals(column);
         }
 
-        /// Whether `--map` or `--var` names it.
+        /// Returns whether `--map` or `--var` names this column.
         boolean isNamed(String column) {
             return shape.map().containsValue(column) || shape.vars().containsKey(column);
         }
@@ -10288,7 +10322,8 @@ final class DifyExec implements Runnable {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
-        /// The merged cells that leave a cell of these columns empty: only the first of such a range has a value.
+        /// Returns the merged ranges that leave a cell of these columns empty: only the first cell of such a range has
+        /// a value.
         List<String> merged(Set<String> columns) {
             var places = columns.stream().map(column -> input(column).place()).toList();
             return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
@@ -10353,10 +10388,10 @@ final class DifyExec implements Runnable {
             return ofOtherShards;
         }
 
-        /// The wanted rows in the file's order, and no further than the last one. They must still be those that were
-        /// checked.
+        /// Returns the wanted rows in the file's order, and reads no further than the last of them. Each row must still
+        /// be as it was when the file was checked.
         ///
-        /// @param checked the hash of each row then
+        /// @param checked returns the hash that a row had when it was checked
         Iterator<Row> rows(BitSet wanted, IntToLongFunction checked) {
             if (wanted.isEmpty()) return Collections.emptyIterator();
             var rows = new Rows();
@@ -10373,7 +10408,7 @@ final class DifyExec implements Runnable {
             }).iterator();
         }
 
-        /// A position in the file, at first before the first row.
+        /// Holds a position in the file, at first before the first row.
         private final class Rows implements AutoCloseable {
             final Records records = header.records(file);
             List<String> cells;
@@ -10403,7 +10438,7 @@ final class DifyExec implements Runnable {
                 return file.unusable(records.line, problem);
             }
 
-            /// The row does not fit the header.
+            /// Returns a fault if the row's cells do not fit the header, or empty if they do.
             Optional<Faulty> shapeFault() {
                 var names = header.names();
                 // a workbook leaves out the last cells if they are empty, and Excel's CSV those without a name
@@ -10423,7 +10458,8 @@ final class DifyExec implements Runnable {
                         + Text.quoted(id) + " contains a control character or a line break"));
             }
 
-            /// Numbering would throw away the good ids of other rows, so it is a hint, but no option to paste.
+            /// Reports an unusable id. To number the rows would discard the good ids of other rows, so it is only a
+            /// hint and not an option that the user could paste.
             Faulty unusableId(String problem) {
                 return file.unusable(records.line, 0, problem, NUMBERED);
             }
@@ -10471,7 +10507,8 @@ final class DifyExec implements Runnable {
             file.copies().close();
         }
 
-        /// The layout of a CSV. It may begin with a byte order mark and the line `sep=;`; a column may have no name.
+        /// Describes the layout of a CSV. The file may begin with a byte order mark and the line `sep=;`; a column may
+        /// have no name.
         record Header(String prefix, char delimiter, long line, List<String> names) {
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
@@ -10523,7 +10560,8 @@ final class DifyExec implements Runnable {
                 return cells.stream().filter(cell -> !cell.isBlank()).count();
             }
 
-            /// The delimiter of the first line with text that the next line has equally often: above it may be a title.
+            /// Guesses the delimiter from the first line with text that contains it as often as the next line does,
+            /// because a title may be above the table.
             private static char likely(Stream<String> text) {
                 var lines = text.collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
@@ -10544,7 +10582,7 @@ final class DifyExec implements Runnable {
                 return line.chars().filter(c -> c == one).count();
             }
 
-            /// The file's records below the column names.
+            /// Returns the file's records below the column names.
             Records records(TextFile file) {
                 var records = new Records(file, delimiter, prefix.length(), prefix.length() > 1 ? 2 : 1);
                 while (line >= 0 && records.next() != null && records.line < line) {
@@ -10553,7 +10591,7 @@ final class DifyExec implements Runnable {
                 return records;
             }
 
-            /// The name of a column, also if the file has none for it.
+            /// Returns the name of a column, or its number (`column 3`) if the file has no name for it.
             String title(int place) {
                 return names.get(place).isEmpty() ? "column " + (place + 1) : names.get(place);
             }
@@ -10568,7 +10606,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads the records of a CSV, each as its cells, with their blanks and line ends. Unclear quotes are an error.
+        /// Reads the records of a CSV, each as a list of its cells. The cells keep their spaces and line ends. Unclear
+        /// quotes are an error.
         ///
         /// opencsv's reader does not fit: it lets a quote inside a bare cell (`5" pipe`) swallow the rows that follow,
         /// and reports neither text after a closing quote nor the line of an unclosed one.
@@ -10598,7 +10637,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The cells of the next record that is not blank; null at the end.
+            /// Returns the cells of the next record that is not blank, or null at the end of the file.
             List<String> next() {
                 while (true) {
                     line = next;
@@ -10639,7 +10678,7 @@ final class DifyExec implements Runnable {
                     takeTo('"');
                     if (peek() < 0) throw file.unusable(opened, "unclosed quote");
                     if (isLineEnd(peek())) cell.append(lineEnd());
-                    else if (pass('"') && pass('"')) cell.append('"'); // a doubled quote means one
+                    else if (pass('"') && pass('"')) cell.append('"'); // a doubled quote stands for one quote
                     else break;
                 }
                 if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
@@ -10672,7 +10711,7 @@ final class DifyExec implements Runnable {
                 return pass('\n') ? "\r\n" : "\r";
             }
 
-            /// Passes the next character if it is this one.
+            /// Passes the next character if it is the expected one. Returns whether it was.
             private boolean pass(char expected) {
                 if (peek() != expected) return false;
                 at++;
@@ -10700,7 +10739,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The text of the input has a fault, or several that are reported as one.
+    /// Signals that the text of the input has a fault, or several faults that are reported as one.
     static final class Faulty extends Unusable {
         final long line;
         final String place, problem;
@@ -10715,7 +10754,7 @@ final class DifyExec implements Runnable {
             this.repair = repair;
         }
 
-        /// An option about the input that the user can add: `--encoding`, `GB18030`.
+        /// Holds an option about the input that the user can add, such as `--encoding GB18030`.
         record Repair(String name, Object value) {
             String option() {
                 return name + " " + Text.shell(value.toString());
@@ -10723,14 +10762,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The text that is read for an input.
+    /// Holds the text that is read for an input.
     ///
     /// @param source opens the text from its start, as often as it is asked to
-    /// @param isCopy whether it is CSV made of a book or of JSON
+    /// @param isCopy true if the text is CSV that was made of a workbook or of JSON
     record TextFile(Path input, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
             String sheet, Extras extras, Copies copies) {
-        /// A workbook's facts beside its cells: the width of the table, the ranges of merged cells, and cells that
-        /// cannot be read.
+        /// Holds what is known about a workbook besides its cells: the width of the table, the ranges of merged cells,
+        /// the cells that cannot be read, and notes.
         record Extras(int width, List<CellRangeAddress> merged, List<Faulty> faults, List<String> notes) {
             static final Extras NONE = new Extras(0, List.of(), List.of(), List.of());
         }
@@ -10765,7 +10804,8 @@ final class DifyExec implements Runnable {
             return isJson ? file.rowsOfJson() : file;
         }
 
-        /// The input itself, or a copy of standard input, a pipe or a device, which can be read only once.
+        /// Returns the input itself, or a copy of standard input, a pipe or a device, because those can be read only
+        /// once.
         static TextFile rereadable(Path input) throws IOException {
             var copies = new Copies(input);
             return new TextFile(input, source(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
@@ -10816,7 +10856,7 @@ final class DifyExec implements Runnable {
             return new TextFile(input, source, UTF_8, "", false, sheet, extras, copies);
         }
 
-        /// Objects as CSV. The columns are the names that any of them has.
+        /// Converts JSON objects to CSV. The columns are all names that occur in any of the objects.
         private TextFile rowsOfJson() throws IOException {
             var columns = new LinkedHashSet<String>();
             read((_, object) -> object.fieldNames().forEachRemaining(columns::add));
@@ -10828,9 +10868,9 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Whether the rows are the items of a JSON array. Items are counted instead of lines, as they often share one.
-        /// The column names of a CSV may start with a bracket, too: items that are not objects are only expected in a
-        /// file that is named `.json`.
+        /// Returns whether the rows are the items of a JSON array. Items are counted instead of lines, because several
+        /// items often share a line. The column names of a CSV may start with a bracket, too, so an array whose items
+        /// are not objects is only expected in a file that is named `.json`.
         private boolean isArray() {
             return ARRAY.matcher(start).lookingAt() || BRACKET.matcher(start).lookingAt() && isNamed("json");
         }
@@ -10871,7 +10911,7 @@ final class DifyExec implements Runnable {
             problems.refuse();
         }
 
-        /// A value as a cell.
+        /// Returns a JSON value as the text of a cell; null and a missing value give an empty cell.
         static String text(JsonNode value) {
             if (value.isNull() || value.isMissingNode()) return "";
             return value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value); // digits as written
@@ -10896,7 +10936,7 @@ final class DifyExec implements Runnable {
                     .replaceWith(String.valueOf(INVALID)));
         }
 
-        /// `line 7`, in a JSON array `item 7`, in a book `Sheet1!C7`
+        /// Says where a fault is: `line 7`, in a JSON array `item 7`, in a workbook `Sheet1!C7`.
         String where(long line, int column) {
             if (line == 0) return "all lines";
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
@@ -10912,7 +10952,7 @@ final class DifyExec implements Runnable {
             return new Faulty(this, line, column, problem, hint, Optional.empty());
         }
 
-        /// `data.csv:7`, in a workbook `book.xlsx: Sheet1!C7`
+        /// Returns what a message about this place begins with: `data.csv:7`, in a workbook `book.xlsx: Sheet1!C7`.
         String prefix(long line, int column) {
             if (line == 0) return name(); // as the names of JSON lines' columns
             boolean isLine = sheet.isEmpty() && !isArray();
@@ -10930,13 +10970,13 @@ final class DifyExec implements Runnable {
                             + " (a guess), or save the file as UTF-8", Optional.of(repair));
                 }
             } catch (IOException _) {
-                // no guess
+                // the message then suggests no encoding
             }
             return unusable(line, 0, "invalid " + charset,
                     "name the encoding with --encoding, or save the file as UTF-8");
         }
 
-        /// Faults of a file, to be reported as one: the first of them, and how many there are.
+        /// Collects the faults of a file, to report them as one: the first 20 of them, and how many there are.
         static final class Problems {
             private static final int SHOWN = 20;
 
@@ -10970,8 +11010,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Copies of the input in temporary files that have no name, so that nobody else can open them, and that are
-        /// gone with this process however it ends.
+        /// Holds copies of the input in temporary files without a name. Nobody else can open them, and the system
+        /// removes them when this process ends, however it ends.
         static final class Copies implements AutoCloseable {
             private final Path input;
             private final List<FileChannel> files = new ArrayList<>();
@@ -10980,7 +11020,8 @@ final class DifyExec implements Runnable {
                 this.input = input;
             }
 
-            /// An error is the input's or the copy's, and the message names both.
+            /// Adds a copy and returns how to read it. An error can come from the input or from the copy, so the
+            /// message names both.
             IOSupplier<InputStream> add(IOConsumer<OutputStream> content) {
                 try {
                     var path = Files.createTempFile("difyexec-", ".copy"); // only this user can open it
@@ -11001,7 +11042,7 @@ final class DifyExec implements Runnable {
                 for (var file : files) try {
                     file.close();
                 } catch (IOException _) {
-                    // nothing needs it any more
+                    // nothing needs the copy any more
                 }
             }
         }
@@ -11030,7 +11071,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads a worksheet of an Excel workbook. A cell is the text that a person sees, where that is well defined.
+    /// Reads a worksheet of an Excel workbook. A cell becomes the text that a person sees, if that text is well
+    /// defined.
     static final class Book {
         static final int MOST_ROWS = 1 << 20; // Excel's limit
         private static final Pattern ERROR =
@@ -11042,7 +11084,8 @@ final class DifyExec implements Runnable {
         /// signs.
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
-        /// Days, weekdays (`aaa`), years (`y`, `e` in an era, `bb` in Thailand), eras (`gg`), or months alone.
+        /// Matches a format that shows a day, a weekday (`aaa`), a year (`y`, `e` in an era, `bb` in Thailand), an era
+        /// (`gg`), or only a month.
         private static final Pattern DAY = Pattern.compile(".*([yd]|aaa|e(?![+-])|bb|gg).*|m+");
 
         static {
@@ -11056,7 +11099,8 @@ final class DifyExec implements Runnable {
         private final List<Faulty> faults = new ArrayList<>();
         private int width = 0;
 
-        /// What a number format shows. `digits` is the least number of digits, as in 00701.
+        /// Says what a number format shows. `digits` is the least number of digits, such as 5 if 701 is shown as 00701,
+        /// or 0.
         private record Format(boolean hasDay, boolean hasTime, int digits) {
             static Format of(String format) {
                 var places = DECORATION.matcher(format).replaceAll("").toLowerCase(Locale.ROOT);
@@ -11064,7 +11108,8 @@ final class DifyExec implements Runnable {
                         places.matches("0+") ? places.length() : 0);
             }
 
-            /// East Asian formats, which a file names only by their number (ECMA-376, part 1, 18.8.30).
+            /// Returns `d` for an East Asian date format, `h` for a time format, or an empty text. A file names these
+            /// formats only by their number (ECMA-376, part 1, 18.8.30).
             static String eastAsian(Integer number) {
                 return switch (number) {
                     case 27, 28, 29, 30, 31, 36, 50, 51, 52, 53, 54, 57, 58 -> "d";
@@ -11133,7 +11178,8 @@ final class DifyExec implements Runnable {
             return widths(sheet, 20).stream().max(Comparator.naturalOrder()).orElse(0L);
         }
 
-        /// The number of cells with text in each of the first rows of a worksheet that people see.
+        /// Returns the number of cells with text in each of the first rows that have text; empty if the worksheet is
+        /// hidden.
         private static List<Long> widths(Sheet sheet, int most) {
             if (sheet.getVisibility() != SheetVisibility.VISIBLE) return List.of();
             try (var rows = sheet.openStream()) {
@@ -11187,7 +11233,7 @@ final class DifyExec implements Runnable {
             return "";
         }
 
-        /// A date or time as ISO 8601, any other number with all its digits.
+        /// Returns a date or time in ISO 8601, or any other number in the notation of [#plain].
         private String number(BigDecimal number, Cell cell) {
             var code = Objects.requireNonNullElseGet(cell.getDataFormatString(),
                     () -> Format.eastAsian(cell.getDataFormatId()));
@@ -11247,7 +11293,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// This part of the workbook, or an empty one. A stream of the JDK cannot read the sizes that an export writes.
+        /// Returns this part of the workbook, or an empty one if it is missing. The JDK's zip stream cannot read the
+        /// sizes that an export writes.
         private static XMLStreamReader part(byte[] zip, String path) throws IOException, XMLStreamException {
             var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
             for (var entry = parts.getNextEntry(); entry != null; entry = parts.getNextEntry())
@@ -11256,7 +11303,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The workflow's form, matched with the columns of a CSV: the variable of each column, and each cell's value.
+    /// Holds the workflow's form, matched with the columns of a CSV. It finds the variable of each column and the value
+    /// of each cell.
     record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isText) {
         Form(List<Variable> variables, List<String> columns, boolean isText) {
             var byColumn = new LinkedHashMap<String, Variable>();
@@ -11270,7 +11318,7 @@ final class DifyExec implements Runnable {
             return new Form(List.of(), List.of(), true);
         }
 
-        /// Reads the answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or
+        /// Reads the response of `GET /parameters`. Every field but `variable`, `type` and `required` may be missing or
         /// null.
         static Form of(JsonNode parameters, List<String> columns, Variable.Reading reading) {
             var variables = new ArrayList<Variable>();
@@ -11294,14 +11342,15 @@ final class DifyExec implements Runnable {
             return variable(column).map(variable -> variable.value(cell)).orElseGet(() -> new Value.Str(cell));
         }
 
-        /// A number of a workbook or of JSON has a decimal point, whatever texts have.
+        /// Reads a cell for its variable. A number of a workbook or of JSON always has a decimal point, even if
+        /// `--decimal` sets a comma for texts.
         private Value value(Row row, String column, String cell) {
             boolean isNumber = row.typed().contains(column)
                     && variable(column).filter(variable -> variable.type().equals("number")).isPresent();
             return isNumber ? Variable.number(cell) : value(column, cell);
         }
 
-        /// The values that a row sends, by name. Those that are left out are not there.
+        /// Returns the values that a row sends, by name. Values that are not sent are absent.
         Map<String, Value> values(Row row) {
             var values = new LinkedHashMap<String, Value>();
             row.inputs().forEach((column, cell) -> {
@@ -11322,7 +11371,8 @@ final class DifyExec implements Runnable {
             return problems;
         }
 
-        /// Problems of the header, with which nothing may be sent. Lenient: columns and variables need not match.
+        /// Returns the faults of the header; with any of them, nothing may be sent. If lenient, columns and variables
+        /// need not match.
         List<Inspection.Fault> faults(Csv csv, boolean isLenient) {
             var faults = new ArrayList<Inspection.Fault>();
             var option = questionColumn(csv.columns()).map(column -> "--query-column " + Text.shell(column)).orElse("");
@@ -11340,7 +11390,7 @@ final class DifyExec implements Runnable {
                     + (option.isEmpty() ? "name it with --query-column" : "did you mean " + option + "?"), option);
         }
 
-        /// Inputs that would not reach the workflow, each with an option that helps.
+        /// Returns a fault for each input that would not reach the workflow, with an option that helps.
         private List<Inspection.Fault> mappingFaults(Csv csv) {
             var losses = new ArrayList<Inspection.Fault>();
             var columns = unmatched(csv);
@@ -11402,7 +11452,8 @@ final class DifyExec implements Runnable {
                     .filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
         }
 
-        /// The columns that no variable takes, without the ids and a question that `--query-column` does not name yet.
+        /// Returns the columns that no variable takes, except the ids and a question that `--query-column` does not
+        /// name yet.
         private List<String> unmatched(Csv csv) {
             boolean hasQuestion = variables.stream().filter(Variable::isQuestion).allMatch(byColumn::containsValue);
             var question = hasQuestion ? "" : questionColumn(csv.columns()).orElse("");
@@ -11411,9 +11462,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One variable of the workflow's form. The reader gets an empty cell only if that is a value of this type.
+    /// Describes one variable of the workflow's form. The reader is given an empty cell only if that is a value of this
+    /// type.
     ///
-    /// @param mayBeEmpty a text that is sent although it is required and empty
+    /// @param mayBeEmpty true for a text that is sent although it is required and empty
     record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty, List<String> choices,
             Function<String, Value> reader) {
         static final String QUESTION = "query";
@@ -11450,7 +11502,8 @@ final class DifyExec implements Runnable {
             return type.equals(QUESTION);
         }
 
-        /// An empty text is a text. For every other type, an empty cell means no value.
+        /// Returns whether the variable takes text. An empty cell is a text for these types, and means no value for all
+        /// others.
         boolean isText() {
             return type.equals("text-input") || type.equals("paragraph");
         }
@@ -11491,12 +11544,12 @@ final class DifyExec implements Runnable {
             return WITH_COMMA.matcher(cell.strip()).matches();
         }
 
-        /// Whether a decimal comma makes another number of it: `1.234`.
+        /// Returns whether the cell is a number both with a decimal point and with a decimal comma, such as `1.234`.
         static boolean isAmbiguous(String cell) {
             return cell.indexOf('.') >= 0 && hasDecimalComma(cell) && NUMBER.matcher(cell.strip()).matches();
         }
 
-        /// `1234.56` for `1.234,56`; other texts stay.
+        /// Returns a number with a decimal point, such as `1234.56` for `1.234,56`. Other texts are returned unchanged.
         static String withPoint(String cell) {
             return hasDecimalComma(cell) ? cell.replace(".", "").replace(',', '.') : cell;
         }
@@ -11520,7 +11573,8 @@ final class DifyExec implements Runnable {
                     : new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
         }
 
-        /// The folder in which an `@path` starts, and the folders that it must not leave after following links.
+        /// Holds the folder that an `@path` is relative to, and the folders that it must not leave after links are
+        /// followed.
         record Folders(Path base, List<Path> within) {
             static Folders of(Path csv, Path more) {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
@@ -11533,7 +11587,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A file as a URL or as `@path`, or a list of them with `;` between. `system` has the server's limits, in MB.
+        /// Reads a file given as a URL or as `@path`, or a list of them with `;` between. `system` contains the
+        /// server's limits, in MB.
         record FileInput(boolean isList, Folders folders, JsonNode rules, JsonNode system) {
             private static final Map<String, List<String>> ENDINGS = Map.of(
                     "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
@@ -11586,7 +11641,8 @@ final class DifyExec implements Runnable {
                 return new Value.Wrong("must be a URL (https://…)" + (takes(LOCAL) ? " or @path" : ""));
             }
 
-            /// A file that is uploaded. Everything that would fail then is refused now, before any row is sent.
+            /// Reads an `@path`, whose file is uploaded later. Whatever would make the upload fail is refused now,
+            /// before any row is sent.
             private Value local(String name) {
                 try {
                     var path = folders.base().resolve(name);
@@ -11640,17 +11696,19 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A cell as the workflow takes it.
+    /// Holds the value of a cell in the form in which the workflow takes it.
     sealed interface Value {
         record Str(String text) implements Value {}
 
-        /// A chatflow's question, which is sent beside the inputs.
+        /// Holds a chatflow's question, which is sent beside the inputs.
         record Query(String text) implements Value {}
 
-        /// Sent as this JSON: a number with all its digits, a boolean, an object, or a file that Dify has or fetches.
+        /// Holds JSON that is sent as is: a number with all its digits, a boolean, an object, or a file that Dify has
+        /// or fetches.
         record Raw(String json) implements Value {}
 
-        /// A file on this machine, to be uploaded first: `name` as in the cell, `file` with all links followed.
+        /// Holds a file on this machine that must be uploaded first: `name` as in the cell, `file` with all links
+        /// followed.
         record Local(String kind, String name, Path file) implements Value {
             Value uploaded(String id) {
                 return Value.file(kind, "local_file", "upload_file_id", id);
@@ -11661,8 +11719,8 @@ final class DifyExec implements Runnable {
 
         record None() implements Value {}
 
-        /// The workflow would not accept the cell. `why` continues a sentence that starts with the variable. `option`
-        /// would read the cell as the workflow accepts it, or is empty.
+        /// Says that the workflow would not accept the cell. `why` continues a sentence that starts with the variable.
+        /// `option` names an option with which the cell would be accepted, or is empty.
         record Wrong(String why, String option) implements Value {
             Wrong(String why) {
                 this(why, "");
@@ -11693,7 +11751,7 @@ final class DifyExec implements Runnable {
     /// @param options those that repair faults and problems, as they are typed
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems, List<String> options) {
-        /// A sentence, and the option that repairs it or an empty text.
+        /// Holds a sentence about a fault, and the option that repairs it or an empty text.
         record Fault(String text, String option) {}
 
         /// A row without a usable id or with missing cells has no `id` or `column` here.
@@ -11704,7 +11762,8 @@ final class DifyExec implements Runnable {
                 return new Problem(line, place, id, column, value, text, option);
             }
 
-            /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`
+            /// Returns the problem as a sentence, such as `line 7, id r-6: tone = "x" must be one of "formal",
+            /// "casual"`.
             String text() {
                 if (column.isEmpty()) return place + ": " + Text.printable(message, 300);
                 return place + ", id " + Text.id(id) + ": " + Text.printable(column, 40)
@@ -11712,7 +11771,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A summary of a column. `longest` is in code points.
+        /// Summarizes a column. `longest` is in Unicode code points.
         record Profile(String column, String variable, String type, boolean required, long filled, int longest,
                 String example) {}
 
