@@ -4262,18 +4262,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Two sides of results, row by row. A side has one file, or several of repeated runs; the first has none if
-    /// results are only checked against expected values. Rows are in the order in which the first file's log has sent
-    /// them; then come those that only later files have.
+    /// Compares two sides of results, row by row. A side has one file, or several of repeated runs. The first side has
+    /// no file if results are only checked against expected values. Rows are in the order in which the first file's log
+    /// sent them, followed by those that only later files have.
     static final class Comparison implements AutoCloseable {
         private static final int SHOWN = 10, LONGEST = 300; // rows, characters of a text on the terminal
-        private static final double LEVEL = 0.95; // of intervals
+        private static final double LEVEL = 0.95; // the confidence level of all intervals
         static final String JUNIT_MARK = "<!-- difyexec ";
 
         private final Side first, second;
         private final Scope scope;
         private final Expectations expected;
-        /// Rows of the files; then those that have an expected value and are in no file.
+        /// Holds the rows of the files, followed by those that have an expected value and are in no file.
         private final Index rows = new Index();
         private final int recorded; // rows of the files
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
@@ -4282,18 +4282,18 @@ final class DifyExec implements Runnable {
         private final Map<String, Long> outputs = new LinkedHashMap<>();
         /// Names of inputs other than the id, and pointers of the outputs to compare.
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
-        /// The numbers of rows that differ, and of all rows that `--json` lists.
+        /// Hold the numbers of the rows that differ, and of all rows that `--json` lists.
         private final BitSet unequal = new BitSet(), listed = new BitSet();
         private long otherInputs = 0;
         private final Map<String, Figure> figures = new LinkedHashMap<>();
-        /// The interval of the cost difference, in percent of the first side.
+        /// Holds the interval of the cost difference, in percent of the first side's cost.
         private Bootstrap.Interval dearer;
 
-        /// Compares the results of a row. One that did not succeed may also be paused or unknown.
+        /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include rows that are paused or unknown.
         enum Match implements Named {
             SAME, DIFFERENT, UNSTABLE, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
-            /// Classifies a row before its outputs are compared. A pending row is in neither file.
+            /// Classifies a row before its outputs are compared. A pending row counts as absent on its side.
             static Match of(RowStatus first, RowStatus second) {
                 if (first.isSuccess() && second.isSuccess()) return SAME;
                 if (first == second && first == RowStatus.PENDING) return NEITHER;
@@ -4308,7 +4308,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Whether the second side of a row is as expected, by most of its results. If nothing is, the first side is.
+        /// Grades the second side of a row, by most of its results. Without expected values, the first side is what
+        /// is expected.
         enum Grade implements Named { CORRECT, MISSED, NO_RESULT, NOT_JUDGED }
 
         /// Selects a part of the outputs by its JSON pointer, or all but the ignored ones.
@@ -4338,7 +4339,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A row in one file; its entry is -1 if it is not there.
+        /// Holds a row's result in one file. The entry is -1 if the file does not contain the row.
         ///
         /// @param correct 1 if it succeeded as expected, else 0; NaN if it is not there or no value is expected of it
         record Result(Batch batch, int entry, LineOffsets.RowEnd end, double correct) {
@@ -4367,7 +4368,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Two results, and their differences in each output, by its pointer.
+        /// Holds two results and their differences in each output, by the output's pointer.
         record Compared(Result one, Result two, Map<String, List<JsonDiff.Difference>> differences) {
             boolean isUnequal() {
                 return !differences.isEmpty();
@@ -4378,13 +4379,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The files of one side, and what each row adds to its figures.
+        /// Holds the files of one side, and what each row adds to its figures.
         static final class Side {
             final String name;
             private final List<LineOffsets.RowEnds> files;
             /// Holds the values of each figure, by row.
             private final Map<String, double[]> parts = new HashMap<>();
-            /// The latency of each success in milliseconds, with its row in the lower half; sorted after counting.
+            /// Holds each success: its latency in milliseconds in the upper 32 bits, its row in the lower 32.
             private final LongList took = new LongList();
             private long[] latencies = {};
 
@@ -4397,7 +4398,7 @@ final class DifyExec implements Runnable {
                 return files.stream().map(LineOffsets.RowEnds::batch);
             }
 
-            /// `first`, or `first.1`, `first.2` …
+            /// Returns a label for each file: `first`, or `first.1`, `first.2` … if the side has several.
             List<String> labels() {
                 if (files.size() == 1) return List.of(name);
                 return IntStream.rangeClosed(1, files.size()).mapToObj(n -> name + "." + n).toList();
@@ -4407,7 +4408,7 @@ final class DifyExec implements Runnable {
                 return files.stream().map(file -> Result.of(file, id, expected)).toList();
             }
 
-            /// Adds a row in one of the files. Time and cost are in its log: without one, they are unknown.
+            /// Adds a row's result in one file. Time and cost come from the log, so they are unknown without one.
             void count(int row, int rows, Result result) {
                 if (result.entry() < 0) return;
                 var history = result.batch().history();
@@ -4429,7 +4430,8 @@ final class DifyExec implements Runnable {
                 latencies = IntStream.range(0, took.size()).mapToLong(took::get).sorted().toArray();
             }
 
-            /// A figure of rows that count as often as given; NaN if it is unknown. Sums are means over the files.
+            /// Returns a figure of rows that count as often as given; NaN if it is unknown. Sums are means over the
+            /// files.
             double of(String figure, int[] counts) {
                 return switch (figure) {
                     case "percent succeeded" -> 100 * sum("succeeded", counts) / sum("rows", counts);
@@ -4445,7 +4447,7 @@ final class DifyExec implements Runnable {
                 return all == null ? Double.NaN : Bootstrap.sum(counts, all);
             }
 
-            /// The smallest latency that this share of the successes does not exceed.
+            /// Returns the least latency in seconds that this share of the successes does not exceed; NaN without any.
             private double seconds(double share, int[] counts) {
                 long all = 0;
                 for (long one : latencies) all += counts[(int) one];
@@ -4462,7 +4464,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A row of both sides, with all that the outputs show of it.
+        /// Holds a row of both sides, with the differences between its outputs.
         ///
         /// @param shown the results that are shown for each side; of unequal results, two unequal ones
         /// @param trend `worse`, `better`, or empty
@@ -4492,13 +4494,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A figure of both sides, NaN if it is unknown, and the interval of their difference.
+        /// Holds a figure of both sides, NaN if it is unknown, and the interval of their difference.
         record Figure(String name, int digits, double first, double second, Bootstrap.Interval interval) {
             private BigDecimal rounded(double figure) {
                 return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP);
             }
 
-            /// Subtracts the rounded figures, so that the sum is right for a reader.
+            /// Subtracts the rounded figures, so that the result agrees with what is shown. Null if one is unknown.
             private BigDecimal difference() {
                 return Double.isNaN(second - first) ? null : rounded(second).subtract(rounded(first));
             }
@@ -4511,7 +4513,7 @@ final class DifyExec implements Runnable {
                 return (rounded(figure).signum() < 0 ? "" : "+") + text(figure);
             }
 
-            /// `seconds p50`, `0.24`, `0.27`, `+0.03 (+12.5 %)`, `+0.01 to +0.05`
+            /// Returns the cells of a line, such as `seconds p50`, `0.24`, `0.27`, `+0.03 (+12.5 %)`, `+0.01 to +0.05`.
             List<String> texts() {
                 var change = difference();
                 boolean isChanged = change != null && change.signum() != 0;
@@ -4529,7 +4531,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads all rows once, to count. Views read those that they show again: a batch need not fit into memory.
+        /// Reads all rows once to count them. Views read again what they show: a batch need not fit into memory.
         ///
         /// @param sides two, or one that is only checked against expected values
         Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) {
@@ -4576,7 +4578,7 @@ final class DifyExec implements Runnable {
 
         /// Computes the intervals of all figures from the same draws of rows.
         private void measure() {
-            int whole = isRepeated() ? 1 : 0; // digits of a mean
+            int whole = isRepeated() ? 1 : 0; // digits after the point: counts over repeated runs are means
             var costs = new LinkedHashMap<String, Integer>();
             sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending().prices().forEach(
                     (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
@@ -4598,14 +4600,15 @@ final class DifyExec implements Runnable {
             dearer = intervals.next();
         }
 
-        /// Whether chance alone hardly explains the difference.
+        /// Returns `better` or `worse` if chance alone hardly explains the difference, else `unclear`.
         private String verdict() {
             var decisive = figures.get(decisive()).interval();
             if (decisive.low() > 0) return "better";
             return decisive.high() < 0 ? "worse" : "unclear";
         }
 
-        /// `percent correct: second is better, +6.5 points (+2.0 to +11.0), 8 % dearer (+5 % to +11 %)`
+        /// Returns the verdict, such as
+        /// `percent correct: second is better, +6.5 points (+2.0 to +11.0), 8 % dearer (+5 % to +11 %)`.
         private String sentence() {
             long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
             if (isOne()) return grades.get(Grade.CORRECT) + " of " + Text.count(judged, "judged row") + " correct";
@@ -4656,7 +4659,7 @@ final class DifyExec implements Runnable {
             return new Pair(id, before, after, shown, match, grade, trend, facts);
         }
 
-        /// The result that says most about a row: a success, else any but a pending one.
+        /// Returns the result that says most about a row: a success, else any that is not pending.
         private static Result shown(List<Result> all) {
             return all.stream().max(Comparator.comparing(Result::isSuccess)
                     .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
@@ -4680,12 +4683,12 @@ final class DifyExec implements Runnable {
                     .collect(joining(" · "));
         }
 
-        /// `0.667`; empty without results
+        /// Returns a share such as `0.667`, or an empty text without results.
         private static String share(double share) {
             return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
         }
 
-        /// Counts a row, and keeps of it only numbers and the names of its inputs and outputs.
+        /// Counts a row. Keeps only numbers and the names of inputs and outputs: a batch need not fit into memory.
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
             grades.merge(pair.grade(), 1L, Long::sum);
@@ -4716,7 +4719,7 @@ final class DifyExec implements Runnable {
             sides().forEach(Side::close);
         }
 
-        /// All rows. An input has one column, since it mostly is the same in all files.
+        /// Writes all rows. An input has one column for all files, since it mostly is the same in them.
         void csv(Spreadsheet file, OutputStream out) throws IOException {
             var labels = sides().map(Side::labels).flatMap(List::stream).toList();
             for (int number = 0; number < rows.size(); number++) {
@@ -4736,8 +4739,8 @@ final class DifyExec implements Runnable {
             file.finish();
         }
 
-        /// A JUnit report about the second side, as Surefire's schema describes it. The root is the suite: all readers
-        /// know that form.
+        /// Writes a JUnit report about the second side, as Surefire's schema describes it. The suite is the root
+        /// element, because all readers know that form.
         void junit(OutputStream file) throws IOException {
             var out = new BufferedWriter(Json.utf8(file));
             var suite = second.batches().map(StatusView::title).collect(joining(", "));
@@ -4774,7 +4777,8 @@ final class DifyExec implements Runnable {
             return StringEscapeUtils.escapeXml10(Spreadsheet.withoutControls(value.toString()));
         }
 
-        /// `/answer: expected 2, found 3`
+        /// Returns a line for each check, such as `/answer: expected 2, found 3`; if nothing is expected, for each
+        /// difference.
         private List<String> misses(Pair pair) {
             var checks = expected.checks(pair).stream().map(check ->
                     check.output() + ": expected " + check.value() + ", found " + check.second());
@@ -4783,7 +4787,7 @@ final class DifyExec implements Runnable {
             return (expected.isEmpty() ? differences : checks).toList();
         }
 
-        /// A page with all rows, differences marked.
+        /// Writes a page with all rows and marks their differences.
         void page(OutputStream out) throws IOException {
             var title = sides().map(side -> Text.joinFirst(3, side.batches().map(StatusView::title)));
             var about = sides().map(side -> side.name + ": " + side.batches()
@@ -4797,7 +4801,7 @@ final class DifyExec implements Runnable {
                     rows.size(), number -> row(pair(number)));
         }
 
-        /// Outputs of both sides if they differ, else of the first run that succeeded.
+        /// Returns a row of the page: outputs of both sides if they differ, else those of the first result with any.
         private Map<String, Object> row(Pair pair) {
             Result one = pair.shown().one(), two = pair.shown().two();
             var end = one.end().outputs().isEmpty() ? two.end() : one.end();
@@ -4816,7 +4820,7 @@ final class DifyExec implements Runnable {
             return isOne() ? pair.grade().word() : pair.match().word();
         }
 
-        /// Returns the name and texts of each figure. With one side, there is no difference.
+        /// Returns the name and texts of each figure. With one side, it has only one text, because nothing is compared.
         private List<List<String>> table() {
             return figures.values().stream().map(figure -> isOne()
                     ? List.of(figure.name(), figure.text(figure.second())) : figure.texts()).toList();
@@ -4863,7 +4867,7 @@ final class DifyExec implements Runnable {
                             .collect(joining()));
             if (!expected.isEmpty() && pair.grade() == Grade.MISSED)
                 misses(pair).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
-            for (var difference : pair.differences()) { // the [-red-]{+blue+} one
+            for (var difference : pair.differences()) { // such as: the [-red-]{+blue+} one
                 var change = scope.diff().change(difference);
                 var first = Text.printable(change.first(), LONGEST);
                 var second = Text.printable(change.second(), LONGEST);
@@ -4875,7 +4879,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Keys and their order are documented in `docs/compare.md`. Rows are written one by one.
+        /// Writes JSON. `docs/compare.md` documents keys and order. Rows are written one by one to save memory.
         void json(PrintWriter out) {
             var head = object();
             if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
@@ -4906,7 +4910,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The cells of the input that outputs are checked against. Without any, every success is as expected.
+    /// Holds the cells of the input that outputs are checked against. Without rules, every success is as expected.
     ///
     /// @param cells     by row, the cells that are not blank
     /// @param tolerance null if numbers must be equal
@@ -4947,7 +4951,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A rule that applies to a row, and the outputs there of each side.
+        /// Holds a rule that applies to a row, its expected value, and what its output contains on each side.
         record Check(String column, String output, String value, String first, String second) {}
 
         static Expectations of(Csv csv, List<String> typed, JsonDiff diff, BigDecimal tolerance) {
@@ -4962,7 +4966,7 @@ final class DifyExec implements Runnable {
             return rules.isEmpty();
         }
 
-        /// Ids of the rows that have an expected value.
+        /// Returns the ids of the rows that have an expected value.
         Stream<String> judged() {
             return IntStream.range(0, index.size()).mapToObj(index::id).filter(this::isJudged);
         }
@@ -4981,7 +4985,7 @@ final class DifyExec implements Runnable {
                     isMet(expected.getKey(), expected.getValue(), end.at(expected.getKey().output())));
         }
 
-        /// A cell is text: for an output that is not, it is read as JSON.
+        /// Compares an output with a cell. A cell is text, so it is read as JSON if the output is not text.
         private boolean isMet(Rule rule, String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
             var text = LineOffsets.RowEnd.text(output);
@@ -4994,7 +4998,7 @@ final class DifyExec implements Runnable {
         private static boolean isFound(Pattern pattern, String text) {
             try {
                 return pattern.matcher(text).find();
-            } catch (StackOverflowError _) { // Java's way to say that a repeated group has too much text
+            } catch (StackOverflowError _) { // Java throws this if a repeated group has too much text
                 throw new Unusable("--expect: the regular expression " + Text.quoted(pattern.pattern())
                         + " is too complex for an output of " + Text.count(text.length(), "character"),
                         "do not repeat a group, as in (a|b)*");
@@ -5004,10 +5008,10 @@ final class DifyExec implements Runnable {
         private boolean isNear(String cell, String text) {
             try {
                 var difference = new BigDecimal(cell.strip()).subtract(new BigDecimal(text.strip()),
-                        MathContext.DECIMAL128); // limits digits, whatever the exponents are
+                        MathContext.DECIMAL128); // limits the digits, because exponents may be huge
                 return difference.abs().compareTo(tolerance) <= 0;
             } catch (ArithmeticException | NumberFormatException _) {
-                return false; // not numbers
+                return false; // one of them is not a number
             }
         }
 
@@ -5018,7 +5022,7 @@ final class DifyExec implements Runnable {
             return checks;
         }
 
-        /// `4, 5`: each value once; a dash for a missing one
+        /// Returns each distinct value once, such as `4, 5`, with a dash for a missing one.
         private static String found(Rule rule, List<Comparison.Result> side) {
             return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()))
                     .map(value -> value.isMissingNode() ? "–" : LineOffsets.RowEnd.text(value)).distinct()
@@ -5026,23 +5030,23 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Differences between two JSON values.
+    /// Finds the differences between two JSON values.
     ///
     /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*");
-        /// They are counted in differences, words and characters.
+        /// Limit differences, words beside a change, and characters of a text, in this order.
         private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 100_000;
         /// Matches a word with the space after it. In scripts without spaces, each character is a word.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
 
-        /// Two values differ at this place. One of them may be a missing node.
+        /// Holds two values that differ at a pointer. One of them may be a missing node.
         ///
         /// @param pointer into the outputs
         record Difference(String pointer, JsonNode first, JsonNode second) {}
 
-        /// The words that two texts have in common at their beginnings and ends, and what is between in each of them.
+        /// Holds the words that two texts share at the beginning and the end, and the part of each text in between.
         record Change(String before, String first, String second, String after) {
             static Change of(String first, String second) {
                 List<String> one = words(first), two = words(second);
@@ -5109,7 +5113,7 @@ final class DifyExec implements Runnable {
                     : new Change("", first.toString(), second.toString(), "");
         }
 
-        /// Keeps both values whole, for a page.
+        /// Keeps both values for a page, each up to `LONGEST` characters.
         static Change whole(JsonNode first, JsonNode second) {
             return Change.of(readable(first), readable(second));
         }
@@ -5120,7 +5124,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Colour for a terminal; off, text stays as it is.
+    /// Colours text for a terminal. If it is off, text stays as it is.
     record Ansi(boolean on) {
         static final Ansi OFF = new Ansi(false);
 
@@ -5168,7 +5172,7 @@ final class DifyExec implements Runnable {
         /// Limits the wait for runs that Dify was asked to stop, after the grace period and after a second signal.
         /// After that signal, it also limits the wait for the disk.
         private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
-        /// A call whose app was deleted ends within ten seconds. While the disk is slow, it is looked at so often.
+        /// Limits the wait for running rows after the app was deleted, and sets how often a slow disk is checked.
         private static final Duration SHUT_OUT = Duration.ofSeconds(7), LOOK_AT_DISK = Duration.ofMillis(100);
 
         private final Terms terms;
@@ -5189,12 +5193,12 @@ final class DifyExec implements Runnable {
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false;
         private String version, lastPause = "";
-        private boolean hasStartedRuns = false; // or may have
+        private boolean hasStartedRuns = false; // true also if one may have started
 
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.UserNames names) {}
 
-        /// The world outside an engine. Workers and signals put messages into the mailbox, and the engine's thread
-        /// takes them out.
+        /// Holds what an engine needs of the world outside. Workers and signals put messages into the mailbox, and the
+        /// engine's thread takes them out.
         ///
         /// @param halt ends the process at once
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
@@ -5224,12 +5228,12 @@ final class DifyExec implements Runnable {
             this.version = versions.isEmpty() ? "" : versions.getLast();
         }
 
-        /// An attempt on the wire. Its worker sets the volatile fields.
+        /// Holds an attempt in flight. Its worker sets the volatile fields.
         private static final class InFlight {
             final Attempt attempt;
             volatile Thread thread;
             volatile Instant lastEvent; // of a stream
-            Instant start; // TIMEOUT counts from here: the request, then a stream's first event
+            Instant start; // TIMEOUT counts from the request, then from a stream's first event
             Instant lastLook = Instant.MIN;
             Optional<RunRef> run = Optional.empty();
             boolean isStreaming, stopAsked, lookedUp;
@@ -5239,7 +5243,7 @@ final class DifyExec implements Runnable {
                 this.start = attempt.at();
             }
 
-            /// A stream that has had no event for so long since its request.
+            /// Returns whether a stream has had no event for `QUIET` since its request.
             boolean isSilent(Instant now) {
                 return attempt.mode() == Mode.STREAMING && run.isEmpty() && !now.isBefore(start.plus(Transport.QUIET));
             }
@@ -5251,8 +5255,8 @@ final class DifyExec implements Runnable {
             ports.mailbox().add(() -> interrupted(signal));
         }
 
-        /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped it. If both
-        /// stop early, the first reason counts.
+        /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped the run. If the
+        /// run and the last write both report a reason, the run's counts.
         Optional<Stop> runUntilWritten() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>();
             for (var name : List.of("INT", "TERM", "HUP"))
@@ -5268,7 +5272,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// While the disk is slow, the engine's thread waits for it and cannot say so, nor heed a second signal.
+        /// Watches for a slow disk: the engine's thread waits for it and can neither report it nor heed a second
+        /// signal.
         void watchDisk() {
             try {
                 for (boolean isSaid = false; ; Thread.sleep(LOOK_AT_DISK)) {
@@ -5280,13 +5285,13 @@ final class DifyExec implements Runnable {
                     if (interrupts.get() > 1 && writer.forcingFor().compareTo(AFTER_SECOND) > 0) ports.halt().run();
                 }
             } catch (InterruptedException _) {
-                // the call is over
+                // the session is over
             }
         }
 
-        /// Returns why the batch stopped early, or nothing when every row has its outcome. Its lines are in the
-        /// order that the promises need: what the messages brought is written, and then counts; attempts are on disk
-        /// before they are sent, and outcomes before they are shown.
+        /// Returns why the batch stopped early, or empty if every row has its outcome. The order of the steps keeps the
+        /// promises: what messages brought is written before it counts, attempts are on disk before they are sent, and
+        /// outcomes are on disk before they are shown.
         Optional<Stop> run() throws InterruptedException {
             try {
                 checkLimits(); // earlier sessions may have used them up
@@ -5309,13 +5314,13 @@ final class DifyExec implements Runnable {
                 agenda.stopWith(writer.unwritable(problem.getCause()));
             }
             watcher.end();
-            // a setting that Dify refuses late is not one that kept the command from its work
+            // if Dify refuses a setting after runs have started, the batch stopped early: the command was usable
             return agenda.stop().map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
                     ? Stop.early(stop.what(), stop.hint()) : stop);
         }
 
-        /// When all rows have ended, runs that counted as not started are looked for once more. When a call that stops
-        /// has given its rows their grace period, Dify is asked to stop what still runs.
+        /// Looks once more for runs that counted as not started, when all rows have ended. After a stop, asks Dify to
+        /// stop what still runs, when the grace period of the rows is over.
         private void beforeEnd() {
             var now = clock.instant();
             if (agenda.stop().isPresent()) {
@@ -5328,14 +5333,14 @@ final class DifyExec implements Runnable {
             return running.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
-        /// Adds every attempt that may start to the log. Returns them: they are sent once they are on disk.
+        /// Adds every attempt that may start to the log and returns it. It is sent after it is on disk.
         private List<InFlight> startDue() {
             var now = clock.instant();
             if (agenda.stop().isPresent()) return List.of();
             var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
-                if (due.isEmpty()) break; // also if a CSV that was changed closes the agenda
+                if (due.isEmpty()) break; // also if a changed CSV has closed the agenda
                 var row = due.get().row();
                 var user = terms.names().next();
                 var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user,
@@ -5355,14 +5360,14 @@ final class DifyExec implements Runnable {
             return starts;
         }
 
-        /// Runs in doubt keep their places until the server answers, so that an outage leaves no more of them than
-        /// there are places.
+        /// Returns whether a row may start. Unresolved runs keep their slots until the server responds, so that an
+        /// outage leaves no more of them than there are slots.
         private boolean hasRoom(Instant when, Instant now) {
             return pace.hasRoom(when, busy(now) + health.doubts()) && running.size() < 2 * pace.ceiling;
         }
 
-        /// A stream without a first event may wait in the server's queue, but its run may also have ended unseen: seen
-        /// after a restart of Redis (Dify 1.16.1).
+        /// Looks up streams without a first event. Such a stream may wait in the server's queue, but its run may also
+        /// have ended unseen, as after a restart of Redis (Dify 1.16.1).
         private void lookUpSilent(Instant now) {
             for (var sent : running.values()) {
                 if (sent.lookedUp || !sent.isSilent(now) || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
@@ -5375,7 +5380,7 @@ final class DifyExec implements Runnable {
             return (int) running.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
-        /// Asks the server for something that starts nothing: a row would be in doubt if it did not answer.
+        /// Asks the server for something that starts nothing, because a row would be unresolved without a response.
         private void probe(Instant now) {
             probing++;
             work(() -> {
@@ -5399,12 +5404,12 @@ final class DifyExec implements Runnable {
         }
 
         private Response answer(InFlight sent) {
-            if (agenda.stop().isPresent() || interrupts.get() > 0) // a signal may wait behind the disk
+            if (agenda.stop().isPresent() || interrupts.get() > 0) // a signal may wait for the disk
                 return new Response.NotSent("not sent: the batch was stopping", "");
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
                 if (!(heard instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant();
-                // the texts of all rows would be too much for the mailbox
+                // only a live view gets the texts: those of all rows would be too much for the mailbox
                 if (watcher.isLive() || !(heard instanceof StreamEvent.Live || heard instanceof StreamEvent.OtherEvent))
                     ports.mailbox().add(() -> onStreamEvent(sent, heard));
             });
@@ -5444,7 +5449,7 @@ final class DifyExec implements Runnable {
 
         private Duration untilNext() {
             var now = clock.instant();
-            var redrawn = now.plusMillis(200); // the progress line moves on
+            var redrawn = now.plusMillis(200); // the progress line is redrawn
             var nextLook = looking < looksAtOnce
                     ? Collections.max(List.of(agenda.nextLook(), health.opens())) : Instant.MAX;
             var next = Collections.min(agenda.stop().isPresent() ? List.of(redrawn, hardStop)
@@ -5452,7 +5457,7 @@ final class DifyExec implements Runnable {
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
-        /// When a row may start next. If no place is free, a message will end the wait.
+        /// Returns when a row may start next. If no slot is free, returns `Instant.MAX`: a message will end the wait.
         private Instant nextStart(Instant now) {
             return !hasRoom(Instant.MAX, now) ? Instant.MAX
                     : Collections.max(List.of(agenda.nextRow(now), pace.nextStart(), health.opens()));
@@ -5466,7 +5471,7 @@ final class DifyExec implements Runnable {
                     : Optional.empty());
         }
 
-        /// Places that are taken. A stream without events (pings are none) for so long may have lost its worker.
+        /// Returns how many slots are taken. A stream that sends only pings for `patience` may have lost its worker.
         private int busy(Instant now) {
             int quiet = (int) running.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
@@ -5479,7 +5484,7 @@ final class DifyExec implements Runnable {
 
         private void onStreamEvent(InFlight sent, StreamEvent heard) {
             var attempt = sent.attempt;
-            boolean isOpen = running.containsKey(attempt.sequence()); // otherwise its end is known already
+            boolean isOpen = running.containsKey(attempt.sequence()); // otherwise its outcome is known already
             switch (heard) {
                 case StreamEvent.Uploaded _ -> {
                     sent.start = clock.instant(); // the request follows
@@ -5517,7 +5522,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Logged once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
+        /// Logs a run once, whether its stream or a response without an outcome names it first.
         private void logRun(InFlight sent, RunRef run) {
             if (sent.run.isPresent()) return;
             sent.run = Optional.of(run);
@@ -5525,9 +5530,10 @@ final class DifyExec implements Runnable {
                     run.task()));
         }
 
-        /// A run waited before it started. Streams that have had an event run, and requests that were sent well before.
+        /// Slows down if a run waited before it started. Streams that have had an event count as running, and so do
+        /// blocking requests that were sent well before.
         ///
-        /// @param why with `%s` for the time: most answers have not waited, and need no words
+        /// @param why contains `%s` for the time; it is filled in only if the run has waited, because most have not
         private void noteWait(Attempt attempt, Duration waited, String why) {
             var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
             int inside = (int) running.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
@@ -5560,14 +5566,14 @@ final class DifyExec implements Runnable {
             obeyPause(response, now);
         }
 
-        /// Logs the end of an attempt that leaves its row open.
+        /// Logs the end of an attempt whose row stays without an outcome.
         private void logEnd(Attempt attempt, String end, Response response, String why) {
             var now = clock.instant();
             if (!writer.batch().history().isClosed(attempt, end)) // an earlier session recorded it
                 writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsOnDisk()));
         }
 
-        /// A pause that the server asks for holds for the whole writer.
+        /// Obeys a pause that the server asks for. It holds for the whole session.
         private void obeyPause(Response response, Instant now) {
             var pause = Backoff.Pause.of(response, now);
             if (pause.isEmpty() || agenda.stop().isPresent()) return;
@@ -5585,7 +5591,7 @@ final class DifyExec implements Runnable {
                 pace.finished(ran.usage().within(took), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited,
                         "waited %s in the server's queue"));
-                if (!ran.isBare()) queue.began(attempt); // otherwise it may be made up, and still wait
+                if (!ran.isBare()) queue.began(attempt); // otherwise its run may still wait
             }
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
@@ -5609,7 +5615,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// @param start the time of its run counts from here
+        /// @param start the instant from which the run's time limit counts
         private void carryOut(Attempt attempt, Instant start, Response response, Verdict verdict) {
             var now = clock.instant();
             switch (verdict) {
@@ -5620,7 +5626,7 @@ final class DifyExec implements Runnable {
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     pace.refused(attempt.sequence(), onServer(), terms.names().count());
-                    if (onServer() > busy(now)) pace.noneBefore(now.plus(after)); // runs that were cut off hold places
+                    if (onServer() > busy(now)) pace.noneBefore(now.plus(after)); // runs that were cut off hold slots
                     health.refused(now, onServer());
                     slowedDown(attempt, why);
                     agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
@@ -5631,7 +5637,7 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, "unreached", response, why);
                 }
                 case Verdict.LookUp(var symptom, var why) -> {
-                    if (agenda.stop().isPresent()) return; // the next start looks it up
+                    if (agenda.stop().isPresent()) return; // the next session looks it up
                     var deadline = symptom == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
                     var since = symptom == Symptom.STREAM_SILENT ? attempt.at() : now; // silent since the request
                     agenda.lookUpFirst(new Unresolved(attempt, response, symptom, why, since, deadline), now);
@@ -5643,12 +5649,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The server refuses the whole batch. If it lets this key in no more (the app was deleted), the ends of what
-        /// runs may never be seen: those of the next seconds count, and a later start looks the others up.
+        /// Stops the batch, because the server refuses all of it. If the server no longer accepts the key (the app was
+        /// deleted), the outcomes of running rows may never arrive: those of the next seconds count, and a later
+        /// session looks the others up.
         private void refused(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
             if (!isShutOut || taskStopsSent) return;
-            taskStopsSent = true; // they would be refused, too
+            taskStopsSent = true; // requests to stop would be refused, too
             hardStop = clock.instant().plus(SHUT_OUT);
         }
 
@@ -5661,7 +5668,7 @@ final class DifyExec implements Runnable {
                 terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
         }
 
-        /// Says once how to see what the runs cost. Who typed a mode has chosen, and a demo costs nothing.
+        /// Says once how to see what the runs cost, unless the user chose the mode or runs the demo, which is free.
         private void notePrices() {
             if (pricesNoted || !tally.ownSpending().lacksPrices()) return;
             pricesNoted = true;
@@ -5671,7 +5678,7 @@ final class DifyExec implements Runnable {
                 watcher.say("Note: Dify reports prices only in streams; --mode streaming shows what the runs cost.");
         }
 
-        /// The row has its outcome, which counts once it is written.
+        /// Records the row's outcome, which counts when it is written.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
             var files = response instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
                     : Response.SavedFiles.NONE;
@@ -5685,7 +5692,7 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
 
-        /// Reports a new version, and once each that a character is damaged and that links expire.
+        /// Reports each new version, and once each that a character is damaged and that links expire.
         private void noteOnce(String id, Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
@@ -5727,7 +5734,7 @@ final class DifyExec implements Runnable {
                     running.get(attempt.sequence()).lastLook = now;
                 }
                 if (unresolved.is(Purpose.QUIET) && found instanceof LookUpResult.Ended) {
-                    pace.ended(now); // the run of this stream has ended elsewhere
+                    pace.ended(now); // the run has ended, although its stream did not report it
                     var worker = running.remove(attempt.sequence()).thread;
                     if (worker != null) worker.interrupt();
                 }
@@ -5748,7 +5755,7 @@ final class DifyExec implements Runnable {
         }
 
         private LookUpRules.LookUpContext lookUpContext(Unresolved unresolved) {
-            if (unresolved.is(Purpose.LATE)) writer.write(); // a look-up may just have found a success
+            if (unresolved.is(Purpose.LATE)) writer.write(); // so that a success just found by a look-up counts
             var sent = running.get(unresolved.attempt().sequence());
             return new LookUpRules.LookUpContext(terms.modes().listing(unresolved.attempt()),
                     queue.passed(unresolved.attempt()), hasStreamsToCome(),
@@ -5756,7 +5763,7 @@ final class DifyExec implements Runnable {
                     writer.status(unresolved.attempt().row()).isSuccess());
         }
 
-        /// Whether this session will still send streams, or has sent some that wait for their first event.
+        /// Returns whether this session will still send streams, or has sent some that wait for their first event.
         private boolean hasStreamsToCome() {
             return terms.modes().mode() == Mode.STREAMING
                     && (agenda.hasRows() || running.values().stream().anyMatch(sent -> !sent.isStreaming));
@@ -5801,7 +5808,7 @@ final class DifyExec implements Runnable {
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
-        /// Asks Dify to stop what runs, and waits a moment for the ends, if any run can be stopped.
+        /// Asks Dify to stop what runs. Waits a moment for the outcomes if any run can be stopped.
         private void stopTasks(Duration patience) {
             if (!taskStopsSent) running.values().forEach(this::stopTask);
             taskStopsSent = true;
@@ -5818,7 +5825,7 @@ final class DifyExec implements Runnable {
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
 
-        /// Follows a call: the progress of a batch, or a retry in the shell.
+        /// Follows a session: the progress of a batch, or a retry in the shell.
         interface Watcher {
             default void watch(Tally tally) {}
 
@@ -5828,7 +5835,7 @@ final class DifyExec implements Runnable {
 
             default void onStreamEvent(StreamEvent.Live event) {}
 
-            /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
+            /// Receives a run that has ended, from its response or a look-up, before its row's outcome is reported.
             default void ran(Response.Ran ran) {}
 
             default void ended(Row row, Outcome outcome) {}
@@ -5839,26 +5846,26 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Rows not started yet, rows that wait for another attempt, and runs to look up, each with its time.
+    /// Holds rows not started yet, rows that wait for another attempt, and runs to look up, each with its time.
     static final class Agenda {
         private final Queue<Unresolved> lookUps = new PriorityQueue<>(Comparator.comparing(Unresolved::due)
                 .thenComparing(unresolved -> unresolved.attempt().at()));
         private final Queue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
         private final Iterator<Row> rows;
-        private Optional<Row> fresh = Optional.empty(); // the next one that was not sent yet
+        private Optional<Row> fresh = Optional.empty(); // the next row that was not sent yet
         private final Duration firstLook;
-        /// When each run was cut off that may still hold a place on the server, by row.
+        /// Holds, by row, when a run was cut off that may still hold a slot on the server.
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
-        /// Attempts whose run is not known and may still appear, by row.
+        /// Holds, by row, the attempts whose run is not known and may still appear.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
-        private final Set<String> resentUsers = new HashSet<>(); // users of such attempts
+        private final Set<String> resentUsers = new HashSet<>(); // users of those attempts whose row was sent again
         private boolean lateAsked = false;
-        private volatile Optional<Stop> stop = Optional.empty(); // workers read it
+        private volatile Optional<Stop> stop = Optional.empty(); // workers read it, too
 
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
-        /// @param firstLook how long after its request a run is looked for at first
-        /// @param now       the call's start: earlier ones sent before, whatever the clock did since
+        /// @param firstLook how long the first look-up of an unresolved attempt waits
+        /// @param now       the session's start: earlier sessions sent before it, even if the clock was set back since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
             var batch = wanted.batch();
             this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::fingerprint);
@@ -5920,9 +5927,9 @@ final class DifyExec implements Runnable {
             return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().due();
         }
 
-        /// Another attempt, later. Runs of earlier attempts that may still appear are looked for first, one by one.
+        /// Schedules another attempt. Runs of earlier attempts that may still appear are looked up first, one by one.
         ///
-        /// @param after the last one that was looked for
+        /// @param after the attempt that was looked up last; empty to begin with the first
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
             var earlier = unseen.getOrDefault(row.index(), new ArrayList<>());
             int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList()
@@ -5936,7 +5943,7 @@ final class DifyExec implements Runnable {
             waiting.add(new Waiting(row, tries, due));
         }
 
-        /// An attempt is unresolved from now on. Its request may have been sent long after it was logged.
+        /// Adds an unresolved attempt. Its look-up waits: its request may have been sent long after it was logged.
         void lookUpFirst(Unresolved unresolved, Instant now) {
             lookUp(unresolved.with(unresolved.state().at(now.plus(firstLook))));
         }
@@ -5947,22 +5954,22 @@ final class DifyExec implements Runnable {
                 cutRuns.put(unresolved.attempt().row().index(), unresolved.since());
         }
 
-        /// Frees the place of a run that was looked up, unless it stays unresolved and still holds one.
+        /// Frees the slot of a run that was looked up. If it stays unresolved, its next look-up may take it again.
         void release(Unresolved unresolved) {
             cutRuns.remove(unresolved.attempt().row().index());
         }
 
-        /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
+        /// Lets nothing new start from now on. The first reason stays, but an interrupt replaces it.
         void stopWith(Stop reason) {
             if (stop.isEmpty() || reason.exit() == Exit.INTERRUPTED) stop = Optional.of(reason);
         }
 
-        /// Whether there are rows to send.
+        /// Returns whether there are rows to send.
         boolean hasRows() {
             return !waiting.isEmpty() || fresh.isPresent();
         }
 
-        /// Once no row is left, each run that counted as not started is looked for once more.
+        /// Looks once more for each run that counted as not started, when no row and no look-up is left.
         void lookForLate(Instant now) {
             if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
@@ -5974,7 +5981,8 @@ final class DifyExec implements Runnable {
             return !hasRows() && lookUps.isEmpty() && lateAsked;
         }
 
-        /// When the next row is due: at once, unless all that are left wait for another attempt.
+        /// Returns when the next row is due: now if one was never sent, else when a waiting one is. `Instant.MAX` means
+        /// that no row is left.
         Instant nextRow(Instant now) {
             return fresh.isPresent() ? now : nextWaiting();
         }
@@ -5985,25 +5993,25 @@ final class DifyExec implements Runnable {
             earlier.add(attempt);
         }
 
-        /// Another attempt of the row is sent: a run of an earlier one that appears from now on is late.
+        /// Marks that the row is sent again: a run of an earlier attempt that appears from now on is late.
         void markResent(Row row) {
             unseen.getOrDefault(row.index(), List.of()).forEach(attempt -> resentUsers.add(attempt.user()));
         }
 
-        /// Whether a run that appears now is late: its row was sent again, and it has not appeared before.
+        /// Returns whether a run that appears now is late: its row was sent again, and it has not appeared before.
         boolean isLate(Attempt attempt) {
             return resentUsers.contains(attempt.user()) && unseen.getOrDefault(attempt.row().index(), List.of())
                     .stream().anyMatch(other -> other.user().equals(attempt.user()));
         }
 
-        /// A run of the attempt has appeared, so it is no longer looked for.
+        /// Stops looking for the attempt's run, because it has appeared.
         void appeared(Attempt attempt) {
             unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
                     .removeIf(other -> other.user().equals(attempt.user()));
         }
     }
 
-    /// The figures of this session, and how fast its rows are. Owned by the engine's thread.
+    /// Holds the figures of this session, and how fast its rows are. Owned by the engine's thread.
     static final class Tally extends Figures {
         private static final Duration SUSPENDED = Duration.ofSeconds(5);
 
@@ -6011,10 +6019,10 @@ final class DifyExec implements Runnable {
         final Pace pace;
         private final InstantSource clock;
         private final Instant begunAt;
-        /// The rows of this session, and those of them without an outcome of this session.
+        /// Hold the rows of this session, and those of them without an outcome of this session.
         private final BitSet ours, open;
         private final Map<RowStatus, Long> counts = new EnumMap<>(RowStatus.class);
-        /// Rows that are not part of this session, where it is to finish the batch.
+        /// Counts rows that are not part of this session. Empty if the session runs only a part of the batch.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         private final Map<String, Long> causes = new HashMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
@@ -6024,7 +6032,7 @@ final class DifyExec implements Runnable {
         private Duration suspended = Duration.ZERO;
         private Now now = new Now(0, 0, 0, Optional.empty());
 
-        /// @param lookUps runs that are looked up, with those whose streams have been silent for a while
+        /// @param lookUps counts runs that are looked up, and streams that have been silent for a while
         record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
 
         Tally(Batch.Wanted wanted, Pace pace, InstantSource clock) {
@@ -6038,7 +6046,7 @@ final class DifyExec implements Runnable {
                 others.put(status, wanted.batch().index().count(status) - wanted.count(status));
         }
 
-        /// Called several times a second. A longer time does not count: the process was suspended.
+        /// Is called several times a second. A gap of `SUSPENDED` or more does not count: the process was suspended.
         void tick(Instant time, Now now) {
             this.now = now;
             var before = lastTick;
@@ -6055,7 +6063,7 @@ final class DifyExec implements Runnable {
         @Override
         void sent(int entry, Instant at) {
             super.sent(entry, at);
-            if (recent.isEmpty()) recent.add(at); // the first rows are rated from their start
+            if (recent.isEmpty()) recent.add(at); // the first rate counts from the start of the first rows
         }
 
         @Override
@@ -6064,7 +6072,7 @@ final class DifyExec implements Runnable {
             if (isSent(entry)) ownSpending.add(tokens, price, currency);
         }
 
-        /// A late run may give a row another outcome, also one that is not part of this session.
+        /// Records an outcome. A late run may change an earlier one, also of a row that is not part of this session.
         @Override
         void ended(int entry, RowStatus former, Outcome outcome, Double seconds) {
             super.ended(entry, former, outcome, seconds);
@@ -6082,7 +6090,7 @@ final class DifyExec implements Runnable {
             return ownSpending;
         }
 
-        /// Failed rows by cause.
+        /// Returns the number of failed rows by cause.
         Map<String, Long> causes() {
             return Collections.unmodifiableMap(causes);
         }
@@ -6116,7 +6124,7 @@ final class DifyExec implements Runnable {
             return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
 
-        /// Whether all rows left are looked up or wait for a retry: nobody knows how long that takes.
+        /// Returns whether all rows left are looked up or wait for a retry. Nobody knows how long that takes.
         boolean onlyWaits() {
             return asked > done() && asked - done() <= now.lookUps() + now.waiting();
         }
@@ -6131,7 +6139,7 @@ final class DifyExec implements Runnable {
             return (recent.size() - 1) * 1000.0 / span;
         }
 
-        /// The rows left, at the recent rate; empty before the first row has ended, and after the last.
+        /// Returns the time for the rows left, at the recent rate. Empty without a rate, without rows, or if all wait.
         Optional<Duration> timeLeft() {
             return rate() == 0 || done() >= asked || onlyWaits() ? Optional.empty()
                     : Optional.of(Duration.ofMillis((long) (1000 * (asked - done()) / rate())));
@@ -6171,8 +6179,8 @@ final class DifyExec implements Runnable {
             return asked(() -> orUnchecked(client.stored("/parameters")), "");
         }
 
-        /// No form in place of an answer that concerns this path alone: Dify's own refusals have a code; one without
-        /// may be a proxy's.
+        /// Returns an empty form if the refusal concerns this path alone. Dify's own refusals have a code; a refusal
+        /// without one may be a proxy's.
         private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
             if (!(form instanceof DifyClient.Reply.NotGot(var response)))
                 return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
@@ -6192,7 +6200,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Waits until it is time to ask again. If asking again cannot help, the command ends.
+        /// Waits until it is time to ask again. Ends the command if asking again cannot help.
         private void await(Response response, int tries, String left) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
             var problem = " (" + Text.printable(response.why(), LONGEST) + ")";
@@ -6226,9 +6234,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A row's way to Dify and back: cells become values, files are uploaded before the run and saved after it.
+    /// Sends a row to Dify and reads its response: cells become values, files are uploaded before and saved after the
+    /// run.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
-        /// A file that several cells of one attempt name is uploaded once.
+        /// Sends an attempt. A file that several of its cells name is uploaded once.
         @Override
         public Response run(Attempt attempt, Consumer<StreamEvent> heard) {
             var values = form.values(attempt.row());
@@ -6249,7 +6258,7 @@ final class DifyExec implements Runnable {
             values.replaceAll((_, value) -> value.uploaded(ids));
             var response = client.run(attempt, values, heard);
             if (saveFiles.isEmpty() || !(response instanceof Response.Ran ran)) return response;
-            // if this process dies during the downloads, the next one finds the run
+            // if this process dies during the downloads, the next session finds the run in the log
             ran.run().ifPresent(run -> {
                 var recorded = new CompletableFuture<Void>();
                 heard.accept(new StreamEvent.Finished(run, recorded));
@@ -6279,7 +6288,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Judges a failed upload: a rejected key and throttling as for a run; a rejected file fails the row.
+        /// Judges a failed upload. A rejected key and throttling count as for a run; a rejected file fails the row.
         private static Response notUploaded(String upload, Response response) {
             return switch (response) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
@@ -6299,7 +6308,8 @@ final class DifyExec implements Runnable {
         }
 
         record FileSaver(DifyClient client, Path folder) {
-            /// A file that cannot be saved does not fail its row, which was paid for: it is reported as missing.
+            /// Saves a row's files. If one cannot be saved, it is reported as missing. This does not fail the row,
+            /// which was paid for.
             Response.SavedFiles save(String id, ObjectNode outputs) {
                 long start = System.nanoTime();
                 var saved = new ArrayList<Path>();
@@ -6318,9 +6328,9 @@ final class DifyExec implements Runnable {
                 return new Response.SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
             }
 
-            /// The file gets its name once it is whole; until then it has a random one. Dify may not know its size.
+            /// Saves a file under a random name until it is whole. `size` is 0 if Dify does not know it.
             private Path save(URI address, long size, Path place) throws IOException {
-                // nothing is fetched into a folder that cannot be written
+                // this fails before the download if the folder cannot be written
                 try (var part = Temporary.of(folder, Temporary.HIDDEN)) {
                     var reply = client.download(address, size, part.channel());
                     if (reply instanceof DifyClient.Reply.NotGot(var first)
@@ -6336,9 +6346,10 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// A workflow made the address out of a row, so it is not trusted with what only this machine can reach.
+            /// Returns the URL of a file. A workflow made it out of a row, so it is not trusted: it must not lead to
+            /// what only this machine can reach.
             URI address(String link) throws IOException {
-                if (link.isBlank()) // it would lead to the API itself
+                if (link.isBlank()) // a blank link would lead to the API itself
                     throw new IOException("the output has no URL");
                 try {
                     var address = client.access().baseUrl().resolve(link.strip());
@@ -6366,7 +6377,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// `<id>-<output>-<n><ext>`, within the folder. An id that had to be changed is followed by a hash.
+            /// Returns `<id>-<output>-<n><ext>`, a name within the folder. A hash follows an id that had to be changed.
             static String fileName(String id, String output, int number, String extension) {
                 var row = safe(id, 100).replaceFirst("^\\.", "_");
                 var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("", id)));
@@ -6400,9 +6411,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Dify's Service API. Never sleeps, never retries, never judges.
+    /// Calls Dify's Service API. Never sleeps, never retries, never judges.
     ///
-    /// @param timeout    of one run: from its first event (streaming) or from sending (blocking) to its end
+    /// @param timeout    the limit of one run: from its first event (streaming) or its request (blocking) to its end
     /// @param firstEvent how long a stream may be silent before its first event
     record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
@@ -6412,7 +6423,7 @@ final class DifyExec implements Runnable {
         private static final String PAGE = "a web page (from a proxy?)";
         private static final long LARGEST_FILE = 1L << 30;
 
-        /// @param runs how many there may be at a time
+        /// @param runs the largest number of runs at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
             return new DifyClient(new Transport(access, Transport.share(runs)), access, AppKind.WORKFLOW, timeout,
                     FIRST_EVENT);
@@ -6433,7 +6444,7 @@ final class DifyExec implements Runnable {
 
         // Running
 
-        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
+        /// Posts one attempt and reads up to its final event, without waiting for the end of the stream.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
@@ -6450,7 +6461,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// A chatflow's run that failed took place and was paid for, though Dify answers as it does to refused inputs.
+        /// Recognizes a chatflow's failed run: it was paid for, though Dify responds as it does to refused inputs.
         private Response refusedOrFailed(Transport.Answer answer) throws IOException {
             var refused = refused(answer);
             boolean hasRun = isChat() && refused.status() == 400
@@ -6528,14 +6539,14 @@ final class DifyExec implements Runnable {
                     reader.end().ifPresent(ends::add);
                 }
             } catch (IOException _) {
-                // the moment is over, or the connection: nothing more came
+                // the limit is over, or the connection broke: no more events came
             }
             return ends;
         }
 
         // Looking up
 
-        /// Looks a run up by its id, or else by its attempt's name. An overdue run is stopped before.
+        /// Looks a run up by its id, or by its attempt's user if the id is unknown. Stops an overdue run first.
         LookUpResult look(Unresolved unresolved, Map<String, Value> values) {
             var user = unresolved.attempt().user();
             var sent = new SentInputs(user, values);
@@ -6550,13 +6561,13 @@ final class DifyExec implements Runnable {
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
             if (!isChat()) return found;
-            // a success with the answer that people see: moderation may have replaced it in the message
+            // a success gets the answer that people see: moderation may have replaced it in the message
             if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return found;
             return result(message(sent), message -> new StoredMessage(message).completing(found));
         }
 
-        /// Whether the app has a run. Dify answers 404 for a run of another app (1.9: with empty fields), and lists no
-        /// conversation of another app's user.
+        /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9: with empty fields),
+        /// and lists no conversation of another app's user.
         Reply<Boolean> knows(Origin.Recorded run) {
             var sent = new SentInputs(run.user(), Map.of());
             var found = run.id().isEmpty() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
@@ -6581,7 +6592,7 @@ final class DifyExec implements Runnable {
             return run.isPresent() ? stored.completing(detail(run.get(), sent)) : stored.result();
         }
 
-        /// The one message of an attempt's conversation, or a missing node if there is no conversation.
+        /// Returns the one message of an attempt's conversation, or a missing node if there is no conversation.
         private Reply<JsonNode> message(SentInputs sent) {
             var conversations = list("/conversations?limit=20&user=" + encoded(sent.user()), conversation ->
                     !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")));
@@ -6589,7 +6600,7 @@ final class DifyExec implements Runnable {
                     : messageOf(found.getFirst().path("id").asText(), sent));
         }
 
-        /// A message of another conversation is passed over, whatever its list was asked for.
+        /// Returns the first message of this conversation. Skips those of others, which the list should not contain.
         private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
@@ -6601,7 +6612,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// The entries of a list that is whole and holds this request's alone. Any other answer proves nothing.
+        /// Returns the entries of a list if it is whole and all are this request's. Any other response is an error,
+        /// because it proves nothing.
         Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
             return ask(get(path), LOOK, answer -> {
                 var list = tree(answer);
@@ -6632,7 +6644,7 @@ final class DifyExec implements Runnable {
             return result(reply, Function.identity());
         }
 
-        /// Whether Dify has no such run. A proxy's 404 does not count.
+        /// Returns whether Dify has no such run. A proxy's 404 does not count, because it lacks Dify's code.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found");
@@ -6651,15 +6663,15 @@ final class DifyExec implements Runnable {
 
         // Other requests
 
-        /// Asks Dify to stop a task. It answers `success` whatever happens, so the answer is not kept.
+        /// Asks Dify to stop a task. Dify responds with `success` whatever happens, so the response is not kept.
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
             var body = BodyPublishers.ofByteArray(Json.bytes(object("user", user)));
             ask(post(access.at(path), "application/json", body), LOOK, Transport.Answer::beginning);
         }
 
-        /// Uploads a file and returns its id. One that a link has replaced since it was checked is not sent: the link
-        /// could lead anywhere.
+        /// Uploads a file and returns its id. Does not send a file that a symbolic link has replaced since the check,
+        /// because the link could lead anywhere.
         Reply<String> upload(Value.Local local, String user) {
             var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
                     + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
@@ -6686,13 +6698,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Fetches a file of an output, whole. The link is signed, so the key is not sent.
+        /// Fetches a whole file of an output. The link is signed, so the key is not sent.
         Reply<FileChannel> download(URI link, long size, FileChannel to) {
             return ask(request(link), timeout, answer -> {
                 var tooLarge = "larger than 1 GiB";
                 long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
                 if (Math.max(expected, size) > LARGEST_FILE) throw new Transport.Exceeded(tooLarge);
-                to.truncate(0); // of an earlier try
+                to.truncate(0); // an earlier try may have left bytes
                 long length = answer.body(LARGEST_FILE, tooLarge).transferTo(Channels.newOutputStream(to));
                 if (size > 0 && length != size) throw new IOException("incomplete: got " + length + " of "
                         + size + " bytes");
@@ -6710,14 +6722,14 @@ final class DifyExec implements Runnable {
                     : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
         }
 
-        /// Fetches Dify's record of a run; empty if there is none that can be used.
+        /// Fetches Dify's record of a run. Empty if there is no record, or none that can be used.
         Reply<Optional<StoredRun>> storedRun(String id) {
             var reply = stored("/workflows/run/" + encoded(id));
             return isAbsent(reply) ? new Reply.Got<>(Optional.empty())
                     : reply.then(detail -> new Reply.Got<>(StoredRun.of(id, detail)));
         }
 
-        /// Sends `GET /info` and adds the version from the response's header. Called before any run is paid for.
+        /// Sends `GET /info`, which starts no run, and adds the version from the response's header.
         Reply<JsonNode> info() {
             return ask(get("/info"), LOOK, answer -> objectOf(answer).put("version", answer.version));
         }
@@ -6728,7 +6740,8 @@ final class DifyExec implements Runnable {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
 
-        /// A chatflow's row gets a conversation of its own. A name for it could cost a model call.
+        /// Builds a run's request. A chatflow's row gets its own conversation, without a name: a name could cost a
+        /// model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -6762,7 +6775,7 @@ final class DifyExec implements Runnable {
             return authorized(address).header("Content-Type", type).POST(body);
         }
 
-        /// A key for several apps does not say which one is meant.
+        /// Adds the key, and the app's id if it is set, because a key for several apps does not say which one is meant.
         private HttpRequest.Builder authorized(URI address) {
             var request = request(address).header("Authorization", "Bearer " + access.key());
             return access.appId().isEmpty() ? request : request.header("X-Dify-App-ID", access.appId());
@@ -6772,12 +6785,12 @@ final class DifyExec implements Runnable {
             return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        /// A request that starts no run. A success that is not what was asked for counts as a refusal.
+        /// Sends a request that starts no run. A success with unexpected content counts as a refusal.
         private <T> Reply<T> ask(HttpRequest.Builder request, Duration limit,
                 IOFunction<Transport.Answer, T> reading) {
             return wire.exchange(request, limit, Symptom.NO_ANSWER,
                     _ -> BodySubscribers.ofInputStream(), answer -> {
-                        if (answer.status != 200 && answer.status != 201) // an upload has made something
+                        if (answer.status != 200 && answer.status != 201) // 201: an upload has created a file
                             return new Reply.NotGot<>(refused(answer));
                         try {
                             return new Reply.Got<>(reading.apply(answer));
@@ -6814,7 +6827,7 @@ final class DifyExec implements Runnable {
             return Response.Refused.http(status, !answer.version.isEmpty(), code, message, answer.retryAfter());
         }
 
-        /// The result of an exchange: the response's content, or what happened instead.
+        /// Holds the result of an exchange: the response's content, or what happened instead.
         sealed interface Reply<T> {
             record Got<T>(T value) implements Reply<T> {}
 
@@ -6828,9 +6841,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The inputs of a request. A response counts for a row only if it agrees with them.
+        /// Holds the inputs of a request. A response counts for a row only if it agrees with them.
         ///
-        /// @param values empty where the row has changed since
+        /// @param values empty if the row has changed since
         record SentInputs(String user, Map<String, Value> values) {
             boolean matches(JsonNode inputs) {
                 return matches(inputs, inputs.path("sys.query"));
@@ -6855,7 +6868,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads one answer, or the events of one stream: later ones do not repeat everything.
+    /// Reads one response, or the events of one stream. Keeps what earlier events contained, because later events do
+    /// not repeat it.
     static final class RunReader {
         private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
 
@@ -6863,7 +6877,7 @@ final class DifyExec implements Runnable {
         private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
         private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
         private boolean isPriceKnown = true;
-        /// A chatflow's words so far, and whether moderation has replaced some.
+        /// Hold a chatflow's text so far, and whether moderation has replaced some of it.
         private final StringBuilder answer = new StringBuilder();
         private boolean isReplaced = false;
 
@@ -6915,7 +6929,7 @@ final class DifyExec implements Runnable {
             return last.path("data");
         }
 
-        /// Whether `data` is the run's own, and not of one of its nodes.
+        /// Returns whether `data` is the run's own, and not of one of its nodes.
         private boolean isOfRun() {
             return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
@@ -6925,18 +6939,18 @@ final class DifyExec implements Runnable {
             return id.isEmpty() && isOfRun() ? text(data(), "id") : id;
         }
 
-        /// Whether the last payload carries inputs that were not sent.
+        /// Returns whether the last payload contains inputs that were not sent.
         boolean isForeign(DifyClient.SentInputs sent) {
             return isOfRun() && ofRun("inputs").filter(inputs -> !sent.matches(inputs)).isPresent();
         }
 
-        /// An object of the run, or the text of one (1.9.2).
+        /// Returns an object of the run, which may be stored as text (1.9.2). Empty if it is not an object.
         private Optional<ObjectNode> ofRun(String name) {
             var value = data().path(name);
             try {
                 if (value.isTextual()) value = Json.MAPPER.readTree(value.textValue());
             } catch (JsonProcessingException _) {
-                // text that is not JSON
+                // the text is not JSON
             }
             return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
@@ -6951,12 +6965,12 @@ final class DifyExec implements Runnable {
                 case "reasoning_chunk" -> new StreamEvent.Chunk(text(data, "reasoning"));
                 case "human_input_required" -> form(data);
                 case "message" -> new StreamEvent.Chunk(text(last, "answer"));
-                case "message_replace" -> new StreamEvent.Chunk("\n" + text(last, "answer")); // instead of all before
+                case "message_replace" -> new StreamEvent.Chunk("\n" + text(last, "answer")); // replaces all before
                 default -> new StreamEvent.OtherEvent();
             };
         }
 
-        /// The forms that the run of a blocking answer waits for. A stream has an event for each.
+        /// Returns the forms that the run of a blocking response waits for. A stream has an event for each.
         List<StreamEvent> forms() {
             return data().path("reasons").valueStream().filter(reason -> reason.has("form_id"))
                     .map(this::form).toList();
@@ -6973,7 +6987,7 @@ final class DifyExec implements Runnable {
             return Optional.of(text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
         }
 
-        /// A run that was paid in two currencies has no price; models without a price say 0 in any.
+        /// Returns the cost. A run paid in two currencies has no price; models without a price report 0 in any.
         private Optional<Map.Entry<String, BigDecimal>> paid() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
@@ -7021,8 +7035,8 @@ final class DifyExec implements Runnable {
                     isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
         }
 
-        /// The end of a chatflow's streamed run, whose outputs keep text that moderation has replaced. Without an
-        /// answer in them it is looked up.
+        /// Completes the outcome of a chatflow's streamed run. Puts in the text with which moderation has replaced the
+        /// answer. If the outputs have no answer, the run is looked up.
         Response completed(Response.Ran ran) {
             var outputs = Json.MAPPER.createObjectNode();
             outputs.setAll(ran.outputs());
@@ -7051,7 +7065,7 @@ final class DifyExec implements Runnable {
 
         /// Interprets the detail of a run that was looked up.
         ///
-        /// @param now by the server's clock
+        /// @param now the time on the server's clock
         LookUpResult result(RunRef asked, Instant now) {
             taskId = asked.task();
             var status = Response.RunStatus.of(text(data(), "status")).orElse(Response.RunStatus.RUNNING);
@@ -7091,7 +7105,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A workflow's run that has ended, as the server has stored it.
+    /// Holds a workflow's run that has ended, as the server has stored it.
     record StoredRun(JsonNode detail, Response.Ran ran, JsonNode stored) {
         private static final String FILE = "dify_model_identity";
 
@@ -7108,7 +7122,7 @@ final class DifyExec implements Runnable {
             return ran.ref().id();
         }
 
-        /// Whether a file has no URL but a link of Dify's own, which expires.
+        /// Returns whether a file has no URL but a link of Dify's own, which expires.
         boolean hasUpload() {
             return stored.findParents(FILE).stream()
                     .anyMatch(file -> !RunReader.text(file, "transfer_method").equals("remote_url"));
@@ -7128,7 +7142,7 @@ final class DifyExec implements Runnable {
             return inputs;
         }
 
-        /// Its line of results.
+        /// Returns the run's line for the results.
         Results.Success success(Row row) {
             var user = RunReader.text(stored, "sys.user_id");
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
@@ -7138,21 +7152,21 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A chatflow's message as the server has stored it, or a missing node.
+    /// Holds a chatflow's message as the server has stored it, or a missing node.
     record StoredMessage(JsonNode message) {
         private String text(String name) {
             return RunReader.text(message, name);
         }
 
-        /// The run of a message that has waited for a human; other messages do not name their run.
+        /// Returns the run of a message that has waited for a person. Empty for others: they do not name their run.
         Optional<RunRef> pausedRun() {
             return message.path("extra_contents").valueStream()
                     .map(extra -> RunReader.text(extra, "workflow_run_id")).filter(id -> !id.isEmpty())
                     .findFirst().map(id -> new RunRef(id, ""));
         }
 
-        /// A run's success with its message. After a pause that may hold a part, or nothing if its client left (1.9):
-        /// then the run's own answer counts.
+        /// Completes a run's success with its message. After a pause, the message may contain a part of the answer, or
+        /// nothing if its client left (1.9), so the run's own answer counts.
         LookUpResult completing(LookUpResult found) {
             if (!(found instanceof LookUpResult.Ended(var ran, var inputs)) || !ran.status().isSuccess()) return found;
             var outputs = Json.MAPPER.createObjectNode();
@@ -7161,7 +7175,7 @@ final class DifyExec implements Runnable {
             return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs);
         }
 
-        /// A message has no answer until its run has ended. After that, Dify 1.16 also reports how long the run took.
+        /// Returns the outcome. A message has no answer until its run has ended; Dify 1.16 then also reports its time.
         LookUpResult result() {
             var sent = RunReader.sent(message.path("inputs"));
             if (message.path("query").isTextual()) sent.put("query", text("query"));
@@ -7181,7 +7195,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// HTTP/1.1 to Dify: one request and the reading of its answer at a time; whatever breaks becomes a [Response].
+    /// Speaks HTTP/1.1 to Dify: sends one request at a time and reads its response. Any failure becomes a [Response].
     static final class Transport implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20);
         /// A run whose stream has been silent for so long is looked up.
@@ -7189,14 +7203,14 @@ final class DifyExec implements Runnable {
         private static final int LONGEST_REFUSAL = 64 << 10, TICK = 100;
         private static final String NO_TLS = "recognized SSL message";
 
-        /// The most bytes of a response. While it is read, it is in memory up to ten times.
+        /// Limits a response, in bytes. While it is read, it takes up to ten times as much memory.
         private final long most;
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         private final HttpClient.Builder builder;
-        /// It loads while the caller reads its files: that takes a quarter of a second.
+        /// Loads while the caller reads its files, because loading takes a quarter of a second.
         private volatile CompletableFuture<HttpClient> http;
         private final Optional<URI> proxy;
-        /// The answers that are being read. One thread looks at all of them: an alarm for each would cost more.
+        /// Holds the responses that are being read. One thread checks all of them: a timer for each would cost more.
         private final Set<Answer> open = ConcurrentHashMap.newKeySet();
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
@@ -7210,7 +7224,7 @@ final class DifyExec implements Runnable {
             proxy.ifPresent(this::setProxy);
             access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
             this.http = CompletableFuture.supplyAsync(builder::build, tasks);
-            tasks.execute(() -> Json.MAPPER.reader()); // so does what reads the answers
+            tasks.execute(() -> Json.MAPPER.reader()); // loads the JSON reader meanwhile
             clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK, TICK, MILLISECONDS);
         }
 
@@ -7238,7 +7252,7 @@ final class DifyExec implements Runnable {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
                 store.load(null, null);
                 var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-                factory.init((KeyStore) null); // the system's
+                factory.init((KeyStore) null); // loads the system's certificates
                 for (var manager : factory.getTrustManagers())
                     if (manager instanceof X509TrustManager system)
                         for (var issuer : system.getAcceptedIssuers())
@@ -7299,7 +7313,7 @@ final class DifyExec implements Runnable {
             return lasting.orElseGet(() -> new Response.NotSent(Text.reason(cause.get()) + through, ""));
         }
 
-        /// Recognizes failures that recur until the server or a setting changes, by the JDK's words.
+        /// Recognizes, by the JDK's messages, failures that recur until the server or a setting changes.
         private static Optional<Response.NotSent> lasting(Throwable problem, String through) {
             var words = Objects.requireNonNullElse(problem.getMessage(), "");
             return switch (problem) {
@@ -7329,15 +7343,15 @@ final class DifyExec implements Runnable {
             return headers.firstValue("Content-Type").orElse("").startsWith(type);
         }
 
-        /// The body of a run's answer. Its connection is not used again: nothing in a blocking answer says whose it is,
-        /// and if a broken proxy sends one answer too many, each later row would get that of the row before.
+        /// Reads the body of a run's response, and does not use its connection again. Nothing in a blocking response
+        /// says whose it is: if a broken proxy sent one too many, each later row would get that of the row before.
         BodySubscriber<InputStream> lastBody(HttpResponse.ResponseInfo head) {
             var body = BodySubscribers.ofInputStream();
             if (isOf(head.headers(), "text/event-stream")) return body;
             long length = head.headers().firstValueAsLong("Content-Length").orElse(0);
             if (length > 0) return new LastBody(body, length);
-            // the JDK keeps this connection for the client's next request: that gets another client, and a request
-            // that is about to be sent can still use this one
+            // the JDK keeps this connection for the client's next request, so the next request gets another client; a
+            // request that is about to be sent can still use this one
             synchronized (this) {
                 clock.schedule(http.join()::shutdown, TICK, MILLISECONDS);
                 http = CompletableFuture.completedFuture(builder.build());
@@ -7345,7 +7359,7 @@ final class DifyExec implements Runnable {
             return body;
         }
 
-        /// A body whose connection is closed with its last byte: the JDK does so when it is cancelled.
+        /// Closes the connection of a body with its last byte: the JDK does so when the subscription is cancelled.
         private static final class LastBody implements BodySubscriber<InputStream> {
             private final BodySubscriber<InputStream> body;
             private Flow.Subscription connection;
@@ -7387,7 +7401,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An answer that is being read, with a time limit: the JDK's own ends at the head.
+        /// Reads a response within a time limit, because the JDK's own limit ends at the header.
         final class Answer implements AutoCloseable {
             final int status;
             final boolean isPage, isStream;
@@ -7415,7 +7429,8 @@ final class DifyExec implements Runnable {
                 return http.headers().firstValue(name).map(String::strip);
             }
 
-            /// Seconds or an HTTP date; if it is neither, the back-off decides.
+            /// Returns the wait that the server asks for, as seconds or an HTTP date. Empty for anything else: then the
+            /// back-off decides how long to wait.
             Optional<Duration> retryAfter() {
                 return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
                         .map(Duration::ofSeconds).or(() -> date("Retry-After")
@@ -7453,8 +7468,8 @@ final class DifyExec implements Runnable {
                         return count;
                     }
 
-                    /// The JDK counts a break as one byte: a reader must not run into it before it has passed on the
-                    /// rest.
+                    /// Counts one byte less, because the JDK counts a break as one byte: a reader must not run into it
+                    /// before it has passed on the rest.
                     @Override
                     public int available() throws IOException {
                         return Math.max(0, super.available() - 1);
@@ -7466,10 +7481,10 @@ final class DifyExec implements Runnable {
                 return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
             }
 
-            /// The next event that can be read; one that was cut off cannot. Empty: the stream has ended.
+            /// Returns the next event that can be read, and skips one that was cut off. Empty if the stream has ended.
             Optional<JsonNode> event() throws IOException {
                 while (true) {
-                    left = most; // each event counts for itself
+                    left = most; // the limit applies to each event
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
                     try {
@@ -7509,7 +7524,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The body ended early: for this reason, unless the limit has ended it, perhaps before the first event.
+            /// Returns that the body ended early: for this reason, unless the time limit ended it, possibly even before
+            /// the first event.
             Response.Cut cut(Symptom silence, String why) {
                 if (!over) return new Response.Cut(run, Symptom.CUT, why);
                 var symptom = run.isPresent() ? Symptom.TIMED_OUT : silence;
@@ -7527,7 +7543,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The data of the next server-sent event. Empty: the stream has ended, which may have cut the last one off.
+        /// Returns the data of the next server-sent event. Empty if the stream has ended, which may have cut the last
+        /// event off.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
             for (var line = lines.readLine(); line != null; line = lines.readLine()) {
@@ -7554,8 +7571,8 @@ final class DifyExec implements Runnable {
 
     // Batch: what the files say
 
-    /// Everything known about a batch, from its files and, where there is one, the CSV. Only a batch that was read to
-    /// show single rows has offsets.
+    /// Holds everything known about a batch, from its files and, if there is one, the CSV. Only a batch that was read
+    /// to show single rows has offsets.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
         interface Listener {
             void result(int entry, Lines line) throws IOException;
@@ -7577,7 +7594,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// A batch of these rows as if none had run. Its files are not read.
+        /// Returns a batch of these rows as if none had run. Of its results and log, only the first lines are read.
         static Batch ofRows(BatchFiles files, Csv whole) throws IOException {
             var csv = whole.with(files.shard());
             var index = rows(files, Optional.of(csv));
@@ -7596,7 +7613,7 @@ final class DifyExec implements Runnable {
             return index;
         }
 
-        /// Refuses a CSV that lacks rows of the results: they would be left out.
+        /// Rejects a CSV that lacks rows of the results, because they would be left out.
         void refuseStrangers(Path input) {
             long strangers = index.size() - index.rows();
             if (strangers > 0) throw new Unusable(input + ": lacks " + Text.count(strangers, "id") + " of "
@@ -7624,7 +7641,7 @@ final class DifyExec implements Runnable {
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
         }
 
-        /// The entry of a row. An unknown id is refused with the ids that are most like it.
+        /// Returns the entry of a row. Rejects an unknown id and suggests the ids that are most like it.
         int known(String id, String where) {
             int entry = index.find(id);
             if (index.isRow(entry)) return entry;
@@ -7634,7 +7651,7 @@ final class DifyExec implements Runnable {
                     : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
         }
 
-        /// The rows that a call asks for: those in `.retry`, these ids or all; `among` them only these, if any.
+        /// Selects the rows of a session: those in `.retry`, these ids or all. A non-empty `among` limits them further.
         ///
         /// @param limit the largest number of rows
         /// @param seed if present, the rows are chosen at random, else they are the first
@@ -7654,7 +7671,7 @@ final class DifyExec implements Runnable {
                         OptionalLong.empty(), false, !ids.isEmpty(), false);
             }
 
-            /// A random sample of the rows without an outcome: failed rows are not like the others.
+            /// Selects a random sample of the rows without an outcome, because failed rows are not like the others.
             Selection random(long rows, long seed) {
                 return new Selection(listed, ids, force, among, rows, OptionalLong.of(seed), rerunChanged,
                         resendUnknown, true);
@@ -7668,13 +7685,13 @@ final class DifyExec implements Runnable {
                 return seed.isPresent();
             }
 
-            /// Whether rows may stay pending after this session.
+            /// Returns whether rows may stay pending after this session.
             boolean isPart() {
                 return listed || !ids.isEmpty() || !among.isEmpty() || isLimited();
             }
         }
 
-        /// The rows of one call: those to send, and those whose earlier run is looked up first.
+        /// Holds the rows of one session: those to send, and those whose earlier run is looked up first.
         record Wanted(Batch batch, BitSet fresh, List<Unresolved> lookUps, Selection asked) {
             BitSet entries() {
                 var all = (BitSet) fresh.clone();
@@ -7686,13 +7703,13 @@ final class DifyExec implements Runnable {
                 return fresh.cardinality() + lookUps.size();
             }
 
-            /// Those that have this status before the session.
+            /// Counts the rows that had this status before the session.
             long count(RowStatus status) {
                 return entries().stream().filter(entry -> batch.index().status(entry) == status).count();
             }
         }
 
-        /// Finds the rows of a call, and those of them whose earlier run is looked up first.
+        /// Finds the rows of a session, and those of them whose earlier run is looked up first.
         Wanted select(Selection asked, Duration timeout) throws IOException {
             var rows = asked.listed() ? set(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
                     : asked.ids().isEmpty() ? set(IntStream.range(0, index.rows())) : named(asked.ids(), "");
@@ -7719,7 +7736,7 @@ final class DifyExec implements Runnable {
             return new Wanted(this, rows, lookUps, asked);
         }
 
-        /// Keeps so many rows; each has the same chance to stay. This is Knuth's algorithm S: it needs no list of rows.
+        /// Keeps `count` rows, each with the same chance to stay. Knuth's algorithm S needs no list of rows.
         private static void sample(BitSet rows, long count, Random random) {
             long left = rows.cardinality(), wanted = count;
             for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1)) {
@@ -7729,7 +7746,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Ids of other shards are passed over.
+        /// Returns the entries of these ids. Skips ids of other shards.
         private BitSet named(List<String> ids, String where) {
             return set(ids.stream().map(String::strip)
                     .filter(id -> files.shard().map(shard -> shard.holds(id)).orElse(true))
@@ -7759,7 +7776,7 @@ final class DifyExec implements Runnable {
         /// the files.
         private final List<Runnable> effects = new ArrayList<>();
         private boolean mustForce = false, retryListDue = false, cannotForceNoted = false;
-        /// An attempt is sent once it is on disk.
+        /// Are true if an attempt was added, and if one may be sent: it is sent only after it is on disk.
         private boolean hasAttempts = false, hasSent = false;
         private long nextRetryList = 0;
         private Instant nextForce = Instant.MIN;
@@ -7836,14 +7853,14 @@ final class DifyExec implements Runnable {
             mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent;
         }
 
-        /// A row has succeeded. Its line in the results is all that records it.
+        /// Records that a row has succeeded. Its line in the results is all that records it.
         void succeed(Results.Success success) {
             results.add(success.json());
             effects.add(() -> batch.history().take(success.head()));
             settled();
         }
 
-        /// A row has another outcome.
+        /// Records an outcome of a row other than success.
         void end(EndEvent end) {
             record(end);
             settled();
@@ -7854,7 +7871,7 @@ final class DifyExec implements Runnable {
             retryListDue = true;
         }
 
-        /// Writes what was added, results before the log. Then it counts, also for limits.
+        /// Writes the added lines, results before the log. Then their effects count, also for limits.
         void write() {
             results.write();
             log.write();
@@ -7912,21 +7929,21 @@ final class DifyExec implements Runnable {
             results.force(); // throws what has failed
         }
 
-        /// Returns how long the disk has been busy with what was written. May be called from any thread.
+        /// Returns how long the disk has been busy with the current write. May be called from any thread.
         Duration forcingFor() {
             long since = forcingSince;
             return since == 0 ? Duration.ZERO : Duration.ofNanos(System.nanoTime() - since);
         }
 
-        /// Whether that takes so long that the user should know. May be called from any thread.
+        /// Returns whether that takes so long that the user should know. May be called from any thread.
         boolean isDiskSlow() {
             return forcingFor().compareTo(disk.patience()) > 0;
         }
 
-        /// A call that wrote its session is over. Present: why it stopped early.
+        /// Records that a session is over. `stop`, if present, is the reason why it stopped early.
         void stopped(Instant now, Optional<Stop> stop) {
             write();
-            force(); // so that the event says how large the results are in the end
+            force(); // so that the event contains the final size of the results
             record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsOnDisk()));
             write();
         }
