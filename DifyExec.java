@@ -11779,8 +11779,8 @@ final class DifyExec implements Runnable {
                 return new Problem(line, place, id, column, value, text, option);
             }
 
-            /// Returns the problem as a sentence, such as `line 7, id r-6: tone = "x" must be one of "formal",
-            /// "casual"`.
+            /// Returns the problem as a sentence, such as
+            /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
             String text() {
                 if (column.isEmpty()) return place + ": " + Text.printable(message, 300);
                 return place + ", id " + Text.id(id) + ": " + Text.printable(column, 40)
