@@ -4777,10 +4777,10 @@ final class DifyExec implements Runnable {
             return StringEscapeUtils.escapeXml10(Spreadsheet.withoutControls(value.toString()));
         }
 
-        /// Returns a line for each check, such as `/answer: expected 2, found 3`; if nothing is expected, for each
-        /// difference.
+        /// Returns a line for each check that is not met, such as `/answer: expected 2, found 3`; if nothing is
+        /// expected, for each difference.
         private List<String> misses(Pair pair) {
-            var checks = expected.checks(pair).stream().map(check ->
+            var checks = expected.missed(pair).stream().map(check ->
                     check.output() + ": expected " + check.value() + ", found " + check.second());
             var differences = pair.differences().stream().map(difference ->
                     difference.pointer() + ": first " + difference.first() + ", second " + difference.second());
@@ -5016,9 +5016,21 @@ final class DifyExec implements Runnable {
         }
 
         List<Check> checks(Comparison.Pair pair) {
+            return checks(pair, (_, _) -> true);
+        }
+
+        /// Returns the checks that a result of the second side does not meet.
+        List<Check> missed(Comparison.Pair pair) {
+            return checks(pair, (rule, cell) -> !pair.after().stream().filter(Comparison.Result::isSuccess)
+                    .allMatch(result -> isMet(rule, cell, result.end().at(rule.output()))));
+        }
+
+        private List<Check> checks(Comparison.Pair pair, BiPredicate<Rule, String> wanted) {
             var checks = new ArrayList<Check>();
-            cells(pair.id()).forEach((rule, cell) -> checks.add(new Check(rule.column(), rule.output().toString(), cell,
-                    found(rule, pair.before()), found(rule, pair.after()))));
+            cells(pair.id()).forEach((rule, cell) -> {
+                if (wanted.test(rule, cell)) checks.add(new Check(rule.column(), rule.output().toString(), cell,
+                        found(rule, pair.before()), found(rule, pair.after())));
+            });
             return checks;
         }
 

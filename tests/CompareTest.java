@@ -537,6 +537,16 @@ final class CompareTest extends WholeCommand {
             return tree(call.saysNothing().out()).path("expected");
         }
 
+        @Test
+        void onlyAnExpectationThatIsMissedIsShown() throws IOException {
+            Files.writeString(file("data.csv"), "id,one,two\nr-1,2,3\n");
+            new Side().row("r-1", "{\"p\":2,\"q\":4}").save("b.jsonl");
+
+            var call = check("--expect", "one=/p", "--expect", "two=/q");
+
+            assertTrue(call.out().contains("/q: ") && !call.out().contains("/p: "), call.out());
+        }
+
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
                 cell         | output        | options                    | correct

@@ -430,7 +430,7 @@ final class MapTest {
 
         @Test
         void theFileIsNotTooLong() {
-            assertTrue(map.codeLines() <= 12_080, map.codeLines() + " code lines");
+            assertTrue(map.codeLines() <= 12_090, map.codeLines() + " code lines");
         }
     }
 }
