@@ -2051,7 +2051,7 @@ final class DifyExec implements Runnable {
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log names
         /// @param outcomes by user; an attempt without a known outcome has none
-        /// @param results  by row id; all lines of a row, of which the last one counts
+        /// @param results  all lines of each row, by its id; the last line counts
         record Evidence(Map<String, List<Sent>> attempts, Map<String, RunRef> runs, Map<String, String> outcomes,
                 Map<String, List<JsonNode>> results) {
             static Evidence of(BatchFiles files) throws IOException {
@@ -5868,7 +5868,7 @@ final class DifyExec implements Runnable {
         private final Duration firstLook;
         /// Holds, by row, when a run was cut off that may still hold a slot on the server.
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
-        /// Holds, by row, the attempts whose run is not known and may still appear.
+        /// Holds the attempts of each row whose run has not appeared but still may.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resentUsers = new HashSet<>(); // users of those attempts whose row was sent again
         private boolean lateAsked = false;
@@ -8697,7 +8697,7 @@ final class DifyExec implements Runnable {
             return changed.stream();
         }
 
-        /// Returns the rows whose run ended in Dify because its form was answered.
+        /// Returns the rows whose run failed after its form was answered, so that they are not sent again unasked.
         IntStream answered() {
             return answered.stream();
         }
@@ -9017,8 +9017,8 @@ final class DifyExec implements Runnable {
 
     /// Holds the paths of the files of a batch, or of one shard. Their names come from the name of the results.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
-        /// Matches what may precede the first line: byte order marks, of which a crash may have cut the last, and
-        /// whitespace.
+        /// Matches what may precede the first line: whitespace and byte order marks, the last of which a crash may have
+        /// cut.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
         private static final String ELSEWHERE = "move it away, or choose another -o";
@@ -10687,7 +10687,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Reads the record's number in the original file, of which this is a copy.
+            /// Reads the number that the record has in the original file.
             private long number() {
                 cell.setLength(0);
                 takeTo(delimiter);
@@ -10707,7 +10707,7 @@ final class DifyExec implements Runnable {
                     takeTo('"');
                     if (peek() < 0) throw file.unusable(opened, "unclosed quote");
                     if (isLineEnd(peek())) cell.append(lineEnd());
-                    else if (pass('"') && pass('"')) cell.append('"'); // a doubled quote stands for one quote
+                    else if (pass('"') && pass('"')) cell.append('"'); // two quotes mean one
                     else break;
                 }
                 if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))

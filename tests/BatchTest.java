@@ -196,7 +196,7 @@ final class BatchTest {
     }
 
     @Nested
-    class TheJournal {
+    class TheLog {
         @TempDir Path folder;
 
         @Test

@@ -435,11 +435,11 @@ class ConformanceTest {
         }
 
         private int started(Place place) {
-            return (int) offsets(place).stats(false).get("started");
+            return (int) ledger(place).stats(false).get("started");
         }
 
-        private SimulatedLedger offsets(Place place) {
-            return app(place).offsets();
+        private SimulatedLedger ledger(Place place) {
+            return app(place).ledger();
         }
 
         // Asking

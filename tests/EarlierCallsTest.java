@@ -11,7 +11,7 @@ import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// Unresolved attempts of earlier calls, and what the next call does with them.
+/// Unresolved attempts of earlier sessions, and what the next session does with them.
 final class EarlierCallsTest {
     @Nested
     class WhatEarlierCallsLeft extends Story.Sessions {

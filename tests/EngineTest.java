@@ -207,17 +207,17 @@ final class EngineTest {
                   finds   succeeded run-7
                   then    passed 20, runs run-7
 
-                an attempt of an earlier call of a chatflow is looked up at once though the clock was set back
+                an attempt of an earlier session of a chatflow is looked up at once though the clock was set back
                   given   CHATFLOW, crash 1, clock -3600
                   finds   succeeded run-7
                   then    passed 2, sent none
 
-                an attempt of an earlier call of a chatflow is looked up at once though the clock was set forward
+                an attempt of an earlier session of a chatflow is looked up at once though the clock was set forward
                   given   CHATFLOW, crash 1, clock 3600
                   finds   succeeded run-7
                   then    passed 2, sent none
 
-                an attempt of an earlier call of a workflow is looked up at once though the clock was set back
+                an attempt of an earlier session of a workflow is looked up at once though the clock was set back
                   given   crash 1, clock -3600
                   finds   succeeded run-7
                   then    passed 0, sent none

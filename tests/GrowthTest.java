@@ -63,7 +63,7 @@ final class GrowthTest {
                     ended(succeeded("run-found"))), RowStatus.SUCCEEDED);
         }
 
-        /// Rows whose runs are not found are sent again. Last, because later calls look for these runs once more.
+        /// Rows whose runs are not found are sent again. Last, because later sessions look for these runs once more.
         @Test
         @Order(Integer.MAX_VALUE)
         void findsThatNothingRanAsFastAsASmallOne() throws Exception {

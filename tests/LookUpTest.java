@@ -156,7 +156,7 @@ final class LookUpTest {
                   finds   running run-7, running run-7, succeeded run-7
                   then    sent none, runs run-7, saw running
 
-                a run found by its id when its row was sent again is not late in this call or a later one
+                a run found by its id when its row was sent again is not late in this session or a later one
                   answers a: cut run-7
                   finds   running run-7
                   then    a unknown, ended run-7
@@ -165,7 +165,7 @@ final class LookUpTest {
                   finds   succeeded run-7
                   then    sent none, a unknown resent succeeded, late none
 
-                a run found by its user when its row was sent again is not late in this call or a later one
+                a run found by its user when its row was sent again is not late in this session or a later one
                   answers a: cut
                   finds   running run-7
                   then    a unknown, ended run-7

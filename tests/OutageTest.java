@@ -135,7 +135,7 @@ final class OutageTest {
                   answers 1: cut; 2: 900ms began run-2 succeeded run-2
                   then    1 unknown, sent 1 2
 
-                a stream of a killed call is sent again once one of the next call has begun
+                a stream of a killed session is sent again once one of the next session has begun
                   given   rows 1, STREAMING, crash 1, rows 1 2, clock 3600
                   answers each: 1s began own succeeded own
                   then    sent 2 1, 1 not_started succeeded, start 1 3630..3700

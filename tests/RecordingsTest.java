@@ -206,7 +206,7 @@ final class RecordingsTest {
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
             var said = assertInstanceOf(Verdict.LookUp.class, judge().verdict(attempt, response), exchange::toString);
             assertEquals(Symptom.UNCONFIRMED, said.symptom(), exchange::toString);
-            var unresolved = Given.noEnd(attempt, response, said.symptom(), said.why(), attempt.at(), attempt.at());
+            var unresolved = Given.unresolved(attempt, response, said.symptom(), said.why(), attempt.at(), attempt.at());
 
             var step = lookUpRules().steps(unresolved, ServerTest.look(client, unresolved),
                     new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, false), attempt.at()).getFirst();

@@ -509,7 +509,7 @@ final class RulesTest {
         private static Unresolved unresolved(Symptom symptom, Attempt attempt, boolean known) {
             Response response = symptom == Symptom.UNCONFIRMED ? BARE
                     : known ? cut(symptom, run("run-1")) : cut(symptom);
-            return Given.noEnd(attempt, response, symptom, symptom.name(), NOON, NOON.plusSeconds(300));
+            return Given.unresolved(attempt, response, symptom, symptom.name(), NOON, NOON.plusSeconds(300));
         }
 
         private static Unresolved unresolved(Symptom symptom) {
@@ -629,7 +629,7 @@ final class RulesTest {
 
         @Test
         void aRunWithoutATaskCannotBeStopped() {
-            var nameless = Given.noEnd(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), Symptom.TIMED_OUT,
+            var nameless = Given.unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), Symptom.TIMED_OUT,
                     "late", NOON, NOON);
 
             assertEquals("unknown", step(nameless, running("run-1", seconds(300)), Listing.FROM_START, 300));
@@ -659,8 +659,8 @@ final class RulesTest {
             assertEquals(step, step(unresolved, ABSENT, listing, seconds));
         }
 
-        /// A stream of this call, or of an earlier one while this call has streams that have not begun yet.
-        @ParameterizedTest(name = "passed after {0} s; of an earlier call: {1}; others to come: {2}; after {3} s")
+        /// A stream of this session, or of an earlier one while this session has streams that have not begun yet.
+        @ParameterizedTest(name = "passed after {0} s; of an earlier session: {1}; others to come: {2}; after {3} s")
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 passed, earlier, others, seconds, step
                 -,      false,   true,   299,     look
@@ -725,7 +725,7 @@ final class RulesTest {
         /// The first event in the stream of a refused row in Dify 1.16.
         @Test
         void aMadeUpRunIdShowsNoMoreThanNone() {
-            var unresolved = Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
+            var unresolved = Given.unresolved(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
                     Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
 
             assertEquals("look", step(unresolved, ABSENT, Listing.FROM_START, 29));
@@ -759,7 +759,7 @@ final class RulesTest {
                 BLOCKING  | no such city                                   | judge failed
                 """)
         void aFailureThatIsNotStoredIsJudgedByItsMessage(Mode mode, String words, String step) {
-            var unresolved = Given.noEnd(attempt(mode, Tries.NONE), bare(words),
+            var unresolved = Given.unresolved(attempt(mode, Tries.NONE), bare(words),
                     Symptom.UNCONFIRMED, "", NOON, NOON);
 
             assertEquals(step, step(unresolved, ABSENT));
@@ -776,7 +776,7 @@ final class RulesTest {
         }
 
         private Response notStored(Response textOf) {
-            return ((Step.Judged) lookUpRules.steps(Given.noEnd(attempt(Mode.STREAMING, Tries.NONE), textOf,
+            return ((Step.Judged) lookUpRules.steps(Given.unresolved(attempt(Mode.STREAMING, Tries.NONE), textOf,
                     Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON).getFirst()).response();
         }
 

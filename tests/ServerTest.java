@@ -99,7 +99,7 @@ class ServerTest {
     static Unresolved unresolved(String user, Optional<RunRef> run, Symptom symptom) {
         var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
         var response = new Response.Cut(run, symptom, "");
-        return Given.noEnd(attempt, response, symptom, "", attempt.at(), attempt.at().plus(LONG));
+        return Given.unresolved(attempt, response, symptom, "", attempt.at(), attempt.at().plus(LONG));
     }
 
     static JsonNode json(String text) throws IOException {

@@ -259,7 +259,7 @@ final class VerifyTest extends WholeCommand {
             var settings = start("--app", "chatflow", "--dify", version, "--columns", "id");
             csv("id,query", "1,one", "2,[pause] two");
             call(settings, typed("run", "--mode", mode));
-            dify.offsets().each(job -> job.resumed.orTimeout(9, TimeUnit.SECONDS)); // a person answers the form
+            dify.ledger().each(job -> job.resumed.orTimeout(9, TimeUnit.SECONDS)); // a person answers the form
             assertEquals(0, until("succeeded=2", settings, mode));
 
             var call = verify(settings);

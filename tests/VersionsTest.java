@@ -23,7 +23,7 @@ final class VersionsTest extends WholeCommand {
         var line = Simulator.commandLine();
         line.parseArgs(options);
         dify = new SimulatedDify(line.<Simulator>getCommand().behaviour(), setup,
-                dify == null ? new SimulatedLedger() : dify.offsets());
+                dify == null ? new SimulatedLedger() : dify.ledger());
         int port = server == null ? 0 : server.baseUrl().getPort();
         if (server != null) server.close();
         server = restarted(port);
@@ -67,7 +67,7 @@ final class VersionsTest extends WholeCommand {
             call(settings, typed("run", "--mode", mode)); // it still waits, or waits again
             assertEquals("paused=2", status());
 
-            dify.offsets().each(job -> job.resume("fine"));
+            dify.ledger().each(job -> job.resume("fine"));
             call(settings, typed("run", "--mode", mode)).exits(0);
             assertEquals("succeeded=2", status());
             assertEquals(kind == Simulator.Setup.Kind.CHATFLOW ? "{\"answer\":\"Let me ask. Note: fine\"}"
@@ -80,7 +80,7 @@ final class VersionsTest extends WholeCommand {
         void failsItsRowOn1_16_0AndOnlyItsNameSendsItAgain(Simulator.Setup.Kind kind, String mode) throws IOException {
             var settings = asking(kind, "1.16.0");
             call(settings, typed("run", "--mode", mode));
-            dify.offsets().each(job -> job.resume("fine"));
+            dify.ledger().each(job -> job.resume("fine"));
 
             var looked = call(settings, typed("run", "--mode", mode));
 
@@ -102,7 +102,7 @@ final class VersionsTest extends WholeCommand {
 
             call(settings, typed("run", "--mode", "blocking", "--settle", "1s"));
             assertEquals("paused=1", status());
-            dify.offsets().each(job -> job.resume("fine"));
+            dify.ledger().each(job -> job.resume("fine"));
             call(settings, typed("run", "--mode", "blocking"));
 
             assertEquals("succeeded=1", status());

@@ -292,14 +292,14 @@ final class Given {
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     static final LookUpResult ABSENT = new LookUpResult.Absent();
 
-    static Unresolved noEnd(Attempt attempt, Response response, Symptom symptom, String why, Instant since,
+    static Unresolved unresolved(Attempt attempt, Response response, Symptom symptom, String why, Instant since,
             Instant deadline) {
         return new Unresolved(attempt, response, symptom, why, since, deadline);
     }
 
     /// The look-up rules after a cut at noon.
     static Unresolved unresolved(Attempt attempt, Response.Cut cut, long seconds) {
-        return noEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
+        return unresolved(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
     }
 
     static LookUpResult running(String id) {

@@ -22,7 +22,7 @@ final class SimulatedDify {
     private final boolean worker, makesUpEnds;
     private final Simulator.Pace pace;
     private final SimulatedFiles files;
-    private final SimulatedLedger offsets;
+    private final SimulatedLedger ledger;
     private final SimulatedConversations conversations;
     private final AtomicInteger active = new AtomicInteger();
     private final Map<String, SimulatedJob.Published> versions = new ConcurrentHashMap<>();
@@ -36,7 +36,7 @@ final class SimulatedDify {
     private volatile Instant workerReady = Instant.MIN;
     private volatile Runnable onStart = () -> {};
     private volatile int largestPage = Integer.MAX_VALUE;
-    private final List<ModePolicy> routes;
+    private final List<Route> routes;
 
     SimulatedDify(Simulator.Behaviour behaviour) {
         this(behaviour, Simulator.Setup.PLAIN);
@@ -46,9 +46,9 @@ final class SimulatedDify {
         this(behaviour, setup, new SimulatedLedger());
     }
 
-    /// @param offsets the runs of the server that this one replaced
-    SimulatedDify(Simulator.Behaviour behaviour, Simulator.Setup setup, SimulatedLedger offsets) {
-        this.offsets = offsets;
+    /// @param ledger the runs of the server that this one replaced
+    SimulatedDify(Simulator.Behaviour behaviour, Simulator.Setup setup, SimulatedLedger ledger) {
+        this.ledger = ledger;
         this.behaviour = behaviour;
         this.setup = setup;
         this.name = setup.name();
@@ -69,24 +69,24 @@ final class SimulatedDify {
         return new SimulatedDify(simulator.behaviour(), Simulator.Setup.PLAIN.with(simulator.app));
     }
 
-    private Stream<ModePolicy> shared() {
-        return Stream.of(new ModePolicy("GET", "/v1/info", this::info),
-                new ModePolicy("GET", "/v1/parameters", this::parameters),
-                new ModePolicy("POST", "/v1/files/upload", this::upload),
-                new ModePolicy("POST", "/v1/workflows/run", this::run),
-                new ModePolicy("POST", "/v1/chat-messages", this::chat),
-                new ModePolicy("GET", "/v1/conversations", this::conversations),
-                new ModePolicy("GET", "/v1/messages", this::messages),
-                new ModePolicy("POST", "/v1/chat-messages/([^/]+)/stop", this::stop),
-                new ModePolicy("GET", "/v1/workflows/run/([^/]+)", this::detail),
-                new ModePolicy("GET", "/v1/workflows/logs", this::logs),
-                new ModePolicy("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
-                new ModePolicy("POST", "/v1/workflows/([^/]+)/run", this::run));
+    private Stream<Route> shared() {
+        return Stream.of(new Route("GET", "/v1/info", this::info),
+                new Route("GET", "/v1/parameters", this::parameters),
+                new Route("POST", "/v1/files/upload", this::upload),
+                new Route("POST", "/v1/workflows/run", this::run),
+                new Route("POST", "/v1/chat-messages", this::chat),
+                new Route("GET", "/v1/conversations", this::conversations),
+                new Route("GET", "/v1/messages", this::messages),
+                new Route("POST", "/v1/chat-messages/([^/]+)/stop", this::stop),
+                new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
+                new Route("GET", "/v1/workflows/logs", this::logs),
+                new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
+                new Route("POST", "/v1/workflows/([^/]+)/run", this::run));
     }
 
-    private Stream<ModePolicy> newer() {
-        return Stream.of(new ModePolicy("GET", "/v1/form/human_input/([^/]+)", this::question),
-                new ModePolicy("POST", "/v1/form/human_input/([^/]+)", this::answered));
+    private Stream<Route> newer() {
+        return Stream.of(new Route("GET", "/v1/form/human_input/([^/]+)", this::question),
+                new Route("POST", "/v1/form/human_input/([^/]+)", this::answered));
     }
 
     /// Publishes another version of the workflow; active runs keep theirs. Returns its id.
@@ -116,17 +116,17 @@ final class SimulatedDify {
 
     /// Asks the worker to shut down, as at each deployment; another one replaces it.
     void endWorker() {
-        offsets.each(SimulatedJob::endWorker);
+        ledger.each(SimulatedJob::endWorker);
     }
 
     /// Kills the worker. The one that replaces it knows nothing of its runs.
     void killWorker() {
-        offsets.each(SimulatedJob::killWorker);
+        ledger.each(SimulatedJob::killWorker);
     }
 
     /// Kills API and worker: active runs stay running for ever.
     void kill() {
-        offsets.each(SimulatedJob::kill);
+        ledger.each(SimulatedJob::kill);
     }
 
     /// The worker starts no run before this time.
@@ -156,8 +156,8 @@ final class SimulatedDify {
         workspaceKeys.put(key, apps);
     }
 
-    SimulatedLedger offsets() {
-        return offsets;
+    SimulatedLedger ledger() {
+        return ledger;
     }
 
     /// How long a connection may be idle; zero for no limit.
@@ -168,12 +168,12 @@ final class SimulatedDify {
     void answer(SimulatedExchange exchange) throws IOException, InterruptedException {
         if (exchange.path().equals("/__stats")) {
             exchange.send(200, "application/json", SimulatedJson.ESCAPED
-                    .json(offsets.stats(!exchange.query("rows").equals("0"))) + "\n");
+                    .json(ledger.stats(!exchange.query("rows").equals("0"))) + "\n");
             return;
         }
         if (exchange.path().equals("/__keep")) {
             var users = Set.of(new String(exchange.body(), UTF_8).split("\n"));
-            conversations.keep(offsets.keep(users));
+            conversations.keep(ledger.keep(users));
             exchange.send(200, "application/json", "{}\n");
             return;
         }
@@ -205,7 +205,7 @@ final class SimulatedDify {
         }
         var path = routes.stream().filter(each -> each.path().matcher(exchange.path()).matches()).toList();
         if (path.isEmpty()) throw new SimulatedExchange.Refused(SimulatedExchange.Reply.notFound());
-        var methods = path.stream().map(ModePolicy::method).distinct().sorted().toList();
+        var methods = path.stream().map(Route::method).distinct().sorted().toList();
         if (exchange.method().equals("OPTIONS")) {
             exchange.header("Allow", "OPTIONS, " + String.join(", ", methods))
                     .send(200, "text/html; charset=utf-8", "");
@@ -278,9 +278,9 @@ final class SimulatedDify {
     }
 
     private void start(SimulatedExchange exchange, Asked asked) throws IOException, InterruptedException {
-        var rolled = behaviour.fate(asked.row(), offsets.nextStart(asked.row()), asked.texts());
+        var rolled = behaviour.fate(asked.row(), ledger.nextStart(asked.row()), asked.texts());
         var fate = possible(rolled, asked.streaming(), asked.question().isPresent());
-        offsets.met(fate.fault(), asked.user());
+        ledger.met(fate.fault(), asked.user());
         onStart.run();
         if (fate.fault() == Simulator.Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
         if (worker && asked.streaming()) {
@@ -519,7 +519,7 @@ final class SimulatedDify {
 
     private SimulatedJob launch(SimulatedJob.Start start, Map<String, Object> taken) {
         if (start.question().isPresent()) conversations.meet(start.user(), true);
-        var job = offsets.take(start.row(), start, pace);
+        var job = ledger.take(start.row(), start, pace);
         Thread.startVirtualThread(() -> execute(job, taken));
         return job;
     }
@@ -537,11 +537,11 @@ final class SimulatedDify {
             boolean isListed = job.question.isEmpty(); // the log has no chatflow runs
             boolean atEnd = isListed && !worker && !job.streaming;
             job.run(inputs, () -> {
-                if (!job.isPreset()) offsets.began(job);
+                if (!job.isPreset()) ledger.began(job);
                 conversations.add(job);
-                if (isListed && worker) offsets.list(job);
+                if (isListed && worker) ledger.list(job);
             }, () -> {
-                if (atEnd) offsets.list(job);
+                if (atEnd) ledger.list(job);
             });
         } catch (InterruptedException _) {
             Thread.currentThread().interrupt();
@@ -680,7 +680,7 @@ final class SimulatedDify {
     }
 
     private void markHeard(SimulatedJob job) {
-        if (job.question.isEmpty()) offsets.list(job);
+        if (job.question.isEmpty()) ledger.list(job);
         job.heard = true;
     }
 
@@ -752,7 +752,7 @@ final class SimulatedDify {
     // A run that waits for a person
 
     private SimulatedJob asking(String token) {
-        return offsets.all().filter(job -> job.now().map(run -> run.state()
+        return ledger.all().filter(job -> job.now().map(run -> run.state()
                         instanceof SimulatedRun.State.Paused || job.resumed.isDone()).orElse(false))
                 .filter(job -> SimulatedJob.reason(job.stored.join()).get("form_token").equals(token))
                 .findFirst().orElseThrow(() -> refused(404, "not_found", "Form not found"));
@@ -826,8 +826,8 @@ final class SimulatedDify {
 
     private void detail(SimulatedExchange exchange, String id) throws IOException {
         if (!SimulatedFiles.isUuid(id)) throw unknown();
-        offsets.looks.incrementAndGet();
-        var found = offsets.withRun(id).filter(job -> job.now().isPresent());
+        ledger.looks.incrementAndGet();
+        var found = ledger.withRun(id).filter(job -> job.now().isPresent());
         if (found.isPresent()) exchange.ok(found.get().detail());
         else if (worker) throw refused(404, "not_found", "Workflow run not found.");
         else {
@@ -838,11 +838,11 @@ final class SimulatedDify {
     }
 
     private void logs(SimulatedExchange exchange, String id) throws IOException {
-        offsets.looks.incrementAndGet();
+        ledger.looks.incrementAndGet();
         int limit = Math.min(largestPage, within(exchange, "WorkflowLogQuery", "limit", 20, 100));
         int page = within(exchange, "WorkflowLogQuery", "page", 1, 99_999);
         var wanted = wanted(exchange);
-        var all = offsets.listed(exchange.query("created_by_end_user_session_id"))
+        var all = ledger.listed(exchange.query("created_by_end_user_session_id"))
                 .filter(job -> job.now().filter(wanted).isPresent()).toList();
         exchange.ok(object("page", page, "limit", limit, "total", all.size(),
                 "has_more", all.size() > (long) page * limit, "data",
@@ -877,7 +877,7 @@ final class SimulatedDify {
         checkChat();
         int limit = within(exchange, "ConversationListQuery", "limit", 20, 100);
         var user = exchange.query("user");
-        offsets.looks.incrementAndGet();
+        ledger.looks.incrementAndGet();
         conversations.meet(user, false);
         page(exchange, limit, conversations.of(user));
     }
@@ -886,7 +886,7 @@ final class SimulatedDify {
         checkChat();
         int limit = within(exchange, "MessageListQuery", "limit", 20, 100);
         var user = exchange.query("user");
-        offsets.looks.incrementAndGet();
+        ledger.looks.incrementAndGet();
         conversations.meet(user, false);
         var messages = conversations.messages(user, exchange.query("conversation_id"));
         if (messages.isEmpty())
@@ -917,8 +917,8 @@ final class SimulatedDify {
 
     private void stop(SimulatedExchange exchange, String task) throws IOException {
         body(exchange);
-        offsets.stops.incrementAndGet();
-        offsets.withTask(task).ifPresent(SimulatedJob::stop);
+        ledger.stops.incrementAndGet();
+        ledger.withTask(task).ifPresent(SimulatedJob::stop);
         exchange.ok(object("result", "success"));
     }
 
@@ -981,8 +981,8 @@ final class SimulatedDify {
         }
     }
 
-    record ModePolicy(String method, Pattern path, Action action) {
-        ModePolicy(String method, String path, Action action) {
+    record Route(String method, Pattern path, Action action) {
+        Route(String method, String path, Action action) {
             this(method, Pattern.compile(path), action);
         }
     }

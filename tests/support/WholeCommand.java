@@ -453,7 +453,7 @@ abstract class WholeCommand {
         }
 
         static int count(SimulatedDify app, String what) {
-            return ((Number) app.offsets().stats(false).get(what)).intValue();
+            return ((Number) app.ledger().stats(false).get(what)).intValue();
         }
     }
 
