@@ -13,7 +13,6 @@ import static java.nio.charset.StandardCharsets.UTF_16;
 import static java.nio.charset.StandardCharsets.UTF_16LE;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Other input files: spreadsheets, JSON lines, columns with other names.
 final class FormatsTest extends WholeCommand {
@@ -556,49 +555,6 @@ final class FormatsTest extends WholeCommand {
             dify.run().exits(0);
             call(Map.of(), typed("export", path("out.json"))).exits(2);
             ofBatch("status", "--sheet", "x").exits(2);
-        }
-    }
-
-    @Nested
-    @Timeout(180)
-    class ACopy {
-        private final List<Process> children = new ArrayList<>();
-
-        @AfterEach
-        void end() {
-            children.forEach(Process::destroyForcibly);
-        }
-
-        private Process start(String... words) throws IOException {
-            var line = new ArrayList<>(List.of("env", "--default-signal=INT"));
-            line.addAll(Given.Tool.words("-Djava.io.tmpdir=" + file("tmp")));
-            line.addAll(List.of(words));
-            var child = new ProcessBuilder(line).directory(folder.toFile()).redirectOutput(file("child.out").toFile())
-                    .redirectError(file("child.err").toFile()).start();
-            children.add(child);
-            return child;
-        }
-
-        /// A copy has no name from the beginning, so not even a kill leaves one.
-        @ParameterizedTest
-        @CsvSource({"KILL, -", "INT, data.xlsx"})
-        void aCopyOfTheInputIsNeverLeftInTheTemporaryFolder(String signal, String input) throws Exception {
-            assumeTrue(File.separator.equals("/"));
-            Files.createDirectory(file("tmp"));
-            Files.write(file("data.xlsx"), book("A1=s:id", "B1=s:text", "A2=n:1", "B2=s:[slow]"));
-            var child = start("run", "--demo", "-i", input, "-o", "results.jsonl", "--grace", "0.1");
-            try (var in = child.getOutputStream()) {
-                in.write("id,text\n1,[slow]\n".getBytes(UTF_8));
-            }
-            while (child.isAlive() && !content("results.jsonl.log").contains("\"attempt\"")) Thread.sleep(50);
-
-            assertEquals(0, new ProcessBuilder("kill", "-" + signal, "" + child.pid()).start().waitFor());
-            assertTrue(child.waitFor(60, TimeUnit.SECONDS));
-
-            assertTrue(content("results.jsonl.log").contains("\"attempt\""), content("child.err"));
-            try (var left = Files.list(file("tmp"))) {
-                assertEquals(List.of(), left.filter(path -> path.toString().contains("difyexec")).toList());
-            }
         }
     }
 }

@@ -106,6 +106,11 @@ final class LookUpTest {
                   answers each: stoppable own
                   then    stop INTERRUPTED, stopped task-of-run-a, tasks task-of-run-a, passed 21..24, a interrupted, run run-a
 
+                an interrupt waits for a stopped run whose stream does not end, but not for long
+                  given   STREAMING, interrupt 1
+                  answers a: began run-7 forever
+                  then    stop INTERRUPTED, tasks task-of-run-7, passed 24..25, a none
+
                 a second interrupt stops active runs at once
                   given   STREAMING, interrupt 1, interrupt 2
                   answers a: stoppable own

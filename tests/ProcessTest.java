@@ -36,132 +36,46 @@ final class ProcessTest extends WholeCommand {
             assertEquals(0, new ProcessBuilder("kill", "-" + name, "" + child.pid()).start().waitFor());
         }
 
-        /// Answers the first rows, holds the others until `goOn`, and reports when all allowed ones have arrived.
-        private final class Holding implements AutoCloseable {
-            final CountDownLatch goOn = new CountDownLatch(1), held;
-            final Map<String, CountDownLatch> stops = new ConcurrentHashMap<>();
-            final Set<String> stopped = ConcurrentHashMap.newKeySet();
-            private final boolean ends;
-            final AtomicInteger posts = new AtomicInteger();
-            final ServerTest.Wire wire;
+        /// Rows 1 and 2 succeed, 3 to 5 run until the simulator finishes them, and the others wait for them.
+        private Process startHeld(Simulated dify, String mode, String... more) throws Exception {
+            csv("id,text", "1,a", "2,b", "3,[latency 10m]", "4,[latency 10m]", "5,[latency 10m]", "6,c", "7,d", "8,e");
+            var child = start(dify.settings(), List.of(), typed("run", words(List.of("-c3", "--mode", mode), more)));
+            until("five runs", () -> dify.count("started") == 5 && (mode.equals("blocking") || logged("run") == 5));
+            return child;
+        }
 
-            Holding(String mode, int answered, int held) throws IOException {
-                this(mode, answered, held, true);
-            }
-
-            /// @param ends whether a stream reports the end of a run that was asked to stop
-            Holding(String mode, int answered, int held, boolean ends) throws IOException {
-                this.ends = ends;
-                this.held = new CountDownLatch(held);
-                wire = new ServerTest.Wire(connection -> {
-                    while (connection.request()) serve(connection, mode, answered);
-                });
-            }
-
-            private void serve(ServerTest.Wire.Connection connection, String mode, int answered) throws IOException {
-                var request = connection.last;
-                if (request.startsWith("GET /v1/info ") || request.startsWith("GET /v1/parameters "))
-                    connection.answer("{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}");
-                else if (request.contains("/workflows/logs")) logs(connection);
-                else if (request.startsWith("GET ")) detail(connection);
-                else if (request.contains("/stop ")) {
-                    var task = request.replaceAll("(?s).*/tasks/(\\S*)/stop.*", "$1");
-                    stopped.add(task);
-                    stop(task).countDown();
-                    connection.answer("{\"result\":\"success\"}");
-                } else row(connection, mode, rowOf(request), answered);
-            }
-
-            private static String rowOf(String request) {
-                return request.replaceAll("(?s).*\"id\":\"(\\d+)\".*", "$1");
-            }
-
-            private void row(ServerTest.Wire.Connection connection, String mode, String id, int answered)
-                    throws IOException {
-                posts.incrementAndGet();
-                boolean hold = goOn.getCount() > 0 && Integer.parseInt(id) > answered;
-                if (mode.equals("blocking")) {
-                    if (hold) held.countDown();
-                    if (hold) connection.hold();
-                    else connection.answer(run(id, ServerTest.Events.blocking("{}")));
-                    return;
-                }
-                connection.startStream();
-                connection.chunk(run(id, ServerTest.Events.started()));
-                if (hold) {
-                    held.countDown();
-                    if (!ends) connection.hold();
-                    await(stop("task-" + id));
-                }
-                connection.chunk(run(id, hold ? ServerTest.Events.finished("{}").replace("succeeded", "failed")
-                        .replace("null", "\"Aborted: User requested stop\"") : ServerTest.Events.finished("{}")));
-                connection.endStream();
-            }
-
-            private CountDownLatch stop(String task) {
-                return stops.computeIfAbsent(task, _ -> new CountDownLatch(1));
-            }
-
-            private String run(String id, String text) {
-                return text.replace(ServerTest.Events.RUN, "run-" + id).replace(ServerTest.Events.TASK, "task-" + id)
-                        .replace("\"r1\"", "\"" + id + "\"");
-            }
-
-            /// The log leads from a user to the run of its row; held runs have succeeded meanwhile.
-            private void logs(ServerTest.Wire.Connection connection) throws IOException {
-                var user = connection.last.replaceAll("(?s).*session_id=([^& ]*).*", "$1");
-                var run = wire.requests.stream().filter(request -> request.contains("/workflows/run ")
-                        && request.contains("\"" + user + "\"")).findFirst().orElseThrow();
-                connection.answer(text("{'data':[{'workflow_run':{'id':'run-%s','status':'succeeded'},"
-                        + "'created_by_end_user':{'session_id':'%s'}}]}", rowOf(run), user));
-            }
-
-            private void detail(ServerTest.Wire.Connection connection) throws IOException {
-                var id = connection.last.replaceAll("(?s)GET /v1/workflows/run/run-(\\d+) .*", "$1");
-                connection.answer(text("{'id':'run-%s','status':'%s','outputs':{},'error':null}", id,
-                        stopped.contains("task-" + id) ? "stopped" : "succeeded"));
-            }
-
-            Map<String, String> settings() {
-                return settingsFor(wire);
-            }
-
-            @Override
-            public void close() throws IOException {
-                wire.close();
-            }
+        /// Counts the lines without reading them, because the process may be writing the last one.
+        private long logged(String event) throws IOException {
+            return content("results.jsonl.log").lines().filter(line -> line.contains("\"event\":\"" + event + "\""))
+                    .count();
         }
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                signal, mode,      ends,  stopped,                   open
-                INT,    streaming, true,  to stop 3 runs, ''
-                TERM,   streaming, false, to stop 3 runs, 3 runs may still
-                HUP,    blocking,  false, '',                         3 runs may still
-                TERM,   blocking,  false, '',                         3 runs may still
+                signal, mode,      stops, said
+                INT,    streaming, 3,     asked Dify to stop 3 runs
+                HUP,    blocking,  0,     3 runs may still be active
+                TERM,   blocking,  0,     3 runs may still be active
                 """)
-        void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean ends,
-                String stopped, String open) throws Exception {
-            try (var dify = new Holding(mode, 2, 3, ends)) {
-                rows(8);
-                var child = start(dify.settings(), List.of(), typed("run", "-c3", "--mode", mode, "--grace", "0.2"));
-                dify.held.await();
-                signal(signal, child);
-                var call = ended(child).exits(130).says("interrupted", "2 succeeded, 6 pending");
-                assertEquals(!stopped.isEmpty(), call.err().contains("asked Dify to stop"), call.err());
-                assertEquals(!open.isEmpty(), call.err().contains("may still be active"), call.err());
-                call.says(stopped, open);
-                assertFalse(Files.exists(file("results.jsonl.retry")));
-                assertEquals("succeeded=2 pending=6", status());
-                assertEquals(5, dify.posts.get(), "nothing new starts");
-                assertEquals(mode.equals("streaming") ? Set.of("task-3", "task-4", "task-5") : Set.of(), dify.stopped);
+        void anInterruptedProcessLeavesItsRowsToTheNextOne(String signal, String mode, int stops, String said)
+                throws Exception {
+            var dify = new Simulated();
+            var child = startHeld(dify, mode, "--grace", "0.2");
 
-                dify.goOn.countDown();
-                call(dify.settings(), typed("run", "--mode", mode)).exits(0);
-                assertEquals("succeeded=8", status());
-                assertEquals(8, ids().size());
-                assertEquals(mode.equals("streaming") ? 11 : 8, dify.posts.get(), "only stopped runs are run again");
-            }
+            signal(signal, child);
+
+            var call = ended(child).exits(130).says("interrupted", "2 succeeded, 6 pending", said);
+            assertEquals(stops == 0, call.err().contains("may still be active"), call.err());
+            assertEquals(stops, dify.count("stops"));
+            assertFalse(Files.exists(file("results.jsonl.retry")));
+            assertEquals("succeeded=2 pending=6", status());
+            assertEquals(5, dify.count("started"), "nothing new starts");
+
+            dify.app.finishRuns();
+            call(dify.settings(), typed("run", "--mode", mode)).exits(0);
+            assertEquals("succeeded=8", status());
+            assertEquals(8, ids().size());
+            assertEquals(8 + stops, dify.count("started"), "only stopped runs are run again");
         }
 
         /// Five pages with a run on each; the third one waits for `goesOn`.
@@ -181,7 +95,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void thatIsInterruptedWhileItPullsLeavesNoFileAndTheNextOneCompletes() throws Exception {
+        void aPullThatIsInterruptedLeavesNoFile() throws Exception {
             var third = new CountDownLatch(1);
             var goesOn = new AtomicBoolean();
             try (var wire = new ServerTest.Wire(connection -> {
@@ -210,13 +124,9 @@ final class ProcessTest extends WholeCommand {
             assertEquals(0, start(Map.of(), List.of(), "run", "--demo", "-i", input(), "-o", output()).waitFor());
 
             for (var last : List.of("run --demo --json", "retry --demo --json", "export -")) {
-                var words = java(words(List.of(last.split(" ")), "-i", input(), "-o", output()));
-                var full = new ProcessBuilder(words)
-                        .directory(folder.toFile()).redirectOutput(new File("/dev/full"))
-                        .redirectError(file("child.err").toFile()).start();
-                open.add(full::destroyForcibly);
-                assertEquals(4, full.waitFor(), content("child.err"));
-                assertTrue(content("child.err").contains("standard output"), content("child.err"));
+                var words = new ArrayList<>(List.of("sh", "-c", "exec \"$0\" \"$@\" >/dev/full"));
+                words.addAll(java(words(List.of(last.split(" ")), "-i", input(), "-o", output())));
+                ended(ProcessTest.this.start(words, Map.of())).exits(4).says("standard output");
             }
         }
 
@@ -247,101 +157,59 @@ final class ProcessTest extends WholeCommand {
 
         @Test
         void aProcessInterruptedTwiceEndsAtOnce() throws Exception {
-            try (var dify = new Holding("blocking", 0, 2)) {
-                rows(2);
-                var child = start(dify.settings(), List.of(), typed("run", "--grace", "60", "--mode", "blocking"));
-                dify.held.await();
-                signal("INT", child);
-                while (!content("child.err").contains("Ctrl-C again")) child.waitFor(20, TimeUnit.MILLISECONDS);
-                signal("INT", child);
+            var child = startHeld(new Simulated(), "blocking", "--grace", "60");
+            signal("INT", child);
+            until("an answer", () -> content("child.err").contains("Ctrl-C again"));
+            signal("INT", child);
 
-                ended(child).exits(130).says("2 pending", "2 runs may still be active");
-            }
-        }
-
-        @ParameterizedTest
-        @ValueSource(strings = {"blocking", "streaming"})
-        void aKilledProcessLosesNothingAndPaysForNothingTwice(String mode) throws Exception {
-            try (var dify = new Holding(mode, 2, 3)) {
-                rows(8);
-                var child = start(dify.settings(), List.of(), typed("run", "-c", "3", "--mode", mode));
-                dify.held.await();
-                child.destroyForcibly().waitFor();
-
-                dify.goOn.countDown();
-                call(dify.settings(), typed("run", "--mode", mode)).exits(0);
-                assertEquals("succeeded=8", status());
-                assertEquals(8, dify.posts.get());
-                assertEquals(8, Set.copyOf(ids()).size());
-            }
+            ended(child).exits(130).says("6 pending", "3 runs may still be active");
         }
 
         @Test
         void aRunningProcessKeepsOtherProcessesFromItsBatch() throws Exception {
-            try (var dify = new Holding("blocking", 0, 2)) {
-                rows(2);
-                start(dify.settings(), List.of(), typed("run", "--mode", "blocking"));
-                dify.held.await();
+            var dify = new Simulated();
+            startHeld(dify, "blocking");
 
-                for (var command : List.of(typed("run"), typed("retry"), typed("run", "--fresh"))) {
-                    call(dify.settings(), command).exits(2).reports("results.jsonl.lock");
-                }
-                assertEquals("pending=2", status(), "status may look on");
-                assertEquals(2, dify.posts.get());
-            }
+            for (var command : List.of(typed("run"), typed("retry"), typed("run", "--fresh")))
+                call(dify.settings(), command).exits(2).reports("results.jsonl.lock");
+            assertEquals("succeeded=2 pending=6", status(), "status may look on");
+            Files.delete(file("results.jsonl.lock"));
+            call(dify.settings(), typed("run")).exits(2);
+            assertEquals(5, dify.count("started"));
         }
 
         /// The copies of its log are those of another process with this id, and of a session that ended in a shell.
         @Test
         void statusShowsARunningProcessUntilItEnds() throws Exception {
-            try (var dify = new Holding("blocking", 1, 2)) {
-                rows(3);
-                var child = start(dify.settings(), List.of(), typed("run", "--mode", "blocking"));
-                dify.held.await();
-                var log = content("results.jsonl.log");
-                Files.writeString(file("reused.jsonl.log"),
-                        log.replaceAll("\"started\":\"\\d{4}", "\"started\":\"2001"));
-                Files.writeString(file("ended.jsonl.log"),
-                        log + Json.text(new Event.StopEvent(Instant.now(), "", "", "", -1)) + "\n");
+            var dify = new Simulated();
+            var child = startHeld(dify, "blocking");
+            var log = content("results.jsonl.log");
+            Files.writeString(file("reused.jsonl.log"), log.replaceAll("\"started\":\"\\d{4}", "\"started\":\"2001"));
+            Files.writeString(file("ended.jsonl.log"),
+                    log + Json.text(new Event.StopEvent(Instant.now(), "", "", "", -1)) + "\n");
 
-                var shown = call(Map.of(), "status", "-o", output());
-                assertTrue(shown.out().matches("(?s).*\n  running +since [^\n]* \\(process " + child.pid() + "\\)\n.*"),
-                        shown.out());
-                assertFalse(shown.out().contains("Next:"), shown.out());
-                assertEquals(child.pid(), running("results.jsonl").path("process").asLong());
-                assertTrue(running("reused.jsonl").isNull());
-                assertTrue(running("ended.jsonl").isNull());
+            var shown = call(Map.of(), "status", "-o", output()).omits("Next:");
+            assertTrue(shown.out().matches("(?s).*\n  running +since [^\n]* \\(process " + child.pid() + "\\)\n.*"),
+                    shown.out());
+            assertEquals(child.pid(), running("results.jsonl").path("process").asLong());
+            assertTrue(running("reused.jsonl").isNull());
+            assertTrue(running("ended.jsonl").isNull());
 
-                child.destroyForcibly().waitFor();
-                assertTrue(running("results.jsonl").isNull());
-                assertTrue(call(Map.of(), "status", "-o", output()).out().contains("Next: "));
-            }
+            child.destroyForcibly().waitFor();
+            assertTrue(running("results.jsonl").isNull());
+            call(Map.of(), "status", "-o", output()).shows("Next: ");
         }
 
         private JsonNode running(String results) throws IOException {
             return tree(call(Map.of(), "status", "--json", "-o", file(results).toString()).out()).path("running");
         }
 
-        @Test
-        void thatContinuesKeepsAnotherFromItsFilesThoughItsLockIsDeleted() throws Exception {
-            try (var dify = new Holding("blocking", 1, 1)) {
-                rows(2);
-                call(dify.settings(), typed("run", "--mode", "blocking", "--limit", "1"));
-                start(dify.settings(), List.of(), typed("run", "--mode", "blocking"));
-                dify.held.await();
-                Files.delete(folder.resolve("results.jsonl.lock"));
-
-                call(dify.settings(), typed("run", "--mode", "blocking")).exits(2);
-                assertEquals(2, dify.posts.get());
-            }
-        }
-
         /// The server answers the first question of each only after it got two, or after a while.
         @ParameterizedTest
-        @CsvSource({"1/2, '', 1", "1/2, 1/3, 1", "1/2, 2/2, 2", "2/2, 2/2, 1"})
+        @CsvSource({"--shard=1/2, '', 1", "--shard=1/2, --shard=1/3, 1", "--shard=1/2, --shard=2/2, 2",
+            "--shard=2/2, --shard=2/2, 1"})
         void twoProcessesStartedTogetherExcludeEachOther(String first, String second, int started) throws Exception {
             rows(12);
-            var sent = new ConcurrentLinkedQueue<String>();
             var asked = new CountDownLatch(2);
             try (var wire = new ServerTest.Wire(connection -> {
                 while (connection.request()) {
@@ -353,25 +221,22 @@ final class ProcessTest extends WholeCommand {
                             Thread.currentThread().interrupt();
                         }
                     }
-                    if (connection.last.startsWith("POST ")) sent.add(Holding.rowOf(connection.last));
                     connection.answer(connection.last.startsWith("GET ") ? "{\"mode\":\"workflow\"}"
                             : ServerTest.Events.blocking("{}"));
                 }
             })) {
                 var children = new ArrayList<Process>();
-                for (var shard : List.of(first, second)) children.add(start(settingsFor(wire), List.of(), typed("run",
-                        Stream.of("--mode=blocking", shard.isEmpty() ? "" : "--shard=" + shard)
-                                .filter(word -> !word.isEmpty()).toArray(String[]::new))));
+                for (var shard : List.of(first, second)) children.add(start(settingsFor(wire), List.of(),
+                        typed("run", ("--mode=blocking " + shard).split(" "))));
                 var codes = new ArrayList<Integer>();
-                for (var child : children) {
-                    assertTrue(child.waitFor(60, TimeUnit.SECONDS));
-                    codes.add(child.exitValue());
-                }
+                for (var child : children) codes.add(ended(child).code());
 
                 int ended = Collections.frequency(codes, Exit.OK.code); // each of two may see the other's lock
                 assertTrue(ended == started || ended == 0 && started == 1, content("child.err"));
                 assertEquals(2 - ended, Collections.frequency(codes, Exit.UNUSABLE.code), content("child.err"));
-                var ran = codes.getFirst() == Exit.OK.code ? first : second;
+                var sent = wire.requests.stream().filter(request -> request.startsWith("POST "))
+                        .map(request -> request.replaceAll("(?s).*\"id\":\"(\\d+)\".*", "$1")).toList();
+                var ran = (codes.getFirst() == Exit.OK.code ? first : second).replace("--shard=", "");
                 if (started == 2) assertEquals(12, sent.size());
                 else assertTrue(sent.stream().allMatch(id -> ran.isEmpty() || Shard.parse(ran).holds(id)), ran + sent);
             }
@@ -412,12 +277,9 @@ final class ProcessTest extends WholeCommand {
         @Test
         void readsRowsFromStandardInput() throws Exception {
             var child = start(Map.of(), List.of(), "run", "--demo", "-i", "-", "-o", "results.jsonl");
-            try (var in = child.getOutputStream()) {
-                in.write("id,text\n1,あ\n2,b\n".getBytes(UTF_8));
-            }
+            feed(child, "id,text\n1,あ\n2,b\n");
 
-            assertEquals(0, ended(child).code(), content("child.err"));
-
+            ended(child).exits(0);
             assertEquals(List.of("1", "2"), ids());
             assertEquals("あ", result("1").path("inputs").path("text").asText());
         }
@@ -427,9 +289,28 @@ final class ProcessTest extends WholeCommand {
             Files.createFile(file("none"));
             var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("none")), "run", "--demo", "-i", "-", "-o",
                     "results.jsonl");
-            child.getOutputStream().close();
+            feed(child, "");
 
-            ended(child).exits(2).says(file("none").toString()).hints();
+            ended(child).exits(2).says(path("none")).hints();
+        }
+
+        /// A copy has no name from the beginning, so not even a kill leaves one.
+        @ParameterizedTest
+        @CsvSource({"KILL, -", "INT, data.xlsx"})
+        void aCopyOfItsInputIsNeverLeftInTheTemporaryFolder(String signal, String input) throws Exception {
+            Files.createDirectory(file("tmp"));
+            Files.write(file("data.xlsx"), FormatsTest.book("A1=s:id", "B1=s:text", "A2=n:1", "B2=s:[slow]"));
+            var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("tmp")), "run", "--demo", "-i", input, "-o",
+                    "results.jsonl", "--grace", "0.1");
+            feed(child, "id,text\n1,[slow]\n");
+            until("an attempt", () -> logged("attempt") > 0);
+
+            signal(signal, child);
+            ended(child);
+
+            try (var left = Files.list(file("tmp"))) {
+                assertEquals(List.of(), left.filter(path -> path.toString().contains("difyexec")).toList());
+            }
         }
 
         @Test

@@ -115,18 +115,6 @@ final class ShellTest extends WholeCommand {
         return words(List.of("shell", "-i", input(), "-o", output()), more);
     }
 
-    /// A shell in its own process, fed with lines.
-    private Process fed(Map<String, String> settings, String lines, String... args) throws IOException {
-        var builder = new ProcessBuilder(java(args)).directory(folder.toFile());
-        builder.environment().keySet().removeIf(name ->
-                name.matches("(?i)DIFY.*|.*_PROXY|MAX_RETR.*|INITIAL_RETR.*|TIMEOUT|JAVA.*|JDK_.*"));
-        builder.environment().putAll(settings);
-        var child = builder.redirectInput(Files.writeString(file("lines"), lines).toFile())
-                .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
-        open.add(child::destroyForcibly);
-        return child;
-    }
-
     // ── Words ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
@@ -573,7 +561,8 @@ final class ShellTest extends WholeCommand {
         /// Starts a retry of row 1 in its own process, and kills it as soon as `when` is in the log.
         private void killed(Simulated dify, String script, String when) throws Exception {
             Files.writeString(file("data.csv"), "id,text\n1,a\n");
-            var child = fed(dify.settings(), script, shell());
+            var child = start(dify.settings(), shell());
+            feed(child, script);
             until(when, () -> !events(when).isEmpty() || !child.isAlive());
             child.destroyForcibly().waitFor();
             assertFalse(events(when).isEmpty(), content("child.err"));

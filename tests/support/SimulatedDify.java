@@ -36,6 +36,7 @@ final class SimulatedDify {
     private volatile Instant workerReady = Instant.MIN;
     private volatile Runnable onStart = () -> {};
     private volatile int largestPage = Integer.MAX_VALUE;
+    private volatile boolean isAtOnce = false;
     private final List<Route> routes;
 
     SimulatedDify(Simulator.Behaviour behaviour) {
@@ -127,6 +128,12 @@ final class SimulatedDify {
     /// Kills API and worker: active runs stay running for ever.
     void kill() {
         ledger.each(SimulatedJob::kill);
+    }
+
+    /// Active runs end now, and later ones at once.
+    void finishRuns() {
+        isAtOnce = true;
+        ledger.each(SimulatedJob::finish);
     }
 
     /// The worker starts no run before this time.
@@ -336,7 +343,7 @@ final class SimulatedDify {
             default -> newStream || !fate.fault().isOfNewStreams();
         };
         return new Simulator.Fate(isPossible ? fate.fault() : Simulator.Fault.NONE,
-                worker && streaming ? fate.queue() : Duration.ZERO, fate.latency(),
+                worker && streaming ? fate.queue() : Duration.ZERO, isAtOnce ? Duration.ZERO : fate.latency(),
                 behaviour.version().movesRuns() ? fate.move() : Duration.ZERO, fate.die());
     }
 

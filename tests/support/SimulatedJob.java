@@ -401,6 +401,11 @@ final class SimulatedJob {
         halt.complete(Halt.STOP);
     }
 
+    /// Ends it as it would have ended later.
+    void finish() {
+        halt.complete(Halt.NONE);
+    }
+
     /// Asks its worker to shut down; before 1.16.0 it finishes its active runs first.
     void endWorker() {
         if (streaming && isFrom(SimulatedRun.Version.V1_16_0) && began.isDone()) halt.complete(Halt.WORKER_ENDED);

@@ -490,6 +490,13 @@ abstract class WholeCommand {
         return start(java(args), settings);
     }
 
+    /// Writes this to the child's standard input, and closes it.
+    static void feed(Process child, String text) throws IOException {
+        try (var in = child.getOutputStream()) {
+            in.write(text.getBytes(UTF_8));
+        }
+    }
+
     /// The words that start the tool in a process of its own.
     static List<String> java(String... args) {
         return List.of(words(Given.Tool.words(), args));
