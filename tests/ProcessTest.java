@@ -391,43 +391,34 @@ final class ProcessTest extends WholeCommand {
                     .orElseThrow().substring("v=".length());
         }
 
-        private String installed(String ref, String... more) throws Exception {
+        /// `HERE` is the checkout.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '~', useHeadersInDisplayName = true, textBlock = """
+                ref                              | typed                            | script
+                '/a b/DifyExec.java'             | --name difyexec DifyExec.java    | /a b/DifyExec.java
+                difyexec                         | difyexec                         | HERE/DifyExec.java
+                difyexec@HERE/jbang-catalog.json | difyexec@HERE/jbang-catalog.json | HERE/DifyExec.java
+                """)
+        void installsACommandThatNeedsNoJBangOnThePath(String ref, String typed, String script) throws Exception {
+            var other = "#!/bin/sh\nexec jbang run other \"$@\"\n";
             Files.createDirectories(file("home/.jbang/bin"));
-            Files.writeString(file("home/.jbang/bin/other"), "#!/bin/sh\nexec jbang run other \"$@\"\n");
-            var settings = Map.of("HOME", file("home").toString(), "REF", ref);
+            Files.writeString(file("home/.jbang/bin/other"), other);
+            var here = checkout().toString();
 
-            launch(settings, file("home/.cache"), Stream.concat(Stream.of("app", "install"), Stream.of(more))
-                    .toArray(String[]::new)).exits(0).shows("\n-Duser.home=" + file("home") + "\n");
-            assertEquals("#!/bin/sh\nexec jbang run other \"$@\"\n", content("home/.jbang/bin/other"));
-            return content("home/.jbang/bin/difyexec");
+            launch(Map.of("HOME", path("home"), "REF", ref.replace("HERE", here)), file("home/.cache"),
+                    ("app install " + typed.replace("HERE", here)).split(" ")).exits(0)
+                    .shows("\n-Duser.home=" + file("home") + "\n");
+
+            assertEquals(other, content("home/.jbang/bin/other"));
+            assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '"
+                    + script.replace("HERE", here) + "' \"$@\"\n", content("home/.jbang/bin/difyexec"));
         }
 
         /// Java would take the home from the system, and find no command there.
         @Test
         void uninstallsFromTheHomeThatItInstalledTo() throws Exception {
-            var call = launch(Map.of("HOME", file("home").toString()), file("home/.cache"), "app", "uninstall", "difyexec");
-
-            assertTrue(call.out().contains("\n-Duser.home=" + file("home") + "\n"), call.out());
-        }
-
-        @Test
-        void installsACommandThatNeedsNoJBangOnThePath() throws Exception {
-            assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '/a b/DifyExec.java' \"$@\"\n",
-                    installed("'/a b/DifyExec.java'", "--name", "difyexec", "DifyExec.java"));
-        }
-
-        @Test
-        void installsAnAliasTogetherWithItsCatalog() throws Exception {
-            assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '" + checkout()
-                    .resolve("DifyExec.java") + "' \"$@\"\n", installed("difyexec", "difyexec"));
-        }
-
-        @Test
-        void installsFromACatalogTheScriptBesideIt() throws Exception {
-            var ref = "difyexec@" + checkout().resolve("jbang-catalog.json");
-
-            assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '" + checkout()
-                    .resolve("DifyExec.java") + "' \"$@\"\n", installed(ref, ref));
+            launch(Map.of("HOME", path("home")), file("home/.cache"), "app", "uninstall", "difyexec")
+                    .shows("\n-Duser.home=" + file("home") + "\n");
         }
 
         /// The class archive exists, and the script may have changed.
