@@ -19,15 +19,13 @@ import static org.junit.jupiter.api.Assertions.*;
 /// the compiler inlines constants.
 final class MapTest {
 
-    /// `DifyExec.java` as the compiler sees it. `uses` and `catchAlls` are sentences with the line.
-    record SourceMap(String text, Map<String, Integer> startOfSection, List<Member> members, Set<String> upward,
-            Set<String> privateUses, Set<String> openFields, Set<String> writes, List<String> catchAlls,
-            List<Method> methods, List<Type> types) {
+    /// `DifyExec.java` as the compiler sees it. Walks the tree once and collects everything that the laws need.
+    static final class SourceMap extends TreePathScanner<Void, Void> {
+        private static final Pattern COLLECTION = Pattern.compile(
+                "^java\\.util\\.(?!Optional|function|regex|Locale|UUID|Iterator\\b)\\w+");
 
         /// A declaration directly inside the outermost class.
         record Member(String name, String section, boolean isType) {}
-
-        record Type(String name, String section) {}
 
         /// @param nested     conditionals inside another one
         /// @param lambdas    how deep lambdas are nested
@@ -35,59 +33,15 @@ final class MapTest {
         record Method(String name, String section, int parameters, int lines, int conditionals, int nested, int lambdas,
                 boolean hasComment) {}
 
-        static SourceMap of(String text) throws IOException {
-            var task = compiler(text, "-classpath", System.getProperty("java.class.path"));
-            var unit = task.parse().iterator().next();
-            task.analyze();
-            var reader = new Reader(unit, Trees.instance(task), sections(text), text.lines().toList());
-            reader.scan(unit, null);
-            return new SourceMap(text, reader.sections, reader.members, reader.upward, reader.privateUses,
-                    reader.openFields, reader.writes, reader.catchAlls, reader.methods, reader.types);
-        }
-
+        final String text;
         /// The line that each section starts at, in the file's order.
-        private static Map<String, Integer> sections(String text) {
-            var rule = Pattern.compile("    // ── (\\S.*?) ─+");
-            var sections = new LinkedHashMap<>(Map.of("Head", 1));
-            var lines = text.lines().toList();
-            for (int line = 0; line < lines.size(); line++) {
-                var match = rule.matcher(lines.get(line));
-                if (match.matches()) sections.put(match.group(1), line + 1);
-            }
-            return sections;
-        }
-
-        long lines() {
-            return text.lines().count();
-        }
-
-        /// The share of comment lines in all lines, in percent.
-        double commentShare() {
-            return 100.0 * text.lines().filter(line -> line.strip().startsWith("//")).count() / lines();
-        }
-
-        List<Integer> longLines() {
-            var all = text.lines().toList();
-            return IntStream.range(0, all.size()).filter(i -> all.get(i).length() > 120).mapToObj(i -> i + 1).toList();
-        }
-
-        /// Counts the lines that are neither blank nor a comment.
-        long codeLines() {
-            return text.lines().filter(line -> !line.isBlank() && !line.strip().startsWith("//")).count();
-        }
-    }
-
-    /// Walks the tree once and collects everything that the map needs.
-    private static final class Reader extends TreePathScanner<Void, Void> {
-        final Map<String, Integer> sections;
-        final List<SourceMap.Member> members = new ArrayList<>();
-        final List<SourceMap.Method> methods = new ArrayList<>();
-        final List<SourceMap.Type> types = new ArrayList<>();
+        final Map<String, Integer> sections = new LinkedHashMap<>(Map.of("Head", 1));
+        final List<Member> members = new ArrayList<>();
+        final List<Method> methods = new ArrayList<>();
+        /// Sentences with the declarations or the line.
         final Set<String> upward = new TreeSet<>(), privateUses = new TreeSet<>();
         /// Fields that are not final, or hold a collection that can be changed, and who else uses them.
-        final Set<String> openFields = new TreeSet<>(), writes = new TreeSet<>();
-        private static final Pattern COLLECTION = Pattern.compile(
-                "^java\\.util\\.(?!Optional|function|regex|Locale|UUID|Iterator\\b)\\w+");
+        final Set<String> openFields = new TreeSet<>();
         final List<String> catchAlls = new ArrayList<>();
         private final CompilationUnitTree unit;
         private final Trees trees;
@@ -99,24 +53,58 @@ final class MapTest {
         private final Deque<TypeElement> enclosing = new ArrayDeque<>();
         private Element member;
 
-        Reader(CompilationUnitTree unit, Trees trees, Map<String, Integer> sections, List<String> lines) {
-            this.unit = unit;
-            this.lines = lines;
-            this.trees = trees;
-            this.sections = sections;
-            this.order = List.copyOf(sections.keySet());
+        SourceMap(String text) throws IOException {
+            this.text = text;
+            lines = text.lines().toList();
+            var rule = Pattern.compile("    // ── (\\S.*?) ─+");
+            for (int line = 0; line < lines.size(); line++) {
+                var match = rule.matcher(lines.get(line));
+                if (match.matches()) sections.put(match.group(1), line + 1);
+            }
+            order = List.copyOf(sections.keySet());
+            var task = compiler(text, "-classpath", System.getProperty("java.class.path"));
+            unit = task.parse().iterator().next();
+            task.analyze();
+            trees = Trees.instance(task);
+            scan(unit, null);
+        }
+
+        /// The share of comment lines in all lines, in percent.
+        double commentShare() {
+            return 100.0 * lines.stream().filter(line -> line.strip().startsWith("//")).count() / lines.size();
+        }
+
+        List<Integer> longLines() {
+            return IntStream.rangeClosed(1, lines.size()).filter(line -> lines.get(line - 1).length() > 120).boxed()
+                    .toList();
+        }
+
+        /// Counts the lines that are neither blank nor a comment.
+        long codeLines() {
+            return lines.stream().filter(line -> !line.isBlank() && !line.strip().startsWith("//")).count();
+        }
+
+        /// Every tree passes here before it is visited.
+        @Override
+        public Void scan(Tree tree, Void nothing) {
+            switch (tree) {
+                case IdentifierTree _, MemberSelectTree _, MemberReferenceTree _, NewClassTree _ -> use(tree);
+                case SwitchTree choice -> cases(choice, choice.getExpression(), choice.getCases());
+                case SwitchExpressionTree choice -> cases(choice, choice.getExpression(), choice.getCases());
+                case null, default -> {}
+            }
+            return super.scan(tree, nothing);
         }
 
         @Override
         public Void visitClass(ClassTree tree, Void nothing) {
             var element = (TypeElement) trees.getElement(getCurrentPath());
             if (tree.getSimpleName().isEmpty()) return super.visitClass(tree, nothing); // anonymous: part of its method
-            types.add(new SourceMap.Type(name(element), section(tree)));
             enclosing.push(element);
             if (enclosing.size() > 1) super.visitClass(tree, nothing);
             else for (var part : tree.getMembers()) {
                 member = trees.getElement(new TreePath(getCurrentPath(), part));
-                if (member != null) members.add(new SourceMap.Member(member.getSimpleName().toString(), section(part),
+                if (member != null) members.add(new Member(member.getSimpleName().toString(), section(part),
                         part instanceof ClassTree));
                 scan(part, nothing);
             }
@@ -133,7 +121,7 @@ final class MapTest {
                 int first = line(start(tree)), last = line(trees.getSourcePositions().getEndPosition(unit, tree));
                 var density = new Density();
                 density.scan(tree.getBody(), null);
-                methods.add(new SourceMap.Method(name(element.getEnclosingElement()) + "." + tree.getName(),
+                methods.add(new Method(name(element.getEnclosingElement()) + "." + tree.getName(),
                         section(tree), tree.getParameters().size(), last - first + 1, density.conditionals,
                         density.nested, density.deepest, hasComment(first, last)));
             }
@@ -175,51 +163,15 @@ final class MapTest {
             return tree != null && start(tree) == start(trees.getTree(element));
         }
 
-        @Override
-        public Void visitIdentifier(IdentifierTree tree, Void nothing) {
-            use(tree);
-            return super.visitIdentifier(tree, nothing);
-        }
-
-        @Override
-        public Void visitMemberSelect(MemberSelectTree tree, Void nothing) {
-            use(tree);
-            return super.visitMemberSelect(tree, nothing);
-        }
-
-        @Override
-        public Void visitMemberReference(MemberReferenceTree tree, Void nothing) {
-            use(tree);
-            return super.visitMemberReference(tree, nothing);
-        }
-
-        @Override
-        public Void visitNewClass(NewClassTree tree, Void nothing) {
-            use(tree);
-            return super.visitNewClass(tree, nothing);
-        }
-
-        @Override
-        public Void visitSwitch(SwitchTree tree, Void nothing) {
-            cases(tree.getExpression(), tree.getCases());
-            return super.visitSwitch(tree, nothing);
-        }
-
-        @Override
-        public Void visitSwitchExpression(SwitchExpressionTree tree, Void nothing) {
-            cases(tree.getExpression(), tree.getCases());
-            return super.visitSwitchExpression(tree, nothing);
-        }
-
-        private void cases(ExpressionTree selector, List<? extends CaseTree> cases) {
-            var type = trees.getTypeMirror(new TreePath(getCurrentPath(), selector));
+        private void cases(Tree choice, ExpressionTree selector, List<? extends CaseTree> cases) {
+            var path = new TreePath(getCurrentPath(), choice);
+            var type = trees.getTypeMirror(new TreePath(path, selector));
             if (!isOurSealed(type)) return;
             for (var one : cases) for (var label : one.getLabels()) {
                 boolean isAny = label instanceof DefaultCaseLabelTree || one.getGuard() == null
                         && label instanceof PatternCaseLabelTree pattern
                         && pattern.getPattern() instanceof BindingPatternTree binding
-                        && isOurSealed(trees.getElement(new TreePath(getCurrentPath(),
-                                binding.getVariable())).asType());
+                        && isOurSealed(trees.getElement(new TreePath(path, binding.getVariable())).asType());
                 if (isAny) catchAlls.add("line " + line(start(one)) + ": " + type);
             }
         }
@@ -231,7 +183,7 @@ final class MapTest {
 
         private void use(Tree tree) {
             if (enclosing.isEmpty() || member == null || start(tree) < 0) return;
-            var used = trees.getElement(getCurrentPath());
+            var used = trees.getElement(new TreePath(getCurrentPath(), tree));
             var target = used == null ? Optional.<Element>empty() : topMember(used);
             if (target.isEmpty() || sectionOf(target.get()).isEmpty()) return;
             var from = sectionOf(member);
@@ -257,36 +209,6 @@ final class MapTest {
                     .anyMatch(mark -> mark.getAnnotationType().toString().startsWith("picocli."));
             if (isOption) return false;
             return !used.getModifiers().contains(Modifier.FINAL) || COLLECTION.matcher(used.asType().toString()).find();
-        }
-
-        @Override
-        public Void visitAssignment(AssignmentTree tree, Void nothing) {
-            written(tree.getVariable());
-            return super.visitAssignment(tree, nothing);
-        }
-
-        @Override
-        public Void visitCompoundAssignment(CompoundAssignmentTree tree, Void nothing) {
-            written(tree.getVariable());
-            return super.visitCompoundAssignment(tree, nothing);
-        }
-
-        @Override
-        public Void visitUnary(UnaryTree tree, Void nothing) {
-            boolean isStep = switch (tree.getKind()) {
-                case PREFIX_INCREMENT, PREFIX_DECREMENT, POSTFIX_INCREMENT, POSTFIX_DECREMENT -> true;
-                default -> false;
-            };
-            if (isStep) written(tree.getExpression());
-            return super.visitUnary(tree, nothing);
-        }
-
-        private void written(ExpressionTree variable) {
-            var used = trees.getElement(new TreePath(getCurrentPath(), variable));
-            if (used != null && isOpen(used) && topMember(used).isPresent()
-                    && !topMember(used).equals(topMember(enclosing.peek())))
-                writes.add(name(used.getEnclosingElement()) + "." + used.getSimpleName() + " written by "
-                        + name(enclosing.peek()));
         }
 
         private static boolean isConstructor(Element element) {
@@ -344,22 +266,18 @@ final class MapTest {
     }
 
     public static void main(String... args) throws IOException {
-        var map = SourceMap.of(source());
-        var ends = new ArrayList<>(map.startOfSection().values());
-        ends.add((int) map.lines() + 1);
-        var names = List.copyOf(map.startOfSection().keySet());
-        IO.println("section        lines  types (top)  methods");
-        for (int at = 0; at < names.size(); at++) {
-            var section = names.get(at);
-            IO.println("%-13s %6d %6d %5d %8d".formatted(section, ends.get(at + 1) - ends.get(at),
-                    map.types().stream().filter(type -> type.section().equals(section)).count(),
-                    map.members().stream().filter(part -> part.isType() && part.section().equals(section)).count(),
-                    map.methods().stream().filter(method -> method.section().equals(section)).count()));
+        var map = new SourceMap(source());
+        var ends = new ArrayList<>(map.sections.values());
+        ends.add(map.lines.size() + 1);
+        IO.println("section        lines  types  methods");
+        for (int at = 0; at < map.order.size(); at++) {
+            var section = map.order.get(at);
+            IO.println("%-13s %6d %6d %8d".formatted(section, ends.get(at + 1) - ends.get(at),
+                    map.members.stream().filter(part -> part.isType() && part.section().equals(section)).count(),
+                    map.methods.stream().filter(method -> method.section().equals(section)).count()));
         }
-        IO.println("%-13s %6d %6d %5d %8d   code lines %d".formatted("all", map.lines(), map.types().size() - 1,
-                map.members().stream().filter(SourceMap.Member::isType).count(), map.methods().size(),
-                map.codeLines()));
-        IO.println("comment lines: %.1f %%; code lines: %d".formatted(map.commentShare(), map.codeLines()));
+        IO.println("lines: %d; code lines: %d; comment lines: %.1f %%".formatted(map.lines.size(), map.codeLines(),
+                map.commentShare()));
         for (var law : laws(map)) {
             IO.println("\n" + law + ": " + law.places().size() + " (at most " + law.most() + ")");
             law.places().forEach(place -> IO.println("  " + place));
@@ -373,7 +291,7 @@ final class MapTest {
         }
 
         static Law ofMethods(String name, int most, SourceMap map, Predicate<SourceMap.Method> breaksIt) {
-            return of(name, most, map.methods().stream().filter(breaksIt).toList());
+            return of(name, most, map.methods.stream().filter(breaksIt).toList());
         }
 
         @Override
@@ -383,12 +301,11 @@ final class MapTest {
     }
 
     private static List<Law> laws(SourceMap map) {
-        var nested = map.methods().stream().flatMap(method -> Collections.nCopies(method.nested(), method).stream());
-        return List.of(Law.of("references that point up", 0, map.upward()),
-                Law.of("catch-alls over our sealed types", 0, map.catchAlls()),
-                Law.of("private members used by another type", 0, map.privateUses()),
-                Law.of("fields that can change, used by another type", 0, map.openFields()),
-                Law.of("fields written by another type", 0, map.writes()),
+        var nested = map.methods.stream().flatMap(method -> Collections.nCopies(method.nested(), method).stream());
+        return List.of(Law.of("references that point up", 0, map.upward),
+                Law.of("catch-alls over our sealed types", 0, map.catchAlls),
+                Law.of("private members used by another type", 0, map.privateUses),
+                Law.of("fields that can change, used by another type", 0, map.openFields),
                 Law.of("conditionals inside another one", 8, nested.toList()),
                 Law.ofMethods("methods with three or more conditionals", 6, map, method -> method.conditionals() > 2),
                 Law.ofMethods("methods with lambdas nested three deep", 1, map, method -> method.lambdas() > 2),
@@ -405,12 +322,12 @@ final class MapTest {
 
         @BeforeAll
         static void read() throws IOException {
-            map = SourceMap.of(source());
+            map = new SourceMap(source());
         }
 
         @Test
         void theWholeSourceIsRead() {
-            assertTrue(map.members().size() > 50 && map.methods().size() > 500, map.members().size() + " members");
+            assertTrue(map.members.size() > 50 && map.methods.size() > 500, map.members.size() + " members");
         }
 
         static List<Law> laws() {

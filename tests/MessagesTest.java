@@ -12,15 +12,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// prints them all for review.
 final class MessagesTest {
     /// @param text with `…` for each part that is not a literal
-    record Message(long line, String text) {
-        private static Reader read(String source) throws IOException {
-            var task = MapTest.compiler(source);
-            var unit = task.parse().iterator().next();
-            var reader = new Reader(unit, Trees.instance(task));
-            reader.scan(unit, null);
-            return reader;
-        }
-    }
+    record Message(long line, String text) {}
 
     private static final class Reader extends TreeScanner<Void, Void> {
         /// Their arguments are patterns, not messages.
@@ -35,9 +27,11 @@ final class MessagesTest {
         private final CompilationUnitTree unit;
         private final Trees trees;
 
-        Reader(CompilationUnitTree unit, Trees trees) {
-            this.unit = unit;
-            this.trees = trees;
+        Reader(String source) throws IOException {
+            var task = MapTest.compiler(source);
+            unit = task.parse().iterator().next();
+            trees = Trees.instance(task);
+            scan(unit, null);
         }
 
         /// The last argument of a refusal is its hint. An exit code may come before its sentence.
@@ -119,31 +113,25 @@ final class MessagesTest {
                 + "|of itself|beside it lie|lie beside|the bracket|does not tell|(is|are) no|keeps? to)\\b");
         private static final int MOST = 8;
 
-        private static List<Message> messages;
-        private static List<String> hints;
-        private static Set<String> stops;
+        private static Reader source;
 
         @BeforeAll
         static void read() throws IOException {
-            var source = MapTest.source();
-            var page = source.substring(0, source.indexOf("    // ── Page ─"));
-            var reader = Message.read(page + "}");
-            messages = reader.messages;
-            hints = reader.hints;
-            stops = reader.stops;
-            if (Boolean.getBoolean("messages.print")) messages.forEach(message ->
+            var text = MapTest.source();
+            source = new Reader(text.substring(0, text.indexOf("    // ── Page ─")) + "}");
+            if (Boolean.getBoolean("messages.print")) source.messages.forEach(message ->
                     IO.println(message.line() + ": " + message.text().strip().replace("\n", "\n      ")));
         }
 
         private static List<String> where(Predicate<String> isWrong) {
-            return messages.stream().filter(message -> isWrong.test(message.text()))
+            return source.messages.stream().filter(message -> isWrong.test(message.text()))
                     .map(message -> message.line() + ": " + message.text()).toList();
         }
 
         @Test
         void messagesAreFoundInTheSource() {
-            var texts = messages.stream().map(Message::text).collect(Collectors.joining("\n"));
-            assertTrue(messages.size() > 300, () -> messages.size() + "");
+            var texts = source.messages.stream().map(Message::text).collect(Collectors.joining("\n"));
+            assertTrue(source.messages.size() > 300, () -> source.messages.size() + "");
             for (var known : List.of("Run every row that has not succeeded yet.", "choose another -o",
                     "All rows succeeded."))
                 assertTrue(texts.contains(known), known);
@@ -184,8 +172,8 @@ final class MessagesTest {
         void messagesThatStopACallAreOnTheTroubleshootingPage() throws IOException {
             var shown = onThePage();
 
-            assertTrue(stops.size() > 140, stops.size() + " found");
-            assertEquals(List.of(), stops.stream().map(TheMessages::plain)
+            assertTrue(source.stops.size() > 140, source.stops.size() + " found");
+            assertEquals(List.of(), source.stops.stream().map(TheMessages::plain)
                     .filter(message -> hasWords(message) && shown.stream().noneMatch(entry -> covers(entry, message)))
                     .toList());
         }
@@ -196,7 +184,7 @@ final class MessagesTest {
 
         @Test
         void messagesOnTheTroubleshootingPageExistInTheTool() throws IOException {
-            var known = Stream.of(messages.stream().map(Message::text), stops.stream(),
+            var known = Stream.of(source.messages.stream().map(Message::text), source.stops.stream(),
                     Files.readString(WholeCommand.checkout().resolve("jbang")).lines()).flatMap(texts -> texts)
                     .map(TheMessages::plain).toList();
 
@@ -213,8 +201,8 @@ final class MessagesTest {
         void arePunctuated() {
             assertEquals(List.of(), where(text -> Pattern.compile("[a-z]  [a-z]| [,.;:](?!\\w)|!( |$)|\\.\\.")
                     .matcher(text).find()));
-            assertTrue(hints.size() > 60, () -> hints.size() + " hints");
-            assertEquals(List.of(), hints.stream().filter(hint -> hint.endsWith(".")).toList());
+            assertTrue(source.hints.size() > 60, () -> source.hints.size() + " hints");
+            assertEquals(List.of(), source.hints.stream().filter(hint -> hint.endsWith(".")).toList());
             assertEquals(List.of(), where(text -> text.contains("hint:") && !text.equals("\nhint: …")));
         }
     }
