@@ -8,7 +8,6 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static difyexec.Given.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Unresolved attempts of earlier sessions, and what the next session does with them.
@@ -29,6 +28,13 @@ final class EarlierCallsTest {
                   then    stop INTERRUPTED, stopped task-of-run-7, a none
                   finds   stopped run-7
                   then    known run-7 run-7, a interrupted succeeded, runs run-8
+
+                a stopped run without an id is not looked up after its row is sent again
+                  given   CHATFLOW, STREAMING, interrupt 1
+                  answers a: began run-7 3600s silent, succeeded run-8
+                  then    stop INTERRUPTED, a none
+                  finds   stopped
+                  then    looked 2, a interrupted succeeded, runs run-8
 
                 an attempt left open is looked up before its row may run
                   given   rows a b, crash 1
@@ -75,96 +81,48 @@ final class EarlierCallsTest {
                 an open attempt of a row that left the file does not matter
                   given   rows gone b, crash 1, rows b
                   then    results b
+
+                a late run gives its row the result though the row is not sent again
+                  answers a: cut, failed not seen
+                  given   crash 2
+                  finds   LATE: succeeded run-1; else: failed the node failed
+                  then    sent none, runs run-1
+
+                a refusal in a stream cut off by a crash is found at the next start
+                  given   STREAMING, server 1.16.0
+                  answers each: beganMadeUp run-7 1s madeUp x is required in input form
+                  given   crash 1
+                  then    run run-7 run-7, a not_started failed, ended none, passed 30..60
+
+                a batch continues after a server upgrade without paying twice
+                  given   rows done running lost fresh, slots 3, server 1.14.2, crash 3, server 1.16.0, clock 5
+                  finds   done: succeeded run-7; running: running run-8, running run-8, succeeded run-8; else: absent
+                  then    sent fresh lost, start 1 30..60, runs run-7 run-fresh run-8 run-lost
+
+                a batch of streams continues after a server upgrade without paying twice
+                  given   STREAMING, rows done running lost fresh, slots 3, server 1.14.2, crash 3, server 1.16.0, clock 5
+                  finds   done: succeeded run-7; running: running run-8, running run-8, succeeded run-8; else: absent
+                  then    sent fresh lost, start 1 30..60, runs run-7 run-fresh run-8 run-lost
                 """);
-
-        @Test
-        void aLateRunGivesItsRowTheResultThoughTheRowIsNotSentAgain() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("not seen"));
-            scene.crash(2);
-            scene.found = unresolved -> ended(unresolved.is(Purpose.LATE) ? succeeded("run-1")
-                    : failed("the node failed"));
-
-            scene.play();
-
-            assertEquals(List.of(), scene.ids());
-            assertEquals(List.of("run-1"), scene.resultRuns());
-        }
 
         /// Sent by a machine whose clock was ahead, or still is.
         @ParameterizedTest
-        @EnumSource(names = {"RUNNING", "ABSENT"})
-        void aCallWithAClockFarAheadDoesNotDelayLaterCalls(Left left) throws Exception {
+        @CsvSource({"absent, not_started succeeded", "running run-7 since -30, unknown"})
+        void aCallWithAClockFarAheadDoesNotDelayLaterCalls(String found, String outcomes) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.crash(1);
             var log = scene.file(".log");
             Files.writeString(log, Files.readString(log).replace("\"t\":\"2026", "\"t\":\"2027"));
-            scene.found = _ -> left == Left.ABSENT ? new LookUpResult.Absent()
-                    : new LookUpResult.Running(run("run-7"), Response.RunStatus.RUNNING, Optional.of(seconds(30)),
-                            Duration.ZERO);
+            scene.found = _ -> Story.found(scene, found);
 
             scene.play();
 
-            assertEquals(left == Left.ABSENT ? List.of("not_started", "succeeded") : List.of("unknown"),
-                    scene.outcomes("a"));
+            assertEquals(outcomes, String.join(" ", scene.outcomes("a")));
             assertTrue(scene.world.passed().compareTo(seconds(400)) < 0, scene.world.passed().toString());
         }
 
-        private enum Left {
-            RUNNING, ABSENT
-        }
-
         @Test
-        void aRefusalInAStreamCutOffByACrashIsFoundAtTheNextStart() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.server = "1.16.0";
-            var madeUp = new RunRef("one", "one");
-            scene.answer = (_, listener) -> {
-                listener.accept(new StreamEvent.Began(madeUp));
-                scene.world.pass(seconds(1));
-                return new Response.Ran(madeUp, Response.RunStatus.FAILED, outputs("{}"),
-                        "x is required in input form", "", Usage.NONE);
-            };
-            scene.crash(1);
-
-            scene.play();
-
-            assertEquals(Optional.of(madeUp), scene.looked.getFirst().run());
-            assertEquals(List.of("not_started", "failed"), scene.outcomes("a"));
-            assertTrue(scene.world.passed().compareTo(seconds(30)) >= 0, scene.world.passed().toString());
-            assertFalse(scene.log("end").getLast().has("run"), "a refused row has no run");
-        }
-
-        @ParameterizedTest
-        @EnumSource(value = Mode.class, names = {"BLOCKING", "STREAMING"})
-        void aBatchContinuesAfterAServerUpgradeWithoutPayingTwice(Mode mode) throws Exception {
-            var scene = Scene.of(folder, "succeeded", "running", "lost", "fresh");
-            scene.mode = mode;
-            scene.slots = 3;
-            scene.server = "1.14.2";
-            scene.crash(3);
-            var upgraded = scene.world.now().plusSeconds(5);
-            scene.world.startAt(upgraded);
-            scene.server = "1.16.0";
-            scene.found = unresolved -> switch (unresolved.attempt().row().id()) {
-                case "succeeded" -> ended(succeeded("run-of-1.14"));
-                case "running" -> scene.world.now().isBefore(upgraded.plusSeconds(60)) ? running("run-of-1.14-too")
-                        : ended(succeeded("run-of-1.14-too"));
-                default -> ABSENT;
-            };
-
-            assertEquals(Optional.empty(), scene.play());
-
-            assertEquals(List.of("fresh", "lost"), scene.ids());
-            assertFalse(scene.sent.getLast().at().isBefore(upgraded.plusSeconds(30)),
-                    "lost was sent again before --settle had passed");
-            assertEquals(Set.of("run-of-1.14", "run-of-1.14-too", "run-lost", "run-fresh"),
-                    Set.copyOf(scene.resultRuns()));
-        }
-
-        @Test
-        void anAttemptIsRecordedOnceAsNotStartedHoweverOftenItIsLookedUp() throws Exception {
+        void severalLookUpsRecordOnceThatAnAttemptDidNotStart() throws Exception {
             Scene.of(folder, "a").crash(1);
             for (int start = 1; start <= 3; start++) {
                 var scene = Scene.of(folder, "a");
@@ -181,18 +139,23 @@ final class EarlierCallsTest {
             }
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"run-7", ""})
-        void aRowThatChangedDuringItsRunGetsTheResultWithTheInputsThatWereSent(String run) throws Exception {
+        /// Plays a session after the row has changed during its run. A look-up finds the run with these inputs.
+        private Scene changedDuringItsRun(String run, Map<String, String> inputs) throws Exception {
             new Scene(folder, "id,text\na,old\n").crash(1);
             var next = new Scene(folder, "id,text\na,new\n");
             next.app = run.isEmpty() ? AppKind.CHATFLOW : AppKind.WORKFLOW;
-            next.found = _ -> new LookUpResult.Ended(succeeded(run), Map.of("text", "old"));
-
+            next.found = _ -> new LookUpResult.Ended(succeeded(run), inputs);
             next.play();
+            assertEquals(List.of(), next.ids());
+            return next;
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"run-7", ""})
+        void aRowChangedDuringItsRunKeepsTheInputsThatWereSent(String run) throws Exception {
+            var next = changedDuringItsRun(run, Map.of("text", "old"));
 
             assertEquals(List.of("succeeded"), next.outcomes("a"));
-            assertEquals(List.of(), next.ids());
             assertEquals("old", next.results().getFirst().at("/inputs/text").asText());
             assertTrue(next.said.getFirst().contains("--rerun-changed"), next.said.toString());
             try (var batch = next.open()) {
@@ -201,16 +164,8 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aRowThatChangedDuringItsRunIsUnknownIfNothingShowsWhatWasSent() throws Exception {
-            new Scene(folder, "id,text\na,old\n").crash(1);
-            var next = new Scene(folder, "id,text\na,new\n");
-            next.found = _ -> new LookUpResult.Ended(succeeded("run-7"), Map.of());
-
-            next.play();
-
-            assertEquals(List.of("unknown"), next.outcomes("a"));
-            assertEquals(List.of(), next.ids());
+        void aRowChangedDuringItsRunIsUnknownIfItsInputsAreUnknown() throws Exception {
+            assertEquals(List.of("unknown"), changedDuringItsRun("run-7", Map.of()).outcomes("a"));
         }
-
     }
 }

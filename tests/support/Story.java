@@ -128,6 +128,7 @@ record Story(String name, List<String> lines) {
         var rest = word.length == 1 ? new String[] {"", ""} : word[1].split(" ", 2);
         switch (word[0]) {
             case "began" -> listener.accept(new StreamEvent.Began(run(rest[0])));
+            case "beganMadeUp" -> listener.accept(new StreamEvent.Began(new RunRef(rest[0], rest[0])));
             case "quiet" -> listener.accept(new StreamEvent.Idle(run(rest[0])));
             case "stoppable" -> {
                 return scene.untilStopped(run(rest[0]), listener);
