@@ -15,59 +15,46 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 
 /// `verify`: batches and planted faults, against a simulated server.
 final class VerifyTest extends WholeCommand {
-
     private SimulatedDify dify;
 
-    private Map<String, String> start(String... options) throws IOException {
-        var simulated = new Simulated(Stream.concat(Stream.of("--latency", "20ms"), Stream.of(options)).toArray(String[]::new));
+    /// Starts a server with these options and runs these lines of a CSV on it.
+    private Map<String, String> batch(String options, String mode, String... lines) throws IOException {
+        var simulated = new Simulated(("--latency 20ms " + options).split(" "));
         dify = simulated.app;
+        csv(lines);
+        call(simulated.settings(), typed("run", "--mode", mode));
         return simulated.settings();
     }
 
-    private Call verify(Map<String, String> settings, String... more) throws IOException {
-        return call(settings, Stream.concat(Stream.of("verify", "-o", output(), "--json"), Stream.of(more))
-                .toArray(String[]::new));
+    /// Runs rows 1 to `count` of a workflow or a chatflow.
+    private Map<String, String> rows(String app, String version, String mode, int count) throws IOException {
+        boolean isChat = app.equals("chatflow");
+        var rows = IntStream.rangeClosed(1, count)
+                .mapToObj(id -> id + ",text " + id + (isChat ? ",question " + id : ""));
+        return batch("--app " + app + " --dify " + version, mode,
+                words(List.of(isChat ? "id,text,query" : "id,text"), rows.toArray(String[]::new)));
     }
 
-    /// `matches=3 failed=1`, without zeros.
-    private static String counts(Call call) throws IOException {
-        return tree(call.out()).path("findings").properties().stream()
-                .map(kind -> kind.getKey() + "=" + kind.getValue().size()).sorted().collect(Collectors.joining(" "));
+    private Call verify(Map<String, String> settings, String... more) throws IOException {
+        return call(settings, words(List.of("verify", "-o", output(), "--json"), more));
+    }
+
+    /// Verifies the batch and checks the findings: `failed=1 matches=3`, without zeros.
+    private Call finds(String counts, Map<String, String> settings) throws IOException {
+        var call = verify(settings);
+        assertEquals(counts, tree(call.out()).path("findings").properties().stream()
+                .map(kind -> kind.getKey() + "=" + kind.getValue().size()).sorted().collect(Collectors.joining(" ")),
+                call::toString);
+        return call;
     }
 
     private static List<String> ids(Call call, String kind) throws IOException {
         return tree(call.out()).path("findings").path(kind).valueStream().map(one -> one.path("id").asText()).toList();
     }
 
-    /// Runs these lines of a CSV on a server with these options.
-    private Map<String, String> batch(String options, String mode, String... lines) throws IOException {
-        var settings = start(options.split(" "));
-        csv(lines);
-        call(settings, typed("run", "--mode", mode));
-        return settings;
-    }
-
-    /// Starts a chatflow's batch of rows 1 to `count` in this mode.
-    private Map<String, String> chatflow(String version, String mode, int count) throws IOException {
-        var settings = start("--app", "chatflow", "--dify", version, "--columns", "id,tone");
-        csv(Stream.concat(Stream.of("id,tone,query"), IntStream.rangeClosed(1, count)
-                .mapToObj(id -> id + ",tone " + id + ",question " + id)).toArray(String[]::new));
-        call(settings, typed("run", "--mode", mode)).exits(0);
-        return settings;
-    }
-
-    private Map<String, String> workflow(String version, String mode, int count) throws IOException {
-        var settings = start("--dify", version);
-        rows(count);
-        call(settings, typed("run", "--mode", mode)).exits(0);
-        return settings;
-    }
-
     /// Sends a row's request once more, under the user of its first attempt, as a proxy may or as anybody can by hand.
     private void repeat(Map<String, String> settings, String id) throws IOException, InterruptedException {
-        var user = events("attempt").stream().filter(line -> line.path("id").asText().equals(id)).findFirst()
-                .orElseThrow().path("user").asText();
-        var body = ServerTest.JSON.createObjectNode().put("user", user).put("query", "question " + id);
+        var body = ServerTest.JSON.createObjectNode().put("user", user(id)).put("query", "question " + id);
         body.putObject("inputs").put("id", id).put("text", "text " + id);
         boolean isChat = content("data.csv").contains("query");
         var request = HttpRequest.newBuilder(URI.create(settings.get("DIFY_API_BASE_URL")
@@ -81,12 +68,16 @@ final class VerifyTest extends WholeCommand {
 
     /// Rewrites each line of the results, or drops it if the change returns null.
     private void damage(UnaryOperator<ObjectNode> change) throws IOException {
-        var lines = new ArrayList<String>();
-        for (var line : results()) {
-            var changed = change.apply((ObjectNode) line);
-            if (changed != null) lines.add(changed.toString());
-        }
-        Files.writeString(file("results.jsonl"), String.join("\n", lines) + "\n");
+        var lines = results().stream().map(line -> change.apply((ObjectNode) line)).filter(Objects::nonNull);
+        Files.writeString(file("results.jsonl"), lines.map(line -> line + "\n").collect(Collectors.joining()));
+    }
+
+    private void drop(String id) throws IOException {
+        damage(line -> line.path("id").asText().equals(id) ? null : line);
+    }
+
+    private void changeLog(String part, String by) throws IOException {
+        Files.writeString(file("results.jsonl.log"), content("results.jsonl.log").replace(part, by));
     }
 
     @Nested
@@ -101,51 +92,33 @@ final class VerifyTest extends WholeCommand {
                 chatflow, 1.16.0,  streaming
                 """)
         void findsNothingWrongInASoundBatch(String app, String version, String mode) throws IOException {
-            var column = app.equals("chatflow") ? "query" : "text";
-            var settings = start("--app", app, "--dify", version, "--columns", "id,text");
-            csv("id," + column, "1,one", "2,two", "3,three");
-            assertEquals(0, call(settings, typed("run", "--mode", mode)).code());
-
-            var call = verify(settings);
-
-            assertEquals("matches=3", counts(call), call.toString());
-            call.exits(0);
+            finds("matches=3", rows(app, version, mode, 3)).exits(0);
         }
 
         @Test
         void comparesNumbersByValue() throws IOException {
             var form = Files.writeString(file("form.json"),
                     "[{\"number\":{\"variable\":\"n\",\"label\":\"n\",\"type\":\"number\",\"required\":true}}]");
-            var settings = start("--dify", "1.16.0", "--form", form.toString());
-            csv("id,n", "1,007", "2,+7", "3,5.", "4,.50");
-            call(settings, typed("run", "--mode", "blocking")).exits(0);
 
-            assertEquals("matches=4", counts(verify(settings)));
+            finds("matches=4", batch("--dify 1.16.0 --form " + form, "blocking",
+                    "id,n", "1,007", "2,+7", "3,5.", "4,.50"));
         }
 
         @Test
         void looksUpTheRunIfTheMessageHasNoAnswer() throws IOException {
-            var settings = batch("--app chatflow --dify 1.9.2 --columns id --drop-after 100%", "streaming",
-                    "id,query", "1,one", "2,two");
-
-            var call = verify(settings);
-
-            assertEquals("matches=2", counts(call), call.toString());
+            finds("matches=2", batch("--app chatflow --dify 1.9.2 --columns id --drop-after 100%", "streaming",
+                    "id,query", "1,one", "2,two"));
         }
 
         @Test
         void distinguishesFailedAttemptsFromWrongOnes() throws IOException {
-            var settings = batch("--dify 1.14.2", "blocking", "id,text", "1,one", "2,[fail!] two");
-
-            var call = verify(settings);
-
-            assertEquals("failed=1 matches=1", counts(call), call.toString());
-            call.exits(0);
+            finds("failed=1 matches=1", batch("--dify 1.14.2", "blocking", "id,text", "1,one", "2,[fail!] two"))
+                    .exits(0);
         }
 
         @Test
         void findsAnotherRowsOutputsAChangedStatusAndAMissingLine() throws IOException {
-            var settings = workflow("1.16.0", "blocking", 4);
+            var settings = rows("workflow", "1.16.0", "blocking", 4);
             var other = result("4").path("outputs");
             damage(line -> switch (line.path("id").asText()) {
                 case "1" -> line.set("outputs", other);
@@ -154,142 +127,100 @@ final class VerifyTest extends WholeCommand {
                 default -> line;
             });
 
-            var call = verify(settings);
+            var call = finds("differs=2 lost=1 matches=1", settings).exits(3);
 
-            assertEquals("differs=2 lost=1 matches=1", counts(call), call.toString());
             assertEquals(List.of("1", "2"), ids(call, "differs"));
             assertEquals(List.of("3"), ids(call, "lost"));
-            call.exits(Exit.ROWS_FAILED.code);
         }
 
         /// A killed session leaves no event that says its rows were done. The size of the results shows that one is gone.
         @Test
         void findsADeletedLineOfAKilledSession() throws IOException {
-            var settings = start("--dify", "1.16.1");
+            var settings = rows("workflow", "1.16.1", "blocking", 3);
+            changeLog(content("results.jsonl.log").lines().toList().getLast() + "\n", "");
             rows(4);
-            call(settings, typed("run", "--mode", "blocking", "--limit", "3"));
-            Files.writeString(file("results.jsonl.log"), content("results.jsonl.log").lines()
-                    .filter(line -> !line.startsWith("{\"event\":\"stop\"")).collect(Collectors.joining("\n", "", "\n")));
-            assertEquals(0, call(settings, typed("run", "--mode", "blocking")).code());
-            var sound = verify(settings);
-            damage(line -> line.path("id").asText().equals("2") ? null : line);
+            call(settings, typed("run", "--mode", "blocking")).exits(0);
+            finds("matches=4", settings);
+            drop("2");
 
-            var call = verify(settings);
-
-            assertEquals("matches=4", counts(sound), sound.toString());
-            assertEquals("lost=1 matches=3", counts(call), call.toString());
-            assertEquals(List.of("2"), ids(call, "lost"));
+            assertEquals(List.of("2"), ids(finds("lost=1 matches=3", settings), "lost"));
         }
 
-        /// The log says first that it waits for a person, and then only that its result was taken.
+        /// The log records first that the row waits for a person, and then only that its result was taken.
         @Test
         void findsADeletedLineOfARowThatWasPaused() throws IOException {
-            var settings = workflow("1.16.1", "blocking", 2);
-            var user = events("attempt").stream().filter(sent -> sent.path("id").asText().equals("1")).findFirst()
-                    .orElseThrow().path("user").asText();
+            var settings = rows("workflow", "1.16.1", "blocking", 2);
             var stop = content("results.jsonl.log").lines().toList().getLast();
-            Files.writeString(file("results.jsonl.log"), content("results.jsonl.log").replace(stop, Given.json(
-                    "{'event':'end','t':'2026-01-16T12:00:00Z','id':'1','user':'" + user + "','outcome':'paused'}\n"
-                    + "{'event':'harvest','t':'2026-01-16T12:00:00Z','user':'" + user + "'}\n") + stop));
-            damage(line -> line.path("id").asText().equals("1") ? null : line);
+            changeLog(stop, Given.json("""
+                    {'event':'end','t':'2026-01-16T12:00:00Z','id':'1','user':'USER','outcome':'paused'}
+                    {'event':'harvest','t':'2026-01-16T12:00:00Z','user':'USER'}
+                    """).replace("USER", user("1")) + stop);
+            drop("1");
 
             assertEquals(List.of("1"), ids(verify(settings), "lost"));
         }
 
         @Test
         void findsARowPaidTwiceUnlessThatWasAskedFor() throws IOException {
-            var settings = workflow("1.14.2", "blocking", 2);
-            assertEquals(0, call(settings, typed("retry", "1", "--force", "--mode", "blocking")).code());
+            var settings = rows("workflow", "1.14.2", "blocking", 2);
+            call(settings, typed("retry", "1", "--force", "--mode", "blocking")).exits(0);
+            finds("matches=2 sent_again=1", settings).exits(0);
 
-            var asked = verify(settings);
-            var log = content("results.jsonl.log").replace(",\"again\":true", "");
-            Files.writeString(file("results.jsonl.log"), log);
-            var unasked = verify(settings);
+            changeLog(",\"again\":true", "");
 
-            assertEquals("matches=2 sent_again=1", counts(asked), asked.toString());
-            asked.exits(0);
-            assertEquals("matches=2 paid_twice=1", counts(unasked), unasked.toString());
-            assertEquals(List.of("1"), ids(unasked, "paid_twice"));
-            unasked.exits(Exit.ROWS_FAILED.code);
+            assertEquals(List.of("1"), ids(finds("matches=2 paid_twice=1", settings).exits(3), "paid_twice"));
         }
 
         @Test
-        void reportsAResultWhoseRunIsNotItsAttempts() throws IOException {
-            var settings = workflow("1.14.2", "blocking", 2);
+        void reportsResultsWhoseRunsDifyDoesNotHave() throws IOException {
+            var settings = rows("workflow", "1.14.2", "blocking", 2);
             var gone = UUID.randomUUID().toString();
-            var run = result("1").path("workflow_run_id").asText();
-            Files.writeString(file("results.jsonl.log"), content("results.jsonl.log").replace(run, gone));
+            changeLog(result("1").path("workflow_run_id").asText(), gone);
             damage(line -> line.path("id").asText().equals("1") ? line.put("workflow_run_id", gone)
                     : line.put("workflow_run_id", UUID.randomUUID().toString()));
 
-            var call = verify(settings);
-
-            assertEquals(List.of("1", "2"), ids(call, "without_run"), call.toString());
-            assertEquals("without_run=2", counts(call), call.toString());
+            assertEquals(List.of("1", "2"), ids(finds("without_run=2", settings), "without_run"));
         }
 
         @Test
         void countsWhatTheServerCannotShowAsNotVerifiable() throws IOException {
-            var settings = start("--dify", "1.9.2");
-            csv("id,text", "1,one", "2,[drop-before!] two");
-            call(settings, typed("run", "--mode", "streaming", "--max-retries", "0"));
-
-            var call = verify(settings);
-
-            assertEquals("matches=1 not_verifiable=1", counts(call), call.toString());
-            call.exits(0);
+            finds("matches=1 not_verifiable=1", batch("--dify 1.9.2", "streaming",
+                    "id,text", "1,one", "2,[drop-before!] two")).exits(0);
         }
 
         @Test
         void verifiesASampleAndRefusesAnotherServer() throws IOException {
-            var settings = start("--dify", "1.14.2");
-            rows(9);
-            assertEquals(0, call(settings, typed("run")).code());
+            var settings = rows("workflow", "1.14.2", "auto", 9);
 
             assertEquals(3, tree(verify(settings, "--sample", "3").out()).path("rows").asInt());
-            var elsewhere = start("--dify", "1.14.2");
-            assertEquals(Exit.UNUSABLE.code, verify(elsewhere).code());
+            verify(new Simulated("--dify", "1.14.2").settings()).exits(2);
             Files.delete(file("results.jsonl.log"));
-            assertEquals(Exit.UNUSABLE.code, verify(settings).code());
+            verify(settings).exits(2);
         }
 
         @ParameterizedTest(name = "{0}, {1}")
         @CsvSource({"1.14.2, streaming", "1.16.1, blocking", "1.16.1, streaming"})
         void acceptsAChatflowThatContinuedAfterItsPause(String version, String mode) throws Exception {
-            var settings = start("--app", "chatflow", "--dify", version, "--columns", "id");
-            csv("id,query", "1,one", "2,[pause] two");
-            call(settings, typed("run", "--mode", mode));
+            var settings = batch("--app chatflow --columns id --dify " + version, mode,
+                    "id,query", "1,one", "2,[pause] two");
             dify.ledger().each(job -> job.resumed.orTimeout(9, TimeUnit.SECONDS)); // a person answers the form
-            assertEquals(0, until("succeeded=2", settings, mode));
+            until("both have succeeded", () -> {
+                call(settings, typed("run", "--mode", mode));
+                return status().equals("succeeded=2");
+            });
 
-            var call = verify(settings);
-
-            assertEquals("matches=2", counts(call), call.toString());
-            call.exits(0);
-        }
-
-        private int until(String status, Map<String, String> settings, String mode) throws IOException {
-            int code = -1;
-            for (int calls = 0; calls < 50 && !status().equals(status); calls++)
-                code = call(settings, typed("run", "--mode", mode)).code();
-            return code;
+            finds("matches=2", settings).exits(0);
         }
 
         @Test
-        void callsARunOpenThatDifyStillRecordsAsRunning() throws IOException {
-            var settings = batch("--dify 1.16.1", "streaming", "id,text", "1,one", "2,[unrecorded] two");
-
-            var call = verify(settings);
-
-            assertEquals("matches=1 open=1", counts(call), call.toString());
-            call.exits(0);
+        void reportsARunThatDifyRecordsAsRunningAsOpen() throws IOException {
+            finds("matches=1 open=1", batch("--dify 1.16.1", "streaming",
+                    "id,text", "1,one", "2,[unrecorded] two")).exits(0);
         }
 
         @Test
         void exitsWithFourIfNoResultIsConfirmed() throws IOException {
-            var settings = batch("--dify 1.16.1", "streaming", "id,text", "1,[unrecorded] one");
-
-            assertEquals(Exit.STOPPED.code, verify(settings).code());
+            verify(batch("--dify 1.16.1", "streaming", "id,text", "1,[unrecorded] one")).exits(4);
         }
 
         @ParameterizedTest(name = "{0} of Dify {1}, {2}")
@@ -303,26 +234,18 @@ final class VerifyTest extends WholeCommand {
                 chatflow, 1.16.1,  streaming
                 """)
         void findsASecondRunOfOneAttempt(String app, String version, String mode) throws Exception {
-            var settings = app.equals("chatflow") ? chatflow(version, mode, 2) : workflow(version, mode, 2);
+            var settings = rows(app, version, mode, 2);
             repeat(settings, "2");
 
-            var call = verify(settings);
-
-            assertEquals("matches=2 paid_twice=1", counts(call), call.toString());
-            assertEquals(List.of("2"), ids(call, "paid_twice"));
-            call.exits(Exit.ROWS_FAILED.code);
+            assertEquals(List.of("2"), ids(finds("matches=2 paid_twice=1", settings).exits(3), "paid_twice"));
         }
 
         @Test
         void findsASecondRunOfAnAttemptThatFailed() throws Exception {
-            var settings = start("--dify", "1.16.1");
-            csv("id,text", "1,one", "2,[fail] two");
-            call(settings, typed("run", "--mode", "blocking", "--retry-failed-runs", "never"));
+            var settings = batch("--dify 1.16.1", "blocking", "id,text", "1,one", "2,[fail] two");
             repeat(settings, "2");
 
-            var call = verify(settings);
-
-            assertEquals("failed=1 lost=1 matches=1", counts(call), call.toString());
+            finds("failed=1 lost=1 matches=1", settings);
         }
 
         @ParameterizedTest(name = "{0} of Dify {1}, {2}")
@@ -335,7 +258,7 @@ final class VerifyTest extends WholeCommand {
                 chatflow, 1.16.1,  streaming
                 """)
         void findsExchangedIdsAnAddedRowAndADuplicate(String app, String version, String mode) throws Exception {
-            var settings = app.equals("chatflow") ? chatflow(version, mode, 5) : workflow(version, mode, 5);
+            var settings = rows(app, version, mode, 5);
             var fourth = result("4").toString();
             var added = ((ObjectNode) result("5")).put("id", "new").toString();
             damage(line -> switch (line.path("id").asText()) {
@@ -345,16 +268,15 @@ final class VerifyTest extends WholeCommand {
             });
             Files.writeString(file("results.jsonl"), fourth + "\n" + added + "\n", StandardOpenOption.APPEND);
 
-            var call = verify(settings);
+            var call = finds("duplicated=1 matches=3 without_run=3", settings);
 
-            assertEquals(List.of("1", "2", "new"), ids(call, "without_run"), call.toString());
-            assertEquals(List.of("4"), ids(call, "duplicated"), call.toString());
-            assertEquals("duplicated=1 matches=3 without_run=3", counts(call), call.toString());
+            assertEquals(List.of("1", "2", "new"), ids(call, "without_run"));
+            assertEquals(List.of("4"), ids(call, "duplicated"));
         }
 
         @Test
         void findsChangedInputsAnExtraOutputAndAChangedStatus() throws IOException {
-            var settings = workflow("1.16.1", "blocking", 4);
+            var settings = rows("workflow", "1.16.1", "blocking", 4);
             damage(line -> switch (line.path("id").asText()) {
                 case "1" -> line.set("inputs", ((ObjectNode) line.path("inputs")).put("text", "other"));
                 case "2" -> line.set("outputs", ((ObjectNode) line.path("outputs")).put("more", 1));
@@ -362,20 +284,18 @@ final class VerifyTest extends WholeCommand {
                 default -> line;
             });
 
-            var call = verify(settings);
-
-            assertEquals("differs=3 matches=1", counts(call), call.toString());
+            finds("differs=3 matches=1", settings);
         }
 
         @ParameterizedTest
         @CsvSource({"1.9.2, blocking, 4", "1.9.2, streaming, 5", "1.14.2, streaming, 5", "1.16.1, blocking, 4",
                 "1.16.1, streaming, 5"})
-        void findsWhatWasChangedInAChatflowsResult(String version, String mode, int differing) throws IOException {
-            var settings = chatflow(version, mode, 8);
+        void findsChangesInAChatflowsResults(String version, String mode, int differing) throws IOException {
+            var settings = rows("chatflow", version, mode, 8);
             var other = result("8");
             damage(line -> switch (line.path("id").asText()) {
                 case "1" -> line.set("outputs", other.path("outputs"));
-                case "2" -> line.set("inputs", ((ObjectNode) line.path("inputs")).put("tone", "other"));
+                case "2" -> line.set("inputs", ((ObjectNode) line.path("inputs")).put("text", "other"));
                 case "3" -> line.set("inputs", ((ObjectNode) line.path("inputs")).put("query", "other"));
                 case "4" -> line.set("outputs", ((ObjectNode) line.path("outputs")).put("more", 1));
                 case "5" -> line.set("conversation_id", other.path("conversation_id"));
@@ -384,34 +304,30 @@ final class VerifyTest extends WholeCommand {
                 default -> line;
             });
 
-            var call = verify(settings);
+            var call = finds("differs=" + differing + " matches=" + (6 - differing) + " without_run=2", settings);
 
-            assertEquals("differs=" + differing + " matches=" + (6 - differing) + " without_run=2", counts(call), call.toString());
             assertEquals(List.of("5", "6"), ids(call, "without_run"));
         }
 
         @Test
-        void readsAChangedColumnByTheNameThatMapGivesIt() throws IOException {
-            var settings = start("--dify", "1.16.1");
+        void comparesAColumnThatMapRenames() throws IOException {
+            var settings = new Simulated("--dify", "1.16.1").settings();
             csv("id,words", "1,one", "2,two");
             call(settings, typed("run", "--map", "words=text")).exits(0);
             damage(line -> line.path("id").asText().equals("2")
                     ? line.set("inputs", ((ObjectNode) line.path("inputs")).put("words", "other")) : line);
 
-            assertEquals("differs=1 matches=1", counts(verify(settings)));
+            finds("differs=1 matches=1", settings);
         }
 
         @Test
         void cannotVerifyARowIfTheServerMayRunAnotherApp() throws IOException {
             var settings = batch("--dify 1.16.1", "blocking", "id,text", "1,[throttle] one");
-            var before = counts(verify(settings));
+            finds("matches=1 never_started=1", settings);
             var again = ((ObjectNode) events("session").getFirst()).put("same_app", true);
             Files.writeString(file("results.jsonl.log"), again + "\n", StandardOpenOption.APPEND);
 
-            var call = verify(settings);
-
-            assertEquals("matches=1 never_started=1", before);
-            assertEquals("matches=1 not_verifiable=1", counts(call), call.toString());
+            finds("matches=1 not_verifiable=1", settings);
         }
 
         @ParameterizedTest(name = "a list {0}")
@@ -422,7 +338,7 @@ final class VerifyTest extends WholeCommand {
                 without a name   | {'data':[{'workflow_run':{'id':'run-9','status':'succeeded'},'created_by_end_user':null}]}
                 as a page        | {}
                 """)
-        void concludesNothingFromAListThatIsNotTheOneAskedFor(String name, String list) throws IOException {
+        void concludesNothingFromAnotherListThanRequested(String name, String list) throws IOException {
             var server = dify();
             server.row("1", server.ended("succeeded", ""));
             server.row("2", server.ended("failed", "no"));
@@ -432,10 +348,7 @@ final class VerifyTest extends WholeCommand {
                     .willReturn(server.answer(200, text(list))));
             detail(server, "run-1", "run-1");
 
-            var call = verify(server.settings());
-
-            assertEquals("matches=1 not_verifiable=2", counts(call), call.toString());
-            call.exits(0);
+            finds("matches=1 not_verifiable=2", server.settings()).exits(0);
         }
 
         private void detail(Dify server, String asked, String answered) {
@@ -447,15 +360,14 @@ final class VerifyTest extends WholeCommand {
         void concludesNothingFromAnotherRunOrAnEmptyBody() throws IOException {
             var server = dify();
             rows(3);
-            assertEquals(0, server.run().code());
+            server.run().exits(0);
             detail(server, "run-1", "run-1");
             detail(server, "run-2", "run-1");
             server.server.stubFor(WireMock.get(WireMock.urlEqualTo("/v1/workflows/run/run-3"))
                     .willReturn(server.answer(200, "")));
 
-            var call = verify(server.settings());
+            var call = finds("matches=1 not_verifiable=2", server.settings());
 
-            assertEquals("matches=1 not_verifiable=2", counts(call), call.toString());
             assertEquals(List.of("2", "3"), ids(call, "not_verifiable"));
         }
     }

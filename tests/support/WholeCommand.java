@@ -235,6 +235,12 @@ abstract class WholeCommand {
         return read("results.jsonl.log").stream().filter(line -> line.path("event").asText().equals(event)).toList();
     }
 
+    /// The user of a row's first attempt.
+    String user(String id) throws IOException {
+        return events("attempt").stream().filter(attempt -> attempt.path("id").asText().equals(id)).findFirst()
+                .orElseThrow().path("user").asText();
+    }
+
     /// The ids of the attempts since the session with this number, from 1.
     List<String> attempts(int session) throws IOException {
         var ids = new ArrayList<String>();
