@@ -1,6 +1,5 @@
 package difyexec;
 
-import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.DifyExec.Pace.Rate;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -9,10 +8,8 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Unresolved and late runs, interrupts: the engine with scripted answers and a clock moved by hand.
@@ -36,16 +33,36 @@ final class LookUpTest {
                   finds   running run-a since 100
                   then    a unknown, passed 200
 
-                a stopped run over its time gets a moment to end, whatever its start
+                a run over its time is stopped and gets a moment to end, whatever its start
                   given   STREAMING
                   answers a: began run-7 300s overdue run-7
                   finds   running run-7 since 0, running run-7 since 0, stopped run-7
-                  then    a failed
+                  then    a failed, error timed out, run run-7, tasks task-of-run-7
+
+                a run stopped for its time is not run again at a later start
+                  given   STREAMING
+                  answers a: overdue run-7
+                  finds   running run-7, running run-7, dies
+                  then    dies, tasks task-of-run-7
+                  finds   aborted run-7
+                  then    sent none, a failed
 
                 a run the server does not list takes no slot
                   given   rows a b
                   answers a: cut
                   then    sent a b a, start 1 0..5
+
+                a cut run takes a slot until its end is known
+                  given   rows a b, looks-take 1
+                  answers a: cut
+                  finds   running run-7, running run-7, succeeded run-7
+                  then    harvest run-7, sent a b, start 1 4..5
+
+                cut runs take half the slots at most
+                  given   rows a b c d e f g h, slots 4, looks-take 1
+                  answers a: cut run-a; b: cut run-b; c: cut run-c; each: 2s succeeded own
+                  finds   running own
+                  then    busiest 2, results d e f g h
 
                 look-ups take few of the server's connections
                   given   rows a b c d e f, slots 6, looks-take 1
@@ -111,6 +128,11 @@ final class LookUpTest {
                   answers a: began run-7 forever
                   then    stop INTERRUPTED, tasks task-of-run-7, passed 24..25, a none
 
+                an interrupt starts no look-up
+                  given   rows a b, slots 2, interrupt 1
+                  answers a: cut; b: 9s succeeded own
+                  then    stop INTERRUPTED, passed 9, looked 2
+
                 a second interrupt stops active runs at once
                   given   STREAMING, interrupt 1, interrupt 2
                   answers a: stoppable own
@@ -129,7 +151,18 @@ final class LookUpTest {
                 a run that appears after its row was sent again is reported as late
                   answers a: cut, succeeded run-8
                   finds   LATE: succeeded run-7
-                  then    late run-7, says run-7, runs run-8
+                  then    late run-7, says run-7, runs run-8, allDone false
+
+                one of two late runs of a row is used
+                  given   backoff 0 0 2
+                  answers a: cut, cut, failed no such city
+                  finds   LATE: succeeded run-7, succeeded run-8
+                  then    late run-7 run-8, results a, done 1
+
+                a late active run is reported once and waited for
+                  answers a: cut, failed 429
+                  finds   UNCONFIRMED: failed 429; RESEND: absent, running r-7; RECHECK: running r-7, succeeded r-7
+                  then    saw running, sent a a, runs r-7
 
                 a late run is also reported at a later start, once
                   answers a: cut, succeeded run-8
@@ -214,6 +247,13 @@ final class LookUpTest {
                   finds   succeeded run-7
                   then    a paused succeeded, results a
 
+                a paused row fails if Dify ended its run after the form
+                  given   server 1.16.0, always
+                  answers a: paused run-7
+                  then    a paused
+                  finds   closed run-7
+                  then    a paused failed, error form
+
                 an unknown row is sent again when its id is named
                   given   server 1.9.2, STREAMING
                   answers a: cut, succeeded run-8
@@ -238,20 +278,6 @@ final class LookUpTest {
                   answers a: partial run-a
                   then    a partial, done 1, results a, retry none
                 """);
-
-        @Test
-        void aCutRunCountsAsRunningUntilItsEndIsKnown() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.lookTakes = seconds(1);
-            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER))));
-            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
-
-            scene.play();
-
-            var known = Instant.parse(scene.log("harvest").getFirst().path("t").asText());
-            assertEquals("b", scene.sent.getLast().row().id());
-            assertFalse(scene.sent.getLast().at().isBefore(known), "b was sent while the run of a went on");
-        }
 
         @Test
         void runsLeftBehindByAKilledServerDoNotDelayTheOtherRows() throws Exception {
@@ -280,26 +306,6 @@ final class LookUpTest {
                 assertTrue(scene.took(id).compareTo(seconds(40)) >= 0, id + " after " + scene.took(id));
                 assertTrue(scene.took(id).compareTo(seconds(50)) <= 0, id + " after " + scene.took(id));
             }
-        }
-
-        @Test
-        void cutRunsTakeHalfTheSlotsAtMost() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g", "h");
-            scene.slots = 4;
-            scene.lookTakes = seconds(1);
-            var together = new TreeSet<Integer>();
-            scene.answer = (attempt, _) -> {
-                if (attempt.sequence() <= 3) return cut(Symptom.CUT, run("run-" + attempt.row().id()));
-                scene.world.pass(seconds(2));
-                if (attempt.sequence() > 4) together.add(scene.busy);
-                return succeeded("run-" + attempt.row().id());
-            };
-            scene.found = _ -> running("run-7");
-
-            scene.play();
-
-            assertEquals(2, together.last());
-            assertEquals(List.of("d", "e", "f", "g", "h"), scene.resultIds());
         }
 
         /// A success for which the server needed that long.
@@ -333,7 +339,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aServerThatRefusesForTheRunsItLostIsNotAskedAgainForEachRow() throws Exception {
+        void aServerFullOfLostRunsIsNotAskedForEachRow() throws Exception {
             var scene = Scene.numbered(folder, 1000);
             scene.slots = 5;
             scene.timeout = seconds(60);
@@ -348,26 +354,6 @@ final class LookUpTest {
 
             assertEquals(995, scene.resultIds().size());
             assertTrue(scene.log("throttle").size() < 60, scene.log("throttle").size() + " refusals in a minute");
-        }
-
-        @Test
-        void aRunOverItsTimeIsStoppedAndThenFails() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = scene.streamed("run-7", seconds(300), cut(Symptom.TIMED_OUT, run("run-7")));
-            scene.found = unresolved -> !unresolved.is(Symptom.OVERDUE) ? running("run-7", seconds(300))
-                    : ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
-
-            scene.play();
-
-            assertEquals(List.of(false, true), scene.looked.stream().map(Unresolved::stopsFirst).toList());
-            assertEquals(List.of("failed"), scene.outcomes("a"));
-            assertTrue(scene.log("end").getFirst().path("error").asText().startsWith("timed out"));
-            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("run")));
-            var stop = scene.log("stop").getFirst();
-            assertEquals("timed out", stop.path("why").asText());
-            assertEquals("task-of-run-7", stop.path("task").asText());
-            assertEquals(scene.sent.getFirst().user(), stop.path("user").asText());
         }
 
         /// The run moves from second 100 to 500 and takes 420 seconds in all. Dify shows the move while it lasts.
@@ -396,27 +382,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRunStoppedForItsTimeIsNotRunAgainAtALaterStart() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT, run("run-7")));
-            scene.found = _ -> {
-                if (scene.looked.size() > 2) throw new IllegalStateException("the power fails");
-                return running("run-7");
-            };
-            assertThrows(IllegalStateException.class, scene::play);
-            assertEquals(List.of("timed out"), Scene.texts("why", scene.log("stop")));
-            var next = Scene.of(folder, "a");
-            next.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
-
-            next.play();
-
-            assertEquals(List.of(), next.ids());
-            assertEquals(List.of("failed"), next.outcomes("a"));
-        }
-
-        @Test
-        void streamsThatWaitForTheirFirstEventSlowTheBatchDownToThoseThatRun() throws Exception {
+        void streamsThatWaitInTheQueueSlowTheBatchDown() throws Exception {
             var scene = Scene.numbered(folder, 30);
             scene.mode = Mode.STREAMING;
             scene.slots = 6;
@@ -490,7 +456,7 @@ final class LookUpTest {
         }
 
         @Test
-        void rowsContinueDespiteTheStreamsOfAKilledWorker() throws Exception {
+        void rowsContinueDespiteStreamsOfAKilledWorker() throws Exception {
             var clock = new AtomicReference<World>();
             var restart = new Restart(0, 0, (attempt, _) -> {
                 clock.get().pass(seconds(295)); // its pings continue
@@ -591,7 +557,7 @@ final class LookUpTest {
                 3,      5000,  5000
                 3,      2000,  9000
                 """)
-        void rowsWaitingForAConnectionSlowTheBatchDownToThoseServed(int places, long least, long most)
+        void rowsThatWaitForAConnectionSlowTheBatchDown(int places, long least, long most)
                 throws Exception {
             var limits = new ArrayList<Integer>();
             ToLongFunction<Attempt> millis = attempt -> least
@@ -634,24 +600,6 @@ final class LookUpTest {
             }
         }
 
-        @Test
-        void anInterruptStartsNoLookUp() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.slots = 2;
-            scene.interruptAfter(seconds(1));
-            scene.answer = (attempt, _) -> {
-                if (attempt.row().id().equals("a")) return cut(Symptom.NO_ANSWER);
-                scene.world.pass(seconds(9));
-                return succeeded("run-b");
-            };
-
-            scene.play();
-
-            assertEquals(seconds(9), scene.world.passed());
-            assertEquals(List.of(),
-                    scene.looked.stream().filter(look -> look.due().isAfter(NOON.plusSeconds(1))).toList());
-        }
-
         /// As Dify 1.16 does if it cannot write a run's last event.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
@@ -659,7 +607,7 @@ final class LookUpTest {
                 SUCCEEDED, succeeded
                 STOPPED,   interrupted succeeded
                 """)
-        void anEndMadeUpWhileItsRunIsBeingStoppedProvesNothing(RunStatus stored, String outcomes)
+        void aMadeUpFailureOfAStoppedRunIsLookedUp(RunStatus stored, String outcomes)
                 throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
@@ -683,23 +631,7 @@ final class LookUpTest {
         }
 
         @Test
-        void oneOfTwoRunsOfARowFoundTogetherIsUsed() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER),
-                    failed("no such city"));
-            scene.found = unresolved -> unresolved.is(Purpose.LATE)
-                    ? ended(succeeded("run-of-" + unresolved.attempt().user())) : ABSENT;
-
-            scene.play();
-
-            assertEquals(2, scene.log("late").size());
-            assertEquals(1, scene.results().size());
-            assertEquals(1, scene.tally.done());
-        }
-
-        @Test
-        void aRowIsSentAgainAfterNoneOfItsEarlierAttemptsAppeared() throws Exception {
+        void aRowIsSentAgainAfterLookUpsOfAllItsAttempts() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
             scene.found = unresolved -> unresolved.is(Purpose.RESEND) && scene.sent.size() == 2
@@ -715,24 +647,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aLateActiveRunIsReportedOnceAndWaitedFor() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = unresolved -> {
-                if (unresolved.is(Symptom.UNCONFIRMED)) return ended(failed("Rate Limit Error"));
-                if (scene.sent.size() < 2) return ABSENT;
-                return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
-            };
-
-            scene.play();
-
-            assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
-            assertEquals(2, scene.sent.size());
-            assertEquals(List.of("run-7"), scene.resultRuns());
-        }
-
-        @Test
-        void aLateRunOfAnEarlierCallIsUsedIfItsRowFails() throws Exception {
+        void aLateRunOfAnEarlierSessionIsUsedIfItsRowFails() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.crash(1);
             scene.world.startAt(NOON.plusSeconds(3600));
@@ -750,7 +665,7 @@ final class LookUpTest {
         }
 
         @Test
-        void anExceptionInAWorkerEndsTheCallAsABug() throws Exception {
+        void anExceptionInAWorkerEndsTheSessionAsABug() throws Exception {
             var scene = Scene.of(folder, "a");
             var bug = new IndexOutOfBoundsException("7");
             scene.answer = (_, _) -> {
@@ -762,42 +677,20 @@ final class LookUpTest {
             assertEquals(bug, problem.getCause());
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"Aborted: Client response stream closed before app execution completed",
-            "Aborted: App task was stopped"})
-        void aPausedRowFailsIfDifyEndedItsRunAfterTheForm(String error) throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.server = "1.16.0";
-            scene.failedRuns = RetryRuns.ALWAYS;
-            scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""));
-            scene.play();
-            scene.found = _ -> ended(ran("run-7", RunStatus.STOPPED, error));
-
-            scene.play();
-
-            assertEquals(List.of("paused", "failed"), scene.outcomes("a"));
-            var cause = Text.cause(scene.error("a"));
-            assertTrue(cause.startsWith(error) && cause.contains("form"), cause);
-        }
-
-        /// The progress shown during a call.
-        private static Set<String> shown(Scene scene) throws Exception {
-            var shown = new HashSet<String>();
-            scene.watched = tally -> shown.addAll(List.of(Progress.line(tally, 1000).split(" · ")));
-            scene.play();
-            return shown;
-        }
-
         @Test
-        void theWaitForTheNextStartIsShown() throws Exception {
+        void theProgressShowsTheWaitForTheNextStart() throws Exception {
             var scene = Scene.of(folder, "a", "b");
+            var shown = new HashSet<String>();
             scene.wait = seconds(5);
+            scene.watched = tally -> shown.addAll(List.of(Progress.line(tally, 1000).split(" · ")));
 
-            assertTrue(shown(scene).contains("next start in 5.0 s"));
+            scene.play();
+
+            assertTrue(shown.contains("next start in 5.0 s"), shown::toString);
         }
 
         @Test
-        void aNewVersionDuringABatchIsReportedWithTheOptionThatPinsTheOldOne() throws Exception {
+        void aNewVersionIsReportedWithTheOptionToPinTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var newer = new Response.Ran(run("run-b"), RunStatus.SUCCEEDED, outputs("{}"), "",
                     "workflow-2", Usage.NONE);

@@ -25,6 +25,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// ```
 ///
 /// A row has one answer for each request, and then those of `each`, or successes. The last result of a look-up repeats.
+/// An answer or a look-up that `dies` ends the session as a crash does; the fact of the same name expects this.
 /// `own` is the run of the row itself, say `run-a`. A range of seconds does not include its end.
 record Story(String name, List<String> lines) {
     /// Tests whose field `STORIES` is played, each in a folder of its own.
@@ -133,6 +134,8 @@ record Story(String name, List<String> lines) {
             case "stoppable" -> {
                 return scene.untilStopped(run(rest[0]), listener);
             }
+            case "chunk" -> listener.accept(new StreamEvent.Chunk(rest[0]));
+            case "dies" -> throw new IllegalStateException("the power fails");
             case "forever" -> {
                 scene.world.waitFor(_ -> {});
                 throw new AssertionError("nothing wakes a stream that was given up");
@@ -163,6 +166,8 @@ record Story(String name, List<String> lines) {
             case "unreadable" -> new Response.Unreadable(Optional.of(run(rest)), "too large");
             case "failed" -> failed(rest);
             case "aborted" -> ran(rest, RunStatus.FAILED, "Aborted: User requested stop");
+            case "closed" -> ran(rest, RunStatus.STOPPED,
+                    "Aborted: Client response stream closed before app execution completed");
             default -> ran(rest, RunStatus.valueOf(word[0].toUpperCase(Locale.ROOT)), "");
         };
     }
@@ -186,6 +191,7 @@ record Story(String name, List<String> lines) {
         var words = text.split(" ");
         return switch (words[0]) {
             case "absent" -> ABSENT;
+            case "dies" -> throw new IllegalStateException("the power fails");
             case "silent" -> new LookUpResult.Silent(words.length > 1 ? response(text.substring(7)) : html(502));
             case "unanswered" -> new LookUpResult.Unanswered(true);
             case "running" -> words.length == 2 ? running(words[1])
@@ -198,15 +204,16 @@ record Story(String name, List<String> lines) {
     // ── Facts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     private void check(Scene scene, String... facts) throws Exception {
-        for (var each : List.of(scene.sent, scene.looked, scene.said, scene.stopped)) each.clear();
+        for (var each : List.of(scene.sent, scene.looked, scene.said, scene.stopped, scene.heard)) each.clear();
         scene.world.startAt(scene.world.now());
-        var stop = scene.play();
+        var stop = List.of(facts).contains("dies") ? playUntilItDies(scene) : scene.play();
         var stopped = Stream.of(facts).anyMatch(fact -> fact.startsWith("stop "));
         assertEquals(stopped, stop.isPresent(), () -> name + ": " + stop);
         for (var fact : facts) {
             var words = fact.split(" ", 2);
             var what = name + ": " + fact;
             switch (words[0]) {
+                case "dies" -> {}
                 case "stop" -> assertEquals(words[1], stop.orElseThrow().exit().name(), what);
                 case "hint" -> assertTrue(stop.orElseThrow().text().contains(words[1]), what);
                 case "says" -> assertTrue(scene.said.toString().contains(words[1]), () -> what + scene.said);
@@ -221,6 +228,11 @@ record Story(String name, List<String> lines) {
                 }
             }
         }
+    }
+
+    private static Optional<Stop> playUntilItDies(Scene scene) {
+        assertThrows(IllegalStateException.class, scene::play);
+        return Optional.empty();
     }
 
     /// Facts that are lists.
@@ -246,6 +258,8 @@ record Story(String name, List<String> lines) {
             case "busiest" -> List.of("" + scene.busiest);
             case "together" -> List.of("" + scene.mostLooks);
             case "said" -> List.of("" + scene.said.size());
+            case "allDone" -> List.of("" + scene.tally.isAllDone());
+            case "heard" -> scene.heard;
             default -> scene.outcomes(fact);
         };
     }
