@@ -109,26 +109,6 @@ final class OutageTest {
             assertEquals(12, Set.copyOf(next.resultIds()).size());
         }
 
-        /// The worker was killed with the first row in its hands.
-        @Test
-        void aStreamThatOthersHavePassedIsSentAgainAfterTheSettleTime() throws Exception {
-            var scene = rows(40, Mode.STREAMING);
-            scene.answer = (attempt, listener) -> {
-                if (attempt.sequence() == 1) return cut(Symptom.CUT);
-                scene.world.pass(Duration.ofMillis(100));
-                listener.accept(new StreamEvent.Began(run("run-" + attempt.sequence())));
-                scene.world.pass(seconds(2));
-                return succeeded("run-" + attempt.sequence());
-            };
-
-            scene.play();
-
-            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("1"));
-            var again = scene.sent.stream().filter(attempt -> attempt.row().id().equals("1")).toList().getLast();
-            assertTrue(again.at().isAfter(NOON.plusSeconds(31)) && again.at().isBefore(NOON.plusSeconds(60)),
-                    again.at().toString());
-        }
-
         static final List<Story> STORIES = Story.of("""
                 streams that left at the same moment do not pass each other
                   given   rows 1 2, STREAMING, slots 2
@@ -139,65 +119,41 @@ final class OutageTest {
                   given   rows 1, STREAMING, crash 1, rows 1 2, clock 3600
                   answers each: 1s began own succeeded own
                   then    sent 2 1, 1 not_started succeeded, start 1 3630..3700
+
+                a stream that others have passed is sent again after the settle time
+                  given   rows 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20, STREAMING
+                  answers 1: cut; each: 100ms began own 2s succeeded own
+                  then    1 not_started succeeded, took 1 33..60
+
+                the log remembers how far the queue has come
+                  given   rows 1, STREAMING, crash 1, rows 1 2, clock 100
+                  answers 2: began run-2 1s dies
+                  then    dies
+                  given   clock 3600
+                  finds   2: succeeded run-2; else: absent
+                  then    sent 1, 1 not_started succeeded
+
+                a made-up failure does not show that the queue has moved
+                  given   rows 1 2, STREAMING, wait 2
+                  answers 1: cut; 2: madeUp name is required in input form
+                  then    sent 1 2, 1 unknown
+
+                a stream without an event is looked up by its user every 30 seconds
+                  given   rows 1, STREAMING
+                  answers 1: forever
+                  finds   absent, running run-7, succeeded run-7
+                  then    looked 3, known none, passed 90..92, runs run-7
+
+                unresolved chatflow rows that are not looked up yet give way after a probe
+                  given   rows 1 2 3, CHATFLOW, slots 2
+                  answers 1: cut; 2: cut
+                  then    sent 1 2 3 1 2, start 2 1..2
+
+                an interrupt does not prolong a batch whose key is rejected
+                  given   rows 1 2, STREAMING, slots 2, interrupt 2
+                  answers 1: began run-1 120s succeeded run-1; 2: unauthorized
+                  then    stop INTERRUPTED, passed 0..10
                 """);
-
-        /// A stream of the second call began. The log says so to the third.
-        @Test
-        void theLogRemembersHowFarTheQueueHasCome() throws Exception {
-            rows(1, Mode.STREAMING).crash(1);
-            var second = rows(2, Mode.STREAMING);
-            second.world.startAt(NOON.plusSeconds(100));
-            second.answer = (attempt, listener) -> {
-                listener.accept(new StreamEvent.Began(run("run-2")));
-                second.world.pass(seconds(1));
-                throw new IllegalStateException("the power fails");
-            };
-            assertThrows(IllegalStateException.class, second::play);
-            var third = rows(2, Mode.STREAMING);
-            third.world.startAt(NOON.plusSeconds(3600));
-            third.found = unresolved -> unresolved.run().isPresent() ? ended(succeeded("run-2")) : ABSENT;
-
-            third.play();
-
-            assertEquals(List.of("1"), third.ids());
-            assertEquals(List.of("not_started", "succeeded"), third.outcomes("1"));
-        }
-
-        @Test
-        void aLateRunKeepsTheBatchFromCountingAsAllDone() throws Exception {
-            var scene = rows(1, Mode.BLOCKING);
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-7")) : ABSENT;
-
-            scene.play();
-
-            assertEquals(List.of("1"), scene.resultIds());
-            assertEquals(1, scene.tally.count(Event.LateEvent.class));
-            assertFalse(scene.tally.isAllDone());
-        }
-
-        @Test
-        void aStreamWithoutAnEventIsLookedUpByNameEvery30Seconds() throws Exception {
-            var scene = rows(1, Mode.STREAMING);
-            scene.answer = (_, _) -> {
-                scene.world.waitFor(_ -> {});
-                throw new AssertionError("nothing wakes a stream that was given up");
-            };
-            var asked = new ArrayList<Duration>();
-            scene.found = unresolved -> {
-                assertEquals(Optional.empty(), unresolved.run());
-                asked.add(scene.world.passed());
-                return asked.size() < 3 ? asked.size() < 2 ? ABSENT : running("run-7") : ended(succeeded("run-7"));
-            };
-
-            scene.play();
-
-            assertEquals(List.of("run-7"), scene.resultRuns());
-            for (int look = 0; look < 3; look++) {
-                var late = asked.get(look).minus(seconds(30L * (look + 1)));
-                assertTrue(!late.isNegative() && late.compareTo(seconds(2)) < 0, asked::toString);
-            }
-        }
 
         @Test
         void aRowThatIsOnlyWaitedForHasNoTimeLeftToShow() throws Exception {
@@ -292,21 +248,6 @@ final class OutageTest {
                         scene.probes::toString);
         }
 
-        /// A chatflow's look-ups come two seconds after the request at the earliest.
-        @Test
-        void rowsInDoubtThatAreNotLookedUpYetGiveWayOnceAProbeIsAnswered() throws Exception {
-            var scene = rows(3, Mode.BLOCKING);
-            scene.app = AppKind.CHATFLOW;
-            scene.slots = 2;
-            scene.answer = (attempt, _) -> attempt.sequence() <= 2 ? cut(Symptom.NO_ANSWER) : succeeded("run-3");
-
-            scene.play();
-
-            assertEquals("3", scene.sent.get(2).row().id());
-            assertTrue(scene.sent.get(2).at().isBefore(NOON.plusMillis(1500)), scene.sent.get(2).at().toString());
-            assertEquals(NOON.plusSeconds(1), scene.probes.getFirst());
-        }
-
         /// The app is deleted while one stream goes on.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
@@ -333,38 +274,6 @@ final class OutageTest {
             assertTrue(scene.world.passed().compareTo(seconds(most)) < 0, scene.world.passed().toString());
             assertEquals(List.of(), scene.stopped);
             assertEquals(most > 10 ? List.of("succeeded") : List.of(), scene.outcomes("1"));
-        }
-
-        @Test
-        void aMadeUpEndDoesNotShowThatTheQueueHasMoved() throws Exception {
-            var scene = rows(2, Mode.STREAMING);
-            scene.wait = seconds(2);
-            scene.answer = (attempt, _) -> attempt.row().id().equals("1") ? cut(Symptom.NO_ANSWER)
-                    : new Response.Ran(run("run-2"), Response.RunStatus.FAILED, outputs("{}"), "connection error", "",
-                            Usage.NONE);
-
-            scene.play();
-
-            assertEquals(List.of("1", "2"), scene.ids());
-            assertEquals(List.of("unknown"), scene.outcomes("1"));
-        }
-
-        @Test
-        void anInterruptDoesNotProlongABatchWhoseKeyIsLetInNoMore() throws Exception {
-            var scene = rows(2, Mode.STREAMING);
-            scene.slots = 2;
-            scene.grace = seconds(60);
-            scene.interruptAfter(seconds(2));
-            scene.answer = (attempt, listener) -> {
-                if (attempt.row().id().equals("2")) return http(401, "unauthorized", "Access token is invalid");
-                listener.accept(new StreamEvent.Began(run("run-1")));
-                scene.world.pass(seconds(120));
-                return succeeded("run-1");
-            };
-
-            assertEquals(Exit.INTERRUPTED, scene.play().orElseThrow().exit());
-
-            assertTrue(scene.world.passed().compareTo(seconds(10)) < 0, scene.world.passed().toString());
         }
     }
 }
