@@ -7,10 +7,8 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// The engine, with scripted workflow answers and a clock moved by hand.

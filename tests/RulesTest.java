@@ -15,7 +15,6 @@ import static difyexec.DifyExec.Judge.RetryRuns;
 import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.DifyExec.Usage.Spending;
 import static difyexec.Given.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Decisions, as tables.

@@ -7,10 +7,8 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.ServerTest.*;
 import static difyexec.ServerTest.Ears;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// `DifyClient` and a streamed run.
