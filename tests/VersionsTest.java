@@ -62,7 +62,7 @@ final class VersionsTest extends WholeCommand {
             "CHATFLOW, 1.16.1, streaming", "CHATFLOW, 1.16.1, blocking"})
         void letsTheNextCallTakeTheResult(Simulator.Setup.Kind kind, String version, String mode) throws IOException {
             var settings = asking(kind, version);
-            call(settings, typed("run", "--mode", mode));
+            call(settings, typed("run", "--mode", mode)).exits(3);
             assertEquals("paused=2", status());
             call(settings, typed("run", "--mode", mode)); // it still waits, or waits again
             assertEquals("paused=2", status());
