@@ -1,9 +1,8 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
-import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
@@ -17,55 +16,39 @@ import static org.junit.jupiter.api.Assertions.*;
 final class DifyTest {
     @Nested
     class TheStreamOfEvents {
-        private static List<String> events(String text, int pieces) {
+        private static List<String> events(String text, int pieces) throws IOException {
             var found = new ArrayList<String>();
             var lines = new BufferedReader(new InputStreamReader(inPieces(text, pieces), UTF_8));
-            try {
-                for (var data = Transport.event(lines); data.isPresent(); data = Transport.event(lines))
-                    found.add(data.get());
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
+            for (var data = Transport.event(lines); data.isPresent(); data = Transport.event(lines))
+                found.add(data.get());
             return found;
         }
 
-        /// Reads it in one piece, byte by byte, and in between: the result is always the same.
-        private static void assertEvents(List<String> expected, String text) {
+        /// `;` stands for the end of a line. The result is the same however many bytes arrive at a time.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                stream                                                                    | data
+                ``                                                                        | []
+                ;;;                                                                       | []
+                dat                                                                       | []
+                event: ping;;data: one;;event: ping;;event: ping;;data: two;;             | [one, two]
+                : hello;;id: 7;event: message;data: one;: in between;retry: 5;data: two;; | [one;two]
+                database: no;data: three;;                                                | [three]
+                data: one\\r;data: two\\r;\\r;event: ping\\r;\\r;data: three\\r;\\r;      | [one;two, three]
+                data:a;;data: a;;data:  a;;data:;;                                        | [a, a,  a, ]
+                data: one;;data: two                                                      | [one, two]
+                data: one;;data: two;                                                     | [one, two]
+                data: {"half":                                                            | [{"half":]
+                data: größer 日本語 😀;;data: ß;;                                         | [größer 日本語 😀, ß]
+                """)
+        void givesTheDataOfEachEvent(String stream, String data) throws IOException {
             for (int pieces : new int[] {1, 2, 3, 7, 1 << 20})
-                assertEquals(expected, events(text, pieces), pieces + " bytes a read");
+                assertEquals(data.replace(';', '\n'), events(stream.translateEscapes().replace(';', '\n'), pieces)
+                        .toString(), pieces + " bytes a read");
         }
 
         @Test
-        void eachEventIsItsDataAndAllElseIsIgnored() {
-            assertEvents(List.of(), "");
-            assertEvents(List.of(), "\n\n\n");
-            assertEvents(List.of(), "dat");
-            assertEvents(List.of("one", "two"), "event: ping\n\ndata: one\n\nevent: ping\n\nevent: ping\n\ndata: two\n\n");
-            assertEvents(List.of("one\ntwo", "three"), ": hello\n\nid: 7\nevent: message\ndata: one\n: in between\n"
-                    + "retry: 5\ndata: two\n\ndatabase: no\ndata: three\n\n");
-        }
-
-        @Test
-        void linesCanEndInCrLfAndOneBlankAfterTheColonIsNotData() {
-            assertEvents(List.of("one\ntwo", "three"),
-                    "data: one\r\ndata: two\r\n\r\nevent: ping\r\n\r\ndata: three\r\n\r\n");
-            assertEvents(List.of("a", "a", " a", ""), "data:a\n\ndata: a\n\ndata:  a\n\ndata:\n\n");
-        }
-
-        @Test
-        void theLastEventMayBeCutOff() {
-            assertEvents(List.of("one", "two"), "data: one\n\ndata: two");
-            assertEvents(List.of("one", "two"), "data: one\n\ndata: two\n");
-            assertEvents(List.of("{\"half\":"), "data: {\"half\":");
-        }
-
-        @Test
-        void aMultiByteCharacterCanArriveInPieces() {
-            assertEvents(List.of("größer 日本語 😀", "ß"), "data: größer 日本語 😀\n\ndata: ß\n\n");
-        }
-
-        @Test
-        void aLineMayBeMegabytesLong() {
+        void givesALineOfMegabytes() throws IOException {
             var text = "ä".repeat(3 << 20);
 
             assertEquals(List.of(text, "end"), events("data: " + text + "\n\ndata: end\n\n", 100_000));
@@ -74,15 +57,10 @@ final class DifyTest {
 
     @Nested
     class TheRunReader {
-        @TempDir Path folder;
         private final RunReader reader = new RunReader();
 
         private void read(String json) throws IOException {
             reader.add(Json.MAPPER.readTree(json));
-        }
-
-        private Optional<Response.Ran> ran() {
-            return reader.ran();
         }
 
         private static String outputs(Response response) {
@@ -91,23 +69,10 @@ final class DifyTest {
 
         /// A blocking answer with these outputs.
         private Response.Ran answered(String outputs) throws IOException {
-            read(("""
-                    {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "workflow_id": "w1", \
-                    "status": "succeeded", "outputs": %s, "error": null, "elapsed_time": 1.234567, "total_tokens": 42, \
-                    "total_steps": 3, "created_at": 1705407629, "finished_at": 1705407630}}""".formatted(outputs)));
-            return ran().orElseThrow();
-        }
-
-        @Test
-        void aBlockingAnswerIsARun() throws IOException {
-            var ran = answered("{\"answer\": \"\\u00e4 \\/ b\"}");
-
-            assertEquals(new RunRef("r1", "t1"), ran.ref());
-            assertEquals(RunStatus.SUCCEEDED, ran.status());
-            assertEquals("{\"answer\":\"ä / b\"}", outputs(ran));
-            assertEquals("", ran.error());
-            assertEquals("w1", ran.workflowId());
-            assertEquals(new Usage(1.234567, 42, 3, Optional.empty(), ""), ran.usage());
+            read("""
+                    {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "status": "succeeded", "outputs": %s}}
+                    """.formatted(outputs));
+            return reader.ran().orElseThrow();
         }
 
         @ParameterizedTest
@@ -121,6 +86,7 @@ final class DifyTest {
                 {"n": 1e2, "m": 1E99999, "k": 1.5e-7}       | {"n":1E+2,"m":1E+99999,"k":1.5E-7}
                 {"n": NaN, "m": -Infinity}                  | {"n":"NaN","m":"-Infinity"}
                 {"n": null, "t": true, "l": [1, {"a": []}]} | {"n":null,"t":true,"l":[1,{"a":[]}]}
+                {"answer": "\\u00e4 \\/ b"}                 | {"answer":"ä / b"}
                 {"text": "{\\"inner\\": 1}"}                | {"text":"{\\"inner\\": 1}"}
                 {"\\ud83d": ["\\ud83d end", "\\ude00"]}      | {"\uFFFD":["\uFFFD end","\uFFFD"]}
                 {"\\ud83d\\ude00": "\\ud83d\\ud83d\\ude00"}  | {"😀":"\uFFFD😀"}
@@ -137,14 +103,6 @@ final class DifyTest {
             assertEquals(large, outputs(answered(large)));
         }
 
-        @Test
-        void anAnswerWithoutAStatusIsNotARun() throws IOException {
-            read(("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
-
-            assertEquals(Optional.empty(), ran());
-            assertEquals(Optional.of(new RunRef("r1", "")), reader.ref());
-        }
-
         /// Events of the run `r1`, with the task `t1`.
         private void events(String... events) throws IOException {
             for (var event : events) read(json(event));
@@ -152,27 +110,6 @@ final class DifyTest {
 
         private static String event(String name, String data) {
             return "{'event':'" + name + "','workflow_run_id':'r1','task_id':'t1','data':" + data + "}";
-        }
-
-        @Test
-        void aStreamIsARunOnceItHasFinished() throws IOException {
-            events(event("workflow_started", "{'id':'r1','workflow_id':'w1'}"));
-            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
-            assertEquals(Optional.empty(), ran());
-
-            events(event("node_finished", """
-                            {'id':'n1','node_id':'llm','status':'succeeded','outputs':{'text':'no'},'error':null,\
-                            'elapsed_time':9.9}"""),
-                    event("workflow_finished", """
-                            {'id':'r1','workflow_id':'w1','status':'failed','outputs':{'a':1},'error':'no such city',\
-                            'elapsed_time':2.5,'total_tokens':7,'total_steps':2,'exceptions_count':0,'files':[]}"""));
-
-            var ran = ran().orElseThrow();
-            assertTrue(reader.end().isPresent());
-            assertEquals(RunStatus.FAILED, ran.status());
-            assertEquals("no such city", ran.error());
-            assertEquals("{\"a\":1}", outputs(ran));
-            assertEquals(2.5, ran.usage().seconds());
         }
 
         @Test
@@ -194,13 +131,6 @@ final class DifyTest {
         }
 
         @Test
-        void theFirstEventOfAnyKindIdentifiesTheRun() throws IOException {
-            events(event("text_chunk", "{'text':'x','from_variable_selector':null}"));
-
-            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
-        }
-
-        @Test
         void theIdsOfNodesAndMessagesAreNotTheRuns() throws IOException {
             events("{'event':'message','id':'m1','message_id':'m1','answer':'x'}");
             assertEquals(Optional.empty(), reader.ref());
@@ -211,18 +141,18 @@ final class DifyTest {
                     "{'workflow_run_id':'r1','data':{'id':'n2'},'event':null}");
 
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
-            assertEquals(Optional.empty(), ran());
+            assertEquals(Optional.empty(), reader.ran());
         }
 
         @Test
         void eventsAndFieldsOfLaterVersionsAreIgnored() throws IOException {
             events(event("reasoning_chunk", "{'id':'x','status':'failed','reasoning':[{}]}"));
-            assertEquals(Optional.empty(), ran());
+            assertEquals(Optional.empty(), reader.ran());
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
 
             events(event("workflow_finished", "{'new':{'a':[1]},'id':'r1','status':'succeeded','outputs':{}}"));
 
-            assertEquals(RunStatus.SUCCEEDED, (ran().orElseThrow()).status());
+            assertEquals(RunStatus.SUCCEEDED, reader.ran().orElseThrow().status());
         }
 
         @Test
@@ -234,7 +164,7 @@ final class DifyTest {
                     event("node_finished", "{'execution_metadata':null}"),
                     event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
 
-            var usage = (ran().orElseThrow()).usage();
+            var usage = reader.ran().orElseThrow().usage();
             assertEquals(Optional.of(new BigDecimal("0.3000123")), usage.price());
             assertEquals("USD", usage.currency());
         }
@@ -256,20 +186,14 @@ final class DifyTest {
             events(event("node_finished", data.formatted(one, its)), event("node_finished", data.formatted(other, theirs)),
                     event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
 
-            var usage = ran().orElseThrow().usage();
+            var usage = reader.ran().orElseThrow().usage();
             assertEquals(0, usage.price().map(reported -> reported.compareTo(price)).orElse(price == null ? 0 : 1));
             assertEquals(currency, usage.currency());
         }
 
-        private LookUpResult detail(String status, String outputs) throws IOException {
-            return found("""
-                    {"id":"r1","workflow_id":"w1","status":"%s","inputs":"{\\"id\\": \\"no\\"}","outputs":%s,\
-                    "error":null,"total_steps":3,"total_tokens":42,"created_at":1,"finished_at":2,"elapsed_time":1.5}"""
-                    .formatted(status, outputs));
-        }
-
-        private LookUpResult found(String detail) throws IOException {
-            read("{\"data\":" + detail + "}");
+        /// @param more fields with `'` instead of `"`
+        private LookUpResult detail(String status, String more) throws IOException {
+            read(json("{'data':{'id':'r1','status':'" + status + "'," + more + "}}"));
             return reader.result(new RunRef("r1", "t1"), NOON);
         }
 
@@ -280,15 +204,33 @@ final class DifyTest {
                 "{\\"a\\": 1, \\"b\\": \\"\\\\/\\"}"    | {"a":1,"b":"/"}
                 "{}"                                    | {}
                 "null"                                  | {}
+                {}                                      | {}
+                ""                                      | {}
                 null                                    | {}
                 "{\\"n\\": 12345678901234567890}"       | {"n":12345678901234567890}
                 """)
         void aDetailHasItsOutputsAsAnObjectOrAsText(String outputs, String kept) throws IOException {
-            var found = assertInstanceOf(LookUpResult.Ended.class, detail("succeeded", outputs));
+            var found = assertInstanceOf(LookUpResult.Ended.class, detail("succeeded", "'outputs':" + outputs));
 
             assertEquals(kept, outputs(found.ran()));
-            assertEquals(new RunRef("r1", "t1"), found.ran().ref());
-            assertEquals(42, found.ran().usage().tokens());
+        }
+
+        /// As Dify 1.9 has stored some.
+        @ParameterizedTest
+        @ValueSource(strings = {"{", "{\\\"a\\\": \\\"cut o", "[1]"})
+        void damagedOutputsOfADetailAreNotTakenAsEmpty(String outputs) throws IOException {
+            var found = assertInstanceOf(LookUpResult.Silent.class, detail("succeeded", "'outputs':'" + outputs + "'"));
+
+            assertEquals(Optional.of(new RunRef("r1", "t1")),
+                    assertInstanceOf(Response.Unreadable.class, found.response()).run());
+        }
+
+        @Test
+        void aDetailShowsTheInputsThatWereSent() throws IOException {
+            var found = (LookUpResult.Ended) detail("succeeded",
+                    "'inputs':{'text':'a','n':7,'o':{'x':[1]},'sys.user_id':'u','sys.query':'q'}");
+
+            assertEquals(Map.of("text", "a", "n", "7", "o", "{\"x\":[1]}", "query", "q"), found.inputs());
         }
 
         @ParameterizedTest
@@ -304,7 +246,7 @@ final class DifyTest {
                 stopped,           stopped
                 """)
         void onlyFinalStatusesAreAnEnd(String status, String word) throws IOException {
-            assertEquals(word, detail(status, "{}").word());
+            assertEquals(word, detail(status, "'outputs':{}").word());
         }
 
         @ParameterizedTest
@@ -320,16 +262,17 @@ final class DifyTest {
                 1768564740000,         0
                 """)
         void aDetailShowsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
-            var found = assertInstanceOf(LookUpResult.Running.class,
-                    found("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
+            var found = assertInstanceOf(LookUpResult.Running.class, detail("running", "'created_at':" + createdAt));
+
             assertEquals(Optional.ofNullable(age).map(Given::seconds), found.age());
         }
 
         @ParameterizedTest
         @CsvSource({"0, 0", "null, 0", "400, 400", "20.9, 20", "12001, 12000", "-5, 0", "'\"long\"', 0"})
         void aDetailShowsHowLongItsRunHasMoved(String handoff, long moved) throws IOException {
-            var found = assertInstanceOf(LookUpResult.Running.class, found("{\"id\":\"r1\",\"status\":\"running\","
-                    + "\"created_at\":1768564740,\"handoff_duration\":" + handoff + "}"));
+            var found = assertInstanceOf(LookUpResult.Running.class,
+                    detail("running", "'created_at':1768564740,'handoff_duration':" + handoff));
+
             assertEquals(List.of(seconds(60), seconds(moved)), List.of(found.age().orElseThrow(), found.moved()));
         }
     }
