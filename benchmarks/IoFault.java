@@ -231,9 +231,8 @@ final class IoFault implements Callable<Integer> {
 
         Tried(Tested command) throws Exception {
             this.command = command;
-            var line = Simulator.commandLine();
-            line.parseArgs("--dify", "1.16.1", "--columns", "id,text", "--latency", "3ms", "--speed", "10");
-            server = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour()));
+            server = SimulatedServer.start(0, 0, SimulatedDify.of("--dify", "1.16.1", "--columns", "id,text",
+                    "--latency", "3ms", "--speed", "10"));
             base = folder.resolve("base-" + command);
             if (Files.exists(base)) Chaos.Tool.delete(base);
             Files.createDirectories(base);

@@ -170,9 +170,7 @@ final class Restart implements Callable<Integer> {
         volatile Instant back;
 
         Server(String version) throws IOException {
-            var line = Simulator.commandLine();
-            line.parseArgs("--dify", version, "--latency", "1s", "--jitter", "2s", "--columns", "id");
-            this.dify = new SimulatedDify(line.<Simulator>getCommand().behaviour());
+            this.dify = SimulatedDify.of("--dify", version, "--latency", "1s", "--jitter", "2s", "--columns", "id");
             this.http = SimulatedServer.start(0, 0, dify);
         }
 

@@ -4,6 +4,9 @@ import com.fasterxml.jackson.databind.*;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
+import difyexec.Recorded.Exchange;
+import difyexec.Simulator.Setup.Kind;
+import difyexec.SimulatedGraph.Step;
 
 import module java.base;
 
@@ -50,7 +53,7 @@ class ConformanceTest {
         return patterns;
     }
 
-    private static boolean isLeftOut(Recorded.Exchange exchange) {
+    private static boolean isLeftOut(Exchange exchange) {
         return LEFT_OUT.keySet().stream()
                 .anyMatch(pattern -> pattern.matcher(exchange + " " + exchange.line()).matches());
     }
@@ -59,7 +62,7 @@ class ConformanceTest {
 
     /// The variables and the workflow of a recorded app. `newer` are those from 1.14.2 on, if the versions differ.
     private record App(String fields, String newer, SimulatedGraph graph) {
-        static App of(String fields, String outputs, SimulatedGraph.Step... steps) {
+        static App of(String fields, String outputs, Step... steps) {
             return new App(fields, fields, graph(outputs, steps));
         }
 
@@ -68,7 +71,7 @@ class ConformanceTest {
         }
 
         /// `outputs`: `name=node.output`, separated by blanks.
-        static SimulatedGraph graph(String outputs, SimulatedGraph.Step... steps) {
+        static SimulatedGraph graph(String outputs, Step... steps) {
             var given = new LinkedHashMap<String, String>();
             for (var output : outputs.isEmpty() ? new String[0] : outputs.split(" "))
                 given.put(output.split("=")[0], output.split("=")[1]);
@@ -89,13 +92,13 @@ class ConformanceTest {
             + field("file", "doc", KINDS) + "," + field("file-list", "docs", "'max_length':3," + KINDS);
     private static final String ID = field("text-input", "id", "'max_length':256");
     private static final String ANSWER = "answer=call.body http_status=call.status_code row_id=start.id";
-    private static final SimulatedGraph.Step CALL = new SimulatedGraph.Step.Call("call", false);
+    private static final Step CALL = new Step.Call("call", false);
 
     private static final Map<String, App> APPS = new HashMap<>();
 
     static {
         APPS.put("echo", App.of(ECHO, ANSWER, CALL));
-        APPS.put("partial", App.of(ECHO, ANSWER, new SimulatedGraph.Step.Call("call", true)));
+        APPS.put("partial", App.of(ECHO, ANSWER, new Step.Call("call", true)));
         APPS.put("typed", new App(TYPED, TYPED + "," + field("json_object", "meta",
                 "'json_schema':{'type':'object','properties':{'k':{'type':'string'}}}"), App.graph(ANSWER
                 + " lang=start.lang strict=start.strict doc=start.doc docs=start.docs", CALL)));
@@ -121,17 +124,17 @@ class ConformanceTest {
         APPS.put("custom_file", App.of(ID + "," + field("file", "doc", "'allowed_file_types':['custom'],"
                 + "'allowed_file_extensions':['.xyz'],'allowed_file_upload_methods':['local_file']"),
                 "id=start.id doc=start.doc"));
-        APPS.put("human", App.of(ECHO, "note=ask.note", CALL, new SimulatedGraph.Step.Ask("ask")));
+        APPS.put("human", App.of(ECHO, "note=ask.note", CALL, new Step.Ask("ask")));
         APPS.put("chatflow", App.of(field("text-input", "id", "'max_length':256,'required':true") + ","
                 + field("number", "delay_ms", "") + "," + field("number", "status", ""), "answer=call.body", CALL));
         APPS.put("asking", App.of(field("text-input", "id", "'max_length':256,'required':true"), "answer=ask.answer",
-                new SimulatedGraph.Step.Say("first"), new SimulatedGraph.Step.Ask("ask")));
+                new Step.Say("first"), new Step.Ask("ask")));
         APPS.put("moderated", App.of(OPEN, "answer=call.body", CALL));
         APPS.put("partial chatflow", App.of(field("text-input", "id", "'max_length':256,'required':true") + ","
                 + field("number", "delay_ms", "") + "," + field("number", "status", ""), "answer=call.body",
-                new SimulatedGraph.Step.Call("call", true)));
+                new Step.Call("call", true)));
         APPS.put("external_data_tool", App.of(ID + "," + field("external_data_tool", "ext", ""), "id=start.id"));
-        APPS.put("unknown node", App.of(ID, "id=start.id", new SimulatedGraph.Step.Unknown("nosuch-node")));
+        APPS.put("unknown node", App.of(ID, "id=start.id", new Step.Unknown("nosuch-node")));
         APPS.put("no End node", App.of(ID, ""));
         APPS.put("a variable nobody sets", App.of(ID, "id=start.id gone=nobody.x"));
     }
@@ -148,33 +151,31 @@ class ConformanceTest {
     }
 
     /// The server that an exchange meets: the app, how the simulator is started, and which keys are accepted.
-    private record Place(String app, Simulator.Setup.Kind kind, Simulator.Access access, List<String> options) {
+    private record Place(String app, Kind kind, Simulator.Access access, List<String> options) {
         static Place of(String app, String... options) {
-            return new Place(app, Simulator.Setup.Kind.WORKFLOW, Simulator.Access.OPEN, List.of(options));
+            return new Place(app, Kind.WORKFLOW, Simulator.Access.OPEN, List.of(options));
         }
 
-        private static final Place UNPUBLISHED = of("echo").with(Simulator.Setup.Kind.UNPUBLISHED);
+        private static final Place UNPUBLISHED = of("echo").with(Kind.UNPUBLISHED);
         private static final Place CHATFLOW = chatflow();
-        private static final Place CHAT = of("echo").with(Simulator.Setup.Kind.CHAT);
-        private static final Place DISABLED = new Place("echo", Simulator.Setup.Kind.WORKFLOW,
-                Simulator.Access.DISABLED, List.of());
+        private static final Place CHAT = of("echo").with(Kind.CHAT);
+        private static final Place DISABLED = new Place("echo", Kind.WORKFLOW, Simulator.Access.DISABLED, List.of());
 
         /// Two of four questions contain the word that moderation looks for.
         private static Place moderated(int number, String option) {
             boolean isForbidden = number >= 3 && number < 6 || number >= 10;
-            return of("moderated", isForbidden ? new String[] {option, "100%"} : new String[0])
-                    .with(Simulator.Setup.Kind.CHATFLOW);
+            return of("moderated", isForbidden ? new String[] {option, "100%"} : new String[0]).with(Kind.CHATFLOW);
         }
 
         private static Place chatflow(String... options) {
-            return of("chatflow", options).with(Simulator.Setup.Kind.CHATFLOW);
+            return of("chatflow", options).with(Kind.CHATFLOW);
         }
 
-        private Place with(Simulator.Setup.Kind kind) {
+        private Place with(Kind kind) {
             return new Place(app, kind, access, options);
         }
 
-        static Place of(List<Recorded.Exchange> all, Recorded.Exchange exchange) {
+        static Place of(List<Exchange> all, Exchange exchange) {
             int number = exchange.number();
             return switch (exchange.name()) {
                 case "parameters_typed", "files", "slots_errors", "refused_streaming" -> of("typed");
@@ -217,19 +218,19 @@ class ConformanceTest {
                 case "chatflow_stop", "chatflow_stop_later" -> chatflow("--speed", "1");
                 case "chatflow_api_killed_blocking" -> chatflow("--kill", "100%");
                 case "chatflow_queue_client_leaves" -> chatflow("--queue", "13s", "--speed", "10");
-                case "chatflow_paused_blocking", "chatflow_paused_streaming" -> of("asking").with(Simulator.Setup.Kind.CHATFLOW);
+                case "chatflow_paused_blocking", "chatflow_paused_streaming" -> of("asking").with(Kind.CHATFLOW);
                 case "chatflow_moderated_in" -> moderated(number, "--preset");
                 case "chatflow_moderated_out" -> moderated(number, "--replace");
-                case "chatflow_partial" -> of("partial chatflow").with(Simulator.Setup.Kind.CHATFLOW);
+                case "chatflow_partial" -> of("partial chatflow").with(Kind.CHATFLOW);
                 case "moderated_workflow" -> of("moderated", "--preset", "100%", "--replace", "100%");
                 default -> exchange.name().startsWith("chatflow_") ? CHATFLOW : of("echo");
             };
         }
 
         /// Depends on the setting that was lowered, which the name of the run shows.
-        private static Place limited(List<Recorded.Exchange> all, Recorded.Exchange exchange) {
+        private static Place limited(List<Exchange> all, Exchange exchange) {
             var setting = all.stream().filter(each -> each.number() <= exchange.number())
-                    .map(Recorded.Exchange::about).filter(about -> about.startsWith("{")).reduce((_, last) -> last)
+                    .map(Exchange::about).filter(about -> about.startsWith("{")).reduce((_, last) -> last)
                     .orElseThrow();
             return of("echo", "--speed", "10", setting.contains("APP_MAX") ? "--stopped"
                     : setting.contains("STEPS") ? "--step-limit" : "--time-limit", "100%");
@@ -243,10 +244,8 @@ class ConformanceTest {
     }
 
     private static Simulator.Behaviour behaviour(String version, String... options) {
-        var line = Simulator.commandLine();
-        line.parseArgs(Stream.concat(Stream.of("--dify", version, "--speed", "4", "--silence", "30s"),
-                Stream.of(options)).toArray(String[]::new));
-        return ((Simulator) line.getCommand()).behaviour();
+        return Simulator.of(WholeCommand.words(List.of("--dify", version, "--speed", "4", "--silence", "30s"), options))
+                .behaviour();
     }
 
     // ── The comparison ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,10 +254,10 @@ class ConformanceTest {
     class TheSimulator {
         @ParameterizedTest
         @ValueSource(strings = {"1.9.2", "1.14.2", "1.16.0", "1.16.1"})
-        void theSimulatorAnswersAsTheRecordedServer(String version) throws Exception {
+        void answersLikeTheRecordedServer(String version) throws Exception {
             var cases = Recorded.cases(version).values().stream()
                     .map(Recorded::linked).toList();
-            var differing = ConcurrentHashMap.<List<Recorded.Exchange>>newKeySet();
+            var differing = ConcurrentHashMap.<List<Exchange>>newKeySet();
 
             try (var threads = Executors.newFixedThreadPool(12, Thread.ofVirtual().factory())) {
                 for (var each : cases)
@@ -291,12 +290,12 @@ class ConformanceTest {
                 1.14.2,  streaming, 500
                 1.16.0,  blocking,  400
                 """)
-        void failsOnceWithTheServersMessageWhileOthersContinue(String version, String mode, int http) throws Exception {
+        void failsOnceWithTheServersMessage(String version, String mode, int http) throws Exception {
             var form = Files.writeString(file("form.json"), "[" + field("text-input", "id", "'required':true") + ","
                     + field("file", "doc", KINDS) + "]");
             csv("id,doc", "1,http://127.0.0.1:9/a.txt", "2,http://127.0.0.1:80/a.txt");
             var dify = new Simulated(new SimulatedDify(behaviour(version, "--form", form.toString()), new Simulator.Setup(
-                    "files", Optional.empty(), Simulator.Setup.Kind.WORKFLOW, address -> address.getPort() != 9)));
+                    "files", Optional.empty(), Kind.WORKFLOW, address -> address.getPort() != 9)));
 
             call(dify.settings(), typed("run", "--mode", mode)).exits(3);
 
@@ -311,7 +310,7 @@ class ConformanceTest {
 
     // ── Replaying ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    private static Map<String, String> differences(List<Recorded.Exchange> exchanges) {
+    private static Map<String, String> differences(List<Exchange> exchanges) {
         if (exchanges.stream().allMatch(ConformanceTest::isLeftOut)) return Map.of();
         try (var replay = new Replay(exchanges)) {
             return replay.differences();
@@ -323,7 +322,7 @@ class ConformanceTest {
     /// One case: its exchanges in order, on its own servers.
     private static final class Replay implements AutoCloseable {
         private final String version;
-        private final List<Recorded.Exchange> exchanges;
+        private final List<Exchange> exchanges;
         private final Map<Place, SimulatedDify> apps = new HashMap<>();
         private final Map<Place, SimulatedServer> servers = new HashMap<>();
         private final Map<Integer, Wire> inFlight = new TreeMap<>();
@@ -332,7 +331,7 @@ class ConformanceTest {
         private final Map<String, String> aliases = new HashMap<>();
         private String key = "app-MASKED";
 
-        Replay(List<Recorded.Exchange> exchanges) {
+        Replay(List<Exchange> exchanges) {
             this.version = exchanges.getFirst().version();
             this.exchanges = exchanges;
         }
@@ -349,7 +348,7 @@ class ConformanceTest {
         }
 
         /// Later exchanges that started before: their ids, or their runs in the log, are referred to.
-        private List<Recorded.Exchange> needed(Recorded.Exchange exchange) {
+        private List<Exchange> needed(Exchange exchange) {
             var path = URLDecoder.decode(exchange.path(), UTF_8);
             return exchanges.stream().filter(each -> each.number() > exchange.number())
                     .filter(each -> !inFlight.containsKey(each.number()))
@@ -358,7 +357,7 @@ class ConformanceTest {
         }
 
         /// Applies what was done to the server before this exchange.
-        private void before(Recorded.Exchange exchange) throws Exception {
+        private void before(Exchange exchange) throws Exception {
             var place = place(exchange);
             switch (exchange.name() + " " + exchange.number()) {
                 case "keys_changed 1" -> app(place).become(Simulator.Access.DISABLED);
@@ -412,11 +411,11 @@ class ConformanceTest {
             }
         }
 
-        private Recorded.Exchange numbered(int number) {
+        private Exchange numbered(int number) {
             return exchanges.stream().filter(each -> each.number() == number).findFirst().orElseThrow();
         }
 
-        private static String id(Recorded.Exchange exchange) {
+        private static String id(Exchange exchange) {
             return Pattern.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").matcher(exchange.path()).results()
                     .map(MatchResult::group).findFirst().orElseThrow();
         }
@@ -444,7 +443,7 @@ class ConformanceTest {
 
         // Asking
 
-        private String replay(Recorded.Exchange exchange) throws Exception {
+        private String replay(Exchange exchange) throws Exception {
             var deadline = System.nanoTime() + Duration.ofSeconds(4).toNanos();
             while (true) {
                 boolean starts = exchange.isRun() || exchange.isQuestion();
@@ -459,7 +458,7 @@ class ConformanceTest {
             }
         }
 
-        private void begin(Recorded.Exchange exchange) throws Exception {
+        private void begin(Exchange exchange) throws Exception {
             if (inFlight.containsKey(exchange.number())) return;
             var place = place(exchange);
             boolean goesOn = exchange.name().equals("http_details") && !exchange.raw().matches("(?s)[A-Z]+ .*");
@@ -469,14 +468,14 @@ class ConformanceTest {
         }
 
         /// Returns when the server has accepted the run.
-        private void beginRun(Recorded.Exchange exchange) throws Exception {
+        private void beginRun(Exchange exchange) throws Exception {
             var place = place(exchange);
             int before = started(place);
             begin(exchange);
             if (!place.options().contains("--lost")) until("the run of " + exchange, () -> started(place) > before);
         }
 
-        private byte[] bytes(Recorded.Exchange exchange) throws Exception {
+        private byte[] bytes(Exchange exchange) throws Exception {
             if (!exchange.raw().isEmpty()) return whole(exchange.raw()).getBytes(UTF_8);
             var headers = new LinkedHashMap<String, String>();
             exchange.request().path("headers").properties().forEach(each -> headers.put(each.getKey(),
@@ -504,7 +503,7 @@ class ConformanceTest {
             return missing < rest.length() ? raw : raw + "x".repeat(missing - rest.length()) + rest;
         }
 
-        private byte[] body(Recorded.Exchange exchange) throws Exception {
+        private byte[] body(Exchange exchange) throws Exception {
             var body = exchange.request().path("body");
             if (body.isMissingNode() || body.isNull()) return new byte[0];
             if (!body.isTextual()) return resolved(body.toString()).getBytes(UTF_8);
@@ -532,7 +531,7 @@ class ConformanceTest {
 
         // Comparing
 
-        private String difference(Recorded.Exchange exchange, Wire wire) throws Exception {
+        private String difference(Exchange exchange, Wire wire) throws Exception {
             if (exchange.status() == 0) {
                 if (!exchange.name().matches("(chatflow_)?api_.*")) wire.close(); // the client disconnected
                 wire.awaitEnd();
@@ -571,7 +570,7 @@ class ConformanceTest {
 
         // Servers
 
-        private Place place(Recorded.Exchange exchange) {
+        private Place place(Exchange exchange) {
             return Place.of(exchanges, exchange);
         }
 

@@ -2,8 +2,6 @@ package difyexec;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
-
 /// The end users of a chatflow and their conversations. Any thread may use it.
 final class SimulatedConversations {
     private static final Duration MAKING = Duration.ofMillis(20);

@@ -1,10 +1,14 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.*;
+import difyexec.SimulatedExchange.*;
+import difyexec.SimulatedJob.*;
+import difyexec.SimulatedRun.*;
+import difyexec.Simulator.*;
+import difyexec.Simulator.Setup.Kind;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static difyexec.SimulatedJson.object;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
@@ -17,44 +21,40 @@ final class SimulatedDify {
     static final String APP_ID = "x-dify-app-id";
     private static final ObjectMapper JSON = new ObjectMapper();
 
-    private final Simulator.Behaviour behaviour;
-    private final Simulator.Setup setup;
+    private final Behaviour behaviour;
+    private final Setup setup;
     private final boolean worker, makesUpEnds;
-    private final Simulator.Pace pace;
+    private final Pace pace;
     private final SimulatedFiles files;
     private final SimulatedLedger ledger;
     private final SimulatedConversations conversations;
     private final AtomicInteger active = new AtomicInteger();
-    private final Map<String, SimulatedJob.Published> versions = new ConcurrentHashMap<>();
+    private final Map<String, Published> versions = new ConcurrentHashMap<>();
     private final Set<String> deletedKeys = ConcurrentHashMap.newKeySet();
     /// The ids of the apps that each workspace key is bound to.
     private final Map<String, Set<String>> workspaceKeys = new ConcurrentHashMap<>();
     private final String draft = UUID.randomUUID().toString();
-    private volatile SimulatedJob.Published current;
+    private volatile Published current;
     private volatile String name;
-    private volatile Simulator.Access access = Simulator.Access.OPEN;
+    private volatile Access access = Access.OPEN;
     private volatile Instant workerReady = Instant.MIN;
     private volatile Runnable onStart = () -> {};
     private volatile int largestPage = Integer.MAX_VALUE;
     private volatile boolean isAtOnce = false;
     private final List<Route> routes;
 
-    SimulatedDify(Simulator.Behaviour behaviour) {
-        this(behaviour, Simulator.Setup.PLAIN);
-    }
-
-    SimulatedDify(Simulator.Behaviour behaviour, Simulator.Setup setup) {
+    SimulatedDify(Behaviour behaviour, Setup setup) {
         this(behaviour, setup, new SimulatedLedger());
     }
 
     /// @param ledger the runs of the server that this one replaced
-    SimulatedDify(Simulator.Behaviour behaviour, Simulator.Setup setup, SimulatedLedger ledger) {
+    SimulatedDify(Behaviour behaviour, Setup setup, SimulatedLedger ledger) {
         this.ledger = ledger;
         this.behaviour = behaviour;
         this.setup = setup;
         this.name = setup.name();
         this.worker = behaviour.version().hasWorker();
-        this.makesUpEnds = behaviour.version().isFrom(SimulatedRun.Version.V1_16_0);
+        this.makesUpEnds = behaviour.version().isFrom(Version.V1_16_0);
         this.pace = behaviour.pace();
         this.conversations = new SimulatedConversations(pace);
         this.files = new SimulatedFiles(setup.answers());
@@ -64,10 +64,8 @@ final class SimulatedDify {
 
     /// With the simulator's options.
     static SimulatedDify of(String... options) {
-        var line = Simulator.commandLine();
-        line.parseArgs(options);
-        var simulator = line.<Simulator>getCommand();
-        return new SimulatedDify(simulator.behaviour(), Simulator.Setup.PLAIN.with(simulator.app));
+        var simulator = Simulator.of(options);
+        return new SimulatedDify(simulator.behaviour(), Setup.PLAIN.with(simulator.app));
     }
 
     private Stream<Route> shared() {
@@ -92,7 +90,7 @@ final class SimulatedDify {
 
     /// Publishes another version of the workflow; active runs keep theirs. Returns its id.
     String publish(JsonNode fields, Optional<SimulatedGraph> graph) {
-        var version = SimulatedJob.Published.of(behaviour.version(), fields, graph, files);
+        var version = Published.of(behaviour.version(), fields, graph, files);
         versions.put(version.app().workflow(), version);
         current = version;
         return version.app().workflow();
@@ -109,10 +107,9 @@ final class SimulatedDify {
     }
 
     /// 1.14.2 and 1.16.1 forget the keys of a deleted app at once, 1.16.0 within ten seconds, 1.9.2 not.
-    void become(Simulator.Access access) {
-        boolean atOnce = access == Simulator.Access.DELETED && worker
-                && behaviour.version() != SimulatedRun.Version.V1_16_0;
-        this.access = atOnce ? Simulator.Access.FORGOTTEN : access;
+    void become(Access access) {
+        boolean atOnce = access == Access.DELETED && worker && behaviour.version() != Version.V1_16_0;
+        this.access = atOnce ? Access.FORGOTTEN : access;
     }
 
     /// Asks the worker to shut down, as at each deployment; another one replaces it.
@@ -193,7 +190,7 @@ final class SimulatedDify {
         if (!worker) exchange.header("Server", "gunicorn").header("Connection", "keep-alive");
         try {
             route(exchange);
-        } catch (SimulatedExchange.Refused refused) {
+        } catch (Refused refused) {
             exchange.send(refused.reply);
         }
     }
@@ -211,7 +208,7 @@ final class SimulatedDify {
             return;
         }
         var path = routes.stream().filter(each -> each.path().matcher(exchange.path()).matches()).toList();
-        if (path.isEmpty()) throw new SimulatedExchange.Refused(SimulatedExchange.Reply.notFound());
+        if (path.isEmpty()) throw new Refused(Reply.notFound());
         var methods = path.stream().map(Route::method).distinct().sorted().toList();
         if (exchange.method().equals("OPTIONS")) {
             exchange.header("Allow", "OPTIONS, " + String.join(", ", methods))
@@ -235,11 +232,11 @@ final class SimulatedDify {
         if (!words[0].equalsIgnoreCase("Bearer"))
             throw unauthorized(exchange, "Authorization scheme must be 'Bearer'");
         if (key.startsWith("sk-") && !known) throw unauthorized(exchange, "Resource access token is invalid.");
-        if (!known || access == Simulator.Access.FORGOTTEN) throw unauthorized(exchange, "Access token is invalid");
+        if (!known || access == Access.FORGOTTEN) throw unauthorized(exchange, "Access token is invalid");
         if (workspaceKeys.containsKey(key))
             checkApp(exchange.headers().getOrDefault(APP_ID, ""), workspaceKeys.get(key));
-        if (access == Simulator.Access.DELETED) throw refused(403, "forbidden", "The app no longer exists.");
-        if (access == Simulator.Access.DISABLED)
+        if (access == Access.DELETED) throw refused(403, "forbidden", "The app no longer exists.");
+        if (access == Access.DISABLED)
             throw refused(403, "forbidden", "The app's API service has been disabled.");
     }
 
@@ -250,7 +247,7 @@ final class SimulatedDify {
                 "The resource access token is not allowed to access this app.");
     }
 
-    private static SimulatedExchange.Refused unauthorized(SimulatedExchange exchange, String message) {
+    private static Refused unauthorized(SimulatedExchange exchange, String message) {
         exchange.header("WWW-Authenticate", "Bearer realm=\"api\"");
         return refused(401, "unauthorized", message);
     }
@@ -272,7 +269,7 @@ final class SimulatedDify {
     private void chat(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
         var body = body(exchange);
         checkChat();
-        if (setup.kind() != Simulator.Setup.Kind.CHATFLOW) throw unavailable();
+        if (setup.kind() != Kind.CHATFLOW) throw unavailable();
         var inputs = inputs(body);
         checkMode(body);
         var question = question(user(body), body);
@@ -289,7 +286,7 @@ final class SimulatedDify {
         var fate = possible(rolled, asked.streaming(), asked.question().isPresent());
         ledger.met(fate.fault(), asked.user());
         onStart.run();
-        if (fate.fault() == Simulator.Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
+        if (fate.fault() == Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
         if (worker && asked.streaming()) {
             if (behaviour.limit() == 1) throw tooMany(1);
             begin(exchange, asked.start(fate, version(asked.version())));
@@ -302,7 +299,7 @@ final class SimulatedDify {
         try {
             begin(exchange, asked.start(fate, version(asked.version())));
         } finally {
-            if (fate.fault() != Simulator.Fault.KILL) active.decrementAndGet(); // a killed process releases nothing
+            if (fate.fault() != Fault.KILL) active.decrementAndGet(); // a killed process releases nothing
         }
     }
 
@@ -317,13 +314,13 @@ final class SimulatedDify {
                         "value_error", "str")
                 : mismatch("conversation_id", "Existing conversation ID " + conversation + " is not a valid uuid.");
         int before = conversations.questions(user, conversation);
-        if (before == 0 && !conversation.isEmpty() && behaviour.version() != SimulatedRun.Version.V1_14_2)
+        if (before == 0 && !conversation.isEmpty() && behaviour.version() != Version.V1_14_2)
             throw noConversation("/v1/chat-messages", "/v1/chat-messages or /api/chat-messages or "
                     + "/v1/chat-messages/<string:task_id>/stop");
         return SimulatedMessage.of(before > 0 ? conversation : UUID.randomUUID().toString(), query, before + 1);
     }
 
-    private static SimulatedExchange.Refused noConversation(String path, String others) {
+    private static Refused noConversation(String path, String others) {
         return refused(404, "not_found", "Conversation Not Exists. You have requested this URI [" + path
                 + "] but did you mean " + others + " ?");
     }
@@ -334,7 +331,7 @@ final class SimulatedDify {
 
     /// A run waits in a queue only in a worker, and only the worker of 1.16.0 cuts its streams; only a chatflow
     /// is moderated. A restart of the database was recorded with streams.
-    private Simulator.Fate possible(Simulator.Fate fate, boolean streaming, boolean isChat) {
+    private Fate possible(Fate fate, boolean streaming, boolean isChat) {
         boolean newStream = makesUpEnds && streaming;
         boolean isPossible = switch (fate.fault()) {
             case REPLACE, PRESET -> isChat;
@@ -342,7 +339,7 @@ final class SimulatedDify {
             case UNRECORDED -> streaming;
             default -> newStream || !fate.fault().isOfNewStreams();
         };
-        return new Simulator.Fate(isPossible ? fate.fault() : Simulator.Fault.NONE,
+        return new Fate(isPossible ? fate.fault() : Fault.NONE,
                 worker && streaming ? fate.queue() : Duration.ZERO, isAtOnce ? Duration.ZERO : fate.latency(),
                 behaviour.version().movesRuns() ? fate.move() : Duration.ZERO, fate.die());
     }
@@ -398,21 +395,20 @@ final class SimulatedDify {
     }
 
     /// The answer from 1.14.2 on to an invalid body or query, as Pydantic reports it.
-    private static SimulatedExchange.Refused mistake(String model, String field, String what, String kind,
-            String type) {
+    private static Refused mistake(String model, String field, String what, String kind, String type) {
         return refused(400, "invalid_param", "1 validation error for " + model + "\n" + field
                 + "\n  " + what + " [type=" + kind + ", input_value=…, input_type=" + type
                 + "]\n    For further information visit https://errors.pydantic.dev/2.12/v/" + kind);
     }
 
     /// The answer of 1.9.2 to them.
-    private static SimulatedExchange.Refused mismatch(String field, String what) {
-        return new SimulatedExchange.Refused(SimulatedExchange.Reply.of(400, object(
+    private static Refused mismatch(String field, String what) {
+        return new Refused(Reply.of(400, object(
                 "errors", object(field, what), "message", "Input payload validation failed")));
     }
 
-    private SimulatedJob.Published version(String id) {
-        if (id.isEmpty() && setup.kind() == Simulator.Setup.Kind.UNPUBLISHED)
+    private Published version(String id) {
+        if (id.isEmpty() && setup.kind() == Kind.UNPUBLISHED)
             throw refused(400, "invalid_param", "Workflow not published");
         if (id.isEmpty()) return current;
         if (!SimulatedFiles.isUuid(id)) throw refused(400, "bad_request", "Invalid workflow_id format: '" + id + "'. ");
@@ -423,16 +419,16 @@ final class SimulatedDify {
         return versions.get(id);
     }
 
-    private SimulatedExchange.Refused tooMany(int limit) {
+    private Refused tooMany(int limit) {
         return refused(400, "invalid_param", "Too many requests. Please try again later. The "
                 + "current maximum concurrent requests allowed for " + current.app().id() + " is " + limit + ".");
     }
 
-    private void begin(SimulatedExchange exchange, SimulatedJob.Start start) throws IOException, InterruptedException {
+    private void begin(SimulatedExchange exchange, Start start) throws IOException, InterruptedException {
         boolean inStream = worker && start.streaming();
         Map<String, Object> taken;
         try {
-            if (start.fate().fault() == Simulator.Fault.REFUSE)
+            if (start.fate().fault() == Fault.REFUSE)
                 throw SimulatedForm.refusal("text in input form must be less than 48 characters");
             if (start.question().filter(asked -> asked.query().isEmpty()).isPresent())
                 throw SimulatedForm.refusal("query is required");
@@ -452,22 +448,21 @@ final class SimulatedDify {
         }
         switch (start.fate().fault()) {
             case LOST -> lose(exchange, start, inStream);
-            case BROKEN_ABSENT -> makeUp(exchange, SimulatedJob.MadeUp.of(start, SimulatedJob.MadeUp.NO_END));
+            case BROKEN_ABSENT -> makeUp(exchange, MadeUp.of(start, MadeUp.NO_END));
             default -> take(exchange, start, taken);
         }
     }
 
     /// The stream of 1.14.2 stays open after it, and holds its connection even if its client is gone. That
     /// of 1.16.0 gets a made-up end, instead of an error without a code and after one with a code.
-    private void error(SimulatedExchange exchange, SimulatedJob.Start start, Map<String, Object> event)
+    private void error(SimulatedExchange exchange, Start start, Map<String, Object> event)
             throws IOException, InterruptedException {
         boolean isCoded = event.containsKey("code");
         if (makesUpEnds && !isCoded) {
-            makeUp(exchange, SimulatedJob.MadeUp.of(start, (String) event.get("message")));
+            makeUp(exchange, MadeUp.of(start, (String) event.get("message")));
         } else if (makesUpEnds) {
-            var text = behaviour.version().isFrom(SimulatedRun.Version.V1_16_1) ? (String) event.get("message")
-                    : SimulatedJob.MadeUp.NO_END;
-            makeUp(exchange, SimulatedJob.MadeUp.of(start, text), line(event));
+            var text = behaviour.version().isFrom(Version.V1_16_1) ? (String) event.get("message") : MadeUp.NO_END;
+            makeUp(exchange, MadeUp.of(start, text), line(event));
         } else {
             var out = exchange.stream(behaviour.version().movesRuns());
             out.write(PING);
@@ -476,7 +471,7 @@ final class SimulatedDify {
         }
     }
 
-    private void makeUp(SimulatedExchange exchange, SimulatedJob.MadeUp end, String... before)
+    private void makeUp(SimulatedExchange exchange, MadeUp end, String... before)
             throws IOException, InterruptedException {
         var out = exchange.stream(behaviour.version().movesRuns());
         out.write(PING);
@@ -487,7 +482,7 @@ final class SimulatedDify {
         out.end();
     }
 
-    private void lose(SimulatedExchange exchange, SimulatedJob.Start start, boolean inStream)
+    private void lose(SimulatedExchange exchange, Start start, boolean inStream)
             throws IOException, InterruptedException {
         if (!inStream) {
             pace.pause(start.fate().latency().dividedBy(2));
@@ -499,12 +494,12 @@ final class SimulatedDify {
     }
 
     /// Nothing more is sent, not even a ping: 1.9.2 ends such a stream at once.
-    private void fallSilent(SimulatedExchange.Chunks out) throws IOException, InterruptedException {
+    private void fallSilent(Chunks out) throws IOException, InterruptedException {
         pace.pause(worker ? behaviour.silence() : Duration.ZERO);
         out.end();
     }
 
-    private void take(SimulatedExchange exchange, SimulatedJob.Start start, Map<String, Object> taken)
+    private void take(SimulatedExchange exchange, Start start, Map<String, Object> taken)
             throws IOException, InterruptedException {
         if (start.isCutAtOnce()) {
             Thread.startVirtualThread(() -> launch(start, taken));
@@ -524,14 +519,14 @@ final class SimulatedDify {
         }
     }
 
-    private SimulatedJob launch(SimulatedJob.Start start, Map<String, Object> taken) {
+    private SimulatedJob launch(Start start, Map<String, Object> taken) {
         if (start.question().isPresent()) conversations.meet(start.user(), true);
         var job = ledger.take(start.row(), start, pace);
         Thread.startVirtualThread(() -> execute(job, taken));
         return job;
     }
 
-    private static SimulatedExchange.Refused broken() {
+    private static Refused broken() {
         return refused(500, "internal_server_error", "The server encountered an internal error "
                 + "and was unable to complete your request. Either the server is overloaded or there is an error "
                 + "in the application.");
@@ -570,17 +565,17 @@ final class SimulatedDify {
 
     private void block(SimulatedExchange exchange, SimulatedJob job) throws IOException, InterruptedException {
         var fault = job.fate.fault();
-        if (fault == Simulator.Fault.DROP_BEFORE) {
+        if (fault == Fault.DROP_BEFORE) {
             pace.pause(job.fate.latency().multipliedBy(job.fate.die() % 8).dividedBy(8));
             throw new IOException("dropped");
         }
-        if (fault == Simulator.Fault.KILL) kill(job);
+        if (fault == Fault.KILL) kill(job);
         var reported = await(job.reported);
         if (job.isEndless()) await(job.resumed);
-        if (fault == Simulator.Fault.LOSE_FINISH) throw new IOException("dropped");
-        var reply = job.question.map(asked -> asked.reply(reported)).orElseGet(() -> new SimulatedExchange.Reply(200,
+        if (fault == Fault.LOSE_FINISH) throw new IOException("dropped");
+        var reply = job.question.map(asked -> asked.reply(reported)).orElseGet(() -> new Reply(200,
                 behaviour.version().blockingType(), SimulatedJson.SPACED.json(reported.blocking())));
-        if (fault == Simulator.Fault.DROP_AFTER) exchange.cut(reply.status(), reply.type(), reply.body());
+        if (fault == Fault.DROP_AFTER) exchange.cut(reply.status(), reply.type(), reply.body());
         else exchange.send(reply);
     }
 
@@ -593,7 +588,7 @@ final class SimulatedDify {
     private void stream(SimulatedExchange exchange, SimulatedJob job) throws IOException, InterruptedException {
         int die = job.fate.die();
         var fault = job.fate.fault();
-        if (fault == Simulator.Fault.DROP_BEFORE && die % 2 == 0) throw new IOException("dropped");
+        if (fault == Fault.DROP_BEFORE && die % 2 == 0) throw new IOException("dropped");
         if (!worker && !fits(await(job.began).inputs())) {
             unencodable(exchange);
             return;
@@ -601,7 +596,7 @@ final class SimulatedDify {
         boolean isLater = behaviour.version().movesRuns();
         var out = exchange.stream(isLater);
         if (worker) out.write(PING);
-        if (fault == Simulator.Fault.DROP_BEFORE) {
+        if (fault == Fault.DROP_BEFORE) {
             pace.pause(job.fate.queue().dividedBy(2));
             out.cut(PING);
         }
@@ -618,7 +613,7 @@ final class SimulatedDify {
             return;
         }
         var opening = job.opening(run.get());
-        boolean isCut = fault == Simulator.Fault.DROP_AFTER && die % 3 > 0;
+        boolean isCut = fault == Fault.DROP_AFTER && die % 3 > 0;
         int last = isCut ? 1 + die / 3 % opening.size() : opening.size();
         for (var event : opening.subList(0, last)) write(out, event);
         if (isLater) {
@@ -628,21 +623,21 @@ final class SimulatedDify {
                             "reasoning", "Let me think.", "node_id", "llm", "is_final", true, "message_id", null)));
         }
         if (isCut) out.cut(line(run.get().textChunk("Answer", "llm", "text")));
-        if (fault == Simulator.Fault.OTHER_END) {
+        if (fault == Fault.OTHER_END) {
             out.write(line(another(job).closing().getLast()));
             out.end();
             return;
         }
-        if (fault == Simulator.Fault.KILL) kill(job);
-        if (fault == Simulator.Fault.BROKEN_RUNNING) {
+        if (fault == Fault.KILL) kill(job);
+        if (fault == Fault.BROKEN_RUNNING) {
             pace.pause(job.takes().dividedBy(3));
             breakOff(out, job);
         } else finish(out, job);
     }
 
     /// Drops what was not sent by now.
-    private static void breakOff(SimulatedExchange.Chunks out, SimulatedJob job) throws IOException {
-        var end = SimulatedJob.MadeUp.of(job);
+    private static void breakOff(Chunks out, SimulatedJob job) throws IOException {
+        var end = MadeUp.of(job);
         if (job.isPreset() || !fits(job.opening(job.began.join()).getFirst())) out.write(line(end.started()));
         out.write(line(end.finished()));
         out.end();
@@ -652,10 +647,10 @@ final class SimulatedDify {
     private static SimulatedRun another(SimulatedJob job) {
         var question = job.question.map(_ -> SimulatedMessage.of(UUID.randomUUID().toString(), "", 1));
         return SimulatedRun.begin(job.version.app(), "", Map.of(), question, Instant.now()).end(
-                new SimulatedRun.State.Succeeded(Map.of("answer", "of another run")), 1, Instant.now());
+                new State.Succeeded(Map.of("answer", "of another run")), 1, Instant.now());
     }
 
-    private void finish(SimulatedExchange.Chunks out, SimulatedJob job) throws IOException, InterruptedException {
+    private void finish(Chunks out, SimulatedJob job) throws IOException, InterruptedException {
         var fault = job.fate.fault();
         var reported = awaitEnd(out, job, job.reported);
         if (reported.isEmpty()) {
@@ -666,10 +661,10 @@ final class SimulatedDify {
         for (var event : events.subList(0, events.size() - 1)) write(out, event);
         if (job.isEndless()) awaitEnd(out, job, job.resumed);
         if (!worker) markHeard(job); // reached only while the client is there
-        if (fault == Simulator.Fault.DROP_AFTER) cutEnd(out, job, events.getLast(), reported.get().afterEnd());
-        if (fault == Simulator.Fault.ERROR_FIRST) out.write(line(anError(job)));
-        if (fault == Simulator.Fault.BROKEN || makesUpEnds && !fits(events.getLast())) breakOff(out, job);
-        else if (fault == Simulator.Fault.LOSE_FINISH || !fits(events.getLast())) fallSilent(out);
+        if (fault == Fault.DROP_AFTER) cutEnd(out, job, events.getLast(), reported.get().afterEnd());
+        if (fault == Fault.ERROR_FIRST) out.write(line(anError(job)));
+        if (fault == Fault.BROKEN || makesUpEnds && !fits(events.getLast())) breakOff(out, job);
+        else if (fault == Fault.LOSE_FINISH || !fits(events.getLast())) fallSilent(out);
         else {
             out.write(line(events.getLast()));
             for (var event : reported.get().afterEnd().stream().toList()) out.write(line(event));
@@ -679,7 +674,7 @@ final class SimulatedDify {
     }
 
     /// Cuts within the last event of the run, or within what follows it.
-    private static void cutEnd(SimulatedExchange.Chunks out, SimulatedJob job, Map<String, Object> last,
+    private static void cutEnd(Chunks out, SimulatedJob job, Map<String, Object> last,
             Optional<Map<String, Object>> after) throws IOException {
         var cut = after.filter(_ -> job.fate.die() / 3 % 2 == 0);
         if (cut.isPresent()) out.write(line(last));
@@ -699,7 +694,7 @@ final class SimulatedDify {
     }
 
     /// An event with an integer beyond 64 bits cannot be encoded, and is left out.
-    private static void write(SimulatedExchange.Chunks out, Map<String, Object> event) throws IOException {
+    private static void write(Chunks out, Map<String, Object> event) throws IOException {
         if (fits(event)) out.write(line(event));
     }
 
@@ -730,8 +725,8 @@ final class SimulatedDify {
     }
 
     /// Empty if the run's worker is killed before.
-    private Optional<SimulatedJob.Report> awaitEnd(SimulatedExchange.Chunks out, SimulatedJob job,
-            CompletableFuture<SimulatedJob.Report> reported) throws IOException, InterruptedException {
+    private Optional<Report> awaitEnd(Chunks out, SimulatedJob job,
+            CompletableFuture<Report> reported) throws IOException, InterruptedException {
         while (true) {
             try {
                 CompletableFuture.anyOf(reported, job.killed).get(pace.millis(PING_PERIOD), MILLISECONDS);
@@ -760,7 +755,7 @@ final class SimulatedDify {
 
     private SimulatedJob asking(String token) {
         return ledger.all().filter(job -> job.now().map(run -> run.state()
-                        instanceof SimulatedRun.State.Paused || job.resumed.isDone()).orElse(false))
+                        instanceof State.Paused || job.resumed.isDone()).orElse(false))
                 .filter(job -> SimulatedJob.reason(job.stored.join()).get("form_token").equals(token))
                 .findFirst().orElseThrow(() -> refused(404, "not_found", "Form not found"));
     }
@@ -799,7 +794,7 @@ final class SimulatedDify {
     }
 
     private void parameters(SimulatedExchange exchange, String id) throws IOException {
-        if (setup.kind() == Simulator.Setup.Kind.UNPUBLISHED) throw unavailable();
+        if (setup.kind() == Kind.UNPUBLISHED) throw unavailable();
         boolean chat = setup.kind().isPlain(), isAnswering = setup.kind().isChat();
         var off = object("enabled", false);
         var speech = object("enabled", false);
@@ -808,7 +803,7 @@ final class SimulatedDify {
         if (chat) words.putAll(worker ? object("type", "", "config", Map.of())
                 : object("type", "", "configs", List.of()));
         var fields = chat ? List.of() : JSON.convertValue(current.fields(), Object.class);
-        exchange.ok(object("opening_statement", setup.kind() == Simulator.Setup.Kind.CHATFLOW ? "" : null,
+        exchange.ok(object("opening_statement", setup.kind() == Kind.CHATFLOW ? "" : null,
                 "suggested_questions", List.of(), "suggested_questions_after_answer", off, "speech_to_text", off,
                 "text_to_speech", speech, "retriever_resource", object("enabled", isAnswering),
                 "annotation_reply", off, "more_like_this", off, "user_input_form", fields,
@@ -818,7 +813,7 @@ final class SimulatedDify {
                         "file_size_limit", 15, "workflow_file_upload_limit", 10)));
     }
 
-    private static SimulatedExchange.Refused unavailable() {
+    private static Refused unavailable() {
         return refused(400, "app_unavailable", "App unavailable, please check your app configurations.");
     }
 
@@ -958,12 +953,12 @@ final class SimulatedDify {
         return user;
     }
 
-    private static SimulatedExchange.Refused unknown() {
+    private static Refused unknown() {
         return refused(500, "unknown", "Internal Server Error");
     }
 
-    private static SimulatedExchange.Refused refused(int status, String code, String message) {
-        return new SimulatedExchange.Refused(SimulatedExchange.Reply.error(status, code, message));
+    private static Refused refused(int status, String code, String message) {
+        return new Refused(Reply.error(status, code, message));
     }
 
     @FunctionalInterface
@@ -982,9 +977,9 @@ final class SimulatedDify {
             return texts;
         }
 
-        private SimulatedJob.Start start(Simulator.Fate fate, SimulatedJob.Published published) {
-            var asked = question.map(one -> one.moderated(fate.fault() == Simulator.Fault.REPLACE));
-            return new SimulatedJob.Start(row, user, inputs, asked, fate, streaming, published);
+        private Start start(Fate fate, Published published) {
+            var asked = question.map(one -> one.moderated(fate.fault() == Fault.REPLACE));
+            return new Start(row, user, inputs, asked, fate, streaming, published);
         }
     }
 

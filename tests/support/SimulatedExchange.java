@@ -2,7 +2,6 @@ package difyexec;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.*;
 
 /// One request and its answer.

@@ -1,8 +1,9 @@
 package difyexec;
 
+import difyexec.SimulatedExchange.Reply;
+
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static difyexec.SimulatedJson.object;
 import static java.nio.charset.StandardCharsets.*;
 
@@ -151,7 +152,7 @@ final class SimulatedFiles {
     private record Part(String field, String name, boolean isFile, String type, byte[] content) {}
 
     /// The answer of `POST /files/upload` to a request with this body.
-    SimulatedExchange.Reply upload(String contentType, byte[] body, boolean worker) {
+    Reply upload(String contentType, byte[] body, boolean worker) {
         var parts = parts(contentType, body);
         var fields = parts.stream().filter(Part::isFile).map(Part::field).distinct().toList();
         var file = parts.stream().filter(Part::isFile).filter(part -> part.field().equals("file")).findFirst();
@@ -162,7 +163,7 @@ final class SimulatedFiles {
                 .orElse("DEFAULT-USER"), worker));
     }
 
-    private static Optional<SimulatedExchange.Reply> refused(Part file, boolean worker) {
+    private static Optional<Reply> refused(Part file, boolean worker) {
         if (file.name().isEmpty()) return Optional.of(error(400, "filename_not_exists_error",
                 "The specified filename does not exist."));
         if (file.type().isEmpty()) return Optional.of(error(415, "unsupported_file_type", "File type not allowed."));
@@ -178,7 +179,7 @@ final class SimulatedFiles {
                 worker ? "" : "File size exceeded. {message}"));
     }
 
-    private SimulatedExchange.Reply taken(Part part, String user, boolean worker) {
+    private Reply taken(Part part, String user, boolean worker) {
         var file = new Stored(UUID.randomUUID().toString(), part.name(), part.type(), part.content().length, user,
                 Instant.now().getEpochSecond());
         stored.put(file.id(), file);
@@ -190,11 +191,11 @@ final class SimulatedFiles {
         if (worker) answer.putAll(object("original_url", null, "user_id", null,
                 "tenant_id", UUID.nameUUIDFromBytes(new byte[0]).toString(), "conversation_id", null,
                 "file_key", null));
-        return SimulatedExchange.Reply.of(201, answer);
+        return Reply.of(201, answer);
     }
 
-    private static SimulatedExchange.Reply error(int status, String code, String message) {
-        return SimulatedExchange.Reply.error(status, code, message);
+    private static Reply error(int status, String code, String message) {
+        return Reply.error(status, code, message);
     }
 
     private static List<Part> parts(String contentType, byte[] body) {

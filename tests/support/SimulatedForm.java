@@ -4,7 +4,6 @@ import com.fasterxml.jackson.databind.*;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
 /// The variables of the simulated app's Start node, and how Dify treats the inputs of a run: the first variable, in

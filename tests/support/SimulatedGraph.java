@@ -1,8 +1,9 @@
 package difyexec;
 
+import difyexec.SimulatedRun.State;
+
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static difyexec.SimulatedJson.object;
 import static java.util.stream.Collectors.joining;
 
@@ -30,7 +31,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
     }
 
     /// The course of a run: its events until it first waits, and after; a pause or the end follows.
-    record Course(List<Map<String, Object>> opening, List<Map<String, Object>> closing, SimulatedRun.State ending) {}
+    record Course(List<Map<String, Object>> opening, List<Map<String, Object>> closing, State ending) {}
 
     /// Waits for a person, and ends with the text that this person enters.
     static SimulatedGraph asking(boolean isChat) {
@@ -113,8 +114,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             boolean handled = steps.stream().anyMatch(step -> step instanceof Step.Call(var id, _)
                     && values.get(id + ".error") instanceof String);
             var given = given();
-            return new Course(opening, closing, handled
-                    ? new SimulatedRun.State.Partial(given, "") : new SimulatedRun.State.Succeeded(given));
+            return new Course(opening, closing, handled ? new State.Partial(given, "") : new State.Succeeded(given));
         }
 
         Course resumed(String note) {
@@ -134,7 +134,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                     "value", note)), Map.of(), object("note", note, "__action_id", "ok",
                     "__rendered_content", text, "__action_value", "OK"), "succeeded", null, null));
             end();
-            return new Course(opening, closing, new SimulatedRun.State.Succeeded(given()));
+            return new Course(opening, closing, new State.Succeeded(given()));
         }
 
         /// Text that needs only inputs comes first in 1.14.2; in 1.9.2 it comes with the node that gives it.
@@ -149,13 +149,13 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         /// The state in which the run ends at this step, if it does.
-        private Optional<SimulatedRun.State> take(Step step) {
+        private Optional<State> take(Step step) {
             return switch (step) {
                 case Step.Call call -> called(call);
                 case Step.Ask(var id) -> {
                     out.add(run.nodeStarted(id, "human-input"));
                     if (worker) out.add(event("human_input_required", asked(id)));
-                    yield Optional.of(new SimulatedRun.State.Paused(id));
+                    yield Optional.of(new State.Paused(id));
                 }
                 case Step.Say(var id) -> {
                     out.add(run.nodeStarted(id, "answer"));
@@ -168,20 +168,20 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         private Map<String, Object> asked(String id) {
-            var reason = SimulatedJob.reason(run.end(new SimulatedRun.State.Paused(id), 0, run.created()));
+            var reason = SimulatedJob.reason(run.end(new State.Paused(id), 0, run.created()));
             reason.remove("TYPE");
             reason.put("display_in_ui", true);
             return reason;
         }
 
-        private Optional<SimulatedRun.State> called(Step.Call call) {
+        private Optional<State> called(Step.Call call) {
             out.add(run.nodeStarted(call.id(), "http-request"));
             out = closing;
             return answered(call);
         }
 
         /// 1.16.0 counts any answer as a success, unless the call is to be repeated.
-        private Optional<SimulatedRun.State> answered(Step.Call call) {
+        private Optional<State> answered(Step.Call call) {
             int status = run.inputs().get("status") instanceof Number number ? number.intValue() : 200;
             if (status == 99) return failed(call, Map.of(), "illegal status line: bytearray(b'HTTP/1.1 99 X')");
             var answer = answer(status);
@@ -204,10 +204,10 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         /// @param answer the answer, if it is reported
-        private Optional<SimulatedRun.State> failed(Step.Call call, Map<String, Object> answer, String why) {
+        private Optional<State> failed(Step.Call call, Map<String, Object> answer, String why) {
             if (!call.forgiving()) {
                 out.add(run.nodeFinished(call.id(), "http-request", Map.of(), request(), answer, "failed", why, null));
-                return Optional.of(new SimulatedRun.State.Failed(why));
+                return Optional.of(new State.Failed(why));
             }
             var retry = run.nodeFinished(call.id(), "http-request", Map.of(), request(), answer, "retry", why, null);
             out.add(event("node_retry", with(retry, "retry_index", 1)));

@@ -2,10 +2,12 @@ package difyexec;
 
 import com.fasterxml.jackson.databind.*;
 import com.fasterxml.jackson.databind.node.ArrayNode;
+import difyexec.SimulatedGraph.Course;
+import difyexec.SimulatedRun.*;
+import difyexec.Simulator.*;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 import static java.util.stream.Collectors.joining;
 
@@ -22,7 +24,7 @@ final class SimulatedJob {
     final String row, user;
     final Map<?, ?> given;
     final boolean streaming;
-    final Simulator.Fate fate;
+    final Fate fate;
     final Published version;
     /// Present in a chatflow.
     final Optional<SimulatedMessage> question;
@@ -39,7 +41,7 @@ final class SimulatedJob {
     /// Whether the client of a 1.9.2 stream was there to the end.
     volatile boolean heard;
     private final CompletableFuture<Halt> halt = new CompletableFuture<>();
-    private final Simulator.Pace pace;
+    private final Pace pace;
     /// The graph that this run takes, if it is not the model's alone.
     private final Optional<SimulatedGraph> graph;
     /// Stored values that differ from its state.
@@ -49,7 +51,7 @@ final class SimulatedJob {
     private volatile String note;
 
     /// The reported end of a run; `corrections` replace values of its last event.
-    record Report(SimulatedRun run, Optional<SimulatedGraph.Course> course, Map<String, Object> corrections) {
+    record Report(SimulatedRun run, Optional<Course> course, Map<String, Object> corrections) {
         private static Map<String, Object> corrected(Map<String, Object> whole, String part,
                 Map<String, Object> corrections) {
             var changed = new LinkedHashMap<String, Object>();
@@ -98,8 +100,7 @@ final class SimulatedJob {
         /// The events at the end.
         List<Map<String, Object>> closing() {
             var own = run.closing();
-            var events = new ArrayList<>(course.map(SimulatedGraph.Course::closing)
-                    .orElse(own.subList(0, own.size() - 1)));
+            var events = new ArrayList<>(course.map(Course::closing).orElse(own.subList(0, own.size() - 1)));
             if (isAnswered()) run.question().ifPresent(asked -> {
                 if (asked.isReplaced()) events.add(asked.replaced(run));
                 if (run.app().version().hasWorker()) events.add(asked.end(run));
@@ -122,7 +123,7 @@ final class SimulatedJob {
         }
     }
 
-    SimulatedJob(String row, Start start, boolean twice, Simulator.Pace pace) {
+    SimulatedJob(String row, Start start, boolean twice, Pace pace) {
         this.row = row;
         this.user = start.user();
         this.given = start.inputs();
@@ -132,16 +133,16 @@ final class SimulatedJob {
         this.question = start.question();
         this.twice = twice;
         this.pace = pace;
-        this.graph = fate.fault() == Simulator.Fault.PAUSE ? Optional.of(SimulatedGraph.asking(question.isPresent()))
+        this.graph = fate.fault() == Fault.PAUSE ? Optional.of(SimulatedGraph.asking(question.isPresent()))
                 : version.graph();
     }
 
-    boolean isFrom(SimulatedRun.Version first) {
+    boolean isFrom(Version first) {
         return version.app().version().isFrom(first);
     }
 
     boolean hasWorker() {
-        return isFrom(SimulatedRun.Version.V1_14_2);
+        return isFrom(Version.V1_14_2);
     }
 
     /// Waits as long as its fate or its graph says, unless it is halted before; runs on its own thread.
@@ -151,16 +152,16 @@ final class SimulatedJob {
         began.complete(run);
         onBegin.run();
         if (isPreset()) {
-            var ended = run.end(new SimulatedRun.State.Succeeded(SimulatedJson.object("answer",
+            var ended = run.end(new State.Succeeded(SimulatedJson.object("answer",
                     SimulatedMessage.PRESET, "files", List.of())), 0, Instant.now());
             stored.complete(ended);
             reported.complete(halted(ended, Map.of()));
             return;
         }
         boolean inWorker = streaming && hasWorker();
-        if (!inWorker && (fate.fault() == Simulator.Fault.NEVER || fate.fault() == Simulator.Fault.KILL)) return;
-        if (fate.fault() == Simulator.Fault.NEVER) killWorker();
-        if (fate.fault() == Simulator.Fault.WORKER_ENDED) haltAfter(Halt.WORKER_ENDED, takes().dividedBy(2));
+        if (!inWorker && (fate.fault() == Fault.NEVER || fate.fault() == Fault.KILL)) return;
+        if (fate.fault() == Fault.NEVER) killWorker();
+        if (fate.fault() == Fault.WORKER_ENDED) haltAfter(Halt.WORKER_ENDED, takes().dividedBy(2));
         switch (haltAfter(Halt.NONE, takes()).join()) {
             case NONE -> end(run, inputs, onEnd);
             case STOP -> stop(run, onEnd);
@@ -185,12 +186,12 @@ final class SimulatedJob {
         return Math.clamp(moving.toMillis() / 1000.0, 0, fate.move().toMillis() / 1000.0);
     }
 
-    private Optional<SimulatedGraph.Course> course(SimulatedRun run) {
+    private Optional<Course> course(SimulatedRun run) {
         return graph.map(known -> known.course(run));
     }
 
     List<Map<String, Object>> opening(SimulatedRun run) {
-        return course(run).map(SimulatedGraph.Course::opening).orElseGet(run::opening);
+        return course(run).map(Course::opening).orElseGet(run::opening);
     }
 
     private void end(SimulatedRun run, Map<String, Object> inputs, Runnable onEnd) throws InterruptedException {
@@ -202,37 +203,36 @@ final class SimulatedJob {
                 : SimulatedJson.object("row_id", inputs.get("id"), "text", text));
         int tokens = 16 + text.length() / 3;
         var course = course(run);
-        if (fate.fault() == Simulator.Fault.FALSE_FAIL) {
-            reported.complete(halted(run.end(new SimulatedRun.State.Stopped(), 0, Instant.now()), FALSELY));
+        if (fate.fault() == Fault.FALSE_FAIL) {
+            reported.complete(halted(run.end(new State.Stopped(), 0, Instant.now()), FALSELY));
             pace.pause(takes());
         }
-        if (fate.fault() == Simulator.Fault.STEP_LIMIT || fate.fault() == Simulator.Fault.TIME_LIMIT) {
+        if (fate.fault() == Fault.STEP_LIMIT || fate.fault() == Fault.TIME_LIMIT) {
             abort(run, course, onEnd);
             return;
         }
-        if (fate.fault() == Simulator.Fault.STOPPED && giveUp(run, onEnd)) return;
-        var state = version.form().mismatch(inputs).<SimulatedRun.State>map(SimulatedRun.State.Failed::new)
+        if (fate.fault() == Fault.STOPPED && giveUp(run, onEnd)) return;
+        var state = version.form().mismatch(inputs).<State>map(State.Failed::new)
                 .orElseGet(() -> switch (fate.fault()) {
-                    case FAIL -> new SimulatedRun.State.Failed("Run failed: the model refused this input");
-                    case FLAKY -> new SimulatedRun.State.Failed("[openai] Rate Limit Error, 429 Too Many Requests");
-                    case PARTIAL -> new SimulatedRun.State.Partial(outputs,
+                    case FAIL -> new State.Failed("Run failed: the model refused this input");
+                    case FLAKY -> new State.Failed("[openai] Rate Limit Error, 429 Too Many Requests");
+                    case PARTIAL -> new State.Partial(outputs,
                             "Reached maximum retries for URL http://x/");
-                    default -> course.map(SimulatedGraph.Course::ending)
-                            .orElse(new SimulatedRun.State.Succeeded(outputs));
+                    default -> course.map(Course::ending)
+                            .orElse(new State.Succeeded(outputs));
                 });
-        var ended = run.end(state, state instanceof SimulatedRun.State.Failed || course.isPresent() ? 0 : tokens,
-                Instant.now());
-        if (fate.fault() != Simulator.Fault.UNRECORDED) stored.complete(ended);
+        var ended = run.end(state, state instanceof State.Failed || course.isPresent() ? 0 : tokens, Instant.now());
+        if (fate.fault() != Fault.UNRECORDED) stored.complete(ended);
         if (!isEndless()) onEnd.run(); // before anyone can see that the run is over
         reported.complete(new Report(ended, course, asked(ended)));
-        if (fate.fault() != Simulator.Fault.PAUSE) return;
+        if (fate.fault() != Fault.PAUSE) return;
         pace.pause(takes());
         resume(text);
     }
 
     /// Moderation of the input answers alone, without a run.
     boolean isPreset() {
-        return fate.fault() == Simulator.Fault.PRESET;
+        return fate.fault() == Fault.PRESET;
     }
 
     /// Paused in 1.9.2, which cannot resume.
@@ -241,21 +241,21 @@ final class SimulatedJob {
     }
 
     /// Stored as stopped, reported as failed, and with the outputs if the End node was reached.
-    private void abort(SimulatedRun run, Optional<SimulatedGraph.Course> course, Runnable onEnd) {
-        boolean early = fate.fault() == Simulator.Fault.TIME_LIMIT && !hasWorker();
-        var closing = course.map(SimulatedGraph.Course::closing).orElse(List.of());
-        var seen = course.map(whole -> new SimulatedGraph.Course(whole.opening(),
+    private void abort(SimulatedRun run, Optional<Course> course, Runnable onEnd) {
+        boolean early = fate.fault() == Fault.TIME_LIMIT && !hasWorker();
+        var closing = course.map(Course::closing).orElse(List.of());
+        var seen = course.map(whole -> new Course(whole.opening(),
                 early ? closing.subList(0, closing.size() - 2) : closing, whole.ending()));
         var outputs = course.filter(_ -> !early).map(whole -> whole.ending().outputs()).orElse(Map.of());
-        var ended = store(run, "Aborted: Maximum execution " + (fate.fault() == Simulator.Fault.STEP_LIMIT
+        var ended = store(run, "Aborted: Maximum execution " + (fate.fault() == Fault.STEP_LIMIT
                 ? "steps exceeded: 3 > 2" : "time exceeded: 2.53s > 1s"), outputs, onEnd);
         reported.complete(new Report(ended, seen, corrections));
     }
 
     /// The listener reports that its time is over; the run continues. Returns true if 1.16.0 aborts it.
     private boolean giveUp(SimulatedRun run, Runnable onEnd) throws InterruptedException {
-        reported.complete(halted(run.end(new SimulatedRun.State.Stopped(), 0, Instant.now()), BY_LISTENER));
-        boolean isAborted = isFrom(SimulatedRun.Version.V1_16_0);
+        reported.complete(halted(run.end(new State.Stopped(), 0, Instant.now()), BY_LISTENER));
+        boolean isAborted = isFrom(Version.V1_16_0);
         pace.pause(isAborted ? Duration.ofMillis(500) : takes());
         if (isAborted) store(run, "Aborted: App execution exceeded 2 seconds", Map.of(), onEnd);
         return isAborted;
@@ -270,7 +270,7 @@ final class SimulatedJob {
 
     /// Stored as stopped, with its own message.
     private SimulatedRun store(SimulatedRun run, String error, Map<String, Object> outputs, Runnable onEnd) {
-        var ended = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
+        var ended = run.end(new State.Stopped(), 0, Instant.now());
         corrections = SimulatedJson.object("outputs", outputs, "error", error);
         stored.complete(ended);
         onEnd.run();
@@ -279,13 +279,12 @@ final class SimulatedJob {
 
     /// Reported without the steps that were still to come.
     private Report halted(SimulatedRun ended, Map<String, Object> corrections) {
-        return new Report(ended, graph.map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
-                corrections);
+        return new Report(ended, graph.map(_ -> new Course(List.of(), List.of(), null)), corrections);
     }
 
     /// The question of a paused run, from its graph.
     private Map<String, Object> asked(SimulatedRun run) {
-        if (!(run.state() instanceof SimulatedRun.State.Paused) || graph.isEmpty()) return Map.of();
+        if (!(run.state() instanceof State.Paused) || graph.isEmpty()) return Map.of();
         return Map.of("reasons", List.of(reason(run)));
     }
 
@@ -294,8 +293,7 @@ final class SimulatedJob {
         var data = (Map<?, ?>) run.closing().getLast().get("data");
         ((Map<?, ?>) ((List<?>) data.get("reasons")).getFirst())
                 .forEach((key, value) -> reason.put((String) key, value));
-        if (run.app().version().isFrom(SimulatedRun.Version.V1_16_0))
-            reason.put("approval_channels", List.of("console"));
+        if (run.app().version().isFrom(Version.V1_16_0)) reason.put("approval_channels", List.of("console"));
         reason.putAll(SimulatedGraph.question(run));
         return reason;
     }
@@ -303,7 +301,7 @@ final class SimulatedJob {
     /// What a chatflow's message contains of the form that its run waited for.
     List<Map<String, Object>> waited() {
         if (question.isEmpty() || !stored.isDone()
-                || !(stored.join().state() instanceof SimulatedRun.State.Paused(var node))) return List.of();
+                || !(stored.join().state() instanceof State.Paused(var node))) return List.of();
         var form = reason(stored.join());
         List.of("TYPE", "approval_channels").forEach(form::remove);
         form.put("display_in_ui", true);
@@ -319,7 +317,7 @@ final class SimulatedJob {
         var run = began.join();
         var course = graph.orElseThrow().resumed(run, note);
         boolean isCut = question.isEmpty() || !streaming; // someone reads a chatflow's stream
-        if (version.app().version() == SimulatedRun.Version.V1_16_0 && isCut) {
+        if (version.app().version() == Version.V1_16_0 && isCut) {
             breakOff(run, course);
             return;
         }
@@ -329,14 +327,14 @@ final class SimulatedJob {
     }
 
     /// 1.16.0 ends it at once, at any step, with or without outputs.
-    private void breakOff(SimulatedRun run, SimulatedGraph.Course course) {
+    private void breakOff(SimulatedRun run, Course course) {
         var outputs = streaming ? course.ending().outputs() : question.isEmpty() ? Map.of() : Map.of("answer",
                 SimulatedGraph.FIRST_PART, "files", Map.of("value_type", "array[file]", "value", List.of()));
         corrections = SimulatedJson.object("outputs", outputs, "error",
                 "Aborted: Client response stream closed before app execution completed");
-        again = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
+        again = run.end(new State.Stopped(), 0, Instant.now());
         var head = course.closing().subList(0, 1);
-        resumed.complete(new Report(again, Optional.of(new SimulatedGraph.Course(List.of(), head, null)), BY_LISTENER));
+        resumed.complete(new Report(again, Optional.of(new Course(List.of(), head, null)), BY_LISTENER));
     }
 
     Map<String, Object> detail() {
@@ -361,9 +359,9 @@ final class SimulatedJob {
     /// chatflow the listener wins, and it is stored seconds later, by 1.9.2 never.
     private void stop(SimulatedRun run, Runnable onEnd) throws InterruptedException {
         pace.pause(Duration.ofMillis(25 + fate.die() % 200));
-        var ended = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
-        boolean byListener = !isFrom(SimulatedRun.Version.V1_16_1) && (question.isPresent() || fate.die() % 5 == 0);
-        boolean newly = byListener && isFrom(SimulatedRun.Version.V1_16_0);
+        var ended = run.end(new State.Stopped(), 0, Instant.now());
+        boolean byListener = !isFrom(Version.V1_16_1) && (question.isPresent() || fate.die() % 5 == 0);
+        boolean newly = byListener && isFrom(Version.V1_16_0);
         var reported = halted(ended, byListener ? BY_LISTENER : Map.of());
         if (byListener && question.isPresent() || newly || !hasWorker() && fate.die() % 7 == 0) {
             this.reported.complete(reported);
@@ -380,7 +378,7 @@ final class SimulatedJob {
     /// stream, as long as its client is there. A stream that breaks in the middle never does.
     Optional<Report> written() {
         boolean isRead = hasWorker() || !streaming || heard;
-        if (!isRead || fate.fault() == Simulator.Fault.BROKEN_RUNNING) return Optional.empty();
+        if (!isRead || fate.fault() == Fault.BROKEN_RUNNING) return Optional.empty();
         return resumed.isDone() ? Optional.of(rewritten(resumed.join()))
                 : Optional.ofNullable(reported.getNow(null)).filter(end -> streaming || !end.status().equals("paused"));
     }
@@ -408,7 +406,7 @@ final class SimulatedJob {
 
     /// Asks its worker to shut down; before 1.16.0 it finishes its active runs first.
     void endWorker() {
-        if (streaming && isFrom(SimulatedRun.Version.V1_16_0) && began.isDone()) halt.complete(Halt.WORKER_ENDED);
+        if (streaming && isFrom(Version.V1_16_0) && began.isDone()) halt.complete(Halt.WORKER_ENDED);
     }
 
     void killWorker() {
@@ -439,7 +437,7 @@ final class SimulatedJob {
 
     /// A published version of the workflow: the form and the graph. Without a graph it answers with its
     /// texts.
-    record Published(SimulatedRun.App app, JsonNode fields, SimulatedForm form, Optional<SimulatedGraph> graph) {
+    record Published(App app, JsonNode fields, SimulatedForm form, Optional<SimulatedGraph> graph) {
         /// The form of a workflow with only text variables.
         static ArrayNode texts(List<String> columns) {
             var fields = new ObjectMapper().createArrayNode();
@@ -449,20 +447,19 @@ final class SimulatedJob {
             return fields;
         }
 
-        static Published of(SimulatedRun.Version version, JsonNode fields, Optional<SimulatedGraph> graph,
-                SimulatedFiles files) {
+        static Published of(Version version, JsonNode fields, Optional<SimulatedGraph> graph, SimulatedFiles files) {
             var form = SimulatedForm.of(fields, version.hasWorker(), files);
-            var app = SimulatedRun.App.of(version, UUID.randomUUID().toString());
+            var app = App.of(version, UUID.randomUUID().toString());
             return new Published(app, fields, form, graph);
         }
     }
 
     /// A request that is about to start a run.
-    record Start(String row, String user, Map<?, ?> inputs, Optional<SimulatedMessage> question, Simulator.Fate fate,
+    record Start(String row, String user, Map<?, ?> inputs, Optional<SimulatedMessage> question, Fate fate,
                  boolean streaming, Published version) {
         /// The connection breaks before the server of a chatflow has made its end user.
         boolean isCutAtOnce() {
-            return question.isPresent() && fate.fault() == Simulator.Fault.DROP_BEFORE && fate.die() % 2 == 0;
+            return question.isPresent() && fate.fault() == Fault.DROP_BEFORE && fate.die() % 2 == 0;
         }
     }
 

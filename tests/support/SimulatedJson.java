@@ -2,7 +2,6 @@ package difyexec;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
 /// One of the three ways in which Dify writes JSON.

@@ -2,8 +2,6 @@ package difyexec;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
-
 /// All runs, and the data of `/__stats`. Thread-safe.
 final class SimulatedLedger {
     private final Map<String, List<SimulatedJob>> rows = new ConcurrentHashMap<>();

@@ -2,7 +2,6 @@ package difyexec;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static difyexec.SimulatedJson.object;
 
 /// A question to a chatflow, and how the API shows it and its answer, field for field in Dify's order. Its

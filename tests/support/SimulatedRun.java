@@ -4,7 +4,6 @@ import picocli.CommandLine.TypeConversionException;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static difyexec.SimulatedJson.object;
 import static java.nio.charset.StandardCharsets.UTF_8;
 

@@ -2,8 +2,6 @@ package difyexec;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
-
 /// HTTP/1.1 on loopback, one virtual thread per connection. With `places`, further connections wait in the
 /// accept queue, as gunicorn's do.
 final class SimulatedServer implements AutoCloseable {

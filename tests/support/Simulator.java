@@ -124,6 +124,13 @@ final class Simulator implements Callable<Integer> {
         System.exit(commandLine().execute(args));
     }
 
+    /// Reads the options.
+    static Simulator of(String... options) {
+        var line = commandLine();
+        line.parseArgs(options);
+        return line.getCommand();
+    }
+
     static CommandLine commandLine() {
         var line = new CommandLine(new Simulator());
         for (var fault : Fault.values()) if (fault != Fault.NONE) line.getCommandSpec().addOption(OptionSpec
