@@ -1,5 +1,6 @@
 package difyexec;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
@@ -52,27 +53,22 @@ class NextDifyTest {
 
         @ParameterizedTest
         @CsvSource({"blocking, workflow", "streaming, workflow", "blocking, chatflow", "streaming, chatflow"})
-        void runsRetriesVerifiesAndUploadsInTheAppThatIsNamed(String mode, String app) throws IOException {
+        void runsRetriesVerifiesAndUploadsInTheNamedApp(String mode, String app) throws IOException {
             serve("--app", app);
-            boolean isChat = app.equals("chatflow");
             Files.writeString(file("a.txt"), "a document");
-            csv(isChat ? "id,text,doc,query" : "id,text,doc", isChat ? "1,a,@a.txt,q" : "1,a,@a.txt",
-                    isChat ? "2,[fail],,[fail]" : "2,[fail],", isChat ? "3,c,,q" : "3,c,");
+            csv("id,text,doc,query", "1,a,@a.txt,q", "2,[fail],,[fail]", "3,c,,q");
             var settings = settings("DIFY_APP_ID", Simulator.SECOND_APP);
 
-            var ran = call(settings, typed("run", "--mode", mode));
-            var checked = call(settings, "check", "-i", input(), "--show", "1");
-            var retried = call(settings, typed("retry", "--mode", mode, "--max-failures", "off"));
-            var verified = call(settings, "verify", "-o", output());
-
-            assertEquals(List.of(3, 0, 0, 0), Stream.of(ran, checked, retried, verified).map(Call::code).toList(),
-                    () -> ran.err() + checked.err() + retried.err() + verified.err());
-            if (!isChat) {
-                var pulled = call(settings, "pull", "-o", file("pulled.jsonl").toString(), "--own").exits(0);
-                assertFalse(read("pulled.jsonl").isEmpty(), pulled.err());
-                assertEquals(2, call(settings(), "pull", "-o", file("more.jsonl").toString()).code());
+            call(settings, typed("run", "--mode", mode)).exits(3);
+            call(settings, "check", "-i", input(), "--show", "1").exits(0)
+                    .shows("'X-Dify-App-ID: " + Simulator.SECOND_APP + "'");
+            call(settings, typed("retry", "--mode", mode, "--max-failures", "off")).exits(0);
+            call(settings, "verify", "-o", output()).exits(0);
+            if (app.equals("workflow")) {
+                call(settings, "pull", "-o", path("pulled.jsonl"), "--own").exits(0);
+                assertFalse(read("pulled.jsonl").isEmpty());
+                call(settings(), "pull", "-o", path("more.jsonl")).exits(2);
             }
-            checked.shows("'X-Dify-App-ID: " + Simulator.SECOND_APP + "'");
             assertEquals(List.of("1", "2", "3"), ids());
             assertEquals(List.of(0, 4), List.of(started(first), started(second)));
             assertEquals(Set.of(Simulator.SECOND_APP), events("session").stream()
@@ -80,31 +76,24 @@ class NextDifyTest {
         }
 
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                command, id,                                   code
-                run,     -,                                    2
-                run,     11111111-1111-4111-8111-111111111111, 2
-                check,   -,                                    2
-                check,   11111111-1111-4111-8111-111111111111, 2
-                """)
-        void aWorkspaceKeyWithoutAnAppStartsNoRun(String command, String id, int code) throws IOException {
+        @ValueSource(strings = {"", "11111111-1111-4111-8111-111111111111"})
+        void startsNoRunWithoutAnAppThatItIsFor(String id) throws IOException {
             serve();
             rows(3);
-            var settings = id == null ? settings() : settings("DIFY_APP_ID", id);
+            var settings = settings("DIFY_APP_ID", id);
 
-            var call = command.equals("run") ? call(settings, typed("run")) : call(settings, "check", "-i", input());
-
-            call.exits(code).reports("DIFY_APP_ID").hints();
+            call(settings, typed("run")).exits(2).reports("DIFY_APP_ID").hints();
+            call(settings, "check", "-i", input()).exits(2).reports("DIFY_APP_ID").hints();
             assertEquals(List.of(0, 0), List.of(started(first), started(second)));
         }
 
         /// The app is taken from the key while rows run, so this is no longer a setting that nothing was sent with.
         @Test
-        void aWorkspaceKeyWhoseAppIsLostStopsTheBatch() throws IOException {
+        void stopsTheBatchWhenItsAppIsLost() throws IOException {
             serve();
             rows(30);
             var settings = settings("DIFY_APP_ID", Simulator.FIRST_APP);
-            assertEquals(0, call(settings, typed("run", "--limit", "1")).code());
+            call(settings, typed("run", "--limit", "1")).exits(0);
             var lost = new AtomicBoolean();
             first.onStart(() -> {
                 if (lost.compareAndSet(false, true)) first.bind(Simulator.WORKSPACE_KEY, Set.of(Simulator.SECOND_APP));
@@ -119,36 +108,33 @@ class NextDifyTest {
         void continuesABatchOnlyInItsApp(String mode) throws IOException {
             serve();
             rows(4);
-            assertEquals(0, call(settings("DIFY_APP_ID", Simulator.FIRST_APP), typed("run", "--limit", "2", "--mode",
-                    mode)).code());
+            call(settings("DIFY_APP_ID", Simulator.FIRST_APP), typed("run", "--limit", "2", "--mode", mode)).exits(0);
 
-            var other = call(settings("DIFY_APP_ID", Simulator.SECOND_APP), typed("run", "--mode", mode));
-            var verified = call(settings(), "verify", "-o", output(), "--app-id", Simulator.SECOND_APP);
+            call(settings("DIFY_APP_ID", Simulator.SECOND_APP), typed("run", "--mode", mode)).exits(2)
+                    .reports("DIFY_APP_ID").hints();
+            call(settings(), "verify", "-o", output(), "--app-id", Simulator.SECOND_APP).exits(2);
 
-            assertEquals(List.of(2, 2), List.of(other.code(), verified.code()), other.err() + verified.err());
-            other.reports("DIFY_APP_ID").hints();
             assertEquals(List.of(2, 0), List.of(started(first), started(second)));
-            assertEquals(0, call(settings(), typed("run", "--mode", mode, "--app-id", Simulator.FIRST_APP)).code());
+            call(settings(), typed("run", "--mode", mode, "--app-id", Simulator.FIRST_APP)).exits(0);
             assertEquals(4, started(first));
         }
 
         @Test
-        void ofAnotherWorkspaceIsMaskedInTheServersText() throws IOException {
+        void isMaskedInTheServersText() throws IOException {
             var dify = dify();
             var foreign = "sk-7f6e5d4c-3b2a-4190-8f7e-6d5c4b3a2910";
             rows(1);
             dify.info(dify.refused(401, "unauthorized", "The token " + foreign + " is invalid"));
 
-            var call = call(dify.settings(), typed("run")).exits(4).reports("sk-***");
-            assertFalse(call.err().contains("7f6e5d4c"), call.err());
+            dify.run().exits(4).reports("sk-***").omits("7f6e5d4c");
         }
 
         @Test
-        void anAppKeySendsNoHeaderForTheApp() throws IOException {
+        void anAppKeyIsSentWithoutAnAppId() throws IOException {
             var dify = dify();
             rows(1);
 
-            assertEquals(0, call(dify.settings("DIFY_APP_ID", " "), typed("run")).code());
+            call(dify.settings("DIFY_APP_ID", " "), typed("run")).exits(0);
 
             assertTrue(dify.server.getAllServeEvents().stream()
                     .noneMatch(event -> event.getRequest().containsHeader("X-Dify-App-ID")));
@@ -163,7 +149,7 @@ class NextDifyTest {
         /// chatflow does not name its run, so nothing shows that it moves.
         @ParameterizedTest
         @CsvSource({"blocking, workflow", "streaming, workflow", "streaming, chatflow"})
-        void theTimeOfARunThatMovesExcludesTheMove(String mode, String app) throws IOException {
+        void isTimedWithoutTheMove(String mode, String app) throws IOException {
             var dify = new Simulated("--dify", "1.19.0", "--app", app, "--latency", "1s");
             var kept = app.equals("chatflow") ? "id,query" : "id,text";
             csv(kept, "1,[move 4s]", "2,[move 4s]", "3,short");
@@ -189,7 +175,7 @@ class NextDifyTest {
                 1.19.0,  chatflow, blocking,  Approve refund
                 1.19.0,  chatflow, streaming, Approve refund
                 """)
-        void isShownByItsNodeAndExpiryAndItsTokenOnlyInLogAndRow(String version, String app, String mode, String node)
+        void showsNodeAndExpiryButItsTokenOnlyInLogAndShell(String version, String app, String mode, String node)
                 throws IOException {
             var settings = new Simulated("--dify", version, "--app", app, "--latency", "10ms").settings();
             csv(app.equals("chatflow") ? "id,query" : "id,text", "1,[pause]", "2,[pause]", "3,fine");
@@ -198,40 +184,32 @@ class NextDifyTest {
             assertEquals("succeeded=1 paused=2", status());
             var forms = events("form");
             assertEquals(List.of("1", "2"), forms.stream().map(form -> form.path("id").asText()).sorted().toList());
-            var form = forms.stream().filter(one -> one.path("id").asText().equals("1")).findFirst().orElseThrow();
+            var form = first(forms);
             assertEquals(node, form.path("node").asText());
             var until = Times.local(Instant.parse(form.path("until").asText()));
-            var paused = events("end").stream().filter(end -> end.path("id").asText().equals("1")).toList().getFirst();
-            assertEquals(paused.path("run").asText(), form.path("run").asText());
+            assertEquals(first(events("end")).path("run"), form.path("run"));
             assertFalse(form.path("token").asText().isEmpty(), form::toString);
 
-            var report = file("report.html");
-            var status = call(Map.of(), "status", "-o", output(), "--html", report.toString());
+            var status = call(Map.of(), "status", "-o", output(), "--html", path("report.html"));
             var json = call(Map.of(), "status", "-o", output(), "--json");
             var first = forms.stream().map(one -> one.path("until").asText()).min(Comparator.naturalOrder()).orElseThrow();
-            for (var text : List.of(status.out(), json.out(), Files.readString(report)))
+            var shown = List.of(status.out(), json.out(), content("report.html"));
+            for (var text : shown)
                 assertTrue(text.contains(node + ", until " + Times.local(Instant.parse(first))), text);
-            assertTrue(Files.readString(report).contains(node + ", until " + until), "each row has its own");
-            for (var one : forms)
-                for (var text : List.of(ran.out(), ran.err(), status.out(), json.out(), Files.readString(report),
-                        content("results.jsonl.retry"), content("results.jsonl")))
-                    assertFalse(text.contains(one.path("token").asText()), text);
-            var shown = show("1");
-            for (var fact : List.of(node, until, form.path("token").asText())) assertTrue(shown.contains(fact), shown);
+            assertTrue(shown.getLast().contains(node + ", until " + until), "each row has its own");
+            for (var one : forms) for (var text : List.of(ran.out() + ran.err(), shown.toString(),
+                    content("results.jsonl.retry"), content("results.jsonl")))
+                assertFalse(text.contains(one.path("token").asText()), text);
+            inShell(Map.of(), "show 1").exits(0).shows(node, until, form.path("token").asText());
         }
 
-        private String show(String id) throws IOException {
-            var out = new StringWriter();
-            var outer = commandLine(Given.env(Map.of())).setOut(new PrintWriter(out, true));
-            outer.parseArgs("shell", "-i", input(), "-o", output());
-            Shell shell = outer.getSubcommands().get("shell").getCommand();
-            assertEquals(0, shell.session().execute("show " + id));
-            return out.toString();
+        private static JsonNode first(List<JsonNode> events) {
+            return events.stream().filter(event -> event.path("id").asText().equals("1")).findFirst().orElseThrow();
         }
 
         /// The record that a later look-up finds has nothing of the form.
         @Test
-        void isStillKnownWhenALaterStartFindsTheRunPaused() throws IOException {
+        void isKeptWhenALaterSessionFindsTheRunPaused() throws IOException {
             var dify = dify();
             rows(1);
             var answer = "{'task_id':'task-1','workflow_run_id':'run-1','data':{'id':'run-1','workflow_id':'w',"
@@ -242,17 +220,14 @@ class NextDifyTest {
             dify.row("1", dify.answer(200, text(answer, "refund")));
             dify.recorded("1", "paused");
 
-            assertEquals(3, dify.run().code());
-            assertEquals(3, dify.run().code());
+            dify.run().exits(3);
+            dify.run().exits(3);
 
             assertEquals(1, dify.runs());
             assertEquals(2, events("end").size());
-            var status = call(Map.of(), "status", "-o", output()).out();
-            assertTrue(status.contains("Approve refund: Sign, until " + Times.local(Instant.ofEpochSecond(1795537934))),
-                    status);
-            assertFalse(status.contains("secret-1"), status);
-            var shown = show("1");
-            assertTrue(shown.contains("token secret-1"), shown);
+            call(Map.of(), "status", "-o", output()).omits("secret-1")
+                    .shows("Approve refund: Sign, until " + Times.local(Instant.ofEpochSecond(1795537934)));
+            var shown = inShell(Map.of(), "show 1").exits(0).shows("token secret-1").out();
             assertEquals(1, shown.split("token", -1).length - 1, "the other form has none");
         }
     }

@@ -148,6 +148,19 @@ abstract class WholeCommand {
         return call;
     }
 
+    /// A line that is typed into a shell in this process. Its whole output counts as shown.
+    Call inShell(Map<String, String> settings, String line, String... options) throws IOException {
+        var shown = new StringWriter();
+        var outer = commandLine(Given.env(settings));
+        outer.setOut(new PrintWriter(shown, true)).setErr(new PrintWriter(shown, true));
+        outer.parseArgs(words(List.of("shell", "-i", input(), "-o", output()), options));
+        Shell shell = outer.getSubcommands().get("shell").getCommand();
+        int code = shell.session().execute(line);
+        var call = new Call(code, shown.toString(), "");
+        keyIsNowhere(call);
+        return call;
+    }
+
     /// A command that needs no server, with the files of the batch.
     Call ofBatch(String command, String... more) throws IOException {
         return call(Map.of("NO_COLOR", "1"), words(List.of(command, "-i", input(), "-o", output()), more));
