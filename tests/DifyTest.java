@@ -113,7 +113,7 @@ final class DifyTest {
         }
 
         @Test
-        void whatAModelThinksIsShownLikeText() throws IOException {
+        void reasoningIsShownLikeText() throws IOException {
             events(event("reasoning_chunk", "{'reasoning':'Let me think.','node_id':'llm','is_final':true}"));
 
             assertEquals(new StreamEvent.Chunk("Let me think."), reader.streamEvent());
@@ -121,7 +121,7 @@ final class DifyTest {
 
         @ParameterizedTest
         @CsvSource({"1795537934, 2026-11-24T16:32:14Z", "null, -", "0, -", "-5, -", "1e300, -", "'\"soon\"', -"})
-        void aFormMayHaveNoTimeAtWhichItExpires(String expiration, String until) throws IOException {
+        void aFormMayHaveNoExpiryTime(String expiration, String until) throws IOException {
             events(event("human_input_required", "{'form_id':'f','node_title':'Sign','form_token':null,"
                     + "'expiration_time':" + expiration + "}"));
 
@@ -131,7 +131,7 @@ final class DifyTest {
         }
 
         @Test
-        void theIdsOfNodesAndMessagesAreNotTheRuns() throws IOException {
+        void idsOfNodesAndMessagesAreNotTakenForTheRuns() throws IOException {
             events("{'event':'message','id':'m1','message_id':'m1','answer':'x'}");
             assertEquals(Optional.empty(), reader.ref());
 
@@ -180,7 +180,7 @@ final class DifyTest {
                 1,       USD,  much,  USD,    -,     ''
                 1E99999, USD,  1,     USD,    -,     ''
                 """)
-        void aRunHasAPriceInOnlyOneCurrency(String one, String its, String other, String theirs, BigDecimal price,
+        void pricesInTwoCurrenciesAreNotAddedUp(String one, String its, String other, String theirs, BigDecimal price,
                 String currency) throws IOException {
             var data = "{'id':'n','execution_metadata':{'total_price':'%s','currency':'%s'}}";
             events(event("node_finished", data.formatted(one, its)), event("node_finished", data.formatted(other, theirs)),
@@ -261,7 +261,7 @@ final class DifyTest {
                 '"yesterday"',         -
                 1768564740000,         0
                 """)
-        void aDetailShowsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
+        void aDetailShowsTheAgeOfItsRun(String createdAt, Long age) throws IOException {
             var found = assertInstanceOf(LookUpResult.Running.class, detail("running", "'created_at':" + createdAt));
 
             assertEquals(Optional.ofNullable(age).map(Given::seconds), found.age());

@@ -66,7 +66,7 @@ final class GrowthTest {
         /// Rows whose runs are not found are sent again. Last, because later sessions look for these runs once more.
         @Test
         @Order(Integer.MAX_VALUE)
-        void findsThatNothingRanAsFastAsASmallOne() throws Exception {
+        void resendsRowsAsFastAsASmallOne() throws Exception {
             compare(workflow(attempt -> attempt.tries().equals(Attempt.Tries.NONE)
                     ? cut(Symptom.CUT) : succeeded("run-" + attempt.row().id()), ABSENT), RowStatus.SUCCEEDED);
         }

@@ -9,6 +9,7 @@ import difyexec.DifyExec.LookUpRules.Step;
 import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.parallel.*;
+import difyexec.Recorded.Exchange;
 
 import module java.base;
 
@@ -57,17 +58,17 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyRecordedRunHasTheOutcomeThatItsRecordingImplies() {
-            return tests(Recorded.Exchange::isRun, (exchange, _) -> replay(exchange));
+        Stream<DynamicTest> everyRunHasTheRecordedOutcome() {
+            return tests(Exchange::isRun, (exchange, _) -> replay(exchange));
         }
 
         @TestFactory
-        Stream<DynamicTest> everyRecordedQuestionHasTheOutcomeThatItsRecordingImplies() {
-            return tests(Recorded.Exchange::isQuestion, (exchange, _) -> replay(exchange));
+        Stream<DynamicTest> everyQuestionHasTheRecordedOutcome() {
+            return tests(Exchange::isQuestion, (exchange, _) -> replay(exchange));
         }
 
         /// A test for each case with such exchanges; `check` also gets the whole case.
-        private Stream<DynamicTest> tests(Predicate<Recorded.Exchange> which, Check check) {
+        private Stream<DynamicTest> tests(Predicate<Exchange> which, Check check) {
             return Recorded.VERSIONS.stream().flatMap(version -> Recorded.cases(version).entrySet().stream()
                     .filter(each -> each.getValue().stream().anyMatch(which))
                     .map(each -> DynamicTest.dynamicTest(version + " " + each.getKey(), () -> assertAll(each.getValue()
@@ -75,10 +76,10 @@ final class RecordingsTest {
         }
 
         @FunctionalInterface private interface Check {
-            void of(Recorded.Exchange exchange, List<Recorded.Exchange> all) throws IOException;
+            void of(Exchange exchange, List<Exchange> all) throws IOException;
         }
 
-        private void replay(Recorded.Exchange exchange) throws IOException {
+        private void replay(Exchange exchange) throws IOException {
             var reason = exchange.status() == 100 ? "the interim answer to a request without its body"
                     : exchange.isShortened() ? "the recording keeps the beginning of its body only" : "";
             if (!reason.isEmpty()) {
@@ -106,7 +107,7 @@ final class RecordingsTest {
         }
 
         /// Uses the recorded text: numbers and files would come back changed.
-        private static Attempt attempt(Recorded.Exchange exchange, Mode mode, String user) {
+        private static Attempt attempt(Exchange exchange, Mode mode, String user) {
             var inputs = new LinkedHashMap<>(Map.of("id", "r1", "text", exchange.request().at("/body/query").asText("x")));
             exchange.request().at("/body/inputs").properties().stream().filter(each -> each.getValue().isTextual())
                     .forEach(each -> inputs.put(each.getKey(), each.getValue().asText()));
@@ -114,7 +115,7 @@ final class RecordingsTest {
         }
 
         /// Compares only the answer: no recorded one has files or sources.
-        private void sameAnswer(Recorded.Exchange exchange, JsonNode reported, Response.Ran response) throws IOException {
+        private void sameAnswer(Exchange exchange, JsonNode reported, Response.Ran response) throws IOException {
             var answer = reported.path("event").asText().equals("workflow_paused") ? ""
                     : exchange.text().contains("\"message_replace\"") ? "PRESET ANSWER"
                     : reported.path("answer").asText(reported.at("/data/outputs/answer").asText(""));
@@ -125,7 +126,7 @@ final class RecordingsTest {
             assertEquals(reported.path("workflow_run_id").asText(), response.ref().id(), exchange::toString);
         }
 
-        private void sameRun(Recorded.Exchange exchange, JsonNode run, Response.Ran response) throws IOException {
+        private void sameRun(Exchange exchange, JsonNode run, Response.Ran response) throws IOException {
             var data = run.path("data");
             assertEquals(run.path("workflow_run_id").asText(), response.ref().id(), exchange::toString);
             assertEquals(run.path("task_id").asText(), response.ref().task(), exchange::toString);
@@ -140,8 +141,7 @@ final class RecordingsTest {
         }
 
         /// Serves by WireMock; by bytes if a connection breaks or is held, or if the recording has the bytes.
-        private Response served(Recorded.Exchange exchange, Attempt attempt, Ears listener)
-                throws IOException {
+        private Response served(Exchange exchange, Attempt attempt, Ears listener) throws IOException {
             boolean stays = exchange.end() == Recorded.End.CLIENT && !exchange.text().contains("\"event\":\"error\"")
                     && !exchange.text().contains("\"event\":\"workflow_finished\"");
             boolean breaks = exchange.end() == Recorded.End.CUT;
@@ -157,12 +157,12 @@ final class RecordingsTest {
             return sent(client, exchange, attempt, listener);
         }
 
-        private static Response sent(DifyClient client, Recorded.Exchange exchange, Attempt attempt, Ears listener) {
+        private static Response sent(DifyClient client, Exchange exchange, Attempt attempt, Ears listener) {
             return exchange.isQuestion() ? client.to(AppKind.CHATFLOW).run(attempt, asked(attempt), listener)
                     : run(client, attempt, listener);
         }
 
-        private static void script(Recorded.Exchange exchange, Wire.Connection connection) throws IOException {
+        private static void script(Exchange exchange, Wire.Connection connection) throws IOException {
             connection.request();
             if (exchange.status() == 0) {
                 connection.hold();
@@ -177,24 +177,24 @@ final class RecordingsTest {
             }
         }
 
-        private static ResponseDefinitionBuilder response(Recorded.Exchange exchange) {
+        private static ResponseDefinitionBuilder response(Exchange exchange) {
             var response = aResponse().withStatus(exchange.status()).withBody(exchange.text());
             exchange.headers().forEach(response::withHeader);
             return exchange.isStream() ? response.withChunkedDribbleDelay(5, 5) : response;
         }
 
         @TestFactory
-        Stream<DynamicTest> everyEndMadeUpByAStreamIsCheckedAgainstTheRecords() {
+        Stream<DynamicTest> everyMadeUpEndIsCheckedAgainstTheRunsRecord() {
             return tests(TheRecordings::isMadeUp, this::confirm);
         }
 
         /// Only 1.16.0 makes ends up; its reconnect route is not a run.
-        private static boolean isMadeUp(Recorded.Exchange exchange) {
+        private static boolean isMadeUp(Exchange exchange) {
             return exchange.isRun() && exchange.text().contains("\"created_by\":{}");
         }
 
         /// A failure that is not stored keeps its first message.
-        private void confirm(Recorded.Exchange exchange, List<Recorded.Exchange> all) throws IOException {
+        private void confirm(Exchange exchange, List<Exchange> all) throws IOException {
             var heard = new Ears();
             var response = served(exchange, attempt(exchange, STREAMING, exchange.user()), heard);
             var attempt = attempt(exchange, STREAMING, USER);
@@ -224,7 +224,7 @@ final class RecordingsTest {
         }
 
         /// Decided by its message: the row or the batch is refused. A cut stream proves nothing.
-        private static void isJudgedByItsWords(Recorded.Exchange exchange, Step.Judged step) throws IOException {
+        private static void isJudgedByItsWords(Exchange exchange, Step.Judged step) throws IOException {
             var words = Stream.of(exchange.text().split("\n")).filter(line -> line.startsWith("data: "))
                     .map(line -> Recorded.json(line.substring(6)))
                     .map(event -> event.path("message").asText(event.at("/data/error").asText("")))
@@ -241,15 +241,15 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyRecordedDetailShowsTheEndOfItsRun() {
+        Stream<DynamicTest> everyDetailShowsTheEndOfItsRun() {
             return tests(TheRecordings::isDetail, this::look);
         }
 
-        private static boolean isDetail(Recorded.Exchange exchange) {
+        private static boolean isDetail(Exchange exchange) {
             return exchange.line().startsWith("GET /v1/workflows/run/") && exchange.status() != 0;
         }
 
-        private void look(Recorded.Exchange detail, List<Recorded.Exchange> all) throws IOException {
+        private void look(Exchange detail, List<Exchange> all) throws IOException {
             var body = JSON.readTree(detail.text());
             var user = body.path("inputs").isTextual()
                     ? JSON.readTree(body.path("inputs").asText()).path("sys.user_id").asText("u") : "u";
@@ -269,7 +269,7 @@ final class RecordingsTest {
             replayed.merge("details of " + detail.version(), 1, Integer::sum);
         }
 
-        private void ended(Recorded.Exchange detail, JsonNode body, Optional<JsonNode> own, Response.Ran ran)
+        private void ended(Exchange detail, JsonNode body, Optional<JsonNode> own, Response.Ran ran)
                 throws IOException {
             var outputs = body.path("outputs");
             var whole = outputs.isTextual() ? JSON.readTree(outputs.asText())
@@ -285,8 +285,7 @@ final class RecordingsTest {
         }
 
         /// The outputs in the run's own answer in the same case, if it is there and reports the same end.
-        private static Optional<JsonNode> ownOutputs(String id, String status, List<Recorded.Exchange> all)
-                throws IOException {
+        private static Optional<JsonNode> ownOutputs(String id, String status, List<Exchange> all) throws IOException {
             for (var exchange : all) {
                 if (!exchange.isRun() || !exchange.text().contains(id)) continue;
                 var run = Expected.of(exchange).run();
@@ -297,13 +296,13 @@ final class RecordingsTest {
 
         /// Finding a chatflow's run that is not known.
         @TestFactory
-        Stream<DynamicTest> everyRecordedMessageHasTheExpectedMeaning() {
+        Stream<DynamicTest> everyMessageLeadsToTheOutcomeOfItsQuestion() {
             return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
                     && !exchange.text().contains("\"workflow_run_id\""),
                     (messages, _) -> message(messages));
         }
 
-        private void message(Recorded.Exchange messages) throws IOException {
+        private void message(Exchange messages) throws IOException {
             var message = JSON.readTree(messages.text()).at("/data/0");
             dify.resetMappings();
             var conversation = message.path("conversation_id").asText();
@@ -328,7 +327,7 @@ final class RecordingsTest {
 
         /// Three times after the question: while it waits, and 1 s and 4 s after its form was sent.
         @TestFactory
-        Stream<DynamicTest> theRunOfAPausedChatflowDecidesItsEndAndAnswer() {
+        Stream<DynamicTest> aPausedChatflowEndsAsItsRunDoes() {
             return Recorded.VERSIONS.stream().skip(1).flatMap(version -> Stream.of("blocking", "streaming").flatMap(mode -> {
                 var all = Recorded.cases(version).get("chatflow_paused_" + mode);
                 var messages = all.stream().filter(each -> each.line().startsWith("GET /v1/messages?")).toList();
@@ -338,7 +337,7 @@ final class RecordingsTest {
             }));
         }
 
-        private void isDecidedByItsRun(Recorded.Exchange messages, Recorded.Exchange detail) throws IOException {
+        private void isDecidedByItsRun(Exchange messages, Exchange detail) throws IOException {
             var run = JSON.readTree(detail.text());
             stored(messages, detail);
 
@@ -353,7 +352,7 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> aModeratedAnswerComesFromTheMessageAndAStatusFromTheRun() {
+        Stream<DynamicTest> aMessageGivesTheAnswerAndItsRunTheStatus() {
             return Recorded.VERSIONS.stream().skip(1).flatMap(version -> Stream.of("chatflow_moderated_out",
                     "chatflow_partial").map(name -> DynamicTest.dynamicTest(version + " " + name, () -> {
                 var all = Recorded.cases(version).get(name);
@@ -370,7 +369,7 @@ final class RecordingsTest {
 
         private static final String USER = "difyexec-0123456789abcdef-1";
 
-        private void stored(Recorded.Exchange messages, Recorded.Exchange detail) throws IOException {
+        private void stored(Exchange messages, Exchange detail) throws IOException {
             var conversation = JSON.readTree(messages.text()).at("/data/0/conversation_id").asText();
             var user = messages.line().replaceAll(".*user=([^&]*).*", "$1");
             dify.resetMappings();
@@ -386,17 +385,17 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyRecordedLogLeadsToTheRunOfItsUserOrToNone() {
+        Stream<DynamicTest> everyLogLeadsToTheRunOfItsUserOrToNone() {
             return tests(TheRecordings::isLog, (log, _) -> find(log));
         }
 
         /// A log request by user, the only query that the client sends.
-        private static boolean isLog(Recorded.Exchange exchange) {
+        private static boolean isLog(Exchange exchange) {
             return exchange.status() == 200 && exchange.line()
                     .matches("GET /v1/workflows/logs\\?created_by_end_user_session_id=[^&]+(&limit=\\d+)?");
         }
 
-        private void find(Recorded.Exchange log) throws IOException {
+        private void find(Exchange log) throws IOException {
             var user = URLDecoder.decode(log.line().replaceAll(".*session_id=([^&]*).*", "$1"), UTF_8);
             var rows = JSON.readTree(log.text()).path("data");
             var run = rows.path(0).path("workflow_run");

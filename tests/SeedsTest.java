@@ -14,7 +14,7 @@ final class SeedsTest {
     class TheSeeds {
         @ParameterizedTest
         @ValueSource(ints = {1, 251, 501, 751})
-        void aThousandSeedsOfFaultsBreakNoPromise(int from) throws Exception {
+        void breakNoPromise(int from) throws Exception {
             for (int seed = from; seed < from + 250; seed++) new Seeds.Schedule(seed).play();
         }
 

@@ -422,15 +422,15 @@ class ServerTest {
     // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class WhatIsSent extends Served {
-        WhatIsSent() {
+    class TheRequest extends Served {
+        TheRequest() {
             dify.stubFor(any(anyUrl()).willReturn(aResponse().withHeader("Content-Type", "application/json")
                     .withHeader("X-Version", "1.14.2").withBody(Events.blocking("{}"))));
         }
 
         @ParameterizedTest
         @CsvSource({"BLOCKING, blocking", "STREAMING, streaming"})
-        void aRowIsSentWithItsCellsAsTextItsModeAndItsUser(Mode mode, String word) {
+        void hasTheCellsAsTextTheModeAndTheUser(Mode mode, String word) {
             var cells = new LinkedHashMap<String, String>();
             cells.put("id", "7");
             cells.put("zip", "007");
@@ -451,7 +451,7 @@ class ServerTest {
 
         @ParameterizedTest
         @CsvSource({"5e0dfc88-8475-4946-a840-d85d8e9e04d1, 5e0dfc88-8475-4946-a840-d85d8e9e04d1", "a b/c, a%20b%2Fc"})
-        void aPinnedVersionHasItsOwnRoute(String version, String inPath) {
+        void hasItsOwnRouteForAPinnedVersion(String version, String inPath) {
             var access = new Access(url(), KEY, "", version, Optional.empty(), Optional.empty());
 
             try (var client = DifyClient.of(access, LONG, 1)) {
@@ -463,7 +463,7 @@ class ServerTest {
         }
 
         @Test
-        void aStopNamesTheTaskAndTheUserOfTheAttempt() {
+        void namesTheTaskAndTheUserToStopARun() {
             try (var client = client(url())) {
                 client.stop(Events.REF, "difyexec-00-\"1\"");
             }
@@ -474,7 +474,7 @@ class ServerTest {
         }
 
         @Test
-        void aRunOverItsTimeIsStoppedOnceAndThenAskedFor() {
+        void stopsATimedOutRunOnceBeforeItIsLookedUp() {
             var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
             var overdue = unresolved.overdue(Instant.now());
 
@@ -486,7 +486,7 @@ class ServerTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
-        void aLookUpAsksForExactlyTheUserOfTheAttempt(String user) {
+        void asksForTheUserOfTheAttemptToLookItUp(String user) {
             look(unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
 
             dify.verify(1, getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
@@ -504,7 +504,7 @@ class ServerTest {
         }
 
         @Test
-        void redirectsAreReportedAndNotFollowed() {
+        void followsNoRedirect() {
             dify.stubFor(post(anyUrl()).willReturn(aResponse().withStatus(308)
                     .withHeader("Location", url() + "/elsewhere").withBody("<html>moved</html>")));
 
@@ -522,7 +522,7 @@ class ServerTest {
     class TheConnection {
 
         @Test
-        void aConnectionIsNotUsedAgainAfterTheAnswerOfARun() throws IOException {
+        void isNotReusedAfterARun() throws IOException {
             try (var wire = new Wire(connection -> {
                 while (connection.request()) connection.answer(Events.blocking("{\"a\":1}"));
             }); var client = client(wire.url())) {
@@ -533,7 +533,7 @@ class ServerTest {
         }
 
         @Test
-        void aPostOnAConnectionThatDiesIsNeverSentTwice() throws IOException {
+        void neverCarriesAPostTwiceWhenItBreaks() throws IOException {
             var posts = new AtomicInteger();
             try (var wire = new Wire(connection -> {
                 while (connection.request()) {
@@ -565,7 +565,7 @@ class ServerTest {
         }
 
         @Test
-        void aServerWithAnUntrustedCertificateCountsAsNotReached() {
+        void anUntrustedServerCountsAsNotReached() {
             var dify = new WireMockServer(options().dynamicPort().dynamicHttpsPort().bindAddress("127.0.0.1"));
             dify.start();
             try (var client = client(URI.create("https://127.0.0.1:" + dify.httpsPort() + "/v1"))) {
@@ -580,7 +580,7 @@ class ServerTest {
         }
 
         @Test
-        void requestsGoToTheProxyInsteadOfTheServer() throws IOException {
+        void goesToTheProxyInsteadOfTheServer() throws IOException {
             try (var proxy = new Wire(connection -> {
                 while (connection.request()) connection.answer(Events.blocking("{\"by\":\"proxy\"}"));
             }); var client = client(through("", proxy), LONG, LONG)) {
@@ -708,7 +708,7 @@ class ServerTest {
         }
 
         @Test
-        void theWaitOfAnAnswerIsTheTimeItsRunDidNotTake() {
+        void theWaitIsTheTimeThatTheRunDidNotTake() {
             var began = System.nanoTime();
 
             var ran = ran(seen(BLOCKING, aResponse().withBody(Events.blocking("{}"))));
@@ -721,7 +721,7 @@ class ServerTest {
 
         /// By the server's clock, which may differ.
         @Test
-        void theWaitExcludesTheDelayOfTheAnswerAfterTheEndOfTheRun() throws IOException {
+        void theWaitExcludesTheDelayAfterTheEndOfTheRun() throws IOException {
             var finished = Instant.parse("2026-11-27T12:00:00Z");
             var body = Events.blocking("{}").replaceFirst("\\{\"id\"", "{\"finished_at\":" + finished.getEpochSecond()
                     + ",\"id\"").replaceFirst("\"elapsed_time\": ?[0-9.]+", "\"elapsed_time\":0.1");
@@ -788,7 +788,7 @@ class ServerTest {
         }
 
         @Test
-        void isHandledLikeOneThatIsNestedTooDeeply() throws IOException {
+        void isHandledLikeOneNestedTooDeeply() throws IOException {
             var deep = "{\"a\":" + "[".repeat(3000) + "]".repeat(3000) + "}";
 
             assertInstanceOf(Response.Unreadable.class, by(connection -> connection.answer(Events.blocking(deep)),
@@ -797,7 +797,7 @@ class ServerTest {
         }
 
         @Test
-        void isLookedUpWithoutResult() throws IOException {
+        void leavesALookUpWithoutResult() throws IOException {
             var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
                     ServerTest.look(client, unresolved("u", Optional.of(Events.REF), Symptom.CUT)));
 
@@ -805,13 +805,13 @@ class ServerTest {
         }
 
         @Test
-        void theSizeLimitIsAShareOfTheMemoryAndAtLeastAMegabyte() {
+        void exceedsAShareOfTheMemoryOfAtLeastAMegabyte() {
             assertEquals(Runtime.getRuntime().maxMemory() / 40, Transport.share(4));
             assertEquals(1 << 20, Transport.share(10_000));
         }
 
         @Test
-        void aStreamMayExceedTheSizeLimitOfOneAnswer() throws IOException {
+        void isNotAStreamOfSmallerEvents() throws IOException {
             var node = Events.nodeFinished(LARGE.substring(0, 9_000) + "\"}");
 
             var ran = ran(streamed(Events.started(), node, node, node, Events.finished("{\"a\":1}")));
@@ -821,7 +821,7 @@ class ServerTest {
     }
 
     @Nested
-    class ALook extends Served {
+    class ALookUpResponse extends Served {
         private LookUpResult detail(ResponseDefinitionBuilder answer) {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(answer));
             return look(unresolved("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
@@ -839,7 +839,7 @@ class ServerTest {
                 500    | Dify  | {"code": "unknown", "message": "Internal Server Error", "status": 500}
                 502    | proxy | <html>Bad Gateway</html>
                 """)
-        void anAnswerThatIsNotADetailProvesNothing(int status, String from, String body) {
+        void leavesTheRunUnknownIfItIsNotADetail(int status, String from, String body) {
             var answer = aResponse().withStatus(status).withBody(body);
 
             var found = detail(from.equals("Dify") ? answer.withHeader("X-Version", "1.14.2") : answer);
@@ -877,7 +877,7 @@ class ServerTest {
                 CRASH,        own,    ,          failed own
                 CRASH,        ,       ,          absent
                 """)
-        void aRunIsMatchedByItsIdAndItsName(Symptom symptom, String listed, String status,
+        void isOfTheRunWithTheIdAndUserOfTheAttempt(Symptom symptom, String listed, String status,
                 String expected) {
             stored("r", Objects.toString(status, ""));
             stored("own", "failed");
@@ -891,7 +891,7 @@ class ServerTest {
 
         /// As a caching proxy returns it.
         @Test
-        void theRunOfAnotherRowIsNotAnAnswer() {
+        void isIgnoredIfItIsOfAnotherRow() {
             var found = detail(aResponse().withBody("{\"id\":\"s\",\"status\":\"succeeded\",\"outputs\":{\"a\":1}}"));
 
             assertEquals(LookUpResult.FOREIGN, found);
@@ -904,7 +904,7 @@ class ServerTest {
                 soon                          | 1000  | 999999999
                 -                             | 1000  | 999999999
                 """)
-        void howLongARunHasBeenRunningIsMeasuredByTheServersClock(String date, long least, long most) {
+        void givesTheAgeOfARunByTheServersClock(String date, long least, long most) {
             var answer = aResponse().withBody("{\"id\":\"r\",\"status\":\"running\",\"created_at\":1768564740}");
             if (date != null) answer.withHeader("Date", date);
 
@@ -914,7 +914,7 @@ class ServerTest {
         }
 
         @Test
-        void anUnreachableServerProvesNothing() {
+        void leavesTheRunUnknownIfTheServerIsAway() {
             try (var client = client(url())) {
                 dify.stop();
 
