@@ -326,7 +326,8 @@ final class DifyExec implements Runnable {
             try (var csv = open(files)) {
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
                 if (html != null) {
-                    files.requireTarget(html, batch.inputs(), file -> force || WebPage.isOurs(file, WebPage.MARK));
+                    files.requireWritableTarget(html, batch.inputs(),
+                            file -> force || WebPage.isOurs(file, WebPage.MARK));
                     AtomicFile.write(html, file -> WebPage.report(batch, file));
                 }
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
@@ -404,7 +405,7 @@ final class DifyExec implements Runnable {
             try (var csv = shape.open(input.csv, files)) {
                 var batch = Batch.peek(files, Optional.of(csv), true,
                         failed ? List.of() : List.of(Spreadsheet.addOutputs(names)));
-                if (toFile) files.requireTarget(file, batch.inputs(), _ -> force);
+                if (toFile) files.requireWritableTarget(file, batch.inputs(), _ -> force);
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
                 if (!force) batch.refuseStrangers(input.csv);
@@ -500,11 +501,12 @@ final class DifyExec implements Runnable {
                 batch.history().unreadable().ifPresent(note -> console.err().println("Warning: " + note + "."));
                 var files = batch.files();
                 var inputs = Stream.concat(batch.inputs().stream(), Stream.ofNullable(input)).toList();
-                if (csv != null) files.requireTarget(csv, inputs, _ -> force);
+                if (csv != null) files.requireWritableTarget(csv, inputs, _ -> force);
                 if (html != null)
-                    files.requireTarget(html, inputs, file -> force || WebPage.isOurs(file, WebPage.MARK));
+                    files.requireWritableTarget(html, inputs, file -> force || WebPage.isOurs(file, WebPage.MARK));
                 if (junit != null)
-                    files.requireTarget(junit, inputs, file -> force || WebPage.isOurs(file, Comparison.JUNIT_MARK));
+                    files.requireWritableTarget(junit, inputs,
+                            file -> force || WebPage.isOurs(file, Comparison.JUNIT_MARK));
             }
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             var choices = sides.getLast().getFirst().files().choices();
@@ -720,8 +722,8 @@ final class DifyExec implements Runnable {
             var running = setup.running();
             var name = output.getFileName().toString();
             var baseline = output.resolveSibling(name.replaceFirst("(\\.[^.]*)?$", ".baseline$1"));
-            BatchFiles.of(baseline).requireNoBatch().requireTarget(output, List.of(), _ -> force);
-            BatchFiles.of(output).requireNoBatch().requireTarget(baseline, List.of(), _ -> force);
+            BatchFiles.of(baseline).requireNoBatch().requireWritableTarget(output, List.of(), _ -> force);
+            BatchFiles.of(output).requireNoBatch().requireWritableTarget(baseline, List.of(), _ -> force);
             setup.err().println("Note: the inputs and outputs of real runs may contain personal data.");
             try (var dify = setup.connect(Optional.empty(), "", running, 1)) {
                 var runs = new AppRuns(dify, wanted);
@@ -1047,7 +1049,7 @@ final class DifyExec implements Runnable {
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row's id.") String id,
                 @Option(names = "--full", description = "Show long values in full.") boolean full) throws IOException {
-            new RowView(full, out).print(batch(), batch.known(id.strip(), ""), edits);
+            new RowView(full, out).print(batch(), batch.requireEntry(id.strip(), ""), edits);
         }
 
         @Command(name = "set", description = {"Change inputs of rows in this session.",
@@ -1132,7 +1134,7 @@ final class DifyExec implements Runnable {
             if (file.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx"))
                 throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
-            batch.files().requireTarget(file, List.of(), _ -> force);
+            batch.files().requireWritableTarget(file, List.of(), _ -> force);
             boolean isOpenCsv = Storage.isSame(file, csv.file().input());
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
@@ -1192,7 +1194,7 @@ final class DifyExec implements Runnable {
         /// Returns a row as it is in the CSV, without edits.
         private Row row(String id) {
             csv();
-            int entry = batch.known(id.strip(), "");
+            int entry = batch.requireEntry(id.strip(), "");
             return batch.rows(one -> one == entry).next();
         }
 
@@ -1205,7 +1207,7 @@ final class DifyExec implements Runnable {
             if (index.isRow(index.find(word))) entries.set(index.find(word));
             else if (word.equals("failed")) IntStream.range(0, index.rows())
                     .filter(entry -> index.status(entry) == RowStatus.FAILED).forEach(entries::set);
-            else Stream.of(word.split(",", -1)).forEach(id -> entries.set(batch.known(id.strip(), "")));
+            else Stream.of(word.split(",", -1)).forEach(id -> entries.set(batch.requireEntry(id.strip(), "")));
             if (entries.isEmpty()) throw new Unusable("no row has failed");
             var rows = new ArrayList<Row>();
             batch.rows(entries::get).forEachRemaining(rows::add);
@@ -2871,7 +2873,7 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             var history = batch.history();
             var next = continuing(history);
-            var running = history.running();
+            var running = history.liveSession();
             if (running.isPresent()) return "Process " + running.get().process().id() + " is working on this batch.";
             if (index.isComplete()) return next.completed(batch);
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
@@ -3190,7 +3192,8 @@ final class DifyExec implements Runnable {
                     .map(parameters -> Form.of(parameters, csv.columns(),
                             new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
                                     csv.shape().hasDecimalComma(), options.allowEmpty))).orElse(Form.ofText());
-            return server.kind() == AppKind.CHATFLOW ? form.asking(csv.shape().queryColumn(), csv.columns()) : form;
+            return server.kind() == AppKind.CHATFLOW ? form.withQuestion(csv.shape().queryColumn(), csv.columns())
+                    : form;
         }
 
         @Override
@@ -3746,12 +3749,12 @@ final class DifyExec implements Runnable {
             var latencies = Summary.latencies(figures);
             long attempts = figures.count(AttemptEvent.class), open = batch.history().inFlight();
             var shown = new LinkedHashMap<String, String>();
-            figures.startedAt().ifPresent(start -> shown.put("time", Text.seconds(figures.running()) + " ("
+            figures.startedAt().ifPresent(start -> shown.put("time", Text.seconds(figures.timeTaken()) + " ("
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
                     + Times.local(figures.updatedAt().get()) + ")"));
-            batch.history().running().ifPresent(session -> shown.put("running", "since "
+            batch.history().liveSession().ifPresent(session -> shown.put("running", "since "
                     + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process " + session.process().id() + ")"));
-            if (rate(batch) > 0 && figures.running().toSeconds() >= 10) // shorter is only a few rows
+            if (rate(batch) > 0 && figures.timeTaken().toSeconds() >= 10) // shorter is only a few rows
                 shown.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!latencies.isEmpty()) shown.put("latency (s)", latencies);
             if (spent.tokens() > 0) shown.put("tokens", Text.number(spent.tokens()));
@@ -3766,7 +3769,7 @@ final class DifyExec implements Runnable {
         /// Returns how many rows got an outcome per second of running time, over all sessions, or 0 if no time has
         /// passed.
         private static double rate(Batch batch) {
-            long millis = batch.figures().running().toMillis();
+            long millis = batch.figures().timeTaken().toMillis();
             var index = batch.index();
             return millis == 0 ? 0 : (index.rows() - index.count(RowStatus.PENDING)) * 1000.0 / millis;
         }
@@ -3787,7 +3790,7 @@ final class DifyExec implements Runnable {
             int strangers = index.size() - index.rows();
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
-            var answered = history.answered().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
+            var answered = history.failedAfterForm().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried: the run ended after its form was submitted ("
                     + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs a row again");
@@ -3824,7 +3827,7 @@ final class DifyExec implements Runnable {
                     "started_at", figures.startedAt().map(Times::text).orElse(null),
                     "updated_at", figures.updatedAt().map(Times::text).orElse(null),
                     "errors", Cause.groups(batch).stream().map(Cause.Group::json).toList(),
-                    "running_seconds", figures.running().toMillis() / 1000.0,
+                    "running_seconds", figures.timeTaken().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", figures.latencies(),
                     "cost", figures.spending().prices(),
@@ -3840,7 +3843,7 @@ final class DifyExec implements Runnable {
                     "runs_without_price", figures.spending().unpriced(),
                     "stopped", history.stopped().orElse(null),
                     "forecast", Forecast.json(batch),
-                    "running", history.running().map(session -> object("process", session.process().id(),
+                    "running", history.liveSession().map(session -> object("process", session.process().id(),
                             "since", Times.text(session.t()))).orElse(null)));
             return json;
         }
@@ -4094,8 +4097,8 @@ final class DifyExec implements Runnable {
 
         /// Writes a row. Fails at a limit of Excel, because the rest would be lost without a message.
         void write(Collection<String> cells, BitSet typed) throws IOException {
-            if (row == Book.MOST_ROWS || cells.size() > MOST_COLUMNS)
-                throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MOST_ROWS) + " rows, "
+            if (row == Book.MAX_ROWS || cells.size() > MOST_COLUMNS)
+                throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MAX_ROWS) + " rows, "
                         + Text.number(MOST_COLUMNS) + " columns)", "export a .csv");
             int column = 0;
             for (var whole : cells) {
@@ -7599,9 +7602,9 @@ final class DifyExec implements Runnable {
             var listeners = Stream.concat(showsRows ? Stream.of(offsets) : Stream.empty(),
                     also.stream()).toList();
             return Storage.naming(files.results(), () -> {
-                var index = rows(files, csv);
+                var index = readIndex(files, csv);
                 var history = History.of(files, index, listeners);
-                history.sized(files.resultsSize());
+                history.noteResultsSize(files.resultsSize());
                 return new Batch(files, csv, index, history, offsets);
             });
         }
@@ -7609,7 +7612,7 @@ final class DifyExec implements Runnable {
         /// Returns a batch of these rows as if none had run. Of its results and log, only the first lines are read.
         static Batch ofRows(BatchFiles files, Csv whole) throws IOException {
             var csv = whole.with(files.shard());
-            var index = rows(files, Optional.of(csv));
+            var index = readIndex(files, Optional.of(csv));
             return new Batch(files, Optional.of(csv), index, new History(index), new LineOffsets());
         }
 
@@ -7617,7 +7620,7 @@ final class DifyExec implements Runnable {
             return history.figures();
         }
 
-        static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
+        static Index readIndex(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
             var index = Index.of(csv.get(), _ -> {});
@@ -7649,12 +7652,12 @@ final class DifyExec implements Runnable {
         }
 
         Iterator<Row> rows(IntPredicate wanted) {
-            var entries = set(IntStream.range(0, index.rows()).filter(wanted));
+            var entries = entrySet(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
         }
 
         /// Returns the entry of a row. Rejects an unknown id and suggests the ids that are most like it.
-        int known(String id, String where) {
+        int requireEntry(String id, String where) {
             int entry = index.find(id);
             if (index.isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
@@ -7723,20 +7726,20 @@ final class DifyExec implements Runnable {
 
         /// Finds the rows of a session, and those of them whose earlier run is looked up first.
         Wanted select(Selection asked, Duration timeout) throws IOException {
-            var rows = asked.listed() ? set(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
-                    : asked.ids().isEmpty() ? set(IntStream.range(0, index.rows())) : named(asked.ids(), "");
+            var rows = asked.listed() ? entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
+                    : asked.ids().isEmpty() ? entrySet(IntStream.range(0, index.rows())) : entriesOf(asked.ids(), "");
             if (!asked.ids().isEmpty() && !asked.force())
                 rows.stream().filter(entry -> index.status(entry).isSuccess()).findFirst().ifPresent(entry -> {
                     throw new Unusable("row " + Text.id(index.id(entry))
                             + " has already succeeded", "--force runs the row, and pays for it, again");
                 });
-            if (!asked.among().isEmpty()) rows.and(named(asked.among(), "--ids: "));
-            var changed = asked.rerunChanged() ? set(history.changed()) : new BitSet();
-            if (!asked.force())
-                rows.andNot(set(rows.stream().filter(entry -> index.status(entry).isSuccess() && !changed.get(entry))));
-            if (asked.pendingOnly())
-                rows.andNot(set(rows.stream().filter(entry -> index.status(entry) != RowStatus.PENDING)));
-            if (asked.ids().isEmpty()) rows.andNot(set(history.answered()));
+            if (!asked.among().isEmpty()) rows.and(entriesOf(asked.among(), "--ids: "));
+            var changed = asked.rerunChanged() ? entrySet(history.changed()) : new BitSet();
+            if (!asked.force()) rows.andNot(entrySet(rows.stream()
+                    .filter(entry -> index.status(entry).isSuccess() && !changed.get(entry))));
+            if (asked.pendingOnly()) rows.andNot(entrySet(rows.stream()
+                    .filter(entry -> index.status(entry) != RowStatus.PENDING)));
+            if (asked.ids().isEmpty()) rows.andNot(entrySet(history.failedAfterForm()));
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
             else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var lookUps = new ArrayList<Unresolved>();
@@ -7759,13 +7762,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the entries of these ids. Skips ids of other shards.
-        private BitSet named(List<String> ids, String where) {
-            return set(ids.stream().map(String::strip)
+        private BitSet entriesOf(List<String> ids, String where) {
+            return entrySet(ids.stream().map(String::strip)
                     .filter(id -> files.shard().map(shard -> shard.holds(id)).orElse(true))
-                    .mapToInt(id -> known(id, where)));
+                    .mapToInt(id -> requireEntry(id, where)));
         }
 
-        private static BitSet set(IntStream entries) {
+        private static BitSet entrySet(IntStream entries) {
             return entries.collect(BitSet::new, BitSet::set, BitSet::or);
         }
     }
@@ -7808,7 +7811,7 @@ final class DifyExec implements Runnable {
             var csv = whole.with(files.shard());
             try {
                 return Storage.naming(files.results(), () -> {
-                    var index = Batch.rows(files, Optional.of(csv));
+                    var index = Batch.readIndex(files, Optional.of(csv));
                     var lock = files.acquire();
                     var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
                     var log = new LineFile(files.log(), new byte[0], disk);
@@ -7827,7 +7830,7 @@ final class DifyExec implements Runnable {
                         log.hold();
                         results.hold();
                         results.force(); // the log will say that so much of the file is on disk
-                        history.sized(results.onDisk());
+                        history.noteResultsSize(results.onDisk());
                         var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
                         var writer = new BatchWriter(batch, lock, results, log, disk);
                         torn.forEach(log::add);
@@ -7869,16 +7872,16 @@ final class DifyExec implements Runnable {
         void succeed(Results.Success success) {
             results.add(success.json());
             effects.add(() -> batch.history().take(success.head()));
-            settled();
+            markOutcome();
         }
 
         /// Records an outcome of a row other than success.
         void end(EndEvent end) {
             record(end);
-            settled();
+            markOutcome();
         }
 
-        private void settled() {
+        private void markOutcome() {
             mustForce = true; // before it is shown
             retryListDue = true;
         }
@@ -8141,24 +8144,24 @@ final class DifyExec implements Runnable {
         /// Short texts as bytes, end to end in large blocks, each behind its length. A place is a number of 32 bits:
         /// the block, then the offset in it.
         private static final class Texts {
-            private static final int BITS = 20, BLOCK = 1 << BITS;
+            private static final int OFFSET_BITS = 20, BLOCK_SIZE = 1 << OFFSET_BITS;
 
             private final List<ByteBuffer> blocks = new ArrayList<>();
 
             int add(byte[] text) {
                 int room = Integer.BYTES + text.length;
                 if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
-                    blocks.add(ByteBuffer.allocate(Math.max(BLOCK, room)));
+                    blocks.add(ByteBuffer.allocate(Math.max(BLOCK_SIZE, room)));
                 }
                 var block = blocks.getLast();
-                int place = blocks.size() - 1 << BITS | block.position();
+                int place = blocks.size() - 1 << OFFSET_BITS | block.position();
                 block.putInt(text.length).put(text);
                 return place;
             }
 
             byte[] get(int place) {
-                var block = blocks.get(place >>> BITS);
-                int head = place & BLOCK - 1;
+                var block = blocks.get(place >>> OFFSET_BITS);
+                int head = place & BLOCK_SIZE - 1;
                 var text = new byte[block.getInt(head)];
                 block.get(head + Integer.BYTES, text);
                 return text;
@@ -8175,36 +8178,36 @@ final class DifyExec implements Runnable {
         /// The duration of each row's last attempt with an outcome, in milliseconds plus one; 0 if unknown.
         private final LongList took = new LongList();
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>();
-        private final Map<Class<?>, Long> events = new HashMap<>();
+        private final Map<Class<?>, Long> eventCounts = new HashMap<>();
         private long stopped = 0;
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         /// Holds the duration of all sessions, each up to its last event. The field below holds when the last result of
         /// the current session came.
-        private Duration running = Duration.ZERO;
+        private Duration timeTaken = Duration.ZERO;
         private Instant lastResult = Instant.MIN;
-        private Starts starts = new Starts(), manyStarts = starts;
+        private Starts starts = new Starts(), lastEnough = starts;
 
         void take(Event event) {
-            events.merge(event.getClass(), 1L, Long::sum);
+            eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
                 case SessionEvent started -> {
-                    running = running.plus(untilLastResult(started.t()));
+                    timeTaken = timeTaken.plus(untilLastResult(started.t()));
                     lastResult = Instant.MIN;
                     updatedAt = Optional.of(started.t()); // the time since the last session does not count
-                    passed(started.t());
-                    if (starts.isMany()) manyStarts = starts;
+                    advanceTo(started.t());
+                    if (starts.isEnough()) lastEnough = starts;
                     starts = new Starts();
                 }
                 case AttemptEvent attempt -> {
-                    passed(attempt.t());
+                    advanceTo(attempt.t());
                     if (attempt.n() == 0) starts.started(attempt.t());
                 }
                 case EndEvent end -> {
-                    passed(end.t());
+                    advanceTo(end.t());
                     starts.ended(end.t());
                 }
                 case StopEvent stop -> {
-                    if (stop.user().isEmpty()) passed(stop.t());
+                    if (stop.user().isEmpty()) advanceTo(stop.t());
                     if (stop.isOfRun()) stopped++;
                 }
                 case MergeEvent _, RunEvent _, FormEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, LateEvent _,
@@ -8243,11 +8246,11 @@ final class DifyExec implements Runnable {
             starts.ended(end);
         }
 
-        private void passed(Instant now) {
+        private void advanceTo(Instant now) {
             if (startedAt.isEmpty()) startedAt = Optional.of(now);
             var passed = updatedAt.map(before -> Duration.between(before, now)).orElse(Duration.ZERO);
             if (passed.isNegative()) return; // the clock was set back
-            running = running.plus(passed);
+            timeTaken = timeTaken.plus(passed);
             updatedAt = Optional.of(now);
         }
 
@@ -8259,20 +8262,20 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the duration of all sessions, without the time between them.
-        Duration running() {
-            return running.plus(untilLastResult(Instant.MAX));
+        Duration timeTaken() {
+            return timeTaken.plus(untilLastResult(Instant.MAX));
         }
 
         /// Returns how many rows ran at a time in the last session that had enough rows.
         double concurrency(double secondsPerRow) {
-            return (manyStarts.isMany() && !starts.isMany() ? manyStarts : starts).concurrency(secondsPerRow);
+            return (lastEnough.isEnough() && !starts.isEnough() ? lastEnough : starts).concurrency(secondsPerRow);
         }
 
         /// Records when a session started its rows. Rows that started before the first one ended filled the slots; each
         /// later row followed a row that had ended. The time in which the last rows end, and slots stay empty, is left
         /// out.
         private static final class Starts {
-            private static final int MANY = 5;
+            private static final int ENOUGH_ROWS = 5;
 
             private Instant first = Instant.MAX, last = Instant.MIN, firstEnd = Instant.MAX;
             private long filling = 0, following = 0;
@@ -8288,8 +8291,8 @@ final class DifyExec implements Runnable {
                 if (at.isBefore(firstEnd)) firstEnd = at;
             }
 
-            boolean isMany() {
-                return filling + following >= MANY;
+            boolean isEnough() {
+                return filling + following >= ENOUGH_ROWS;
             }
 
             double concurrency(double secondsPerRow) {
@@ -8331,7 +8334,7 @@ final class DifyExec implements Runnable {
 
         /// Returns how many events of this kind were counted.
         long count(Class<? extends Event> kind) {
-            return events.getOrDefault(kind, 0L);
+            return eventCounts.getOrDefault(kind, 0L);
         }
 
         /// Returns how many attempts were made beyond the first of each row.
@@ -8381,7 +8384,7 @@ final class DifyExec implements Runnable {
         private final Map<Integer, EndEvent> ends = new HashMap<>();
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user
         private final LongList attemptsByRow = new LongList();
-        private final BitSet changed = new BitSet(), answered = new BitSet();
+        private final BitSet changed = new BitSet(), failedAfterForm = new BitSet();
         private final Figures figures = new Figures();
         /// Holds the figures of the batch and those of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
@@ -8451,7 +8454,7 @@ final class DifyExec implements Runnable {
             var history = new History(index);
             history.unreadable.addAll(Results.read(files.results(), history, listeners));
             history.read(files.log(), listeners);
-            files.retryIds().forEach(history::listed);
+            files.retryIds().forEach(history::takeListed);
             return history;
         }
 
@@ -8480,25 +8483,25 @@ final class DifyExec implements Runnable {
 
         /// Takes an event of the log, when it is read or when it was written.
         void take(Event event) {
-            if (event.results() >= 0) sized(event.results());
+            if (event.results() >= 0) noteResultsSize(event.results());
             last.put(event.getClass(), event);
             counting.forEach(one -> one.take(event));
             switch (event) {
-                case SessionEvent started -> session(started);
-                case MergeEvent merged -> merged(merged);
-                case AttemptEvent attempt -> attempt(attempt);
-                case RunEvent run -> began(run);
+                case SessionEvent started -> takeSession(started);
+                case MergeEvent merged -> takeMerge(merged);
+                case AttemptEvent attempt -> takeAttempt(attempt);
+                case RunEvent run -> takeRun(run);
                 case FormEvent form -> forms.computeIfAbsent(form.user(), _ -> new ArrayList<>(1)).add(form);
-                case EndEvent end -> end(end);
-                case LateEvent found -> late(found);
-                case StopEvent stop -> stop(stop);
+                case EndEvent end -> takeEnd(end);
+                case LateEvent found -> takeLate(found);
+                case StopEvent stop -> takeStop(stop);
                 case LookEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {}
             }
         }
 
         /// Notes the size of the results according to an event or to the file. If it is smaller than before, lines are
         /// missing.
-        void sized(long size) {
+        void noteResultsSize(long size) {
             if (size < resultsSize) doubt(_ -> true);
             resultsSize = size;
         }
@@ -8509,12 +8512,12 @@ final class DifyExec implements Runnable {
 
         /// Takes a merge. Attempts become doubtful if the results of their shard had been longer. The sizes in the logs
         /// of shards are mixed by time, so they show nothing about the merged file.
-        private void merged(MergeEvent merged) {
+        private void takeMerge(MergeEvent merged) {
             doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
         }
 
         /// Takes a stop event. Without a user, the session ended; with a user, Dify was asked to stop one task.
-        private void stop(StopEvent stop) {
+        private void takeStop(StopEvent stop) {
             if (stop.user().isEmpty()) {
                 stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
                 unfinished = Optional.empty();
@@ -8560,13 +8563,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Takes an id of the retry list. An id that is only there failed in the original tool, which has no log.
-        void listed(String id) {
+        void takeListed(String id) {
             int entry = index.findOrAdd(id);
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
         /// Takes the start of a session. A process that changes its mode stays in its session.
-        private void session(SessionEvent started) {
+        private void takeSession(SessionEvent started) {
             stopped = Optional.empty();
             if (!unfinished.map(SessionEvent::process).equals(Optional.ofNullable(started.process())))
                 unfinished = Optional.of(started);
@@ -8601,11 +8604,11 @@ final class DifyExec implements Runnable {
             return costs == null ? 0 : costs.get(entry) / BILLION;
         }
 
-        private void attempt(AttemptEvent attempt) {
+        private void takeAttempt(AttemptEvent attempt) {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(one -> one.sent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
-            answered.clear(entry);
+            failedAfterForm.clear(entry);
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
@@ -8613,7 +8616,7 @@ final class DifyExec implements Runnable {
             else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));
         }
 
-        private void began(RunEvent run) {
+        private void takeRun(RunEvent run) {
             sent.getOrDefault(run.id(), new ArrayList<>()).replaceAll(one -> {
                 if (!one.event().user().equals(run.user()) || one.state() != State.OPEN) return one;
                 boolean isStream = one.event().mode() == Mode.STREAMING;
@@ -8622,7 +8625,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private void end(EndEvent end) {
+        private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             spend(entry, end.tokens(), end.price(), end.currency());
             if (hasResult(entry, end.user())) return; // the attempt succeeded after this end
@@ -8638,11 +8641,11 @@ final class DifyExec implements Runnable {
             var former = index.status(entry);
             counting.forEach(one -> one.ended(entry, former, new Outcome(status.get(), end.error()), end.seconds()));
             if (!settle(entry, status.get())) return;
-            answered.set(entry, Judge.isAfterForm(end.error(), former == RowStatus.PAUSED));
+            failedAfterForm.set(entry, Judge.isAfterForm(end.error(), former == RowStatus.PAUSED));
             ends.put(entry, end);
         }
 
-        private void late(LateEvent found) {
+        private void takeLate(LateEvent found) {
             int entry = index.findOrAdd(found.id());
             remove(found.id(), one -> one.state() == State.RESENT && one.event().user().equals(found.user()))
                     .filter(_ -> Set.of("running", "paused").contains(found.saw())
@@ -8683,7 +8686,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the session that another process of this machine is running, or empty. The lock is not tested:
         /// testing would take it for a moment, and a command that starts at that moment would fail.
-        Optional<SessionEvent> running() {
+        Optional<SessionEvent> liveSession() {
             return unfinished.filter(session -> session.process() != null && session.process().isOtherAlive());
         }
 
@@ -8698,8 +8701,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the rows whose run failed after its form was answered, so that they are not sent again unasked.
-        IntStream answered() {
-            return answered.stream();
+        IntStream failedAfterForm() {
+            return failedAfterForm.stream();
         }
 
         /// Returns the last `end` event of a row that has not succeeded, or empty if there is none.
@@ -8798,7 +8801,7 @@ final class DifyExec implements Runnable {
     ///
     /// @param sessions the last session on these files, or of each shard if they were merged since
     record Origin(BatchFiles files, List<SessionEvent> sessions) {
-        private static final int MOST_RUNS = 3;
+        private static final int MAX_RUNS = 3;
 
         static Origin of(BatchFiles files) throws IOException {
             var last = new LinkedHashMap<String, SessionEvent>();
@@ -8864,7 +8867,7 @@ final class DifyExec implements Runnable {
 
         private static void add(LinkedHashMap<String, Recorded> newest, String run, String user) {
             newest.putLast(user, new Recorded(run, user));
-            if (newest.size() > MOST_RUNS) newest.pollFirstEntry();
+            if (newest.size() > MAX_RUNS) newest.pollFirstEntry();
         }
 
         /// Holds the fields of a results line that name its run. Lines of the original tool have no user.
@@ -9093,7 +9096,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(retry + ": not a list of ids of this batch", ELSEWHERE);
         }
 
-        void requireTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) throws IOException {
+        void requireWritableTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) throws IOException {
             requireRegular(file);
             if (isAny(all(), file) || isAny(inputs, file))
                 throw new Unusable(file + " is a file of the batch or its input", "choose another name");
@@ -9394,7 +9397,7 @@ final class DifyExec implements Runnable {
         record Merger(Shards shards, Csv csv, Index index, History history, Set<Integer> cut) {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
                 return Storage.naming(whole.results(), () -> {
-                    var index = Batch.rows(whole, Optional.of(csv));
+                    var index = Batch.readIndex(whole, Optional.of(csv));
                     try (var _ = whole.acquire()) { // while it is held, no shard can start
                         var shards = Shards.of(whole);
                         var missing = shards.requireMergeable(index, partial);
@@ -9509,7 +9512,7 @@ final class DifyExec implements Runnable {
     /// undone, so that no line is torn. Nothing more is written once another program has changed the file. Every
     /// failure names the file.
     static final class LineFile implements AutoCloseable {
-        private static final int FULL = 64 << 10;
+        private static final int BUFFER_SIZE = 64 << 10;
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
                 .without(SerializationFeature.FLUSH_AFTER_WRITE_VALUE);
 
@@ -9556,7 +9559,7 @@ final class DifyExec implements Runnable {
                 json.writeRaw('\n');
                 return json;
             });
-            if (waiting.size() >= FULL) write();
+            if (waiting.size() >= BUFFER_SIZE) write();
         }
 
         boolean write() {
@@ -9692,7 +9695,7 @@ final class DifyExec implements Runnable {
         /// Returns the last line. Reads from the file's end, twice as many bytes each time. A mapped file would be
         /// shorter to write, but a disk that fails while the map is read ends the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
-            for (long length = FULL; ; length *= 2) {
+            for (long length = BUFFER_SIZE; ; length *= 2) {
                 long from = Math.max(0, size - length);
                 var bytes = ByteBuffer.allocate((int) (size - from));
                 while (bytes.hasRemaining() && channel.read(bytes, from + bytes.position()) >= 0) {}
@@ -10030,7 +10033,7 @@ final class DifyExec implements Runnable {
                         })).build();
         static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
         /// How many bytes a seek reads before its line, because the lines of a row are often close to each other.
-        private static final int BACK = 1 << 14;
+        private static final int SEEK_BACK = 1 << 14;
 
         final Path path;
         private final FileChannel file; // null if the file does not exist
@@ -10073,7 +10076,7 @@ final class DifyExec implements Runnable {
         }
 
         Lines seek(long place) {
-            if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - BACK));
+            if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - SEEK_BACK));
             return this;
         }
 
@@ -10153,9 +10156,9 @@ final class DifyExec implements Runnable {
     ///        what else is wrong: [#check] refuses it, so that no row of it is sent
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
             UnaryOperator<Row> edits, Optional<Shard> shard, List<Faulty> faults) implements AutoCloseable {
-        private static final int SEARCHED = 100_000;
+        private static final int MAX_SEARCHED_ROWS = 100_000;
         static final String NUMBERS = "#";
-        private static final String BLANK = "-";
+        private static final String NO_ID = "-";
         private static final String NUMBERED = "--id-column '#' numbers the rows instead";
         /// Matches values like ids: at least one digit, but not a sentence, a number with decimals, a date or JSON.
         private static final Pattern ID = Pattern.compile(
@@ -10315,7 +10318,7 @@ final class DifyExec implements Runnable {
             var values = names.stream().map(_ -> new HashSet<String>()).toList();
             int rows = 0;
             try (var records = header.records(file)) {
-                for (var row = records.next(); row != null && rows < SEARCHED; row = records.next()) {
+                for (var row = records.next(); row != null && rows < MAX_SEARCHED_ROWS; row = records.next()) {
                     rows++;
                     for (int i = 0; i < Math.min(row.size(), names.size()); i++)
                         if (ID.matcher(row.get(i).strip()).matches()) values.get(i).add(row.get(i).strip());
@@ -10395,9 +10398,9 @@ final class DifyExec implements Runnable {
         ///
         /// @param inspector is shown all rows that have all cells, also those with an unusable id
         /// @param use takes all rows that can be used, and returns what is wrong with the id
-        int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Faulty> report) {
+        int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Faulty> onFault) {
             int ofOtherShards = 0;
-            file.extras().faults().forEach(report);
+            file.extras().faults().forEach(onFault);
             try (var rows = new Rows()) {
                 while (rows.next()) {
                     var fault = rows.shapeFault();
@@ -10406,13 +10409,13 @@ final class DifyExec implements Runnable {
                         inspector.accept(row);
                         fault = rows.idFault().or(() -> use.apply(row).map(rows::unusableId));
                     }
-                    fault.ifPresent(report);
+                    fault.ifPresent(onFault);
                 }
                 if (rows.number == 0) throw new Unusable(file.name() + ": no rows below the header");
                 ofOtherShards = rows.ofOtherShards;
             } catch (Faulty end) {
                 if (end.repair.isPresent()) throw end;
-                report.accept(end); // an unclosed quote: the rest cannot be divided into cells
+                onFault.accept(end); // an unclosed quote: the rest cannot be divided into cells
             }
             return ofOtherShards;
         }
@@ -10496,7 +10499,7 @@ final class DifyExec implements Runnable {
             Row row() {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
                 for (var input : inputs) values.put(input.name(), value(input));
-                var id = id().isEmpty() ? BLANK : id(); // only to inspect the row: it is never sent
+                var id = id().isEmpty() ? NO_ID : id(); // only to inspect the row: it is never sent
                 return new Row(index, records.line, id, values, Fingerprint.of(values), false, typed());
             }
 
@@ -10547,7 +10550,8 @@ final class DifyExec implements Runnable {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt();
                 long wanted = shape.headerRow() == null ? 0 : shape.headerRow();
-                char delimiter = likely(file.start().substring(prefix.end()).lines().skip(Math.max(0, wanted - 1)));
+                char delimiter = likelyDelimiter(file.start().substring(prefix.end()).lines()
+                        .skip(Math.max(0, wanted - 1)));
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
                 if (shape.delimiter() != null) delimiter = shape.delimiter();
                 if (file.isCopy()) delimiter = ',';
@@ -10569,41 +10573,41 @@ final class DifyExec implements Runnable {
             /// rows. The first cells of column names may be blank: pandas does not name its index.
             private static void refuseTitle(TextFile file, List<String> first, Records records) {
                 var lines = new TreeMap<Long, Long>();
-                long line = records.line, filled = filled(first);
+                long line = records.line, filled = cellsWithText(first);
                 try {
                     for (var row = records.next(); row != null && lines.size() < 20; row = records.next())
-                        lines.put(records.line, filled(row));
+                        lines.put(records.line, cellsWithText(row));
                 } catch (Faulty _) {
                     // It is found again when all rows are read.
                 }
                 long widest = lines.isEmpty() ? 0 : Collections.max(lines.values());
                 if (filled * 2 > widest - first.stream().takeWhile(String::isBlank).count()) return;
-                long likely = lines.keySet().stream().filter(row -> lines.get(row) * 2 > widest)
+                long likelyHeaderRow = lines.keySet().stream().filter(row -> lines.get(row) * 2 > widest)
                         .findFirst().orElse(line);
-                var repair = new Faulty.Repair("--header-row", likely);
+                var repair = new Faulty.Repair("--header-row", likelyHeaderRow);
                 throw new Faulty(file, line, 0, Text.count(filled, "cell") + ", but " + widest + " in a row below it",
                         "use " + repair.option() + " if the column names are there", Optional.of(repair));
             }
 
-            private static long filled(List<String> cells) {
+            private static long cellsWithText(List<String> cells) {
                 return cells.stream().filter(cell -> !cell.isBlank()).count();
             }
 
             /// Guesses the delimiter from the first line with text that contains it as often as the next line does,
             /// because a title may be above the table.
-            private static char likely(Stream<String> text) {
+            private static char likelyDelimiter(Stream<String> text) {
                 var lines = text.collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
                 for (int i = 0; i + 1 < lines.size(); i++) {
-                    char likely = likely(lines.get(i));
+                    char likely = likelyDelimiter(lines.get(i));
                     long count = count(lines.get(i), likely);
                     boolean isTable = count == count(lines.get(i + 1), likely);
                     if (isTable && count > Math.min(i, 1)) return likely; // one in a later line may be part of a text
                 }
-                return lines.isEmpty() ? ',' : likely(lines.getFirst());
+                return lines.isEmpty() ? ',' : likelyDelimiter(lines.getFirst());
             }
 
-            private static char likely(String line) {
+            private static char likelyDelimiter(String line) {
                 return Stream.of(',', ';', '\t').max(Comparator.comparingLong(one -> count(line, one))).orElseThrow();
             }
 
@@ -10642,7 +10646,7 @@ final class DifyExec implements Runnable {
         /// and reports neither text after a closing quote nor the line of an unclosed one.
         private static final class Records implements AutoCloseable {
             /// The most characters of a cell, so that an unclosed quote does not fill the memory.
-            private static final int LARGEST = 64 << 20;
+            private static final int MAX_CELL_LENGTH = 64 << 20;
 
             private final TextFile file;
             private final Reader in;
@@ -10671,27 +10675,27 @@ final class DifyExec implements Runnable {
                 while (true) {
                     line = next;
                     if (peek() < 0) return null;
-                    if (file.isCopy()) line = number();
+                    if (file.isCopy()) line = takeNumber();
                     var cells = new ArrayList<String>();
                     typed.clear();
                     do {
                         cell.setLength(0);
                         boolean isText = peek() == '"';
-                        if (isText) quoted();
+                        if (isText) takeQuoted();
                         else takeTo(delimiter);
                         typed.set(cells.size(), file.isCopy() && !isText && !cell.isEmpty());
                         cells.add(cell.toString());
-                    } while (pass(delimiter));
-                    lineEnd();
+                    } while (takeIf(delimiter));
+                    takeLineBreak();
                     if (!cells.stream().allMatch(String::isBlank)) return cells;
                 }
             }
 
             /// Reads the number that the record has in the original file.
-            private long number() {
+            private long takeNumber() {
                 cell.setLength(0);
                 takeTo(delimiter);
-                pass(delimiter);
+                takeIf(delimiter);
                 return Long.parseLong(cell, 0, cell.length(), 10);
             }
 
@@ -10700,21 +10704,21 @@ final class DifyExec implements Runnable {
                 return place >= 0 && typed.get(place);
             }
 
-            private void quoted() {
+            private void takeQuoted() {
                 long opened = next;
-                pass('"');
+                takeIf('"');
                 while (true) {
                     takeTo('"');
                     if (peek() < 0) throw file.unusable(opened, "unclosed quote");
-                    if (isLineEnd(peek())) cell.append(lineEnd());
-                    else if (pass('"') && pass('"')) cell.append('"'); // two quotes mean one
+                    if (isLineBreak(peek())) cell.append(takeLineBreak());
+                    else if (takeIf('"') && takeIf('"')) cell.append('"'); // two quotes mean one
                     else break;
                 }
-                if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
+                if (peek() >= 0 && peek() != delimiter && !isLineBreak(peek()))
                     throw file.unusable(next, "text after a closing quote (double a quote inside a quoted cell)");
             }
 
-            private static boolean isLineEnd(int c) {
+            private static boolean isLineBreak(int c) {
                 return c == '\n' || c == '\r';
             }
 
@@ -10722,10 +10726,10 @@ final class DifyExec implements Runnable {
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
-                    while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])
+                    while (at < end && buffer[at] != stop && !isLineBreak(buffer[at])
                             && buffer[at] != TextFile.INVALID) at++;
                     cell.append(buffer, from, at - from);
-                    if (cell.length() > LARGEST)
+                    if (cell.length() > MAX_CELL_LENGTH)
                         throw file.unusable(line, "a cell is larger than 64 MiB (an unclosed quote?)");
                     if (at < end && buffer[at] == TextFile.INVALID) throw file.invalid(next);
                     if (at < end) return;
@@ -10733,15 +10737,15 @@ final class DifyExec implements Runnable {
             }
 
             /// Passes and returns one line end: LF, CR LF or CR.
-            private String lineEnd() {
+            private String takeLineBreak() {
                 next++;
-                if (pass('\n')) return "\n";
-                pass('\r');
-                return pass('\n') ? "\r\n" : "\r";
+                if (takeIf('\n')) return "\n";
+                takeIf('\r');
+                return takeIf('\n') ? "\r\n" : "\r";
             }
 
             /// Passes the next character if it is the expected one. Returns whether it was.
-            private boolean pass(char expected) {
+            private boolean takeIf(char expected) {
                 if (peek() != expected) return false;
                 at++;
                 return true;
@@ -11103,8 +11107,8 @@ final class DifyExec implements Runnable {
     /// Reads a worksheet of an Excel workbook. A cell becomes the text that a person sees, if that text is well
     /// defined.
     static final class Book {
-        static final int MOST_ROWS = 1 << 20; // Excel's limit
-        private static final Pattern ERROR =
+        static final int MAX_ROWS = 1 << 20; // Excel's limit
+        private static final Pattern ERROR_VALUE =
                 Pattern.compile("#(N/A|NAME\\?|(REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD|BLOCKED|CONNECT|UNKNOWN)!)");
         static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
@@ -11227,8 +11231,8 @@ final class DifyExec implements Runnable {
                 for (var all = rows.iterator(); all.hasNext(); ) {
                     var row = all.next();
                     long at = Math.max(number + 1, row.getRowNum());
-                    if (at > MOST_ROWS) throw file.unusable(at, "beyond Excel's limit of "
-                            + Text.number(MOST_ROWS) + " rows");
+                    if (at > MAX_ROWS) throw file.unusable(at, "beyond Excel's limit of "
+                            + Text.number(MAX_ROWS) + " rows");
                     var cells = new ArrayList<String>();
                     for (var cell : row) cells.add(cell == null ? "" : text(cell, at, cells.size()));
                     while (!cells.isEmpty() && cells.getLast().replace('"', ' ').isBlank()) cells.removeLast();
@@ -11245,19 +11249,19 @@ final class DifyExec implements Runnable {
         private String text(Cell cell, long row, int column) {
             var raw = Objects.requireNonNullElse(cell.getRawValue(), "").strip();
             if (cell.getType() == CellType.STRING && cell.getValue() == null)
-                return faulty(row, column, "the workbook lacks the text of this cell");
+                return addFault(row, column, "the workbook lacks the text of this cell");
             return switch (cell.getValue()) {
                 case null -> raw.isEmpty() ? "" : number(new BigDecimal(raw), cell); // with spaces around it
                 case BigDecimal number -> number(number, cell);
                 case String text when cell.getType() == CellType.ERROR
-                        || cell.getType() == CellType.FORMULA && ERROR.matcher(text).matches() ->
-                        faulty(row, column, "error value " + text);
+                        || cell.getType() == CellType.FORMULA && ERROR_VALUE.matcher(text).matches() ->
+                        addFault(row, column, "error value " + text);
                 case Object text -> TextFile.quoted(ESCAPE.matcher(text.toString()).replaceAll(escape -> Matcher
                         .quoteReplacement(String.valueOf((char) Integer.parseInt(escape.group(1), 16)))));
             };
         }
 
-        private String faulty(long row, int column, String problem) {
+        private String addFault(long row, int column, String problem) {
             faults.add(file.unusable(row, column, problem, ""));
             return "";
         }
@@ -11305,7 +11309,7 @@ final class DifyExec implements Runnable {
             for (var xml = part(zip, path); xml.hasNext(); xml.next()) {
                 if (xml.isEndElement() && xml.getLocalName().equals("c") && lacksResult) {
                     var cell = new CellAddress(place);
-                    faulty(cell.getRow() + 1, cell.getColumn(),
+                    addFault(cell.getRow() + 1, cell.getColumn(),
                             "a formula without a result (save the workbook in a spreadsheet program)");
                 }
                 if (xml.isStartElement()) switch (xml.getLocalName()) {
@@ -11358,7 +11362,7 @@ final class DifyExec implements Runnable {
             return new Form(variables, columns, !form.isArray());
         }
 
-        Form asking(String column, List<String> columns) {
+        Form withQuestion(String column, List<String> columns) {
             var question = new Variable(column, "", Variable.QUESTION, true, false, List.of(), Value.Query::new);
             return new Form(Stream.concat(Stream.of(question), variables.stream()).toList(), columns, isText);
         }
@@ -11484,8 +11488,9 @@ final class DifyExec implements Runnable {
         /// Returns the columns that no variable takes, except the ids and a question that `--query-column` does not
         /// name yet.
         private List<String> unmatched(Csv csv) {
-            boolean hasQuestion = variables.stream().filter(Variable::isQuestion).allMatch(byColumn::containsValue);
-            var question = hasQuestion ? "" : questionColumn(csv.columns()).orElse("");
+            boolean isQuestionMapped = variables.stream().filter(Variable::isQuestion)
+                    .allMatch(byColumn::containsValue);
+            var question = isQuestionMapped ? "" : questionColumn(csv.columns()).orElse("");
             return csv.columns().stream().filter(column -> !byColumn.containsKey(column) && !csv.isId(column)
                     && !question.equals(column)).collect(Collectors.toCollection(ArrayList::new));
         }
@@ -11625,11 +11630,11 @@ final class DifyExec implements Runnable {
                     "video", List.of("mp4", "mov", "mpeg", "webm"),
                     "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
                             "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
-            private static final Pattern SECOND = Pattern.compile(";\\s*(@|https?://)");
+            private static final Pattern SECOND_FILE = Pattern.compile(";\\s*(@|https?://)");
             private static final String LOCAL = "local_file", REMOTE = "remote_url";
 
             Value read(String cell) {
-                if (!isList && SECOND.matcher(cell).find())
+                if (!isList && SECOND_FILE.matcher(cell).find())
                     return new Value.Wrong("takes one file, but the cell has several");
                 if (!isList) return one(cell.strip());
                 var array = Json.parsed(cell);
@@ -11657,12 +11662,12 @@ final class DifyExec implements Runnable {
             private Value remote(String part) {
                 try {
                     var address = new URI(part.replace(" ", "%20"));
-                    var end = end(Objects.requireNonNullElse(address.getPath(), ""));
+                    var ending = ending(Objects.requireNonNullElse(address.getPath(), ""));
                     var kinds = texts(rules.path("allowed_file_types"));
                     // without an ending, only Dify's own look at the address can tell the kind
-                    var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
+                    var kind = ending.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(ending);
                     if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
-                        return wrongKind(kind, end)
+                        return wrongKind(kind, ending)
                                 .orElseGet(() -> Value.file(kind, REMOTE, "url", address.toString()));
                 } catch (URISyntaxException _) {
                     // reported below
@@ -11681,27 +11686,27 @@ final class DifyExec implements Runnable {
                         return new Value.Wrong("names a file outside the CSV's folder: " + file
                                 + " (allow another folder with --files DIR)");
                     if (!Files.isReadable(path)) return new Value.Wrong("names a file that cannot be read: " + path);
-                    var kind = kind(end(name));
+                    var kind = kind(ending(name));
                     var limit = List.of("image", "audio", "video").contains(kind) ? kind + "_file_size_limit"
                             : "file_size_limit";
                     long most = system.path(limit).asLong(0), size = Files.size(file);
                     if (most > 0 && size > most << 20) return new Value.Wrong("names a file of " + (size >> 20)
                             + " MB; the limit is " + most + " MB");
-                    return wrongKind(kind, end(name))
+                    return wrongKind(kind, ending(name))
                             .orElseGet(() -> new Value.Local(kind, path.getFileName().toString(), file));
                 } catch (InvalidPathException | IOException problem) {
                     return new Value.Wrong("names a file that cannot be read: " + Text.reason(problem));
                 }
             }
 
-            private Optional<Value> wrongKind(String kind, String end) {
+            private Optional<Value> wrongKind(String kind, String ending) {
                 var kinds = texts(rules.path("allowed_file_types"));
                 var custom = kinds.contains("custom") ? endings() : List.<String>of();
-                if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(end))
+                if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(ending))
                     return Optional.empty();
                 return Optional.of(new Value.Wrong("takes files of type " + String.join(", ", kinds)
                         + inBrackets(String.join(", ", custom)) + ", not " + kind
-                        + inBrackets(end.isEmpty() ? "" : "." + end)));
+                        + inBrackets(ending.isEmpty() ? "" : "." + ending)));
             }
 
             private List<String> endings() {
@@ -11713,12 +11718,12 @@ final class DifyExec implements Runnable {
                 return text.isEmpty() ? "" : " (" + text + ")";
             }
 
-            private static String kind(String end) {
-                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(end)).map(Map.Entry::getKey)
-                        .findFirst().orElse("custom");
+            private static String kind(String ending) {
+                return ENDINGS.entrySet().stream().filter(kind -> kind.getValue().contains(ending))
+                        .map(Map.Entry::getKey).findFirst().orElse("custom");
             }
 
-            private static String end(String name) {
+            private static String ending(String name) {
                 int dot = name.lastIndexOf('.');
                 return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
             }

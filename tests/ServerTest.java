@@ -48,7 +48,7 @@ class ServerTest {
 
     /// The fields sent with a question to a chatflow.
     static Map<String, Value> asked(Attempt attempt) {
-        return Form.ofText().asking("text", List.of("id", "text")).values(attempt.row());
+        return Form.ofText().withQuestion("text", List.of("id", "text")).values(attempt.row());
     }
 
     static DifyClient client(Access access, Duration timeout, Duration firstEvent) {
