@@ -1,7 +1,6 @@
 package difyexec;
 
-import com.sun.net.httpserver.HttpsConfigurator;
-import com.sun.net.httpserver.HttpsServer;
+import com.github.tomakehurst.wiremock.WireMockServer;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.*;
 import org.junit.jupiter.params.provider.*;
@@ -10,19 +9,12 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
+import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Whole commands: settings, command lines, servers that stop a batch. Every call is searched for the key.
-@Timeout(90)
 final class SettingsTest extends WholeCommand {
-    /// Every row succeeds, at any address.
-    private static void answer(ServerTest.Wire.Connection connection) throws IOException {
-        while (connection.request()) connection.answer(connection.last.startsWith("GET ")
-                ? text("{'mode':'workflow','user_input_form':[{'paragraph':{'variable':'text'}}]}")
-                : ServerTest.Events.blocking("{}"));
-    }
-
     @Nested
     class TheServer {
         private static final int SLOTS = 2;
@@ -65,15 +57,6 @@ final class SettingsTest extends WholeCommand {
                     postRequestedFor(urlEqualTo("/v1/workflows/" + version + "/run")));
         }
 
-        @Test
-        void hasAnAppOfAnotherKind() throws IOException {
-            dify.info(dify.answer(200, "{\"name\":\"bot\",\"mode\":\"agent-chat\"}"));
-
-            stopped(run(), "agent-chat", "hint: ");
-
-            assertEquals(0, dify.runs());
-        }
-
         @ParameterizedTest
         @CsvSource(delimiter = '|', textBlock = """
                 404 | text/html        | <html><title>404 Not Found</title></html>
@@ -104,13 +87,12 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void canServeItsApiWithoutAPath() throws IOException {
-            try (var wire = new ServerTest.Wire(SettingsTest::answer)) {
-                rows(1);
+            rows(1);
+            dify.server.stubFor(get(urlEqualTo("/info")).willReturn(dify.answer(200, "{\"mode\":\"workflow\"}")));
+            dify.server.stubFor(get(urlEqualTo("/parameters")).willReturn(dify.answer(200, "{}")));
+            dify.server.stubFor(post(urlEqualTo("/workflows/run")).willReturn(dify.ended("succeeded", "")));
 
-                call(settingsFor(wire), typed("run", "--base-url", wire.url().resolve("/").toString())).exits(0);
-
-                assertTrue(wire.requests.getLast().startsWith("POST /workflows/run "), wire.requests.getLast());
-            }
+            dify.run("--base-url", dify.url().replace("v1", "")).exits(0);
         }
 
         @Test
@@ -138,17 +120,13 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void isTriedOncePlusTheAllowedRetries() throws IOException {
-            try (var wire = new ServerTest.Wire(connection -> {
-                connection.request();
-                connection.say("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
-            })) {
-                rows(3);
+            rows(3);
+            dify.info(aResponse().withStatus(503));
 
-                call(settingsFor(wire), typed("run", "--max-retries", "2")).exits(4).says("3 rows");
+            dify.run("--max-retries", "2").exits(4).says("3 rows");
 
-                assertEquals(3, wire.requests.size());
-                for (var request : wire.requests) assertTrue(request.startsWith("GET /v1/info "), request);
-            }
+            assertEquals(3, dify.requests());
+            dify.server.verify(3, getRequestedFor(urlEqualTo("/v1/info")));
         }
 
         @Test
@@ -169,18 +147,6 @@ final class SettingsTest extends WholeCommand {
             stopped(call, LocalDate.now().plusDays(1).toString());
             assertTrue(call.err().matches("(?s).* \\d\\d:\\d\\d [+-]\\d\\d:\\d\\d.*"), call.err());
             assertEquals(0, dify.runs());
-        }
-
-        @Test
-        void revokesTheKeyInTheMiddle() throws IOException {
-            dify.row("4", dify.refused(401, "unauthorized", "Access token is invalid"));
-
-            rows(20);
-            dify.run("-c", "1").exits(4).reports("DIFY_API_KEY");
-
-            assertEquals("succeeded=3 pending=17", status());
-            assertEquals(4, dify.runs());
-            assertFalse(Files.exists(file("results.jsonl.retry")));
         }
 
         @Test
@@ -234,7 +200,7 @@ final class SettingsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"TIMEOUT, abc", "TIMEOUT, -1", "MAX_RETRY_DELAY, 1 day", "INITIAL_RETRY_DELAY, 1s2",
             "MAX_RETRIES, many", "MAX_RETRIES, 1.5", "DIFY_API_BASE_URL, dify", "DIFY_API_BASE_URL, ftp://dify/v1",
-            "DIFY_API_BASE_URL, //127.0.0.1/v1"})
+            "DIFY_API_BASE_URL, //127.0.0.1/v1", "DIFY_CA_FILE, none.pem"})
         void aBadVariableIsReportedWithItsSource(String variable, String text) throws IOException {
             rows(1);
 
@@ -377,25 +343,16 @@ final class SettingsTest extends WholeCommand {
             assertEquals(Set.of("data.csv"), names());
         }
 
-        @Test
-        void aMissingCertificateFileIsReported() throws IOException {
-            rows(1);
-
-            call(dify.settings("DIFY_CA_FILE", path("ca.pem")), typed("run")).exits(2)
-                    .reports("DIFY_CA_FILE=" + path("ca.pem"));
-        }
-
+        /// WireMock is the proxy, too.
         @Test
         void aKeySentUnencryptedCausesAWarning() throws IOException {
-            try (var proxy = new ServerTest.Wire(SettingsTest::answer)) {
-                rows(1);
-                var settings = dify.settings("DIFY_API_BASE_URL", "http://dify.test/v1", "HTTP_PROXY",
-                        proxy.url().toString().replace("/v1", ""));
+            rows(1);
+            var settings = dify.settings("DIFY_API_BASE_URL", "http://dify.test/v1", "HTTP_PROXY",
+                    dify.url().replace("/v1", ""));
 
-                call(settings, typed("run")).exits(0).says("Warning: http://dify.test/v1 ");
+            call(settings, typed("run")).exits(0).says("Warning: http://dify.test/v1 ");
 
-                assertTrue(proxy.requests.getLast().startsWith("POST http://dify.test/v1/workflows/run "));
-            }
+            assertEquals(1, dify.runs());
         }
 
         @Test
@@ -421,11 +378,10 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anUnusableSettingIsReportedWhereItIsNeeded() throws IOException {
+        void anUnusableSettingThatIsNotNeededIsIgnored() throws IOException {
             rows(1);
             var settings = dify.settings("TIMEOUT", "abc");
 
-            call(settings, typed("run")).exits(2);
             call(settings, typed("run", "--timeout", "5")).exits(0);
             call(settings, "run", "--help").exits(0);
         }
@@ -565,7 +521,7 @@ final class SettingsTest extends WholeCommand {
                 retry -i IN                          | --output
                 status                               | --output
                 """)
-        void anUnusableFileIsReportedInOneSentence(String typed, String named) throws IOException {
+        void anUnusableCommandLineIsReportedInOneSentence(String typed, String named) throws IOException {
             rows(2);
             var words = typed.replace("IN", input()).replace("OUT", output()).split(" ");
 
@@ -597,49 +553,34 @@ final class SettingsTest extends WholeCommand {
     /// A server with https, and certificates of an authority that only `DIFY_CA_FILE` makes known.
     @Nested
     class ACertificate {
-        private static void keytool(String... words) throws IOException {
+        private void keytool(String command) throws Exception {
             var tool = Path.of(System.getProperty("java.home"), "bin", "keytool").toString();
-            var process = new ProcessBuilder(Stream.concat(Stream.of(tool), Stream.of(words)).toList())
-                    .redirectErrorStream(true).start();
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
-            assertEquals(0, process.onExit().join().exitValue(), said);
+            var words = (command + " -keystore keys.p12 -storepass secret").split(" ");
+            ended(start(List.of(words(List.of(tool), words)), Map.of())).exits(0);
         }
 
-        private void pair(String alias, String... more) throws IOException {
-            keytool(words(List.of("-genkeypair", "-alias", alias, "-keyalg", "EC", "-dname", "CN=" + alias, "-keystore",
-                    path("keys.p12"), "-storepass", "secret"), more));
-        }
-
-        /// Its certificate is from this start, such as `-10d`, for five days, and names this host.
-        private HttpsServer serve(String start, String name) throws Exception {
-            pair("authority", "-ext", "bc:c");
-            pair("server", "-signer", "authority", "-startdate", start, "-validity", "5", "-ext", "san=" + name);
-            keytool("-exportcert", "-rfc", "-alias", "authority", "-keystore", path("keys.p12"), "-storepass", "secret",
-                    "-file", path("authority.pem"));
-            var store = KeyStore.getInstance(file("keys.p12").toFile(), "secret".toCharArray());
-            var factory = KeyManagerFactory.getInstance(KeyManagerFactory.getDefaultAlgorithm());
-            store.deleteEntry("authority");
-            factory.init(store, "secret".toCharArray());
-            var context = SSLContext.getInstance("TLS");
-            context.init(factory.getKeyManagers(), null, null);
-            var server = HttpsServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
-            server.setHttpsConfigurator(new HttpsConfigurator(context));
-            Map.of("/v1/info", "{'name':'echo','mode':'workflow'}", "/v1/parameters", "{'user_input_form':[]}")
-                    .forEach((path, answer) -> server.createContext(path, exchange -> {
-                        try (exchange) {
-                            exchange.sendResponseHeaders(200, answer.length());
-                            exchange.getResponseBody().write(text(answer).getBytes(UTF_8));
-                        }
-                    }));
+        /// Starts a server whose certificate is from this start, such as `-10d`, for five days, and names this host.
+        /// Returns the settings for it, without the file of its authority, `authority.pem`.
+        private Map<String, String> serve(String start, String name) throws Exception {
+            keytool("-genkeypair -alias authority -keyalg EC -dname CN=authority -ext bc:c");
+            keytool("-genkeypair -alias server -keyalg EC -dname CN=server -signer authority -startdate " + start
+                    + " -validity 5 -ext san=" + name);
+            keytool("-exportcert -rfc -alias authority -file authority.pem");
+            keytool("-delete -alias authority");
+            var server = new WireMockServer(options().bindAddress("127.0.0.1").httpDisabled(true).dynamicHttpsPort()
+                    .keystorePath(path("keys.p12")).keystoreType("PKCS12").keystorePassword("secret")
+                    .keyManagerPassword("secret"));
             server.start();
-            open.add(() -> server.stop(0));
-            return server;
+            open.add(server::stop);
+            server.stubFor(get("/v1/info").willReturn(okJson(text("{'name':'echo','mode':'workflow'}"))));
+            server.stubFor(get("/v1/parameters").willReturn(okJson(text("{'user_input_form':[]}"))));
+            return settings("https://127.0.0.1:" + server.httpsPort() + "/v1");
         }
 
         /// A further try would come after ten minutes, and the test would run out of time.
-        private Map<String, String> settings(String url) {
-            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", url, "INITIAL_RETRY_DELAY", "10m",
-                    "MAX_RETRY_DELAY", "10m");
+        private static Map<String, String> settings(String url) {
+            return new HashMap<>(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", url, "INITIAL_RETRY_DELAY", "10m",
+                    "MAX_RETRY_DELAY", "10m"));
         }
 
         @ParameterizedTest
@@ -652,9 +593,8 @@ final class SettingsTest extends WholeCommand {
                 """)
         void thatCannotBeTrustedEndsTheCallAtOnce(String start, String name, boolean known, String says)
                 throws Exception {
-            var server = serve(start, name);
+            var settings = serve(start, name);
             rows(2);
-            var settings = new HashMap<>(settings("https://127.0.0.1:" + server.getAddress().getPort() + "/v1"));
             if (known) settings.put("DIFY_CA_FILE", path("authority.pem"));
 
             for (var words : List.of(typed("run"), new String[] {"check", "-i", input()}))
@@ -663,9 +603,8 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void aTrustedCertificateIsNotMentioned() throws Exception {
-            var server = serve("-1d", "ip:127.0.0.1");
+            var settings = serve("-1d", "ip:127.0.0.1");
             rows(2);
-            var settings = new HashMap<>(settings("https://127.0.0.1:" + server.getAddress().getPort() + "/v1"));
             settings.put("DIFY_CA_FILE", path("authority.pem"));
 
             call(settings, "check", "-i", input(), "--no-check").omits("certificate").exits(0);
