@@ -103,8 +103,8 @@ final class ShellTest extends WholeCommand {
         return reopened();
     }
 
-    private Session reopened() {
-        return new Session(Map.of(), "--demo", "-i", input(), "-o", output());
+    private Session reopened(String... more) {
+        return new Session(Map.of(), words(List.of("--demo", "-i", input(), "-o", output()), more));
     }
 
     private Session session(Simulated dify) {
@@ -136,7 +136,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isOpenWhileAQuoteIsExceptInAComment() {
+        void continuesUntilItsQuoteIsClosedExceptInAComment() {
             assertEquals(Optional.empty(), Shell.words("set 1 text=\"first"));
             assertEquals(List.of("set", "1", "text=first\nsecond"),
                     Shell.words("set 1 text=\"first\nsecond\"").orElseThrow());
@@ -173,10 +173,6 @@ final class ShellTest extends WholeCommand {
 
             var steady = steady(transcript.toString());
             Given.Golden.check("shell-story.txt", steady);
-            var line = result("r-2");
-            assertTrue(line.path("edited").asBoolean());
-            assertEquals("The parcel came late", line.path("inputs").path("text").asText());
-            assertEquals("r-4\n", content("results.jsonl.retry"));
             if (Boolean.getBoolean("golden.update")) Files.writeString(Path.of(System.getProperty("story.to",
                     path("story"))), transcript.toString().replace(folder + File.separator, ""));
         }
@@ -221,10 +217,9 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void hasTheConstantsOfTheShell() throws IOException {
-            Files.writeString(file("data.csv"), "id\n1\n");
-            var session = new Session(Map.of(), "--demo", "-i", input(), "-o", output(), "--var", "text=a,b=c", "--var",
-                    "tone=plain");
+        void usesTheConstantsOfItsShell() throws IOException {
+            csv("id", "1");
+            var session = reopened("--var", "text=a,b=c", "--var", "tone=plain");
 
             session.ok("run --progress off");
 
@@ -233,13 +228,10 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void showsTheRunOfAnAttemptWithoutAnEnd() throws IOException {
-            Files.writeString(file("data.csv"), "id\na\n");
-            Files.writeString(file("results.jsonl.log"), """
-                    {"event":"session","t":"2026-01-16T12:00:00Z","format":4}
-                    {"event":"attempt","t":"2026-01-16T12:00:00Z","id":"a","user":"u","mode":"streaming"}
-                    {"event":"run","t":"2026-01-16T12:00:01Z","id":"a","user":"u","run":"r1","task":"t1"}
-                    """);
+        void showsTheRunOfAnUnfinishedAttempt() throws IOException {
+            csv("id", "a");
+            Files.writeString(file("results.jsonl.log"), new Given.Log().session("1.14.2").attempt("a", "u")
+                    .run("a", "u", "r1").toString());
 
             reopened().ok("show a").shows("streaming  unfinished, run r1\n");
         }
@@ -321,7 +313,7 @@ final class ShellTest extends WholeCommand {
     @Nested
     class AnEdit {
         @Test
-        void isADiffUntilItIsUndone() throws IOException {
+        void isShownAsADiffUntilItIsUndone() throws IOException {
             var session = five();
 
             session.ok("set r-2 text=\"a\nb\" tone=plain").shows("- [fail] The parcel came late\n  + a\n  + b");
@@ -360,7 +352,7 @@ final class ShellTest extends WholeCommand {
 
         @Test
         void anEditPrefersTheRowWhoseIdIsExactlyTheWord() throws IOException {
-            Files.writeString(file("data.csv"), "id,text\nfailed,a\n\"x,y\",b\nx,c\ny,d\n");
+            csv("id,text", "failed,a", "\"x,y\",b", "x,c", "y,d");
             var session = reopened();
 
             session.ok("set failed text=new").shows("- a\n");
@@ -410,7 +402,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isSavedIntoACsvWithEverythingElseAsItWas() throws IOException {
+        void isSavedIntoACsvThatIsOtherwiseUnchanged() throws IOException {
             var session = five();
             session.ok("set r-4 text='a \"quote\", and\nanother line'");
 
@@ -419,7 +411,6 @@ final class ShellTest extends WholeCommand {
                     content("fixed.csv").replace("\r\n", "\n"));
             for (var name : List.of("fixed.csv", "data.csv"))
                 session.refused("save " + file(name)).shows("--force");
-            session.refused("save " + file("results.jsonl") + " --force").shows("results.jsonl");
             assertEquals(FIVE, content("data.csv"));
 
             session.ok("save --force " + file("data.csv"));
@@ -454,11 +445,11 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isSavedInTheCsvsEncodingAndLineEndsOrNamedIfItCannotBe() throws IOException {
+        void isSavedInTheCsvsEncodingAndLineEndsOrRefused() throws IOException {
             var shiftJis = java.nio.charset.Charset.forName("Shift_JIS");
             Files.writeString(file("data.csv"), "id,text\r\n1,\u5c0f\u5305\r\n2,b\r\n", shiftJis);
             Files.writeString(file("fixed.csv.tmp"), "of somebody");
-            var session = new Session(Map.of(), "--demo", "--encoding", "Shift_JIS", "-i", input(), "-o", output());
+            var session = reopened("--encoding", "Shift_JIS");
             session.ok("set 2 \"text=fine \ud83d\ude00\"");
 
             session.refused("save " + file("fixed.csv")).shows("Shift_JIS");
@@ -501,6 +492,17 @@ final class ShellTest extends WholeCommand {
             session.ok("set r-2 text=better");
             session.ok("save " + file("fixed.csv"));
             session.ok(open);
+        }
+
+        @Test
+        void aValueThatIsNotAnOptionOfASelectIsRefused() throws IOException {
+            var dify = dify();
+            dify.form("[{'select':{'variable':'tone','options':['formal','very plain']}},{'number':{'variable':'n'}}]");
+            csv("id,tone,n", "1,formal,many");
+            var session = new Session(dify.settings(), "-i", input(), "-o", output());
+
+            session.ok("set 1 tone=formel n=4");
+            session.say("retry 1").exits(2).shows("\"formal\", \"very plain\"");
         }
 
         @Test
@@ -548,7 +550,7 @@ final class ShellTest extends WholeCommand {
         @Test
         void streamsUnlessBlockingIsAskedFor() throws Exception {
             var dify = new Simulated();
-            Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
+            csv("id,text", "1,a", "2,b");
             var session = session(dify);
 
             session.ok("retry 1");
@@ -560,7 +562,7 @@ final class ShellTest extends WholeCommand {
 
         /// Starts a retry of row 1 in its own process, and kills it as soon as `when` is in the log.
         private void killed(Simulated dify, String script, String when) throws Exception {
-            Files.writeString(file("data.csv"), "id,text\n1,a\n");
+            csv("id,text", "1,a");
             var child = start(dify.settings(), shell());
             feed(child, script);
             until(when, () -> !events(when).isEmpty() || !child.isAlive());
@@ -606,10 +608,10 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void killedBeforeItsEditsWereSavedIsUsedOnceTheCsvHasThem() throws Exception {
+        void anEditedRunIsUsedOnceTheCsvHasItsEdits() throws Exception {
             var dify = new Simulated("--latency", "1s");
             killed(dify, SET + RETRY, "run");
-            Files.writeString(file("data.csv"), "id,text\n1,better\n");
+            csv("id,text", "1,better");
 
             run(dify);
 
@@ -636,7 +638,7 @@ final class ShellTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"two words", "It's \"new\" \\ and\n C:\\temp\\", ""})
-        void insertsThePresentValueSoThatItIsReadAsItIs(String value) throws IOException {
+        void insertsThePresentValueQuotedAsNeeded(String value) throws IOException {
             Files.writeString(file("data.csv"), "id,text,n\n1,\"" + value.replace("\"", "\"\"") + "\",2\n");
             var session = reopened();
             session.ok("set 1 n=3");
@@ -650,7 +652,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void proposesCommandsAndOptionsAndLeavesCommandsAsTheyWere() throws IOException {
+        void proposesCommandsAndOptionsWithoutChangingCommands() throws IOException {
             var session = five();
             var before = refusals(session);
 
@@ -664,19 +666,6 @@ final class ShellTest extends WholeCommand {
         private static List<String> refusals(Session session) {
             return Stream.of("show r-9", "shwo r-2", "show --fill r-2", "status --jsn")
                     .map(line -> session.refused(line).out()).toList();
-        }
-
-        @Test
-        void aValueThatIsNotAnOptionOfASelectIsRefused() throws IOException {
-            var dify = dify();
-            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200, text("""
-                    {'user_input_form':[{'select':{'variable':'tone','label':'tone','required':true,
-                    'options':['formal','very plain']}},{'number':{'variable':'n'}}]}"""))));
-            Files.writeString(file("data.csv"), "id,tone,n\n1,formal,many\n");
-            var session = new Session(dify.settings(), "-i", input(), "-o", output());
-
-            session.ok("set 1 tone=formel n=4");
-            session.say("retry 1").exits(2).shows("\"formal\", \"very plain\"");
         }
     }
 
@@ -807,8 +796,10 @@ final class ShellTest extends WholeCommand {
             for (var key : keys) tmux("send-keys", key);
         }
 
-        private void begin(Map<String, String> settings, String... args) throws Exception {
-            terminal(80, 24, settings, args);
+        /// Opens the shell in a terminal, and waits for its prompt.
+        private void begin(Map<String, String> settings, String... more) throws Exception {
+            terminal(80, 24, settings, shell(more));
+            shows("dify>");
         }
 
         /// Keys pressed earlier go to the previous line, or to the terminal's own line.
@@ -840,12 +831,12 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void completesDropsLinesAndRemembersThem() throws Exception {
+        void completesWordsAndRemembersLines() throws Exception {
             five();
             var settings = Map.of("XDG_STATE_HOME", path("state"), "DIFY_API_KEY", KEY);
-            begin(settings, shell("--demo"));
-            shows("results.jsonl (2 failed) dify>");
+            begin(settings, "--demo");
 
+            shows("results.jsonl (2 failed) dify>");
             type("fail");
             press("Tab");
             shows("dify> failures");
@@ -878,8 +869,7 @@ final class ShellTest extends WholeCommand {
             enter("exit");
             ends();
 
-            begin(settings, shell("--demo"));
-            shows("results.jsonl (2 failed) dify>");
+            begin(settings, "--demo");
             press("Up", "Up", "Up");
             shows("dify> set r-2 text=\"mended\"");
             dropsTheLine();
@@ -905,8 +895,7 @@ final class ShellTest extends WholeCommand {
                     until read -r line; do :; done
                     printf '%s\n' "$line" > "$1"
                     """);
-            begin(Map.of("XDG_STATE_HOME", path("state"), "VISUAL", "sh " + file("editor")), shell("--demo"));
-            shows("dify>");
+            begin(Map.of("XDG_STATE_HOME", path("state"), "VISUAL", "sh " + file("editor")), "--demo");
 
             type("edit r-2 te");
             press("Tab", "Enter");
@@ -928,8 +917,7 @@ final class ShellTest extends WholeCommand {
         @Test
         void runsEachLineOfAPastedBlock() throws Exception {
             five();
-            begin(Map.of("XDG_STATE_HOME", path("state")), shell("--demo"));
-            shows("dify>");
+            begin(Map.of("XDG_STATE_HOME", path("state")), "--demo");
 
             Files.writeString(file("paste"), "set r-2 text=\"first line\nsecond line\"\nedits\n");
             tmux("load-buffer", path("paste"));
@@ -944,9 +932,8 @@ final class ShellTest extends WholeCommand {
         @Test
         void stopsARunOnTheServerAtCtrlC() throws Exception {
             var dify = new Simulated("--latency", "30s");
-            Files.writeString(file("data.csv"), "id,text\n1,a\n");
-            begin(dify.settings(), shell());
-            shows("dify>");
+            csv("id,text", "1,a");
+            begin(dify.settings());
 
             enter("retry 1");
             until("a run", () -> !events("run").isEmpty());
