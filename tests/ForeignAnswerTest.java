@@ -60,7 +60,7 @@ final class ForeignAnswerTest extends WholeCommand {
 
         Call run(int rows) throws IOException {
             rows(rows);
-            var typed = typed("run", "-c", "" + rows, "--settle", "10ms", "--allow-unmapped");
+            var typed = typed("run", "-c", "" + rows, "--settle", "10ms", "--allow-unmapped", "--user", "nightly");
             return call(settingsFor(url, "TIMEOUT", "3"),
                     isChat ? words(List.of(typed), "--query-column", "text") : typed);
         }
@@ -145,6 +145,7 @@ final class ForeignAnswerTest extends WholeCommand {
 
             assertEquals(status, status());
             assertEquals(1, dify.sent.size());
+            assertTrue(dify.sent.getFirst().startsWith("nightly-"), dify.sent::toString);
         }
     }
     /// A proxy that sends the answer of one request twice, on a connection that it keeps open.

@@ -502,7 +502,7 @@ final class Given {
         boolean inRealTime = false;
         LineFile.Disk disk = (_, _) -> {};
         AppKind app = AppKind.WORKFLOW;
-        String server = "1.14.2", user = "difyexec";
+        String server = "1.14.2";
         boolean resendUnknown = false;
         int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0;
         /// Counted down when the engine ends the process.
@@ -562,7 +562,7 @@ final class Given {
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, maxCost, grace, timeout, settle),
-                    pace, route, new UserNames(user));
+                    pace, route, new UserNames("difyexec"));
             engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(workflow, this)
                     : new Engine.Ports(workflow, this, world.clock, world.mailbox, world, halted::countDown));
             tally = engine.tally;
