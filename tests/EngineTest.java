@@ -28,46 +28,6 @@ final class EngineTest {
             assertEquals(List.of(), scene.retryIds());
         }
 
-        @Test
-        void anAttemptIsOnDiskBeforeItIsOnTheWire() throws Exception {
-            var scene = Scene.of(folder, "a");
-            var onDisk = new ArrayList<String>();
-            scene.answer = (attempt, _) -> {
-                try {
-                    scene.log("attempt").forEach(line -> onDisk.add(line.path("user").asText()));
-                } catch (IOException problem) {
-                    throw new UncheckedIOException(problem);
-                }
-                return succeeded("run-a");
-            };
-
-            scene.play();
-
-            assertEquals(List.of(scene.sent.getFirst().user()), onDisk);
-        }
-
-        @Test
-        void anUnwritableResultDoesNotCountAndStopsTheBatch() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            var engine = Thread.currentThread();
-            scene.answer = (_, _) -> {
-                engine.interrupt(); // closes the file under the engine's next write
-                return succeeded("run-a");
-            };
-            var batch = scene.open();
-
-            var stop = scene.play(batch).orElseThrow();
-            Thread.interrupted();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.what().startsWith("cannot write"), stop.what());
-            assertEquals(List.of("a"), scene.ids());
-            assertEquals(List.of(), scene.log("end"));
-            assertEquals(0, scene.tally.done());
-            assertEquals(2, batch.batch().index().count(RowStatus.PENDING));
-            batch.close();
-        }
-
         static final List<Story> STORIES = Story.of("""
                 a waiting row frees its slot
                   given   rows a b
@@ -184,6 +144,52 @@ final class EngineTest {
                   answers a: failed Rate Limit Error, failed Rate Limit Error
                   then    start 1 5..11, start 2 15..31, retries 2, a again again succeeded
 
+                the retry list exists while the batch runs
+                  given   rows a b
+                  answers a: failed no such city; b: dies
+                  then    dies, retry a
+
+                a failure that a crash left unconfirmed is looked up at the next start
+                  given   STREAMING
+                  answers a: began run-7 madeUp Rate Limit Error
+                  finds   dies
+                  then    dies
+                  finds   succeeded run-7
+                  then    sent none, runs run-7
+
+                the next start looks for all attempts that counted as not started
+                  answers each: cut
+                  finds   RESEND: absent, silent rejected, absent
+                  given   crash 3
+                  answers each: succeeded own
+                  finds   absent
+                  then    users 3, sent a
+
+                a run that appears after a look-up with an unexpected answer is late
+                  answers each: cut
+                  finds   RESEND: absent, silent rejected, absent; RECHECK: succeeded run-1
+                  then    late run-1, runs run-1
+
+                a look-up notifies observers of the end of a run
+                  answers a: cut run-7
+                  finds   succeeded run-7
+                  then    heard run-7
+
+                the text of a stream stays with its worker
+                  given   STREAMING
+                  answers a: chunk Good succeeded run-7
+                  then    runs run-7, heard run-7
+
+                a pause that the server asks for is one of the whole batch, but active runs continue
+                  given   rows a b c d, slots 2
+                  answers a: later 120; each: 30s succeeded own
+                  then    at 0 0 120 120 150, took b 30, said 1, done 4
+
+                a longer pause ends the session
+                  given   rows a b c, slots 2
+                  answers a: later 86400; b: 30s succeeded own
+                  then    stop STOPPED, hint retry after, sent a b, results b, retry none, said 0
+
                 simultaneous refusals are reported once
                   given   rows a b c, slots 3
                   answers a: 1ms later 90; b: 2ms later 90; c: 3ms later 90
@@ -234,43 +240,15 @@ final class EngineTest {
                   answers a: 10s http 504
                   finds   running run-a since 3610
                   then    a unknown, took a 310..311
+
+                the time of a run that waited for a connection counts from its own start
+                  answers a: 300s overdue
+                  finds   running run-a since 299
+                  then    a unknown, took a 599..601, error 5 min 0 s
                 """);
 
         @Test
-        void eachAttemptCountsAsNotStartedOnceSoThatTheNextStartLooksForAll() throws Exception {
-            var scene = Scene.of(folder, "a");
-            var isFirst = new AtomicBoolean(true);
-            scene.answer = (_, _) -> cut(Symptom.NO_ANSWER);
-            scene.found = unresolved -> scene.sent.size() == 2 && unresolved.is(Purpose.RESEND)
-                    && isFirst.getAndSet(false) ? new LookUpResult.Silent(http(400, "invalid_param", "no")) : ABSENT;
-            scene.crash(3);
-            assertEquals(List.of("not_started", "not_started"), scene.outcomes("a"));
-            scene.answer = Answer.byRow(Map.of());
-
-            scene.play();
-
-            var looked = scene.looked.subList(scene.looked.size() - 3, scene.looked.size());
-            assertEquals(3, looked.stream().map(unresolved -> unresolved.attempt().user()).distinct().count());
-        }
-
-        @Test
-        void aRunThatAppearsAfterALookUpWithAnUnexpectedAnswerIsReportedAsLate() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = (_, _) -> cut(Symptom.NO_ANSWER);
-            scene.found = unresolved -> {
-                if (scene.sent.size() < 2 || unresolved.attempt().sequence() > 1) return ABSENT;
-                return unresolved.is(Purpose.RESEND) ? new LookUpResult.Silent(http(400, "invalid_param", "no"))
-                        : ended(succeeded("run-1"));
-            };
-
-            scene.play();
-
-            assertEquals(List.of("run-1"), Scene.texts("run", scene.log("late")));
-            assertEquals(List.of("run-1"), scene.resultRuns());
-        }
-
-        @Test
-        void aWorkerThatRunsOutOfMemoryEndsTheCallAndItsRunIsLookedUpAtTheNextStart() throws Exception {
+        void aRunIsLookedUpAfterItsWorkerRanOutOfMemory() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (_, _) -> {
                 throw new OutOfMemoryError("as if");
@@ -288,28 +266,8 @@ final class EngineTest {
         }
 
         @Test
-        void theRetryListExistsWhileTheBatchRuns() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            var listed = new ArrayList<String>();
-            scene.answer = (attempt, _) -> {
-                if (attempt.row().id().equals("a")) return failed("no such city");
-                try {
-                    listed.addAll(scene.retryIds());
-                } catch (IOException problem) {
-                    throw new UncheckedIOException(problem);
-                }
-                return succeeded("run-b");
-            };
-
-            scene.play();
-
-            assertEquals(List.of("a"), listed);
-        }
-
-        @Test
         void aServerThatRunsTwoAtOnceGetsTwo() throws Exception {
-            var ids = IntStream.range(0, 20).mapToObj(n -> "row" + n).toArray(String[]::new);
-            var scene = Scene.of(folder, ids);
+            var scene = Scene.numbered(folder, 20);
             scene.slots = 6;
             scene.backoff = new Backoff(seconds(1), seconds(4), 0);
             scene.answer = (attempt, _) -> {
@@ -323,45 +281,6 @@ final class EngineTest {
             assertEquals(20, scene.resultIds().size());
             assertTrue(scene.log("throttle").size() < 20, "throttled " + scene.log("throttle").size() + " times");
             assertEquals(2, scene.log("throttle").getLast().path("limit").asInt());
-        }
-
-        @Test
-        void aPauseThatTheServerAsksForIsOneOfTheWholeBatch() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c", "d");
-            scene.slots = 2;
-            scene.answer = (attempt, _) -> {
-                if (attempt.sequence() == 1) return later(429, seconds(120));
-                scene.world.pass(seconds(30));
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            assertEquals(Optional.empty(), scene.play());
-
-            assertEquals(List.of(NOON, NOON), scene.sent.stream().limit(2).map(Attempt::at).toList());
-            for (var attempt : scene.sent.subList(2, 5))
-                assertFalse(attempt.at().isBefore(NOON.plusSeconds(120)), attempt::toString);
-            assertEquals(NOON.plusSeconds(30), scene.end("b"), "active runs continue");
-            assertEquals(1, scene.said.size());
-            assertTrue(scene.said.getFirst().contains(local("HH:mm", NOON.plusSeconds(120))), scene.said.toString());
-            assertEquals(4, scene.resultIds().size());
-        }
-
-        @Test
-        void rowsWaitIfALookUpOrAnUploadIsThrottled() throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.answer = (attempt, _) -> switch ((int) attempt.sequence()) {
-                case 1 -> cut(Symptom.CUT);
-                case 2 -> new Response.NotUploaded("upload of x: HTTP 503", true, Optional.of(seconds(60)));
-                default -> succeeded("run-" + attempt.row().id());
-            };
-            scene.found = _ -> scene.looked.size() < 2 ? new LookUpResult.Silent(later(429, seconds(30)))
-                    : ended(succeeded("run-a"));
-
-            scene.play();
-
-            assertEquals(List.of(NOON, NOON.plusSeconds(30), NOON.plusSeconds(90), NOON.plusSeconds(90)),
-                    scene.sent.stream().map(Attempt::at).sorted().toList());
-            assertEquals(3, scene.resultIds().size());
         }
 
         @ParameterizedTest
@@ -379,31 +298,9 @@ final class EngineTest {
             assertTrue(scene.results().getLast().path("outputs").toString().contains("\uFFFD"));
         }
 
-        @ParameterizedTest
-        @ValueSource(ints = {429, 503})
-        void aLongerPauseEndsTheCallAndNamesItsEnd(int status) throws Exception {
-            var scene = Scene.of(folder, "a", "b", "c");
-            scene.slots = 2;
-            scene.answer = (attempt, _) -> {
-                if (attempt.row().id().equals("a")) return later(status, seconds(86_400));
-                scene.world.pass(seconds(30));
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.text().contains(local("yyyy-MM-dd HH:mm", NOON.plusSeconds(86_400))), stop.text());
-            assertEquals(List.of("a", "b"), scene.ids());
-            assertEquals(List.of("b"), scene.resultIds());
-            assertEquals(List.of(), scene.retryIds());
-            assertEquals(List.of(), scene.said);
-        }
-
         @Test
-        void afterFiveFailuresInARowOneProbeAtATimeAsksWhetherTheServerIsBack() throws Exception {
-            var ids = IntStream.range(0, 30).mapToObj(n -> "row" + n).toArray(String[]::new);
-            var scene = Scene.of(folder, ids);
+        void oneProbeAtATimeAsksWhetherTheServerIsBack() throws Exception {
+            var scene = Scene.numbered(folder, 30);
             scene.slots = 5;
             var probing = new AtomicInteger();
             var together = new TreeSet<Integer>();
@@ -474,19 +371,13 @@ final class EngineTest {
             assertTrue(scene.took("a").compareTo(seconds(most)) < 0, scene.took("a").toString());
         }
 
-        /// A scene with one row whose streams report these runs in order.
-        private Scene streamed(Response... responses) throws IOException {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.answer = Answer.inTurn(responses);
-            return scene;
-        }
-
         @Test
         void aStoredFailureKeepsTheReportedErrorAndPrice() throws Exception {
             var priced = new Response.Ran(run("run-7"), RunStatus.FAILED, outputs("{}"),
                     "Rate Limit Error", "workflow-1", new Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
-            var scene = streamed(priced, succeeded("run-8"));
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(priced, succeeded("run-8"));
             scene.found = _ -> ended(failed("Rate Limit Error"));
 
             scene.play();
@@ -497,90 +388,5 @@ final class EngineTest {
             assertEquals(List.of(), scene.log("harvest"));
             assertEquals(1, scene.looked.size());
         }
-
-        /// A batch ignores the text chunks of its streams, which are numerous.
-        @Test
-        void theTextOfAStreamStaysWithItsWorker() throws Exception {
-            var scene = streamed();
-            scene.answer = (_, listener) -> {
-                listener.accept(new StreamEvent.Chunk("Good"));
-                return succeeded("run-7");
-            };
-
-            scene.play();
-
-            assertEquals(List.of("run-7"), scene.resultRuns());
-            assertEquals(List.of("run-7"), scene.heard); // only its end
-        }
-
-        @Test
-        void observersAreNotifiedOfAnEndFoundByALookUp() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.answer = (_, _) -> cut(Symptom.CUT, run("run-7"));
-            scene.found = _ -> ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of("run-7"), scene.heard);
-        }
-
-        @Test
-        void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
-            var scene = streamed();
-            scene.answer = (_, listener) -> {
-                listener.accept(new StreamEvent.Began(run("run-7")));
-                return madeUp("run-7", "Rate Limit Error");
-            };
-            scene.found = _ -> {
-                throw new IllegalStateException("the power fails");
-            };
-            assertThrows(IllegalStateException.class, scene::play);
-            scene.sent.clear();
-            scene.found = _ -> ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of(), scene.ids());
-            assertEquals(List.of("run-7"), scene.resultRuns());
-        }
-
-        @Test
-        void withANameOfItsOwnACutRunIsLookedUp() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.user = "nightly";
-            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
-            scene.found = _ -> ended(succeeded("run-7"));
-
-            scene.play();
-
-            assertEquals(List.of("succeeded"), scene.outcomes("a"));
-            assertEquals(scene.sent.getFirst().user(), scene.looked.getFirst().attempt().user());
-            assertTrue(scene.sent.getFirst().user().startsWith("nightly-"), scene.sent.getFirst().user());
-        }
-
-        @Test
-        void theTimeOfARunThatWaitedForAConnectionCountsFromItsOwnStart() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            scene.slots = 2;
-            var began = NOON.plusSeconds(299);
-            scene.answer = (_, _) -> {
-                scene.world.pass(seconds(300));
-                return cut(Symptom.TIMED_OUT);
-            };
-            scene.found = unresolved -> {
-                var id = unresolved.attempt().row().id();
-                boolean over = id.equals("a") && scene.world.now().isAfter(NOON.plusSeconds(500));
-                return over ? ended(succeeded("run-a"))
-                        : running("run-" + id, Duration.between(began, scene.world.now()));
-            };
-
-            scene.play();
-
-            assertEquals(List.of("run-a"), scene.resultRuns());
-            assertEquals(List.of("unknown"), scene.outcomes("b"));
-            Story.isIn("599..601", scene.took("b"), "b");
-            assertTrue(scene.error("b").contains("5 min 0 s"), scene.error("b"));
-        }
-
     }
 }

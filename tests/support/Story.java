@@ -159,6 +159,7 @@ record Story(String name, List<String> lines) {
             case "madeUp" -> madeUp("run-7", rest);
             case "http" -> html(Integer.parseInt(rest));
             case "broken" -> http(500, "internal_server_error", "The server encountered an internal error");
+            case "rejected" -> http(400, "invalid_param", "no");
             case "unauthorized" -> http(401, "unauthorized", "Access token is invalid");
             case "throttled" -> THROTTLED;
             case "unsent" -> new Response.NotSent("connection refused", "");
@@ -254,6 +255,7 @@ record Story(String name, List<String> lines) {
             case "limits" -> Scene.texts("limit", scene.log("throttle"));
             case "retries" -> Scene.texts("retry_count", scene.results());
             case "looked" -> List.of("" + scene.looked.size());
+            case "users" -> List.of("" + scene.looked.stream().map(look -> look.attempt().user()).distinct().count());
             case "done" -> List.of("" + scene.tally.done());
             case "busiest" -> List.of("" + scene.busiest);
             case "together" -> List.of("" + scene.mostLooks);
