@@ -39,49 +39,48 @@ final class CompareTest extends WholeCommand {
         return tree(compare(words(List.of("--json"), more)).saysNothing().out());
     }
 
-    /// The files of a batch: results, and a log if there is an event other than a success.
+    /// Results, and a log if a row was sent or failed. Each attempt costs the same.
     private final class Side {
-        private final StringBuilder results = new StringBuilder(), log = new StringBuilder();
-        private int attempts = 0;
+        private final Given.PastBatch past;
+        private final double price;
+
+        Side() {
+            this(1, 0.5);
+        }
+
+        Side(double seconds, double price) {
+            past = new Given.PastBatch(seconds);
+            this.price = price;
+        }
+
+        Side sent(String... ids) {
+            for (var id : ids) past.attempt(id);
+            return this;
+        }
 
         Side row(String id, String outputs) {
-            return row(id, "{\"id\":\"" + id + "\"}", outputs);
+            return row(id, Map.of("id", id), outputs, "v-1");
         }
 
-        Side row(String id, String inputs, String outputs) {
-            results.append(("{\"id\":\"%s\",\"status\":\"success\",\"inputs\":%s,\"outputs\":%s,"
-                    + "\"workflow_run_id\":\"run-%1$s\",\"retry_count\":0,\"workflow_status\":\"succeeded\","
-                    + "\"workflow_id\":\"v-1\",\"elapsed_time\":2.5,\"total_tokens\":10,\"total_price\":0.5,"
-                    + "\"currency\":\"USD\"}\n").formatted(id, inputs, outputs));
+        Side row(String id, Map<String, String> inputs, String outputs, String version) {
+            past.result(id, inputs, outputs, "workflow_id", version, "elapsed_time", 2.5, "total_tokens", 10,
+                    "total_price", price, "currency", "USD");
             return this;
         }
 
-        /// An attempt in the log.
-        Side ended(String id, String outcome, double seconds, String error) {
-            if (log.isEmpty()) event("session", "\"format\":" + Event.FORMAT
-                    + ",\"app\":\"Reviews\",\"server\":\"1.16.0\"");
-            var named = "\"id\":\"" + id + "\",\"user\":\"u-" + ++attempts + "\",";
-            event("attempt", named + "\"n\":0,\"mode\":\"blocking\"");
-            if (error.equals("again")) {
-                event("end", named + "\"outcome\":\"again\"");
-                return ended(id, outcome, seconds, "");
-            }
-            if (outcome.equals("succeeded")) {
-                int line = results.indexOf("{\"id\":\"" + id + "\""), end = results.indexOf("}\n", line);
-                results.insert(end, ",\"user\":\"u-" + attempts + "\",\"seconds\":" + seconds);
-            } else event("end", named + Given.json("'outcome':'%s','seconds':%s,'tokens':10,'price':0.5,'currency':'USD',")
-                    .formatted(outcome, seconds) + "\"error\":\"" + error + "\"");
+        Side ended(String id, String outcome, String error) {
+            past.attempt(id).end(id, outcome, "error", error, "tokens", 10, "price", price, "currency", "USD");
             return this;
-        }
-
-        private void event(String name, String fields) {
-            log.append("{\"event\":\"%s\",\"t\":\"2026-01-16T12:00:%02dZ\",%s}%n".formatted(name, attempts, fields));
         }
 
         void save(String name) throws IOException {
-            Files.writeString(file(name), results);
-            if (!log.isEmpty()) Files.writeString(file(name + ".log"), log);
+            past.save(file(name));
         }
+    }
+
+    /// A batch that was stopped before its first row.
+    private void stoppedAtOnce(String name) throws IOException {
+        new Given.PastBatch(1).session().save(file(name));
     }
 
     /// A row with these outputs on each side.
@@ -92,17 +91,14 @@ final class CompareTest extends WholeCommand {
 
     /// Each kind of row once.
     private void each() throws IOException {
-        new Side().row("same", "{\"answer\":\"yes\"}").row("other", "{\"answer\":\"a red car\",\"n\":[1,2]}")
-                .row("gone", "{\"answer\":\"x\"}").row("broke", "{\"answer\":\"x\"}")
-                .ended("same", "succeeded", 1, "").ended("other", "succeeded", 2, "")
-                .ended("gone", "succeeded", 2, "").ended("broke", "succeeded", 2, "")
-                .ended("mended", "failed", 1, "no such city").ended("never", "failed", 1, "refused").save("a.jsonl");
-        new Side().row("new", "{\"answer\":\"x\"}").row("mended", "{\"answer\":\"x\"}")
+        new Side(2, 0.5).sent("same", "other", "gone", "broke").row("same", "{\"answer\":\"yes\"}")
+                .row("other", "{\"answer\":\"a red car\",\"n\":[1,2]}").row("gone", "{\"answer\":\"x\"}")
+                .row("broke", "{\"answer\":\"x\"}").ended("mended", "failed", "no such city")
+                .ended("never", "failed", "refused").save("a.jsonl");
+        new Side(4, 0.5).ended("new", "again", "overloaded").sent("new", "mended", "other", "same")
+                .row("new", "{\"answer\":\"x\"}").row("mended", "{\"answer\":\"x\"}")
                 .row("other", "{\"answer\":\"a blue car\",\"n\":[1,3]}").row("same", "{\"answer\":\"yes\"}")
-                .ended("new", "succeeded", 4, "again").ended("mended", "succeeded", 4, "")
-                .ended("other", "succeeded", 4, "").ended("same", "succeeded", 4, "")
-                .ended("broke", "unknown", 1, "the line went dead").ended("never", "failed", 1, "refused")
-                .save("b.jsonl");
+                .ended("broke", "unknown", "the line went dead").ended("never", "failed", "refused").save("b.jsonl");
     }
 
     @Nested
@@ -182,7 +178,7 @@ final class CompareTest extends WholeCommand {
 
             assertEquals("2.0 4.0 2.0", text(figures.path("seconds_p50")));
             assertEquals("0 1 1", text(figures.path("retries")));
-            assertEquals("3.0 3.0 0.0", text(figures.path("cost_USD")));
+            assertEquals("3.0 3.5 0.5", text(figures.path("cost_USD")), "a retried attempt costs, too");
             assertEquals("66.7", figures.at("/percent_succeeded/first").toString());
         }
 
@@ -218,9 +214,7 @@ final class CompareTest extends WholeCommand {
         @Test
         void knowsNoShareOfABatchThatWasStoppedBeforeItsFirstRow() throws IOException {
             each();
-            var log = file("b.jsonl.log");
-            Files.writeString(log, Files.readString(log).lines().findFirst().orElseThrow() + "\n");
-            Files.delete(file("b.jsonl"));
+            stoppedAtOnce("b.jsonl");
 
             var unknown = diff().at("/figures/percent_succeeded");
             assertEquals("66.7 null null", text(unknown));
@@ -231,11 +225,8 @@ final class CompareTest extends WholeCommand {
         void aComparisonOfAFileWithItselfFindsNoDifference() throws IOException {
             each();
 
-            Files.copy(file("a.jsonl"), file("b.jsonl"), StandardCopyOption.REPLACE_EXISTING);
-            Files.copy(file("a.jsonl.log"), file("b.jsonl.log"),
-                    StandardCopyOption.REPLACE_EXISTING);
-
-            compare().exits(0).shows("\n  same                    4   66.7 %", "\nNothing differs.\n");
+            with(path("a.jsonl"), path("a.jsonl")).exits(0)
+                    .shows("\n  same                    4   66.7 %", "\nNothing differs.\n");
         }
 
         @Test
@@ -250,8 +241,8 @@ final class CompareTest extends WholeCommand {
 
         @Test
         void reportsThatInputsDiffer() throws IOException {
-            new Side().row("r", "{\"text\":\"one\"}", "{\"a\":1}").save("a.jsonl");
-            new Side().row("r", "{\"text\":\"two\"}", "{\"a\":1}").save("b.jsonl");
+            new Side().row("r", Map.of("text", "one"), "{\"a\":1}", "v-1").save("a.jsonl");
+            new Side().row("r", Map.of("text", "two"), "{\"a\":1}", "v-1").save("b.jsonl");
 
             compare().exits(0).shows("Note: the inputs of 1 row differ, too\n");
 
@@ -322,10 +313,8 @@ final class CompareTest extends WholeCommand {
         /// Results are in the order of completion; the log has the order of sending.
         @Test
         void showsRowsAsTheFirstLogHasSentThem() throws IOException {
-            var first = new Side().row("c", "{\"a\":1}").row("a", "{\"a\":1}").row("b", "{\"a\":1}")
-                    .row("x", "{\"a\":1}");
-            first.ended("a", "succeeded", 1, "").ended("b", "succeeded", 1, "").ended("c", "succeeded", 1, "")
-                    .save("a.jsonl");
+            new Side().sent("a", "b", "c").row("c", "{\"a\":1}").row("a", "{\"a\":1}").row("b", "{\"a\":1}")
+                    .row("x", "{\"a\":1}").save("a.jsonl");
             new Side().row("new", "{\"a\":1}").row("b", "{\"a\":2}").row("x", "{\"a\":2}").row("c", "{\"a\":2}")
                     .row("a", "{\"a\":2}").save("b.jsonl");
 
@@ -354,7 +343,7 @@ final class CompareTest extends WholeCommand {
             var runs = outputs.split(" ");
             for (int n = 1; n <= runs.length; n++) {
                 var file = new Side().row("stable", "{\"a\":1}");
-                if (runs[n - 1].equals("-")) file.ended("r", "failed", 1, "no such city");
+                if (runs[n - 1].equals("-")) file.ended("r", "failed", "no such city");
                 else if (!runs[n - 1].equals(".")) file.row("r", "{\"a\":\"" + runs[n - 1] + "\"}");
                 file.save(side + n + ".jsonl");
             }
@@ -446,15 +435,13 @@ final class CompareTest extends WholeCommand {
 
     @Nested
     class TheVerdict {
-        /// Writes 40 rows, of which these fail on a side.
-        private void fail(String name, IntPredicate fails, int price) throws IOException {
-            var side = new Side();
+        /// Writes 40 rows, of which so many failed.
+        private void fail(String name, int failed, int price) throws IOException {
+            var side = new Side(1, price);
             for (int n = 0; n < 40; n++) {
-                if (fails.test(n)) side.ended("r-" + n, "failed", 1, "no");
+                if (n < failed) side.ended("r-" + n, "failed", "no");
                 else side.row("r-" + n, "{\"a\":1}");
             }
-            side.results.replace(0, side.results.length(), side.results.toString()
-                    .replace("\"total_price\":0.5", "\"total_price\":" + price));
             side.save(name);
         }
 
@@ -467,8 +454,8 @@ final class CompareTest extends WholeCommand {
                 0,     0,      unclear
                 """)
         void dependsOnTheIntervalOfTheDifference(int first, int second, String verdict) throws IOException {
-            fail("a.jsonl", n -> n < first, 1);
-            fail("b.jsonl", n -> n < second, 1);
+            fail("a.jsonl", first, 1);
+            fail("b.jsonl", second, 1);
 
             var diff = diff();
 
@@ -484,9 +471,7 @@ final class CompareTest extends WholeCommand {
         @ValueSource(strings = {"--all", "-i DATA --expect wanted=/a"})
         void isAbsentIfASideHasNothingToJudge(String options) throws IOException {
             new Side().row("r-1", "{\"a\":1}").save("a.jsonl");
-            new Side().ended("r-2", "failed", 1, "no").save("b.jsonl");
-            var log = file("b.jsonl.log");
-            Files.writeString(log, Files.readString(log).lines().findFirst().orElseThrow() + "\n");
+            stoppedAtOnce("b.jsonl");
             Files.writeString(file("data.csv"), "id,wanted\nr-1,1\n");
 
             var call = compare(options.replace("DATA", input()).split(" "));
@@ -496,8 +481,8 @@ final class CompareTest extends WholeCommand {
 
         @Test
         void isTheLastSentenceAndNamesACertainDifferenceOfCost() throws IOException {
-            fail("a.jsonl", n -> n < 20, 100);
-            fail("b.jsonl", n -> n < 20, 110);
+            fail("a.jsonl", 20, 100);
+            fail("b.jsonl", 20, 110);
 
             var last = compare().out().lines().toList().getLast();
 
@@ -522,7 +507,7 @@ final class CompareTest extends WholeCommand {
         private void save(String name, String... outputs) throws IOException {
             var side = new Side();
             for (int n = 1; n <= outputs.length; n++) {
-                if (outputs[n - 1].equals("-")) side.ended("r-" + n, "failed", 1, "no such city");
+                if (outputs[n - 1].equals("-")) side.ended("r-" + n, "failed", "no such city");
                 else side.row("r-" + n, "{\"a\":" + outputs[n - 1] + "}");
             }
             side.save(name);
@@ -714,11 +699,9 @@ final class CompareTest extends WholeCommand {
         @Test
         void areReadWithTheChoicesOfTheBatch() throws IOException {
             Files.writeString(file("data.csv"), "key;wanted\nr-1;1.001,50\n");
-            save("b.jsonl", "1001.5");
-            Files.writeString(file("b.jsonl.log"), Json.text(new Event.SessionEvent(Given.NOON, Event.FORMAT,
-                    "difyexec 1", null, "http://x/v1", "1-2", "", false, "1.16.0", Mode.STREAMING, true, "data.csv",
-                    new Csv.Shape("key", null, ';', "", null, ',', "", Map.of(), Map.of()), "", List.of(), false,
-                    0)) + "\n");
+            new Given.PastBatch(1)
+                    .session("choices", new Csv.Shape("key", null, ';', "", null, ',', "", Map.of(), Map.of()))
+                    .result("r-1", Map.of(), "{\"a\":1001.5}").save(file("b.jsonl"));
 
             check().exits(0);
         }
@@ -876,10 +859,9 @@ final class CompareTest extends WholeCommand {
         @ValueSource(strings = {"]]>", "<![CDATA[", "<a b='c'>&amp;", "\\u0000\\u001b", "\\ud800", "\\ud83d\\ude00",
                 "\\uffff", "=1+1", "</script><script>alert(1)</script>", "{+x+}", "\\u202e"})
         void staysValidWhateverTextsAre(String text) throws Exception {
-            var id = "r-" + text.replaceAll("\\\\u(00..|ffff|d800)", "");
-            new Side().row(id, "{\"a\":\"x\"}").save("a.jsonl");
-            new Side().row(id, "{\"a\":\"" + text + "\"}").save("b.jsonl");
-            var read = tree("\"" + id + "\"").textValue();
+            var read = tree("\"r-" + text.replaceAll("\\\\u(00..|ffff|d800)", "") + "\"").textValue();
+            new Side().row(read, "{\"a\":\"x\"}").save("a.jsonl");
+            new Side().row(read, "{\"a\":\"" + text + "\"}").save("b.jsonl");
             Files.writeString(file("data.csv"), "id,wanted\n" + read + ",\"other " + text + "\"\n");
 
             for (var more : List.of(new String[0], new String[] {"-i", input(), "--expect", "wanted=/a"})) {
@@ -979,9 +961,9 @@ final class CompareTest extends WholeCommand {
     class TheSheetOfBoth {
         @Test
         void hasInputsAndOutputsSideBySide() throws IOException {
-            new Side().row("r", "{\"id\":\"r\",\"text\":\"=1+1\"}", "{\"a\":\"x\",\"b\":[1]}").row("s", "{\"a\":1}")
-                    .save("a.jsonl");
-            new Side().row("r", "{\"id\":\"r\",\"text\":\"=1+1\"}", "{\"a\":\"@y\",\"b\":[1]}").save("b.jsonl");
+            var inputs = Map.of("text", "=1+1");
+            new Side().row("r", inputs, "{\"a\":\"x\",\"b\":[1]}", "v-1").row("s", "{\"a\":1}").save("a.jsonl");
+            new Side().row("r", inputs, "{\"a\":\"@y\",\"b\":[1]}", "v-1").save("b.jsonl");
 
             var call = compare("--csv", path("out.csv"));
 
@@ -1064,9 +1046,7 @@ final class CompareTest extends WholeCommand {
     class TheVersion {
         @Test
         void statusNamesTheVersionsOfTheResults() throws IOException {
-            new Side().row("r", "{}").save("a.jsonl");
-            Files.writeString(file("a.jsonl"), "{\"id\":\"s\",\"status\":\"success\",\"inputs\":{},"
-                    + "\"outputs\":{},\"workflow_id\":\"v-2\"}\n", StandardOpenOption.APPEND);
+            new Side().row("r", "{}").row("s", Map.of(), "{}", "v-2").save("a.jsonl");
 
             call(Map.of(), "status", "-o", path("a.jsonl")).shows("2 rows · versions v-1, v-2\n");
             call(Map.of(), "status", "-o", path("a.jsonl"), "--json").shows(",\"versions\":[\"v-1\",\"v-2\"],");

@@ -16,36 +16,29 @@ final class ForecastTest extends WholeCommand {
 
     /// A batch of which some rows have a result, each of one second, so many at a time.
     private final class Finished {
-        private final StringBuilder results = new StringBuilder(), log = new StringBuilder();
+        private final Given.PastBatch past = new Given.PastBatch(1);
         private final int together;
         private int count = 0;
 
-        Finished(Mode mode) {
+        Finished(String mode) {
             this(mode, 5);
         }
 
-        Finished(Mode mode, int together) {
+        Finished(String mode, int together) {
             this.together = together;
-            log.append(Json.text(Given.session(0, "1.16.1").with(Given.NOON, mode, true, 0))).append('\n');
+            past.session("mode", mode, "auto", true);
         }
 
-        Finished row(String id, int tokens, String price) {
-            return row(id, tokens, price, "USD", "1.0");
-        }
-
-        /// @param price empty if there is none
-        Finished row(String id, int tokens, String price, String currency, String seconds) {
-            var user = "u-" + count;
-            log.append(Json.text(Given.attempt(count++ / together, id, user))).append('\n');
-            var paid = price.isEmpty() ? "" : ",'total_price':" + price + ",'currency':'" + currency + "'";
-            results.append(("{'id':'" + id + "','status':'success','inputs':{},'outputs':{},'user':'" + user
-                    + "','seconds':" + seconds + ",'total_tokens':" + tokens + paid + "}\n").replace('\'', '"'));
+        /// @param price null if there is none
+        Finished row(String id, int tokens, Double price, Object... more) {
+            past.second = count++ / together;
+            past.attempt(id).result(id, Map.of(), "{}", Stream.concat(Stream.of("total_tokens", tokens,
+                    "total_price", price, "currency", "USD"), Stream.of(more)).toArray());
             return this;
         }
 
         void save() throws IOException {
-            Files.writeString(file("results.jsonl"), results);
-            Files.writeString(file("results.jsonl.log"), log);
+            past.save(file("results.jsonl"));
         }
     }
 
@@ -76,9 +69,8 @@ final class ForecastTest extends WholeCommand {
         }
 
         private double finish(BitSet entries, double[] prices) throws IOException {
-            var batch = new Finished(Mode.STREAMING);
-            for (int entry : entries.stream().toArray())
-                batch.row("" + (entry + 1), 100, "%.8f".formatted(prices[entry]));
+            var batch = new Finished("streaming");
+            for (int entry : entries.stream().toArray()) batch.row("" + (entry + 1), 100, prices[entry]);
             batch.save();
             return IntStream.range(0, ROWS).filter(entry -> !entries.get(entry)).mapToDouble(n -> prices[n]).sum();
         }
@@ -334,8 +326,8 @@ final class ForecastTest extends WholeCommand {
         @Test
         void needsFiveRows() throws IOException {
             rows(100);
-            var batch = new Finished(Mode.STREAMING);
-            for (int id = 1; id <= 4; id++) batch.row("" + id, 10 * id, "0.01");
+            var batch = new Finished("streaming");
+            for (int id = 1; id <= 4; id++) batch.row("" + id, 10 * id, 0.01);
             batch.save();
 
             shown().shows("  remaining      96 rows: 24 s at -c 4, 2,400 tokens, 0.96 USD (");
@@ -346,9 +338,9 @@ final class ForecastTest extends WholeCommand {
         @Test
         void hasTwoDigits() throws IOException {
             rows(9_000);
-            var batch = new Finished(Mode.STREAMING);
+            var batch = new Finished("streaming");
             for (int id = 1; id <= 20; id++)
-                batch.row("" + id, 1000 + 100 * id, "0." + (100 + 3 * id), "USD", id % 2 == 0 ? "1.5" : "2.5");
+                batch.row("" + id, 1000 + 100 * id, 0.1 + 0.003 * id, "seconds", id % 2 == 0 ? 1.5 : 2.5);
             batch.save();
 
             var text = shown().out();
@@ -360,13 +352,9 @@ final class ForecastTest extends WholeCommand {
         @Test
         void coversAllAttemptsOfARow() throws IOException {
             rows(40);
-            new Finished(Mode.STREAMING).row("1", 10, "0.01").row("2", 10, "0.01").save();
-            var failed = text("""
-                    {'event':'attempt','t':'2026-01-16T12:00:03Z','id':'3','n':0,'user':'x','mode':'streaming'}
-                    {'event':'end','t':'2026-01-16T12:00:04Z','id':'3','user':'x','outcome':'failed',\
-                    'tokens':40,'price':0.07,'currency':'USD'}
-                    """);
-            Files.writeString(file("results.jsonl.log"), content("results.jsonl.log") + failed);
+            var batch = new Finished("streaming").row("1", 10, 0.01).row("2", 10, 0.01);
+            batch.past.attempt("3").end("3", "failed", "tokens", 40, "price", 0.07, "currency", "USD");
+            batch.save();
 
             var forecast = forecast();
 
@@ -378,8 +366,8 @@ final class ForecastTest extends WholeCommand {
         @Test
         void eachCurrencyHasARangeOfItsOwn() throws IOException {
             rows(100);
-            var batch = new Finished(Mode.STREAMING);
-            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, "0.5", id % 2 == 0 ? "USD" : "RMB", "1");
+            var batch = new Finished("streaming");
+            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, 0.5, "currency", id % 2 == 0 ? "USD" : "RMB");
             batch.save();
 
             var cost = forecast().path("cost");
@@ -393,8 +381,8 @@ final class ForecastTest extends WholeCommand {
         @Test
         void aForecastWithoutPricesNamesTheModeThatShowsPrices() throws IOException {
             rows(100);
-            var batch = new Finished(Mode.BLOCKING);
-            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, "");
+            var batch = new Finished("blocking");
+            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, null);
             batch.save();
 
             assertEquals("", keys(forecast().path("cost")));
@@ -407,9 +395,9 @@ final class ForecastTest extends WholeCommand {
         @Test
         void theRangeOfCostUsesOnlyRowsWithAPrice() throws IOException {
             rows(100);
-            var batch = new Finished(Mode.STREAMING);
-            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, id <= 10 ? "" : "0.5");
-            batch.row("21", 0, "").save(); // no model was asked
+            var batch = new Finished("streaming");
+            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, id <= 10 ? null : 0.5);
+            batch.row("21", 0, null).save(); // no model was asked
 
             var cost = forecast().at("/cost/USD");
 
@@ -421,8 +409,8 @@ final class ForecastTest extends WholeCommand {
         @ValueSource(ints = {1, 5, 20})
         void theRangeOfTimeDependsOnTheConcurrency(int concurrency) throws IOException {
             rows(1_020);
-            var batch = new Finished(Mode.STREAMING, concurrency);
-            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, "");
+            var batch = new Finished("streaming", concurrency);
+            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, null);
             batch.save();
 
             assertEquals(1_000.0 / concurrency, forecast().at("/seconds/mean").asDouble(), 0.01);

@@ -1,8 +1,6 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.node.ObjectNode;
-import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVReaderBuilder;
 import com.opencsv.RFC4180ParserBuilder;
 import com.opencsv.exceptions.CsvException;
@@ -37,98 +35,31 @@ final class ViewsTest extends WholeCommand {
         return call(Map.of("NO_COLOR", "1"), args);
     }
 
-    private static OutputStream full() {
-        return new OutputStream() {
-            @Override
-            public void write(int one) throws IOException {
-                throw new IOException("No space left on device");
-            }
-        };
-    }
-
-    /// The files of a batch, row by row. Times count from noon; a row takes two seconds and starts one after the last.
+    /// A batch whose rows take two seconds each, with its CSV.
     private final class Written {
-        private final StringBuilder csv = new StringBuilder("id,text\n"), results = new StringBuilder("\uFEFF"),
-                log = new StringBuilder(), retry = new StringBuilder();
-        private final Map<String, Integer> tries = new HashMap<>();
-        private int second = 0, attempts = 0;
-
-        Written() {
-            event("session", 0, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0")
-                    .put("app_hash", "1-2")
-                    .put("server", "1.14.2").put("mode", "blocking"));
-        }
+        private final StringBuilder csv = new StringBuilder("id,text\n");
+        private final Given.PastBatch past = new Given.PastBatch(2).session();
 
         Written row(String id, String text) {
-            csv.append(cell(id)).append(',').append(cell(text)).append('\n');
+            csv.append(Stream.of(id, text).map(cell -> '"' + cell.replace("\"", "\"\"") + '"')
+                    .collect(Collectors.joining(",", "", "\n")));
             return this;
         }
 
         Written success(String id, String text, String outputs) {
-            row(id, text);
-            attempt(id);
-            second++;
-            var line = Given.JSON.createObjectNode().put("id", id).put("status", "success");
-            line.putObject("inputs").put("id", id).put("text", text);
-            line.putRawValue("outputs", new RawValue(outputs));
-            line.put("workflow_run_id", "run-" + attempts).put("executed_at", at(second + 1)).put("retry_count", 0)
-                    .put("workflow_status", "succeeded").put("elapsed_time", 1.5).put("total_tokens", 40)
-                    .put("total_price", 0.002).put("currency", "USD").put("user", "user-" + attempts)
-                    .put("seconds", 2.0);
-            results.append(line).append('\n');
+            row(id, text).past.attempt(id).result(id, Json.object("id", id, "text", text), outputs,
+                    "elapsed_time", 1.5, "total_tokens", 40, "total_price", 0.002, "currency", "USD");
             return this;
         }
 
         Written ended(String id, String text, String outcome, String error) {
-            row(id, text);
-            attempt(id);
-            second++;
-            end(id, line -> line.put("outcome", outcome).put("error", error).put("cause", error).put("run",
-                    "run-" + attempts));
-            retry.append(id).append('\n');
+            row(id, text).past.attempt(id).end(id, outcome, "error", error);
             return this;
-        }
-
-        Written attempt(String id) {
-            attempts++;
-            int n = tries.merge(id, 1, Integer::sum) - 1;
-            event("attempt", second, line -> line.put("id", id).put("n", n).put("user", "user-" + attempts)
-                    .put("mode", "blocking"));
-            return this;
-        }
-
-        Written end(String id, Consumer<ObjectNode> more) {
-            event("end", second + 1, line -> {
-                line.put("id", id).put("user", "user-" + attempts).put("seconds", 2.0);
-                more.accept(line);
-            });
-            return this;
-        }
-
-        Written event(String name, int second, Consumer<ObjectNode> more) {
-            var line = Given.JSON.createObjectNode().put("event", name).put("t", at(second));
-            more.accept(line);
-            log.append(line).append('\n');
-            return this;
-        }
-
-        private String at(int second) {
-            return Given.NOON.plusSeconds(second).toString();
-        }
-
-        private String cell(String text) {
-            return '"' + text.replace("\"", "\"\"") + '"';
         }
 
         void save() throws IOException {
-            write("data.csv", csv);
-            write("results.jsonl", results);
-            write("results.jsonl.log", log);
-            if (!retry.isEmpty()) write("results.jsonl.retry", retry);
-        }
-
-        private void write(String name, CharSequence text) throws IOException {
-            Files.write(file(name), text.toString().getBytes(UTF_8));
+            Files.write(file("data.csv"), csv.toString().getBytes(UTF_8));
+            past.save(file("results.jsonl"));
         }
     }
 
@@ -138,11 +69,11 @@ final class ViewsTest extends WholeCommand {
 
     /// Three successes, a retried failure, an unknown row and one that has not run yet.
     private Written mixed() {
-        return batch().success("a", "first", "{\"answer\":\"yes\",\"score\":0.5}")
+        var batch = batch().success("a", "first", "{\"answer\":\"yes\",\"score\":0.5}")
                 .success("b", "second", "{\"answer\":\"no\"}")
-                .success("c", "third", "{\"answer\":\"a, \\\"b\\\"\",\"list\":[1,2]}").attempt("d")
-                .end("d", line -> line.put("outcome", "again").put("error", "overloaded"))
-                .ended("d", "fourth", "failed", "no such city").ended("e", "fifth", "unknown", "the line went dead")
+                .success("c", "third", "{\"answer\":\"a, \\\"b\\\"\",\"list\":[1,2]}");
+        batch.past.attempt("d").end("d", "again", "error", "overloaded");
+        return batch.ended("d", "fourth", "failed", "no such city").ended("e", "fifth", "unknown", "the line went dead")
                 .row("f", "sixth");
     }
 
@@ -158,12 +89,12 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void countsRunsWithoutAPrice() throws IOException {
-            new Written().success("a", "x", "{}").row("b", "x").attempt("b")
-                    .end("b", line -> line.put("outcome", "failed").put("tokens", 9)).save();
+            var batch = batch().success("a", "x", "{}").row("b", "x");
+            batch.past.attempt("b").end("b", "failed", "tokens", 9);
+            batch.save();
 
-            var call = call("status", "-o", output()).shows("0.002 USD (", " 1 run)\n");
-
-            var json = tree(call("status", "--json", "-o", output()).out());
+            call("status", "-o", output()).shows("0.002 USD (", " 1 run)\n");
+            var json = statusJson();
             assertEquals(1, json.path("runs_without_price").asInt());
             assertEquals(49, json.path("total_tokens").asInt());
         }
@@ -190,8 +121,10 @@ final class ViewsTest extends WholeCommand {
         @ValueSource(strings = {"status -o ", "status --json -o ", "export --help "})
         void saysThatStandardOutputCannotBeWritten(String words) throws IOException {
             mixed().save();
+            var closed = OutputStream.nullOutputStream();
+            closed.close();
             var err = new StringWriter();
-            var line = commandLine(Given.env(Map.of())).setOut(new PrintWriter(full()))
+            var line = commandLine(Given.env(Map.of())).setOut(new PrintWriter(closed))
                     .setErr(new PrintWriter(err, true));
 
             int code = line.execute((words + output()).split(" "));
@@ -220,10 +153,11 @@ final class ViewsTest extends WholeCommand {
         @Test
         void leavesOutTheTimeBetweenSessions() throws IOException {
             var written = batch().success("a", "", "{}");
-            written.second = 100_000;
-            written.event("session", 100_000, line -> line.put("format", Event.FORMAT)).success("b", "", "{}").save();
+            written.past.second = 100_000;
+            written.past.session();
+            written.success("b", "", "{}").save();
 
-            var json = tree(call("status", "--json", "-o", output()).out());
+            var json = statusJson();
 
             assertEquals(4.0, json.path("running_seconds").asDouble());
             assertEquals(0.5, json.path("rows_per_second").asDouble());
@@ -233,7 +167,9 @@ final class ViewsTest extends WholeCommand {
         void aRowWhoseResultIsWrittenWhileItReadsIsInFlight() throws IOException {
             mixed().save();
             var late = "{\"id\":\"late\",\"status\":\"success\",\"outputs\":{}}\n";
-            Files.writeString(file("results.jsonl.log"), attemptAfter(late), StandardOpenOption.APPEND);
+            var attempt = Json.object("event", "attempt", "t", Given.NOON, "id", "late", "n", 0, "user", "u",
+                    "mode", "blocking", "results", Files.size(file("results.jsonl")) + late.length());
+            Files.writeString(file("results.jsonl.log"), Json.text(attempt) + "\n", StandardOpenOption.APPEND);
             var writing = new Batch.Listener() {
                 @Override
                 public void result(int entry, Lines line) {}
@@ -255,14 +191,6 @@ final class ViewsTest extends WholeCommand {
             assertEquals(3, batch.index().count(RowStatus.SUCCEEDED));
             assertEquals(1L, StatusView.json(batch).get("in_flight"));
             assertEquals(0, StatusView.json(batch).get("lost_results"));
-        }
-
-        /// An attempt of row `late`, when the results had this line as well.
-        private String attemptAfter(String line) throws IOException {
-            return Given.JSON.createObjectNode().put("event", "attempt").put("t", Given.NOON.toString())
-                    .put("id", "late")
-                    .put("n", 0).put("user", "u").put("mode", "blocking")
-                    .put("results", Files.size(file("results.jsonl")) + line.length()) + "\n";
         }
 
         @Test
@@ -324,27 +252,28 @@ final class ViewsTest extends WholeCommand {
                 """)
         void areNamedInOneSentence(String results, String log, String named) throws IOException {
             mixed().save();
-            for (var name : List.of("results.jsonl", "results.jsonl.log",
-                    "results.jsonl.retry")) Files.delete(file(name));
+            for (var name : List.of("results.jsonl", "results.jsonl.log")) Files.delete(file(name));
             if (!"-".equals(results)) Files.writeString(file("results.jsonl"), results);
             if (!"-".equals(log)) Files.writeString(file("results.jsonl.log"), log);
             Files.writeString(file("out"), "kept");
 
-            ofBatch("status").exits(2).showsNothing().reports(named + ": ");
-            ofBatch("status", "--json").exits(2).showsNothing().reports(named + ": ");
-            ofBatch("export", "--force", path("out")).exits(2).showsNothing().reports(named + ": ");
-            ofBatch("status", "--force", "--html", path("out")).exits(2).showsNothing().reports(named + ": ");
+            for (var command : List.of("status", "status --json", "export --force OUT", "status --force --html OUT")) {
+                var words = command.replace("OUT", path("out")).split(" ");
+                ofBatch(words[0], Arrays.copyOfRange(words, 1, words.length)).exits(2).showsNothing()
+                        .reports(named + ": ");
+            }
             assertEquals("kept", content("out"));
         }
 
         @Test
         void missingResultsAreReported() throws IOException {
-            mixed().event("stop", 900, line -> line.put("results", 700)).save();
+            var batch = mixed();
+            batch.past.event("stop", "results", 700);
+            batch.save();
             Files.delete(file("results.jsonl"));
 
-            var call = call("status", "-o", output()).shows("results.jsonl is ", " 4 rows");
-
-            assertTrue(call("status", "--json", "-o", output()).out().matches("(?s).*\"lost_results\" ?: ?4.*"));
+            call("status", "-o", output()).shows("results.jsonl is ", " 4 rows");
+            assertEquals(4, statusJson().path("lost_results").asInt());
         }
 
         @Test
@@ -474,10 +403,9 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void marksResultsOfEditedInputs() throws IOException {
-            var written = batch().success("a", "as in the CSV", "{}").success("b", "", "{}");
-            int last = written.results.lastIndexOf("}");
-            written.results.replace(last, last + 1, ",\"edited\":true}");
-            written.save();
+            var batch = batch().success("a", "as in the CSV", "{}").row("b", "");
+            batch.past.attempt("b").result("b", Json.object("id", "b"), "{}", "edited", true);
+            batch.save();
 
             assertEquals(List.of("edited", "", "true"), strictly(written()).stream().map(List::getLast).toList());
             report();
@@ -573,9 +501,7 @@ final class ViewsTest extends WholeCommand {
         @Test
         void neverOverwritesTheCsvOfABatchEvenIfItIsNotNamed() throws IOException {
             var batch = mixed();
-            batch.event("session", 40, line -> line.put("format", Event.FORMAT).put("tool", "difyexec 0")
-                    .put("app_hash", "1-2")
-                    .put("input", "data.csv"));
+            batch.past.session("input", "data.csv");
             batch.save();
             var before = contents();
 
@@ -607,7 +533,7 @@ final class ViewsTest extends WholeCommand {
             assertTrue(Text.reason(problem).contains("out.csv") && Text.reason(problem)
                     .contains("No space left on device"));
             assertEquals("kept", contents().get("out.csv"));
-            assertEquals(5, contents().size());
+            assertEquals(4, contents().size());
         }
 
         /// Left by a killed process. A link with such a name is not ours, and its target stays.
@@ -699,7 +625,7 @@ final class ViewsTest extends WholeCommand {
             assertEquals(List.of("a", "b", "c", "d", "e", "f"), rows.stream().map(row -> row.path("id").asText())
                     .toList());
             assertEquals(Given.json("{'id':'a','outcome':'succeeded','seconds':2.0,'tokens':'40','price':'0.002 USD',"
-                    + "'run':'run-1','inputs':{'id':'a','text':'first'},'outputs':{'answer':'yes',"
+                    + "'run':'run-a-1','inputs':{'id':'a','text':'first'},'outputs':{'answer':'yes',"
                     + "'score':{'json':'0.5'}},'attempts':[{'start':" + Given.NOON.toEpochMilli()
                     + ",'mode':'blocking','outcome':'succeeded',"
                     + "'seconds':2.0}]}"), rows.getFirst().toString());
@@ -1084,9 +1010,10 @@ final class ViewsTest extends WholeCommand {
         void itsChartsAreDrawnWithTicksAndTooltips() throws Exception {
             var written = batch();
             for (int n = 0; n < 5; n++) written.success("r" + n, "", "{}");
-            written.second = 12;
-            written.ended("last", "", "failed", "<b>broken</b>").row("other", "").attempt("other").end("other",
-                    line -> line.put("outcome", "succeeded").put("price", 1.5).put("currency", "CNY")).save();
+            written.past.second = 12;
+            written.ended("last", "", "failed", "<b>broken</b>").row("other", "").past.attempt("other")
+                    .end("other", "succeeded", "price", 1.5, "currency", "CNY");
+            written.save();
             report();
 
             open();
@@ -1103,7 +1030,7 @@ final class ViewsTest extends WholeCommand {
         @Test
         void itsChartsLeaveOutTheTimeBetweenSessions() throws Exception {
             var written = batch().success("a", "", "{}");
-            written.second = 100_000;
+            written.past.second = 100_000;
             written.success("b", "", "{}").save();
             report();
 

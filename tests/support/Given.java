@@ -2,6 +2,7 @@ package difyexec;
 
 import com.fasterxml.jackson.databind.*;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.databind.util.RawValue;
 import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.DifyExec.Pace.Rate;
 
@@ -226,6 +227,73 @@ final class Given {
         @Override
         public String toString() {
             return lines.toString();
+        }
+    }
+
+    /// The results and the log of a batch that ran before. Its rows start a second apart, from noon, and take `seconds`
+    /// each. Further fields of a line replace those that it has anyway.
+    static final class PastBatch {
+        private final StringBuilder results = new StringBuilder("\uFEFF"), log = new StringBuilder();
+        private final Map<String, Integer> attempts = new HashMap<>();
+        private final double seconds;
+        /// The time of the next line, after noon.
+        int second = 0;
+
+        PastBatch(double seconds) {
+            this.seconds = seconds;
+        }
+
+        PastBatch session(Object... fields) {
+            return add(log, Json.object("event", "session", "t", NOON.plusSeconds(second), "format", Event.FORMAT,
+                    "tool", "difyexec 0", "app_hash", "1-2", "server", "1.14.2", "mode", "blocking"), fields);
+        }
+
+        PastBatch attempt(String id) {
+            if (log.isEmpty()) session();
+            int n = attempts.merge(id, 1, Integer::sum) - 1;
+            return event("attempt", "id", id, "n", n, "user", "user-" + latest(id), "mode", "blocking");
+        }
+
+        /// How the last attempt of a row ended, unless it succeeded.
+        PastBatch end(String id, String outcome, Object... fields) {
+            return add(log, Json.object("event", "end", "t", end(), "id", id, "user", "user-" + latest(id),
+                    "outcome", outcome, "run", "run-" + latest(id), "seconds", seconds), fields);
+        }
+
+        /// The result of a row's last attempt, or of none that is in the log.
+        /// @param outputs as JSON
+        PastBatch result(String id, Object inputs, String outputs, Object... fields) {
+            return add(results, Json.object("id", id, "status", "success", "inputs", inputs,
+                    "outputs", new RawValue(outputs), "workflow_run_id", "run-" + latest(id), "executed_at", end(),
+                    "retry_count", 0, "workflow_status", "succeeded", "user", "user-" + latest(id), "seconds", seconds),
+                    fields);
+        }
+
+        /// Another event of the log, at the current second.
+        PastBatch event(String name, Object... fields) {
+            return add(log, Json.object("event", name, "t", NOON.plusSeconds(second)), fields);
+        }
+
+        private PastBatch add(StringBuilder file, Map<String, Object> line, Object... fields) {
+            line.putAll(Json.object(fields));
+            file.append(Json.text(line)).append('\n');
+            return this;
+        }
+
+        /// The latest attempt of a row.
+        private String latest(String id) {
+            return id + "-" + attempts.getOrDefault(id, 0);
+        }
+
+        private Instant end() {
+            return NOON.plusSeconds(second++).plusMillis((long) (1_000 * seconds));
+        }
+
+        /// Half of a surrogate pair becomes `?`.
+        void save(Path output) throws IOException {
+            Files.write(output, results.toString().getBytes(UTF_8));
+            if (!log.isEmpty())
+                Files.write(output.resolveSibling(output.getFileName() + ".log"), log.toString().getBytes(UTF_8));
         }
     }
 

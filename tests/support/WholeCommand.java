@@ -265,6 +265,11 @@ abstract class WholeCommand {
         return ids.stream().sorted().toList();
     }
 
+    /// The status of the batch as its log and results show it, without the CSV.
+    JsonNode statusJson() throws IOException {
+        return tree(call(Map.of(), "status", "--json", "-o", output()).out());
+    }
+
     /// `succeeded=2 pending=1`, without zeros.
     String status() throws IOException {
         var json = tree(ofBatch("status", "--json").out());
