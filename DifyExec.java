@@ -168,14 +168,15 @@ final class DifyExec implements Runnable {
 
     @Mixin Console console;
 
-    /// Answers `--version` first: it alone does not need the command line's classes, which take most of the time of a
-    /// short start, 0.15 s.
+    /// Starts the tool. `--version` is answered before anything else, because it does not need the command line's
+    /// classes. Loading them takes 0.15 s, most of a short start.
     static void main(String... args) {
         if (args.length == 1 && Set.of("-V", "--version").contains(args[0])) {
             System.out.println(NAME_AND_VERSION);
             return;
         }
         setProperties();
+        // ./jbang passes on its folder and the typed words: for the .env there, and for the commands in hints
         var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
         var started = Env.started(System.getenv("DIFYEXEC_COMMAND"), List.of(args),
                 System.getProperty("java.class.path"), Files.exists(Path.of("DifyExec.java")));
@@ -183,21 +184,26 @@ final class DifyExec implements Runnable {
         System.exit(commandLine(env, args).execute(args));
     }
 
-    /// Sets properties that the HTTP client and JLine read only once, as their classes load: close idle connections
-    /// after a second, let a proxy ask for a password, use small buffers, and use `stty` where JLine may not call
-    /// native code. A property set with `-D` stays.
+    /// Sets properties that the HTTP client and JLine read only once, when their classes load. A property set with
+    /// `-D` stays.
     static void setProperties() {
         var properties = System.getProperties();
+        // Seconds. Dify 1.9 closes a connection after two idle seconds. A request that is sent just then is cut off,
+        // and its run is unknown. Later versions never close it, and it takes one of the server's ten connections.
         properties.putIfAbsent("jdk.httpclient.keepalive.timeout", "1");
+        // Lets a proxy for https ask for a password. Java rejects that by default.
         properties.putIfAbsent("jdk.http.auth.tunneling.disabledSchemes", "");
+        // Bytes. Every connection has such buffers, and with many rows at a time Java's 16 KB cost too much memory.
         properties.putIfAbsent("jdk.httpclient.bufsize", "4096");
+        // JLine then calls `stty`. Without permission for native code, its own calls make Java print warnings.
         if (!DifyExec.class.getModule().isNativeAccessEnabled() && File.separatorChar == '/')
             properties.putIfAbsent("org.jline.terminal.provider", "exec");
     }
 
-    /// Builds the command tree for an environment, which is a map in tests. If the first argument names a command other
-    /// than `shell`, the tree has only that one, because picocli takes time to read the options of each: 0.1 s of
-    /// processor time for all.
+    /// Builds the command tree for an environment, which is a map in tests. Everything that a command prints goes
+    /// through a writer that masks the API key. If the first argument is the name of a command, the tree has only that
+    /// command, because picocli needs 0.1 s of processor time to read the options of all. `shell` needs all of them,
+    /// because it runs most of the other commands.
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
         var secret = env.secret();
@@ -215,10 +221,10 @@ final class DifyExec implements Runnable {
         var named = COMMANDS.stream().filter(type -> args.length > 0 && type != Shell.class
                 && type.getSimpleName().toLowerCase(Locale.ROOT).equals(args[0])).toList();
         (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
-        line.getOut(); // sets the writers of the whole tree
+        line.getOut(); // picocli now creates the writers, and setOut and setErr above mask those of the whole tree
         line.getErr();
         return CommandLines.configured(line, new EnvDefaults(env, args), env)
-                .setParameterExceptionHandler((problem, words) -> {
+                .setParameterExceptionHandler((problem, words) -> { // scripts with --json rely on an outcome here too
                     var unusable = CommandLines.unusable(problem, env);
                     Work.report(unusable, problem.getCommandLine(), List.of(words));
                     return CommandLines.print(unusable, problem.getCommandLine());
@@ -245,7 +251,8 @@ final class DifyExec implements Runnable {
             return work.start(batches.selection(), batches.fresh);
         }
 
-        /// Holds the options for a whole batch. Help shows them after those for rows, under one heading.
+        /// Holds the options for a whole batch. Their group has no heading of its own, so help shows them under the
+        /// heading of the options for rows.
         static final class Batches {
             @Option(names = "--sample", paramLabel = "N",
                     description = "Run N random pending rows to estimate time and cost.")
@@ -267,8 +274,8 @@ final class DifyExec implements Runnable {
             Batch.Selection selection() {
                 var pending = Batch.Selection.pending(pendingOnly, rerunChanged);
                 if (sample == null && seed == null) return pending;
-                return pending.random(sample == null ? Long.MAX_VALUE : sample,
-                        seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed);
+                return pending.random(sample == null ? Long.MAX_VALUE : sample, // Work rejects --seed alone
+                        seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed); // short to retype
             }
         }
     }
@@ -289,7 +296,8 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
-            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force), false);
+            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force),
+                    false); // there is no `retry --fresh`
         }
     }
 
@@ -317,14 +325,16 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        /// Shows the batch under `-o`. If only shards of it exist, shows those.
+        /// Shows the batch under `-o`. If only shards of it exist, shows those. The exit code is 0 only if every row
+        /// has succeeded and all its files were saved, so that a script can wait for that.
         @Override
         public Integer call() throws IOException {
             var named = BatchFiles.of(results.file);
             if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
             var files = named.requireStarted();
             try (var csv = open(files)) {
-                var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
+                var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, // only the report shows each row
+                        List.of());
                 if (html != null) {
                     files.requireWritableTarget(html, batch.inputs(),
                             file -> force || WebPage.isOurs(file, WebPage.MARK));
@@ -338,9 +348,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the input that was typed, else that of the last session, so that rows that have not run are counted.
-        /// Returns null if no input is known, or if that of the last session is missing or cannot be read. The status
-        /// then shows only what the log contains.
+        /// Opens the input, so that rows that have not run are counted: the typed one, or otherwise the input of the
+        /// last session. Returns null if the last session's input is unknown, missing or unreadable. The status then
+        /// shows only what the log contains, because the user did not ask for that file.
         private Csv open(BatchFiles files) throws IOException {
             if (input != null) return shape.open(input, files);
             var known = files.choices().input();
@@ -358,7 +368,7 @@ final class DifyExec implements Runnable {
         /// Shows the shards of a batch that has not been merged yet.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
-            if (input != null) for (var files : shards.files()) files.refuse(input);
+            if (input != null) for (var files : shards.files()) files.refuse(input); // -i is none of their files
             try (var csv = open(shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
                 if (json) console.out().println(Json.text(view.json()));
@@ -394,9 +404,10 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        OutputStream standardOutput = System.out;
+        OutputStream standardOutput = System.out; // tests replace it
 
-        /// Reads the batch once before it writes anything, because the header needs the names of all outputs.
+        /// Reads the batch once before it writes anything, because the header needs the names of all outputs. All
+        /// checks come before the first byte, because what went to standard output cannot be taken back.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).requireStarted();
@@ -404,7 +415,7 @@ final class DifyExec implements Runnable {
             var names = new LinkedHashSet<String>();
             try (var csv = shape.open(input.csv, files)) {
                 var batch = Batch.peek(files, Optional.of(csv), true,
-                        failed ? List.of() : List.of(Spreadsheet.addOutputs(names)));
+                        failed ? List.of() : List.of(Spreadsheet.addOutputs(names))); // failed rows have no outputs
                 if (toFile) files.requireWritableTarget(file, batch.inputs(), _ -> force);
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
@@ -413,7 +424,7 @@ final class DifyExec implements Runnable {
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
-                else {
+                else { // not console.out(), because an export is always UTF-8; AtomicFile masks the API key itself
                     var masking = Secret.current().masking(standardOutput);
                     content.accept(masking);
                     masking.flush();
@@ -487,6 +498,8 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
+        /// Checks the options and all files to write, compares, and only then writes. So a mistake leaves every file as
+        /// it was.
         @Override
         public Integer call() throws IOException {
             if (!JsonDiff.POINTER.matcher(part).matches())
@@ -494,10 +507,11 @@ final class DifyExec implements Runnable {
             if (expect.isEmpty() != (input == null) || expect.isEmpty() && tolerance != null)
                 throw new Unusable("--expect, -i and --tolerance are used together",
                         "such as -i data.csv --expect answer_expected=/answer");
-            var sides = sides().parallelStream().map(side -> side.parallelStream().map(file ->
+            var sides = sides().parallelStream().map(side -> side.parallelStream().map(file -> // each reads other files
                     Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList())
                     .toList();
-            for (var batch : sides.stream().flatMap(List::stream).toList()) { // no file of any batch is overwritten
+            // a file to write must not belong to any of the batches, not even with --force
+            for (var batch : sides.stream().flatMap(List::stream).toList()) {
                 batch.history().unreadable().ifPresent(note -> console.err().println("Warning: " + note + "."));
                 var files = batch.files();
                 var inputs = Stream.concat(batch.inputs().stream(), Stream.ofNullable(input)).toList();
@@ -509,16 +523,16 @@ final class DifyExec implements Runnable {
                             file -> force || WebPage.isOurs(file, Comparison.JUNIT_MARK));
             }
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
-            var choices = sides.getLast().getFirst().files().choices();
+            var choices = sides.getLast().getFirst().files().choices(); // compare has no --delimiter and so on
             try (var data = input == null ? null : Csv.open(input, choices.shape());
                     var both = new Comparison(sides, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
-                if (input != null && !both.hasJudgedRows())
+                if (input != null && !both.hasJudgedRows()) // such as the CSV of another batch
                     throw new Unusable(input + ": no row has an expected value and a result",
                             "check that this is the right CSV");
                 if (json) both.json(console.out());
                 else both.print(console.out(), console.paint(), all);
                 if (csv != null) {
-                    var sheet = new Spreadsheet(csv, ',', false);
+                    var sheet = new Spreadsheet(csv, ',', false); // outputs may look like formulas, so escape them
                     AtomicFile.write(csv, file -> both.csv(sheet, file));
                     sheet.report(console.err());
                 }
@@ -528,18 +542,20 @@ final class DifyExec implements Runnable {
                 }
                 if (junit != null) AtomicFile.write(junit, both::junit);
                 return (both.hasDifferences() ? Exit.ROWS_FAILED : Exit.OK).code;
-            } catch (Faulty fault) { // its hint may name an option that compare does not have
+            } catch (Faulty fault) { // its hint may suggest an option that compare does not have
                 throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
             }
         }
 
+        /// Returns the files of each side. Two plain arguments are a side each. One plain argument may not be mixed
+        /// with --first or --second, because it would be unclear which side it is.
         private List<List<Path>> sides() {
             var named = Stream.of(first, second).filter(side -> !side.isEmpty());
             var sides = Stream.concat(files.stream().map(List::of), named).toList();
             boolean isOne = sides.size() == 1 && !expect.isEmpty();
             if (!isOne && (sides.size() != 2 || files.size() == 1)) throw new Unusable("compare needs two "
                     + "results files", "pass two, or more after --first and --second; with --expect, one is enough");
-            for (var side : sides) if (Set.copyOf(side).size() < side.size())
+            for (var side : sides) if (Set.copyOf(side).size() < side.size()) // it would pass for a repeated run
                 throw new Unusable(Text.joinFirst(5, side.stream().map(Path::toString)) + ": a file is given twice",
                         "give each file once");
             return sides;
@@ -605,35 +621,40 @@ final class DifyExec implements Runnable {
         WorkflowOptions workflow = new WorkflowOptions();
         @Mixin Setup setup;
 
+        /// Checks the input against the server. `check` belongs to no batch, so the options of earlier sessions do not
+        /// apply.
         @Override
         public Integer call() throws Exception {
-            var running = setup.running();
+            var retrying = setup.retrying();
             var part = Optional.ofNullable(shard).map(Shard::parse);
             try (var whole = shape.open(input.csv, workflow.queryColumn, Optional.empty())
                     .with(setup.edits)) {
                 var csv = whole.with(part);
-                try (var dify = setup.connect(demo.start(csv), workflow.workflowId, running, 1)) {
-                    int code = report(csv, dify.greet(""), dify);
+                try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying, 1)) { // it starts no run
+                    int code = report(csv, dify.greet(""), dify); // a refusal leaves nothing undone
                     if (code == Exit.OK.code && !json) setup.next().begin(part).ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
-                    Index.of(csv, _ -> {}); // if the server does not answer, at least the file's faults are reported
+                    Index.of(csv, _ -> {}); // if the server does not respond, at least the first fault is reported
                     throw problem;
                 }
             }
         }
 
         /// Reads every row once and checks its values. Reads the first rows again if their requests are to be shown.
+        /// With --json, standard output contains only the JSON object, so that a script can parse it.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
             var inspection = dify.inspect(workflow, server, csv);
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
-            if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
+            if (!json && !inspection.options().isEmpty()) // such as --delimiter, which the file needs
+                out.println("Next: " + setup.again(inspection.options()));
             if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
 
+        /// Prints the requests of the first rows. Indexes the CSV again, because the inspection kept no rows.
         private void show(Csv csv, ServerInfo server, Connection dify, PrintWriter out) throws InterruptedException {
             var form = dify.form(workflow, server, csv);
             var index = Index.of(csv, _ -> {});
@@ -643,6 +664,8 @@ final class DifyExec implements Runnable {
                     dify.client().to(server.kind()), out));
         }
 
+        /// Makes up an attempt that is never sent. Its user has the form of a real one, and its mode is that of a first
+        /// run.
         private Attempt attempt(Row row, ServerInfo server) {
             var user = "difyexec-0123456789abcdef-1";
             var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
@@ -672,21 +695,24 @@ final class DifyExec implements Runnable {
         @Mixin SameAppOption sameApp;
         @Mixin Setup setup;
 
+        /// Reads the files, then asks the server about each row. It must be the server and the app of the batch,
+        /// because others do not have its runs, and every row would look wrong. No row waits for this command, so a
+        /// refusal need not report what becomes of the rows (`""`).
         @Override
         public Integer call() throws Exception {
-            var running = setup.running();
-            var batch = BatchFiles.of(results.file);
-            Event.sessions(batch.log()); // throws if another version wrote the log
-            var files = Verification.Evidence.of(batch);
+            var retrying = setup.retrying();
+            var files = BatchFiles.of(results.file);
+            Event.sessions(files.log()); // throws if another version wrote the log
+            var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
-            try (var dify = setup.connect(Optional.empty(), "", running, Verification.AT_ONCE)) {
-                var origin = Origin.of(batch);
+            try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
+                var origin = Origin.of(files);
                 var server = dify.greet(origin, "");
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
-                var ids = files.ids(sample, seed);
-                var found = new Verification(files, dify.client(), server.kind() == AppKind.CHATFLOW,
-                        Optional.ofNullable(rate)).about(ids, setup.err());
-                long attempts = ids.stream().mapToLong(id -> files.attempts(id).size()).sum();
+                var ids = evidence.ids(sample, seed);
+                var found = new Verification(evidence, dify.client(), server.kind() == AppKind.CHATFLOW,
+                        Optional.ofNullable(rate)).findings(ids, setup.err());
+                long attempts = ids.stream().mapToLong(id -> evidence.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 var findings = object();
                 found.forEach((kind, all) -> findings.put(kind.key(), all));
@@ -697,7 +723,8 @@ final class DifyExec implements Runnable {
                             + ", checked against Dify " + server.version() + " in " + Text.seconds(seconds));
                     Verification.print(found, setup.out());
                 }
-                return Verification.exit(found.keySet(), ids.stream().anyMatch(files.results()::containsKey)).code;
+                boolean hasResults = ids.stream().anyMatch(evidence.results()::containsKey);
+                return Verification.exit(found.keySet(), hasResults).code;
             }
         }
     }
@@ -717,15 +744,17 @@ final class DifyExec implements Runnable {
 
         @Mixin Setup setup;
 
+        /// Checks first that neither file exists or belongs to a batch, whose log would then be about other rows. Runs
+        /// of the app have no batch here, so `connect` gets neither a demo nor a version.
         @Override
         public Integer call() throws Exception {
-            var running = setup.running();
+            var retrying = setup.retrying();
             var name = output.getFileName().toString();
             var baseline = output.resolveSibling(name.replaceFirst("(\\.[^.]*)?$", ".baseline$1"));
             BatchFiles.of(baseline).requireNoBatch().requireWritableTarget(output, List.of(), _ -> force);
             BatchFiles.of(output).requireNoBatch().requireWritableTarget(baseline, List.of(), _ -> force);
             setup.err().println("Note: the inputs and outputs of real runs may contain personal data.");
-            try (var dify = setup.connect(Optional.empty(), "", running, 1)) {
+            try (var dify = setup.connect(Optional.empty(), "", retrying, 1)) { // asks for one page or run at a time
                 var runs = new AppRuns(dify, wanted);
                 runs.read();
                 runs.write(output, baseline, setup.next());
@@ -762,7 +791,7 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
         WorkflowOptions workflow = new WorkflowOptions();
-        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions running = new RunOptions();
+        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions retrying = new RunOptions();
         @Mixin Setup setup;
 
         @Override
@@ -773,7 +802,7 @@ final class DifyExec implements Runnable {
         }
 
         ShellSession session() {
-            setup.check(running);
+            setup.check(retrying);
             var session = new ShellSession(this);
             if (output != null) session.open(Optional.ofNullable(input), output);
             return session;
@@ -1485,7 +1514,7 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
         WorkflowOptions workflow = new WorkflowOptions();
         @ArgGroup(validate = false, order = 6, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
-        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions running = new RunOptions();
+        @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions retrying = new RunOptions();
         @ArgGroup(validate = false, order = 8, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
         private Optional<Engine.Watcher> view = Optional.empty();
@@ -1515,7 +1544,7 @@ final class DifyExec implements Runnable {
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
                 out.makeFolder();
-                try (var dify = setup.connect(demo.start(csv), workflow.workflowId, running,
+                try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
@@ -1533,7 +1562,7 @@ final class DifyExec implements Runnable {
                 throws Exception {
             try {
                 if (fresh.isPresent()) {
-                    var wanted = Batch.ofRows(files, csv).select(fresh.get(), running.timeout);
+                    var wanted = Batch.ofRows(files, csv).select(fresh.get(), retrying.timeout);
                     var server = dify.greet("; nothing was moved or sent");
                     check(wanted, dify.form(workflow, server, csv), dify.err());
                 }
@@ -1556,7 +1585,7 @@ final class DifyExec implements Runnable {
         }
 
         private void checkOptions(Batch.Selection asked) {
-            setup.check(running);
+            setup.check(retrying);
             if (asked.isSample() && !asked.isLimited())
                 throw new Unusable("--seed cannot be used without --sample", "add --sample N");
             if (asked.isSample() && rows.limit != null)
@@ -1575,7 +1604,7 @@ final class DifyExec implements Runnable {
             var err = dify.err();
             announceShard(batch, asked);
             if (!rows.add) batch.refuseOtherFile(input.csv, " --add adds its rows to the batch");
-            var wanted = batch.select(asked, running.timeout);
+            var wanted = batch.select(asked, retrying.timeout);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                 writer.finish().ifPresent(stop -> {
@@ -1590,7 +1619,7 @@ final class DifyExec implements Runnable {
             var origin = Origin.of(batch.files());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
-            var app = dify.identify(origin, server.kind(), running.isSure, left);
+            var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = dify.form(workflow, server, batch.csv().orElseThrow());
             CheckView.problems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
             var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(out.saveFiles));
@@ -1687,11 +1716,11 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
-            var grace = view.isPresent() ? Duration.ZERO : running.grace; // Ctrl-C stops a single run at once
-            var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, running.timeout,
-                    running.settle);
+            var grace = view.isPresent() ? Duration.ZERO : retrying.grace; // Ctrl-C stops a single run at once
+            var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, retrying.timeout,
+                    retrying.settle);
             return new Engine.Terms(judge, limits, new Pace(pace.concurrency(), pace.wait, pace.rate), modes,
-                    new Attempt.UserNames(running.user));
+                    new Attempt.UserNames(retrying.user));
         }
 
         /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream provides
@@ -2040,7 +2069,7 @@ final class DifyExec implements Runnable {
     /// Compares a batch with the server's own records. Reads log and results with its own code and does not share a
     /// decision with the engine, so that a mistake of the engine shows here.
     record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
-        static final int AT_ONCE = 4;
+        static final int ROWS_AT_ONCE = 4;
 
         /// Holds an attempt and the session that sent it. `isElsewhere` is true if a later session used `--same-app`:
         /// its app may be another one, and does not list this attempt.
@@ -2178,10 +2207,10 @@ final class DifyExec implements Runnable {
             return isConfirmed && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
-        Map<Kind, List<Finding>> about(List<String> ids, PrintWriter err) {
+        Map<Kind, List<Finding>> findings(List<String> ids, PrintWriter err) {
             var screen = Screen.on(2);
             var done = new AtomicInteger();
-            return ids.stream().gather(Gatherers.mapConcurrent(AT_ONCE, this::row)).peek(_ -> {
+            return ids.stream().gather(Gatherers.mapConcurrent(ROWS_AT_ONCE, this::row)).peek(_ -> {
                 if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
                 err.print(done + "/" + ids.size() + " rows\r"); // the next line overwrites it
                 err.flush();
@@ -2982,34 +3011,34 @@ final class DifyExec implements Runnable {
         }
 
         /// Rejects settings that cannot be used.
-        void check(RunOptions running) {
-            if (running.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
-            if (running.settle.isZero()) throw new Unusable("--settle 0: must be greater than zero");
+        void check(RunOptions retrying) {
+            if (retrying.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
+            if (retrying.settle.isZero()) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
                 throw new Unusable("--env-file " + server.envFile + ": no such file");
-            if (!Attempt.UserNames.isUsable(running.user))
-                throw new Unusable("--user " + Text.shell(Text.printable(running.user, 20))
+            if (!Attempt.UserNames.isUsable(retrying.user))
+                throw new Unusable("--user " + Text.shell(Text.printable(retrying.user, 20))
                         + ": must have at most 200 characters and no control characters");
         }
 
         /// Returns the settings of `run` for a command that starts no run and has no options for them. Rejects what
         /// `run` would reject, and makes the command try as often as `run` would.
-        RunOptions running() {
-            var running = new RunOptions();
-            CommandLines.Converters.register(new CommandLine(running).setErr(err()))
+        RunOptions retrying() {
+            var retrying = new RunOptions();
+            CommandLines.Converters.register(new CommandLine(retrying).setErr(err()))
                     .setDefaultValueProvider(new EnvDefaults(env)).parseArgs();
-            check(running);
-            return running;
+            check(retrying);
+            return retrying;
         }
 
         /// Connects to the demo, or to the configured server.
-        Connection connect(Optional<Demo> demo, String version, RunOptions running, int runs) {
+        Connection connect(Optional<Demo> demo, String version, RunOptions retrying, int runs) {
             var access = demo.map(own -> new Access(own.baseUrl(), own.key(), "", Demo.known(version),
                     Optional.empty(), Optional.empty()))
                     .orElseGet(() -> server.access(env, version, spec.findOption("--demo") != null, err()));
-            var backoff = new Backoff(running.initialDelay, running.maxDelay, running.maxRetries);
-            return new Connection(access, DifyClient.of(access, running.timeout, runs),
-                    new Judge(backoff, running.failedRuns, access), demo, err());
+            var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
+            return new Connection(access, DifyClient.of(access, retrying.timeout, runs),
+                    new Judge(backoff, retrying.failedRuns, access), demo, err());
         }
 
         static final class ServerOptions {
