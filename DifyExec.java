@@ -765,7 +765,7 @@ final class DifyExec implements Runnable {
 
     // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs commands on one open batch. The commands are typed on a terminal or come from a script.
+    /// Runs commands on one open batch, which a person types on a terminal or a script contains.
     ///
     /// ```
     /// Dialogue or script ──line──▶ ShellSession: the open batch, edits ──▶ its own commands, or those of the tool
@@ -794,6 +794,7 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions retrying = new RunOptions();
         @Mixin Setup setup;
 
+        /// Starts a dialogue if standard input is a terminal. Otherwise reads it as a script.
         @Override
         public Integer call() throws IOException {
             var session = session();
@@ -808,22 +809,23 @@ final class DifyExec implements Runnable {
             return session;
         }
 
-        /// Runs a script and returns the highest exit code. Failed rows do not end the script; an interrupt always
-        /// does.
+        /// Runs a script and returns the highest exit code. Failed rows do not end the script, because a later command
+        /// may retry or export them. An interrupt ends it even with --keep-going.
         static int script(ShellSession session, Reader commands, boolean keepGoing) throws IOException {
             var lines = new LineNumberReader(commands);
             int highest = Exit.OK.code, number = 1;
-            for (var line = command(lines); line != null && !session.isLeft(); line = command(lines)) {
+            for (var line = command(lines); line != null && !session.isExited(); line = command(lines)) {
                 int code = session.execute(line);
                 highest = Math.max(highest, code);
                 if (code != Exit.OK.code && code != Exit.ROWS_FAILED.code) {
                     boolean ends = !keepGoing || code == Exit.INTERRUPTED.code;
+                    // the command has reported its reason already, but not where it is in the script
                     session.err.println("difyexec: line " + number + ": command failed (exit code " + code + ")"
                             + (ends ? "; the script ends here" : ""));
                     session.err.flush();
                     if (ends) break;
                 }
-                number = lines.getLineNumber() + 1;
+                number = lines.getLineNumber() + 1; // where the next command begins; it may have several lines
             }
             return highest;
         }
@@ -839,25 +841,28 @@ final class DifyExec implements Runnable {
             return line;
         }
 
-        /// Splits a line into words, with quotes as in `text="two words"`. Returns empty while a quote is open. A line
-        /// that starts with `#` is a comment and has no words.
+        /// Splits a line into words, with quotes as in `text="two words"`. JLine removes quotes around a whole word,
+        /// but not those after `text=`. Returns empty while a quote is open. A line that starts with `#` is a comment
+        /// and has no words, so a quote in it opens nothing.
         static Optional<List<String>> words(String line) {
             if (line.startsWith("#")) return Optional.of(List.of());
             try {
                 return Optional.of(new DefaultParser().eofOnUnclosedQuote(true)
-                        .parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream()
+                        .parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream() // -1: there is no cursor
                         .map(word -> word.replaceFirst("(?s)^([^=\"']*=)([\"'])(.*)\\2$", "$1$3")).toList());
             } catch (EOFError _) {
                 return Optional.empty();
             }
         }
 
-        /// Runs the shell on a terminal. No other type loads JLine's terminal.
+        /// Runs the shell on a terminal. Only this type loads JLine's line editor, so that a script starts faster.
         static final class Dialogue {
+            /// Sets up the line editor and runs the dialogue. A line that contains an API key is left out of the
+            /// history, which is kept in a file.
             static int run(ShellSession session, Env env) throws IOException {
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
-                            .parser(new DefaultParser().eofOnUnclosedQuote(true))
+                            .parser(new DefaultParser().eofOnUnclosedQuote(true)) // Enter in a quote starts a new line
                             .completer(new Completion(session))
                             .history(new DefaultHistory() {
                                 @Override
@@ -865,9 +870,9 @@ final class DifyExec implements Runnable {
                                     if (env.secret().mask(line).equals(line)) super.add(time, line);
                                 }
                             })
-                            .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // `!` has no special meaning
-                            .option(LineReader.Option.INSERT_TAB, false)
-                            .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
+                            .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a value may contain `!`
+                            .option(LineReader.Option.INSERT_TAB, false) // Tab lists the commands on an empty line
+                            .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ") // while a quote is open
                             .variable(LineReader.BELL_STYLE, "none").build();
                     remember(reader, env);
                     session.out.println(NAME_AND_VERSION + session.summary().map(" · "::concat).orElse("")
@@ -895,23 +900,24 @@ final class DifyExec implements Runnable {
                     }
                     reader.setVariable(LineReader.HISTORY_FILE, history);
                 } catch (IOException _) {
-                    // The history is not kept.
+                    // The shell works without a file for its history.
                 }
             }
 
             /// Reads and runs commands until the user exits. The first attempt to exit with unsaved edits only warns.
+            /// Further edits cause a new warning.
             private static void converse(ShellSession session, LineReader reader) throws IOException {
                 var warned = "";
-                while (!session.isLeft()) {
+                while (!session.isExited()) {
                     try {
-                        execute(session, reader.readLine(session.prompt().replace("%", "%%")));
+                        execute(session, reader.readLine(session.prompt().replace("%", "%%"))); // JLine's escape of %
                     } catch (UserInterruptException _) {
                         // Ctrl-C discards the typed line.
                     } catch (EndOfFileException _) {
                         session.exit();
                     }
-                    var edits = session.edits.count();
-                    if (!session.isLeft() || !session.edits.isUnsaved() || edits.equals(warned)) continue;
+                    var edits = session.edits.summary();
+                    if (!session.isExited() || !session.edits.isUnsaved() || edits.equals(warned)) continue;
                     session.stay(new Unusable(edits + " not saved",
                             "'save FILE.csv' keeps the edits; exit again to discard them"));
                     warned = edits;
@@ -922,8 +928,8 @@ final class DifyExec implements Runnable {
             /// lines.
             private static void execute(ShellSession session, String pasted) throws IOException {
                 var lines = new BufferedReader(new StringReader(pasted));
-                for (var line = command(lines); line != null && !session.isLeft(); line = command(lines)) {
-                    var former = Signals.register("INT", Thread.currentThread()::interrupt);
+                for (var line = command(lines); line != null && !session.isExited(); line = command(lines)) {
+                    var former = Signals.register("INT", Thread.currentThread()::interrupt); // not the end of the shell
                     try {
                         if (session.execute(line) == Exit.INTERRUPTED.code) return;
                     } finally {
@@ -937,7 +943,8 @@ final class DifyExec implements Runnable {
         /// Completes commands, options, ids, columns and files. Picocli's own completion would propose the values of
         /// all parameters of a command at once.
         record Completion(ShellSession session) implements Completer {
-            private static final int MOST = 1000; // candidates, more than a terminal shows
+            /// A batch may have a million ids, and a terminal shows far fewer.
+            private static final int MAX_CANDIDATES = 1000;
 
             /// Proposes files and the session's own values first. If there are none, picocli proposes commands and
             /// options.
@@ -945,30 +952,33 @@ final class DifyExec implements Runnable {
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
                 var commands = session.commandLine();
                 var arg = arg(commands.getSubcommands().get(line.words().getFirst()), line);
-                if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class)
+                if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class) // of a list, the type of an element
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
                 else if (arg.isPresent()) {
                     var typed = line.word().substring(0, line.wordCursor());
                     var cell = session.presentCell(line.words(), typed);
-                    if (cell.isPresent()) { // A candidate would not do: JLine escapes some of its quotes, but not all.
+                    if (cell.isPresent()) { // written as is, because JLine would escape only some quotes of a candidate
                         reader.getBuffer().write(cell.get());
                         return;
                     }
-                    session.values(arg.get().paramLabel(), commands).filter(word -> word.startsWith(typed)).limit(MOST)
+                    session.values(arg.get().paramLabel(), commands).filter(word -> word.startsWith(typed))
+                            .limit(MAX_CANDIDATES)
                             .forEach(word -> candidates.add(candidate(word, candidates.size())));
                 }
                 if (candidates.isEmpty())
                     new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
             }
 
-            /// Passes `place` to JLine, which sorts candidates by it. No space follows `COLUMN=`, because the value
-            /// comes next.
+            /// Creates a candidate. JLine sorts candidates by their `place`. No space follows `COLUMN=`, because the
+            /// value comes next. The nulls are a group, a description, a suffix and a key.
             private static Candidate candidate(String word, int place) {
-                var shown = Text.printable(word, Integer.MAX_VALUE);
+                var shown = Text.printable(word, Integer.MAX_VALUE); // an id may contain control characters
                 return new Candidate(word, shown, null, null, null, null, !word.endsWith("="), place);
             }
 
-            /// Returns the option or parameter that the word at the cursor belongs to, or empty if there is none.
+            /// Returns the option or parameter that the word at the cursor belongs to, or empty if there is none. The
+            /// word belongs to the option before it if that needs a value. Word 0 is the command, so word 1 is
+            /// parameter 0.
             private static Optional<ArgSpec> arg(CommandLine command, ParsedLine line) {
                 int at = line.wordIndex();
                 if (command == null || at < 1 || line.word().startsWith("-")) return Optional.empty();
@@ -991,9 +1001,9 @@ final class DifyExec implements Runnable {
         final PrintWriter out, err;
 
         private final Shell shell;
-        private boolean isLeft = false;
+        private boolean isExited = false;
         private Batch batch; // null until a batch is opened
-        private List<String> stamps;
+        private List<String> stamps; // time and size of each of its files as it was read
 
         ShellSession(Shell shell) {
             this.shell = shell;
@@ -1001,6 +1011,7 @@ final class DifyExec implements Runnable {
             this.err = shell.setup.err();
         }
 
+        /// Runs a command and returns its exit code. Flushes, because nothing else does before the next prompt.
         int execute(String line) {
             var words = Shell.words(line);
             int code = Exit.OK.code;
@@ -1013,8 +1024,9 @@ final class DifyExec implements Runnable {
             return code;
         }
 
-        /// Builds the session's own commands and most of the tool's, for each line again: picocli keeps the values of
-        /// options.
+        /// Builds the session's own commands and most of the tool's. They are built again for each line, because
+        /// picocli keeps the values of options. Left out are `pull`, which does not work on a batch, a shell in the
+        /// shell, and what only the caller's shell can use. `help` is added by the annotation of this class.
         CommandLine commandLine() {
             var env = shell.setup.env;
             var line = new CommandLine(this, new CommandLines.Factory(env, edits));
@@ -1024,11 +1036,12 @@ final class DifyExec implements Runnable {
                     line.addSubcommand(type);
             }
             return CommandLines.configured(line, this::defaultOf, env).setOut(out).setErr(err)
-                    .setExpandAtFiles(false).setExecutionStrategy(this::run);
+                    .setExpandAtFiles(false) // an id may begin with @, which picocli takes for a file of arguments
+                    .setExecutionStrategy(this::run);
         }
 
-        /// Runs a command. Rejects `--env-file`, and with an open batch also `-i` and `-o`: they could mix two batches'
-        /// files.
+        /// Runs a command. Rejects `--env-file`, because the settings were read when the shell started. With an open
+        /// batch, also rejects `-i` and `-o`, because one of them alone would mix the files of two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             var typed = command.getParseResult();
@@ -1040,8 +1053,7 @@ final class DifyExec implements Runnable {
             return new CommandLine.RunLast().execute(parsed);
         }
 
-        /// Returns an option's default: from the open batch, else from the options of `shell`, else from the
-        /// environment.
+        /// Returns an option's default. The open batch comes first, then the options of `shell`, then the environment.
         private String defaultOf(ArgSpec arg) {
             if (!(arg instanceof OptionSpec option)) return null; // picocli then uses the command's own default
             var name = option.shortestName();
@@ -1049,14 +1061,14 @@ final class DifyExec implements Runnable {
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
             var typed = shell.setup.spec.commandLine().getParseResult().matchedOption(name);
             return typed == null ? new EnvDefaults(shell.setup.env).defaultValue(arg)
-                    : String.join("\0", typed.originalStringValues());
+                    : String.join("\0", typed.originalStringValues()); // CsvOptions splits --map and --var there
         }
 
         @Command(name = "open", description = "Open a batch.")
         void open(@Parameters(paramLabel = "CSV", description = "The CSV with the rows.") Path input,
                 @Parameters(paramLabel = "JSONL", description = "The results file. It may not exist yet.") Path output,
                 @Option(names = "--force", description = "Discard unsaved edits.") boolean force) {
-            if (edits.isUnsaved() && !force) throw new Unusable(edits.count() + " not saved",
+            if (edits.isUnsaved() && !force) throw new Unusable(edits.summary() + " not saved",
                     "'save FILE.csv' keeps the edits; 'open --force' discards them");
             open(Optional.of(input), output);
             edits.byId.clear();
@@ -1068,7 +1080,8 @@ final class DifyExec implements Runnable {
                 description = "Only rows with this text in their id or error.") String text) {
             var index = batch().index();
             var rows = index.onRetryList()
-                    .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.printable(Cause.of(batch, row).words(), 160))
+                    .mapToObj(row -> Text.id(index.id(row)) + "  "
+                            + Text.printable(Cause.of(batch, row).words(), 160)) // two lines of a terminal
                     .filter(line -> line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
@@ -1097,17 +1110,20 @@ final class DifyExec implements Runnable {
                 throws IOException, InterruptedException {
             requireInput(column);
             var row = row(id);
-            setCells(List.of(row), Map.of(column, edited(edits.apply(row).inputs().get(column))));
+            setCells(List.of(row), Map.of(column, openInEditor(edits.apply(row).inputs().get(column))));
         }
 
+        /// Edits rows and prints their edits, so that a mistyped value is noticed before the rows are sent.
         private void setCells(List<Row> rows, Map<String, String> cells) {
             rows.forEach(row -> edits.set(row, cells));
-            Text.printFirst(rows, 20, this::print, "%s rows ('edits' shows all)", out);
+            Text.printFirst(rows, 20, this::printEdits, "%s rows ('edits' shows all)", out);
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
         }
 
-        /// Opens the text in an editor and returns what the user saved. Only this user can read the temporary file.
-        private String edited(String text) throws IOException, InterruptedException {
+        /// Opens the text in an editor and returns what the user saved. Only this user can read the temporary file,
+        /// because `createTempFile` gives it such permissions. The editor is a command for `sh`, so it may contain
+        /// options.
+        private String openInEditor(String text) throws IOException, InterruptedException {
             var editor = Stream.of("VISUAL", "EDITOR").map(shell.setup.env.environment())
                     .filter(command -> command != null && !command.isBlank()).findFirst()
                     .orElseThrow(() -> new Unusable("neither VISUAL nor EDITOR names an editor",
@@ -1121,7 +1137,7 @@ final class DifyExec implements Runnable {
                 int code = new ProcessBuilder(command).inheritIO().start().waitFor();
                 if (code != 0) throw new Unusable("the editor failed, so nothing was changed ("
                         + Text.printable(editor, 60) + ": exit code " + code + ")");
-                // Editors add a line end to the last line, which the text did not have.
+                // Editors add a line break to the last line, which the text did not have.
                 return text.endsWith("\n") ? Files.readString(file) : Files.readString(file).replaceFirst("\\R\\z", "");
             } catch (IOException problem) {
                 throw new Unusable("the edited text cannot be read as UTF-8, so nothing was changed ("
@@ -1142,12 +1158,12 @@ final class DifyExec implements Runnable {
         @Command(name = "edits", description = "Show the edits as a diff against the CSV.")
         void edits() {
             if (!edits.byId.isEmpty()) batch().rows(entry -> edits.byId.containsKey(batch.index().id(entry)))
-                    .forEachRemaining(this::print);
+                    .forEachRemaining(this::printEdits);
             out.println(edits.byId.isEmpty() ? "No edits."
-                    : edits.count() + ". 'save FILE.csv' writes the CSV with them.");
+                    : edits.summary() + ". 'save FILE.csv' writes the CSV with them.");
         }
 
-        private void print(Row row) {
+        private void printEdits(Row row) {
             var cells = edits.of(row);
             out.println(Text.id(row.id()) + (cells.isEmpty() ? ": same as in the CSV" : ""));
             cells.forEach((column, cell) -> {
@@ -1163,43 +1179,45 @@ final class DifyExec implements Runnable {
             if (file.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx"))
                 throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
+            // no inputs, because save may replace the open CSV, unlike export
             batch.files().requireWritableTarget(file, List.of(), _ -> force);
             boolean isOpenCsv = Storage.isSame(file, csv.file().input());
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
-                    + Text.printable(file.toString(), 200) + " with " + edits.count() + ".");
-            if (isOpenCsv) edits.byId.clear();
+                    + Text.printable(file.toString(), 200) + " with " + edits.summary() + ".");
+            if (isOpenCsv) edits.byId.clear(); // its cells are now equal to the edits
         }
 
         @Command(name = "exit", aliases = "quit", description = "Exit the shell, like Ctrl-D.")
         void exit() {
-            isLeft = true;
+            isExited = true;
         }
 
-        boolean isLeft() {
-            return isLeft;
+        boolean isExited() {
+            return isExited;
         }
 
-        /// Keeps the session open and prints the reason.
+        /// Cancels an exit and prints the reason.
         void stay(Unusable why) {
-            isLeft = false;
+            isExited = false;
             out.println(why.text());
             out.flush();
         }
 
-        /// Opens a batch and closes the CSV of the previous one.
+        /// Opens a batch, then closes the CSV of the previous one. If opening fails, the previous batch stays open.
         void open(Optional<Path> input, Path output) {
             var files = BatchFiles.of(output);
-            var now = stamps(files, input); // taken before reading, so that a later write is noticed
+            var stampsBefore = stamps(files, input); // taken before reading, so that a later write is noticed
             var csv = input.map(path -> shell.shape.open(path, shell.workflow.queryColumn,
                     Optional.of(files)));
-            var opened = Batch.peek(files, csv, true, List.of());
+            var opened = Batch.peek(files, csv, true, List.of()); // `show` shows single rows
             if (batch != null) batch.csv().ifPresent(Csv::close);
             batch = opened;
-            stamps = now;
+            stamps = stampsBefore;
         }
 
-        /// Returns the open batch. Reads it again if the time or size of one of its files or of the CSV has changed.
+        /// Returns the open batch. Reads it again if the time or size of one of its files or of the CSV has changed,
+        /// because `retry` or another process has written it.
         private Batch batch() {
             if (batch == null) throw new Unusable("no batch is open", "'open CSV JSONL' opens one");
             if (!stamps(batch.files(), csvPath()).equals(stamps)) open(csvPath(), batch.files().results());
@@ -1222,15 +1240,15 @@ final class DifyExec implements Runnable {
 
         /// Returns a row as it is in the CSV, without edits.
         private Row row(String id) {
-            csv();
+            csv(); // fails without a CSV, and reads a changed batch again
             int entry = batch.requireEntry(id.strip(), "");
             return batch.rows(one -> one == entry).next();
         }
 
-        /// Returns the row with this id. If there is none, `failed` means all failed rows, and other text is a list of
-        /// ids.
+        /// Returns the row with this id, because an id may contain commas or be `failed`. If there is none, `failed`
+        /// means all failed rows, and other text is a list of ids.
         private List<Row> rows(String word) {
-            csv();
+            csv(); // fails without a CSV, and reads a changed batch again
             var index = batch.index();
             var entries = new BitSet();
             if (index.isRow(index.find(word))) entries.set(index.find(word));
@@ -1259,7 +1277,7 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             return switch (label) {
                 case "ID" -> IntStream.range(0, index.rows()).boxed().sorted(Comparator.comparing(entry ->
-                        !index.status(entry).isOnRetryList())).map(index::id);
+                        !index.status(entry).isOnRetryList())).map(index::id); // false is sorted before true
                 case "ROWS" -> Stream.concat(Stream.of("failed"), values("ID", commands));
                 case "COLUMN" -> batch.csv().stream().flatMap(csv -> csv.columns().stream()
                         .filter(column -> !csv.isId(column)));
@@ -1268,8 +1286,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns the row's present value in quotes, to complete `set ID COLUMN=`, or empty if nothing can be
-        /// completed.
+        /// Returns the row's present value in quotes, to complete `set ID COLUMN=`. Returns empty if the words are
+        /// something else. Quotes and backslashes are escaped, because [Shell#words] reads the line.
         Optional<String> presentCell(List<String> words, String typed) {
             if (!words.getFirst().equals("set") || words.size() < 3 || !typed.endsWith("=")) return Optional.empty();
             try {
@@ -1277,7 +1295,7 @@ final class DifyExec implements Runnable {
                 return Optional.ofNullable(cells.get(typed.substring(0, typed.length() - 1)))
                         .map(cell -> '"' + cell.replace("\\", "\\\\").replace("\"", "\\\"") + '"');
             } catch (Unusable _) {
-                return Optional.empty(); // `set` reports the reason
+                return Optional.empty(); // `set` will report that the row or CSV is missing
             }
         }
 
@@ -1287,10 +1305,10 @@ final class DifyExec implements Runnable {
             var name = Text.printable(batch.files().results().getFileName().toString(), 40);
             try {
                 var index = batch().index();
-                var open = RowStatus.counts(of -> of.isOnRetryList() ? index.count(of) : 0, Ansi.OFF::by);
-                return name + (open.isEmpty() ? "" : " (" + open + ")") + " dify> ";
+                var openCounts = RowStatus.counts(of -> of.isOnRetryList() ? index.count(of) : 0, Ansi.OFF::by);
+                return name + (openCounts.isEmpty() ? "" : " (" + openCounts + ")") + " dify> ";
             } catch (Unusable _) {
-                return name + " (?) dify> "; // the next command reports the reason
+                return name + " (?) dify> "; // the files changed and are unusable; the next command reports why
             }
         }
 
@@ -1314,14 +1332,15 @@ final class DifyExec implements Runnable {
                 return row.with(of(row));
             }
 
-            /// Returns the edits of a row, without those of columns that the CSV no longer has.
+            /// Returns the edits of a row. Leaves out edits of columns that the CSV no longer has, because it may have
+            /// been saved by another program.
             Map<String, String> of(Row row) {
                 var cells = new LinkedHashMap<>(byId.getOrDefault(row.id(), Map.of()));
                 cells.keySet().retainAll(row.inputs().keySet());
                 return cells;
             }
 
-            boolean isUnsaved() {
+            boolean isUnsaved() { // edits may be gone without being saved
                 return !isSaved && !byId.isEmpty();
             }
 
@@ -1336,12 +1355,13 @@ final class DifyExec implements Runnable {
             }
 
             /// Counts the edits: `3 edits in 2 rows`
-            String count() {
+            String summary() {
                 return Text.count(byId.values().stream().mapToLong(Map::size).sum(), "edit")
                         + " in " + Text.count(byId.size(), "row");
             }
 
-            /// Writes the CSV with the edits, in its own encoding and delimiter. If writing fails, the old file stays.
+            /// Writes the CSV with the edits, in its own encoding and delimiter. A character that the encoding lacks
+            /// would become `?`, so it is an error. If writing fails, the old file stays.
             void save(Csv csv, Index index, Path to) {
                 if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
                     throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
@@ -1353,12 +1373,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Shows a retry of one row: its nodes and text as they arrive, then its outputs.
+    /// Shows a retry of one row. Prints its nodes and text as they arrive, then its outputs.
     static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
-        private ObjectNode outputs;
-        private boolean isInText = false;
+        private ObjectNode outputs; // null until the run has ended
+        private boolean isInText = false; // whether the cursor is behind text that has no line break yet
 
         RunView(PrintWriter out) {
             this.out = out;
@@ -1372,25 +1392,26 @@ final class DifyExec implements Runnable {
         @Override
         public void onStreamEvent(StreamEvent.Live event) {
             switch (event) {
-                case StreamEvent.NodeBegan(var title, var type) -> node(title, type, "…");
-                case StreamEvent.NodeEnded(var title, var type, var status, var seconds, var error) -> node(title, type,
-                        Text.printable(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
+                case StreamEvent.NodeBegan(var title, var type) -> printNode(title, type, "…");
+                case StreamEvent.NodeEnded(var title, var type, var status, var seconds, var error) ->
+                        printNode(title, type, Text.printable(status, 40)
+                                + String.format(Locale.ROOT, " in %.2f s", seconds)
                                 + (error.isEmpty() ? "" : ": " + Text.printable(error, 300)));
-                case StreamEvent.Chunk(var text) -> Stream.of(text.split("(?<=\n)")).forEach(this::chunk);
+                case StreamEvent.Chunk(var text) -> Stream.of(text.split("(?<=\n)")).forEach(this::printChunk);
             }
             out.flush();
         }
 
         /// Prints a part of the text. The part may begin or end in the middle of a line.
-        private void chunk(String part) {
+        private void printChunk(String part) {
             if (part.isEmpty()) return;
-            if (!isInText) out.print("            | ");
+            if (!isInText) out.print("            | "); // below the titles of nodes, which follow their times
             isInText = true;
             out.print(Text.printable(part.replace("\n", ""), Integer.MAX_VALUE));
             if (part.endsWith("\n")) end();
         }
 
-        private void node(String title, String type, String text) {
+        private void printNode(String title, String type, String text) {
             say(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9)
                     + Text.printable(title, 40)
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.printable(type, 40) + ")") + " " + text);
@@ -1422,9 +1443,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Prints everything known about a row. Cuts long lines and long values unless `full` is set.
+    /// Prints everything known about a row. Cuts long lines and long values unless `full` is set, so that the row fits
+    /// on some screens.
     record RowView(boolean full, PrintWriter out) {
-        private static final int LONGEST = 300, LINES = 40; // characters of a line, lines of a value
+        private static final int LONGEST_LINE = 300, MAX_LINES = 40; // characters of a line, lines of a value
 
         /// Prints inputs from the CSV, attempts from the log, and outputs from the results. Leaves out what is missing.
         void print(Batch batch, int entry, ShellSession.Edits edits) throws IOException {
@@ -1457,6 +1479,8 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Prints an attempt with its outcomes and forms. It has two outcomes if it was unknown or paused at first and
+        /// a look-up found the result later.
         private void attempt(LineOffsets.RowEnds.Trace trace) {
             var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
             if (trace.attempt().edited()) attempt += ", edited";
@@ -1491,8 +1515,8 @@ final class DifyExec implements Runnable {
         }
 
         private void lines(String start, String text) {
-            Text.printFirst(text.lines().toList(), full ? Long.MAX_VALUE : LINES,
-                    line -> out.println(start + Text.printable(line, full ? Integer.MAX_VALUE : LONGEST)),
+            Text.printFirst(text.lines().toList(), full ? Long.MAX_VALUE : MAX_LINES,
+                    line -> out.println(start + Text.printable(line, full ? Integer.MAX_VALUE : LONGEST_LINE)),
                     "  %s lines (--full)", out);
         }
     }

@@ -766,7 +766,7 @@ final class ShellTest extends WholeCommand {
             var session = reopened();
 
             assertEquals(0, run(session, false, "exit\nshow r-9\n"));
-            assertTrue(session.session.isLeft());
+            assertTrue(session.session.isExited());
         }
     }
 
