@@ -14,7 +14,6 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
 
 import module java.base;
-import module java.net.http;
 
 import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
@@ -223,16 +222,16 @@ final class IoFault implements Callable<Integer> {
     /// One command, the batch as it finds it, and the server as it was then.
     private final class Tried implements AutoCloseable {
         final Tested command;
+        private final SimulatedDify dify = SimulatedDify.of("--dify", "1.16.1", "--columns", "id,text",
+                "--latency", "3ms", "--speed", "10");
         private final SimulatedServer server;
         private final Path base;
-        private final HttpClient http = HttpClient.newHttpClient();
         private Worker worker;
         private long sizeOfTarget = 0;
 
         Tried(Tested command) throws Exception {
             this.command = command;
-            server = SimulatedServer.start(0, 0, SimulatedDify.of("--dify", "1.16.1", "--columns", "id,text",
-                    "--latency", "3ms", "--speed", "10"));
+            server = SimulatedServer.start(0, 0, dify);
             base = folder.resolve("base-" + command);
             if (Files.exists(base)) Chaos.Tool.delete(base);
             Files.createDirectories(base);
@@ -269,7 +268,7 @@ final class IoFault implements Callable<Integer> {
                     Files.writeString(base.resolve(command.target), OLD);
                 }
             }
-            keepRuns();
+            dify.keep(Set.of("*"));
         }
 
         /// The last row of a new batch fails at first and is retried.
@@ -311,7 +310,7 @@ final class IoFault implements Callable<Integer> {
         Outcome fail(Call call, Fault fault, int number) throws Exception {
             if (Files.exists(place())) Chaos.Tool.delete(place());
             copy(base, place());
-            keepRuns();
+            dify.keep(Set.of("*"));
             int startedBefore = stats().path("started").asInt();
             Files.deleteIfExists(report());
             var cause = new FaultyDisk.Fault(call.name().toLowerCase(Locale.ROOT), number, fault.until(call, number),
@@ -487,21 +486,14 @@ final class IoFault implements Callable<Integer> {
                     .toArray(String[]::new);
         }
 
-        private void keepRuns() throws Exception {
-            http.send(HttpRequest.newBuilder(server.baseUrl().resolve("/__keep"))
-                    .POST(HttpRequest.BodyPublishers.ofString("*")).build(), HttpResponse.BodyHandlers.discarding());
-        }
-
-        private JsonNode stats() throws Exception {
-            return JSON.readTree(http.send(HttpRequest.newBuilder(server.baseUrl().resolve("/__stats")).build(),
-                    HttpResponse.BodyHandlers.ofString()).body());
+        private JsonNode stats() {
+            return JSON.valueToTree(dify.ledger().stats(true));
         }
 
         @Override
         public void close() throws IOException {
             if (worker != null) worker.process.destroyForcibly();
             server.close();
-            http.close();
         }
     }
 

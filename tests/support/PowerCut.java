@@ -13,14 +13,12 @@ import picocli.CommandLine;
 import picocli.CommandLine.*;
 
 import module java.base;
-import module java.net.http;
 
-import static difyexec.DifyExec.Env;
 import static difyexec.DifyExec.Exit;
 import static difyexec.DifyExec.commandLine;
 import static java.nio.charset.StandardCharsets.*;
 
-/// Runs the real command under strace against [Simulator] in its own process. From the trace it rebuilds states of the
+/// Runs the real command under strace against [Simulator]. From the trace it rebuilds states of the
 /// folder that a power cut can leave. Everything forced to disk (fsync) is there. Otherwise a file may keep any prefix
 /// of its bytes, and each new file, rename and removal may be missing. For each state, the simulator forgets the
 /// requests sent later, and the real command continues the batch.
@@ -70,6 +68,8 @@ final class PowerCut implements Callable<Integer> {
     boolean inProcess;
 
     private Path folder;
+    private SimulatedDify dify;
+    private SimulatedServer server;
 
     static void main(String... args) {
         System.exit(new CommandLine(new PowerCut()).setCaseInsensitiveEnumValuesAllowed(true).execute(args));
@@ -127,29 +127,27 @@ final class PowerCut implements Callable<Integer> {
 
     private Count measure(Consumer<String> out) throws Exception {
         var count = new Count();
-        try (var simulator = Simulated.start(simulatorOptions())) {
-            record(simulator);
+        dify = SimulatedDify.of("--dify", version, "--app", isChatflow() ? "chatflow" : "workflow", "--columns",
+                isChatflow() ? "id" : "id,text", "--latency", "30ms", "--jitter", "70ms", "--seed", "" + seed);
+        try (var started = SimulatedServer.start(0, 0, dify)) {
+            server = started;
+            record();
             var trace = Trace.read(folder.resolve("trace"), folder.resolve("batch"), folder.resolve("base"));
             if (mode != Mode.MERGE && !ignoresForcing) count.early = trace.early();
             for (int number = 1; number <= states; number++) {
                 var before = count.toString();
                 var random = new SplittableRandom(seed * 1_000_003 + number);
                 var state = trace.state(random, ignoresForcing);
-                simulator.keep(mode == Mode.MERGE ? Set.of("*") : state.users());
+                dify.keep(mode == Mode.MERGE ? Set.of("*") : state.users());
                 var place = Files.createDirectories(folder.resolve("states/" + number));
                 for (var file : state.files().entrySet()) Files.write(place.resolve(file.getKey()), file.getValue());
-                judge(place, simulator, count);
+                judge(place, count);
                 count.states++;
                 if (count.toString().equals(before)) delete(place);
                 else out.accept("state " + number + " (trace:" + state.moment() + "): " + count);
             }
         }
         return count;
-    }
-
-    private List<String> simulatorOptions() {
-        return List.of("--dify", version, "--app", isChatflow() ? "chatflow" : "workflow", "--columns",
-                isChatflow() ? "id" : "id,text", "--latency", "30ms", "--jitter", "70ms", "--seed", "" + seed);
     }
 
     private boolean isChatflow() {
@@ -161,28 +159,27 @@ final class PowerCut implements Callable<Integer> {
     }
 
     /// Runs the batch under strace.
-    private void record(Simulated simulator) throws Exception {
+    private void record() throws Exception {
         var batch = Files.createDirectories(folder.resolve("batch"));
         var csv = new StringBuilder(isChatflow() ? "id,query\n" : "id,text\n");
         for (int row = 1; row <= rows; row++) csv.append("row-%d,\"%s\"\n".formatted(row, text("row-" + row)));
         Files.writeString(batch.resolve("data.csv"), csv);
         if (mode == Mode.MERGE) for (int shard = 1; shard <= SHARDS; shard++) // the last one is unfinished
-            run(batch, simulator, "run", "--shard", shard + "/" + SHARDS, "--limit",
-                    "" + (shard == SHARDS ? 3 : rows));
+            run(batch, "run", "--shard", shard + "/" + SHARDS, "--limit", "" + (shard == SHARDS ? 3 : rows));
         copy(batch, folder.resolve("base"));
         var words = new ArrayList<>(List.of("strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "4194304", "-o",
                 folder.resolve("trace").toString(), "-e", "trace=" + Trace.CALLS));
         words.addAll(Given.Tool.words());
         words.addAll(arguments(mode == Mode.MERGE ? "merge" : "run"));
-        int exit = start(words, batch, simulator);
+        int exit = start(words, batch);
         if (exit != 0 && !(mode == Mode.MERGE && exit == Exit.ROWS_FAILED.code))
             throw new IllegalStateException("the traced call ended with exit code " + exit + ": "
                     + Files.readString(batch.resolve("output")));
     }
 
-    private void judge(Path place, Simulated simulator, Count count) throws Exception {
-        int exit = mode == Mode.MERGE ? run(place, simulator, "merge") : Exit.OK.code;
-        if (exit == Exit.OK.code || exit == Exit.ROWS_FAILED.code) exit = run(place, simulator, "run");
+    private void judge(Path place, Count count) throws Exception {
+        int exit = mode == Mode.MERGE ? run(place, "merge") : Exit.OK.code;
+        if (exit == Exit.OK.code || exit == Exit.ROWS_FAILED.code) exit = run(place, "run");
         if (exit != Exit.OK.code && exit != Exit.ROWS_FAILED.code) {
             count.refused++;
             return;
@@ -197,7 +194,7 @@ final class PowerCut implements Callable<Integer> {
         }
         if (exit == Exit.OK.code) count.lost += rows - ids.size();
         else count.unknown += rows - ids.size();
-        for (var row : simulator.stats().path("by_row")) if (row.path("twice").asInt() > 0) count.paidTwice++;
+        count.paidTwice += dify.ledger().all().filter(job -> job.twice).map(job -> job.row).distinct().count();
     }
 
     /// Returns an empty object for an unreadable line, so that it counts as wrong.
@@ -223,27 +220,27 @@ final class PowerCut implements Callable<Integer> {
     }
 
     /// Runs a command in the folder and returns its exit code.
-    private int run(Path place, Simulated simulator, String command, String... more) throws Exception {
+    private int run(Path place, String command, String... more) throws Exception {
         var words = arguments(command, more);
-        if (!inProcess) return start(Stream.of(Given.Tool.words(), words).flatMap(List::stream).toList(), place, simulator);
+        if (!inProcess) return start(Stream.of(Given.Tool.words(), words).flatMap(List::stream).toList(), place);
         words.replaceAll(word -> List.of("data.csv", "results.jsonl").contains(word)
                 ? place.resolve(word).toString() : word);
         var output = new StringWriter();
-        int exit = commandLine(Given.env(settings(simulator))).setOut(new PrintWriter(output))
+        int exit = commandLine(Given.env(settings())).setOut(new PrintWriter(output))
                 .setErr(new PrintWriter(output)).execute(words.toArray(String[]::new));
         Files.writeString(place.resolve("output"), output.toString());
         return exit;
     }
 
-    private static Map<String, String> settings(Simulated simulator) {
-        return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", simulator.address().resolve("/v1").toString(),
+    private Map<String, String> settings() {
+        return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(),
                 "INITIAL_RETRY_DELAY", "200ms");
     }
 
-    private static int start(List<String> words, Path place, Simulated simulator) throws Exception {
+    private int start(List<String> words, Path place) throws Exception {
         var builder = new ProcessBuilder(words).directory(place.toFile()).redirectErrorStream(true)
                 .redirectOutput(place.resolve("output").toFile());
-        builder.environment().putAll(settings(simulator));
+        builder.environment().putAll(settings());
         return builder.start().waitFor();
     }
 
@@ -257,38 +254,6 @@ final class PowerCut implements Callable<Integer> {
     private static void delete(Path folder) throws IOException {
         try (var files = Files.walk(folder)) {
             for (var file : files.sorted(Comparator.reverseOrder()).toList()) Files.delete(file);
-        }
-    }
-
-    private record Simulated(Process process, URI address, HttpClient http) implements AutoCloseable {
-        static Simulated start(List<String> options) throws IOException {
-            var words = Given.Tool.words();
-            words.set(words.size() - 1, "difyexec.Simulator");
-            words.addAll(options);
-            var process = new ProcessBuilder(words).redirectError(ProcessBuilder.Redirect.INHERIT).start();
-            var first = new BufferedReader(new InputStreamReader(process.getInputStream(), UTF_8)).readLine();
-            if (first == null) throw new IOException("the simulator did not start");
-            return new Simulated(process, URI.create(first), HttpClient.newHttpClient());
-        }
-
-        JsonNode stats() throws IOException, InterruptedException {
-            return JSON.readTree(send(HttpRequest.newBuilder(address.resolve("/__stats"))));
-        }
-
-        /// Makes the simulator forget all requests except those of these users; `*` keeps all requests of the trace.
-        void keep(Set<String> users) throws IOException, InterruptedException {
-            send(HttpRequest.newBuilder(address.resolve("/__keep"))
-                    .POST(HttpRequest.BodyPublishers.ofString(String.join("\n", users))));
-        }
-
-        private String send(HttpRequest.Builder request) throws IOException, InterruptedException {
-            return http.send(request.build(), HttpResponse.BodyHandlers.ofString()).body();
-        }
-
-        @Override
-        public void close() {
-            http.close();
-            process.destroy();
         }
     }
 

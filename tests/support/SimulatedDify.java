@@ -160,6 +160,11 @@ final class SimulatedDify {
         workspaceKeys.put(key, apps);
     }
 
+    /// Forgets all requests except those of these users; `*` keeps all requests until the first such call.
+    void keep(Set<String> users) {
+        conversations.keep(ledger.keep(users));
+    }
+
     SimulatedLedger ledger() {
         return ledger;
     }
@@ -173,12 +178,6 @@ final class SimulatedDify {
         if (exchange.path().equals("/__stats")) {
             exchange.send(200, "application/json", SimulatedJson.ESCAPED
                     .json(ledger.stats(!exchange.query("rows").equals("0"))) + "\n");
-            return;
-        }
-        if (exchange.path().equals("/__keep")) {
-            var users = Set.of(new String(exchange.body(), UTF_8).split("\n"));
-            conversations.keep(ledger.keep(users));
-            exchange.send(200, "application/json", "{}\n");
             return;
         }
         if (exchange.method().equals("PRI")) {

@@ -1,50 +1,39 @@
 package difyexec;
 
+import com.fasterxml.jackson.core.*;
+import com.fasterxml.jackson.core.json.JsonWriteFeature;
+import com.fasterxml.jackson.core.util.*;
+import com.fasterxml.jackson.core.util.DefaultPrettyPrinter.NopIndenter;
+import com.fasterxml.jackson.core.util.Separators.Spacing;
+import com.fasterxml.jackson.databind.ObjectWriter;
+import com.fasterxml.jackson.databind.json.JsonMapper;
+
 import module java.base;
 
-import static java.util.stream.Collectors.joining;
+import static com.fasterxml.jackson.core.json.JsonWriteFeature.*;
 
 /// One of the three ways in which Dify writes JSON.
-record SimulatedJson(String comma, String colon, boolean ascii, boolean slashes) {
+enum SimulatedJson {
     /// Answers of blocking runs, and JSON that is kept as text: `{"a": "\u3042 1/2"}`.
-    static final SimulatedJson SPACED = new SimulatedJson(", ", ": ", true, false);
+    SPACED(new DefaultPrettyPrinter(new Separators(null, ':', Spacing.AFTER, ',', Spacing.AFTER, "", ',', Spacing.AFTER,
+            "")).withObjectIndenter(new NopIndenter()).withArrayIndenter(new NopIndenter()), ESCAPE_NON_ASCII),
     /// All other answers: `{"a":"\u3042 1\/2"}`.
-    static final SimulatedJson ESCAPED = new SimulatedJson(",", ":", true, true);
+    ESCAPED(new MinimalPrettyPrinter(), ESCAPE_NON_ASCII, ESCAPE_FORWARD_SLASHES),
     /// The lines of a stream: `{"a":"あ 1/2"}`.
-    static final SimulatedJson COMPACT = new SimulatedJson(",", ":", false, false);
+    COMPACT(new MinimalPrettyPrinter());
+
+    private final ObjectWriter writer;
+
+    SimulatedJson(PrettyPrinter separators, JsonWriteFeature... escapes) {
+        writer = JsonMapper.builder().enable(escapes).disable(WRITE_HEX_UPPER_CASE)
+                .enable(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN).build().writer(separators);
+    }
 
     String json(Object value) {
-        return switch (value) {
-            case null -> "null";
-            case String text -> quoted(text);
-            case Map<?, ?> map -> map.entrySet().stream()
-                    .map(entry -> quoted(entry.getKey().toString()) + colon + json(entry.getValue()))
-                    .collect(joining(comma, "{", "}"));
-            case Collection<?> values -> values.stream().map(this::json).collect(joining(comma, "[", "]"));
-            case BigDecimal number -> number.toPlainString();
-            default -> value.toString(); // whole numbers, true and false
-        };
-    }
-
-    private String quoted(String text) {
-        var quoted = new StringBuilder(text.length() + 16).append('"');
-        text.chars().forEach(character -> escape((char) character, quoted));
-        return quoted.append('"').toString();
-    }
-
-    private void escape(char character, StringBuilder to) {
-        switch (character) {
-            case '"', '\\' -> to.append('\\').append(character);
-            case '/' -> to.append(slashes ? "\\/" : "/");
-            case '\n' -> to.append("\\n");
-            case '\r' -> to.append("\\r");
-            case '\t' -> to.append("\\t");
-            case '\b' -> to.append("\\b");
-            case '\f' -> to.append("\\f");
-            default -> {
-                var escaped = character < ' ' || ascii && character > '~';
-                to.append(escaped ? "\\u%04x".formatted((int) character) : character);
-            }
+        try {
+            return writer.writeValueAsString(value);
+        } catch (JsonProcessingException problem) {
+            throw new UncheckedIOException(problem);
         }
     }
 
