@@ -558,7 +558,6 @@ final class SimulatedDify {
                 .send(Integer.parseInt(status.substring(0, 3)), "text/html", ("<html>\n<head><title>" + status
                         + "</title></head>\n<body>\n<center><h1>" + status + "</h1></center>\n"
                         + "<hr><center>nginx/1.22.1</center>\n</body>\n</html>\n").replace("\n", "\r\n"));
-        exchange.done();
         await(CompletableFuture.anyOf(job.reported, job.killed));
     }
 
@@ -755,23 +754,23 @@ final class SimulatedDify {
     private SimulatedJob asking(String token) {
         return ledger.all().filter(job -> job.now().map(run -> run.state()
                         instanceof State.Paused || job.resumed.isDone()).orElse(false))
-                .filter(job -> SimulatedJob.reason(job.stored.join()).get("form_token").equals(token))
+                .filter(job -> job.stored.join().reason().get("form_token").equals(token))
                 .findFirst().orElseThrow(() -> refused(404, "not_found", "Form not found"));
     }
 
     private void question(SimulatedExchange exchange, String token) throws IOException {
         var run = asking(token).stored.join();
-        var question = SimulatedGraph.question(run);
+        var reason = run.reason();
         exchange.send(200, "application/json", SimulatedJson.SPACED.json(object(
-                "form_content", question.get("form_content"), "inputs", question.get("inputs"),
-                "resolved_default_values", Map.of(), "user_actions", question.get("actions"),
-                "expiration_time", SimulatedJob.reason(run).get("expiration_time"))));
+                "form_content", reason.get("form_content"), "inputs", reason.get("inputs"),
+                "resolved_default_values", Map.of(), "user_actions", reason.get("actions"),
+                "expiration_time", reason.get("expiration_time"))));
     }
 
     private void answered(SimulatedExchange exchange, String token) throws IOException {
         var body = body(exchange);
         var job = asking(token);
-        var reason = SimulatedJob.reason(job.stored.join());
+        var reason = job.stored.join().reason();
         if (job.resumed.isDone()) throw refused(412, "human_input_form_submitted",
                 "This form has already been submitted by another user, form_id=" + reason.get("form_id"));
         var action = Objects.toString(body.get("action"), "");

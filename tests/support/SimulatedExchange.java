@@ -126,11 +126,6 @@ final class SimulatedExchange {
         throw new IOException("dropped");
     }
 
-    /// Sends nothing more, though the connection stays taken.
-    void done() throws IOException {
-        out.flush();
-    }
-
     private void head(int status, String... more) throws IOException {
         var head = new StringBuilder("HTTP/1.1 ").append(status).append(' ')
                 .append(REASONS.getOrDefault(status, "Status")).append("\r\n");

@@ -168,7 +168,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         private Map<String, Object> asked(String id) {
-            var reason = SimulatedJob.reason(run.end(new State.Paused(id), 0, run.created()));
+            var reason = run.end(new State.Paused(id), 0, run.created()).reason();
             reason.remove("TYPE");
             reason.put("display_in_ui", true);
             return reason;

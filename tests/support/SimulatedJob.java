@@ -224,7 +224,7 @@ final class SimulatedJob {
         var ended = run.end(state, state instanceof State.Failed || course.isPresent() ? 0 : tokens, Instant.now());
         if (fate.fault() != Fault.UNRECORDED) stored.complete(ended);
         if (!isEndless()) onEnd.run(); // before anyone can see that the run is over
-        reported.complete(new Report(ended, course, asked(ended)));
+        reported.complete(new Report(ended, course, Map.of()));
         if (fate.fault() != Fault.PAUSE) return;
         pace.pause(takes());
         resume(text);
@@ -282,27 +282,10 @@ final class SimulatedJob {
         return new Report(ended, graph.map(_ -> new Course(List.of(), List.of(), null)), corrections);
     }
 
-    /// The question of a paused run, from its graph.
-    private Map<String, Object> asked(SimulatedRun run) {
-        if (!(run.state() instanceof State.Paused) || graph.isEmpty()) return Map.of();
-        return Map.of("reasons", List.of(reason(run)));
-    }
-
-    static Map<String, Object> reason(SimulatedRun run) {
-        var reason = new LinkedHashMap<String, Object>();
-        var data = (Map<?, ?>) run.closing().getLast().get("data");
-        ((Map<?, ?>) ((List<?>) data.get("reasons")).getFirst())
-                .forEach((key, value) -> reason.put((String) key, value));
-        if (run.app().version().isFrom(Version.V1_16_0)) reason.put("approval_channels", List.of("console"));
-        reason.putAll(SimulatedGraph.question(run));
-        return reason;
-    }
-
     /// What a chatflow's message contains of the form that its run waited for.
     List<Map<String, Object>> waited() {
-        if (question.isEmpty() || !stored.isDone()
-                || !(stored.join().state() instanceof State.Paused(var node))) return List.of();
-        var form = reason(stored.join());
+        if (question.isEmpty() || !stored.isDone() || !(stored.join().state() instanceof State.Paused)) return List.of();
+        var form = stored.join().reason();
         List.of("TYPE", "approval_channels").forEach(form::remove);
         form.put("display_in_ui", true);
         if (note != null) form.put("form_token", null);

@@ -34,7 +34,7 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
                 "total_tokens", tokens, "total_steps", state.steps(),
                 "created_at", created.getEpochSecond(), "finished_at", finishedAt());
         if (state instanceof State.Paused(var node))
-            data.putAll(object("paused_nodes", List.of(node), "reasons", List.of(reason(node))));
+            data.putAll(object("paused_nodes", List.of(node), "reasons", List.of(reason())));
         return object("task_id", task, "workflow_run_id", id, "data", data);
     }
 
@@ -142,17 +142,21 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
 
     private Map<String, Object> paused(String node) {
         return event("workflow_paused", object("workflow_run_id", id, "paused_nodes", List.of(node),
-                "outputs", Map.of(), "reasons", List.of(reason(node)), "status", "paused",
+                "outputs", Map.of(), "reasons", List.of(reason()), "status", "paused",
                 "created_at", created.getEpochSecond(), "elapsed_time", seconds(created, changed),
                 "total_tokens", tokens, "total_steps", state.steps()));
     }
 
-    private Map<String, Object> reason(String node) {
-        var actions = List.of(object("id", "ok", "title", "OK", "button_style", "primary"));
-        return object("TYPE", "human_input_required", "form_id", idOf("form"),
-                "form_content", "Please look", "inputs", List.of(), "actions", actions,
-                "node_id", node, "node_title", app.version().movesRuns() ? "Approve refund" : node, "resolved_default_values", Map.of(),
-                "form_token", idOf("token"), "expiration_time", changed.getEpochSecond() + 3600);
+    /// The form that a paused run waits for.
+    Map<String, Object> reason() {
+        var node = ((State.Paused) state).node();
+        var reason = object("TYPE", "human_input_required", "form_id", idOf("form"));
+        reason.putAll(SimulatedGraph.question(this));
+        reason.putAll(object("node_id", node, "node_title", app.version().movesRuns() ? "Approve refund" : node,
+                "resolved_default_values", Map.of(), "form_token", idOf("token"),
+                "expiration_time", changed.getEpochSecond() + 3600));
+        if (app.version().isFrom(Version.V1_16_0)) reason.put("approval_channels", List.of("console"));
+        return reason;
     }
 
     private Map<String, Object> nodeStarted(String node) {
