@@ -57,7 +57,8 @@ final class SimulatedExchange {
         return all.toByteArray();
     }
 
-    private static String line(InputStream in) throws IOException {
+    /// One line of a head or before a chunk.
+    static String line(InputStream in) throws IOException {
         var line = new StringBuilder();
         for (int next = in.read(); next >= 0 && next != '\n'; next = in.read())
             if (next != '\r') line.append((char) next);
