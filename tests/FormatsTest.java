@@ -16,8 +16,9 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Other input files: spreadsheets, JSON lines, columns with other names.
 final class FormatsTest extends WholeCommand {
-    /// A cell of [#book]: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a formula that was never computed,
-    /// `g:` for one whose result is an empty text, `t:0` for a shared text; a number may have a style, `n2:45322`.
+    /// A cell of [#book], at a place such as `A1`: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a formula
+    /// that was never computed, `g:` for one whose result is an empty text, `t:0` for a shared text. A number may have
+    /// a style, as in `n2:45322`.
     private static String cell(String place, String cell) {
         var type = cell.substring(0, cell.indexOf(':'));
         var value = cell.substring(type.length() + 1).replace("&", "&amp;").replace("<", "&lt;");
@@ -30,10 +31,10 @@ final class FormatsTest extends WholeCommand {
         } + "</c>";
     }
 
-    /// A book as XML. Styles: 1 percent, 2 date, 3 date and time, 4 time, 5 `00000`, 6 `[h]:mm`, 7 `0.00 "days"`; 8 to 11
-    /// built-in East Asian dates and times; 12 to 16 see below.
+    /// A workbook. Its styles are: 1 percent, 2 date, 3 date and time, 4 time, 5 `00000`, 6 `[h]:mm`, 7 `0.00 "days"`,
+    /// 8 to 11 built-in East Asian dates and times; 12 to 16 see below.
     ///
-    /// @param sheets for each name, cells such as `A1=s:id`
+    /// @param sheets for each name, its rows from the first one on, such as `s:id|s:text`
     static byte[] book(boolean is1904, Map<String, List<String>> sheets) throws IOException {
         var bytes = new ByteArrayOutputStream();
         var names = List.copyOf(sheets.keySet());
@@ -67,14 +68,9 @@ final class FormatsTest extends WholeCommand {
                     + "<cellXfs>" + formats.stream().map(id -> "<xf numFmtId=\"" + id + "\"/>")
                             .collect(Collectors.joining()) + "</cellXfs></styleSheet>");
             for (int i = 1; i <= names.size(); i++) {
-                var rows = new TreeMap<Integer, StringBuilder>();
-                for (var cell : sheets.get(names.get(i - 1))) {
-                    var place = cell.substring(0, cell.indexOf('='));
-                    rows.computeIfAbsent(Integer.valueOf(place.replaceAll("\\D", "")), _ -> new StringBuilder())
-                            .append(cell(place, cell.substring(place.length() + 1)));
-                }
                 var data = new StringBuilder();
-                rows.forEach((row, cells) -> data.append("<row r=\"" + row + "\">" + cells + "</row>"));
+                var rows = sheets.get(names.get(i - 1));
+                for (int row = 1; row <= rows.size(); row++) data.append(row(row, rows.get(row - 1)));
                 parts.put("xl/worksheets/sheet" + i + ".xml", "<worksheet xmlns=\"" + main + "\"><sheetData>" + data
                         + "</sheetData><mergeCells><mergeCell ref=\"B2:B3\"/></mergeCells></worksheet>");
             }
@@ -91,8 +87,16 @@ final class FormatsTest extends WholeCommand {
                 .collect(Collectors.joining());
     }
 
-    static byte[] book(String... cells) throws IOException {
-        return book(false, Map.of("Sheet1", List.of(cells)));
+    /// The cells of a row; those without text are missing.
+    private static String row(int number, String row) {
+        if (row.isEmpty()) return "";
+        var cells = row.split("\\|");
+        return "<row r=\"" + number + "\">" + IntStream.range(0, cells.length).filter(i -> !cells[i].isEmpty())
+                .mapToObj(i -> cell((char) ('A' + i) + "" + number, cells[i])).collect(Collectors.joining()) + "</row>";
+    }
+
+    static byte[] book(String... rows) throws IOException {
+        return book(false, Map.of("Sheet1", List.of(rows)));
     }
 
     /// Replaces a part of a workbook by regular expression; a part without text is left out.
@@ -119,7 +123,7 @@ final class FormatsTest extends WholeCommand {
     }
 
     @Nested
-    class TheFilesPeopleHave {
+    class FilesAsExported {
         /// A file, and its rows as `line {cells}`, or facts of the error message.
         record Case(String name, byte[] bytes, String... facts) {
             @Override
@@ -132,11 +136,16 @@ final class FormatsTest extends WholeCommand {
             return new Case(name, text.getBytes(UTF_8), facts);
         }
 
+        /// @param text JSON with `'` instead of `"`
+        private static Case json(String name, String text, String... facts) {
+            return text(name, Given.json(text), facts);
+        }
+
         static List<Case> cases() throws IOException {
             var two = new LinkedHashMap<String, List<String>>();
             two.put("Cover", List.of());
-            two.put("My data", List.of("B2=s:text", "C2=s:ID", "B3=s:a", "C3=n:7", "B6=s:b", "C6=s:8"));
-            two.put("Other", List.of("A1=s:id"));
+            two.put("My data", List.of("", "|s:text|s:ID", "|s:a|n:7", "", "", "|s:b|s:8"));
+            two.put("Other", List.of("s:id"));
             return List.of(
                     text("Excel.csv", "\uFEFFid;text\r\n1;\"a;b\"\r\n", "2 {id=1, text=a;b}"),
                     new Case("ExcelUnicode.txt", ("\uFEFFid\ttext\r\n1\tä\r\n").getBytes(UTF_16LE), "2 {id=1, text=ä}"),
@@ -149,98 +158,88 @@ final class FormatsTest extends WholeCommand {
                     text("idLast.csv", "text,url,id\na,b,1\n", "2 {text=a, url=b, id=1}"),
                     text("noId.csv", "text,my key,kind\na,1,x\na,2,x\n", "--id-column 'my key'", "'#'"),
                     new Case("utf16.csv", "id,text\n1,é\n".getBytes(UTF_16), "2 {id=1, text=é}"),
-                    text("pandas.jsonl", Given.json("{'id':1,'n':1.0,'b':true}\n\n{'id':'x','o':{'a':[1]},'b':null}\n"),
+                    json("pandas.jsonl", "{'id':1,'n':1.0,'b':true}\n\n{'id':'x','o':{'a':[1]},'b':null}\n",
                             "1 {id=1, n=1.0, b=true, o=}", "3 {id=x, n=, b=, o={\"a\":[1]}}"),
-                    text("digits.jsonl", "{\"id\":1234567890123456.78,\"n\":12345678901234567890,\"o\":1e3,\"p\":{\"q\":0.10}}\n"
-                            + "{\"id\":2,\"n\":1e10000,\"o\":{\"n\":-1e-10000}}\n",
+                    json("digits.jsonl",
+                            "{'id':1234567890123456.78,'n':12345678901234567890,'o':1e3,'p':{'q':0.10}}\n"
+                                    + "{'id':2,'n':1e10000,'o':{'n':-1e-10000}}\n",
                             "1 {id=1234567890123456.78, n=12345678901234567890, o=1000, p={\"q\":0.10}}",
                             "2 {id=2, n=1E+10000, o={\"n\":-1E-10000}, p=}"),
-                    text("duplicateKey.jsonl", "{\"id\":1,\"a\":2}\n{\"id\":2,\"a\":{\"b\":1,\"b\":2}}\n", ":2"),
-                    text("duplicateId.jsonl", "{\"id\":1,\"id\":2}\n", ":1"),
-                    text("noId.jsonl", "{\"key\":1}\n{\"key\":2}\n", "noId.jsonl: no", "--id-column key"),
-                    text("array.json", "[{\"id\":1,\"n\":1.10},{},{\"o\":[{\"p\":1e3}],\"id\":2,\"n\":\"x\\ny\"}]\n",
+                    json("duplicateKey.jsonl", "{'id':1,'a':2}\n{'id':2,'a':{'b':1,'b':2}}\n", ":2"),
+                    json("duplicateId.jsonl", "{'id':1,'id':2}\n", ":1"),
+                    json("noId.jsonl", "{'key':1}\n{'key':2}\n", "noId.jsonl: no", "--id-column key"),
+                    json("array.json", "[{'id':1,'n':1.10},{},{'o':[{'p':1e3}],'id':2,'n':'x\\ny'}]\n",
                             "1 {id=1, n=1.10, o=}", "3 {id=2, n=x\ny, o=[{\"p\":1000}]}"),
-                    text("pretty.json", Given.json("\uFEFF \n[\n  {\n    'id': 1,\n    'text': 'a'\n  },\n  {\n    'id': 2\n  }\n]"),
+                    json("pretty.json",
+                            "\uFEFF \n[\n  {\n    'id': 1,\n    'text': 'a'\n  },\n  {\n    'id': 2\n  }\n]",
                             "1 {id=1, text=a}", "2 {id=2, text=}"),
-                    text("mongo.txt", "[{\"_id\":{\"$oid\":\"65\"},\"id\":7},\n{\"_id\":{\"$oid\":\"66\"},\"id\":8}]\n",
+                    json("mongo.txt", "[{'_id':{'$oid':'65'},'id':7},\n{'_id':{'$oid':'66'},'id':8}]\n",
                             "1 {_id={\"$oid\":\"65\"}, id=7}", "2 {_id={\"$oid\":\"66\"}, id=8}"),
                     new Case("array16.json", "[{\"id\":1,\"text\":\"é\"}]".getBytes(UTF_16), "1 {id=1, text=é}"),
-                    text("arrayTwice.json", "[{\"id\":1},\n\n{\"id\":1}]", "arrayTwice.json: item 2: ", "item 1"),
-                    text("arrayOfTexts.json", "[{\"id\":1},[],\"x\"]", "item 2: ", "item 3: "),
+                    json("arrayTwice.json", "[{'id':1},\n\n{'id':1}]", "arrayTwice.json: item 2: ", "item 1"),
+                    json("arrayOfTexts.json", "[{'id':1},[],'x']", "item 2: ", "item 3: "),
                     text("arrayOfNumbers.json", "[1, 2]", "item 1: ", "item 2: "),
                     text("arrayOfArrays.json", "[[1]]", "item 1: not a JSON object"),
                     text("arrayEmpty.json", "[]\n", "arrayEmpty.json: no rows"),
                     text("arrayEmpty.txt", " [ ]", "arrayEmpty.txt: no rows"),
                     text("brackets.csv", "[id],id\n1,2\n", "2 {[id]=1, id=2}"),
-                    text("arrayNoId.json", "[{\"key\":1},{\"key\":2}]", "arrayNoId.json: no", "--id-column key"),
-                    text("arrayCut.json", "[{\"id\":1},\n{\"id\":2}", "item 3: ", "line 2",
+                    json("arrayNoId.json", "[{'key':1},{'key':2}]", "arrayNoId.json: no", "--id-column key"),
+                    json("arrayCut.json", "[{'id':1},\n{'id':2}", "item 3: ", "line 2",
                             "column 9 (Unexpected end-of-input)"),
-                    text("arrayCutInItem.json", "[{\"id\":1},{\"id\":", "item 2: "),
-                    text("twoArrays.json", "[{\"id\":1}]\n[{\"id\":2}]", "item 2: "),
-                    text("arrayKeyTwice.json", "[{\"id\":1,\"id\":2}]", "item 1: "),
+                    json("arrayCutInItem.json", "[{'id':1},{'id':", "item 2: "),
+                    json("twoArrays.json", "[{'id':1}]\n[{'id':2}]", "item 2: "),
+                    json("arrayKeyTwice.json", "[{'id':1,'id':2}]", "item 1: "),
                     new Case("arrayBytes.json", "[{\"id\":1},{\"id\":\"é\"}]".getBytes(Charset.forName("windows-1252")),
                             "item 2: invalid UTF-8", "--encoding"),
-                    text("broken.jsonl", "{\"id\":1}\n{\"id\":x}\n{\"id\":2}\n", ":2", "not valid JSON"),
-                    text("exponent.jsonl", "{\"id\":1}\n{\"id\":1e99999999999}\n", ":2", "exponent"),
-                    text("twice.jsonl", "{\"id\":1}\n{\"id\":1}\n", ":2", "line 1"),
-                    new Case("numbers.xlsx", book("A1=s:id", "B1=s:x", "A2=n:12.0", "B2=n:0.30000000000000004",
-                            "A3=n:1E+20",
-                            "B3=n1:0.25", "A4=n5:701", "B4=n7:3.5", "A5=b:1", "B5=s: _x0041_ "),
-                            "2 {id=12, x=0.3}", "3 {id=100000000000000000000, x=0.25}", "4 {id=00701, x=3.5}",
-                            "5 {id=true, x= A }"),
-                    new Case("dates.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=n2:45322", "A3=n:2",
-                            "B3=n3:45322.572916666664", "A4=n:3", "B4=n4:0.5", "A5=n:4", "B5=n6:1.5"),
-                            "2 {id=1, x=2024-01-31}", "3 {id=2, x=2024-01-31T13:45:00}", "4 {id=3, x=12:00:00}",
-                            "5 {id=4, x=1.5}"),
-                    new Case("dates1904.xlsx", book(true, Map.of("S",
-                            List.of("A1=s:id", "B1=s:x", "A2=n:1", "B2=n2:43860"))),
+                    json("broken.jsonl", "{'id':1}\n{'id':x}\n{'id':2}\n", ":2", "not valid JSON"),
+                    json("exponent.jsonl", "{'id':1}\n{'id':1e99999999999}\n", ":2", "exponent"),
+                    json("twice.jsonl", "{'id':1}\n{'id':1}\n", ":2", "line 1"),
+                    new Case("numbers.xlsx", book("s:id|s:x", "n:12.0|n:0.30000000000000004", "n:1E+20|n1:0.25",
+                            "n5:701|n7:3.5", "b:1|s: _x0041_ "), "2 {id=12, x=0.3}",
+                            "3 {id=100000000000000000000, x=0.25}", "4 {id=00701, x=3.5}", "5 {id=true, x= A }"),
+                    new Case("dates.xlsx", book("s:id|s:x", "n:1|n2:45322", "n:2|n3:45322.572916666664", "n:3|n4:0.5",
+                            "n:4|n6:1.5"), "2 {id=1, x=2024-01-31}", "3 {id=2, x=2024-01-31T13:45:00}",
+                            "4 {id=3, x=12:00:00}", "5 {id=4, x=1.5}"),
+                    new Case("dates1904.xlsx", book(true, Map.of("S", List.of("s:id|s:x", "n:1|n2:43860"))),
                             "2 {id=1, x=2024-01-31}"),
-                    new Case("formulas.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:sum", "A3=n:2", "B3=g:"),
-                            "2 {id=1, x=sum}", "3 {id=2, x=}"),
-                    new Case("onlyEmptyResults.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=g:"), "2 {id=1, x=}"),
-                    new Case("neverComputed.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=f:", "A3=n:2", "B3=f:a"),
-                            "Sheet1!B2", "formula"),
-                    new Case("digits.xlsx", book("A1=s:id", "B1=s:x", "A2=n:12345678901234567",
-                            "B2=n:1.2345678901234567E+16",
-                            "A3=n:12345678901234568.0", "B3=n:1234567890123456.78"),
+                    new Case("formulas.xlsx", book("s:id|s:x", "n:1|f:sum", "n:2|g:"), "2 {id=1, x=sum}",
+                            "3 {id=2, x=}"),
+                    new Case("onlyEmptyResults.xlsx", book("s:id|s:x", "n:1|g:"), "2 {id=1, x=}"),
+                    new Case("neverComputed.xlsx", book("s:id|s:x", "n:1|f:", "n:2|f:a"), "Sheet1!B2", "formula"),
+                    new Case("digits.xlsx", book("s:id|s:x", "n:12345678901234567|n:1.2345678901234567E+16",
+                            "n:12345678901234568.0|n:1234567890123456.78"),
                             "2 {id=12345678901234567, x=12345678901234567}",
                             "3 {id=12345678901234568, x=1234567890123460}"),
-                    new Case("milliseconds.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=n3:45322.57291667824",
-                            "A3=n:2",
-                            "B3=n4:0.5000028935185185"), "2 {id=1, x=2024-01-31T13:45:00.001}",
+                    new Case("milliseconds.xlsx", book("s:id|s:x", "n:1|n3:45322.57291667824",
+                            "n:2|n4:0.5000028935185185"), "2 {id=1, x=2024-01-31T13:45:00.001}",
                             "3 {id=2, x=12:00:00.25}"),
-                    new Case("eastAsian.xlsx", book("A1=s:id", "B1=s:x", "C1=s:y", "A2=n:1", "B2=n8:45123",
-                            "C2=n9:45123",
-                            "A3=n:2", "B3=n10:0.5", "C3=n11:0.5", "A4=n:3", "B4=n12:45123", "C4=n13:45123", "A5=n:4",
-                            "B5=n14:45123", "C5=n15:45123", "A6=n:5", "B6=n16:45123", "C6=n2:99999999"),
+                    new Case("eastAsian.xlsx", book("s:id|s:x|s:y", "n:1|n8:45123|n9:45123", "n:2|n10:0.5|n11:0.5",
+                            "n:3|n12:45123|n13:45123", "n:4|n14:45123|n15:45123", "n:5|n16:45123|n2:99999999"),
                             "2 {id=1, x=2023-07-16, y=2023-07-16}", "3 {id=2, x=12:00:00, y=12:00:00}",
                             "4 {id=3, x=2023-07-16, y=2023-07-16}", "5 {id=4, x=2023-07-16, y=45123}",
                             "6 {id=5, x=45123, y=99999999}"),
-                    new Case("sharedTexts.xlsx", book("A1=s:id", "B1=s:x", "A2=t:0", "B2=t:1", "A3=n:3", "B3=t:"),
-                            "2 {id=zero, x=one}", "3 {id=3, x=}"),
-                    new Case("textOutOfRange.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=t:2", "A3=n:2", "B3=t:-1"),
-                            "Excel workbook", "hint"),
-                    new Case("noTexts.xlsx", edited(book("A1=s:id", "B1=s:x", "A2=n:1", "B2=t:1"), "sharedStrings.xml",
-                            "(?s).+", ""), "Sheet1!B2"),
-                    new Case("noStyles.xlsx", edited(edited(book("A1=s:id", "A2=n:7"), "styles.xml", "(?s).+", ""),
+                    new Case("sharedTexts.xlsx", book("s:id|s:x", "t:0|t:1", "n:3|t:"), "2 {id=zero, x=one}",
+                            "3 {id=3, x=}"),
+                    new Case("textOutOfRange.xlsx", book("s:id|s:x", "n:1|t:2", "n:2|t:-1"), "Excel workbook", "hint"),
+                    new Case("noTexts.xlsx", edited(book("s:id|s:x", "n:1|t:1"), "sharedStrings.xml", "(?s).+", ""),
+                            "Sheet1!B2"),
+                    new Case("noStyles.xlsx", edited(edited(book("s:id", "n:7"), "styles.xml", "(?s).+", ""),
                             "[Content_Types].xml", "<Override PartName=\"/xl/styles.*?/>", ""), "2 {id=7}"),
-                    new Case("noPlaces.xlsx", edited(book("A1=s:id", "B1=s:x", "A2=n:1", "B2=s:a"), "sheet1.xml",
-                            " r=\"[A-Z]?\\d\"", ""), "2 {id=1, x=a}"),
-                    new Case("spaces.xlsx", book("A1=s:id", "B1=s:x", "A2=n: 12 ", "B2=n2:\n45322\n"),
-                            "2 {id=12, x=2024-01-31}"),
-                    new Case("rowBeyond.xlsx", book("A1=s:id", "A2=n:1", "A99999999=n:2"), "99999999", "1,048,576"),
-                    new Case("entity.xlsx", edited(book("A1=s:id", "A2=n:1"), "sheet1.xml", "<v>1", "<v>&x;"),
+                    new Case("noPlaces.xlsx", edited(book("s:id|s:x", "n:1|s:a"), "sheet1.xml", " r=\"[A-Z]?\\d\"", ""),
+                            "2 {id=1, x=a}"),
+                    new Case("spaces.xlsx", book("s:id|s:x", "n: 12 |n2:\n45322\n"), "2 {id=12, x=2024-01-31}"),
+                    new Case("rowBeyond.xlsx", edited(book("s:id", "n:1", "n:2"), "sheet1.xml", "(?<= r=\"A?)3",
+                            "99999999"), "99999999", "1,048,576"),
+                    new Case("entity.xlsx", edited(book("s:id", "n:1"), "sheet1.xml", "<v>1", "<v>&x;"),
                             "Excel workbook", "hint"),
-                    new Case("errors.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=e:#N/A", "A3=n:2", "B3=f:#REF!"),
-                            "Sheet1!B2", "#N/A", "Sheet1!B3"),
-                    new Case("mergedAndEmptyRows.xlsx", book("A1=s:id", "B1=s:x", "A2=n:1", "B2=s:a", "A3=n:2",
-                            "A9=n:3"),
+                    new Case("errors.xlsx", book("s:id|s:x", "n:1|e:#N/A", "n:2|f:#REF!"), "Sheet1!B2", "#N/A",
+                            "Sheet1!B3"),
+                    new Case("mergedAndEmptyRows.xlsx", book("s:id|s:x", "n:1|s:a", "n:2", "", "", "", "", "", "n:3"),
                             "2 {id=1, x=a}", "3 {id=2, x=}", "9 {id=3, x=}"),
                     new Case("twoSheets.xlsx", book(false, two), "3 {text=a, ID=7}", "6 {text=b, ID=8}"),
-                    new Case("twice.xlsx", book("A1=s:id", "A2=n:1", "A5=n:1"), "Sheet1!A5", "Sheet1!A2"),
-                    new Case("title.xlsx", book("A1=s:Report", "A3=s:id", "B3=s:x", "A4=n:1"), "Sheet1!A1",
-                            "--header-row 3"),
-                    new Case("damaged.xlsx", Arrays.copyOf(book("A1=s:id"), 400), "Excel workbook", "hint"),
+                    new Case("twice.xlsx", book("s:id", "n:1", "", "", "n:1"), "Sheet1!A5", "Sheet1!A2"),
+                    new Case("title.xlsx", book("s:Report", "", "s:id|s:x", "n:1"), "Sheet1!A1", "--header-row 3"),
+                    new Case("damaged.xlsx", Arrays.copyOf(book("s:id"), 400), "Excel workbook", "hint"),
                     new Case("open.ods", zip("mimetype"), "Excel workbook", ".xlsx"),
                     new Case("old.xls", HexFormat.of().parseHex("d0cf11e0a1b11ae1"), ".xls", "password", ".xlsx"));
         }
@@ -265,7 +264,7 @@ final class FormatsTest extends WholeCommand {
 
         @Test
         void hiddenRowsAreReadAndCounted() throws IOException {
-            var book = edited(book("A1=s:id", "A2=n:1", "A3=n:2", "A4=n:3"), "sheet1.xml", "<row r=\"([134])\"",
+            var book = edited(book("s:id", "n:1", "n:2", "n:3"), "sheet1.xml", "<row r=\"([134])\"",
                     "<row hidden=\"1\" r=\"$1\"");
 
             try (var csv = Csv.open(Files.write(folder.resolve("hidden.xlsx"), book), Csv.Shape.DEFAULT)) {
@@ -330,7 +329,7 @@ final class FormatsTest extends WholeCommand {
                 id               | q            | --var q=VALUE
                 id,note          | id           | which has no variables
                 """)
-        void thatDoNotMatchEndTheCallWithTheOption(String header, String fields, String option) throws IOException {
+        void thatDoNotMatchEndTheSessionWithTheOption(String header, String fields, String option) throws IOException {
             form(fields.split(","));
             csv(header, header.replaceAll("[^,]+", "1"));
 
@@ -342,7 +341,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void thatAnOptionNamesMustExistInTheWorkflow() throws IOException {
+        void namedByAnOptionMustExistInTheWorkflow() throws IOException {
             form("q", "extra");
             csv("id,q,Note", "1,a,b");
 
@@ -352,7 +351,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void thatMatchNothingAreListedButNotTheIdsOrTheQuestion() throws IOException {
+        void thatMatchNothingAreListedExceptTheIdAndTheQuestion() throws IOException {
             form("q", "extra");
             csv("id,q,other", "1,a,b");
 
@@ -446,7 +445,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void ofTheIdsAreNotConfusedIfOnlyTheirCaseDiffers() throws IOException {
+        void ofIdsAreNotConfusedIfTheyDifferOnlyInCase() throws IOException {
             csv("ID,id,text", "1,2,a");
             dify.run("--id-column", "ID").exits(0);
 
@@ -458,14 +457,14 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void ofARenamedWorksheetAreReadUnderItsNewName() throws IOException {
-            var cells = List.of("A1=s:id", "B1=s:text", "A2=n:1", "B2=s:a");
+        void ofARenamedWorksheetNeedItsNewName() throws IOException {
+            var cells = List.of("s:id|s:text", "n:1|s:a");
             var words = List.of("run", "-i", path("data.xlsx"), "-o", output(), "--mode", "blocking");
             Files.write(file("data.xlsx"), book(false, Map.of("Old", cells)));
             call(dify.settings(), words(words)).exits(0);
 
-            var more = List.of(words(cells, "A3=n:2", "B3=s:b"));
-            Files.write(file("data.xlsx"), book(false, Map.of("New", more, "Other", List.of("A1=s:id"))));
+            var more = List.of(words(cells, "n:2|s:b"));
+            Files.write(file("data.xlsx"), book(false, Map.of("New", more, "Other", List.of("s:id"))));
             call(dify.settings(), words(words)).exits(2).hints("--sheet").says("New");
 
             call(dify.settings(), words(words, "--sheet", "New")).exits(0);
@@ -502,10 +501,10 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void ofASpreadsheetSurviveARoundTrip() throws Exception {
+        void ofAWorkbookSurviveARoundTrip() throws Exception {
             form("text", "n");
-            var book = Files.write(file("data.xlsx"), book("A1=s:id", "B1=s:text", "C1=s:n", "A2=n5:1", "B2=s: =1+1 ",
-                    "C2=n:0.5", "A4=s:b", "B4=s:x<y\n+2", "C4=n:7")).toString();
+            var book = Files.write(file("data.xlsx"), book("s:id|s:text|s:n", "n5:1|s: =1+1 |n:0.5", "",
+                    "s:b|s:x<y\n+2|n:7")).toString();
             dify.row("b", dify.ended("failed", "x"), dify.ended("succeeded", ""));
 
             call(dify.settings(), "run", "-i", book, "-o", output(), "--retry-failed-runs", "never").exits(3);

@@ -299,7 +299,7 @@ final class ProcessTest extends WholeCommand {
         @CsvSource({"KILL, -", "INT, data.xlsx"})
         void aCopyOfItsInputIsNeverLeftInTheTemporaryFolder(String signal, String input) throws Exception {
             Files.createDirectory(file("tmp"));
-            Files.write(file("data.xlsx"), FormatsTest.book("A1=s:id", "B1=s:text", "A2=n:1", "B2=s:[slow]"));
+            Files.write(file("data.xlsx"), FormatsTest.book("s:id|s:text", "n:1|s:[slow]"));
             var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("tmp")), "run", "--demo", "-i", input, "-o",
                     "results.jsonl", "--grace", "0.1");
             feed(child, "id,text\n1,[slow]\n");
@@ -314,7 +314,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void takesSettingsFromTheFileOfItsFolderBelowTheEnvironment() throws Exception {
+        void takesSettingsFromDotEnvUnlessTheEnvironmentHasThem() throws Exception {
             var dify = dify();
             rows(1);
             Files.writeString(file(".env"), """
@@ -485,7 +485,9 @@ final class ProcessTest extends WholeCommand {
             Files.createFile(file("tool.jar"));
             Files.createDirectory(file("a folder"));
 
-            assertEquals(List.of("jbang", "tool x"), starts(Files.writeString(file("a folder/DifyExec.java"), "one"), "x"));
+            var script = Files.writeString(file("a folder/DifyExec.java"), "one");
+
+            assertEquals(List.of("jbang", "tool x"), starts(script, "x"));
         }
 
         @Test
@@ -500,7 +502,7 @@ final class ProcessTest extends WholeCommand {
 
         /// A wrapper that calls the launcher again comes back until the launcher stops asking it.
         @Test
-        void endsTheRoundsOfAWrapperOfItself() throws Exception {
+        void stopsCallingAWrapperThatCallsItBack() throws Exception {
             executable(Files.createDirectories(file("bin")).resolve("jbang"),
                     "#!/bin/sh\n#\necho round\nexec '" + launcher() + "' \"$@\"\n");
 
@@ -513,7 +515,7 @@ final class ProcessTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"C", "no_SUCH.UTF-8"})
-        void givesJavaAnEncodingInWhichNoNameIsLost(String locale) throws Exception {
+        void givesJavaALocaleWithUtf8(String locale) throws Exception {
             var call = launch(Map.of("HOME", file("home").toString(), "LC_ALL", locale, "REF", "x"),
                     file("home/.cache"), "version");
 
@@ -528,7 +530,7 @@ final class ProcessTest extends WholeCommand {
             var script = Files.writeString(file("DifyExec.java"), "one");
             Files.createFile(file("tool.jar"));
             starting = List.of("unshare", "-m", "sh", "-c",
-                    "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"", file("cache").toString());
+                    "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"", path("cache"));
 
             assertEquals(List.of("jbang", "jbang", "tool x"), starts(script, "x"));
             assertEquals(List.of("jbang", "jbang", "tool x"), starts(script, "x"));
@@ -560,7 +562,7 @@ final class ProcessTest extends WholeCommand {
 
         @ParameterizedTest(name = "a JDK is there: {0}")
         @ValueSource(booleans = {true, false})
-        void withoutMavenRunsTheInstallerOfJBangWithOurArgumentsAndInput(boolean jdk) throws Exception {
+        void runsJBangsInstallerIfMavenIsMissing(boolean jdk) throws Exception {
             var curl = "cat '" + file("installer") + "'\n";
 
             var call = launchBare(curl, jdk, "DifyExec.java", "a  b", "it's", "", "-i", "-");

@@ -65,76 +65,54 @@ final class UserFilesTest extends WholeCommand {
             9;Gerät läßt sich nicht öffnen;Technik;-3;
             """;
 
-    private static List<String> sheet(int first, String... columns) {
-        var cells = new ArrayList<String>();
-        for (int i = 0; i < columns.length; i++)
-            cells.addAll(List.of((char) ('A' + i) + "" + first + "=s:" + columns[i],
-                    (char) ('A' + i) + "" + (first + 1) + "=s:" + List.of("7", "Wo bleibt es?", "Technik").get(i),
-                    (char) ('A' + i) + "" + (first + 2) + "=s:" + List.of("8", "Was kostet es?", "Rechnung").get(i)));
-        return cells;
-    }
-
-    private static byte[] book(String name, List<String> cells, Map<String, List<String>> more) throws IOException {
-        var sheets = new LinkedHashMap<String, List<String>>();
-        sheets.put(name, cells);
-        sheets.putAll(more);
-        return FormatsTest.book(false, sheets);
-    }
-
-    private static List<String> with(List<String> cells, String... more) {
-        return Stream.concat(cells.stream(), Stream.of(more)).toList();
-    }
-
     static List<Case> files() throws IOException {
         var wide = IntStream.range(0, 47).mapToObj(i -> "spalte_" + i).collect(Collectors.joining(","));
-        var table = sheet(3, "id", "Frage", "Kategorie");
+        var table = List.of("", "", "s:id|s:Frage|s:Kategorie", "s:7|s:Wo bleibt es?|s:Technik",
+                "s:8|s:Was kostet es?|s:Rechnung");
+        var titled = Stream.concat(Stream.of("s:Tickets im November"), table.stream().skip(1)).toList();
+        var sheets = new LinkedHashMap<>(Map.of("Deckblatt", List.of("s:Ticketexport", "s:Stand|s:heute")));
+        sheets.put("Meine Daten", table);
         return List.of(
                 plain("01_ansi.csv", ANSI, 2, TICKETS, "--encoding windows-1252", "--decimal ,"),
                 plain("02_bom.csv", UTF_8, 2, "\uFEFF" + TICKETS, "--decimal ,", "2 such cells"),
-                plain("03_unicode.txt", UTF_16LE, 1, "\uFEFF" + TICKETS.replace("; es", ", es").replace(';', '\t')
-                        .replace("1.234,56", "1234.56").replace("12,50", "12.50")),
-                new Case("04_title.xlsx", book("Tickets", with(table, "A1=s:Tickets im November"), Map.of()), 2,
-                        "Tickets!A1", "--header-row 3"),
+                plain("03_unicode.txt", UTF_16LE, 1, "\uFEFF" + TICKETS.replace("; es", ", es")
+                        .replace(';', '\t').replace("1.234,56", "1234.56").replace("12,50", "12.50")),
+                new Case("04_title.xlsx", FormatsTest.book(false, Map.of("Tickets", titled)), 2, "Tickets!A1",
+                        "--header-row 3"),
                 plain("04_title.csv", UTF_8, 2, "Tickets, Stand: November\n\n" + TICKETS, "--header-row 3"),
                 plain("05_noIds.csv", UTF_8, 2, "Frage,Kategorie\nWo ist es?,Technik\nWas ist es?,Technik\n",
                         "--id-column '#'"),
                 plain("06_blankIds.csv", UTF_8, 0, "id,Frage\n1,a\n,b\n3,c\n,d\n", "line 3: blank id",
-                        "line 5: blank id",
-                        "--id-column '#'"),
+                        "line 5: blank id", "--id-column '#'"),
                 plain("07_chinese.csv", Charset.forName("GB18030"), 2, "编号,Frage,Kategorie\nA1,请问我的包裹在哪里,Lieferung\n"
                         + "A2,我想要一张发票，谢谢,Rechnung\n", "--encoding GB18030", "--id-column 编号"),
                 plain("08_otherNames.csv", UTF_8, 2, "No,Question,Category,Amount\n1,Where?,x,1\n2,What?,y,2\n",
                         "--id-column No --map Question=q", "\"Category\""),
                 plain("09_emptyCells.csv", UTF_8, 0, "id,Frage,Betrag\n1,a,\n2,,3\n3,\" \",x\n", "line 3, id 2: Frage",
                         "line 4, id 3: Frage", "line 4, id 3: Betrag", "--allow-empty"),
-                new Case("10_merged.xlsx", book("S", with(sheet(1, "id", "Frage"), "C1=s:Kategorie", "B2=s:Technik"),
-                        Map.of()), 1, "merged", "B2:B3"),
-                new Case("11_dates.xlsx", FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "D1=s:Datum",
-                        "A2=n:1",
-                        "B2=f:Wie?", "C2=n:1.19", "D2=n2:46327"), 1, "2026-11-01", "1.19"),
+                new Case("10_merged.xlsx", FormatsTest.book(false, Map.of("S", table.subList(2, 5))), 1, "merged",
+                        "B2:B3"),
+                new Case("11_dates.xlsx", FormatsTest.book("s:id|s:Frage|s:Betrag|s:Datum",
+                        "n:1|f:Wie?|n:1.19|n2:46327"), 1, "2026-11-01", "1.19"),
                 plain("12_hostile.csv", UTF_8, 1, "id,Frage\n1,\"<b>a</b>\n{\"\"x\"\": 1}\"\n2,=SUM(A1)\n3,"
-                        + "ä".repeat(47_500)
-                        + "\n"),
+                        + "ä".repeat(47_500) + "\n"),
                 plain("13_dump.jsonl", UTF_8, 2, "{\"_id\":{\"$oid\":\"65f1c0ffee\"},\"Frage\":\"a\",\"Betrag\":1.5}\n"
                         + "{\"_id\":{\"$oid\":\"65f1c0ffef\"},\"Frage\":\"b\"}\n", "--id-column"),
                 plain("14_googleForm.csv", UTF_8, 2, "Timestamp,Frage\n11/1/2026 10:00:00,a\n11/1/2026 10:05:00,b\n",
                         "--id-column '#'"),
                 plain("15_pandas.csv", UTF_8, 2, ",Frage,Kategorie\n0,Wo?,Technik\n1,Was?,Rechnung\n",
-                        "--id-column '#'",
-                        "column 1"),
+                        "--id-column '#'", "column 1"),
                 plain("16_duplicates.csv", UTF_8, 0, "id,Frage\n1,a\n2,b\n1,c\n2,d\n", "line 4", "line 5",
                         "--id-column '#'"),
                 plain("17_wide.csv", UTF_8, 1, "id,Frage,Kategorie," + wide + "\n1,Wo?,Technik" + ",x".repeat(47)
-                        + "\n",
-                        "spalte_0"),
+                        + "\n", "spalte_0"),
                 plain("18_floatIds.csv", UTF_8, 0, "id,Frage\n1.0,a\n,b\n,c\n", "line 3", "--id-column '#'"),
-                plain("19_mongo.json", UTF_8, 2, "[{\"_id\":{\"$oid\":\"65f1c0ffee\"},\"Frage\":\"a\",\"Betrag\":1.5},\n"
+                plain("19_mongo.json", UTF_8, 2,
+                        "[{\"_id\":{\"$oid\":\"65f1c0ffee\"},\"Frage\":\"a\",\"Betrag\":1.5},\n"
                         + "{\"_id\":{\"$oid\":\"65f1c0ffef\"},\"Frage\":\"b\"}]\n", "--id-column '#'"),
                 plain("20_total.csv", UTF_8, 0, TICKETS.replace(",", ".").replace("1.234.56", "1234.56")
-                        + "Summe;;;1244.06;\n",
-                        "line 5, id Summe: Frage", "--allow-empty"),
-                new Case("21_cover.xlsx", book("Deckblatt", List.of("A1=s:Ticketexport", "A2=s:Stand", "B2=s:heute"),
-                        Map.of("Meine Daten", table)), 2, "--sheet 'Meine Daten'"),
+                        + "Summe;;;1244.06;\n", "line 5, id Summe: Frage", "--allow-empty"),
+                new Case("21_cover.xlsx", FormatsTest.book(false, sheets), 2, "--sheet 'Meine Daten'"),
                 plain("22_ragged.csv", UTF_8, 0, "id,Frage\n1,a\n2\n3,b,c\n4,\"d\n5,e\n", "line 3", "line 4",
                         "line 5: unclosed"));
     }
@@ -347,9 +325,9 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void ofAWorkbookThatAreNumbersHaveAPoint() throws IOException {
-            Files.write(file("data.csv"), FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "A2=n:1", "B2=s:a",
-                    "C2=n:1.234", "A3=n:2", "B3=s:a", "C3=s:1.234,5"));
+        void ofAWorkbookThatAreNumbersHaveADecimalPoint() throws IOException {
+            Files.write(file("data.csv"), FormatsTest.book("s:id|s:Frage|s:Betrag", "n:1|s:a|n:1.234",
+                    "n:2|s:a|s:1.234,5"));
 
             dify.check("--decimal", ",", "--show", "2").exits(0)
                     .shows("\"betrag\":1.234", "\"betrag\":1234.5");
@@ -363,7 +341,7 @@ final class UserFilesTest extends WholeCommand {
 
         /// `--decimal ,`, which the tool suggests for the other cell, would multiply them by a thousand.
         @Test
-        void withAPointAreNotReadWithADecimalCommaUnnoticed() throws IOException {
+        void withAPointAreNotSilentlyReadWithADecimalComma() throws IOException {
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5", "3;a;0.500", "4;a;2.5");
             for (var call : List.of(dify.check(), dify.run()))
                 call.exits(2).mentions("1.234 in the column \"Betrag\" into 1234 (2 such");
@@ -378,7 +356,7 @@ final class UserFilesTest extends WholeCommand {
 
         /// Of a column with other faults, all cells are listed.
         @Test
-        void withADecimalCommaAreOneProblemOnlyIfAllAreLikeThat() throws IOException {
+        void withDecimalCommasAreOneProblemOnlyIfAllAreLikeThat() throws IOException {
             csv("id;Frage;Betrag", "1;a;1,5", "2;a;abc", "3;a;2,5");
 
             var call = dify.check();
@@ -446,11 +424,8 @@ final class UserFilesTest extends WholeCommand {
 
         @Test
         void keepsTheTypesOfAWorkbook() throws Exception {
-            var printed = export("data.xlsx", FormatsTest.book("A1=s:id", "B1=s:Frage", "C1=s:Betrag", "D1=s:Datum",
-                    "E1=s:zeit",
-                    "F1=s:plz", "G1=s:uhr", "A2=n:7", "B2=s:12", "C2=n:-1.19", "D2=n2:46327", "E2=n3:46327.5",
-                    "F2=n5:701",
-                    "G2=n4:0.75"));
+            var printed = export("data.xlsx", FormatsTest.book("s:id|s:Frage|s:Betrag|s:Datum|s:zeit|s:plz|s:uhr",
+                    "n:7|s:12|n:-1.19|n2:46327|n3:46327.5|n5:701|n4:0.75"));
 
             assertEquals("['id:str:7', 'Frage:str:12', 'Betrag:float:-1.19', 'Datum:datetime:2026-11-01 00:00:00', "
                     + "'zeit:datetime:2026-11-01 12:00:00', 'plz:str:00701', 'uhr:time:18:00:00', 'attempts:int:1', "
