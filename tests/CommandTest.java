@@ -58,7 +58,7 @@ class CommandTest extends WholeCommand {
     // ── Again ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheSecondCall {
+    class TheNextSession {
         private final Dify dify = dify();
 
         private void firstRun() throws IOException {
@@ -345,7 +345,7 @@ class CommandTest extends WholeCommand {
                 20   | free   | --max-cost 5 --mode streaming | 4    | 10
                 4    | 0.5    | --max-cost 2 --mode streaming | 0    | 4
                 """)
-        void aReachedLimitEndsTheCall(int rows, String answer, String limit, int code, int runs) throws IOException {
+        void aReachedLimitEndsTheSession(int rows, String answer, String limit, int code, int runs) throws IOException {
             rows(rows);
             dify.rows(switch (answer) {
                 case "failed" -> dify.ended("failed", "no");

@@ -169,7 +169,7 @@ final class MessagesTest {
 
         /// A sentence without words of its own has them from a message that is listed elsewhere.
         @Test
-        void messagesThatStopACallAreOnTheTroubleshootingPage() throws IOException {
+        void messagesThatStopASessionAreOnTheTroubleshootingPage() throws IOException {
             var shown = onThePage();
 
             assertTrue(source.stops.size() > 140, source.stops.size() + " found");

@@ -120,7 +120,7 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void writesWordsAsCompletionOffersThem() throws IOException {
+        void hasTheValuesThatCompletionOffers() throws IOException {
             assertTrue(call("generate-completion").out().contains("\"auto\" \"blocking\" \"streaming\""));
         }
     }

@@ -140,7 +140,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aPauseOfADayThatTheServerAsksForEndsTheCall() throws IOException {
+        void aPauseOfADayThatTheServerAsksForEndsTheSession() throws IOException {
             dify.info(aResponse().withStatus(503).withHeader("Retry-After", "86400"));
             var call = run();
 
@@ -591,7 +591,7 @@ final class SettingsTest extends WholeCommand {
                 -1d,   ip:127.0.0.1, false, DIFY_CA_FILE
                 -1d,   dns:other.example, true, another host
                 """)
-        void thatCannotBeTrustedEndsTheCallAtOnce(String start, String name, boolean known, String says)
+        void anUntrustedCertificateEndsTheSessionAtOnce(String start, String name, boolean known, String says)
                 throws Exception {
             var settings = serve(start, name);
             rows(2);
