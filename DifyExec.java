@@ -1548,6 +1548,8 @@ final class DifyExec implements Runnable {
             view = Optional.of(watcher);
         }
 
+        /// Runs the selected rows and returns the exit code. If that is impossible, also reports the reason to a script
+        /// that uses `--json` or `--on-finish`, and leaves the message to the caller.
         int start(Batch.Selection asked, boolean isFresh) throws Exception {
             try {
                 return openAndRun(asked, isFresh);
@@ -1563,13 +1565,16 @@ final class DifyExec implements Runnable {
         private int openAndRun(Batch.Selection asked, boolean isFresh) throws Exception {
             checkOptions(asked);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
-            if (asked.listed() && files.shard().isEmpty()) files.requireStarted(); // a shard without rows has no files
+            // a retry needs an earlier session, except of a shard, which has no files if it has no rows
+            if (asked.listed() && files.shard().isEmpty()) files.requireStarted();
             files.refuse(input.csv);
+            // a fresh batch does not take over how the earlier one read its input
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
-                out.makeFolder();
+                out.makeFolder(); // now, because a run whose files cannot be saved has been paid for
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
+                    // in the shell, which shows a single run, this would be repeated for each retry
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
                     var fresh = isFresh ? Optional.of(rows.of(asked)) : Optional.<Batch.Selection>empty();
@@ -1585,7 +1590,7 @@ final class DifyExec implements Runnable {
         private BatchWriter open(BatchFiles files, Csv csv, Optional<Batch.Selection> fresh, Connection dify)
                 throws Exception {
             try {
-                if (fresh.isPresent()) {
+                if (fresh.isPresent()) { // checks as if no row had run, while the earlier batch is still in its place
                     var wanted = Batch.ofRows(files, csv).select(fresh.get(), retrying.timeout);
                     var server = dify.greet("; nothing was moved or sent");
                     check(wanted, dify.form(workflow, server, csv), dify.err());
@@ -1596,6 +1601,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns all faults of the input as one error. If there is only one, its own message is clearer than a list.
         private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 var inspection = dify.inspect(workflow, dify.greet("; nothing was sent"), csv);
@@ -1604,10 +1610,11 @@ final class DifyExec implements Runnable {
                 var command = inspection.options().isEmpty() ? "" : ": " + setup.again(inspection.options());
                 return new Unusable(problem.what(), problem.hint + command);
             } catch (Unusable _) {
-                return problem;
+                return problem; // without a server, the other faults cannot be found
             }
         }
 
+        /// Rejects options that contradict each other, before any file is opened.
         private void checkOptions(Batch.Selection asked) {
             setup.check(retrying);
             if (asked.isSample() && !asked.isLimited())
@@ -1622,7 +1629,9 @@ final class DifyExec implements Runnable {
                         "use -o results.jsonl; 'export' then writes a spreadsheet");
         }
 
-        /// Selects rows, asks the server about the app, checks the rows against its form, and runs them.
+        /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. What costs
+        /// nothing comes first, so a mistake is found before the server is asked, and a wrong server or app before a
+        /// row is sent.
         private int run(Batch.Selection asked, Connection dify, BatchWriter writer) throws Exception {
             var batch = writer.batch();
             var err = dify.err();
@@ -1630,26 +1639,29 @@ final class DifyExec implements Runnable {
             if (!rows.add) batch.refuseOtherFile(input.csv, " --add adds its rows to the batch");
             var wanted = batch.select(asked, retrying.timeout);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
+            // even without rows to run, runs that may still appear after their rows were sent again are looked up
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
-                writer.finish().ifPresent(stop -> {
+                writer.finish().ifPresent(stop -> { // writes the retry list, which may be missing or out of date
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
                 err.println("Nothing to do: " + whyNothing(asked, batch.index()) + ".");
-                return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
+                return finish(batch, Optional.empty(), Exit.OK, // a tally of nothing needs no pace
+                        new Tally(wanted, null, InstantSource.system()));
             }
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
-                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
+                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …"); // may take minutes if it is down
             announceResumption(wanted);
             var origin = Origin.of(batch.files());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = dify.form(workflow, server, batch.csv().orElseThrow());
-            CheckView.problems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
+            CheckView.printProblems(check(wanted, form, err), Screen.on(2).map(Screen::width), err); // notes remain
             var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
             var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
+            // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
             var options = setup.next().options();
             writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
@@ -1664,7 +1676,7 @@ final class DifyExec implements Runnable {
 
         /// Prints what was done, a forecast for rows that were left out on purpose, and the next command.
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
-            boolean isPart = asked.isLimited() || pace.maxCost != null;
+            boolean isPart = asked.isLimited() || pace.maxCost != null; // users of these options want to know the rest
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
             var next = limited(asked, batch, forecast.flatMap(Forecast::maxCost)).after(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
@@ -1680,13 +1692,14 @@ final class DifyExec implements Runnable {
             if (pace.maxTokens != null && spent.tokens() >= pace.maxTokens) next = next.with("--max-tokens", "N");
             boolean isReached = pace.maxCost != null
                     && spent.paid().values().stream().anyMatch(paid -> paid.compareTo(pace.maxCost) >= 0);
+            // a blocking run has no price, so --max-cost is not possible
             boolean isNew = asked.isSample() && pace.maxCost == null && workflow.mode != Mode.BLOCKING;
             if (isReached || isNew && cost.isPresent()) next = next.with("--max-cost", cost.orElse("AMOUNT"));
             return next;
         }
 
         private static String whyNothing(Batch.Selection asked, Index index) {
-            if (index.rows() == 0) return "this shard has no rows";
+            if (index.rows() == 0) return "this shard has no rows"; // a CSV without any row was rejected
             if (index.isComplete()) return "every row has succeeded";
             boolean isRetryOfAll = asked.listed() && asked.among().isEmpty();
             if (!isRetryOfAll || index.onRetryList().findAny().isPresent()) return "no selected row is pending";
@@ -1694,7 +1707,8 @@ final class DifyExec implements Runnable {
                     + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
         }
 
-        /// Prints the size of a shard: `shard 3 of 8: 1,250 of 10,000 rows`. Names ids that belong to other shards.
+        /// Prints the size of a shard: `shard 3 of 8: 1,250 of 10,000 rows`. Lists the ids that belong to other shards,
+        /// which are skipped so that all shards can be started with the same arguments.
         private void announceShard(Batch batch, Batch.Selection asked) {
             var shard = batch.files().shard();
             if (shard.isEmpty()) return;
@@ -1711,7 +1725,7 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
-            if (wanted.asked().isPart() || isFirst || view.isPresent()) return;
+            if (wanted.asked().isPart() || isFirst || view.isPresent()) return; // of a part, "done" would mislead
             long failed = wanted.count(RowStatus.FAILED);
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
@@ -1728,8 +1742,10 @@ final class DifyExec implements Runnable {
             throw refusal(inspection, err);
         }
 
+        /// Prints the problems and returns the error that ends the command. Its hint is a command that solves them all,
+        /// unless the user must change rows.
         private Unusable refusal(Inspection inspection, PrintWriter err) {
-            CheckView.problems(inspection, Screen.on(2).map(Screen::width), err);
+            CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
             boolean mustFixRows = inspection.problems().stream().anyMatch(problem -> problem.option().isEmpty());
             var hint = mustFixRows ? "fix the rows, or use --no-check to send all cells as text"
@@ -1740,7 +1756,8 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
-            var grace = view.isPresent() ? Duration.ZERO : retrying.grace; // Ctrl-C stops a single run at once
+            // a person who watches a single run in the shell and presses Ctrl-C does not want to wait for its end
+            var grace = view.isPresent() ? Duration.ZERO : retrying.grace;
             var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, retrying.timeout,
                     retrying.settle);
             return new Engine.Terms(judge, limits, new Pace(pace.concurrency(), pace.wait, pace.rate), modes,
@@ -1807,7 +1824,8 @@ final class DifyExec implements Runnable {
         }
 
         static final class PaceOptions {
-            private static final int MOST = 10_000;
+            /// More is hardly meant. Each run needs a connection, and Linux has some 28,000 ports for those.
+            private static final int MAX_CONCURRENCY = 10_000;
 
             @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
                     description = "Run N rows at a time (default: 5; 1 with --wait).")
@@ -1834,10 +1852,13 @@ final class DifyExec implements Runnable {
                             + "Implies streaming.")
             BigDecimal maxCost;
 
+            /// Returns how many rows may run at a time. The default is that of Dify's own batch page. It leaves half of
+            /// the ten connections of a default server to others.
             int concurrency() {
                 int slots = wait != null ? 1 : 5;
                 if (concurrency != null) slots = (int) Math.min(concurrency, Integer.MAX_VALUE);
-                if (slots > MOST) throw new Unusable("-c " + concurrency + ": must be at most " + MOST);
+                if (slots > MAX_CONCURRENCY)
+                    throw new Unusable("-c " + concurrency + ": must be at most " + MAX_CONCURRENCY);
                 if (wait != null && slots > 1)
                     throw new Unusable("--wait cannot be used with -c " + slots,
                             "--wait runs one row at a time; leave one of them out");
@@ -1869,10 +1890,11 @@ final class DifyExec implements Runnable {
                 report(object("exit_code", problem.exit.code, "reason", reason), out, err);
             }
 
-            /// Prints the session's outcome, and passes it to the command of `--on-finish`. That command gets no
-            /// `DIFY_API_KEY`, is killed if this process ends first, and cannot change the exit code.
-            void report(Map<String, Object> end, PrintWriter out, PrintWriter err) throws InterruptedException {
-                var text = Secret.current().mask(Json.text(end).replace("\n", ""));
+            /// Prints the session's outcome as one line, and passes it to the command of `--on-finish`. That command
+            /// does not get `DIFY_API_KEY`, because it could leak it, is killed if this process ends first, and cannot
+            /// change the exit code. What it prints goes to `err`, because `out` may be read as JSON.
+            void report(Map<String, Object> outcome, PrintWriter out, PrintWriter err) throws InterruptedException {
+                var text = Secret.current().mask(Json.text(outcome).replace("\n", "")); // the command gets it directly
                 if (json) out.println(text);
                 if (onFinish == null) return;
                 out.flush();
@@ -1894,15 +1916,15 @@ final class DifyExec implements Runnable {
             }
 
             /// Runs a command that must not outlive this process. A signal may arrive while the command is being
-            /// started, when `process` is not set yet. So the shutdown hook is added first, and it waits until the
-            /// start is complete.
+            /// started, when `process` is not set yet. So the shutdown hook is added first, and it waits for the lock
+            /// until the start is complete.
             private static final class BoundProcess {
                 private Process process;
 
                 synchronized Process start(ProcessBuilder builder) throws IOException {
                     try {
                         Runtime.getRuntime().addShutdownHook(new Thread(this::kill));
-                    } catch (IllegalStateException _) {
+                    } catch (IllegalStateException _) { // a signal is already ending this process
                         throw new IOException("interrupted");
                     }
                     process = builder.start();
@@ -1910,18 +1932,19 @@ final class DifyExec implements Runnable {
                 }
 
                 private synchronized void kill() {
-                    if (process == null) return;
-                    process.descendants().forEach(ProcessHandle::destroyForcibly); // they may ignore a request
+                    if (process == null) return; // it could not be started
+                    process.descendants().forEach(ProcessHandle::destroyForcibly); // they may ignore a request to end
                     process.destroyForcibly();
                 }
             }
 
+            /// Creates the folder of `--save-files`, and removes what downloads of a killed process left in it.
             void makeFolder() {
                 if (saveFiles == null) return;
                 try {
                     Files.createDirectories(saveFiles);
                     Temporary.removeAbandoned(saveFiles, Temporary.HIDDEN);
-                    AtomicFile.forceFolder(saveFiles);
+                    AtomicFile.forceFolder(saveFiles); // the new folder must survive a power cut, like its files
                 } catch (IOException problem) {
                     throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
                             + Text.reason(problem) + ")");
@@ -3695,7 +3718,7 @@ final class DifyExec implements Runnable {
                             Text.printable(column.variable(), name - 1), Text.printable(column.type(), 11),
                             column.required() ? "yes" : "", column.filled(), column.longest(),
                             Text.cut(column.example(), example));
-            problems(inspection, width, out);
+            printProblems(inspection, width, out);
             if (inspection.isFine()) out.println("No problems found.");
             out.flush();
         }
@@ -3706,7 +3729,7 @@ final class DifyExec implements Runnable {
 
         /// Prints notes and faults, then the first problems and how many more there are, in lines of at most `width`
         /// characters.
-        static void problems(Inspection inspection, Optional<Integer> width, PrintWriter out) {
+        static void printProblems(Inspection inspection, Optional<Integer> width, PrintWriter out) {
             UnaryOperator<String> lines = text -> WordUtils.wrap(text, width.orElse(Integer.MAX_VALUE));
             inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.printable(note, 500))));
             inspection.faults().forEach(fault -> out.println(lines.apply("Problem: " + Text.printable(fault, 500))));
