@@ -1953,29 +1953,34 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads the runs of a workflow, newest first, also those of other users. Keeps them in memory until all are read,
-    /// so that an interrupted command does not leave a file.
+    /// Reads the runs of a workflow, newest first, including those of other users. Keeps them in memory until all are
+    /// read, so that an interrupted command does not leave a file.
     static final class AppRuns {
-        private static final String LEFT = "; nothing was written";
+        private static final String NOTHING_WRITTEN = "; nothing was written"; // completes each error message
 
         private final Connection dify;
         private final Wanted wanted;
         private final Set<String> variables;
         private final String idColumn;
         private final List<Taken> taken = new ArrayList<>();
-        private final Set<String> listed = new HashSet<>(), former = new TreeSet<>();
-        private final Set<Map<String, JsonNode>> inputs = new HashSet<>();
+        private final Set<String> listed = new HashSet<>(); // ids of the runs on the pages read so far
+        private final Set<String> former = new TreeSet<>(); // names of inputs that the form no longer has
+        private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // each once, for --dedupe
         private long uploads = 0, unreadable = 0;
 
         private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
 
+        /// Reads the form first, because rows get only inputs that the workflow still has. The cells are not checked
+        /// against it, so the folder for files, the decimal point and empty texts do not matter here. The id column
+        /// gets the first of `id`, `run_id`, `run_run_id` … that is not mapped to a variable, by name or by label.
         AppRuns(Connection dify, Wanted wanted) throws InterruptedException {
             this.dify = dify;
             this.wanted = wanted;
-            if (dify.greet(LEFT).kind() == AppKind.CHATFLOW)
+            if (dify.greet(NOTHING_WRITTEN).kind() == AppKind.CHATFLOW)
                 throw new Unusable("the key belongs to a chatflow: Dify has no list of its runs over all users");
             var form = dify.exchange().form().orElseThrow(() ->
-                    new Unusable(Exit.STOPPED, "the workflow's form is unknown" + LEFT, "run the same command again"));
+                    new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
+                            "run the same command again"));
             var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), false, true);
             var known = Form.of(form, List.of(), reading).variables();
             variables = known.stream().map(Variable::name).collect(Collectors.toSet());
@@ -1983,30 +1988,30 @@ final class DifyExec implements Runnable {
                     name.equals(variable.name()) || name.equals(variable.label()))).findFirst().orElseThrow();
         }
 
-        /// Reads page after page, and each run on it. A new run on the server moves the others down, some of them to
-        /// the next page. Those were read already and are skipped there.
+        /// Reads page after page, and each run on it, because the list has neither inputs nor outputs. A new run on the
+        /// server moves the others down, some of them to the next page. Those were read already and are skipped there.
         void read() throws InterruptedException {
             boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
                 var path = wanted.page(number);
-                var page = dify.exchange().asked(() -> dify.client().page(path), LEFT);
+                var page = dify.exchange().asked(() -> dify.client().page(path), NOTHING_WRITTEN);
                 for (var run : page.path("data")) {
                     var id = run.at("/workflow_run/id").asText("");
                     if (id.isEmpty() || !wanted.includes(run)) continue;
                     if (taken.size() == wanted.last || !listed.add(id)) continue;
-                    take(dify.exchange().asked(() -> dify.client().storedRun(id), LEFT));
+                    take(dify.exchange().asked(() -> dify.client().storedRun(id), NOTHING_WRITTEN));
                     if (!hasScreen) continue;
                     dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line overwrites it
                     dify.err().flush();
                 }
-                hasMore = page.path("has_more").asBoolean() && !page.path("data").isEmpty();
+                hasMore = page.path("has_more").asBoolean() && !page.path("data").isEmpty(); // so that it surely ends
             }
             former.removeAll(variables);
             if (!former.isEmpty()) note("inputs that the workflow's form no longer has: "
                     + Text.joinFirst(10, former.stream().map(Text::quoted)));
             if (uploads > 0) note(Text.count(uploads, "run") + " with uploaded files, because their links expire");
             if (unreadable > 0) note(Text.count(unreadable, "run") + " without a readable record");
-            if (taken.isEmpty()) throw new Unusable(Exit.ROWS_FAILED, "no run of this app matches" + LEFT,
+            if (taken.isEmpty()) throw new Unusable(Exit.ROWS_FAILED, "no run of this app matches" + NOTHING_WRITTEN,
                     "choose other days or another --status; --own includes the runs that difyexec started");
         }
 
@@ -2014,6 +2019,8 @@ final class DifyExec implements Runnable {
             dify.err().println("Note: left out " + omitted + ".");
         }
 
+        /// Takes a run, or counts why it cannot be a row. A run without a readable record may have been deleted since
+        /// the list was read.
         private void take(Optional<StoredRun> found) {
             if (found.isEmpty()) unreadable++;
             else if (found.get().hasUpload()) uploads++;
@@ -2025,8 +2032,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes the rows, and the baseline if succeeded runs were asked for: only they have outputs. Otherwise
-        /// deletes an earlier baseline, because it belongs to other runs.
+        /// Writes the rows, and the baseline if succeeded runs were asked for, because only they have outputs.
+        /// Otherwise deletes an earlier baseline, because it belongs to other runs. The rows come last, so that they
+        /// never appear beside the baseline of other runs.
         void write(Path output, Path baseline, NextCall next) throws IOException {
             boolean hasOutputs = wanted.status == Wanted.Status.SUCCEEDED;
             if (hasOutputs) AtomicFile.write(baseline, this::writeResults);
@@ -2043,15 +2051,16 @@ final class DifyExec implements Runnable {
             dify.err().println(next.afterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of()));
         }
 
-        /// Writes the results that a batch of these rows would have written, with an empty cell for an input that was
-        /// not sent.
+        /// Writes the results that a batch of these rows would have written. An input that was not sent is an empty
+        /// cell, because that is how the next batch reads it.
         private void writeResults(OutputStream out) throws IOException {
             var columns = inputs.stream().flatMap(one -> one.keySet().stream()).distinct().toList();
             for (var one : taken) {
                 var cells = new LinkedHashMap<>(Map.of(idColumn, one.run().id()));
                 for (var name : columns)
                     cells.put(name, TextFile.text(one.inputs().getOrDefault(name, NullNode.instance)));
-                out.write(Json.bytes(one.run().success(new Row(0, 0, one.run().id(), cells)).json()));
+                var row = new Row(0, 0, one.run().id(), cells); // results contain neither a row's number nor its line
+                out.write(Json.bytes(one.run().success(row).json()));
                 out.write('\n');
             }
         }
@@ -2092,7 +2101,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the path of a page of the list, with days in the time zone of this machine.
+            /// Returns the path of a page of the list, with days in the time zone of this machine. A page of 100 runs
+            /// is the largest that Dify allows.
             String page(int number) {
                 var path = new StringBuilder("/workflows/logs?limit=100&page=" + number + "&status=" + status);
                 if (keyword != null) path.append("&keyword=").append(DifyClient.encoded(keyword));
@@ -2105,6 +2115,7 @@ final class DifyExec implements Runnable {
                 return day.atStartOfDay(ZoneId.systemDefault()).toInstant();
             }
 
+            /// Returns whether to take a run. Runs of difyexec are rows of a batch already, so `--own` adds them.
             boolean includes(JsonNode run) {
                 return own || !Attempt.UserNames.isOurs(run.at("/created_by_end_user/session_id").asText(""));
             }
@@ -2113,32 +2124,39 @@ final class DifyExec implements Runnable {
 
     // ── Verification ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Compares a batch with the server's own records. Reads log and results with its own code and does not share a
-    /// decision with the engine, so that a mistake of the engine shows here.
+    /// Checks a batch against the server's records. It interprets log and results itself and shares no decision with
+    /// the engine, so that it can find the engine's mistakes.
     record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
+        /// Few, because a batch may be running, and a server with default settings has only ten connections.
         static final int ROWS_AT_ONCE = 4;
 
-        /// Holds an attempt and the session that sent it. `isElsewhere` is true if a later session used `--same-app`:
-        /// its app may be another one, and does not list this attempt.
+        /// Holds an attempt and the session that sent it.
+        ///
+        /// @param isElsewhere whether a later session used `--same-app`, so that this attempt may have gone to another
+        ///     app, and this app need not list it
         record Sent(String id, String user, Event.SessionEvent session, boolean isElsewhere) {
             Sent elsewhere() {
                 return new Sent(id, user, session, true);
             }
         }
 
+        /// Holds what the files record about a batch.
+        ///
         /// @param attempts by row id
-        /// @param runs     by user; only runs that the log names
+        /// @param runs     by user; only runs that the log contains
         /// @param outcomes by user; an attempt without a known outcome has none
         /// @param results  all lines of each row, by its id; the last line counts
         record Evidence(Map<String, List<Sent>> attempts, Map<String, RunRef> runs, Map<String, String> outcomes,
                 Map<String, List<JsonNode>> results) {
+            /// Reads the log from beginning to end, because a later event changes what an earlier one means. Then reads
+            /// the results. It lists every kind of event, so that a new kind must be considered here.
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(), new LinkedHashMap<>());
                 var session = new AtomicReference<Event.SessionEvent>();
                 var ofSession = new ArrayList<String>(); // users of the session's attempts
                 var sizeOfResults = new AtomicLong();
                 var unreadable = Event.scan(files.log(), (event, _) -> {
-                    if (event.results() >= 0) sizeOfResults.set(event.results());
+                    if (event.results() >= 0) sizeOfResults.set(event.results()); // how large they were at that time
                     switch (event) {
                         case Event.SessionEvent started -> {
                             session.set(started);
@@ -2154,20 +2172,23 @@ final class DifyExec implements Runnable {
                         case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
                         case Event.EndEvent end -> {
                             read.outcomes.put(end.user(), end.outcome());
-                            if (!end.run().isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
+                            if (!end.run().isEmpty()) // a blocking run has no event of its own
+                                read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
                         }
-                        case Event.StopEvent stop -> { // a session that did not stop early has no open attempt
+                        // A success has no event. If a session did not stop early, all its other attempts succeeded.
+                        case Event.StopEvent stop -> {
                             if (stop.user().isEmpty() && stop.why().isEmpty())
                                 ofSession.forEach(user -> read.outcomes.putIfAbsent(user, "succeeded"));
                         }
                         // The run is no longer paused or unknown. If it failed, another `end` event follows.
                         case Event.HarvestEvent taken -> read.outcomes.remove(taken.user());
                         case Event.LookEvent _, Event.ThrottleEvent _, Event.LateEvent _,
-                                Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {} // what the engine found
+                                Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {} // the engine's view
                     }
                 });
                 if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
-                // only the results record a success: if lines are missing, an attempt without an outcome may have one
+                // Only the results record a success. If lines of them are missing, any attempt without an outcome may
+                // have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
                 unreadable.addAll(Lines.<JsonNode>scan(files.results(), "", Lines.TREE, (line, _) ->
@@ -2189,14 +2210,14 @@ final class DifyExec implements Runnable {
                 return attempts.getOrDefault(id, List.of());
             }
 
-            /// Returns the attempt that led to a result, by the user in its line, or empty if the row has no such
-            /// attempt.
+            /// Returns the attempt that produced a result, which is the one whose user is in the result's line. Returns
+            /// empty if the row has no such attempt.
             Optional<Sent> own(String id, JsonNode line) {
                 return attempts(id).stream().filter(sent -> sent.user().equals(text(line, "user"))).findFirst();
             }
         }
 
-        /// A finding is of one of these kinds. The report lists them in this order.
+        /// Classifies a finding. The report lists the kinds in this order.
         enum Kind implements Named {
             /// The result is what the server has recorded.
             MATCHES,
@@ -2218,13 +2239,15 @@ final class DifyExec implements Runnable {
             LOST,
             /// The result is not what the server has recorded.
             DIFFERS,
-            /// The server cannot show the run: it is deleted or was never listed, or the reply is not what was asked
-            /// for.
+            /// The server cannot show the run, because it is deleted or was never listed, or the reply is not what was
+            /// asked for.
             NOT_VERIFIABLE,
             /// The server did not respond.
             NO_ANSWER;
 
+            /// These should never occur, so the report contains them even with a count of 0.
             static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
+            /// These are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
         }
 
@@ -2244,7 +2267,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns success only if something was confirmed: another app may have responded, or all runs may be deleted.
+        /// Returns the exit code. It is success only if something was confirmed, because another app may have
+        /// responded, or all runs may be deleted.
         ///
         /// @param hasResults if false, there is no result to confirm, and a known run is enough
         static Exit exit(Set<Kind> found, boolean hasResults) {
@@ -2254,11 +2278,12 @@ final class DifyExec implements Runnable {
             return isConfirmed && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
+        /// Checks these rows, some of them at a time, and shows on a terminal how far it is.
         Map<Kind, List<Finding>> findings(List<String> ids, PrintWriter err) {
             var screen = Screen.on(2);
             var done = new AtomicInteger();
             return ids.stream().gather(Gatherers.mapConcurrent(ROWS_AT_ONCE, this::row)).peek(_ -> {
-                if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return;
+                if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return; // about once a second is enough
                 err.print(done + "/" + ids.size() + " rows\r"); // the next line overwrites it
                 err.flush();
             }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
@@ -2286,7 +2311,7 @@ final class DifyExec implements Runnable {
                 else if (known(runs).isEmpty() && !isOwn) found.add(unlisted(sent));
                 for (var run : known(runs)) if (!isOf(line, run)) {
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
-                    if (kind != Kind.LOST || lines.isEmpty()) // otherwise already reported as a result without its run
+                    if (kind != Kind.LOST || lines.isEmpty()) // with a result, the row is already a WITHOUT_RUN
                         found.add(finding(kind, sent, "run " + text(run, "id") + " of " + sent.user()));
                     isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
                 }
@@ -2298,7 +2323,7 @@ final class DifyExec implements Runnable {
             return runs instanceof DifyClient.Reply.Got(var all) ? all : List.of();
         }
 
-        /// Returns what a run means that did not lead to the row's result.
+        /// Returns what a run means that did not produce the row's result.
         ///
         /// @param isPaid  whether the row has a result, or an earlier run of it succeeded or still may succeed
         /// @param isAsked whether the user asked to send rows again in the session of this run or of the result
@@ -2313,8 +2338,9 @@ final class DifyExec implements Runnable {
             return status;
         }
 
-        /// Returns what a run, or a chatflow's message, means for a row without a result. If a message has no answer,
-        /// its run is running, was stopped, or was lost when its server ended.
+        /// Returns what a run, or a chatflow's message, means for a row without a result. Dify marks a message as
+        /// `normal` from the start. If it has no answer, its run is running, was stopped, or was lost when its server
+        /// ended, so it shows nothing.
         private static Kind status(JsonNode stored) {
             return switch (text(stored, "status")) {
                 case "succeeded", "partial-succeeded" -> Kind.LOST;
@@ -2325,8 +2351,9 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Asks for the runs of an attempt's user, or for the messages of the user's conversations if the app is a
-        /// chatflow.
+        /// Asks for the runs of an attempt's user. Dify lists no runs of a chatflow, so there it asks for the messages
+        /// of the user's conversations. Each list must be whole and contain only entries of this user, otherwise it is
+        /// an error, see [DifyClient#list].
         private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
             var user = DifyClient.encoded(sent.user());
             if (!isChat) return ask(() -> client.list(
@@ -2338,8 +2365,8 @@ final class DifyExec implements Runnable {
                     .then(conversations -> messages(user, conversations));
         }
 
-        /// Asks for all messages of these conversations. Dify responds with 404 if a conversation belongs to another
-        /// user.
+        /// Asks for all messages of these conversations. If the messages of one cannot be read, returns that failure,
+        /// because an incomplete list could look like a run that never started.
         private DifyClient.Reply<List<JsonNode>> messages(String user, List<JsonNode> conversations) {
             var all = new ArrayList<JsonNode>();
             for (var conversation : conversations) {
@@ -2352,15 +2379,17 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(all);
         }
 
-        /// Asks for the details of a run. Dify 1.9 responds with nulls if it does not know the run, so the id is
-        /// checked.
+        /// Asks for the details of a run. Checks the id, because Dify 1.9 responds to an unknown one with 200 and
+        /// nulls.
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.stored("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
                     text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
                     : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
         }
 
-        /// Sends a request at the pace of `--rate`. Sends it up to four times if the server says when to ask again.
+        /// Sends a request at the pace of `--rate`. Sends it up to four times if a response asks for a pause, as many
+        /// times as `run` does by default. Rows are checked in parallel, and all of them wait at one lock, so that they
+        /// keep the pace together.
         private <T> DifyClient.Reply<T> ask(Supplier<DifyClient.Reply<T>> request) {
             for (int tries = 1; ; tries++) {
                 synchronized (evidence) {
@@ -2373,8 +2402,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Adds the run that the log names if the list lacks it, because Dify 1.9 does not list a stream whose client
-        /// has left. In a chatflow, the run replaces the only message, which may hold text of a run that was stopped.
+        /// Adds the run that the log contains if the list lacks it, because Dify 1.9 does not list a stream whose
+        /// client has left. In a chatflow, the run replaces the only message, which may contain text of a run that was
+        /// stopped. Dify makes up the events of a rejected row, with an id that belongs to no run, so that one is not
+        /// asked for.
         private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
@@ -2387,14 +2418,17 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Returns the finding about an attempt without runs. Only if the server lists each run from its start, and
+        /// the attempt went to this app, does an empty list show that none was started.
         private Finding unlisted(Sent sent) {
             boolean isListed = isChat || Release.of(sent.session().server()).listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
                     "no run is known of " + sent.user());
         }
 
-        /// Returns `NOT_VERIFIABLE` if asking again is useless, because the run is gone or the reply is unusable, else
-        /// `NO_ANSWER`.
+        /// Returns the finding about a failed question. It is `NOT_VERIFIABLE` if asking again is useless, because Dify
+        /// (not a proxy) responds that the run is gone, or the reply has status 200 but unusable content. Otherwise, it
+        /// is `NO_ANSWER`.
         private static Finding unseen(Sent sent, Response why) {
             boolean isLasting = why instanceof Response.Refused refused
                     && (refused.status() == 200 || refused.status() == 404 && refused.dify());
@@ -2410,13 +2444,17 @@ final class DifyExec implements Runnable {
             return run.isEmpty() ? "message " + text(line, "message_id") : "run " + run;
         }
 
+        /// Returns whether a result belongs to a run, or to a chatflow's message in the same conversation.
         private static boolean isOf(JsonNode line, JsonNode run) {
             var id = text(run, "id");
             return id.equalsIgnoreCase(text(line, "workflow_run_id")) || id.equals(text(line, "message_id"))
                     && text(run, "conversation_id").equals(text(line, "conversation_id"));
         }
 
-        /// Compares a result with the run that it names. In a chatflow, also compares it with its message.
+        /// Compares a result with the run whose id it contains, in a chatflow together with its message. The result of
+        /// a blocking chatflow has no run id. Its run is then known only if it paused, which its message records, and
+        /// the message alone is compared otherwise. If the details of a run are gone, but the list has only other runs
+        /// of this user, the result is not from any of them.
         private Finding result(Sent sent, JsonNode line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
             var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not of " + sent.user());
@@ -2425,11 +2463,11 @@ final class DifyExec implements Runnable {
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
             if (isChat && message.isMissingNode()) return other;
             var run = new StoredMessage(message).pausedRun().map(RunRef::id).orElse(text(line, "workflow_run_id"));
-            if (run.isEmpty() && isChat) return compared(sent, line, withMessage(message, message));
+            if (run.isEmpty() && isChat) return compare(sent, line, withMessage(message, message));
             return switch (detail(run)) {
                 case DifyClient.Reply.Got<JsonNode>(var stored) when !isBy(sent, stored) -> other;
                 case DifyClient.Reply.Got<JsonNode>(var stored) ->
-                        compared(sent, line, isChat ? withMessage(stored, message) : stored);
+                        compare(sent, line, isChat ? withMessage(stored, message) : stored);
                 case DifyClient.Reply.NotGot<JsonNode>(var why) -> {
                     var gone = unseen(sent, why);
                     boolean isOther = !isChat && !runs.isEmpty() && runs.stream().noneMatch(one -> isOf(line, one));
@@ -2438,15 +2476,16 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Is false if another user started the run. Dify records the user among the inputs; without this record it is
-        /// true.
+        /// Returns whether this attempt's user started the run. Dify records the user among the inputs. Without this
+        /// record, nothing contradicts it.
         private static boolean isBy(Sent sent, JsonNode run) {
             return parsed(run.path("inputs")).path("sys.user_id").asText(sent.user()).equals(sent.user());
         }
 
-        /// Combines the record of a chatflow's run with its message, because only the message has the text by which
-        /// moderation replaced an answer. The run's answer counts if the message may be incomplete: after a pause (Dify
-        /// 1.14 to 1.16.1, recorded), or on 1.9 if the client has left. In blocking mode, the run is not known.
+        /// Combines the record of a chatflow's run with its message, because only the message contains the text by
+        /// which moderation replaced an answer. The run's answer counts if the message may be incomplete, which happens
+        /// after a pause (seen on Dify 1.14 to 1.16.1), or on 1.9 if the client has left. In blocking mode the run may
+        /// be unknown, and `run` is the message. Its status `normal` then shows nothing and is left out.
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
@@ -2458,10 +2497,10 @@ final class DifyExec implements Runnable {
                     .set("query", message.path("query"));
         }
 
-        private Finding compared(Sent sent, JsonNode line, JsonNode stored) {
+        private Finding compare(Sent sent, JsonNode line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
-            var outputs = parsed(stored.path("outputs")); // text only if Dify 1.9 has damaged the JSON
+            var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
             if (outputs.isTextual() || isChat && text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
             var differences = differences(sent, line, stored);
@@ -2469,14 +2508,16 @@ final class DifyExec implements Runnable {
                     : finding(Kind.DIFFERS, sent, String.join(", ", differences) + ", " + name(line));
         }
 
-        /// Names what differs: `status`, `outputs /answer`, `inputs /text` or `inputs /query`. Ignores the sources of
-        /// an answer, which Dify does not record with the run.
+        /// Lists what differs: `status`, `outputs /answer`, `inputs /text` or `inputs /query`. Ignores the sources of
+        /// an answer, which Dify does not record with the run, and inputs that it did not record. Three outputs are
+        /// enough to see that a result is wrong.
         private static List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
             var choices = sent.session().choices();
             var question = choices.queryColumn().isEmpty() ? "query" : choices.queryColumn();
             var inputs = parsed(stored.path("inputs"));
             var status = text(stored, "status");
+            // a result contains its status only if it is another one, such as partial-succeeded
             if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
                 found.add("status");
             new JsonDiff(false).of("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
@@ -2490,8 +2531,10 @@ final class DifyExec implements Runnable {
             return found;
         }
 
-        /// Is true if the server's value can come from this cell. A cell is text, but the value that was sent has a
-        /// type. Dify drops NUL characters, and stores an uploaded file as an object.
+        /// Returns whether the server's value can come from this cell. A cell is text, but the value that was sent has
+        /// a type that depends on the workflow's form, which may have changed since. So each type that the value can
+        /// have is tried. An empty cell may become anything, such as a default. Dify drops NUL characters, and stores
+        /// an uploaded file as an object.
         private static boolean isSame(String text, JsonNode sent) {
             var cell = Json.wellFormed(text).replace("\0", "");
             var typed = parsed(TextNode.valueOf(cell));
@@ -2503,7 +2546,8 @@ final class DifyExec implements Runnable {
                     || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
         }
 
-        /// Parses text that holds JSON, as older versions of Dify store it. Returns any other value as is.
+        /// Parses text that contains JSON, because Dify 1.9 stores outputs, and every version inputs, as text. Returns
+        /// any other value as is.
         private static JsonNode parsed(JsonNode value) {
             try {
                 return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
@@ -2512,7 +2556,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reduces each file to its name and size, because its link changes from response to response.
+        /// Reduces each file to its name and size, because its link changes from response to response. The marker by
+        /// which Dify tells files from other objects stays. Unpaired surrogates are replaced, as in the results.
         private static JsonNode comparable(JsonNode outputs) {
             var copy = parsed(TextNode.valueOf(Json.wellFormed(parsed(outputs).toString())));
             copy.findParents("dify_model_identity").forEach(file ->
