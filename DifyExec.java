@@ -296,8 +296,8 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
-            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force),
-                    false); // there is no `retry --fresh`
+            // false, because there is no `retry --fresh`
+            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force), false);
         }
     }
 
@@ -333,8 +333,8 @@ final class DifyExec implements Runnable {
             if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
             var files = named.requireStarted();
             try (var csv = open(files)) {
-                var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, // only the report shows each row
-                        List.of());
+                // only the report shows single rows, so only then their places in the files are remembered
+                var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
                 if (html != null) {
                     files.requireWritableTarget(html, batch.inputs(),
                             file -> force || WebPage.isOurs(file, WebPage.MARK));
@@ -648,8 +648,8 @@ final class DifyExec implements Runnable {
             var inspection = dify.inspect(workflow, server, csv);
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
-            if (!json && !inspection.options().isEmpty()) // such as --delimiter, which the file needs
-                out.println("Next: " + setup.again(inspection.options()));
+            // the options that the file needs, such as --encoding
+            if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
             if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
@@ -1080,8 +1080,8 @@ final class DifyExec implements Runnable {
                 description = "Only rows with this text in their id or error.") String text) {
             var index = batch().index();
             var rows = index.onRetryList()
-                    .mapToObj(row -> Text.id(index.id(row)) + "  "
-                            + Text.printable(Cause.of(batch, row).words(), 160)) // two lines of a terminal
+                    // 160 characters are two lines of a terminal
+                    .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.printable(Cause.of(batch, row).words(), 160))
                     .filter(line -> line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
@@ -1394,9 +1394,8 @@ final class DifyExec implements Runnable {
             switch (event) {
                 case StreamEvent.NodeBegan(var title, var type) -> printNode(title, type, "…");
                 case StreamEvent.NodeEnded(var title, var type, var status, var seconds, var error) ->
-                        printNode(title, type, Text.printable(status, 40)
-                                + String.format(Locale.ROOT, " in %.2f s", seconds)
-                                + (error.isEmpty() ? "" : ": " + Text.printable(error, 300)));
+                        printNode(title, type, String.format(Locale.ROOT, "%s in %.2f s", Text.printable(status, 40),
+                                seconds) + (error.isEmpty() ? "" : ": " + Text.printable(error, 300)));
                 case StreamEvent.Chunk(var text) -> Stream.of(text.split("(?<=\n)")).forEach(this::printChunk);
             }
             out.flush();
@@ -1645,8 +1644,8 @@ final class DifyExec implements Runnable {
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
                 err.println("Nothing to do: " + whyNothing(asked, batch.index()) + ".");
-                return finish(batch, Optional.empty(), Exit.OK, // a tally of nothing needs no pace
-                        new Tally(wanted, null, InstantSource.system()));
+                // a tally of nothing needs no pace
+                return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …"); // may take minutes if it is down
@@ -1963,8 +1962,8 @@ final class DifyExec implements Runnable {
         private final Set<String> variables;
         private final String idColumn;
         private final List<Taken> taken = new ArrayList<>();
-        private final Set<String> listed = new HashSet<>(); // ids of the runs on the pages read so far
-        private final Set<String> former = new TreeSet<>(); // names of inputs that the form no longer has
+        /// Hold the ids of the runs on the pages read so far, and the names of inputs that the form no longer has.
+        private final Set<String> listed = new HashSet<>(), former = new TreeSet<>();
         private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // each once, for --dedupe
         private long uploads = 0, unreadable = 0;
 
@@ -2172,8 +2171,8 @@ final class DifyExec implements Runnable {
                         case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
                         case Event.EndEvent end -> {
                             read.outcomes.put(end.user(), end.outcome());
-                            if (!end.run().isEmpty()) // a blocking run has no event of its own
-                                read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
+                            // the run of a blocking request has no event of its own
+                            if (!end.run().isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
                         }
                         // A success has no event. If a session did not stop early, all its other attempts succeeded.
                         case Event.StopEvent stop -> {
@@ -2589,7 +2588,6 @@ final class DifyExec implements Runnable {
             if (!columns.matches("\\d{2,5}")) line.setUsageHelpAutoWidth(true);
             else line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120));
             return Converters.register(line)
-                    .setAbbreviatedOptionsAllowed(false)
                     .setDefaultValueProvider(defaults)
                     .setHelpFactory((spec, _) -> new CommandLine.Help(spec, colors))
                     .setHelpSectionMap(sections)
