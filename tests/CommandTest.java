@@ -84,7 +84,7 @@ class CommandTest extends WholeCommand {
             assertEquals(before, content("results.jsonl"));
         }
 
-        /// Left by a crash, an editor, or a row removed from the CSV.
+        /// A crash or an editor can leave such a list, and so can a row that was removed from the CSV.
         @ParameterizedTest
         @CsvSource(nullValues = "none", textBlock = """
                 '1,3', run --ids 1, '2\n4\n'

@@ -69,7 +69,7 @@ final class MapTest {
             scan(unit, null);
         }
 
-        /// The share of comment lines in all lines, in percent.
+        /// Returns the share of comment lines in all lines, in percent.
         double commentShare() {
             return 100.0 * lines.stream().filter(line -> line.strip().startsWith("//")).count() / lines.size();
         }
@@ -157,7 +157,7 @@ final class MapTest {
             }
         }
 
-        /// Whether the compiler added this constructor: that of a record has the position of its type.
+        /// Returns whether the compiler added this constructor. That of a record has the position of its type.
         private boolean isGenerated(Element element) {
             var tree = trees.getTree(element.getEnclosingElement());
             return tree != null && start(tree) == start(trees.getTree(element));
@@ -200,8 +200,8 @@ final class MapTest {
                     + used.getSimpleName() + " used by " + name(enclosing.peek()));
         }
 
-        /// Whether a field can be changed: it is not final, or holds a collection that is not a record's. picocli sets
-        /// the fields that are options.
+        /// Returns whether a field can be changed: it is not final, or holds a collection that is not a record's.
+        /// Options do not count, because picocli sets them.
         private static boolean isOpen(Element used) {
             if (used.getKind() != ElementKind.FIELD || used.getModifiers().contains(Modifier.STATIC)) return false;
             if (used.getEnclosingElement().getKind() == ElementKind.RECORD) return false;
@@ -215,7 +215,7 @@ final class MapTest {
             return element.getSimpleName().contentEquals("<init>");
         }
 
-        /// The declaration directly inside the outermost class that an element belongs to.
+        /// Returns the declaration directly inside the outermost class that an element belongs to.
         private static Optional<Element> topMember(Element element) {
             for (var at = element; at != null; at = at.getEnclosingElement())
                 if (at.getEnclosingElement() instanceof TypeElement outer

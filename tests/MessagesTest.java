@@ -8,8 +8,8 @@ import module java.base;
 
 import static org.junit.jupiter.api.Assertions.*;
 
-/// Every text of `DifyExec.java` that users can read: errors, notes, help. `-Dtest=TheMessages -Dmessages.print=true`
-/// prints them all for review.
+/// Finds every text of `DifyExec.java` that users can read: errors, notes, help. With `-Dmessages.print=true` it prints
+/// them all for review.
 final class MessagesTest {
     /// @param text with `…` for each part that is not a literal
     record Message(long line, String text) {}
@@ -58,7 +58,7 @@ final class MessagesTest {
             return scan(call.getMethodSelect(), nothing);
         }
 
-        /// The argument of a call that is the sentence of a refusal, or of a problem of the input.
+        /// Returns the argument of a call that is the sentence of a refusal or of a problem of the input.
         private static Optional<ExpressionTree> sentence(String method, List<? extends ExpressionTree> arguments) {
             var at = switch (method) {
                 case "early", "fault" -> 0;
@@ -106,7 +106,7 @@ final class MessagesTest {
 
     @Nested
     class TheMessages {
-        /// The counted words of our guide to plain English.
+        /// Finds the words that our guide to plain English counts.
         private static final Pattern DIALECT = Pattern.compile("(?i)\\b(told|tells?|telling|anew|whoever|whose run|of which"
                 + "|begun|stands?|standing|has a success|without success|cannot be learnt|held against|turn(ed|s) up"
                 + "|go(es)? on|by itself|what parts|is said to|was said|are said|no use for|please|for whom|at work on"
@@ -144,8 +144,7 @@ final class MessagesTest {
             assertTrue(dialect.size() <= MOST, () -> dialect.size() + "\n" + String.join("\n", dialect));
         }
 
-        /// The messages on the page: code before the first colon or full stop of an entry, and after it only if it
-        /// continues the list.
+        /// Returns the messages on the page. They are the code at the start of an entry, up to its first colon.
         private static List<String> onThePage() throws IOException {
             var entries = Files.readString(WholeCommand.checkout().resolve("docs/troubleshooting.md"))
                     .replaceAll("\\n +", " ").lines().filter(line -> line.startsWith("- "));
@@ -156,9 +155,9 @@ final class MessagesTest {
             }).toList();
         }
 
-        /// Whether the words of a message on the page, with anything for each `…`, are in a message of the source.
+        /// Returns whether a message of the source has the words of one on the page, with anything for each `…`.
         private static boolean covers(String shown, String message) {
-            if (shown.matches("[a-z]+")) return message.replaceAll("[^A-Za-z ]", "").strip().equals(shown); // all of it
+            if (shown.matches("[a-z]+")) return message.replaceAll("[^A-Za-z ]", "").strip().equals(shown);
             var pattern = Stream.of(shown.split("…")).map(Pattern::quote).collect(Collectors.joining(".*"));
             return Pattern.compile(pattern, Pattern.DOTALL).matcher(message).find();
         }

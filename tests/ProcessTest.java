@@ -17,7 +17,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 final class ProcessTest extends WholeCommand {
     @Nested
     class AProcess {
-        /// With its default action for SIGINT, and with options of Java.
+        /// Starts a process that SIGINT ends, with options of Java.
         private Process start(Map<String, String> settings, List<String> jvm, String... args) throws IOException {
             var words = new ArrayList<>(ignoresInterrupts() ? List.of("env", "--default-signal=INT") : List.of());
             words.addAll(Given.Tool.words(jvm.toArray(String[]::new)));
@@ -78,7 +78,7 @@ final class ProcessTest extends WholeCommand {
             assertEquals(8 + stops, dify.count("started"), "only stopped runs are run again");
         }
 
-        /// Five pages with a run on each; the third one waits for `goesOn`.
+        /// Lists five pages with a run on each. The third one waits for `goesOn`.
         private static void list(ServerTest.Wire.Connection connection, CountDownLatch third, AtomicBoolean goesOn)
                 throws IOException {
             var request = connection.last;
@@ -262,7 +262,7 @@ final class ProcessTest extends WholeCommand {
                     status.out());
         }
 
-        /// The lines of a file in a fixed order, without everything that differs from run to run.
+        /// Returns the lines of a file in a fixed order, without everything that differs from run to run.
         private List<String> comparable(String name) throws IOException {
             return content(name).lines().map(line -> line
                     .replaceAll("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID")
@@ -333,7 +333,7 @@ final class ProcessTest extends WholeCommand {
         }
     }
 
-    /// Needs the checkout. A script replaces Java and plays JBang.
+    /// These tests need the checkout. A script replaces Java and plays JBang.
     @Nested
     class TheLauncher {
         private static final String JAVA = """
@@ -347,7 +347,7 @@ final class ProcessTest extends WholeCommand {
                 touch -t 209901010000 "$bin/difyexec" # clocks of files are coarse
                 """;
 
-        /// The launcher with or without a home, and with an installed JBang.
+        /// Runs the launcher with an installed JBang and only these variables, perhaps without a home.
         private Call launch(Map<String, String> settings, Path cache, String... args) throws Exception {
             install(cache, JAVA);
             var environment = new HashMap<>(Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString()));
@@ -355,7 +355,7 @@ final class ProcessTest extends WholeCommand {
             return ran(List.of(words(List.of(launcher().toString()), args)), checkout(), environment, "");
         }
 
-        /// JBang's jar in that cache, and a JDK whose programs are this script.
+        /// Installs JBang's jar in that cache, and a JDK whose programs are this script.
         private void install(Path cache, String script) throws IOException {
             var jar = cache.resolve("difyexec/jbang-" + version() + "/lib/jbang-cli-" + version() + ".jar");
             Files.createDirectories(jar.getParent());
@@ -385,7 +385,7 @@ final class ProcessTest extends WholeCommand {
             return checkout().resolve("jbang");
         }
 
-        /// JBang's version, as the launcher names it.
+        /// Returns JBang's version, as the launcher names it.
         private static String version() throws IOException {
             return Files.readAllLines(launcher()).stream().filter(line -> line.startsWith("v=")).findFirst()
                     .orElseThrow().substring("v=".length());
@@ -414,7 +414,7 @@ final class ProcessTest extends WholeCommand {
                     + script.replace("HERE", here) + "' \"$@\"\n", content("home/.jbang/bin/difyexec"));
         }
 
-        /// Java would take the home from the system, and find no command there.
+        /// Without the option, Java would take the home from the system and find no command there.
         @Test
         void uninstallsFromTheHomeThatItInstalledTo() throws Exception {
             launch(Map.of("HOME", path("home")), file("home/.cache"), "app", "uninstall", "difyexec")
@@ -541,8 +541,8 @@ final class ProcessTest extends WholeCommand {
                 exit 3
                 """;
 
-        /// The launcher on a machine with a shell, some small programs, a curl that prints `curl` unless that is empty,
-        /// and perhaps a JDK. Standard input is `rows`.
+        /// Runs the launcher on a machine with a shell, some small programs, a curl that does `curl` unless that is
+        /// empty, and perhaps a JDK. Standard input is `rows`.
         private Call launchBare(String curl, boolean jdk, String... args) throws Exception {
             var bin = Files.createDirectories(file("bin"));
             for (var program : List.of("sh", "bash", "cat", "dirname", "id", "mkdir", "readlink", "uname"))

@@ -20,7 +20,7 @@ final class SettingsTest extends WholeCommand {
         private static final int SLOTS = 2;
         private final Dify dify = dify();
 
-        /// Stopped early, with a message that has a hint; no row failed, and little was sent.
+        /// Checks that the session stopped early with a hint, that no row failed, and that little was sent.
         private void stopped(Call call, String... words) throws IOException {
             call.exits(4).reports(words).omits("\tat ", "failed");
             assertTrue(dify.requests() <= SLOTS + 3, () -> dify.requests() + " requests");
@@ -97,7 +97,7 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void hasAnUnknownHostName() throws IOException {
-            var name = "a".repeat(64) + ".test"; // too long for a name: no server is asked for it
+            var name = "a".repeat(64) + ".test"; // this is too long for a name, so that no server is asked for it
 
             var call = run("--base-url", "http://" + name + "/v1", "--max-retries", "0");
 
@@ -192,7 +192,7 @@ final class SettingsTest extends WholeCommand {
             assertEquals(one, value(option, Map.of(variable, set), option, typed).toString());
         }
 
-        /// As typed in a shell.
+        /// Returns the value as it is typed in a shell.
         private static String plain(String value) {
             return value.startsWith("PT") ? Duration.parse(value).toMillis() + "ms" : value;
         }
@@ -213,13 +213,13 @@ final class SettingsTest extends WholeCommand {
             assertEquals(Set.of("data.csv", ".env"), names());
         }
 
-        /// The settings of an environment, which override those of a `.env` file.
+        /// Adds a `.env` file, whose settings the given ones override.
         private Env withFile(Map<String, String> settings, String content) throws IOException {
             Files.writeString(file(".env"), content);
             return Given.env(settings, folder);
         }
 
-        /// `.env` files as people write them, with `@` for the key.
+        /// Lists `.env` files as people write them, with `@` for the key.
         enum Written {
             PLAIN("DIFY_API_KEY=@", UTF_8, true),
             IN_DOUBLE_QUOTES("DIFY_API_KEY=\"@\"  # \"mine\"\n", UTF_8, true),
@@ -343,7 +343,7 @@ final class SettingsTest extends WholeCommand {
             assertEquals(Set.of("data.csv"), names());
         }
 
-        /// WireMock is the proxy, too.
+        /// WireMock is also the proxy.
         @Test
         void aKeySentUnencryptedCausesAWarning() throws IOException {
             rows(1);
@@ -387,7 +387,7 @@ final class SettingsTest extends WholeCommand {
         }
     }
 
-    /// Every call's output and files are searched for it.
+    /// The output and the files of every session are searched for it.
     @Nested
     class TheKey {
         private final Dify dify = dify();
@@ -550,7 +550,7 @@ final class SettingsTest extends WholeCommand {
         }
     }
 
-    /// A server with https, and certificates of an authority that only `DIFY_CA_FILE` makes known.
+    /// The server has https, and a certificate of an authority that only `DIFY_CA_FILE` makes known.
     @Nested
     class ACertificate {
         private void keytool(String command) throws Exception {

@@ -23,7 +23,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 /// The shell: its words, its commands on an open batch, scripts, crashes, and a real terminal.
 @Timeout(120)
 final class ShellTest extends WholeCommand {
-    /// Five rows. Two of them fail in the demo.
+    /// Has five rows, two of which fail in the demo.
     static final String FIVE = """
             id,text,tone
             r-1,Good morning,formal
@@ -33,7 +33,7 @@ final class ShellTest extends WholeCommand {
             r-5,See you soon,formal
             """;
 
-    /// A shell in this process: takes a line, returns its output.
+    /// Runs a shell in this process: it takes a line and returns its output.
     private static final class Session {
         final ShellSession session;
         private final StringWriter shown = new StringWriter();
@@ -60,7 +60,7 @@ final class ShellTest extends WholeCommand {
             return say(text).exits(0);
         }
 
-        /// A command that is refused with one line of error.
+        /// Checks that a command is refused with one line of error.
         Call refused(String text) {
             var shown = say(text).exits(2);
             assertEquals(1, shown.out().lines().filter(line -> !line.startsWith("hint: ")).count(), shown::toString);
@@ -71,14 +71,14 @@ final class ShellTest extends WholeCommand {
             assertEquals("No edits.\n", ok("edits").out());
         }
 
-        /// With the cursor at the end of a line. JLine drops proposals that do not start with the word there.
+        /// Returns the proposals at the end of a line. JLine drops those that do not start with the word there.
         List<String> completed(String line) throws IOException {
             var candidates = new ArrayList<Candidate>();
             var word = complete(line, candidates).word();
             return candidates.stream().map(Candidate::value).filter(value -> value.startsWith(word)).toList();
         }
 
-        /// The line after the completion has written into it.
+        /// Returns the line after the completion has written into it.
         String inserted(String line) throws IOException {
             complete(line, new ArrayList<>());
             return line + inserted;
@@ -96,7 +96,7 @@ final class ShellTest extends WholeCommand {
         }
     }
 
-    /// Five rows after their first run in the demo.
+    /// Opens five rows after their first run in the demo.
     private Session five() throws IOException {
         Files.writeString(file("data.csv"), FIVE);
         call(Map.of(), typed("run", "--demo")).exits(3);
@@ -151,7 +151,7 @@ final class ShellTest extends WholeCommand {
         private static final List<String> LINES = List.of("failures", "show r-2",
                 "set r-2 text=\"The parcel came late\"", "retry r-2");
 
-        /// Without everything that differs from run to run: times, run ids, the folder.
+        /// Leaves out everything that differs from run to run: times, run ids, the folder.
         private String steady(String text) {
             return text.replace(folder + File.separator, "").replaceAll("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
                     "RUN")
@@ -362,7 +362,7 @@ final class ShellTest extends WholeCommand {
             reopened().refused("set failed text=new").shows("failed");
         }
 
-        /// A session whose editor is this shell command; the file follows it.
+        /// Opens a session with these variables for the editor, which is called with the file as its last word.
         private Session withEditor(Map<String, String> editors) throws IOException {
             five();
             return new Session(editors, "--demo", "-i", input(), "-o", output());
@@ -574,7 +574,7 @@ final class ShellTest extends WholeCommand {
             call(dify.settings(), typed("run", more)).exits(0);
         }
 
-        /// The log has no values: only those who set them again can use the result.
+        /// The log has no values, so only those who set them again can use the result.
         @ParameterizedTest
         @ValueSource(strings = {"--add", "--resend-unknown"})
         void aRetryKilledWhileAnEditedRowRunsIsNotPaidForAgain(String option) throws Exception {
@@ -589,7 +589,7 @@ final class ShellTest extends WholeCommand {
             assertTrue(result("1").path("edited").asBoolean());
         }
 
-        /// With and without the last line of the log, as a crash may leave it.
+        /// A crash may lose the last line of the log.
         @ParameterizedTest
         @ValueSource(booleans = {false, true})
         void aRetryKilledAfterAnEditedRowSucceededIsNotPaidForAgain(boolean isEndLost) throws Exception {
@@ -802,7 +802,7 @@ final class ShellTest extends WholeCommand {
             shows("dify>");
         }
 
-        /// Keys pressed earlier go to the previous line, or to the terminal's own line.
+        /// Waits for a prompt. Keys pressed earlier would go to the previous line, or to the terminal's own line.
         private void prompts() throws Exception {
             until("a prompt", () -> screen().strip().endsWith("dify>"));
         }
