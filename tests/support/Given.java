@@ -352,10 +352,6 @@ final class Given {
                 new BigDecimal("0.5"), "USD", false, 0);
     }
 
-    static String local(String pattern, Instant time) {
-        return DateTimeFormatter.ofPattern(pattern).withZone(ZoneId.systemDefault()).format(time);
-    }
-
     static final Response.Refused THROTTLED = http(400, "invalid_param",
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     static final LookUpResult ABSENT = new LookUpResult.Absent();
@@ -408,22 +404,7 @@ final class Given {
 
         private record Worker(Semaphore go, Semaphore back) {}
 
-        final Clock clock = new Clock() {
-            @Override
-            public Instant instant() {
-                return now;
-            }
-
-            @Override
-            public ZoneId getZone() {
-                return ZoneOffset.UTC;
-            }
-
-            @Override
-            public Clock withZone(ZoneId zone) {
-                return this;
-            }
-        };
+        final InstantSource clock = () -> now;
 
         final BlockingQueue<Runnable> mailbox = new LinkedBlockingQueue<>() {
             @Override

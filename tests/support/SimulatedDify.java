@@ -558,7 +558,7 @@ final class SimulatedDify {
                 .send(Integer.parseInt(status.substring(0, 3)), "text/html", ("<html>\n<head><title>" + status
                         + "</title></head>\n<body>\n<center><h1>" + status + "</h1></center>\n"
                         + "<hr><center>nginx/1.22.1</center>\n</body>\n</html>\n").replace("\n", "\r\n"));
-        await(CompletableFuture.anyOf(job.reported, job.killed));
+        CompletableFuture.anyOf(job.reported, job.killed).join();
     }
 
     private void block(SimulatedExchange exchange, SimulatedJob job) throws IOException, InterruptedException {
@@ -568,8 +568,8 @@ final class SimulatedDify {
             throw new IOException("dropped");
         }
         if (fault == Fault.KILL) kill(job);
-        var reported = await(job.reported);
-        if (job.isEndless()) await(job.resumed);
+        var reported = job.reported.join();
+        if (job.isEndless()) job.resumed.join();
         if (fault == Fault.LOSE_FINISH) throw new IOException("dropped");
         var reply = job.question.map(asked -> asked.reply(reported)).orElseGet(() -> new Reply(200,
                 behaviour.version().blockingType(), SimulatedJson.SPACED.json(reported.blocking())));
@@ -578,7 +578,7 @@ final class SimulatedDify {
     }
 
     private void kill(SimulatedJob job) throws IOException, InterruptedException {
-        await(job.began);
+        job.began.join();
         pace.pause(job.takes().dividedBy(3));
         throw new IOException("the process that had this request is killed");
     }
@@ -587,7 +587,7 @@ final class SimulatedDify {
         int die = job.fate.die();
         var fault = job.fate.fault();
         if (fault == Fault.DROP_BEFORE && die % 2 == 0) throw new IOException("dropped");
-        if (!worker && !fits(await(job.began).inputs())) {
+        if (!worker && !fits(job.began.join().inputs())) {
             unencodable(exchange);
             return;
         }
@@ -598,29 +598,29 @@ final class SimulatedDify {
             pace.pause(job.fate.queue().dividedBy(2));
             out.cut(PING);
         }
-        var run = awaitBegin(job);
-        if (run.isEmpty()) {
+        var run = job.began.copy().completeOnTimeout(null, pace.millis(behaviour.silence()), MILLISECONDS).join();
+        if (run == null) {
             out.end(); // it waited too long in the queue; it starts all the same
             return;
         }
         pace.pause(behaviour.version().opening());
         if (job.isPreset()) {
-            for (var event : run.get().question().orElseThrow().preset(await(job.reported).run())) write(out, event);
+            for (var event : run.question().orElseThrow().preset(job.reported.join().run())) write(out, event);
             if (makesUpEnds) breakOff(out, job);
             else fallSilent(out);
             return;
         }
-        var opening = job.opening(run.get());
+        var opening = job.opening(run);
         boolean isCut = fault == Fault.DROP_AFTER && die % 3 > 0;
         int last = isCut ? 1 + die / 3 % opening.size() : opening.size();
         for (var event : opening.subList(0, last)) write(out, event);
         if (isLater) {
             out.write(": a comment\n\n");
             for (var name : List.of("reasoning_chunk", "something_new")) write(out, object("event", name,
-                    "workflow_run_id", run.get().id(), "task_id", run.get().task(), "data", object(
+                    "workflow_run_id", run.id(), "task_id", run.task(), "data", object(
                             "reasoning", "Let me think.", "node_id", "llm", "is_final", true, "message_id", null)));
         }
-        if (isCut) out.cut(line(run.get().textChunk("Answer", "llm", "text")));
+        if (isCut) out.cut(line(run.textChunk("Answer", "llm", "text")));
         if (fault == Fault.OTHER_END) {
             out.write(line(another(job).closing().getLast()));
             out.end();
@@ -712,37 +712,11 @@ final class SimulatedDify {
                         + "    <h1><p>Internal Server Error</p></h1>\n    \n  </body>\n</html>\n");
     }
 
-    private Optional<SimulatedRun> awaitBegin(SimulatedJob job) throws InterruptedException {
-        try {
-            return Optional.of(job.began.get(pace.millis(behaviour.silence()), MILLISECONDS));
-        } catch (TimeoutException _) {
-            return Optional.empty();
-        } catch (ExecutionException problem) {
-            throw new IllegalStateException(problem);
-        }
-    }
-
-    /// Empty if the run's worker is killed before.
-    private Optional<Report> awaitEnd(Chunks out, SimulatedJob job,
-            CompletableFuture<Report> reported) throws IOException, InterruptedException {
-        while (true) {
-            try {
-                CompletableFuture.anyOf(reported, job.killed).get(pace.millis(PING_PERIOD), MILLISECONDS);
-                return Optional.ofNullable(reported.getNow(null));
-            } catch (TimeoutException _) {
-                out.write(PING);
-            } catch (ExecutionException problem) {
-                throw new IllegalStateException(problem);
-            }
-        }
-    }
-
-    private static <T> T await(CompletableFuture<T> what) throws InterruptedException {
-        try {
-            return what.get();
-        } catch (ExecutionException problem) {
-            throw new IllegalStateException(problem);
-        }
+    /// Sends pings meanwhile. Empty if the run's worker is killed before.
+    private Optional<Report> awaitEnd(Chunks out, SimulatedJob job, CompletableFuture<Report> reported) throws IOException {
+        while (!CompletableFuture.anyOf(reported, job.killed).thenApply(_ -> true)
+                .completeOnTimeout(false, pace.millis(PING_PERIOD), MILLISECONDS).join()) out.write(PING);
+        return Optional.ofNullable(reported.getNow(null));
     }
 
     private static String line(Map<String, Object> event) {
