@@ -7697,24 +7697,31 @@ final class DifyExec implements Runnable {
 
     // ── Batch ───────────────────────────────────────────────────────────────────────────────────────────────────────
     //
+    // entry       the number of an id in the index; for an id of the CSV, this is also the number of its row
     // unresolved  a row may have been sent, and its outcome must be looked up before it may be sent again
     // doubtful    the results have become shorter, so the server's empty list does not show that nothing was started
     // resent      a row was sent again while no run of an earlier attempt was known
-    // late        such a run appeared after all: the row may have been paid twice
-    // torn        a last line without its end, left by a crash or a full disk
+    // late        the run of such an earlier attempt appeared after all, so the row may have been paid for twice
+    // torn        a last line that is incomplete because of a crash or a full disk
 
-    // Batch: what the files say
+    // Batch: what the files contain
 
-    /// Holds everything known about a batch, from its files and, if there is one, the CSV. Only a batch that was read
-    /// to show single rows has offsets.
+    /// Holds everything known about a batch, from its files and, if there is one, the CSV. `offsets` are filled only
+    /// for commands that show single rows, because they take 16 bytes per line.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
+        /// Sees each line that counts while the files are read, so that nobody reads them a second time.
         interface Listener {
+            /// Takes a success. `line` is valid only during the call.
             void result(int entry, Lines line) throws IOException;
 
+            /// Takes an event of the log. `at` is the offset of its line in the file.
             default void event(Index index, Event event, long at) {}
         }
 
-        /// Reads the files while another process may be writing them.
+        /// Reads the files without their lock, while another process may be writing them. A row whose result is written
+        /// after the results were read still counts as in flight.
+        ///
+        /// @param showsRows whether single rows will be shown, for which the offsets of their lines are kept
         static Batch peek(BatchFiles files, Optional<Csv> whole, boolean showsRows, List<Listener> also) {
             var csv = whole.map(all -> all.with(files.shard()));
             var offsets = new LineOffsets();
@@ -7723,12 +7730,13 @@ final class DifyExec implements Runnable {
             return Storage.naming(files.results(), () -> {
                 var index = readIndex(files, csv);
                 var history = History.of(files, index, listeners);
-                history.noteResultsSize(files.resultsSize());
+                history.noteResultsSize(files.resultsSize()); // less than the log recorded: lines were lost
                 return new Batch(files, csv, index, history, offsets);
             });
         }
 
-        /// Returns a batch of these rows as if none had run. Of its results and log, only the first lines are read.
+        /// Returns a batch of these rows as if none had run, to check them before `--fresh` moves the files aside. Only
+        /// the first lines of the results and the log are read, to see that the files are ours.
         static Batch ofRows(BatchFiles files, Csv whole) throws IOException {
             var csv = whole.with(files.shard());
             var index = readIndex(files, Optional.of(csv));
@@ -7739,15 +7747,18 @@ final class DifyExec implements Runnable {
             return history.figures();
         }
 
+        /// Reads the ids of the CSV. Files of another program are refused first, because reading a CSV can take long;
+        /// only the retry list has to wait, because the ids show whether it is ours. Without a CSV, the index stays
+        /// empty until the files are read.
         static Index readIndex(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
-            var index = Index.of(csv.get(), _ -> {});
+            var index = Index.of(csv.get(), _ -> {}); // nobody inspects the rows
             files.requireOurs(index);
             return index;
         }
 
-        /// Rejects a CSV that lacks rows of the results, because they would be left out.
+        /// Rejects a CSV that lacks rows of the results, because the export would leave them out.
         void refuseStrangers(Path input) {
             long strangers = index.size() - index.rows();
             if (strangers > 0) throw new Unusable(input + ": lacks " + Text.count(strangers, "id") + " of "
@@ -7755,13 +7766,16 @@ final class DifyExec implements Runnable {
                     + ")", "check that this is the right CSV; --force exports its rows anyway");
         }
 
+        /// Returns the CSV of this command and the one of the last session. No output may overwrite either of them.
         List<Path> inputs() {
             return Stream.concat(csv.map(known -> known.file().input()).stream(),
                     history.input(files.results()).stream()).toList();
         }
 
-        /// Refuses a CSV with none of the batch's rows. All of it would run, and the results would be of two files.
-        /// A merge with it would move the shards aside and show none of their rows.
+        /// Refuses a CSV with none of the batch's rows. All of its rows would run, and the results would belong to two
+        /// files. A merge with it would move the shards aside and show none of their rows.
+        ///
+        /// @param hint continues the hint with an option that accepts the CSV, if the command has one
         void refuseOtherFile(Path input, String hint) {
             long others = index.size() - index.rows();
             boolean isOther = others > 0 && IntStream.range(0, index.rows()).noneMatch(history::hasLines);
@@ -7770,25 +7784,36 @@ final class DifyExec implements Runnable {
                     + Text.id(index.id(index.rows())) + ")", "check that this is the right CSV" + hint);
         }
 
+        /// Returns the wanted rows, or none if there is no CSV.
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = entrySet(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
         }
 
-        /// Returns the entry of a row. Rejects an unknown id and suggests the ids that are most like it.
+        /// Returns the entry of a row. Rejects an unknown id and suggests up to three ids that differ from it in at
+        /// most half of its letters.
+        ///
+        /// @param where begins the message, such as `--ids: `
         int requireEntry(String id, String where) {
             int entry = index.find(id);
             if (index.isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
-                    Math.max(2, id.length() / 2), 3);
+                    Math.max(2, id.length() / 2), 3); // 2 because a short id such as r1 would match nothing
             throw new Unusable(where + "no row has the id " + Text.quoted(id), near.isEmpty() ? ""
                     : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
         }
 
-        /// Selects the rows of a session: those in `.retry`, these ids or all. A non-empty `among` limits them further.
+        /// Describes the rows of a session: the ids in `.retry`, the given ids, or all rows.
         ///
-        /// @param limit the largest number of rows
-        /// @param seed if present, the rows are chosen at random, else they are the first
+        /// @param listed        whether the rows are those in `.retry`
+        /// @param ids           the ids that `retry ID` names; empty for all rows or those in `.retry`
+        /// @param force         whether rows that have succeeded run again
+        /// @param among         the ids of `--ids`, which limit the rows further; empty for no further limit
+        /// @param limit         the largest number of rows
+        /// @param seed          if present, the rows are chosen at random; otherwise they are the first in the CSV
+        /// @param rerunChanged  whether succeeded rows that have changed in the CSV since then run again
+        /// @param resendUnknown whether rows with an unknown outcome are sent again, which may pay twice
+        /// @param pendingOnly   whether rows with any outcome are left out
         record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
                 OptionalLong seed, boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
             static final Selection PENDING = pending(false, false),
@@ -7800,15 +7825,18 @@ final class DifyExec implements Runnable {
                         OptionalLong.empty(), rerunChanged, false, pendingOnly);
             }
 
+            /// Selects rows by id. A user who types an id has decided to send its row again, even if its outcome is
+            /// unknown.
             static Selection named(List<String> ids, boolean force) {
                 return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE,
                         OptionalLong.empty(), false, !ids.isEmpty(), false);
             }
 
-            /// Selects a random sample of the rows without an outcome, because failed rows are not like the others.
+            /// Selects a random sample of the pending rows. Failed rows are left out, because they are not like the
+            /// rows that the forecast is for.
             Selection random(long rows, long seed) {
                 return new Selection(listed, ids, force, among, rows, OptionalLong.of(seed), rerunChanged,
-                        resendUnknown, true);
+                        resendUnknown, true); // pendingOnly
             }
 
             boolean isLimited() {
@@ -7819,14 +7847,16 @@ final class DifyExec implements Runnable {
                 return seed.isPresent();
             }
 
-            /// Returns whether rows may stay pending after this session.
+            /// Returns whether rows that are not selected may stay pending after this session.
             boolean isPart() {
                 return listed || !ids.isEmpty() || !among.isEmpty() || isLimited();
             }
         }
 
-        /// Holds the rows of one session: those to send, and those whose earlier run is looked up first.
+        /// Holds the rows of one session. A row is in `fresh` if it can be sent at once, and in `lookUps` if an earlier
+        /// run must be looked up first.
         record Wanted(Batch batch, BitSet fresh, List<Unresolved> lookUps, Selection asked) {
+            /// Returns the entries of all rows of the session.
             BitSet entries() {
                 var all = (BitSet) fresh.clone();
                 lookUps.forEach(unresolved -> all.set(unresolved.attempt().row().index()));
@@ -7843,7 +7873,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Finds the rows of a session, and those of them whose earlier run is looked up first.
+        /// Finds the rows of a session, and divides them into those that can be sent and those whose earlier run is
+        /// looked up first. The limit or sample comes last, because it counts only rows that will take part.
+        ///
+        /// @param timeout how long a run may take; a look-up waits no longer than that for a run that is still active
         Wanted select(Selection asked, Duration timeout) throws IOException {
             var rows = asked.listed() ? entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
                     : asked.ids().isEmpty() ? entrySet(IntStream.range(0, index.rows())) : entriesOf(asked.ids(), "");
@@ -7858,19 +7891,21 @@ final class DifyExec implements Runnable {
                     .filter(entry -> index.status(entry).isSuccess() && !changed.get(entry))));
             if (asked.pendingOnly()) rows.andNot(entrySet(rows.stream()
                     .filter(entry -> index.status(entry) != RowStatus.PENDING)));
+            // a retry would ask the person again, so it takes an explicit id
             if (asked.ids().isEmpty()) rows.andNot(entrySet(history.failedAfterForm()));
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
             else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var lookUps = new ArrayList<Unresolved>();
             var unresolved = history.unresolvedByRow();
-            if (!unresolved.isEmpty())
+            if (!unresolved.isEmpty()) // otherwise the CSV is not read again
                 rows(entry -> rows.get(entry) && unresolved.containsKey(entry)).forEachRemaining(row ->
                         lookUps.add(history.unresolved(unresolved.get(row.index()), row, timeout)));
             lookUps.forEach(one -> rows.clear(one.attempt().row().index()));
             return new Wanted(this, rows, lookUps, asked);
         }
 
-        /// Keeps `count` rows, each with the same chance to stay. Knuth's algorithm S needs no list of rows.
+        /// Keeps `count` rows, each with the same chance to stay. Knuth's algorithm S needs no list of rows. It keeps a
+        /// row with the chance `wanted / left`. The same seed keeps the same rows.
         private static void sample(BitSet rows, long count, Random random) {
             long left = rows.cardinality(), wanted = count;
             for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1)) {
@@ -7880,7 +7915,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the entries of these ids. Skips ids of other shards.
+        /// Returns the entries of these ids. Skips ids of other shards, so that one command line serves all shards.
         private BitSet entriesOf(List<String> ids, String where) {
             return entrySet(ids.stream().map(String::strip)
                     .filter(id -> files.shard().map(shard -> shard.holds(id)).orElse(true))
@@ -7894,27 +7929,32 @@ final class DifyExec implements Runnable {
 
     // Batch: writing
 
-    /// Writes a batch, as the only process that may: lock, results, log and retry list. All lines go one way: they are
-    /// added, [#write] puts them into the files, and [#commit] forces them to disk.
+    /// Writes a batch: results, log and retry list. It holds the lock, so no other process writes them. Every line goes
+    /// three steps: it is added, [#write] puts it into its file, and [#commit] writes the file to disk (fsync).
     static final class BatchWriter implements AutoCloseable {
-        private static final Duration FORCE_EVERY = Duration.ofMillis(500),
-                RETRY_LIST_EVERY = Duration.ofSeconds(2);
-        /// Writing the retry list takes at most a tenth of the time, however long the list is.
+        /// Lines that nothing waits for, such as a `run` event, are on disk after at most this time. An fsync for each
+        /// of them would keep the engine waiting for the disk.
+        private static final Duration FORCE_EVERY = Duration.ofMillis(500);
+        /// The retry list is rewritten as a whole, so it is not written after each row.
+        private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(2);
+        /// The pause after the retry list was written, as a multiple of the time that this took. A long list thus takes
+        /// at most a tenth of the engine's time.
         private static final int RETRY_LIST_REST = 9;
 
         private final Batch batch;
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
         private final LineFile.Disk disk;
-        /// Changes of the state that follow from added lines, in their order. They are applied when the lines are in
-        /// the files.
+        /// Holds the changes of the state that follow from added lines, in their order. They are applied after the
+        /// lines are in the files, so that no row counts as done whose line could not be written.
         private final List<Runnable> effects = new ArrayList<>();
+        /// `mustForce` is true if something waits for added lines to be on disk.
         private boolean mustForce = false, retryListDue = false, cannotForceNoted = false;
-        /// Are true if an attempt was added, and if one may be sent: it is sent only after it is on disk.
+        /// Whether an attempt was added, and whether an attempt is on disk and may therefore have been sent.
         private boolean hasAttempts = false, hasSent = false;
-        private long nextRetryList = 0;
+        private long nextRetryList = 0; // by System.nanoTime()
         private Instant nextForce = Instant.MIN;
-        private volatile long forcingSince = 0; // by System.nanoTime(); 0: not now
+        private volatile long forcingSince = 0; // by System.nanoTime(); 0 while no fsync is in progress
 
         private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log, LineFile.Disk disk) {
             this.batch = batch;
@@ -7924,7 +7964,12 @@ final class DifyExec implements Runnable {
             this.disk = disk;
         }
 
-        /// @param fresh the writer that reports that an earlier batch was moved aside; empty to continue the batch
+        /// Opens a batch to continue it, or a new one. The order of the steps matters. Files of another program and
+        /// faults of the CSV are found before a lock file appears. After the lock, torn last lines are repaired before
+        /// the files are read. The files are locked against other programs only after they were read, because a process
+        /// loses its locks on a file when it closes any channel of that file.
+        ///
+        /// @param fresh where `--fresh` prints that it moved the earlier batch aside; empty to continue the batch
         static BatchWriter open(BatchFiles files, Csv whole, boolean noBom,
                 Optional<PrintWriter> fresh, LineFile.Disk disk) {
             var csv = whole.with(files.shard());
@@ -7936,7 +7981,7 @@ final class DifyExec implements Runnable {
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
                         if (fresh.isPresent()) {
-                            Shards.refuseOthers(files, csv, Optional.empty());
+                            Shards.refuseOthers(files, csv, Optional.empty()); // starts from scratch: no history
                             files.moveAside(fresh.get());
                         }
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
@@ -7948,7 +7993,7 @@ final class DifyExec implements Runnable {
                         if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                         log.hold();
                         results.hold();
-                        results.force(); // the log will say that so much of the file is on disk
+                        results.force(); // the log will record that so many bytes of the results are on disk
                         history.noteResultsSize(results.onDisk());
                         var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
                         var writer = new BatchWriter(batch, lock, results, log, disk);
@@ -7956,7 +8001,7 @@ final class DifyExec implements Runnable {
                         log.write();
                         return writer;
                     } catch (IOException | RuntimeException problem) {
-                        try (lock; results; log) { // closes all three first
+                        try (lock; results; log) { // closes all three, even if one of them fails, and then throws
                             throw problem;
                         }
                     }
@@ -7974,20 +8019,23 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// Returns the size of the results on disk, which the log's events record.
+        /// Returns the size of the results on disk, which the log's events record. A later session that finds a smaller
+        /// file can tell that results were lost.
         long resultsOnDisk() {
             return results.onDisk();
         }
 
+        /// Adds an event to the log. It counts after [#write].
         void record(Event event) {
             log.add(event);
             effects.add(() -> batch.history().take(event));
             hasAttempts |= event instanceof AttemptEvent;
-            // an attempt is on disk before its request leaves, and a call's start before it adds results
+            // an attempt must be on disk before its request leaves, and a session's start before its results
             mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent;
         }
 
-        /// Records that a row has succeeded. Its line in the results is all that records it.
+        /// Records that a row has succeeded. Its line in the results is the only record of that, so that results and
+        /// log cannot contradict each other.
         void succeed(Results.Success success) {
             results.add(success.json());
             effects.add(() -> batch.history().take(success.head()));
@@ -8001,16 +8049,17 @@ final class DifyExec implements Runnable {
         }
 
         private void markOutcome() {
-            mustForce = true; // before it is shown
+            mustForce = true; // an outcome is shown only after it is on disk
             retryListDue = true;
         }
 
-        /// Writes the added lines, results before the log. Then their effects count, also for limits.
+        /// Writes the added lines into the files, and then applies their effects, which limits count. The results come
+        /// first, because a result whose log cannot be written is still counted by the next session.
         void write() {
             results.write();
             log.write();
             var written = List.copyOf(effects);
-            effects.clear();
+            effects.clear(); // before they run, so that none is applied twice
             written.forEach(Runnable::run);
             if (retryListDue && System.nanoTime() >= nextRetryList) writeRetryList();
         }
@@ -8023,8 +8072,8 @@ final class DifyExec implements Runnable {
             nextRetryList = ended + Math.max(RETRY_LIST_EVERY.toNanos(), RETRY_LIST_REST * (ended - began));
         }
 
-        /// Writes what was added, and forces both files to disk if anything waits for that, else now and then. After
-        /// this, attempts may be sent and outcomes shown.
+        /// Writes what was added to the files. Writes the files to disk at once if anything waits for that, and
+        /// otherwise every 500 ms. After this, attempts may be sent and outcomes shown.
         void commit(Instant now, Consumer<String> say) {
             write();
             if (!mustForce && now.isBefore(nextForce)) return;
@@ -8038,9 +8087,9 @@ final class DifyExec implements Runnable {
         }
 
         private void force() {
-            forcingSince = System.nanoTime() | 1;
+            forcingSince = System.nanoTime() | 1; // never 0, which means that no fsync is in progress
             try {
-                if (results.isForced() || log.isForced()) {
+                if (results.isForced() || log.isForced()) { // at most one file needs an fsync
                     results.force();
                     log.force();
                 } else forceBoth();
@@ -8051,16 +8100,16 @@ final class DifyExec implements Runnable {
             hasSent = hasAttempts;
         }
 
-        /// Forces both files at the same time: a file system with a journal then writes it once, in half the time or
-        /// less.
+        /// Writes both files to disk at the same time. A file system with a journal then writes its journal only once,
+        /// which takes half the time or less.
         private void forceBoth() {
             var first = CompletableFuture.runAsync(results::force, Thread::startVirtualThread);
             try {
                 log.force();
             } finally {
-                first.handle((_, problem) -> problem).join();
+                first.handle((_, problem) -> problem).join(); // waits, but does not throw
             }
-            results.force(); // throws what has failed
+            results.force(); // throws the error of the other thread, if there was one
         }
 
         /// Returns how long the disk has been busy with the current write. May be called from any thread.
@@ -8069,7 +8118,8 @@ final class DifyExec implements Runnable {
             return since == 0 ? Duration.ZERO : Duration.ofNanos(System.nanoTime() - since);
         }
 
-        /// Returns whether that takes so long that the user should know. May be called from any thread.
+        /// Returns whether the disk has been busy for so long that the user should be informed. May be called from any
+        /// thread.
         boolean isDiskSlow() {
             return forcingFor().compareTo(disk.patience()) > 0;
         }
@@ -8078,12 +8128,14 @@ final class DifyExec implements Runnable {
         void stopped(Instant now, Optional<Stop> stop) {
             write();
             force(); // so that the event contains the final size of the results
+            // without user and task, because the session stops and not a single run
             record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsOnDisk()));
             write();
         }
 
-        /// Writes everything, including the retry list, to disk and closes the files, even after a failure, so that no
-        /// error appears after the last message. Returns why it failed, if it did.
+        /// Writes everything, including the retry list, to disk and closes the files, even if a write fails. This
+        /// happens before the summary, so that no error appears after the last message. Returns the error, if there was
+        /// one.
         Optional<Stop> finish() {
             try (this) {
                 write();
@@ -8095,7 +8147,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Exit code 2 means that nothing was sent, 4 that runs may have been paid for.
+        /// Returns the reason to stop after a failed write. Exit code 2 means that nothing was sent, and 4 that runs
+        /// may have been paid for.
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
@@ -8111,28 +8164,31 @@ final class DifyExec implements Runnable {
 
     // Batch: rows and figures
 
-    /// Holds the ids, the line of each and what is known about it, packed into about forty bytes per id, without
-    /// objects. Entries are numbered in the order in which they came. Ids of the CSV come first, so an entry's number
-    /// is its row's number.
+    /// Holds the ids of a batch, and the line, hash and status of each. They are packed into about forty bytes per id,
+    /// without objects, so that a million rows fit into 40 MB. Entries are numbered in the order in which they came.
+    /// The ids of the CSV come first, so that the number of an entry is also the number of its row.
     static final class Index {
-        private static final RowStatus[] STATUSES = RowStatus.values();
+        private static final RowStatus[] STATUSES = RowStatus.values(); // values() makes a copy each time
 
         private final Texts ids = new Texts();
-        /// Hold for each entry the place and line of its id, the hash of its row, and its status.
+        /// `places` holds for each entry where its id is in `ids` (upper 32 bits) and the line of its row (lower 32
+        /// bits). `fingerprint` holds the hash of its row, or 0 if the CSV lacks the row.
         private final LongList places = new LongList(), fingerprint = new LongList(), statuses = new LongList();
         private final SequencedSet<String> versions = new LinkedHashSet<>();
         private int ofOtherShards = 0;
-        private int rows = -1;
-        /// Counts rows by status. Limits ask after every row, and must not wait for a scan of a million.
+        private int rows = -1; // -1 until the end of the CSV, and without a CSV
+        /// Counts the rows by status. The limits need these counts after every row, and a scan of a million rows would
+        /// take too long.
         private final long[] counts = new long[STATUSES.length];
-        private final BitSet toRetry = new BitSet(); // spares a scan, too
-        /// The hash table of ids, with open addressing and at most two thirds full. A slot holds an entry's number plus
-        /// one, or 0 if it is free.
+        private final BitSet toRetry = new BitSet(); // for the same reason
+        /// A hash table of the ids with open addressing. If a slot is taken, the next one is tried. At most two thirds
+        /// of it are full, because searches get long otherwise. A slot holds the number of an entry plus one, or 0 if
+        /// it is free. Its length is a power of two, so that a bit mask keeps a slot in range.
         private int[] table = new int[4096];
 
         /// Reads the ids of a CSV, or of its shard, into a new index.
         ///
-        /// @param inspector is shown each row
+        /// @param inspector takes each row that has a usable id
         static Index of(Csv csv, Consumer<Row> inspector) {
             var index = new Index();
             index.endOfRows(csv.check(row -> {
@@ -8150,13 +8206,14 @@ final class DifyExec implements Runnable {
                     + " (first seen on " + file.where(line(entry), 0) + ")");
         }
 
+        /// Returns the entry of this id, or -1 if the id is unknown.
         int find(String id) {
             return table[slot(id.getBytes(UTF_8))] - 1;
         }
 
-        /// Adds an id unless it is there. Returns its number in either case.
+        /// Adds an id unless it is there. Returns its entry, whether it is new or not.
         int add(String id, long line, long hash) {
-            if (size() >= table.length / 3 * 2) {
+            if (size() >= table.length / 3 * 2) { // makes the table twice as long and enters all ids again
                 table = new int[table.length * 2];
                 for (int entry = 0; entry < size(); entry++) table[slot(ids.get(place(entry)))] = entry + 1;
             }
@@ -8172,6 +8229,7 @@ final class DifyExec implements Runnable {
             return table[slot] - 1;
         }
 
+        /// Adds an id that the CSV lacks, without line and hash, unless it is there.
         int findOrAdd(String id) {
             return add(id, 0, 0);
         }
@@ -8186,6 +8244,7 @@ final class DifyExec implements Runnable {
             return ofOtherShards;
         }
 
+        /// Notes the version that made a result. A version that is known already moves to the end.
         void madeBy(String version) {
             versions.addLast(version);
         }
@@ -8204,6 +8263,7 @@ final class DifyExec implements Runnable {
             return places.size();
         }
 
+        /// Returns whether the entry is a row of the CSV. Without a CSV, every known id counts as a row.
         boolean isRow(int entry) {
             return entry >= 0 && (rows < 0 || entry < rows);
         }
@@ -8213,7 +8273,7 @@ final class DifyExec implements Runnable {
         }
 
         long line(int entry) {
-            return (int) places.get(entry);
+            return (int) places.get(entry); // the lower 32 bits
         }
 
         long fingerprint(int entry) {
@@ -8224,10 +8284,12 @@ final class DifyExec implements Runnable {
             return STATUSES[(int) statuses.get(entry)];
         }
 
+        /// Returns the rows for the retry list, in the CSV's order. Ids that the CSV lacks are not included.
         IntStream onRetryList() {
             return toRetry.stream();
         }
 
+        /// Sets the status of an entry. Only rows of the CSV are counted, because totals are about the CSV.
         void setStatus(int entry, RowStatus status) {
             if (isRow(entry)) {
                 counts[status(entry).ordinal()]--;
@@ -8253,15 +8315,18 @@ final class DifyExec implements Runnable {
             return (int) (places.get(entry) >>> Integer.SIZE);
         }
 
-        /// Returns the slot of the id in the table, or the free slot in which to put it.
+        /// Returns the slot of the id in the table, or the free slot in which to put it. Ids often differ only in their
+        /// last digits, so the hash is multiplied (2³² divided by the golden ratio) and its upper bits are mixed in to
+        /// spread them over the table.
         private int slot(byte[] id) {
             int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
             while (table[slot] != 0 && !Arrays.equals(ids.get(place(table[slot] - 1)), id)) slot = slot + 1 & mask;
             return slot;
         }
 
-        /// Short texts as bytes, end to end in large blocks, each behind its length. A place is a number of 32 bits:
-        /// the block, then the offset in it.
+        /// Holds short texts as bytes, one behind the other in blocks of 1 MiB, each after its length. A place is a
+        /// number of 32 bits: 12 bits for the block and 20 bits for the offset in it, enough for 4 GiB of ids. A longer
+        /// text gets a block of its own.
         private static final class Texts {
             private static final int OFFSET_BITS = 20, BLOCK_SIZE = 1 << OFFSET_BITS;
 
@@ -8288,22 +8353,25 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Counts what the lines of a batch, or of one session, contain. [History] passes on each line when it was read or
-    /// written. All figures that people see come from here, except the number of rows by status in the whole batch,
-    /// which [Index] counts.
+    /// Counts what the lines of a batch, or of one session, contain. [History] passes on each line after it was read or
+    /// written, so that a session and a later `status` show the same figures. All figures that people see come from
+    /// here, except the number of rows by status in the whole batch, which [Index] counts.
     static class Figures {
         private final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
-        /// The duration of each row's last attempt with an outcome, in milliseconds plus one; 0 if unknown.
+        /// Holds the duration of each row's last attempt with an outcome, in milliseconds plus one, because 0 means
+        /// that it is unknown.
         private final LongList took = new LongList();
-        private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>();
+        private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
-        private long stopped = 0;
+        private long stopped = 0; // runs
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
-        /// Holds the duration of all sessions, each up to its last event. The field below holds when the last result of
-        /// the current session came.
+        /// Holds the duration of all sessions, each up to its last event.
         private Duration timeTaken = Duration.ZERO;
+        /// Holds when the current session got its last result. The log has no event for a success, so `timeTaken` does
+        /// not include this time.
         private Instant lastResult = Instant.MIN;
+        /// Holds the starts of the current session, and those of the last session that had enough rows.
         private Starts starts = new Starts(), lastEnough = starts;
 
         void take(Event event) {
@@ -8313,7 +8381,7 @@ final class DifyExec implements Runnable {
                     timeTaken = timeTaken.plus(untilLastResult(started.t()));
                     lastResult = Instant.MIN;
                     updatedAt = Optional.of(started.t()); // the time since the last session does not count
-                    advanceTo(started.t());
+                    advanceTo(started.t()); // adds nothing, but may set the start of the batch
                     if (starts.isEnough()) lastEnough = starts;
                     starts = new Starts();
                 }
@@ -8326,7 +8394,7 @@ final class DifyExec implements Runnable {
                     starts.ended(end.t());
                 }
                 case StopEvent stop -> {
-                    if (stop.user().isEmpty()) advanceTo(stop.t());
+                    if (stop.user().isEmpty()) advanceTo(stop.t()); // the session stopped, not a single run
                     if (stop.isOfRun()) stopped++;
                 }
                 case MergeEvent _, RunEvent _, FormEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, LateEvent _,
@@ -8334,16 +8402,19 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Counts a row that was sent. The session's [Tally] also uses the time.
         void sent(int entry, Instant at) {
             sent.set(entry);
         }
 
+        /// Adds the tokens and the price of a run.
+        ///
         /// @param price null if it is not known
         void spent(int entry, long tokens, BigDecimal price, String currency) {
             spending.add(tokens, price, currency);
         }
 
-        /// @param missing how many files of its outputs could not be saved
+        /// Notes how many files of a row's outputs could not be saved. The row's last result counts.
         void saved(int entry, int missing) {
             if (missing == 0) missingFiles.remove(entry);
             else missingFiles.put(entry, missing);
@@ -8351,10 +8422,12 @@ final class DifyExec implements Runnable {
 
         /// Records a row's outcome. A failure does not replace an earlier success.
         ///
+        /// @param former  the row's status before
         /// @param seconds null if unknown, as in results of the original tool
         void ended(int entry, RowStatus former, Outcome outcome, Double seconds) {
             if (outcome.status().isSuccess()) succeeded.set(entry);
             else if (former.isSuccess()) return;
+            // at most 31 bits, because `compare` packs the milliseconds and a row's number into one long
             if (seconds != null) took.set(entry, 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
         }
 
@@ -8365,6 +8438,7 @@ final class DifyExec implements Runnable {
             starts.ended(end);
         }
 
+        /// Adds the time since the last event of the session.
         private void advanceTo(Instant now) {
             if (startedAt.isEmpty()) startedAt = Optional.of(now);
             var passed = updatedAt.map(before -> Duration.between(before, now)).orElse(Duration.ZERO);
@@ -8373,7 +8447,7 @@ final class DifyExec implements Runnable {
             updatedAt = Optional.of(now);
         }
 
-        /// Returns the time from the session's last event to its last result, at most until then.
+        /// Returns the time from the session's last event to its last result, or to `most` if that is earlier.
         private Duration untilLastResult(Instant most) {
             var last = lastResult.isBefore(most) ? lastResult : most;
             return updatedAt.filter(last::isAfter)
@@ -8385,19 +8459,21 @@ final class DifyExec implements Runnable {
             return timeTaken.plus(untilLastResult(Instant.MAX));
         }
 
-        /// Returns how many rows ran at a time in the last session that had enough rows.
+        /// Returns how many rows ran at a time in the last session that had enough rows, or in the last session if none
+        /// had enough.
         double concurrency(double secondsPerRow) {
             return (lastEnough.isEnough() && !starts.isEnough() ? lastEnough : starts).concurrency(secondsPerRow);
         }
 
-        /// Records when a session started its rows. Rows that started before the first one ended filled the slots; each
-        /// later row followed a row that had ended. The time in which the last rows end, and slots stay empty, is left
-        /// out.
+        /// Records when a session started its rows. Rows that started before the first row ended filled the slots. Each
+        /// later row followed a row that had ended. The time after the last start is left out, because slots are empty
+        /// then.
         private static final class Starts {
+            /// Fewer rows, such as a retry of two, do not show how many rows ran at a time.
             private static final int ENOUGH_ROWS = 5;
 
             private Instant first = Instant.MAX, last = Instant.MIN, firstEnd = Instant.MAX;
-            private long filling = 0, following = 0;
+            private long filling = 0, following = 0; // numbers of rows
 
             void started(Instant at) {
                 if (at.isBefore(first)) first = at;
@@ -8414,6 +8490,9 @@ final class DifyExec implements Runnable {
                 return filling + following >= ENOUGH_ROWS;
             }
 
+            /// Returns the mean number of rows that ran at a time. This is how many rows started per second times how
+            /// long a row takes (Little's law). With few following rows, all slots were filled once, which shows the
+            /// number.
             double concurrency(double secondsPerRow) {
                 if (following <= filling) return filling;
                 return following * secondsPerRow * 1000 / Math.max(1, Duration.between(first, last).toMillis());
@@ -8424,16 +8503,19 @@ final class DifyExec implements Runnable {
             return startedAt;
         }
 
+        /// Returns when the last event or result was recorded.
         Optional<Instant> updatedAt() {
             return updatedAt.map(updated -> lastResult.isAfter(updated) ? lastResult : updated);
         }
 
+        /// Returns how long the row's last attempt with an outcome took.
         OptionalLong millis(int entry) {
             long known = took.get(entry);
             return known == 0 ? OptionalLong.empty() : OptionalLong.of(known - 1);
         }
 
-        /// Returns percentiles of the latency of succeeded rows, in seconds; empty without rows.
+        /// Returns percentiles of the latency of succeeded rows, in seconds, or an empty map if there are none. A
+        /// percentile is the duration of a row (nearest rank), never a value between two rows.
         Map<String, Double> latencies() {
             var sorted = succeeded.stream().mapToObj(this::millis).flatMapToLong(OptionalLong::stream).sorted()
                     .toArray();
@@ -8475,11 +8557,12 @@ final class DifyExec implements Runnable {
     // Batch: the state that earlier sessions left
 
     /// Holds what the results and the log contain: lines of earlier sessions when they are read, the results first, and
-    /// lines of this session after they were written. An attempt is kept until nothing is left to learn about it:
+    /// lines of this session after they were written. An attempt is kept until nothing is left to learn about it. This
+    /// is what each kind of line does to the attempts of its row:
     ///
-    /// | line about a row | becomes of its attempts |
+    /// | line | effect on the attempts |
     /// | --- | --- |
-    /// | a result | its attempt is dropped; so are `NOT_STARTED` and those whose run is known |
+    /// | a result | its attempt is dropped, and so are `NOT_STARTED` and each `RESENT` whose run is known |
     /// | `attempt` | `OPEN`; `NOT_STARTED` without a run becomes `RESENT`; all but `RESENT` and `OPEN` are dropped |
     /// | `end` not_started, resent | `NOT_STARTED` |
     /// | `end` unknown, paused | `UNSETTLED` |
@@ -8487,18 +8570,20 @@ final class DifyExec implements Runnable {
     /// | any other `end` | dropped, and `UNSETTLED` with it |
     /// | `late` | `RESENT` is dropped, or keeps the run if that may still give the row a success |
     ///
-    /// If the results are shorter than the log last recorded, all of them become doubtful: their lines may be among the
-    /// lost ones.
+    /// If the results are shorter than the log last recorded, all attempts become doubtful, because their results may
+    /// be among the lost lines.
     static final class History {
+        /// The outcomes of an `end` event after which a row may be sent again although its attempt had no result.
         private static final Set<String> NOT_STARTED = Set.of("not_started", "resent");
         private static final double BILLION = 1e9;
 
         private final Index index;
-        private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
+        private final Map<String, List<Sent>> sent = new LinkedHashMap<>(); // by id
         private final Set<String> stoppedTasks = new HashSet<>();
-        /// Holds the hash of the attempt that made each row's last line in the results. The log is read after the
-        /// results and contains no `end` event of that attempt.
+        /// Holds the hash of the attempt that made each row's last line in the results. The results are read before the
+        /// log, which has no `end` event of a success, so an `attempt` event is over if its hash is here.
         private final LongList lastResult = new LongList();
+        /// Holds the hashes of attempts that made earlier lines of a row. Only rows with several results need it.
         private final Set<Long> formerResults = new HashSet<>();
         private final Map<Integer, EndEvent> ends = new HashMap<>();
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user
@@ -8507,12 +8592,14 @@ final class DifyExec implements Runnable {
         private final Figures figures = new Figures();
         /// Holds the figures of the batch and those of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
-        /// Holds the tokens of each row over all its attempts. The map below holds its cost by currency, in billionths.
+        /// Holds the tokens of each row over all its attempts.
         private final LongList tokensByRow = new LongList();
+        /// Holds the cost of each row over all its attempts, by currency. It is in billionths, because a list of whole
+        /// numbers takes less memory than one of objects.
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
-        private final Map<Class<?>, Event> last = new HashMap<>();
-        Optional<Mode> mode = Optional.empty();
+        private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
+        Optional<Mode> mode = Optional.empty(); // the last one that the tool chose itself
         private Optional<String> stopped = Optional.empty();
         /// Holds the last session from its first event until it ends; empty if the last session has ended.
         private Optional<SessionEvent> unfinished = Optional.empty();
@@ -8520,21 +8607,28 @@ final class DifyExec implements Runnable {
         /// The size of the results in bytes, according to the last event that contains it.
         private long resultsSize = 0;
 
-        /// Says what is still unknown about an attempt. The constants are in order of urgency, least urgent first.
-        /// Before a row runs, its most urgent attempt is looked up; an attempt in the state `RESENT` is never looked
-        /// up.
+        /// Describes what is still unknown about an attempt. Before a row runs, its most urgent attempt is looked up.
+        /// The constants are in order of urgency, the least urgent first:
+        ///
+        /// - `RESENT`: The row was sent again after it. It is only looked for when the session ends, as a `late` run.
+        /// - `UNSETTLED`: Its outcome is unknown, or its run waits for a person.
+        /// - `NOT_STARTED`: It counted as not started, or `--resend-unknown` gave it up, so its row may be sent again.
+        /// - `OPEN`: The log contains no `end` event of it.
         enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
 
-        /// @param isElsewhere true if nothing shows that the app of later sessions is the one that got this attempt
-        /// @param isDoubtful  true if the attempt may have had a result that is lost
+        /// Holds an attempt that was sent, and what the later lines about it showed.
+        ///
+        /// @param server      Dify's version, which decides where its run can be found
+        /// @param isElsewhere whether only `--same-app` shows that the app of later sessions is the one that got it
+        /// @param isDoubtful  whether its result may be among the lost lines of the results
         record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state, boolean isElsewhere,
                 boolean isDoubtful) {
             Sent(AttemptEvent event, String server) {
                 this(event, server, Optional.empty(), State.OPEN, false, false);
             }
 
-            /// Returns the attempt with this run. An `end` event contains no task, so a known task of the same run is
-            /// kept.
+            /// Returns the attempt with this run, or unchanged if `run` is empty. An `end` event contains no task, so a
+            /// known task of the same run is kept.
             Sent with(String run, String task) {
                 if (run.isEmpty()) return this;
                 var known = this.run.filter(ref -> task.isEmpty() && ref.id().equals(run));
@@ -8558,6 +8652,7 @@ final class DifyExec implements Runnable {
             /// was sent with.
             Attempt attempt(Row row) {
                 boolean isEdited = event.edited() && (row.isEdited() || !event.fingerprint().equals(row.hash()));
+                // sequence 0 marks an attempt of an earlier session, whose tries count only as earlier ones
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
                         event.fingerprint(), event.t(), isEdited);
             }
@@ -8579,6 +8674,7 @@ final class DifyExec implements Runnable {
 
         void read(Path log, List<Batch.Listener> listeners) throws IOException {
             unreadable.addAll(Event.scan(log, (event, line) -> {
+                // the session comes first, so no event of another format counts
                 if (event instanceof SessionEvent session) session.requireFormat(log);
                 take(event);
                 listeners.forEach(listener -> listener.event(index, event, line.place()));
@@ -8590,7 +8686,7 @@ final class DifyExec implements Runnable {
             return figures;
         }
 
-        /// Counts all later lines for this session, too.
+        /// Adds the figures of this session, which count all later lines.
         void count(Figures session) {
             counting.add(session);
         }
@@ -8600,9 +8696,9 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(kind.cast(last.get(kind)));
         }
 
-        /// Takes an event of the log, when it is read or when it was written.
+        /// Takes an event of the log, when it is read or after it was written.
         void take(Event event) {
-            if (event.results() >= 0) noteResultsSize(event.results());
+            if (event.results() >= 0) noteResultsSize(event.results()); // -1: an event without the size
             last.put(event.getClass(), event);
             counting.forEach(one -> one.take(event));
             switch (event) {
@@ -8614,12 +8710,12 @@ final class DifyExec implements Runnable {
                 case EndEvent end -> takeEnd(end);
                 case LateEvent found -> takeLate(found);
                 case StopEvent stop -> takeStop(stop);
-                case LookEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {}
+                case LookEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {} // they change no attempt
             }
         }
 
         /// Notes the size of the results according to an event or to the file. If it is smaller than before, lines are
-        /// missing.
+        /// missing, and any attempt may be the one whose result is lost.
         void noteResultsSize(long size) {
             if (size < resultsSize) doubt(_ -> true);
             resultsSize = size;
@@ -8629,8 +8725,9 @@ final class DifyExec implements Runnable {
             sent.forEach((id, row) -> row.replaceAll(one -> one.doubted(isIdDoubtful.test(id))));
         }
 
-        /// Takes a merge. Attempts become doubtful if the results of their shard had been longer. The sizes in the logs
-        /// of shards are mixed by time, so they show nothing about the merged file.
+        /// Takes a merge. Only attempts of a shard whose results had been longer are doubtful afterwards. The logs of
+        /// the shards are merged by time, so the sizes in their events belong to different files and made attempts
+        /// doubtful without reason.
         private void takeMerge(MergeEvent merged) {
             doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
         }
@@ -8651,7 +8748,8 @@ final class DifyExec implements Runnable {
             return !isKept;
         }
 
-        /// Takes a line of the results.
+        /// Takes a success, when its line is read or after it was written. Returns the entry of its row. If an id has
+        /// several lines, the last one counts.
         int take(Results.Success.Head success) {
             int entry = index.findOrAdd(success.id().strip());
             var former = index.status(entry);
@@ -8660,6 +8758,7 @@ final class DifyExec implements Runnable {
             spend(entry, success.totalTokens(), success.totalPrice(), success.currency());
             counting.forEach(one -> one.ended(entry, former, success.outcome(), success.seconds()));
             counting.forEach(one -> one.saved(entry, success.missing().size()));
+            // a row that the CSV lacks, an edited row and a line of the original tool cannot be compared
             changed.set(entry, index.fingerprint(entry) != 0 && !success.edited() && !success.fingerprint().isEmpty()
                     && !success.fingerprint().equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
             ends.remove(entry);
@@ -8672,11 +8771,13 @@ final class DifyExec implements Runnable {
             return entry;
         }
 
+        /// Returns whether the results contain a line of this attempt.
         private boolean hasResult(int entry, String user) {
             long attempt = hash(entry, user);
             return lastResult.get(entry) == attempt || formerResults.contains(attempt);
         }
 
+        /// Returns the entry plus one, so that no hash is 0, and the hash of the user in the lower 32 bits.
         private static long hash(int entry, String user) {
             return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
@@ -8687,12 +8788,13 @@ final class DifyExec implements Runnable {
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
-        /// Takes the start of a session. A process that changes its mode stays in its session.
+        /// Takes the start of a session. A process logs another start when it changes its mode; its session then goes
+        /// on. After `--same-app`, nothing shows that earlier attempts went to the present app.
         private void takeSession(SessionEvent started) {
             stopped = Optional.empty();
             if (!unfinished.map(SessionEvent::process).equals(Optional.ofNullable(started.process())))
                 unfinished = Optional.of(started);
-            if (started.auto()) mode = Optional.ofNullable(started.mode());
+            if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
             if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::elsewhere));
         }
 
@@ -8701,6 +8803,9 @@ final class DifyExec implements Runnable {
             return index.status(entry) != RowStatus.PENDING || attemptsByRow.get(entry) > 0;
         }
 
+        /// Adds the tokens and the price of a run to its row and to all figures.
+        ///
+        /// @param price null if it is not known
         private void spend(int entry, long tokens, BigDecimal price, String currency) {
             counting.forEach(one -> one.spent(entry, tokens, price, currency));
             tokensByRow.set(entry, tokensByRow.get(entry) + tokens);
@@ -8717,17 +8822,19 @@ final class DifyExec implements Runnable {
             return (int) attemptsByRow.get(entry);
         }
 
-        /// @param currency a currency that [Figures#spending] contains
+        /// Returns the cost of a row over all its attempts, or 0 if none is known in this currency.
         double cost(int entry, String currency) {
             var costs = costByRow.get(currency);
             return costs == null ? 0 : costs.get(entry) / BILLION;
         }
 
+        /// Takes an attempt that is about to be sent. The row's former attempts follow the table above. An attempt
+        /// whose success is in the results is over, because the results were read before.
         private void takeAttempt(AttemptEvent attempt) {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(one -> one.sent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
-            failedAfterForm.clear(entry);
+            failedAfterForm.clear(entry); // it was sent again on purpose
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
@@ -8735,6 +8842,8 @@ final class DifyExec implements Runnable {
             else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));
         }
 
+        /// Takes the run of an attempt. The first event of a stream also shows that Dify's queue has got to this
+        /// attempt, so streams that were sent before it are no longer waiting. A blocking run never waits in the queue.
         private void takeRun(RunEvent run) {
             sent.getOrDefault(run.id(), new ArrayList<>()).replaceAll(one -> {
                 if (!one.event().user().equals(run.user()) || one.state() != State.OPEN) return one;
@@ -8744,10 +8853,13 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Takes the end of an attempt without a success. Its cost always counts, its outcome only if it is one of the
+        /// row. Outcomes such as `again` leave the row pending.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             spend(entry, end.tokens(), end.price(), end.currency());
-            if (hasResult(entry, end.user())) return; // the attempt succeeded after this end
+            if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
+            // mode and retries are made up if the attempt is not known any more, because a look-up needs only its user
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
                             end.fingerprint(), end.edited(), 0), "")).with(end.run(), "");
@@ -8755,6 +8867,7 @@ final class DifyExec implements Runnable {
             if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
             if (status.isEmpty()) return;
+            // what is unknown or paused is looked up later; a failure keeps an attempt whose run may still appear
             if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
             var former = index.status(entry);
@@ -8764,6 +8877,9 @@ final class DifyExec implements Runnable {
             ends.put(entry, end);
         }
 
+        /// Takes the run of an attempt whose row was sent again. While it is active and the row has no success, its
+        /// result can still be taken, so the attempt is kept with this run. Otherwise nothing is left to learn about
+        /// it.
         private void takeLate(LateEvent found) {
             int entry = index.findOrAdd(found.id());
             remove(found.id(), one -> one.state() == State.RESENT && one.event().user().equals(found.user()))
@@ -8773,13 +8889,14 @@ final class DifyExec implements Runnable {
         }
 
         private void add(Sent one) {
-            sent.computeIfAbsent(one.event().id(), _ -> new ArrayList<>(1)).add(one);
+            sent.computeIfAbsent(one.event().id(), _ -> new ArrayList<>(1)).add(one); // a row seldom has two
         }
 
+        /// Removes these attempts of a row. Returns the last of them.
         private Optional<Sent> remove(String id, Predicate<Sent> which) {
             var row = sent.get(id);
             if (row == null) return Optional.empty();
-            Sent last = null; // no stream: a long log has a million of these
+            Sent last = null; // a loop, because a stream for each of a million lines takes much longer
             for (var left = row.listIterator(); left.hasNext(); ) {
                 var one = left.next();
                 if (!which.test(one)) continue;
@@ -8799,12 +8916,13 @@ final class DifyExec implements Runnable {
                     + " cannot be read (" + Text.joinFirst(3, unreadable.stream()) + ")");
         }
 
+        /// Returns the CSV of the last session, if it is still there.
         Optional<Path> input(Path results) {
             return last(SessionEvent.class).flatMap(last -> last.input(results)).filter(Files::isRegularFile);
         }
 
-        /// Returns the session that another process of this machine is running, or empty. The lock is not tested:
-        /// testing would take it for a moment, and a command that starts at that moment would fail.
+        /// Returns the session that another process of this machine is running, or empty. The lock is not tested,
+        /// because a test takes it for a moment, and a command that starts at that moment would fail.
         Optional<SessionEvent> liveSession() {
             return unfinished.filter(session -> session.process() != null && session.process().isOtherAlive());
         }
@@ -8829,19 +8947,21 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(ends.get(entry));
         }
 
+        /// Returns why a row failed or is unresolved, including the titles of the forms that it waits for. A row that
+        /// is only listed in `.retry` has no recorded cause.
         String cause(int entry) {
             return end(entry).map(end -> Stream.concat(Stream.of(Text.cause(end.error())), forms(entry)
                     .map(FormEvent::node)).distinct().collect(joining(": "))).orElse("listed in .retry");
         }
 
-        /// Returns the forms that the paused row's run waits for, as far as the log contains them.
+        /// Returns the forms for which the run of a paused row waits. The log lacks them if the response did.
         Stream<FormEvent> forms(int entry) {
             if (index.status(entry) != RowStatus.PAUSED) return Stream.empty();
             return end(entry).stream().flatMap(end -> forms.getOrDefault(end.user(), List.of()).stream());
         }
 
-        /// Returns whether a retry is unlikely to help: Dify refused the row with an HTTP 4xx status, or the row had
-        /// more than one attempt.
+        /// Returns whether another retry is unlikely to help, because the row had more than one attempt or because Dify
+        /// refused it with an HTTP 4xx status.
         boolean isPermanent(int entry) {
             return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.http() / 100 == 4).isPresent();
         }
@@ -8858,17 +8978,20 @@ final class DifyExec implements Runnable {
                     .anyMatch(one -> closed.contains(one.state()) && one.event().user().equals(attempt.user()));
         }
 
+        /// Counts the attempts that have no end in the log. They are running, or were interrupted.
         long inFlight() {
             return all(state -> state == State.OPEN)
                     .filter(one -> !index.status(index.find(one.event().id())).isSuccess()).count();
         }
 
-        /// Returns the rows whose result may have been lost: they have none, and the results file was longer before.
+        /// Returns the rows whose results may be lost. They have no result, and the results file was longer before.
         List<Integer> lost() {
             return all(_ -> true).filter(Sent::isDoubtful).map(one -> index.find(one.event().id()))
                     .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
         }
 
+        /// Returns the attempts whose row was sent again. They have no cells, because they are only looked for.
+        ///
         /// @param hasRun true for the attempts whose run has appeared and may still succeed, false for the others
         List<Attempt> resent(boolean hasRun) {
             return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
@@ -8876,34 +8999,40 @@ final class DifyExec implements Runnable {
                             one.event().id(), Map.of()))).toList();
         }
 
-        /// Returns when the newest attempt whose stream had a first event was sent.
+        /// Returns when the newest attempt was sent whose stream has had a first event.
         Instant newestBegun() {
             return newestBegun;
         }
 
+        /// Returns for each row, by its entry, the attempt to look up before the row is sent. It is the last one of the
+        /// most urgent. A row has several if their results are lost.
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
             all(state -> state != State.RESENT).forEach(one -> {
                 int entry = index.find(one.event().id());
-                if (entry >= 0) all.merge(entry, one, (earlier, later) -> // the last one, if results of both are lost
+                if (entry >= 0) all.merge(entry, one, (earlier, later) ->
                         later.state().compareTo(earlier.state()) >= 0 ? later : earlier);
             });
             return all;
         }
 
+        /// Describes why an attempt of an earlier session has no outcome, for its look-up. If its task was asked to
+        /// stop, `stopped` on the server does not mean that the row failed.
         Unresolved unresolved(Sent one, Row row, Duration timeout) {
             boolean isStopped = one.run().filter(run -> stoppedTasks.contains(run.task())).isPresent();
             var symptom = one.isDoubtful() ? Symptom.LOST_RESULT : isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
+            // the first part of a cause; the second is why the last look-up failed
             var why = one.state() == State.UNSETTLED && ends.containsKey(row.index())
-                    ? cause(row.index()).split("; ")[0] : symptom.text; // without the look-up's failure
+                    ? cause(row.index()).split("; ")[0] : symptom.text;
             var sentAt = one.event().t();
             return new Unresolved(one.attempt(row), new Response.Cut(one.run(), symptom, why), symptom, why,
                     sentAt, sentAt.plus(timeout));
         }
 
-        /// The mode's policy for a server of this version. It knows which unresolved attempts went to other servers.
+        /// Returns the policy for a server of this version. An attempt that went to another version, or perhaps to
+        /// another app, is found by other rules, so the policy gets the version and doubt of each unresolved attempt.
         ///
-        /// @param isAssumed true if only `--same-app` says that this app got them
+        /// @param isAssumed whether only `--same-app` shows that this app got the attempts
         ModePolicy modePolicy(Mode asked, AppKind app, String version, boolean isAssumed) {
             var route = new ModePolicy(asked, mode, app, version);
             all(state -> state != State.RESENT).forEach(one ->
@@ -8914,16 +9043,17 @@ final class DifyExec implements Runnable {
 
     // Batch: the app it belongs to
 
-    /// Identifies the server and the app of a batch's runs. With another server or app, the runs cannot be looked up
-    /// and would be paid for twice. An app's name shows nothing, because two apps may share one and an app can be
-    /// renamed.
+    /// Identifies the server and the app of a batch's runs. With another server or app, the runs cannot be looked up,
+    /// and their rows would be paid for twice. The app's name does not identify it, because two apps may share a name
+    /// and an app can be renamed.
     ///
-    /// @param sessions the last session on these files, or of each shard if they were merged since
+    /// @param sessions the last session on these files, or the last one of each shard if no session followed a merge
     record Origin(BatchFiles files, List<SessionEvent> sessions) {
+        /// So many runs are looked up to recognize the app, one request each. Dify may have deleted one of them.
         private static final int MAX_RUNS = 3;
 
         static Origin of(BatchFiles files) throws IOException {
-            var last = new LinkedHashMap<String, SessionEvent>();
+            var last = new LinkedHashMap<String, SessionEvent>(); // by shard, "" for the whole batch
             for (var session : Event.sessions(files.log())) {
                 if (session.shard().isEmpty()) last.clear();
                 last.put(session.shard(), session);
@@ -8931,7 +9061,8 @@ final class DifyExec implements Runnable {
             return new Origin(files, List.copyOf(last.values()));
         }
 
-        /// Refuses another server than that of the earlier sessions.
+        /// Refuses another server than the one of the earlier sessions. If they sent nothing, the server does not
+        /// matter.
         void requireServer(String name) throws IOException {
             for (var session : sessions)
                 if (!session.baseUrl().equals(name) && runs(session).isSent())
@@ -8944,6 +9075,10 @@ final class DifyExec implements Runnable {
             return baseUrl.equals("demo") ? "with --demo" : "on " + baseUrl;
         }
 
+        /// Creates the refusal for a key or app id that is new to this batch.
+        ///
+        /// @param runs     the recorded runs, none of which this app has
+        /// @param isSameId whether the app id is the same as before, so that the key is what differs
         Unusable otherApp(Runs runs, boolean isSameId) {
             var reason = runs.newest().isEmpty() ? "no recorded run can show whether the app is the same"
                     : "this app has none of the last " + Text.count(runs.newest().size(), "recorded run")
@@ -8954,15 +9089,18 @@ final class DifyExec implements Runnable {
                             + "are then unknown");
         }
 
-        /// Names a run that the files record. The files contain no run id for a blocking chatflow, but its message can
+        /// Identifies a run that the files record. For a blocking chatflow they record no run id, but its message can
         /// be found by its user.
         record Recorded(String id, String user) {}
 
-        /// @param isSent true if the session's rows may have started a run
-        /// @param newest the newest runs; those with a result are preferred, because they took place for certain
+        /// Holds what shows which app a session used.
+        ///
+        /// @param isSent whether the session's rows may have started a run
+        /// @param newest the newest runs; runs with a result are preferred, because they took place for certain
         record Runs(boolean isSent, Collection<Recorded> newest) {}
 
-        /// Reads what shows which app the session belongs to. Only a session with another key needs this.
+        /// Reads what shows which app a session used. Only a start with another server or key needs this, so it is not
+        /// part of the history. The results are read last, because a later run replaces an earlier one.
         Runs runs(SessionEvent session) throws IOException {
             Predicate<String> isRow = session.shard().isEmpty() ? _ -> true : Shard.parse(session.shard())::holds;
             var newest = new LinkedHashMap<String, Recorded>(); // by user
@@ -8972,6 +9110,7 @@ final class DifyExec implements Runnable {
                 if (!isRow.test(event.id())) return;
                 if (event instanceof AttemptEvent) isSent.set(true);
                 if (event instanceof RunEvent run) {
+                    // Dify 1.16 makes up the run of a row that it refuses in a stream, and cannot find it later
                     if (new RunRef(run.run(), run.task()).isMadeUp()) madeUp.add(run.run());
                     else add(newest, run.run(), run.user());
                 }
@@ -8989,7 +9128,7 @@ final class DifyExec implements Runnable {
             if (newest.size() > MAX_RUNS) newest.pollFirstEntry();
         }
 
-        /// Holds the fields of a results line that name its run. Lines of the original tool have no user.
+        /// Holds the fields of a results line that identify its run. Lines of the original tool have no user.
         private record Line(String id, String workflowRunId, String user) {
             static final ObjectReader READER = Lines.MAPPER.readerFor(Line.class);
         }
@@ -8997,13 +9136,15 @@ final class DifyExec implements Runnable {
 
     // Batch: single rows
 
-    /// Remembers where in the files the lines of each row are, packed: 16 bytes per line. It is filled while the files
-    /// are read; [Lines] then finds the lines.
+    /// Remembers where in the files the lines of each row are, in 16 bytes per line. It is filled while the files are
+    /// read, and [Lines] then reads single lines, so that views need not hold the contents of all rows. The lines of a
+    /// row form a chain from the last one to the first.
     static final class LineOffsets implements Batch.Listener {
-        /// Holds the number of each row's last line plus one, or 0 if the row has no line. The second list holds, for
-        /// each line, the same for the row's line before it.
+        /// Holds for each row, and in the second list for each line, the number of the row's last line, or of its line
+        /// before. Lines are numbered from 1, so that 0 means that there is none.
         private final LongList newest = new LongList(), before = new LongList();
-        /// The offset of each line in the log, or minus one minus its offset in the results.
+        /// Holds the offset of each line in the log. For a line of the results, it holds -1 minus the offset, which is
+        /// negative even for the first line.
         private final LongList offsets = new LongList();
 
         @Override
@@ -9030,19 +9171,21 @@ final class DifyExec implements Runnable {
             return all;
         }
 
-        /// Returns the first `rows` entries in the order of their first lines in the log. Entries that are not in the
-        /// log come last.
+        /// Returns the first `rows` entries in the order of their first lines in the log. Entries without a line in the
+        /// log, such as results of the original tool, come last.
         List<Integer> inOrderOfSending(int rows) {
             return IntStream.range(0, rows).boxed().sorted(Comparator.comparingLong(entry -> of(entry).stream()
                     .mapToLong(offset -> offset).filter(offset -> offset >= 0).min().orElse(Long.MAX_VALUE))).toList();
         }
 
+        /// Reads single rows from the files of a batch, which it holds open.
         record RowEnds(Batch batch, Lines results, Lines log) implements AutoCloseable {
             RowEnds(Batch batch) {
                 this(batch, new Lines(batch.files().results()), new Lines(batch.files().log()));
             }
 
-            /// Returns how the row ended. A success is read from the results, any other outcome from the log.
+            /// Returns how the row ended. A success is read from the results; any other outcome is in the history,
+            /// which was read from the log. The line is missing if the results became shorter after they were read.
             RowEnd of(int entry) {
                 var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
                 if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0) return RowEnd.of(results);
@@ -9063,7 +9206,7 @@ final class DifyExec implements Runnable {
                     return runs.isEmpty() ? "" : runs.getLast().run();
                 }
 
-                /// Returns the error text of an end. For a paused row, the forms that it waits for come last:
+                /// Returns the error text of an end. A paused row also has the forms that it waits for:
                 /// `waits for a person: Approve refund, until 2026-01-16 13:00:00 +01:00`
                 String error(EndEvent end) {
                     var forms = all(FormEvent.class);
@@ -9072,8 +9215,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the row's attempts. The log has no `end` event of a success, so its results line supplies the
-            /// end.
+            /// Returns the row's attempts with their events, in the order of the log. The log has no `end` event of a
+            /// success, so the end of such an attempt is made from its line in the results.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 var traces = new LinkedHashMap<String, Trace>(); // by user
@@ -9087,18 +9230,18 @@ final class DifyExec implements Runnable {
                         else if (traces.containsKey(event.user())) traces.get(event.user()).events().add(event);
                     }
                 }
-                ends.keySet().retainAll(traces.keySet());
+                ends.keySet().retainAll(traces.keySet()); // the original tool's results have no attempt
                 ends.forEach((user, end) -> traces.get(user).events().add(end));
                 return List.copyOf(traces.values());
             }
 
             @Override
             public void close() {
-                try (results; log) {} // both, whatever happens
+                try (results; log) {} // closes both, even if one cannot be closed
             }
         }
 
-        /// Holds how a row ended, for views to show. Texts that are not known are empty.
+        /// Holds the outcome of a row with its values and costs, for views to show. Texts that are not known are empty.
         record RowEnd(Map<String, JsonNode> inputs, Map<String, JsonNode> outputs, String run, String seconds,
                 String tokens, String price, String currency, String error, boolean edited) {
             static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
@@ -9123,6 +9266,7 @@ final class DifyExec implements Runnable {
                         tree.path("edited").asBoolean());
             }
 
+            /// Returns the values by name. A value that is not an object gets the name `outputs`, so that it is shown.
             private static Map<String, JsonNode> values(JsonNode node) {
                 if (node.isMissingNode()) return Map.of();
                 if (!node.isObject()) return Map.of("outputs", node);
@@ -9131,16 +9275,17 @@ final class DifyExec implements Runnable {
                 return values;
             }
 
+            /// Returns a text as is and any other value as JSON, with all digits of a number.
             static String text(JsonNode value) {
                 return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
             }
         }
     }
 
-    /// Holds the paths of the files of a batch, or of one shard. Their names come from the name of the results.
+    /// Holds the paths of the files of a batch, or of one shard. Their names are derived from the name of the results.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
-        /// Matches what may precede the first line: whitespace and byte order marks, the last of which a crash may have
-        /// cut.
+        /// Matches what may precede the first line: byte order marks, of which a crash may have cut the last one in
+        /// half, and whitespace. The text has one character per byte.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
         private static final String ELSEWHERE = "move it away, or choose another -o";
@@ -9153,7 +9298,8 @@ final class DifyExec implements Runnable {
             return files;
         }
 
-        /// Only a regular file can be locked, cut and replaced safely. What a link points to may be another batch's.
+        /// Refuses what cannot be locked, cut and replaced safely. A link may point to a file of another batch, and `-`
+        /// would be standard output.
         private static void requireRegular(Path file) {
             boolean exists = Storage.exists(file, LinkOption.NOFOLLOW_LINKS);
             if (file.toString().equals("-")
@@ -9172,12 +9318,13 @@ final class DifyExec implements Runnable {
             return List.of(results, retry, log, lock);
         }
 
+        /// Returns the size of the results in bytes, or 0 without results.
         long resultsSize() {
             return Storage.exists(results) ? Storage.attributes(results).size() : 0;
         }
 
-        /// Returns the ids in `<output>.retry`, each once. Byte order marks are removed, because editors and `cat`
-        /// leave them.
+        /// Returns the ids in `<output>.retry`, each once. Editors put byte order marks before a text, and `cat` of
+        /// several files puts them into it, so they are removed from each line.
         List<String> retryIds() throws IOException {
             if (!Storage.exists(retry)) return List.of();
             return new String(Storage.naming(retry, () -> Files.readAllBytes(retry)), UTF_8).lines()
@@ -9186,7 +9333,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes the retry list in the CSV's order. The file is replaced as a whole, and deleted if no row is on the
-        /// list. Rows of the batch that are not in this CSV come last; a session with the whole CSV retries them.
+        /// list. Ids that this CSV lacks come last, because a later session may have a CSV with them.
         void writeRetryList(Index index) {
             var others = IntStream.range(index.rows(), index.size())
                     .filter(entry -> index.status(entry).isOnRetryList());
@@ -9207,14 +9354,18 @@ final class DifyExec implements Runnable {
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
         }
 
-        /// Refuses a retry list that another program wrote. A list beside results or a log is ours, even with ids that
-        /// are not in the CSV: the rows may have been removed from it.
+        /// Refuses a retry list that another program wrote. A list beside results or a log is ours, even if the CSV
+        /// lacks some of its ids, because the user may have removed rows from the CSV.
         void requireOurs(Index csv) throws IOException {
             boolean isAlone = head(results).isEmpty() && head(log).isEmpty();
             if (isAlone && retryIds().stream().anyMatch(id -> csv.find(id) < 0))
                 throw new Unusable(retry + ": not a list of ids of this batch", ELSEWHERE);
         }
 
+        /// Refuses an output that would overwrite the batch or its input, even with `--force`, or another existing
+        /// file.
+        ///
+        /// @param mayBeReplaced whether this existing file may be overwritten
         void requireWritableTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) throws IOException {
             requireRegular(file);
             if (isAny(all(), file) || isAny(inputs, file))
@@ -9223,6 +9374,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(file + " already exists", "use --force to overwrite it");
         }
 
+        /// Refuses an input that is a file of the batch, because the output would destroy it.
         void refuse(Path input) throws IOException {
             if (isAny(all(), input)) throw new Unusable(input
                     + " is both input and output", "choose another -o");
@@ -9236,7 +9388,8 @@ final class DifyExec implements Runnable {
         /// it is known.
         record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
-        /// Returns the choices of the last session on these files, else of one on shards of the batch.
+        /// Returns the choices of the last session on these files. Without one, returns those of a shard, because a new
+        /// shard and `merge` must read the CSV as the other shards did.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.whole(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
@@ -9247,19 +9400,23 @@ final class DifyExec implements Runnable {
             return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
         }
 
-        /// Returns whether the first line that is not blank was written by difyexec. A truncated or very long line is
-        /// recognized by its beginning. A missing or empty file counts as ours.
+        /// Returns whether the first line that is not blank was written by difyexec. A missing or empty file counts as
+        /// ours, because nothing in it can be lost.
+        ///
+        /// @param isLine    whether a complete first line is ours
+        /// @param beginning matches the start of our lines, for a first line that was cut or is longer than 64 KB
         static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
             var head = head(file);
             int end = head.indexOf('\n');
             if (head.isEmpty() || isLine.test((end < 0 ? head : head.substring(0, end)).getBytes(ISO_8859_1)))
                 return true;
             var matcher = beginning.matcher(head);
+            // at least six bytes, as in {"id": because any JSON may begin with {
             return end < 0 && head.length() >= 6 && (matcher.lookingAt() || matcher.hitEnd());
         }
 
-        /// Reads the beginning of a file, one character per byte, without byte order marks and leading whitespace;
-        /// empty without a file.
+        /// Reads the first 64 KB of a file, without byte order marks and leading whitespace. Returns an empty text if
+        /// there is no file. Each byte becomes one character, because the end may cut a character of UTF-8 in half.
         static String head(Path file) {
             if (!Storage.exists(file)) return "";
             return Storage.naming(file, () -> {
@@ -9278,17 +9435,20 @@ final class DifyExec implements Runnable {
             return log.equals(mergedLog());
         }
 
-        /// Returns the files with the log that `merge` renamed, unless there is another log.
+        /// Returns the files of a shard with the log that `merge` renamed, or unchanged if there is another log.
         BatchFiles orMerged() {
             return head(log).isEmpty() && Storage.exists(mergedLog())
                     ? new BatchFiles(results, retry, mergedLog(), lock, shard) : this;
         }
 
+        /// Returns whether a batch was started. A lock file alone does not count, because it is created before anything
+        /// else.
         boolean isStarted() {
             return !head(log).isEmpty() || Storage.exists(retry) || !head(results).isEmpty();
         }
 
-        /// Refuses the results file of a batch, because that batch's log would be about other rows.
+        /// Refuses the results file of a batch for the output of `pull`, because the batch's log would then be about
+        /// other rows.
         BatchFiles requireNoBatch() {
             if (!Storage.exists(log) && !Storage.exists(retry)) return this;
             throw new Unusable(results + " is the results file of a batch", "choose another -o");
@@ -9302,6 +9462,8 @@ final class DifyExec implements Runnable {
                     "'merge' combines them into one batch");
         }
 
+        /// Renames the files of a batch for `--fresh`, so that nothing of it is lost. The log goes last. If the process
+        /// is killed before that, the next start looks its attempts up and does not send their rows again.
         void moveAside(PrintWriter err) throws IOException {
             var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
             for (var file : List.of(results, retry, log)) {
@@ -9313,8 +9475,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Takes the lock of these files. A whole batch and its shards exclude each other, and so do shards of
-        /// different counts. Each process takes its own lock first and then looks at the other locks, so that at most
-        /// one of two processes that start together continues.
+        /// different counts, because both would send the same rows. Each process takes its own lock first and then
+        /// looks at the other locks, so that at most one of two processes that start together continues.
         Lock acquire() {
             var own = Storage.naming(lock, () -> Lock.of(this));
             try {
@@ -9323,6 +9485,7 @@ final class DifyExec implements Runnable {
                 for (var other : Shards.named(whole))
                     if (shard.isEmpty() || Shards.shard(other).count() != shard.get().count())
                         if (Lock.isHeld(other.lock)) throw locked(other.lock);
+                // the lock shows that no process is writing them
                 for (var file : List.of(results, retry, log)) AtomicFile.removeAbandoned(file);
                 return own;
             } catch (RuntimeException problem) {
@@ -9339,9 +9502,12 @@ final class DifyExec implements Runnable {
         /// Holds the lock of the one process that writes a batch. The lock has a file of its own, because a process
         /// loses its locks on a file when it closes any channel of that file.
         record Lock(BatchFiles files, FileLock held) implements AutoCloseable {
+            /// Takes the lock, or refuses if another process holds it. A process that ends removes its lock file if it
+            /// started no batch. If that happened between our steps, our lock is on a deleted file that excludes
+            /// nobody, so it counts only if the path still leads to the file that was there before.
             static Lock of(BatchFiles files) throws IOException {
                 FileChannel.open(files.lock, StandardOpenOption.CREATE, StandardOpenOption.WRITE,
-                        LinkOption.NOFOLLOW_LINKS).close();
+                        LinkOption.NOFOLLOW_LINKS).close(); // only creates it
                 var key = key(files.lock);
                 var channel = FileChannel.open(files.lock, StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
                 FileLock held = null;
@@ -9350,20 +9516,25 @@ final class DifyExec implements Runnable {
                     if (lock != null && Objects.equals(key, key(files.lock))) held = lock;
                 } catch (OverlappingFileLockException | NoSuchFileException _) {
                     // this process holds it, or another one has just ended and removed it
-                } finally { // else a shell would hold it for good
+                } finally { // otherwise a shell, which lives on, would keep the file open
                     if (held == null) channel.close();
                 }
                 if (held != null) return new Lock(files, held);
                 throw locked(files.lock);
             }
 
+            /// Returns what identifies the file itself and not its name (an inode), or null where the system has no
+            /// such number. Two nulls count as the same file.
             static Object key(Path path) throws IOException {
                 return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
             }
 
+            /// Returns whether a process holds this lock. A shared lock can be asked for without permission to write
+            /// the file, which may belong to another user, and it is refused while another process has an exclusive
+            /// one.
             static boolean isHeld(Path path) {
                 return Storage.exists(path) && Storage.naming(path, () -> {
-                    try (var channel = FileChannel.open(path)) { // only to read: the shard may be another user's
+                    try (var channel = FileChannel.open(path)) { // for reading only
                         return channel.tryLock(0, Long.MAX_VALUE, true) == null;
                     } catch (OverlappingFileLockException _) {
                         return true; // held by this process
@@ -9371,9 +9542,9 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Removes the lock file if the batch has not been started. A lock file with text in it is not ours. If the
-            /// lock cannot be released at first, closing the channel tries again; otherwise a shell would hold it for
-            /// good.
+            /// Releases the lock. Removes the lock file if no batch was started, so that a refused start leaves nothing
+            /// behind. We never write into a lock file, so a file with text is not ours. If the lock cannot be released
+            /// at first, closing the channel tries again; otherwise a shell would hold it for good.
             @Override
             public void close() {
                 if (held.isValid()) Storage.close(files.lock, () -> {
@@ -9385,6 +9556,8 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds the started shards of a batch, which lie beside it, and their count. It also refuses a batch
+    /// without shards, and shards of another count, because they would send the same rows again.
     record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
         static Shards of(BatchFiles whole) {
             var files = beside(whole);
@@ -9404,14 +9577,14 @@ final class DifyExec implements Runnable {
                     + " shards, not " + count, "continue with " + theirs + ", or choose another -o");
         }
 
-        /// Returns the started shards beside the batch. A merged shard is included with its renamed log; it can only be
-        /// merged again.
+        /// Returns the started shards of the batch. A merged shard is included with its renamed log, because a merge
+        /// that was interrupted must be repeated with all shards.
         static List<BatchFiles> beside(BatchFiles whole) {
             return named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
         }
 
-        /// Returns the files of all shards that have any file, even only a lock, whatever their count. Returns none if
-        /// `whole` is itself a shard.
+        /// Returns the files of all shards, of any count, that have any file. A lock file alone is enough, because a
+        /// shard that is just starting has no other file. Returns none if `whole` is itself a shard.
         static List<BatchFiles> named(BatchFiles whole) {
             var output = whole.results();
             if (whole.shard().isPresent()) return List.of();
@@ -9421,7 +9594,7 @@ final class DifyExec implements Runnable {
                     .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
         }
 
-        /// Refuses a start that could send a row which another process has sent. Without a history, the batch starts
+        /// Refuses a start that could send a row which another process has sent. `history` is empty if the batch starts
         /// from scratch.
         static void refuseOthers(BatchFiles files, Csv csv, Optional<History> history) throws IOException {
             var session = history.flatMap(known -> known.last(SessionEvent.class));
@@ -9431,6 +9604,7 @@ final class DifyExec implements Runnable {
                 return;
             }
             var merge = history.flatMap(known -> known.last(MergeEvent.class));
+            // a merge was interrupted if the log has sessions of shards, but not the `merge` event that comes last
             if (merge.isEmpty() && session.filter(last -> !last.shard().isEmpty()).isPresent())
                 throw new Unusable(files.log() + ": not merged yet", "'merge' combines the shards into one batch");
             for (var part : beside(files))
@@ -9458,6 +9632,8 @@ final class DifyExec implements Runnable {
                         "use the same options for all shards");
         }
 
+        /// Refuses a shard whose batch was started with another count, was read in another way, or includes this shard
+        /// already.
         private static void refuseOtherBatch(BatchFiles files, Csv csv) throws IOException {
             var own = shard(files);
             var whole = BatchFiles.of(Shard.whole(files.results()));
@@ -9474,12 +9650,16 @@ final class DifyExec implements Runnable {
             refuseContinued(whole, sessions, "choose another -o");
         }
 
+        /// Returns the shards whose sessions the log of the whole batch contains.
         private static Set<Shard> merged(List<SessionEvent> sessions) {
             return sessions.stream().map(SessionEvent::shard).filter(shard -> !shard.isEmpty()).map(Shard::parse)
                     .collect(Collectors.toCollection(LinkedHashSet::new));
         }
 
-        /// Refuses a batch that contains more than its shards: results without a log, or a session without `--shard`.
+        /// Refuses a batch that contains more than its shards. It has a session without `--shard`, or results of the
+        /// original tool, which wrote no log. A merge would overwrite them, and a shard would send their rows again.
+        ///
+        /// @param otherwise ends the hint
         private static void refuseContinued(BatchFiles whole, List<SessionEvent> sessions, String otherwise) {
             boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
             if (isOlder || sessions.stream().anyMatch(session -> session.shard().isEmpty()))
@@ -9487,7 +9667,8 @@ final class DifyExec implements Runnable {
                         "leave out --shard, or " + otherwise);
         }
 
-        /// Returns the shards with rows but without files, which `--partial` leaves out.
+        /// Refuses a merge that would lose something. Returns the shards that have rows but no files, which are refused
+        /// without `--partial` and left out with it.
         List<Shard> requireMergeable(Index index, boolean partial) throws IOException {
             var sessions = Event.sessions(whole.log());
             refuseContinued(whole, sessions, "move the files of " + whole.results() + " away");
@@ -9510,9 +9691,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Merges the shards into one batch: joins their logs by time and their results one after another, and writes
-        /// the retry list. The log is put in place first, and gets its last line, the `merge` event, when everything
-        /// else is there. Then the shards' logs are moved aside, so that no shard is started again. Until the last of
-        /// them is moved, `run` refuses the batch, and a second merge makes it again.
+        /// the retry list. The log is put in place first. It gets its last line, the `merge` event, when everything
+        /// else is there. Then the shards' logs are moved aside, so that no shard is started again. If the merge is
+        /// interrupted before the last of them is moved, `run` refuses the batch, and a second merge makes it again.
+        ///
+        /// @param cut the numbers of shards whose results were longer before, filled while their logs are read
         record Merger(Shards shards, Csv csv, Index index, History history, Set<Integer> cut) {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
                 return Storage.naming(whole.results(), () -> {
@@ -9526,6 +9709,8 @@ final class DifyExec implements Runnable {
                 });
             }
 
+            /// Writes the files. The log is written inside the writing of the results, because the history must take
+            /// results before events, and the log must have its place before the results get theirs.
             private Batch write(boolean noBom, List<Shard> missing) throws IOException {
                 var whole = shards.whole();
                 var batch = new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
@@ -9533,6 +9718,7 @@ final class DifyExec implements Runnable {
                     results(results, noBom);
                     AtomicFile.replace(whole.log(), log -> {
                         log(log);
+                        // before anything is put in place; `merge` has no option that accepts another CSV
                         batch.refuseOtherFile(csv.file().input(), "");
                     });
                 });
@@ -9551,6 +9737,7 @@ final class DifyExec implements Runnable {
                 return batch;
             }
 
+            /// Copies the results of all shards, and gives them to the history.
             private void results(OutputStream stream, boolean noBom) throws IOException {
                 var out = new BufferedOutputStream(stream, 1 << 16);
                 if (!noBom) out.write(Lines.BOM);
@@ -9561,6 +9748,7 @@ final class DifyExec implements Runnable {
                 out.flush();
             }
 
+            /// Refuses a file with a row of another shard: somebody has renamed or mixed up the files.
             private static void requireOwn(BatchFiles part, String id) {
                 var shard = Shards.shard(part);
                 if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id)
@@ -9568,10 +9756,11 @@ final class DifyExec implements Runnable {
                         + Shard.of(id, shard.count()), "restore the files of shard " + shard);
             }
 
+            /// Copies the logs of all shards, line by line in the order of time, and gives their events to the history.
+            /// A line that cannot be read stays where it was in its log.
             private void log(OutputStream stream) throws IOException {
                 var out = new BufferedOutputStream(stream, 1 << 16);
                 var next = new PriorityQueue<Part>(Comparator.comparing(part -> part.t));
-                cut.clear();
                 for (var files : shards.files()) new Part(files, cut).next(next);
                 for (var part = next.poll(); part != null; part = next.poll()) {
                     if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
@@ -9584,20 +9773,22 @@ final class DifyExec implements Runnable {
                                     + ": ran on another server than the other shards",
                                     "only shards of one app can be merged");
                     }
-                    if (part.event != null) history.take(part.event);
+                    if (part.event != null) history.take(part.event); // null: a line that cannot be read
                     part.log.copyTo(out);
                     part.next(next);
                 }
                 out.flush();
             }
 
+            /// Holds the log of one shard, at its next line. The size of the shard's results is followed as [History]
+            /// follows that of a batch.
             private static final class Part {
                 final BatchFiles files;
                 final Lines log;
                 private final Set<Integer> cut;
                 private long resultsSize = 0;
                 Event event;
-                Instant t = Instant.MIN;
+                Instant t = Instant.MIN; // of the last event
 
                 Part(BatchFiles files, Set<Integer> cut) throws IOException {
                     this.files = files;
@@ -9605,6 +9796,8 @@ final class DifyExec implements Runnable {
                     this.cut = cut;
                 }
 
+                /// Moves to the next line and puts this log back into the queue. At the end, closes the log instead and
+                /// compares the last size with the file.
                 void next(Collection<Part> waiting) throws IOException {
                     if (!log.next() || !log.isWhole()) {
                         log.close();
@@ -9628,37 +9821,41 @@ final class DifyExec implements Runnable {
     }
 
     /// Appends whole lines to a file, a group in one write. The file appears with its first line. A write that fails is
-    /// undone, so that no line is torn. Nothing more is written once another program has changed the file. Every
-    /// failure names the file.
+    /// undone, so that no line is torn. After another program has changed the file, nothing more is written. Every
+    /// error message contains the path of the file.
     static final class LineFile implements AutoCloseable {
+        /// When so many bytes wait, they are written. Smaller groups need more writes, and larger ones more memory.
         private static final int BUFFER_SIZE = 64 << 10;
+        /// Does not flush after each line, because a flush copies the line into `waiting` and a group is copied faster.
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
                 .without(SerializationFeature.FLUSH_AFTER_WRITE_VALUE);
 
         private final Path path;
-        private final byte[] head;
+        private final byte[] head; // what a new file begins with: a byte order mark or nothing
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
         private final JsonGenerator json = Json.writing(waiting).setRootValueSeparator(null);
         private final Disk disk;
-        private FileChannel channel;
+        private FileChannel channel; // null while the file is not open
         private FileLock held;
-        private Object key;
+        private Object key; // identifies the file when it was opened, see [BatchFiles.Lock#key]
         /// The offset at which our last line ends, and how many bytes of the file are on disk.
         private long end = 0, forced = 0;
-        private boolean cannotForce = false;
-        private AtomicFile.NotForced failure;
+        private boolean cannotForce = false; // the file system does not support fsync
+        private AtomicFile.NotForced failure; // of the first fsync that failed, after which nothing is written
 
+        /// Writes a file to disk. Tests replace it with a disk that is slow or fails.
         interface Disk {
+            /// @param all whether the file's attributes are written, too, as in [FileChannel#force]
             void force(FileChannel channel, boolean all) throws IOException;
 
-            /// Returns how long a wait may last before it is reported.
+            /// Returns how long a wait may last before the user is informed. A disk that works needs far less.
             default Duration patience() {
                 return Duration.ofSeconds(5);
             }
         }
 
-        /// Signals that another program changed the file. Writing on could lose one of our lines or join it to one of
-        /// theirs.
+        /// Signals that another program changed the file. Another line of ours could be lost, or be joined to one of
+        /// that program.
         static final class Touched extends IOException {
             Touched(Path path) {
                 super(path + " was changed by another program");
@@ -9671,16 +9868,18 @@ final class DifyExec implements Runnable {
             this.disk = disk;
         }
 
-        /// Adds a line of JSON, for [#write]; long lines do not wait for each other.
+        /// Adds a line of JSON, for [#write]. If many bytes wait already, they are written at once, so that long lines
+        /// do not fill the memory.
         void add(Object line) {
             Storage.naming(path, () -> {
                 WRITER.writeValue(json, line);
                 json.writeRaw('\n');
-                return json;
+                return json; // the value is not used, but a supplier returns one
             });
             if (waiting.size() >= BUFFER_SIZE) write();
         }
 
+        /// Writes the lines that wait into the file. Returns whether there were any.
         boolean write() {
             return Storage.naming(path, () -> {
                 json.flush();
@@ -9688,8 +9887,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Writes the waiting lines. Lines that were written are not written again, even if the file cannot be examined
-        /// afterwards.
+        /// Writes the lines that wait, and always returns true. They stop waiting before the last check, because lines
+        /// that were written must not be written again if that check fails.
         private boolean append() throws IOException {
             if (failure != null) throw failure;
             if (channel == null) open();
@@ -9709,7 +9908,8 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// If undoing a failed write fails as well, the message still names the first error, which is the cause.
+        /// Cuts off what a failed write left. If this fails as well, the message still shows the first error, which is
+        /// the cause.
         private void undo(IOException problem) {
             try {
                 channel.truncate(end);
@@ -9718,7 +9918,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens and locks the file. If a step fails, the file is closed again and a later write retries.
+        /// Opens and locks the file. If a step fails, the file is closed again and a later write retries. `channel` is
+        /// set last, because it shows that all steps have succeeded. The folder is written to disk so that a new file
+        /// survives a power cut.
         private void open() throws IOException {
             var opened = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
                     StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
@@ -9736,7 +9938,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Locks a byte beyond the end of any file, because on Windows no other process can read locked bytes.
+        /// Locks a byte beyond the end of any file, because on Windows no other process can read locked bytes, and
+        /// `status` must be able to read the file.
         private static FileLock hold(FileChannel file) throws IOException {
             try {
                 var lock = file.tryLock(Long.MAX_VALUE - 1, 1, false);
@@ -9747,6 +9950,7 @@ final class DifyExec implements Runnable {
             throw new IOException("another difyexec process is writing to it");
         }
 
+        /// Refuses a file that another program has lengthened, cut, replaced or deleted.
         private void requireUntouched() throws IOException {
             try {
                 if (channel.size() == end && Objects.equals(BatchFiles.Lock.key(path), key)) return;
@@ -9764,7 +9968,7 @@ final class DifyExec implements Runnable {
             return cannotForce;
         }
 
-        /// Returns how many bytes of the file were written to disk, or appended if the file system has no fsync.
+        /// Returns how many bytes of the file are on disk, or how many were appended if the file system has no fsync.
         long onDisk() {
             return forced;
         }
@@ -9775,7 +9979,7 @@ final class DifyExec implements Runnable {
             if (failure != null) throw new UncheckedIOException(failure);
             if (isForced()) return;
             try {
-                if (!cannotForce) disk.force(channel, false);
+                if (!cannotForce) disk.force(channel, false); // the file's time of change need not be on disk
             } catch (IOException problem) {
                 cannotForce = AtomicFile.cannotForce(problem);
                 if (!cannotForce) throw new UncheckedIOException(failure = new AtomicFile.NotForced(path, problem));
@@ -9792,7 +9996,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Cuts off a last line that a crash or a full disk has torn. If only the line's end is missing, it is added.
+        /// Cuts off a last line that a crash or a full disk has torn, and returns an event that records this. If only
+        /// the line break is missing, adds it. Afterwards the file is closed again, because it is read next.
         Optional<TornEvent> repair() {
             hold();
             if (channel == null) return Optional.empty();
@@ -9803,6 +10008,7 @@ final class DifyExec implements Runnable {
 
         private Optional<TornEvent> repairLastLine() throws IOException {
             var last = lastLine(channel, end);
+            // the file ends with a line break, or has only its byte order mark
             if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
             boolean isWhole = Lines.read(Lines.TREE, last, 0, last.length).isPresent();
             if (isWhole) channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
@@ -9811,8 +10017,9 @@ final class DifyExec implements Runnable {
                     path.getFileName().toString(), channel.size(), last.length));
         }
 
-        /// Returns the last line. Reads from the file's end, twice as many bytes each time. A mapped file would be
-        /// shorter to write, but a disk that fails while the map is read ends the process.
+        /// Returns the bytes after the last line break. Reads from the file's end, twice as many bytes each time,
+        /// because a file may be large and a line long. A mapped file would need less code, but a disk that fails while
+        /// a map is read ends the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             for (long length = BUFFER_SIZE; ; length *= 2) {
                 long from = Math.max(0, size - length);
@@ -9824,7 +10031,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A lock that cannot be released at first is released with the channel; else a shell would hold it for good.
+        /// Closes the file. The lock comes first, and closing the channel releases a lock that could not be released;
+        /// otherwise a shell, which lives on, would hold it for good.
         @Override
         public void close() {
             if (channel == null) return;
@@ -9837,13 +10045,15 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Reads and writes the lines of the results. Every line is a success.
     static final class Results {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
         /// Matches the beginning of a result. The original tool puts a space after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
 
-        /// Passes the successes to the history, and each with its line to the listeners.
+        /// Gives each success to the history, and then its line to the listeners. Returns where the lines are that
+        /// cannot be read. Lines of the original tool with another status are skipped.
         static List<String> read(Path results, History history, List<Batch.Listener> listeners) throws IOException {
             return Lines.<Success.Head>scan(results, "", Success.READER, (success, line) -> {
                 if (!success.isSuccess()) return;
@@ -9857,14 +10067,16 @@ final class DifyExec implements Runnable {
                     .isPresent();
         }
 
+        /// Holds a success that is about to be written.
+        ///
         /// @param took how long the row took, from its request until it ended
         record Success(Attempt attempt, Response.Ran ran, Instant executedAt, Duration took,
                 Response.SavedFiles files) {
             static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
 
-            /// The fields of a line that say whose result it is and what it took. The original tool may write lines of
-            /// other statuses, and knows neither `user` nor `seconds`. Without the annotation, Jackson keeps a copy of
-            /// all other fields until it has these.
+            /// Holds the fields of a line that identify the attempt, its cost and its time, without inputs and outputs,
+            /// which may be large. Lines of the original tool have neither `user` nor `seconds`, and may have another
+            /// status. Without the annotation, Jackson keeps a copy of all other fields until it has these.
             @JsonIgnoreProperties(ignoreUnknown = true)
             record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
                     String executedAt, long totalTokens, BigDecimal totalPrice, String currency, boolean edited,
@@ -9881,7 +10093,8 @@ final class DifyExec implements Runnable {
                     return workflowStatus.equals(PARTIAL) ? Outcome.PARTIAL : Outcome.SUCCEEDED;
                 }
 
-                /// Converts this end to an event of the log.
+                /// Converts this result to an `end` event, which the log does not contain for a success. Without a
+                /// refusal or an error, `http` is 0 and `error` is empty. The size of the results is not needed.
                 EndEvent end() {
                     return new EndEvent(Times.parse(executedAt), id, user, outcome().status().word(), fingerprint,
                             workflowRunId, 0, "", seconds == null ? 0 : seconds, totalTokens, totalPrice, currency,
@@ -9889,6 +10102,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
+            /// Returns the line's fields in their order in the file: first those of the original tool, so that its
+            /// scripts can read them, and then ours.
             Map<String, Object> json() {
                 var usage = ran.usage();
                 var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
@@ -9900,7 +10115,8 @@ final class DifyExec implements Runnable {
                         "total_tokens", usage.tokens(), "total_steps", usage.steps());
                 usage.price().ifPresent(price -> line.putAll(object("total_price", price,
                         "currency", usage.currency())));
-                if (!ran.ref().isNamed()) line.remove("workflow_status"); // a message does not show a partial success
+                // a blocking chatflow returns a message without a run, which does not show a partial success
+                if (!ran.ref().isNamed()) line.remove("workflow_status");
                 if (attempt.isEdited()) line.put("edited", true);
                 if (!files.saved().isEmpty())
                     line.put("files", files.saved().stream().map(Path::toString).toList());
@@ -9912,6 +10128,7 @@ final class DifyExec implements Runnable {
                 return line;
             }
 
+            /// Returns what [#READER] would read from the line, without reading it.
             Head head() {
                 var usage = ran.usage();
                 return new Head(attempt.row().id(), SUCCESS,
@@ -9932,22 +10149,27 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Represents a line of the attempt log. Lines are appended and never changed. `t` is the time of the event; texts
-    /// that are not known are empty.
+    /// Represents a line of the attempt log. Lines are appended and never changed. `t` is the time of the event. A text
+    /// that is unknown is empty, and empty values are left out of the line. `event` comes first in a line, so that
+    /// lines of one kind can be found without parsing all of them.
     @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, include = JsonTypeInfo.As.EXISTING_PROPERTY, property = "event")
     @JsonPropertyOrder("event")
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
+        /// This number grows when a line gets another meaning. A log of another format is refused.
         int FORMAT = 4;
+        /// Matches the beginning of a log. Its first line is a session, or records a torn line of the results that was
+        /// cut off before the session started.
         Pattern BEGINNING = Pattern.compile("""
-                \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
+                \\{"event":"(?:session|torn)","t":"\\d{4}-""");
         ObjectReader READER = Lines.MAPPER.rebuild()
                 .registerSubtypes(Stream.of(Event.class.getPermittedSubclasses())
                 .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new)).build()
                 .readerFor(Event.class);
 
+        /// Passes on every event of a log. Returns where the lines are that cannot be read.
         static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
-            return Lines.scan(log, "", READER, use);
+            return Lines.scan(log, "", READER, use); // "": lines with any beginning
         }
 
         /// Returns the sessions of the batch. Lines of other events are not parsed.
@@ -9975,8 +10197,8 @@ final class DifyExec implements Runnable {
             return "";
         }
 
-        /// The size of the results on disk at that time, or -1 if the event lacks it. If the file is shorter now, lines
-        /// were lost, and an empty list no longer shows that an attempt was not started.
+        /// Returns the size of the results on disk at that time, or -1 if the event lacks it. If the file is shorter
+        /// later, lines were lost, and a server's empty list no longer shows that an attempt was not started.
         default long results() {
             return -1;
         }
@@ -9986,22 +10208,29 @@ final class DifyExec implements Runnable {
             return kind(getClass());
         }
 
+        /// Returns the word for a type of event in the log, such as `attempt` for [AttemptEvent].
         private static String kind(Class<?> type) {
             return type.getSimpleName().replace("Event", "").toLowerCase(Locale.ROOT);
         }
 
-        /// Records that a session started to work on the batch, or changed its mode. `input` is relative to the folder
-        /// of the results. `auto` means that the tool chose the mode, and a later session with *auto* continues in it.
-        /// `typed` contains the options of the command line, each with its value, because the next command repeats what
-        /// the batch needs. `again` means that rows could be sent again although an earlier run of them succeeded or
-        /// may still succeed.
+        /// Records that a session started to work on the batch, or changed its mode.
+        ///
+        /// @param baseUrl the server's URL, or `demo`
+        /// @param appHash a salted hash of the key and the app id
+        /// @param sameApp whether only `--same-app` showed that the app is the same as before
+        /// @param server  Dify's version
+        /// @param auto    whether the tool chose the mode; a later session with *auto* then continues in it
+        /// @param input   the path of the CSV relative to the folder of the results, so that both can be moved together
+        /// @param typed   the options of the command line, each with its value; a suggested next command repeats those
+        ///                that the batch needs
+        /// @param again   whether rows could be sent again although an earlier run succeeded or may still succeed
         record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
                 String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
                 Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
                 List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
                 long results) implements Event {
             public SessionEvent {
-                if (choices == null) choices = Csv.Shape.DEFAULT;
+                if (choices == null) choices = Csv.Shape.DEFAULT; // empty choices are left out of the line
             }
 
             static SessionEvent of(Batch batch, String baseUrl, AppClaim app, String server,
@@ -10009,9 +10238,9 @@ final class DifyExec implements Runnable {
                 var csv = batch.csv().orElseThrow();
                 var input = csv.file().input().toAbsolutePath().normalize();
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
-                boolean isSameDisk = folder.getRoot().equals(input.getRoot());
+                boolean isSameDisk = folder.getRoot().equals(input.getRoot()); // two drives of Windows are not
                 return new SessionEvent(Instant.now(), FORMAT, NAME_AND_VERSION, ProcessKey.own(), baseUrl,
-                        app.hash(), app.id(), app.isAssumed(), server, null, false,
+                        app.hash(), app.id(), app.isAssumed(), server, null, false, // [#with] sets the mode
                         (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), typed, again, 0);
             }
@@ -10026,7 +10255,7 @@ final class DifyExec implements Runnable {
                         .map(name -> results.resolveSibling(name).normalize());
             }
 
-            /// Refuses a log in another format: a line with another meaning could hide a request that was sent.
+            /// Refuses a log in another format, because a line with another meaning could hide a request that was sent.
             void requireFormat(Path log) {
                 if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
                         + (tool.isEmpty() ? "another version" : Text.printable(tool, 60))
@@ -10038,15 +10267,15 @@ final class DifyExec implements Runnable {
         /// Identifies a process of one machine. The system may reuse its id for another process, but that process
         /// starts later.
         record ProcessKey(long id, Instant started) {
-            /// Returns this process, or null if the system does not say when it started.
+            /// Returns this process, or null if the system does not report when it started.
             static ProcessKey own() {
                 var own = ProcessHandle.current();
                 return own.info().startInstant().map(started -> new ProcessKey(own.pid(), started)).orElse(null);
             }
 
-            /// Returns whether another process of this machine has this id and started at this time, give or take 2
-            /// seconds because setting the clock shifts start times. This process runs no session while it asks, so its
-            /// own id does not count.
+            /// Returns whether another process of this machine has this id and started at this time. They may differ by
+            /// 2 seconds, because setting the clock shifts the start times that Linux reports. The own process does not
+            /// count, because it runs no session while it asks.
             boolean isOtherAlive() {
                 return id != ProcessHandle.current().pid() && ProcessHandle.of(id)
                         .flatMap(process -> process.info().startInstant())
@@ -10054,6 +10283,9 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Records that shards were merged. It is the last line of a complete merge.
+        ///
+        /// @param shards how many shards the batch has
         /// @param merged how many shards were merged
         /// @param missing the numbers of shards that have rows but were not there
         /// @param cut the numbers of shards whose results had been longer
@@ -10065,8 +10297,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Logged before the request is sent. `n` counts the row's retries; `edited` means that the shell changed its
-        /// inputs.
+        /// Records an attempt, before its request is sent. `n` counts the row's retries, and `edited` means that the
+        /// shell changed its inputs.
         record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
                 @JsonProperty(required = true) Mode mode, String fingerprint,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, long results) implements Event {
@@ -10076,6 +10308,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Records that Dify started the attempt's run, with the ids of the run and of the task that can be stopped.
         record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
 
         /// Records that the run waits for a person, `until` a time if the form has a deadline. Anybody with its `token`
@@ -10091,13 +10324,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Records that an attempt is over without a success. The `outcome` is failed, paused, unknown, or another word
-        /// that docs/files.md explains.
+        /// Records that an attempt is over without a success. `outcome` is failed, paused, unknown, or another word
+        /// that docs/files.md explains. `http` is the status of a refusal, or 0. `results` is always in the line,
+        /// because a size of 0 has a meaning.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, String run, int http, String error,
                 double seconds, long tokens, BigDecimal price, String currency, boolean edited,
                 @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
+            /// Returns the outcome of the row, or empty if the row stays pending.
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome).filter(status -> !status.isSuccess());
             }
@@ -10113,11 +10348,14 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Records that an attempt's run was looked up, and what the server reported.
         record LookEvent(Instant t, String user, String run, String saw) implements Event {}
+
+        /// Records that a look-up found a result, which was taken instead of running the row again.
         record HarvestEvent(Instant t, String user, String run) implements Event {}
 
-        /// Records that Dify was asked to stop a task. Without a `user`, it records that the session ended: early, if
-        /// there is a reason.
+        /// Records that Dify was asked to stop a task. Without a `user`, it records that the session ended, and `why`
+        /// it ended early if it did.
         record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
 
@@ -10127,15 +10365,25 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Records that the server was full, so that at most `limit` rows run at a time from then on.
         record ThrottleEvent(Instant t, String user, String why, int limit) implements Event {}
+
+        /// Records that the run of an attempt appeared after its row was sent again.
         record LateEvent(Instant t, @JsonProperty(required = true) String id, String user, String run, String saw)
                 implements Event {}
+
+        /// Records that so many bytes of a torn last line were cut off a file, at this offset.
         record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
     }
 
-    /// Reads the lines of a file, in order or by offset, without byte order marks, which `cat` leaves anywhere.
+    /// Reads the lines of a file, in order or by offset. Byte order marks before a line are skipped, because `cat` of
+    /// several files leaves them there. Bytes are searched for line breaks and only lines that matter are parsed,
+    /// because a log may have millions of lines.
     static final class Lines implements AutoCloseable {
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
+        /// Reads lines of a batch. Unknown fields are ignored, because the original tool and later versions have
+        /// others. Text after the JSON is an error, because it comes from two lines that were joined. Missing and null
+        /// lists are empty. A line without a valid time is not ours.
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
@@ -10151,13 +10399,17 @@ final class DifyExec implements Runnable {
                             }
                         })).build();
         static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
-        /// How many bytes a seek reads before its line, because the lines of a row are often close to each other.
+        /// How many bytes of a page a seek reads before its line. Rows that follow each other have their lines close
+        /// together in the file, but in any order, so that the next seek often finds its line in the same page.
         private static final int SEEK_BACK = 1 << 14;
 
         final Path path;
         private final FileChannel file; // null if the file does not exist
-        private byte[] page = new byte[1 << 16];
-        private long first = 0, number = 0; // where in the file the page begins
+        private byte[] page = new byte[1 << 16]; // a part of the file; grows if a line is longer
+        /// `first` is the offset in the file at which the page begins, and `number` is that of the line, from 1.
+        private long first = 0, number = 0;
+        /// Holds offsets in the page. `filled` is where its bytes end. `begin` is where the line begins, `start` where
+        /// its text does after byte order marks, and `end` where it ends.
         private int filled = 0, begin = 0, start = 0, end = -1;
 
         Lines(Path path) {
@@ -10165,13 +10417,13 @@ final class DifyExec implements Runnable {
             file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
-        /// Takes the value read from a line, and the line itself, which is valid only until the next line is read.
+        /// Takes the value of a line, and the line itself, which is valid only until the next line is read.
         interface Use<T> {
             void line(T value, Lines line) throws IOException;
         }
 
-        /// Passes on each line that starts with `beginning`. Returns where the lines are that cannot be read, but
-        /// leaves out blank lines and a last line that is still being written.
+        /// Reads each line that starts with `beginning`. Returns where the lines are that cannot be read. Blank lines
+        /// and a last line that is still being written are not among them.
         static <T> List<String> scan(Path file, String beginning, ObjectReader reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
             var head = beginning.getBytes(UTF_8);
@@ -10187,18 +10439,21 @@ final class DifyExec implements Runnable {
             return bad;
         }
 
+        /// Moves to the next line. Returns false at the end of the file.
         boolean next() {
             long place = first + end + 1;
             if (!find(place)) fill(place, place);
             number++;
-            return end < filled || begin < end;
+            return end < filled || begin < end; // a last line may have no line break
         }
 
+        /// Moves to the line at this offset. The line is empty if the file has become shorter.
         Lines seek(long place) {
             if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - SEEK_BACK));
             return this;
         }
 
+        /// Reads a page of the file, from the offset `from`, that contains the whole line at `place`.
         private void fill(long place, long from) {
             first = from;
             while (true) {
@@ -10206,13 +10461,13 @@ final class DifyExec implements Runnable {
                 while (file != null && room.hasRemaining()
                         && Storage.naming(path, () -> file.read(room, first + room.position())) >= 0) {}
                 filled = room.position();
-                if (find(place) || room.hasRemaining()) return;
-                page = new byte[page.length * 2];
+                if (find(place) || room.hasRemaining()) return; // room is left only at the end of the file
+                page = new byte[page.length * 2]; // the line is longer than the page
             }
         }
 
-        /// Finds the end of the line at this offset. Returns false if the end is not in the page; the last line of a
-        /// file may have none. This looks at each byte of long files, so the loop has only local variables.
+        /// Finds the line at this offset in the page. Returns false if its line break is not in the page; the last line
+        /// of a file may have none. The loop looks at each byte of long files, and local variables make it faster.
         private boolean find(long place) {
             begin = start = (int) (place - first);
             var bytes = page;
@@ -10223,10 +10478,12 @@ final class DifyExec implements Runnable {
             return end < filled;
         }
 
+        /// Returns the offset of the line in the file.
         long place() {
             return first + begin;
         }
 
+        /// Returns whether the line has its line break. Another process may still be writing a line without one.
         boolean isWhole() {
             return end < filled;
         }
@@ -10249,8 +10506,9 @@ final class DifyExec implements Runnable {
             return read(reader, page, start, end - start);
         }
 
+        /// Reads the JSON of a line, or returns empty if it cannot be read as this type.
         static <T> Optional<T> read(ObjectReader reader, byte[] line, int from, int length) {
-            // Jackson would guess UTF-16, by zeros or by a byte order mark; no byte of UTF-8 is FE or FF
+            // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no text in UTF-8 begins so
             if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
                 return Optional.empty();
             try {
