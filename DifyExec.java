@@ -1993,12 +1993,12 @@ final class DifyExec implements Runnable {
             boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
                 var path = wanted.page(number);
-                var page = dify.exchange().asked(() -> dify.client().page(path), NOTHING_WRITTEN);
+                var page = dify.exchange().ask(() -> dify.client().page(path), NOTHING_WRITTEN);
                 for (var run : page.path("data")) {
                     var id = run.at("/workflow_run/id").asText("");
                     if (id.isEmpty() || !wanted.includes(run)) continue;
                     if (taken.size() == wanted.last || !listed.add(id)) continue;
-                    take(dify.exchange().asked(() -> dify.client().storedRun(id), NOTHING_WRITTEN));
+                    take(dify.exchange().ask(() -> dify.client().storedRun(id), NOTHING_WRITTEN));
                     if (!hasScreen) continue;
                     dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line overwrites it
                     dify.err().flush();
@@ -3585,7 +3585,7 @@ final class DifyExec implements Runnable {
             var latencies = latencies(tally);
             if (!latencies.isEmpty()) figures.add("latency (s): " + latencies);
             long tokens = tally.spending().tokens();
-            if (tokens > 0) figures.add("tokens: " + known(Long.toString(tokens), cost(tally.ownSpending())));
+            if (tokens > 0) figures.add("tokens: " + known(Long.toString(tokens), cost(tally.ownSpending)));
             long harvested = tally.count(HarvestEvent.class), throttled = tally.count(ThrottleEvent.class);
             if (tally.retries() > 0) figures.add(Text.count(tally.retries(), "retry", "retries"));
             if (harvested > 0) figures.add(Text.count(harvested, "result") + " recovered without running again");
@@ -5301,14 +5301,19 @@ final class DifyExec implements Runnable {
 
     // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
+    /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes, so nothing is
+    /// locked.
     static final class Engine {
-        /// Limits the wait for runs that Dify was asked to stop, after the grace period and after a second signal.
-        /// After that signal, it also limits the wait for the disk.
-        private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
-        /// Limits the wait for running rows after the app was deleted, and sets how often a slow disk is checked.
-        private static final Duration SHUT_OUT = Duration.ofSeconds(7), LOOK_AT_DISK = Duration.ofMillis(100);
-
+        /// Limits the wait for the outcomes of runs that Dify was asked to stop, after the grace period. Dify reports a
+        /// stopped run within about 0.3 s (`stop_race.json`); the rest is a margin for a slow server.
+        private static final Duration STOP_TIMEOUT = Duration.ofSeconds(3);
+        /// Limits that wait, and the wait for the disk, after a second signal: the user does not want to wait.
+        private static final Duration SECOND_STOP_TIMEOUT = Duration.ofMillis(1500);
+        /// Limits the wait for running rows after Dify rejected the key. Users are promised an end within ten seconds
+        /// (docs/pace.md), and the last writes need some of them.
+        private static final Duration REJECTED_KEY_TIMEOUT = Duration.ofSeconds(7);
+        /// Sets how often a slow disk is checked for. It must be well below [#SECOND_STOP_TIMEOUT], to which it adds.
+        private static final Duration DISK_CHECK_INTERVAL = Duration.ofMillis(100);
         private final Terms terms;
         private final Agenda agenda;
         private final LookUpRules lookUpRules;
@@ -5320,19 +5325,21 @@ final class DifyExec implements Runnable {
         private final Watcher watcher;
         private final Ports ports;
         private final InstantSource clock;
-        private final AtomicInteger interrupts = new AtomicInteger();
-        private final Map<Long, InFlight> running = new LinkedHashMap<>();
+        private final AtomicInteger interrupts = new AtomicInteger(); // any thread may add one, see [#interrupt]
+        private final Map<Long, InFlight> running = new LinkedHashMap<>(); // by the attempt's sequence number
         private final int looksAtOnce;
-        private int looking = 0, probing = 0;
-        private Instant hardStop = Instant.MAX;
+        private int looking = 0, probing = 0; // look-ups and probes without a response so far
+        private Instant hardStop = Instant.MAX; // when a stopped session no longer waits for running rows
+        /// Each becomes true when a notice or request that must not be repeated was sent.
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false;
-        private String version, lastPause = "";
+        private String version, lastPause = ""; // the workflow version of the last run, and the last pause reported
         private boolean hasStartedRuns = false; // true also if one may have started
 
+        /// Holds the rules of a session, which decide without touching the outside world.
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.UserNames names) {}
 
-        /// Holds what an engine needs of the world outside. Workers and signals put messages into the mailbox, and the
-        /// engine's thread takes them out.
+        /// Holds what an engine needs of the world outside, so that tests can replace it. Workers and signals put
+        /// messages into the mailbox, and the engine's thread takes them out.
         ///
         /// @param halt ends the process at once
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
@@ -5357,19 +5364,23 @@ final class DifyExec implements Runnable {
             this.writer = writer;
             this.tally = new Tally(wanted, pace, clock);
             writer.batch().history().count(tally);
+            // each look-up needs one of the server's connections, and most of them are for new rows; with at least two
+            // look-ups, a slow one does not hold up all others
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
             var versions = writer.batch().index().versions();
             this.version = versions.isEmpty() ? "" : versions.getLast();
         }
 
-        /// Holds an attempt in flight. Its worker sets the volatile fields.
+        /// Holds an attempt in flight. Its worker sets the volatile fields, and the engine's thread the others.
         private static final class InFlight {
             final Attempt attempt;
-            volatile Thread thread;
+            volatile Thread thread; // to interrupt; null until the worker starts
             volatile Instant lastEvent; // of a stream
             Instant start; // TIMEOUT counts from the request, then from a stream's first event
             Instant lastLook = Instant.MIN;
             Optional<RunRef> run = Optional.empty();
+            /// `isStreaming` is true from a stream's first event on, but not while files are downloaded. `lookedUp` is
+            /// true while the stream's run is looked up, so that there is one look-up at a time.
             boolean isStreaming, stopAsked, lookedUp;
 
             InFlight(Attempt attempt) {
@@ -5386,13 +5397,13 @@ final class DifyExec implements Runnable {
         /// Stops the session. May be called from any thread.
         void interrupt(String signal) {
             interrupts.incrementAndGet();
-            ports.mailbox().add(() -> interrupted(signal));
+            ports.mailbox().add(() -> onInterrupt(signal));
         }
 
         /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped the run. If the
-        /// run and the last write both report a reason, the run's counts.
+        /// run and the last write both report a reason, the run's counts, because it came first.
         Optional<Stop> runUntilWritten() throws InterruptedException {
-            var former = new LinkedHashMap<String, Object>();
+            var former = new LinkedHashMap<String, Object>(); // the shell needs its own handlers back
             for (var name : List.of("INT", "TERM", "HUP"))
                 former.put(name, Signals.register(name, () -> interrupt(name)));
             var disk = Thread.startVirtualThread(this::watchDisk);
@@ -5410,13 +5421,14 @@ final class DifyExec implements Runnable {
         /// signal.
         void watchDisk() {
             try {
-                for (boolean isSaid = false; ; Thread.sleep(LOOK_AT_DISK)) {
+                for (boolean isSaid = false; ; Thread.sleep(DISK_CHECK_INTERVAL)) {
                     if (!isSaid && writer.isDiskSlow()) {
                         isSaid = true;
                         watcher.say("Waiting for a slow disk to save the results. Press Ctrl-C twice to stop at "
                                 + "once; the next run resumes.");
                     }
-                    if (interrupts.get() > 1 && writer.forcingFor().compareTo(AFTER_SECOND) > 0) ports.halt().run();
+                    boolean isStuck = writer.forcingFor().compareTo(SECOND_STOP_TIMEOUT) > 0;
+                    if (interrupts.get() > 1 && isStuck) ports.halt().run(); // nothing else ends a wait for the disk
                 }
             } catch (InterruptedException _) {
                 // the session is over
@@ -5424,19 +5436,20 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns why the batch stopped early, or empty if every row has its outcome. The order of the steps keeps the
-        /// promises: what messages brought is written before it counts, attempts are on disk before they are sent, and
-        /// outcomes are on disk before they are shown.
+        /// promises: results and log lines are written before they count, attempts are on disk before they are sent,
+        /// and outcomes are on disk before they are shown.
         Optional<Stop> run() throws InterruptedException {
             try {
                 checkLimits(); // earlier sessions may have used them up
                 for (beforeEnd(); !isOver(); beforeEnd()) {
                     var starts = startDue();
-                    writer.commit(clock.instant(), watcher::say);
+                    writer.commit(clock.instant(), watcher::say); // writes the attempts and the last outcomes to disk
                     starts.forEach(this::send);
                     tally.tick(clock.instant(), new Tally.Now(running.size(), agenda.waiting(),
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
+                    // all messages that wait share one write to disk, which takes far longer than they do
                     for (; message != null; message = ports.mailbox().poll()) message.run();
                     writer.write();
                     checkLimits();
@@ -5453,38 +5466,40 @@ final class DifyExec implements Runnable {
                     ? Stop.early(stop.what(), stop.hint()) : stop);
         }
 
-        /// Looks once more for runs that counted as not started, when all rows have ended. After a stop, asks Dify to
-        /// stop what still runs, when the grace period of the rows is over.
+        /// Looks once more for runs that counted as not started, when all rows have ended. After a stop and the grace
+        /// period, asks Dify to stop the runs that are still active.
         private void beforeEnd() {
             var now = clock.instant();
             if (agenda.stop().isPresent()) {
-                if (!running.isEmpty() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(AFTER_STOP);
+                if (!running.isEmpty() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(STOP_TIMEOUT);
             } else if (running.isEmpty() && looking == 0) agenda.lookForLate(now);
         }
 
+        /// Returns whether the session may end: everything is done or, after a stop, no running row is waited for.
         private boolean isOver() {
             if (agenda.stop().isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone();
             return running.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
-        /// Adds every attempt that may start to the log and returns it. It is sent after it is on disk.
+        /// Adds every attempt that may start to the log and returns it. The attempts are sent when they are on disk,
+        /// because an attempt that the log lacks would be sent and paid for again after a crash. Look-ups and probes
+        /// cost nothing, so they leave at once.
         private List<InFlight> startDue() {
             var now = clock.instant();
             if (agenda.stop().isPresent()) return List.of();
             var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
-                if (due.isEmpty()) break; // also if a changed CSV has closed the agenda
+                if (due.isEmpty()) break; // no row is due, or a changed CSV has just stopped the batch
                 var row = due.get().row();
                 var user = terms.names().next();
                 var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user,
-                        terms.modes().mode(),
-                        row.hash(), now, row.isEdited());
+                        terms.modes().mode(), row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
                 running.put(attempt.sequence(), sent);
                 pace.started(now);
                 writer.record(AttemptEvent.of(attempt, writer.resultsOnDisk()));
-                agenda.markResent(row);
+                agenda.markResent(row); // a run of an earlier attempt would now be paid for twice
                 starts.add(sent);
             }
             lookUpSilent(now);
@@ -5497,11 +5512,12 @@ final class DifyExec implements Runnable {
         /// Returns whether a row may start. Unresolved runs keep their slots until the server responds, so that an
         /// outage leaves no more of them than there are slots.
         private boolean hasRoom(Instant when, Instant now) {
-            return pace.hasRoom(when, busy(now) + health.doubts()) && running.size() < 2 * pace.ceiling;
+            // silent streams give up slots but stay open, so they need a limit of their own
+            return pace.hasRoom(when, busySlots(now) + health.doubts()) && running.size() < 2 * pace.ceiling;
         }
 
         /// Looks up streams without a first event. Such a stream may wait in the server's queue, but its run may also
-        /// have ended unseen, as after a restart of Redis (Dify 1.16.1).
+        /// have ended unseen, as after a restart of Redis (Dify 1.16.1). The stream stays open meanwhile.
         private void lookUpSilent(Instant now) {
             for (var sent : running.values()) {
                 if (sent.lookedUp || !sent.isSilent(now) || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
@@ -5514,7 +5530,7 @@ final class DifyExec implements Runnable {
             return (int) running.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
-        /// Asks the server for something that starts nothing, because a row would be unresolved without a response.
+        /// Asks the server for something that starts nothing. A row would become unresolved if no response came.
         private void probe(Instant now) {
             probing++;
             work(() -> {
@@ -5525,6 +5541,7 @@ final class DifyExec implements Runnable {
 
         private void probed(Optional<Response> failure, Instant sent) {
             probing--;
+            // even a refusal shows that the server responds
             if (failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer()) health.answered(sent);
             else health.failed(clock.instant(), sent);
             failure.ifPresent(response -> obeyPause(response, clock.instant()));
@@ -5537,8 +5554,10 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Runs on a worker thread: sends the attempt, and passes on the events of its stream.
         private Response answer(InFlight sent) {
-            if (agenda.stop().isPresent() || interrupts.get() > 0) // a signal may wait for the disk
+            // the engine's thread may be waiting for the disk, and then sees a signal later than this thread
+            if (agenda.stop().isPresent() || interrupts.get() > 0)
                 return new Response.NotSent("not sent: the batch was stopping", "");
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
@@ -5549,8 +5568,10 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Looks a run up on a worker thread. If the run is to be stopped first, the log records that before, so that
+        /// it shows who stopped the run.
         private void look(Unresolved unresolved) {
-            if (hasEnded(unresolved)) return;
+            if (hasEnded(unresolved)) return; // its stream ended while it waited for this look-up
             var now = clock.instant();
             looking++;
             if (unresolved.stopsFirst())
@@ -5562,13 +5583,14 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Runs this on a worker thread. The action that it returns, or its error, then runs on the engine's thread.
+        /// Runs `work` on a worker thread, and the action that it returns on the engine's thread. An error of the
+        /// worker is thrown on the engine's thread, because the session would wait for a lost message forever.
         private void work(Supplier<Runnable> work) {
             ports.workers().execute(() -> {
                 Runnable then;
                 try {
                     then = work.get();
-                } catch (OutOfMemoryError problem) {
+                } catch (OutOfMemoryError problem) { // unwrapped, because it is reported to the user with a remedy
                     then = () -> {
                         throw problem;
                     };
@@ -5581,13 +5603,16 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Returns how long the engine may wait for a message, until something is due without one.
         private Duration untilNext() {
             var now = clock.instant();
-            var redrawn = now.plusMillis(200); // the progress line is redrawn
+            var redrawn = now.plusMillis(200); // five updates of the progress line a second are enough to look live
+            // a look-up that has to wait for another one starts with that one's message
             var nextLook = looking < looksAtOnce
                     ? Collections.max(List.of(agenda.nextLook(), health.opens())) : Instant.MAX;
             var next = Collections.min(agenda.stop().isPresent() ? List.of(redrawn, hardStop)
                     : List.of(redrawn, nextStart(now), nextLook, probing > 0 ? Instant.MAX : health.nextProbe()));
+            // at least 1 ms, so that something that is due but cannot start does not make the loop spin
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
@@ -5597,32 +5622,39 @@ final class DifyExec implements Runnable {
                     : Collections.max(List.of(agenda.nextRow(now), pace.nextStart(), health.opens()));
         }
 
+        /// Returns why nothing seems to happen, for the progress line: a pause, or the time until the next start.
         private Optional<String> pauseNote(Instant now) {
             if (agenda.stop().isPresent()) return Optional.empty();
-            var next = running.isEmpty() ? nextStart(now) : now;
+            var next = running.isEmpty() ? nextStart(now) : now; // with a running row, the line moves anyway
             return health.pauseNote(now).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
                     ? Optional.of("next start in " + Text.seconds(Duration.between(now, next)))
                     : Optional.empty());
         }
 
-        /// Returns how many slots are taken. A stream that sends only pings for `patience` may have lost its worker.
-        private int busy(Instant now) {
+        /// Returns how many slots are taken. A stream that sends only pings for `patience` may have lost its worker,
+        /// and would keep its slot until `TIMEOUT`. Together with runs that were cut off, such streams therefore hold
+        /// only the slots that [Pace#held] leaves them.
+        private int busySlots(Instant now) {
             int quiet = (int) running.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
             return running.size() - quiet + pace.held(agenda.cutRuns(), quiet, now);
         }
 
-        private int onServer() {
+        /// Returns how many runs may be active on the server, including those that were cut off.
+        private int runsOnServer() {
             return running.size() + agenda.cutRuns().size();
         }
 
+        /// Takes an event of a stream from its worker. Events that only a live view shows are passed on; the others
+        /// concern the log, the time limit and the pace.
         private void onStreamEvent(InFlight sent, StreamEvent heard) {
             var attempt = sent.attempt;
-            boolean isOpen = running.containsKey(attempt.sequence()); // otherwise its outcome is known already
+            boolean isOpen = running.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
             switch (heard) {
                 case StreamEvent.Uploaded _ -> {
                     sent.start = clock.instant(); // the request follows
                 }
+                // one case for each, so that the compiler reports an event that is added later
                 case StreamEvent.NodeBegan node -> watcher.onStreamEvent(node);
                 case StreamEvent.NodeEnded node -> watcher.onStreamEvent(node);
                 case StreamEvent.Chunk text -> watcher.onStreamEvent(text);
@@ -5631,10 +5663,10 @@ final class DifyExec implements Runnable {
                         clock.instant(), attempt.row().id(), attempt.user(), run, node, token,
                         until.map(Times::text).orElse("")));
                 case StreamEvent.Finished(var run, var recorded) -> {
-                    sent.isStreaming = false;
+                    sent.isStreaming = false; // no events come during the downloads, which is not a worker's silence
                     if (isOpen) logRun(sent, run);
                     writer.write();
-                    recorded.complete(null);
+                    recorded.complete(null); // the worker waits for the log before it downloads
                 }
                 case StreamEvent.Began _, StreamEvent.Idle _ when !isOpen -> {}
                 case StreamEvent.Began(var run) -> {
@@ -5645,7 +5677,7 @@ final class DifyExec implements Runnable {
                     health.answered(attempt.at());
                     queue.began(attempt);
                     noteWait(attempt, waited, "first event after %s");
-                    if (taskStopsSent) stopTask(sent);
+                    if (taskStopsSent) stopTask(sent); // its task was unknown when the other runs were stopped
                 }
                 case StreamEvent.Idle(var run) -> {
                     var quiet = Unresolved.withoutWait(attempt, Purpose.QUIET, Optional.of(run), clock.instant());
@@ -5656,7 +5688,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Logs a run once, whether its stream or a response without an outcome names it first.
+        /// Logs a run once, so that a later session can look it up by its id. The id comes from the run's stream, or
+        /// from a response without an outcome.
         private void logRun(InFlight sent, RunRef run) {
             if (sent.run.isPresent()) return;
             sent.run = Optional.of(run);
@@ -5664,29 +5697,32 @@ final class DifyExec implements Runnable {
                     run.task()));
         }
 
-        /// Slows down if a run waited before it started. Streams that have had an event count as running, and so do
-        /// blocking requests that were sent well before.
+        /// Slows down if a run waited before it started. Streams that have had an event count as running. Nothing shows
+        /// when a blocking run starts, so a blocking request counts as running if it was sent well before this one.
         ///
         /// @param why contains `%s` for the time; it is filled in only if the run has waited, because most have not
         private void noteWait(Attempt attempt, Duration waited, String why) {
+            // a tenth earlier, because requests that left together with this one may be waiting, too
             var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
-            int inside = (int) running.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
+            int active = (int) running.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
                     ? other.isStreaming : other.attempt.at().isBefore(before)).count();
-            if (attempt.mode() == Mode.BLOCKING) inside++; // the run that has just ended
-            if (pace.cutIfQueued(waited, attempt.sequence(), inside, terms.names().count()))
-                slowedDown(attempt, why.formatted(Text.seconds(waited)));
+            if (attempt.mode() == Mode.BLOCKING) active++; // the run that has just ended
+            if (pace.cutIfQueued(waited, attempt.sequence(), active, terms.names().count()))
+                recordThrottle(attempt, why.formatted(Text.seconds(waited)));
         }
 
-        private void slowedDown(Attempt attempt, String why) {
+        private void recordThrottle(Attempt attempt, String why) {
             writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.places()));
         }
 
+        /// Takes the response to an attempt from its worker: adapts the pace and the mode, then does what the [Judge]
+        /// decides for the row.
         private void onResponse(Attempt attempt, Response response) {
             var sent = running.remove(attempt.sequence());
-            if (sent == null) return; // its end is known already
+            if (sent == null) return; // a look-up has found its run's end before
             var now = clock.instant();
             pace.ended(now);
-            if (response instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
+            if (response instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) { // the next session resends it
                 logEnd(attempt, "interrupted", ran, "stopped on request");
                 return;
             }
@@ -5697,10 +5733,10 @@ final class DifyExec implements Runnable {
             if (verdict instanceof Verdict.LookUp) response.run().ifPresent(run -> logRun(sent, run));
             else if (response instanceof Response.Ran ran) watcher.ran(ran);
             carryOut(attempt, sent.start, response, verdict);
-            obeyPause(response, now);
+            obeyPause(response, now); // last, because the first reason to stop is the one that counts
         }
 
-        /// Logs the end of an attempt whose row stays without an outcome.
+        /// Logs the end of an attempt that leaves its row without an outcome.
         private void logEnd(Attempt attempt, String end, Response response, String why) {
             var now = clock.instant();
             if (!writer.batch().history().isClosed(attempt, end)) // an earlier session recorded it
@@ -5719,22 +5755,25 @@ final class DifyExec implements Runnable {
             lastPause = text;
         }
 
+        /// Adapts concurrency, the server's health and the mode to a response. This does not depend on the row: even a
+        /// failed run shows that the server can run rows.
         private void adjustPace(Attempt attempt, Response response, Instant now) {
             var took = Duration.between(attempt.at(), now);
             if (response instanceof Response.Ran ran) {
                 pace.finished(ran.usage().within(took), now);
-                ran.waited().ifPresent(waited -> noteWait(attempt, waited,
-                        "waited %s in the server's queue"));
-                if (!ran.isBare()) queue.began(attempt); // otherwise its run may still wait
+                ran.waited().ifPresent(waited -> noteWait(attempt, waited, "waited %s in the server's queue"));
+                if (!ran.isBare()) queue.began(attempt); // a made-up end does not show that its run has left the queue
             }
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
                     pace.succeeded();
                     health.served(attempt.at());
                 }
+                // a 5xx may come from a proxy or a crash after the run has started
                 case Response.Refused refused when refused.status() >= 500
                         && !refused.inStream() -> health.doubted(now, attempt.at());
                 case Response.Refused _ -> health.answered(attempt.at());
+                // the file itself was rejected, so the server responds
                 case Response.NotUploaded file when !file.mayPass() -> health.answered(attempt.at());
                 case Response.Cut _ -> health.doubted(now, attempt.at());
                 case Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
@@ -5743,12 +5782,16 @@ final class DifyExec implements Runnable {
                 var mode = terms.modes().mode();
                 terms.limits().costUnavailable(mode).ifPresentOrElse(agenda::stopWith, () -> {
                     watcher.say(change);
-                    var call = writer.batch().history().last(SessionEvent.class).orElseThrow();
-                    writer.record(call.with(now, mode, call.auto(), writer.resultsOnDisk()));
+                    // logged like a new session, so that later sessions continue in this mode
+                    var session = writer.batch().history().last(SessionEvent.class).orElseThrow();
+                    writer.record(session.with(now, mode, session.auto(), writer.resultsOnDisk()));
                 });
             });
         }
 
+        /// Does what was decided about an attempt. Only retries of failures count against `MAX_RETRIES`: a row is not
+        /// at fault if the server was full or not reached.
+        ///
         /// @param start the instant from which the run's time limit counts
         private void carryOut(Attempt attempt, Instant start, Response response, Verdict verdict) {
             var now = clock.instant();
@@ -5759,10 +5802,11 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, "again", response, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
-                    pace.refused(attempt.sequence(), onServer(), terms.names().count());
-                    if (onServer() > busy(now)) pace.noneBefore(now.plus(after)); // runs that were cut off hold slots
-                    health.refused(now, onServer());
-                    slowedDown(attempt, why);
+                    pace.refused(attempt.sequence(), runsOnServer(), terms.names().count());
+                    // runs that were cut off hold slots on the server, so other rows would be refused in turn
+                    if (runsOnServer() > busySlots(now)) pace.noneBefore(now.plus(after));
+                    health.refused(now, runsOnServer());
+                    recordThrottle(attempt, why);
                     agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
                     logEnd(attempt, "throttled", response, why);
                 }
@@ -5772,39 +5816,44 @@ final class DifyExec implements Runnable {
                 }
                 case Verdict.LookUp(var symptom, var why) -> {
                     if (agenda.stop().isPresent()) return; // the next session looks it up
+                    // a run that timed out has used up its time, but is looked up once before it is stopped
                     var deadline = symptom == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
                     var since = symptom == Symptom.STREAM_SILENT ? attempt.at() : now; // silent since the request
                     agenda.lookUpFirst(new Unresolved(attempt, response, symptom, why, since, deadline), now);
                 }
                 case Verdict.StopBatch(var stop, var isShutOut) -> {
                     logEnd(attempt, "refused", response, stop.what());
-                    refused(stop, isShutOut);
+                    stopAll(stop, isShutOut);
                 }
             }
         }
 
         /// Stops the batch, because the server refuses all of it. If the server no longer accepts the key (the app was
-        /// deleted), the outcomes of running rows may never arrive: those of the next seconds count, and a later
-        /// session looks the others up.
-        private void refused(Stop stop, boolean isShutOut) {
+        /// deleted), the outcomes of running rows may never arrive. Outcomes of the next seconds count, and a later
+        /// session looks the other runs up.
+        private void stopAll(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
             if (!isShutOut || taskStopsSent) return;
             taskStopsSent = true; // requests to stop would be refused, too
-            hardStop = clock.instant().plus(SHUT_OUT);
+            hardStop = clock.instant().plus(REJECTED_KEY_TIMEOUT);
         }
 
+        /// Stops the batch if a limit is reached. When no row is left to send, only `--max-failures` stops the batch,
+        /// because the other limits exist to save what further rows would cost.
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
-            terms.limits().limitReached(writer.batch().figures().spending(), tally.ownSpending())
+            terms.limits().limitReached(writer.batch().figures().spending(), tally.ownSpending)
                     .ifPresent(agenda::stopWith);
+            // a row that succeeded shows that the workflow and its settings can work
             if (writer.batch().index().succeeded() == 0)
                 terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
         }
 
-        /// Says once how to see what the runs cost, unless the user chose the mode or runs the demo, which is free.
+        /// Says once how to see what the runs cost. Says nothing if the user chose the mode or runs the demo, which is
+        /// free.
         private void notePrices() {
-            if (pricesNoted || !tally.ownSpending().lacksPrices()) return;
+            if (pricesNoted || !tally.ownSpending.lacksPrices()) return;
             pricesNoted = true;
             boolean isOurChoice = writer.batch().history().last(SessionEvent.class)
                     .filter(session -> session.auto() && !session.baseUrl().equals("demo")).isPresent();
@@ -5812,11 +5861,12 @@ final class DifyExec implements Runnable {
                 watcher.say("Note: Dify reports prices only in streams; --mode streaming shows what the runs cost.");
         }
 
-        /// Records the row's outcome, which counts when it is written.
+        /// Records the row's outcome, which counts when it is written. A success is one line of the results, and any
+        /// other outcome one line of the log, so that no outcome can be in both.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
             var files = response instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
                     : Response.SavedFiles.NONE;
-            var ended = now.minus(files.took());
+            var ended = now.minus(files.took()); // the downloads are not part of the run's time
             var took = attempt.took(response, ended);
             if (response instanceof Response.Ran ran && outcome.status().isSuccess())
                 writer.succeed(new Results.Success(attempt, ran, ended, took, files));
@@ -5826,7 +5876,8 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
 
-        /// Reports each new version, and once each that a character is damaged and that links expire.
+        /// Reports each new version of the workflow. Reports a damaged character and links that expire only once,
+        /// because other rows will probably have them, too.
         private void noteOnce(String id, Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
@@ -5844,6 +5895,9 @@ final class DifyExec implements Runnable {
                     + "--save-files DIR downloads them.");
         }
 
+        /// Takes a look-up's result from its worker. Notes what it shows about the server, then takes the steps that
+        /// the [LookUpRules] decide for the row. If a `QUIET` look-up finds the run's end, the end replaces the silent
+        /// stream, whose worker is interrupted.
         private void onLookUpResult(Unresolved unresolved, LookUpResult found, Instant sent) {
             looking--;
             agenda.release(unresolved);
@@ -5858,10 +5912,10 @@ final class DifyExec implements Runnable {
             writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
             if (unresolved.is(Symptom.RECHECK) && found.isThere()) {
-                if (agenda.isLate(attempt)) late(attempt, found);
+                if (agenda.isLate(attempt)) recordLate(attempt, found);
                 agenda.appeared(attempt);
             }
-            if (!hasEnded(unresolved)) {
+            if (!hasEnded(unresolved)) { // otherwise the stream's own end came first
                 var steps = lookUpRules.steps(unresolved, found, lookUpContext(unresolved), now);
                 if (unresolved.is(Purpose.QUIET)) {
                     running.get(attempt.sequence()).lookedUp = false;
@@ -5870,20 +5924,24 @@ final class DifyExec implements Runnable {
                 if (unresolved.is(Purpose.QUIET) && found instanceof LookUpResult.Ended) {
                     pace.ended(now); // the run has ended, although its stream did not report it
                     var worker = running.remove(attempt.sequence()).thread;
-                    if (worker != null) worker.interrupt();
+                    if (worker != null) worker.interrupt(); // null if the worker has not begun
                 }
                 takeSteps(unresolved, steps);
             }
+            // last, because the first reason to stop is the one that counts
             if (found instanceof LookUpResult.Silent(var response)) obeyPause(response, now);
         }
 
-        private void late(Attempt attempt, LookUpResult found) {
+        /// Records a run that was found although its row was sent again. The exit code is then 3, because the row may
+        /// have been paid for twice.
+        private void recordLate(Attempt attempt, LookUpResult found) {
             var run = found.run().orElse(RunRef.NONE);
             writer.record(new LateEvent(clock.instant(), attempt.row().id(), attempt.user(), run.id(), found.word()));
             watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
                     + " was found after the row was sent again; you may have paid for the row twice.");
         }
 
+        /// Returns whether the stream of a `QUIET` look-up has ended, so that the look-up no longer matters.
         private boolean hasEnded(Unresolved unresolved) {
             return unresolved.is(Purpose.QUIET) && !running.containsKey(unresolved.attempt().sequence());
         }
@@ -5897,12 +5955,13 @@ final class DifyExec implements Runnable {
                     writer.status(unresolved.attempt().row()).isSuccess());
         }
 
-        /// Returns whether this session will still send streams, or has sent some that wait for their first event.
+        /// Returns whether this session will still send streams, or waits for the first event of some that it sent.
         private boolean hasStreamsToCome() {
             return terms.modes().mode() == Mode.STREAMING
                     && (agenda.hasRows() || running.values().stream().anyMatch(sent -> !sent.isStreaming));
         }
 
+        /// Does what the rules decided, in this order.
         private void takeSteps(Unresolved unresolved, List<LookUpRules.Step> steps) {
             var attempt = unresolved.attempt();
             for (var step : steps) switch (step) {
@@ -5916,33 +5975,39 @@ final class DifyExec implements Runnable {
                 case LookUpRules.Step.Say(var text) -> watcher.say(text);
                 case LookUpRules.Step.Close(var end, var response, var why) -> {
                     logEnd(attempt, end, response, why);
+                    // no run has appeared, but one still may: it is looked for before the row is sent again
                     if (response instanceof Response.Cut && response.run().isEmpty()) agenda.addUnseen(attempt);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
+                    // with `--resend-unknown`, the row is sent whatever its other attempts may have started
                     if (rechecked && !unresolved.is(Purpose.RESEND))
                         agenda.enqueue(attempt.row(), tries, clock.instant());
                     else agenda.schedule(attempt.row(), tries, clock.instant(),
                             rechecked ? Optional.of(attempt) : Optional.empty());
                 }
-                case LookUpRules.Step.Abort(Verdict.StopBatch(var stop, var isShutOut)) -> refused(stop, isShutOut);
+                case LookUpRules.Step.Abort(Verdict.StopBatch(var stop, var isShutOut)) -> stopAll(stop, isShutOut);
             }
         }
 
-        private void interrupted(String signal) {
+        /// Stops starting rows at the first signal, and gives running rows the grace period. At the second signal, asks
+        /// Dify to stop them.
+        private void onInterrupt(String signal) {
             var grace = terms.limits().grace();
             if (agenda.stop().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
-                stopTasks(AFTER_SECOND);
+                stopTasks(SECOND_STOP_TIMEOUT);
                 return;
             }
             agenda.stopWith(new Stop(Exit.INTERRUPTED,
                     signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal, ""));
+            // a rejected key may have set an earlier time
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(grace)));
             if (!running.isEmpty() && grace.isPositive()) watcher.say("Stopping. "
                     + Text.count(running.size(), "running row has", "running rows have") + " up to "
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
-        /// Asks Dify to stop what runs. Waits a moment for the outcomes if any run can be stopped.
+        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. Does not wait if no run
+        /// can be stopped: the task of a blocking run is unknown, and the next session looks the run up.
         private void stopTasks(Duration patience) {
             if (!taskStopsSent) running.values().forEach(this::stopTask);
             taskStopsSent = true;
@@ -5950,6 +6015,8 @@ final class DifyExec implements Runnable {
             hardStop = anyEnds ? clock.instant().plus(patience) : clock.instant();
         }
 
+        /// Asks Dify to stop a run, once. The log records that before, so that a later session sends the row again
+        /// instead of taking the stop for the row's failure.
         private void stopTask(InFlight sent) {
             var run = sent.run.orElse(RunRef.NONE);
             if (sent.stopAsked || run.task().isEmpty()) return;
@@ -5959,10 +6026,13 @@ final class DifyExec implements Runnable {
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
 
-        /// Follows a session: the progress of a batch, or a retry in the shell.
+        /// Follows a session: the progress of a batch, or a retry in the shell. The engine's thread calls it. Other
+        /// threads call only [#isLive] and [#say].
         interface Watcher {
+            /// Receives the figures, about five times a second.
             default void watch(Tally tally) {}
 
+            /// Returns whether nodes and texts are shown while a run is active.
             default boolean isLive() {
                 return false;
             }
@@ -5976,16 +6046,18 @@ final class DifyExec implements Runnable {
 
             void say(String sentence);
 
+            /// Reports that the session is over, so that a progress line can be ended.
             void end();
         }
     }
 
-    /// Holds rows not started yet, rows that wait for another attempt, and runs to look up, each with its time.
+    /// Holds rows not started yet, rows that wait for another attempt, and runs to look up, each with its time. Only
+    /// the engine's thread uses it, except for [#stop].
     static final class Agenda {
         private final Queue<Unresolved> lookUps = new PriorityQueue<>(Comparator.comparing(Unresolved::due)
-                .thenComparing(unresolved -> unresolved.attempt().at()));
+                .thenComparing(unresolved -> unresolved.attempt().at())); // the oldest attempt first
         private final Queue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
-        private final Iterator<Row> rows;
+        private final Iterator<Row> rows; // reads the CSV as the session goes, because it may not fit into memory
         private Optional<Row> fresh = Optional.empty(); // the next row that was not sent yet
         private final Duration firstLook;
         /// Holds, by row, when a run was cut off that may still hold a slot on the server.
@@ -5993,13 +6065,15 @@ final class DifyExec implements Runnable {
         /// Holds the attempts of each row whose run has not appeared but still may.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resentUsers = new HashSet<>(); // users of those attempts whose row was sent again
-        private boolean lateAsked = false;
+        private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have begun
         private volatile Optional<Stop> stop = Optional.empty(); // workers read it, too
 
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
+        /// Takes over what earlier sessions left: attempts whose runs may still appear, and unresolved attempts.
+        ///
         /// @param firstLook how long the first look-up of an unresolved attempt waits
-        /// @param now       the session's start: earlier sessions sent before it, even if the clock was set back since
+        /// @param now       the session's start. Earlier sessions sent before it, even if the clock was set back since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
             var batch = wanted.batch();
             this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::fingerprint);
@@ -6008,6 +6082,7 @@ final class DifyExec implements Runnable {
             for (boolean hasRun : List.of(false, true))
                 for (var attempt : batch.history().resent(hasRun)) {
                     addUnseen(attempt.before(now));
+                    // not after attempts with a run were added: such a run was reported when it appeared
                     if (!hasRun) markResent(attempt.row());
                 }
             if (!unseen.isEmpty()) batch.rows(unseen::containsKey).forEachRemaining(row -> // the log knows only ids
@@ -6015,6 +6090,8 @@ final class DifyExec implements Runnable {
             wanted.lookUps().forEach(unresolved -> lookUpFirst(unresolved.before(now), now));
         }
 
+        /// Takes the next row that is due. Rows that wait for another attempt go before rows that were not sent yet, so
+        /// that a row is completed soon after its first attempt.
         Optional<Waiting> next(Instant now) {
             while (nextWaiting().isAfter(now) && fresh.isPresent()) {
                 schedule(fresh.get(), Attempt.Tries.NONE, now, Optional.empty());
@@ -6061,13 +6138,14 @@ final class DifyExec implements Runnable {
             return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().due();
         }
 
-        /// Schedules another attempt. Runs of earlier attempts that may still appear are looked up first, one by one.
+        /// Schedules another attempt. Runs of earlier attempts that may still appear are looked up first, one by one,
+        /// because a run that has appeared meanwhile makes another attempt unnecessary.
         ///
         /// @param after the attempt that was looked up last; empty to begin with the first
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
             var earlier = unseen.getOrDefault(row.index(), new ArrayList<>());
             int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList()
-                    .indexOf(one.user())).orElse(-1);
+                    .indexOf(one.user())).orElse(-1); // 0 without `after`
             if (next == earlier.size()) enqueue(row, tries, due);
             else lookUps.add(Unresolved.withoutWait(earlier.get(next).with(row, tries), Purpose.RESEND,
                     Optional.empty(), due));
@@ -6077,11 +6155,12 @@ final class DifyExec implements Runnable {
             waiting.add(new Waiting(row, tries, due));
         }
 
-        /// Adds an unresolved attempt. Its look-up waits: its request may have been sent long after it was logged.
+        /// Adds an unresolved attempt. Its first look-up waits, see [AppKind#firstLook].
         void lookUpFirst(Unresolved unresolved, Instant now) {
             lookUp(unresolved.with(unresolved.state().at(now.plus(firstLook))));
         }
 
+        /// Adds a look-up. Its run holds a slot if it may still be active on the server.
         void lookUp(Unresolved unresolved) {
             lookUps.add(unresolved);
             if (unresolved.state().holdsPlace())
@@ -6093,7 +6172,8 @@ final class DifyExec implements Runnable {
             cutRuns.remove(unresolved.attempt().row().index());
         }
 
-        /// Lets nothing new start from now on. The first reason stays, but an interrupt replaces it.
+        /// Lets nothing new start from now on. The first reason stays, because later ones may follow from it. An
+        /// interrupt replaces it, because the exit code must show that the user stopped the command.
         void stopWith(Stop reason) {
             if (stop.isEmpty() || reason.exit() == Exit.INTERRUPTED) stop = Optional.of(reason);
         }
@@ -6103,7 +6183,8 @@ final class DifyExec implements Runnable {
             return !waiting.isEmpty() || fresh.isPresent();
         }
 
-        /// Looks once more for each run that counted as not started, when no row and no look-up is left.
+        /// Looks once more for each run that counted as not started, when no row and no look-up is left. At that time,
+        /// a late run has had the longest time to appear, and it may be a success that its row lacks.
         void lookForLate(Instant now) {
             if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
@@ -6111,28 +6192,32 @@ final class DifyExec implements Runnable {
                     attempt -> lookUps.add(Unresolved.withoutWait(attempt, Purpose.LATE, Optional.empty(), now))));
         }
 
+        /// Returns whether nothing is left to do. Counts the last look-ups, too, so it is false before they have begun.
         boolean isDone() {
             return !hasRows() && lookUps.isEmpty() && lateAsked;
         }
 
-        /// Returns when the next row is due: now if one was never sent, else when a waiting one is. `Instant.MAX` means
-        /// that no row is left.
+        /// Returns when the next row is due, which is now if a row was never sent. `Instant.MAX` means that no row is
+        /// left.
         Instant nextRow(Instant now) {
             return fresh.isPresent() ? now : nextWaiting();
         }
 
+        /// Adds an attempt whose run may still appear. The user of an attempt identifies it, because an attempt of an
+        /// earlier session has no sequence number.
         void addUnseen(Attempt attempt) {
             var earlier = unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>());
-            earlier.removeIf(one -> one.user().equals(attempt.user())); // `retry` goes by users
+            earlier.removeIf(one -> one.user().equals(attempt.user())); // another look-up may add the attempt again
             earlier.add(attempt);
         }
 
-        /// Marks that the row is sent again: a run of an earlier attempt that appears from now on is late.
+        /// Marks that the row is sent again. A run of an earlier attempt that appears from now on is late.
         void markResent(Row row) {
             unseen.getOrDefault(row.index(), List.of()).forEach(attempt -> resentUsers.add(attempt.user()));
         }
 
-        /// Returns whether a run that appears now is late: its row was sent again, and it has not appeared before.
+        /// Returns whether a run that appears now is late. It is if its row was sent again and the run has not appeared
+        /// before.
         boolean isLate(Attempt attempt) {
             return resentUsers.contains(attempt.user()) && unseen.getOrDefault(attempt.row().index(), List.of())
                     .stream().anyMatch(other -> other.user().equals(attempt.user()));
@@ -6145,28 +6230,33 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the figures of this session, and how fast its rows are. Owned by the engine's thread.
+    /// Holds the figures of this session, and how fast its rows are. Only the engine's thread uses it.
     static final class Tally extends Figures {
-        private static final Duration SUSPENDED = Duration.ofSeconds(5);
+        /// Limits the time between two ticks of a process that is active, which has one every 0.2 s. A longer gap means
+        /// that the process or the machine was suspended.
+        private static final Duration LONGEST_TICK = Duration.ofSeconds(5);
 
-        final long asked;
+        final long asked; // rows of this session
         final Pace pace;
         private final InstantSource clock;
         private final Instant begunAt;
-        /// Hold the rows of this session, and those of them without an outcome of this session.
-        private final BitSet ours, open;
+        private final BitSet ours; // the rows of this session
+        private final BitSet open; // those of them without an outcome of this session
         private final Map<RowStatus, Long> counts = new EnumMap<>(RowStatus.class);
         /// Counts rows that are not part of this session. Empty if the session runs only a part of the batch.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         private final Map<String, Long> causes = new HashMap<>();
-        private final ArrayDeque<Instant> recent = new ArrayDeque<>();
-        /// Counts only runs of this session, because looked-up runs of earlier ones have no price.
-        private final Usage.Spending ownSpending = new Usage.Spending();
-        private Instant lastTick = Instant.MAX;
+        private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
+        /// Counts only runs of this session, because looked-up runs of earlier sessions have no price.
+        final Usage.Spending ownSpending = new Usage.Spending();
+        private Instant lastTick = Instant.MAX; // before the first tick, there is no gap
         private Duration suspended = Duration.ZERO;
         private Now now = new Now(0, 0, 0, Optional.empty());
 
+        /// Holds what the progress line shows besides counts.
+        ///
         /// @param lookUps counts runs that are looked up, and streams that have been silent for a while
+        /// @param rest    why the session pauses, if it does
         record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
 
         Tally(Batch.Wanted wanted, Pace pace, InstantSource clock) {
@@ -6176,18 +6266,21 @@ final class DifyExec implements Runnable {
             this.pace = pace;
             this.clock = clock;
             this.begunAt = clock.instant();
+            // the progress line of a part of the batch, such as `--sample`, shows only that part
             if (!wanted.asked().isPart()) for (var status : RowStatus.values())
                 others.put(status, wanted.batch().index().count(status) - wanted.count(status));
         }
 
-        /// Is called several times a second. A gap of `SUSPENDED` or more does not count: the process was suspended.
+        /// Takes the state of the session. A gap of [#LONGEST_TICK] or more is left out of the time and the rate, which
+        /// would otherwise be wrong for the rest of the session.
         void tick(Instant time, Now now) {
             this.now = now;
             var before = lastTick;
             var gap = before.isBefore(time) ? Duration.between(before, time) : Duration.ZERO;
             lastTick = time;
-            if (gap.compareTo(SUSPENDED) < 0) return;
-            for (int left = recent.size(); left > 0; left--) { // rows may have ended since, before this was called
+            if (gap.compareTo(LONGEST_TICK) < 0) return;
+            // moves earlier ends up to the gap's end; rows that ended after the gap but before this call stay
+            for (int left = recent.size(); left > 0; left--) {
                 var ended = recent.remove();
                 recent.add(ended.isAfter(before) ? ended : ended.plus(gap));
             }
@@ -6206,7 +6299,8 @@ final class DifyExec implements Runnable {
             if (isSent(entry)) ownSpending.add(tokens, price, currency);
         }
 
-        /// Records an outcome. A late run may change an earlier one, also of a row that is not part of this session.
+        /// Records an outcome. A late run may change an earlier outcome, including that of a row that is not part of
+        /// this session.
         @Override
         void ended(int entry, RowStatus former, Outcome outcome, Double seconds) {
             super.ended(entry, former, outcome, seconds);
@@ -6217,11 +6311,8 @@ final class DifyExec implements Runnable {
             rows.merge(outcome.status(), 1L, Long::sum);
             if (outcome.status() == RowStatus.FAILED) causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
             recent.add(now);
+            // so few that the rate follows a server that becomes slower, and so many that it is steady
             if (recent.size() > 200) recent.remove();
-        }
-
-        Usage.Spending ownSpending() {
-            return ownSpending;
         }
 
         /// Returns the number of failed rows by cause.
@@ -6237,7 +6328,7 @@ final class DifyExec implements Runnable {
             return counts.getOrDefault(status, 0L);
         }
 
-        /// Also counts rows that are not part of this session.
+        /// Returns the count of a status, including rows that are not part of this session.
         long countOfAll(RowStatus status) {
             return count(status) + others.getOrDefault(status, 0L);
         }
@@ -6254,6 +6345,8 @@ final class DifyExec implements Runnable {
             return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
         }
 
+        /// Returns whether the exit code may be 0. It must not be if a file is missing, or if a late run may have been
+        /// paid for twice.
         boolean isAllDone() {
             return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
@@ -6267,13 +6360,16 @@ final class DifyExec implements Runnable {
             return Duration.between(begunAt, clock.instant()).minus(suspended);
         }
 
+        /// Returns the recent rows per second, or 0 if too few have ended. The span lasts until now, so that the rate
+        /// falls while no row ends.
         double rate() {
             if (recent.size() < 2) return 0;
-            long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis());
+            long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis()); // not 0
             return (recent.size() - 1) * 1000.0 / span;
         }
 
-        /// Returns the time for the rows left, at the recent rate. Empty without a rate, without rows, or if all wait.
+        /// Returns the time for the rows left, at the recent rate. Returns empty if the rate is unknown, if no row is
+        /// left, or if all rows wait.
         Optional<Duration> timeLeft() {
             return rate() == 0 || done() >= asked || onlyWaits() ? Optional.empty()
                     : Optional.of(Duration.ofMillis((long) (1000 * (asked - done()) / rate())));
@@ -6282,51 +6378,56 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// Holds what a batch needs to know of its server, all of it from one response.
     record ServerInfo(String app, AppKind kind, String version) {}
 
     /// Asks the server which app and version it is. Retries up to `MAX_RETRIES` times while it is down or busy, and
-    /// blocks the calling thread meanwhile.
+    /// blocks the calling thread meanwhile. Nothing has started yet, so a refusal ends the command.
     record FirstExchange(DifyClient client, Judge judge, PrintWriter err) {
-        private static final int LONGEST = 200;
+        /// Limits the characters of a server's text in a message, because it may be a whole web page.
+        private static final int QUOTED_CHARACTERS = 200;
+        /// Stands for a row, because the rules judge a response only together with an attempt.
         private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
                 Mode.BLOCKING, "", Instant.EPOCH, false);
 
         /// @param left appended to the message of a refusal to report what it leaves undone, or empty
         ServerInfo server(String left) throws InterruptedException {
-            var info = asked(client::info, left);
+            var info = ask(client::info, left);
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
             Release.note(version).ifPresent(err::println);
-            if (mode.isEmpty()) throw refused(notDify(), left);
-            var kind = AppKind.of(mode).orElseThrow(() -> refused(Stop.early("the key belongs to an app of type "
+            if (mode.isEmpty()) throw unusable(notDify(), left); // every version of Dify reports a mode
+            var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
                     + Text.quoted(mode), "use the key of a workflow or a chatflow"), left));
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
-        /// Returns whether the app has any of these runs. Asks about one run at a time.
+        /// Returns whether the app has any of these runs. Asks about one run at a time, because the first one that it
+        /// has is enough.
         boolean knowsAny(Collection<Origin.Recorded> runs, String left) throws InterruptedException {
             for (var run : runs)
-                if (asked(() -> client.knows(run), left)) return true;
+                if (ask(() -> client.knows(run), left)) return true;
             return false;
         }
 
         Optional<JsonNode> form() throws InterruptedException {
-            return asked(() -> orUnchecked(client.stored("/parameters")), "");
+            return ask(() -> orUnchecked(client.stored("/parameters")), "");
         }
 
-        /// Returns an empty form if the refusal concerns this path alone. Dify's own refusals have a code; a refusal
-        /// without one may be a proxy's.
+        /// Returns an empty form if the refusal concerns this path alone. Dify's own refusals have a code, and a
+        /// refusal without a code may come from a proxy that blocks the path.
         private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
             if (!(form instanceof DifyClient.Reply.NotGot(var response)))
                 return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
             boolean isForAll = response instanceof Response.Refused refused
                     && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent());
             if (isForAll) return new DifyClient.Reply.NotGot<>(response);
-            err.println("Warning: cannot read the workflow's form (" + Text.printable(response.why(), LONGEST)
+            err.println("Warning: cannot read the workflow's form (" + Text.printable(response.why(), QUOTED_CHARACTERS)
                     + "): every cell is sent as text, unchecked.");
             return new DifyClient.Reply.Got<>(Optional.empty());
         }
 
-        <T> T asked(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
+        /// Asks until there is an answer. [#await] ends the loop, by an exception, when the tries are used up.
+        <T> T ask(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
             for (int tries = 0; ; tries++) {
                 var reply = question.get();
                 if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
@@ -6337,11 +6438,11 @@ final class DifyExec implements Runnable {
         /// Waits until it is time to ask again. Ends the command if asking again cannot help.
         private void await(Response response, int tries, String left) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
-            var problem = " (" + Text.printable(response.why(), LONGEST) + ")";
+            var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
             var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
-            if (stop.isPresent()) throw refused(stop.get(), left);
+            if (stop.isPresent()) throw unusable(stop.get(), left);
             if (tries >= judge.backoff().maxRetries())
-                throw refused(Stop.early("no response from " + judge.access() + " after "
+                throw unusable(Stop.early("no response from " + judge.access() + " after "
                         + Text.count(tries + 1, "try", "tries") + problem,
                         "check DIFY_API_BASE_URL, the network, and that Dify is up"), left);
             if (pause.isPresent()) err.println(pause.get().text());
@@ -6349,16 +6450,18 @@ final class DifyExec implements Runnable {
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
         }
 
-        private static Unusable refused(Stop stop, String left) {
+        private static Unusable unusable(Stop stop, String left) {
             return new Unusable(stop.exit(), stop.what() + left, stop.hint());
         }
 
+        /// Returns why asking again cannot help. Returns empty for a response that may pass.
         private Optional<Stop> refusal(Response response) {
+            // a success whose content is not Dify's counts as a refusal with its status
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
             return switch (judge.verdict(NOBODY, response)) {
                 case Verdict.StopBatch(var stop, _) -> Optional.of(stop);
-                case Outcome outcome -> Optional.of(Stop.early(
-                        judge.access() + " refuses: " + Text.printable(outcome.text(), LONGEST), ""));
+                case Outcome outcome -> Optional.of(Stop.early( // any other rejection, such as a firewall's 403
+                        judge.access() + " refuses: " + Text.printable(outcome.text(), QUOTED_CHARACTERS), ""));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
@@ -6368,10 +6471,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Sends a row to Dify and reads its response: cells become values, files are uploaded before and saved after the
-    /// run.
+    /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before the run, and the
+    /// files of its outputs are saved after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
-        /// Sends an attempt. A file that several of its cells name is uploaded once.
+        /// Sends an attempt. A file that occurs in several of its cells is uploaded once.
         @Override
         public Response run(Attempt attempt, Consumer<StreamEvent> heard) {
             var values = form.values(attempt.row());
@@ -6392,21 +6495,23 @@ final class DifyExec implements Runnable {
             values.replaceAll((_, value) -> value.uploaded(ids));
             var response = client.run(attempt, values, heard);
             if (saveFiles.isEmpty() || !(response instanceof Response.Ran ran)) return response;
-            // if this process dies during the downloads, the next session finds the run in the log
+            // if this process dies during the downloads, the next session finds the run in the log; a slow disk delays
+            // them by 10 s at most, because the links expire after five minutes by default
             ran.run().ifPresent(run -> {
                 var recorded = new CompletableFuture<Void>();
                 heard.accept(new StreamEvent.Finished(run, recorded));
                 recorded.completeOnTimeout(null, 10, TimeUnit.SECONDS).join();
             });
-            return saved(attempt, ran);
+            return withSavedFiles(attempt, ran);
         }
 
         @Override
         public LookUpResult look(Unresolved unresolved) {
             var attempt = unresolved.attempt();
+            // the values that were sent are known only if the row has not changed since
             var found = client.look(unresolved, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
             return found instanceof LookUpResult.Ended(var ran, var inputs)
-                    ? new LookUpResult.Ended(saved(attempt, ran), inputs) : found;
+                    ? new LookUpResult.Ended(withSavedFiles(attempt, ran), inputs) : found;
         }
 
         @Override
@@ -6422,7 +6527,9 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Judges a failed upload. A rejected key and throttling count as for a run; a rejected file fails the row.
+        /// Judges a failed upload. Dify rejects a file with 400, 413 or 415 (`files.json`), and then the row is at
+        /// fault. A server or connection that failed may work at the next try. A rejected key and throttling count as
+        /// they do for a run.
         private static Response notUploaded(String upload, Response response) {
             return switch (response) {
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
@@ -6436,24 +6543,26 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private Response.Ran saved(Attempt attempt, Response.Ran ran) {
+        private Response.Ran withSavedFiles(Attempt attempt, Response.Ran ran) {
             return saveFiles.isEmpty() || !ran.status().isSuccess() ? ran
                     : ran.with(new FileSaver(client, saveFiles.get()).save(attempt.row().id(), ran.outputs()));
         }
 
+        /// Downloads the files of a run's outputs, before their links expire.
         record FileSaver(DifyClient client, Path folder) {
-            /// Saves a row's files. If one cannot be saved, it is reported as missing. This does not fail the row,
+            /// Saves a row's files. If a file cannot be saved, it is reported as missing. This does not fail the row,
             /// which was paid for.
             Response.SavedFiles save(String id, ObjectNode outputs) {
                 long start = System.nanoTime();
                 var saved = new ArrayList<Path>();
                 var missing = new LinkedHashMap<String, String>();
                 for (var output : outputs.properties())
+                    // every file object of Dify has this field, also within lists and objects
                     for (var file : output.getValue().findParents("dify_model_identity")) {
                         var name = fileName(id, output.getKey(), saved.size() + missing.size() + 1,
                                 file.path("extension").asText(""));
                         try {
-                            saved.add(save(address(file.path("url").asText("")), file.path("size").asLong(0),
+                            saved.add(save(parseUrl(file.path("url").asText("")), file.path("size").asLong(0),
                                     folder.resolve(name)));
                         } catch (IOException problem) {
                             missing.put(name, Text.reason(problem));
@@ -6462,34 +6571,37 @@ final class DifyExec implements Runnable {
                 return new Response.SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
             }
 
-            /// Saves a file under a random name until it is whole. `size` is 0 if Dify does not know it.
+            /// Saves a file under a random name until it is whole and on disk, so that no incomplete file gets its
+            /// name. If no answer comes, tries once more. `size` is 0 if Dify does not know it.
             private Path save(URI address, long size, Path place) throws IOException {
                 // this fails before the download if the folder cannot be written
                 try (var part = Temporary.of(folder, Temporary.HIDDEN)) {
                     var reply = client.download(address, size, part.channel());
                     if (reply instanceof DifyClient.Reply.NotGot(var first)
                             && !new LookUpResult.Silent(first).isAnswer()) {
-                        LockSupport.parkNanos(Duration.ofSeconds(1).toNanos());
+                        LockSupport.parkNanos(Duration.ofSeconds(1).toNanos()); // returns at once after an interrupt
                         reply = client.download(address, size, part.channel());
                     }
                     if (reply instanceof DifyClient.Reply.NotGot(var response)) throw new IOException(response.why());
                     AtomicFile.force(place, part.channel());
-                    var file = named(part.path(), place);
+                    var file = moveToFreeName(part.path(), place);
                     AtomicFile.forceFolder(file);
                     return file;
                 }
             }
 
-            /// Returns the URL of a file. A workflow made it out of a row, so it is not trusted: it must not lead to
-            /// what only this machine can reach.
-            URI address(String link) throws IOException {
+            /// Returns the URL of a file. A row's content can decide which link a workflow returns, so the link is not
+            /// trusted. It must not lead to anything that only this machine can reach.
+            URI parseUrl(String link) throws IOException {
                 if (link.isBlank()) // a blank link would lead to the API itself
                     throw new IOException("the output has no URL");
                 try {
+                    // a link without a host is relative to the API's URL
                     var address = client.access().baseUrl().resolve(link.strip());
                     if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null)
                         throw new IOException("not an http or https URL");
                     var near = near(address);
+                    // links to a Dify on this machine are as local as the API's own URL
                     if (!near.isEmpty() && !near.equals(near(client.access().baseUrl())))
                         throw new IOException("a " + near + " address");
                     return address;
@@ -6498,8 +6610,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns `link-local` or `loopback` for a host that other machines cannot reach, else an empty text. A
-            /// host that only a proxy can resolve is not near.
+            /// Returns `link-local` or `loopback` for a host that other machines cannot reach, otherwise an empty text.
+            /// A host that only a proxy can resolve is not on this machine.
             private static String near(URI address) {
                 try {
                     var ips = List.of(InetAddress.getAllByName(address.getHost()));
@@ -6511,25 +6623,28 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns `<id>-<output>-<n><ext>`, a name within the folder. A hash follows an id that had to be changed.
+            /// Returns `<id>-<output>-<n><ext>`, a name within the folder. A hash follows an id that had to be changed,
+            /// because two such ids may become equal. All parts together stay below the 255 bytes that file systems
+            /// allow.
             static String fileName(String id, String output, int number, String extension) {
-                var row = safe(id, 100).replaceFirst("^\\.", "_");
+                var row = safeName(id, 100).replaceFirst("^\\.", "_"); // a leading dot would hide the file
                 var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("", id)));
-                return row + mark + "-" + safe(output, 80) + "-" + number
-                        + safe(extension.replaceFirst("^(?=[^.])", "."), 20);
+                return row + mark + "-" + safeName(output, 80) + "-" + number
+                        + safeName(extension.replaceFirst("^(?=[^.])", "."), 20);
             }
 
-            /// Shortens a text to whole characters within a number of bytes, because file systems limit names to 255
-            /// bytes.
-            private static String safe(String text, int bytes) {
+            /// Shortens a text to whole characters within a number of bytes. Replaces characters that a file system or
+            /// a shell treats specially, and `..`, which could lead out of the folder.
+            private static String safeName(String text, int bytes) {
                 var name = ByteBuffer.allocate(bytes);
-                UTF_8.newEncoder().encode(
+                UTF_8.newEncoder().encode( // stops at the last character that fits as a whole
                         CharBuffer.wrap(text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__")), name, true);
                 return UTF_8.decode(name.flip()).toString();
             }
 
-            /// Gives a whole file its name, or the next free one (`a~2.pdf`). One with the same bytes is kept instead.
-            static Path named(Path part, Path place) throws IOException {
+            /// Moves a completely downloaded file to its name, or to the next free name (`a~2.pdf`). If a file with the
+            /// same bytes is already there, returns that file, so that a run that is found twice leaves no copies.
+            static Path moveToFreeName(Path part, Path place) throws IOException {
                 var name = place.getFileName().toString();
                 int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
                 for (int number = 1; ; number++) {
@@ -6537,7 +6652,7 @@ final class DifyExec implements Runnable {
                             : place.resolveSibling(name.substring(0, dot) + "~" + number + name.substring(dot));
                     try {
                         return Files.move(part, path);
-                    } catch (FileAlreadyExistsException _) {
+                    } catch (FileAlreadyExistsException _) { // an existing file is never overwritten
                         if (Files.isRegularFile(path) && Files.mismatch(part, path) < 0) return path;
                     }
                 }
@@ -6545,22 +6660,28 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Calls Dify's Service API. Never sleeps, never retries, never judges.
+    /// Calls Dify's Service API. Never sleeps, never retries, never judges, so that the engine alone decides what is
+    /// sent when.
     ///
     /// @param timeout    the limit of one run: from its first event (streaming) or its request (blocking) to its end
     /// @param firstEvent how long a stream may be silent before its first event
     record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
-        private static final Duration LOOK = Duration.ofSeconds(30);
+        /// Limits a request that starts no run. Requests to a Dify whose API process is being replaced are answered
+        /// after 7 to 14 s, which this covers.
+        private static final Duration QUERY_TIMEOUT = Duration.ofSeconds(30);
         /// Dify 1.14 ends a stream after this silence, whether or not its run waits in the queue.
-        private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
+        private static final Duration FIRST_EVENT_TIMEOUT = Duration.ofSeconds(300);
         private static final String PAGE = "a web page (from a proxy?)";
-        private static final long LARGEST_FILE = 1L << 30;
+        /// Limits a downloaded file to 1 GiB, because a link may lead to a response that does not end.
+        private static final long MAX_FILE_BYTES = 1L << 30;
 
+        /// Creates a client of a workflow, which [#to] replaces when the server has reported the kind of the app.
+        ///
         /// @param runs the largest number of runs at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
             return new DifyClient(new Transport(access, Transport.share(runs)), access, AppKind.WORKFLOW, timeout,
-                    FIRST_EVENT);
+                    FIRST_EVENT_TIMEOUT);
         }
 
         DifyClient to(AppKind kind) {
@@ -6578,7 +6699,8 @@ final class DifyExec implements Runnable {
 
         // Running
 
-        /// Posts one attempt and reads up to its final event, without waiting for the end of the stream.
+        /// Posts one attempt and reads up to its final event. Does not wait for the end of the stream, which Dify 1.14
+        /// delays by a second.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
@@ -6589,13 +6711,14 @@ final class DifyExec implements Runnable {
                 if (answer.status != 200) return new Reply.Got<>(refusedOrFailed(answer));
                 return new Reply.Got<>(answer.isStream ? stream(answer, sent, heard) : blocking(answer, heard));
             });
-            return switch (reply) {
+            return switch (reply) { // for a run, both are a [Response]
                 case Reply.Got(var read) -> read;
                 case Reply.NotGot(var broken) -> broken;
             };
         }
 
-        /// Recognizes a chatflow's failed run: it was paid for, though Dify responds as it does to refused inputs.
+        /// Recognizes a chatflow's failed run. Dify responds to it with the status and code of refused inputs, but the
+        /// run was paid for.
         private Response refusedOrFailed(Transport.Answer answer) throws IOException {
             var refused = refused(answer);
             boolean hasRun = isChat() && refused.status() == 400
@@ -6609,8 +6732,10 @@ final class DifyExec implements Runnable {
             return access.at("/workflows/" + version + "run");
         }
 
+        /// Reads a blocking response. If it contains no end of the run, the run is looked up, because it may have
+        /// started all the same.
         private Response blocking(Transport.Answer answer, Consumer<StreamEvent> heard) throws IOException {
-            var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY;
+            var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
             var reader = new RunReader();
             try {
                 reader.add(objectOf(answer));
@@ -6624,17 +6749,20 @@ final class DifyExec implements Runnable {
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
         }
 
-        /// Returns the time until the run started. Dify 1.16.1 can hold a response back for 300 s after the run's end.
+        /// Returns the time until the run started, which is the time without a response less the run's own time. Dify
+        /// 1.16.1 can hold a response back for up to 300 s after the run's end, and this time does not count either.
         private static Optional<Duration> waited(Transport.Answer answer, long finishedAt, Usage usage) {
             if (usage.seconds() <= 0) return Optional.empty();
             var waited = answer.waited.minus(usage.within(answer.waited));
             if (waited.toSeconds() < 1) return Optional.of(waited); // too short for a response that was held back
             long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
-            long late = sent - finishedAt - 1; // whole seconds, by the server's clock
+            long late = sent - finishedAt - 1; // both are whole seconds of the server's clock, so 1 s may be rounding
             waited = waited.minusSeconds(late > 0 && late <= 300 ? late : 0);
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
+        /// Reads a stream up to its final event, and passes on each event. If the stream ends without a final event,
+        /// the run is looked up.
         private Response stream(Transport.Answer answer, SentInputs sent, Consumer<StreamEvent> heard)
                 throws IOException {
             var reader = new RunReader();
@@ -6642,7 +6770,7 @@ final class DifyExec implements Runnable {
                 reader.add(event.get());
                 if (reader.isForeign(sent))
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream belongs to another request");
-                if (answer.run().isEmpty() && reader.ref().isPresent())
+                if (answer.run().isEmpty() && reader.ref().isPresent()) // any event may be the first that arrives
                     answer.began(reader.ref().get(), timeout, heard);
                 heard.accept(reader.streamEvent());
                 // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
@@ -6660,11 +6788,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Collects further final events, which may follow after a moment: an end that 1.16 makes up after an error, or
-        /// the metadata of a chatflow's answer on 1.9.
+        /// the metadata of a chatflow's answer on 1.9. Two results that differ show that the stream cannot be trusted.
         private List<Response> ends(Response first, Transport.Answer answer, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
             boolean mayFollow = first instanceof Response.Refused || isChat() && !reader.hasMetadata();
-            answer.limit(Duration.ofMillis(100));
+            answer.limit(Duration.ofMillis(100)); // in the recordings, such events follow within 3 ms
             try {
                 while (mayFollow || answer.hasMore()) {
                     var event = answer.event();
@@ -6680,7 +6808,9 @@ final class DifyExec implements Runnable {
 
         // Looking up
 
-        /// Looks a run up by its id, or by its attempt's user if the id is unknown. Stops an overdue run first.
+        /// Looks a run up by its id, or by its attempt's user if the id is unknown. Stops an overdue run first. An id
+        /// from a stream that contradicts itself, or that Dify 1.16 may have made up, is not trusted: if it leads to no
+        /// run of this attempt, the attempt's user decides.
         LookUpResult look(Unresolved unresolved, Map<String, Value> values) {
             var user = unresolved.attempt().user();
             var sent = new SentInputs(user, values);
@@ -6695,13 +6825,13 @@ final class DifyExec implements Runnable {
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
             if (!isChat()) return found;
-            // a success gets the answer that people see: moderation may have replaced it in the message
+            // a success gets the answer that people see, because moderation replaces it only in the message
             if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return found;
             return result(message(sent), message -> new StoredMessage(message).completing(found));
         }
 
         /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9: with empty fields),
-        /// and lists no conversation of another app's user.
+        /// and lists no conversation of another app's user. A record that cannot be read is a record of this app.
         Reply<Boolean> knows(Origin.Recorded run) {
             var sent = new SentInputs(run.user(), Map.of());
             var found = run.id().isEmpty() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
@@ -6710,6 +6840,8 @@ final class DifyExec implements Runnable {
             return response instanceof Response.Unreadable ? new Reply.Got<>(true) : new Reply.NotGot<>(response);
         }
 
+        /// Looks a run up by the user of its attempt. A workflow's runs are in its log. A chatflow's runs are not, so
+        /// their conversations are listed instead. One entry is expected; a job that Dify ran twice has two.
         private LookUpResult byName(SentInputs sent) {
             if (isChat()) return result(message(sent), message -> ofMessage(message, sent));
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
@@ -6719,6 +6851,7 @@ final class DifyExec implements Runnable {
                     : detail(new RunRef(known.getFirst().at("/workflow_run/id").asText(), ""), sent));
         }
 
+        /// Interprets the message of a chatflow's run. Only a run that has paused can be asked for by its id.
         private LookUpResult ofMessage(JsonNode message, SentInputs sent) {
             if (message.isMissingNode()) return new LookUpResult.Absent();
             var stored = new StoredMessage(message);
@@ -6734,7 +6867,8 @@ final class DifyExec implements Runnable {
                     : messageOf(found.getFirst().path("id").asText(), sent));
         }
 
-        /// Returns the first message of this conversation. Skips those of others, which the list should not contain.
+        /// Returns the first message of this conversation. Skips messages of other conversations, which the list should
+        /// not contain. A conversation without a message is an error, because Dify creates both together.
         private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
@@ -6746,12 +6880,13 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns the entries of a list if it is whole and all are this request's. Any other response is an error,
-        /// because it proves nothing.
+        /// Returns the entries of a list if the list is whole and each entry belongs to this request. Any other
+        /// response is an error: it does not show that there is no run, and sending the row again could cost twice.
         Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
-            return ask(get(path), LOOK, answer -> {
+            return ask(get(path), QUERY_TIMEOUT, answer -> {
                 var list = tree(answer);
                 var data = list.path("data");
+                // conversations and messages have no `total`; a field of another type makes the list incomplete
                 boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(list.has("has_more"))
                         && list.path("total").asInt(list.has("total") ? -1 : data.size()) == data.size();
                 if (!isWhole || !data.valueStream().allMatch(isOurs))
@@ -6760,15 +6895,17 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Looks a run up by its id. Believes only a record with this id and the inputs of this attempt, because a
+        /// proxy may return another response.
         private LookUpResult detail(RunRef run, SentInputs sent) {
-            var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), LOOK, answer -> {
+            var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), QUERY_TIMEOUT, answer -> {
                 var detail = objectOf(answer);
                 if (detail.path("id").isNull() && detail.path("status").isNull())
-                    return new LookUpResult.Absent(); // 1.9
+                    return new LookUpResult.Absent(); // 1.9 responds with empty fields if it has no such run
                 var id = RunReader.text(detail, "id");
                 if (id.isEmpty()) throw unexpected("Dify returned a different run");
                 var reader = new RunReader();
-                reader.add(Json.MAPPER.createObjectNode().set("data", detail));
+                reader.add(Json.MAPPER.createObjectNode().set("data", detail)); // the form that the reader expects
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
                 return reader.result(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
@@ -6778,7 +6915,7 @@ final class DifyExec implements Runnable {
             return result(reply, Function.identity());
         }
 
-        /// Returns whether Dify has no such run. A proxy's 404 does not count, because it lacks Dify's code.
+        /// Returns whether Dify has no such run. A proxy's 404 does not count. It lacks Dify's code.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found");
@@ -6791,6 +6928,8 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Creates an exception for a response that is JSON, but not what was asked for. It has the type of a syntax
+        /// error, because [#ask] treats both alike.
         private static JsonProcessingException unexpected(String what) {
             return new JsonParseException(null, what);
         }
@@ -6801,20 +6940,22 @@ final class DifyExec implements Runnable {
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
             var body = BodyPublishers.ofByteArray(Json.bytes(object("user", user)));
-            ask(post(access.at(path), "application/json", body), LOOK, Transport.Answer::beginning);
+            ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Answer::beginning);
         }
 
         /// Uploads a file and returns its id. Does not send a file that a symbolic link has replaced since the check,
-        /// because the link could lead anywhere.
+        /// because the link could lead anywhere. The limit is that of a run, because a large file takes long to send.
         Reply<String> upload(Value.Local local, String user) {
             var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
                     + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
                     + "Content-Type: %4$s\r\n\r\n";
             var boundary = "difyexec-" + UUID.randomUUID();
+            // Dify 1.9 rejects these characters (`files.json`), and a quote or a line break would end the header
             var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
             try {
                 if (!local.file().toRealPath().equals(local.file()))
                     throw new IOException("the file was replaced by a symbolic link");
+                // Dify rejects an upload without a type
                 var type = Objects.requireNonNullElse(Files.probeContentType(local.file()), "application/octet-stream");
                 var body = BodyPublishers.concat(
                         BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
@@ -6832,14 +6973,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Fetches a whole file of an output. The link is signed, so the key is not sent.
+        /// Fetches a whole file of an output. The link is signed, so the key is not sent; the link may even lead to
+        /// another server. If Dify knows the file's `size`, the file must have it.
         Reply<FileChannel> download(URI link, long size, FileChannel to) {
             return ask(request(link), timeout, answer -> {
                 var tooLarge = "larger than 1 GiB";
                 long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
-                if (Math.max(expected, size) > LARGEST_FILE) throw new Transport.Exceeded(tooLarge);
+                if (Math.max(expected, size) > MAX_FILE_BYTES) throw new Transport.Exceeded(tooLarge); // saves the time
                 to.truncate(0); // an earlier try may have left bytes
-                long length = answer.body(LARGEST_FILE, tooLarge).transferTo(Channels.newOutputStream(to));
+                long length = answer.body(MAX_FILE_BYTES, tooLarge).transferTo(Channels.newOutputStream(to));
                 if (size > 0 && length != size) throw new IOException("incomplete: got " + length + " of "
                         + size + " bytes");
                 return to;
@@ -6847,16 +6989,16 @@ final class DifyExec implements Runnable {
         }
 
         Reply<JsonNode> stored(String path) {
-            return ask(get(path), LOOK, DifyClient::tree);
+            return ask(get(path), QUERY_TIMEOUT, DifyClient::tree);
         }
 
-        /// Fetches a page of a list. A response without the list is an error.
+        /// Fetches a page of a list. A response without the list is an error, because it would look like the last page.
         Reply<JsonNode> page(String path) {
             return stored(path).then(list -> list.path("data").isArray() ? new Reply.Got<>(list)
                     : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
         }
 
-        /// Fetches Dify's record of a run. Empty if there is no record, or none that can be used.
+        /// Fetches Dify's record of a run. Returns empty if there is no record, or none that can be used.
         Reply<Optional<StoredRun>> storedRun(String id) {
             var reply = stored("/workflows/run/" + encoded(id));
             return isAbsent(reply) ? new Reply.Got<>(Optional.empty())
@@ -6865,17 +7007,18 @@ final class DifyExec implements Runnable {
 
         /// Sends `GET /info`, which starts no run, and adds the version from the response's header.
         Reply<JsonNode> info() {
-            return ask(get("/info"), LOOK, answer -> objectOf(answer).put("version", answer.version));
+            return ask(get("/info"), QUERY_TIMEOUT, answer -> objectOf(answer).put("version", answer.version));
         }
 
         // Requests and answers
 
+        /// Encodes a part of a URL. `URLEncoder` encodes forms, where a space becomes `+`; in a path, it must be `%20`.
         static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
 
-        /// Builds a run's request. A chatflow's row gets its own conversation, without a name: a name could cost a
-        /// model call.
+        /// Builds a run's request. A chatflow's row gets its own conversation, so that no row sees the messages of
+        /// another one. The conversation gets no name, because a name could cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -6887,17 +7030,19 @@ final class DifyExec implements Runnable {
             body.put("user", attempt.user());
             if (!isChat()) return Json.bytes(body);
             body.put("auto_generate_name", false);
+            // a workflow's version is part of the URL instead, see [#startAddress]
             if (!access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
             return Json.bytes(body);
         }
 
+        /// Converts a cell's value to JSON. Only `check` shows a file that has no id yet.
         private static Object json(Value value) {
             return switch (value) {
                 case Value.Str(var text) -> text;
                 case Value.Raw(var json) -> new RawValue(json);
                 case Value.Local local -> json(local.uploaded("<upload of " + local.file() + ">"));
                 case Value.Several(var files) -> files.stream().map(DifyClient::json).toList();
-                case Value.Query _, Value.None _, Value.Wrong _ -> null;
+                case Value.Query _, Value.None _, Value.Wrong _ -> null; // none of these is an input
             };
         }
 
@@ -6919,7 +7064,8 @@ final class DifyExec implements Runnable {
             return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        /// Sends a request that starts no run. A success with unexpected content counts as a refusal.
+        /// Sends a request that starts no run. A success with unexpected content counts as a refusal, because it shows
+        /// nothing about a run.
         private <T> Reply<T> ask(HttpRequest.Builder request, Duration limit,
                 IOFunction<Transport.Answer, T> reading) {
             return wire.exchange(request, limit, Symptom.NO_ANSWER,
@@ -6934,6 +7080,8 @@ final class DifyExec implements Runnable {
                     });
         }
 
+        /// Parses a response. Text after the JSON is an error, because the response may then consist of two. Nesting
+        /// that exceeds the parser's limit is no syntax error: the record exists, but cannot be read.
         private static JsonNode tree(Transport.Answer answer) throws IOException {
             if (answer.isPage) throw unexpected(PAGE);
             try {
@@ -6949,12 +7097,15 @@ final class DifyExec implements Runnable {
             throw unexpected("not a JSON object");
         }
 
+        /// Reads a refusal. Dify's has a code and a message; the text of a proxy becomes the message, but not the HTML
+        /// of a page, which nobody wants to read.
         private static Response.Refused refused(Transport.Answer answer) throws IOException {
             int status = answer.status;
             var text = answer.beginning();
             String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
+            // the message to the user contains the target of a redirection
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
-            else if (Json.parsed(text) instanceof ObjectNode error) { // else HTML or plain text
+            else if (Json.parsed(text) instanceof ObjectNode error) { // otherwise HTML or plain text
                 code = RunReader.text(error, "code");
                 message = RunReader.text(error, "message");
             }
@@ -6967,6 +7118,7 @@ final class DifyExec implements Runnable {
 
             record NotGot<T>(Response response) implements Reply<T> {}
 
+            /// Continues with the content. Without content, the response stays the result.
             default <U> Reply<U> then(Function<T, Reply<U>> next) {
                 return switch (this) {
                     case Got(var value) -> next.apply(value);
@@ -6996,6 +7148,8 @@ final class DifyExec implements Runnable {
                 });
             }
 
+            /// Compares only texts, because Dify may convert a value. It removes NUL characters, and an unpaired
+            /// surrogate cannot be sent.
             private static boolean isSame(String text, JsonNode stored) {
                 return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
             }
@@ -7005,22 +7159,24 @@ final class DifyExec implements Runnable {
     /// Reads one response, or the events of one stream. Keeps what earlier events contained, because later events do
     /// not repeat it.
     static final class RunReader {
+        /// Matches a price, which Dify sends as text. Limits its digits, because `1e999999999` has a billion of them
+        /// when it is written in full.
         private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
 
         private JsonNode last = Json.MAPPER.missingNode(), metadata = last;
         private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
         private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
-        private boolean isPriceKnown = true;
-        /// Hold a chatflow's text so far, and whether moderation has replaced some of it.
-        private final StringBuilder answer = new StringBuilder();
-        private boolean isReplaced = false;
+        private boolean isPriceKnown = true; // false if a node reported a price that cannot be read
+        private final StringBuilder answer = new StringBuilder(); // a chatflow's text so far
+        private boolean isReplaced = false; // whether moderation has replaced some of that text
 
         static String text(JsonNode from, String name) {
             return from.path(name).asText("");
         }
 
         /// Reads an event, a blocking response or a run's detail. The detail (`GET /workflows/run/{id}`) has the fields
-        /// of `data` at the top level.
+        /// of `data` at the top level, so it must be wrapped into `data`. Adds up the prices of nodes, because no event
+        /// contains the price of the run.
         void add(JsonNode payload) {
             last = payload;
             runId = latest(ownRunId(), runId);
@@ -7047,6 +7203,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Keeps the earlier text if an event lacks it, such as the run id of an `error` event.
         private static String latest(String text, String before) {
             return text.isEmpty() ? before : text;
         }
@@ -7063,7 +7220,8 @@ final class DifyExec implements Runnable {
             return last.path("data");
         }
 
-        /// Returns whether `data` is the run's own, and not of one of its nodes.
+        /// Returns whether `data` is the run's own, and not of one of its nodes, whose `id` and `status` look alike. A
+        /// blocking response of a workflow has no event.
         private boolean isOfRun() {
             return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
@@ -7078,7 +7236,7 @@ final class DifyExec implements Runnable {
             return isOfRun() && ofRun("inputs").filter(inputs -> !sent.matches(inputs)).isPresent();
         }
 
-        /// Returns an object of the run, which may be stored as text (1.9.2). Empty if it is not an object.
+        /// Returns an object of the run, which may be stored as text (1.9.2). Returns empty for anything else.
         private Optional<ObjectNode> ofRun(String name) {
             var value = data().path(name);
             try {
@@ -7089,6 +7247,7 @@ final class DifyExec implements Runnable {
             return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
 
+        /// Returns the last event for those who follow a run. Events of later versions of Dify count as other events.
         StreamEvent streamEvent() {
             var data = data();
             return switch (event()) {
@@ -7099,7 +7258,8 @@ final class DifyExec implements Runnable {
                 case "reasoning_chunk" -> new StreamEvent.Chunk(text(data, "reasoning"));
                 case "human_input_required" -> form(data);
                 case "message" -> new StreamEvent.Chunk(text(last, "answer"));
-                case "message_replace" -> new StreamEvent.Chunk("\n" + text(last, "answer")); // replaces all before
+                // what was shown cannot be taken back, so the new text begins a line of its own
+                case "message_replace" -> new StreamEvent.Chunk("\n" + text(last, "answer"));
                 default -> new StreamEvent.OtherEvent();
             };
         }
@@ -7110,18 +7270,21 @@ final class DifyExec implements Runnable {
                     .map(this::form).toList();
         }
 
+        /// Reads a form of a Human Input node. A time that `Instant` or a calendar cannot hold counts as unknown.
         private StreamEvent form(JsonNode from) {
             long expires = from.path("expiration_time").asLong(0);
             return new StreamEvent.Form(runId, text(from, "node_title"), text(from, "form_token"),
                     expires > 0 && expires < 1L << 40 ? Optional.of(Instant.ofEpochSecond(expires)) : Optional.empty());
         }
 
-        /// Returns a price, or empty for anything else, such as a negative number.
+        /// Returns a price. Returns empty for anything else, such as a negative number.
         static Optional<BigDecimal> price(JsonNode from) {
             return Optional.of(text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
         }
 
-        /// Returns the cost. A run paid in two currencies has no price; models without a price report 0 in any.
+        /// Returns the cost and its currency. A run that was paid in two currencies has no price, because one number
+        /// cannot hold it. Models without a price report 0 in any currency, so sums of 0 are left out if there is
+        /// another one.
         private Optional<Map.Entry<String, BigDecimal>> paid() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
@@ -7136,7 +7299,8 @@ final class DifyExec implements Runnable {
             return !metadata.isMissingNode();
         }
 
-        /// Returns the outcome if the last event ends the stream. Without a run id, such an event cannot be trusted.
+        /// Returns the outcome if the last event ends the stream. Without a run id, such an event cannot be trusted. An
+        /// `error` event without a status is treated as a server's error, so that its run is looked up.
         Optional<Response> end() {
             if (is("error")) return Optional.of(Response.Refused.event(last.path("status").asInt(500),
                     text(last, "code"), text(last, "message"), ref()));
@@ -7146,7 +7310,8 @@ final class DifyExec implements Runnable {
                     : ran().map(Response.class::cast);
         }
 
-        /// Reads the run's outcome from its last event, its blocking response or its detail.
+        /// Reads the run's outcome from its last event, its blocking response or its detail. Returns empty if there is
+        /// none, or a status that this version does not know.
         Optional<Response.Ran> ran() {
             if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
@@ -7169,8 +7334,9 @@ final class DifyExec implements Runnable {
                     isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
         }
 
-        /// Completes the outcome of a chatflow's streamed run. Puts in the text with which moderation has replaced the
-        /// answer. If the outputs have no answer, the run is looked up.
+        /// Completes the outcome of a chatflow's streamed run. Moderation may have replaced the answer: then the run's
+        /// outputs still contain the original text, which nobody was meant to see. If the outputs have no answer, the
+        /// run is looked up.
         Response completed(Response.Ran ran) {
             var outputs = Json.MAPPER.createObjectNode();
             outputs.setAll(ran.outputs());
@@ -7181,15 +7347,17 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a chatflow's answer. A blocking response contains the run id only if the run waits for a person.
+        /// Returns empty without an answer, because an empty text does not show whether the run has ended.
         Optional<Response.Ran> answered() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
-            if (event().isEmpty()) answer.append(text(last, "answer"));
+            if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
             return answer.isEmpty() ? Optional.empty()
                     : Optional.of(Response.Ran.answered(withSources(outputs, metadata), 0, message()));
         }
 
-        /// Adds a chatflow's files and sources to its outputs, unless the lists are empty.
+        /// Adds a chatflow's sources to its outputs. Removes an empty list of files, which streams and records have
+        /// but blocking responses lack.
         static ObjectNode withSources(ObjectNode outputs, JsonNode from) {
             if (outputs.path("files").isEmpty()) outputs.remove("files");
             var sources = from.path("retriever_resources");
@@ -7197,7 +7365,8 @@ final class DifyExec implements Runnable {
             return outputs;
         }
 
-        /// Interprets the detail of a run that was looked up.
+        /// Interprets the detail of a run that was looked up. A status that this version does not know counts as
+        /// active, because it is not known to be an end.
         ///
         /// @param now the time on the server's clock
         LookUpResult result(RunRef asked, Instant now) {
@@ -7214,6 +7383,8 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Returns how long ago the run started, or empty if Dify does not report it. It is at least 0, even if the
+        /// clocks differ.
         private Optional<Duration> age(Instant now) {
             long start = data().path("created_at").asLong(0);
             if (start <= 0) return Optional.empty();
@@ -7227,7 +7398,8 @@ final class DifyExec implements Runnable {
                     && ofRun("outputs").isEmpty();
         }
 
-        /// Returns the inputs in Dify's record without those that Dify adds.
+        /// Returns the inputs in Dify's record as cells, without those that Dify adds. A chatflow's question is stored
+        /// as `sys.query`, but is the cell `query`.
         static Map<String, String> sent(JsonNode inputs) {
             var cells = new LinkedHashMap<String, String>();
             inputs.properties().forEach(each -> {
@@ -7239,15 +7411,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds a workflow's run that has ended, as the server has stored it.
+    /// Holds a workflow's run that has ended, as the server has stored it. `stored` contains its inputs.
     record StoredRun(JsonNode detail, Response.Ran ran, JsonNode stored) {
-        private static final String FILE = "dify_model_identity";
+        private static final String FILE = "dify_model_identity"; // only Dify's file objects have this field
 
+        /// Reads the detail of a run, whose `inputs` are text in every version. Returns empty for a run that has not
+        /// ended, or for a detail of another run.
         static Optional<StoredRun> of(String id, JsonNode detail) {
             var reader = new RunReader();
-            reader.add(Json.MAPPER.createObjectNode().set("data", detail));
+            reader.add(Json.MAPPER.createObjectNode().set("data", detail)); // the form that the reader expects
             var stored = Json.parsed(RunReader.text(detail, "inputs"));
             boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
+            // EPOCH is not used, because only the age of an active run needs the time
             return isWhole && reader.result(RunRef.NONE, Instant.EPOCH) instanceof LookUpResult.Ended(var ran, _)
                     ? Optional.of(new StoredRun(detail, ran, stored)) : Optional.empty();
         }
@@ -7256,7 +7431,8 @@ final class DifyExec implements Runnable {
             return ran.ref().id();
         }
 
-        /// Returns whether a file has no URL but a link of Dify's own, which expires.
+        /// Returns whether a file was uploaded to Dify. Such a file has only a link that expires, so another run cannot
+        /// get it by its URL.
         boolean hasUpload() {
             return stored.findParents(FILE).stream()
                     .anyMatch(file -> !RunReader.text(file, "transfer_method").equals("remote_url"));
@@ -7276,7 +7452,8 @@ final class DifyExec implements Runnable {
             return inputs;
         }
 
-        /// Returns the run's line for the results.
+        /// Returns the run's line for the results. Another program sent the run, so its attempt is made up: it has only
+        /// the user that Dify recorded.
         Results.Success success(Row row) {
             var user = RunReader.text(stored, "sys.user_id");
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
@@ -7292,15 +7469,17 @@ final class DifyExec implements Runnable {
             return RunReader.text(message, name);
         }
 
-        /// Returns the run of a message that has waited for a person. Empty for others: they do not name their run.
+        /// Returns the run of a message that has waited for a person. Returns empty for other messages, because only
+        /// forms contain the id of their run.
         Optional<RunRef> pausedRun() {
             return message.path("extra_contents").valueStream()
                     .map(extra -> RunReader.text(extra, "workflow_run_id")).filter(id -> !id.isEmpty())
                     .findFirst().map(id -> new RunRef(id, ""));
         }
 
-        /// Completes a run's success with its message. After a pause, the message may contain a part of the answer, or
-        /// nothing if its client left (1.9), so the run's own answer counts.
+        /// Completes a run's success with its message, whose text counts because moderation may have replaced the
+        /// run's. The run's own answer counts if the message may contain only a part of it (after a pause), or none (up
+        /// to 1.10, if the stream's client disconnected).
         LookUpResult completing(LookUpResult found) {
             if (!(found instanceof LookUpResult.Ended(var ran, var inputs)) || !ran.status().isSuccess()) return found;
             var outputs = Json.MAPPER.createObjectNode();
@@ -7331,16 +7510,22 @@ final class DifyExec implements Runnable {
 
     /// Speaks HTTP/1.1 to Dify: sends one request at a time and reads its response. Any failure becomes a [Response].
     static final class Transport implements AutoCloseable {
-        private static final Duration CONNECT = Duration.ofSeconds(20);
-        /// A run whose stream has been silent for so long is looked up.
+        /// Limits the wait for a connection. Without it, the operating system waits for minutes if a host does not
+        /// respond at all.
+        private static final Duration CONNECT_TIMEOUT = Duration.ofSeconds(20);
+        /// A run whose stream has been silent for so long is looked up. Dify sends a ping every 10 s during a run.
         static final Duration QUIET = Duration.ofSeconds(30);
-        private static final int LONGEST_REFUSAL = 64 << 10, TICK = 100;
+        /// Limits the part of a refusal that is read. Dify 1.14 and later may quote the whole request, of any size.
+        private static final int REFUSAL_BYTES = 64 << 10;
+        /// Sets how often the time limits of responses are checked, so each may be exceeded by that.
+        private static final int TICK_MILLIS = 100;
+        /// Is part of the JDK's message for a server without TLS: `Unsupported or unrecognized SSL message`.
         private static final String NO_TLS = "recognized SSL message";
 
         /// Limits a response, in bytes. While it is read, it takes up to ten times as much memory.
-        private final long most;
+        private final long maxBytes;
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
-        private final HttpClient.Builder builder;
+        private final HttpClient.Builder builder; // kept for further clients, see [#lastBody]
         /// Loads while the caller reads its files, because loading takes a quarter of a second.
         private volatile CompletableFuture<HttpClient> http;
         private final Optional<URI> proxy;
@@ -7349,23 +7534,28 @@ final class DifyExec implements Runnable {
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
 
-        Transport(Access access, long most) {
-            this.most = most;
+        Transport(Access access, long maxBytes) {
+            this.maxBytes = maxBytes;
             this.proxy = access.proxy();
+            // a client that follows a redirection may turn the POST into a GET, and could send the key elsewhere;
+            // Dify's server does not speak HTTP/2; only our own settings choose a proxy, not the JDK's
             this.builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(tasks)
-                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT)
+                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT_TIMEOUT)
                     .proxy(HttpClient.Builder.NO_PROXY);
             proxy.ifPresent(this::setProxy);
             access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
             this.http = CompletableFuture.supplyAsync(builder::build, tasks);
             tasks.execute(() -> Json.MAPPER.reader()); // loads the JSON reader meanwhile
-            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK, TICK, MILLISECONDS);
+            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
         }
 
+        /// Returns the bytes that each of several runs may have in its response, so that all of them fit into memory.
+        /// At least 1 MiB is allowed, because with a small heap and a high `-c` hardly any response would be accepted.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
 
+        /// Sets the proxy, with its user and password if the URL contains them.
         private void setProxy(URI proxy) {
             int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
             builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
@@ -7381,6 +7571,8 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Trusts the certificates of a file in addition to the system's, because one process may need both: a server
+        /// of the company, and public servers of files.
         private static SSLContext trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
@@ -7410,7 +7602,8 @@ final class DifyExec implements Runnable {
             tasks.shutdownNow();
         }
 
-        /// Sends the request, reads the response and releases the connection.
+        /// Sends the request, reads the response and releases the connection. What a failure means depends on when it
+        /// came: a request that did not leave has started nothing, and any other may have started a run.
         ///
         /// @param limit   the time until the response's header, and until its end unless the reader sets another limit
         /// @param overdue the symptom to report when the limit passes
@@ -7422,6 +7615,7 @@ final class DifyExec implements Runnable {
                 try {
                     return reading.apply(answer);
                 } catch (IOException problem) {
+                    // a stream that is too large is looked up instead, because its run may still be active
                     return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
                             ? new Response.Unreadable(Optional.empty(), problem.getMessage())
                             : answer.cut(overdue, "the connection broke in the middle of the response ("
@@ -7437,18 +7631,21 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns that the request did not leave, if the exception or one of its causes shows that. Otherwise the
+        /// connection broke after the request may have left.
         private Response unsent(Throwable problem) {
             var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause).toList();
             var cause = causes.stream().filter(Transport::isBeforeSending).findFirst();
             if (cause.isEmpty()) return new Response.Cut(Symptom.NO_ANSWER,
                     "the connection broke before a response (" + Text.reason(problem) + ")");
             var through = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
-            var lasting = causes.stream().flatMap(each -> lasting(each, through).stream()).findFirst();
+            var lasting = causes.stream().flatMap(each -> lastingFailure(each, through).stream()).findFirst();
             return lasting.orElseGet(() -> new Response.NotSent(Text.reason(cause.get()) + through, ""));
         }
 
-        /// Recognizes, by the JDK's messages, failures that recur until the server or a setting changes.
-        private static Optional<Response.NotSent> lasting(Throwable problem, String through) {
+        /// Recognizes failures that recur until the server or a setting changes, so that the batch stops instead of
+        /// trying again. The JDK has no exception of its own for some of them, so its messages decide.
+        private static Optional<Response.NotSent> lastingFailure(Throwable problem, String through) {
             var words = Objects.requireNonNullElse(problem.getMessage(), "");
             return switch (problem) {
                 case CertPathBuilderException _ -> Optional.of(new Response.NotSent("the server's certificate is not "
@@ -7466,6 +7663,7 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Returns whether this failure shows that no byte of the request has left. Everything else counts as sent.
         private static boolean isBeforeSending(Throwable problem) {
             return problem instanceof ConnectException || problem instanceof HttpConnectTimeoutException
                     || problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException
@@ -7478,22 +7676,24 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads the body of a run's response, and does not use its connection again. Nothing in a blocking response
-        /// says whose it is: if a broken proxy sent one too many, each later row would get that of the row before.
+        /// shows which row it belongs to. If a broken proxy sent one response too many, each later row would get that
+        /// of the row before. A stream needs none of this, because its first event contains the user.
         BodySubscriber<InputStream> lastBody(HttpResponse.ResponseInfo head) {
             var body = BodySubscribers.ofInputStream();
             if (isOf(head.headers(), "text/event-stream")) return body;
             long length = head.headers().firstValueAsLong("Content-Length").orElse(0);
             if (length > 0) return new LastBody(body, length);
-            // the JDK keeps this connection for the client's next request, so the next request gets another client; a
-            // request that is about to be sent can still use this one
-            synchronized (this) {
-                clock.schedule(http.join()::shutdown, TICK, MILLISECONDS);
+            // without a length, the JDK keeps this connection for the client's next request, so the next request gets
+            // another client; a request that is about to be sent can still use this one for a moment
+            synchronized (this) { // otherwise two responses could replace one client, and one would never be closed
+                clock.schedule(http.join()::shutdown, TICK_MILLIS, MILLISECONDS);
                 http = CompletableFuture.completedFuture(builder.build());
             }
             return body;
         }
 
-        /// Closes the connection of a body with its last byte: the JDK does so when the subscription is cancelled.
+        /// Closes the connection of a body after its last byte, by cancelling the subscription: the JDK then closes the
+        /// connection instead of keeping it. After that, its own signals (an error or the end) no longer count.
         private static final class LastBody implements BodySubscriber<InputStream> {
             private final BodySubscriber<InputStream> body;
             private Flow.Subscription connection;
@@ -7535,17 +7735,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads a response within a time limit, because the JDK's own limit ends at the header.
+        /// Reads a response within a time limit, because the JDK's own limit ends at the header. A worker reads it,
+        /// and the clock's thread closes it when the limit is over, so the fields that both use are volatile.
         final class Answer implements AutoCloseable {
             final int status;
             final boolean isPage, isStream;
             /// Dify's version; empty if something in front of Dify has responded.
             final String version;
-            final Duration waited;
+            final Duration waited; // for the response's header
             private final HttpResponse<InputStream> http;
-            private final BufferedReader lines;
-            private volatile long end, lastByte, left;
-            private volatile boolean over = false;
+            private final BufferedReader lines; // null unless the response is a stream
+            private volatile long end, lastByte; // nanoseconds, as in System.nanoTime
+            private volatile long left; // bytes that may still be read
+            private volatile boolean isOver = false; // whether the limit has closed the response
             private volatile Consumer<StreamEvent> heard;
             private volatile Optional<RunRef> run = Optional.empty();
 
@@ -7563,9 +7765,10 @@ final class DifyExec implements Runnable {
                 return http.headers().firstValue(name).map(String::strip);
             }
 
-            /// Returns the wait that the server asks for, as seconds or an HTTP date. Empty for anything else: then the
-            /// back-off decides how long to wait.
+            /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty for anything else,
+            /// so that the back-off decides how long to wait.
             Optional<Duration> retryAfter() {
+                // nine digits are 30 years; more could exceed the range of a time
                 return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
                         .map(Duration::ofSeconds).or(() -> date("Retry-After")
                                 .map(until -> Duration.between(Instant.now(), until))
@@ -7586,10 +7789,12 @@ final class DifyExec implements Runnable {
             }
 
             InputStream body() {
-                return body(most, "the response is too large for the available memory; lower -c, or set "
+                return body(maxBytes, "the response is too large for the available memory; lower -c, or set "
                         + "JDK_JAVA_OPTIONS=-Xmx4g");
             }
 
+            /// Returns the body, which fails with `tooLarge` after a number of bytes. Notes when the last bytes came,
+            /// because a ping keeps a stream alive although it is not an event.
             InputStream body(long most, String tooLarge) {
                 left = most;
                 return new FilterInputStream(http.body()) {
@@ -7602,8 +7807,8 @@ final class DifyExec implements Runnable {
                         return count;
                     }
 
-                    /// Counts one byte less, because the JDK counts a break as one byte: a reader must not run into it
-                    /// before it has passed on the rest.
+                    /// Counts one byte less, because the JDK counts a broken connection as one byte. Otherwise a reader
+                    /// could run into the break before it has passed on the events before it.
                     @Override
                     public int available() throws IOException {
                         return Math.max(0, super.available() - 1);
@@ -7612,13 +7817,14 @@ final class DifyExec implements Runnable {
             }
 
             String beginning() throws IOException {
-                return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
+                return new String(http.body().readNBytes(REFUSAL_BYTES), UTF_8);
             }
 
-            /// Returns the next event that can be read, and skips one that was cut off. Empty if the stream has ended.
+            /// Returns the next event that can be read, and skips events that were cut off. Returns empty if the stream
+            /// has ended.
             Optional<JsonNode> event() throws IOException {
                 while (true) {
-                    left = most; // the limit applies to each event
+                    left = maxBytes; // the limit applies to each event, because a long run has many
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
                     try {
@@ -7638,7 +7844,8 @@ final class DifyExec implements Runnable {
                 open.add(this);
             }
 
-            /// Starts the second phase of a stream: a different time limit applies, and pauses are reported.
+            /// Starts the second phase of a stream, in which another time limit applies and silence is reported. The
+            /// run is set after the fields that [#tick] then reads.
             void began(RunRef run, Duration limit, Consumer<StreamEvent> heard) {
                 this.lastByte = System.nanoTime();
                 this.heard = heard;
@@ -7647,21 +7854,23 @@ final class DifyExec implements Runnable {
                 heard.accept(new StreamEvent.Began(run));
             }
 
+            /// Closes the response if its time is over, which wakes up its reader. Reports a silent stream every 30 s.
             void tick() {
                 long now = System.nanoTime();
                 if (now - end >= 0) {
-                    over = true;
+                    isOver = true;
                     close();
                 } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
-                    lastByte = now;
+                    lastByte = now; // so that the next report follows after the same time
                     heard.accept(new StreamEvent.Idle(run.get()));
                 }
             }
 
-            /// Returns that the body ended early: for this reason, unless the time limit ended it, possibly even before
-            /// the first event.
+            /// Returns that the body ended early. `why` is the reason, unless the time limit ended it.
+            ///
+            /// @param silence the symptom if the limit was over before the first event
             Response.Cut cut(Symptom silence, String why) {
-                if (!over) return new Response.Cut(run, Symptom.CUT, why);
+                if (!isOver) return new Response.Cut(run, Symptom.CUT, why);
                 var symptom = run.isPresent() ? Symptom.TIMED_OUT : silence;
                 return new Response.Cut(run, symptom, "the response was incomplete at the time limit");
             }
@@ -7677,8 +7886,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the data of the next server-sent event. Empty if the stream has ended, which may have cut the last
-        /// event off.
+        /// Returns the data of the next server-sent event. Returns empty if the stream has ended, which may have cut
+        /// the last event off. A ping has no `data:` line, and later versions of Dify add `id:` lines, so all other
+        /// lines are skipped.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
             for (var line = lines.readLine(); line != null; line = lines.readLine()) {
@@ -7688,6 +7898,7 @@ final class DifyExec implements Runnable {
             return data.isEmpty() ? Optional.empty() : Optional.of(String.join("\n", data));
         }
 
+        /// Signals that a response is too large or nested too deeply. Asking again would not help.
         static final class Exceeded extends IOException {
             Exceeded(String message) {
                 super(message);
@@ -12706,8 +12917,7 @@ final class DifyExec implements Runnable {
             var later = unresolved.with(unresolved.state().later(now, false));
             boolean mayBePassed = unresolved.attempt().isEarlier() && here.hasStreamsToCome();
             if (mayBePassed || now.isBefore(unresolved.state().deadline())) return lookAgain(later);
-            return unknown(unresolved,
-                    "it may still wait in Dify's queue: no stream that was sent later has started");
+            return unknown(unresolved, "it may still wait in Dify's queue: no stream that was sent later has started");
         }
 
         private List<Step> settled(Unresolved unresolved, Instant since, Instant now) {

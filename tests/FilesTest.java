@@ -599,8 +599,8 @@ final class FilesTest extends WholeCommand {
             try (var client = ServerTest.client(URI.create(base), Duration.ofMillis(1))) {
                 var saver = new Sender.FileSaver(client, file("out"));
 
-                if (allowed) assertDoesNotThrow(() -> saver.address(link));
-                else assertThrows(IOException.class, () -> saver.address(link));
+                if (allowed) assertDoesNotThrow(() -> saver.parseUrl(link));
+                else assertThrows(IOException.class, () -> saver.parseUrl(link));
             }
         }
 

@@ -414,7 +414,7 @@ class FormTest {
         /// Writes a file with these bytes, to be named `a.b.txt`, into a folder.
         private static String named(Path folder, String bytes) throws IOException {
             var draft = Files.writeString(folder.resolve("draft"), bytes);
-            var path = Sender.FileSaver.named(draft, folder.resolve("a.b.txt"));
+            var path = Sender.FileSaver.moveToFreeName(draft, folder.resolve("a.b.txt"));
             Files.deleteIfExists(draft);
             assertEquals(bytes, Files.readString(path));
             return path.getFileName().toString();
