@@ -341,7 +341,7 @@ final class DifyExec implements Runnable {
                     AtomicFile.write(html, file -> WebPage.report(batch, file));
                 }
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
-                else StatusView.print(batch, console.out(), console.paint(), console.next().after(batch));
+                else StatusView.print(batch, console.out(), console.paint(), console.next().suggestNext(batch));
                 if (html != null) console.err().println("Report: " + html);
                 boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty();
                 return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
@@ -372,7 +372,7 @@ final class DifyExec implements Runnable {
             try (var csv = open(shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
                 if (json) console.out().println(Json.text(view.json()));
-                else view.print(console.out(), console.paint(), console.next().ofShards(view.missing(),
+                else view.print(console.out(), console.paint(), console.next().suggestShard(view.missing(),
                         view.started().getFirst().history()));
                 return (view.isComplete() ? Exit.OK : Exit.ROWS_FAILED).code;
             }
@@ -430,7 +430,7 @@ final class DifyExec implements Runnable {
                     masking.flush();
                 }
                 sheet.report(console.err());
-                console.err().println(console.next().after(batch));
+                console.err().println(console.next().suggestNext(batch));
                 return Exit.OK.code;
             }
         }
@@ -594,7 +594,7 @@ final class DifyExec implements Runnable {
                 console.err().println("Merged " + merge.merged() + " of " + Text.count(merge.shards(), "shard") + ": "
                         + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count, Ansi.OFF::by));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
-                console.err().println(console.next().after(batch));
+                console.err().println(console.next().suggestNext(batch));
                 return Exit.OK.code;
             }
         }
@@ -632,7 +632,7 @@ final class DifyExec implements Runnable {
                 var csv = whole.with(part);
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying, 1)) { // it starts no run
                     int code = report(csv, dify.greet(""), dify); // a refusal leaves nothing undone
-                    if (code == Exit.OK.code && !json) setup.next().begin(part).ifPresent(setup.out()::println);
+                    if (code == Exit.OK.code && !json) setup.next().suggestRun(part).ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
                     Index.of(csv, _ -> {}); // if the server does not respond, at least the first fault is reported
@@ -1677,7 +1677,7 @@ final class DifyExec implements Runnable {
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
             boolean isPart = asked.isLimited() || pace.maxCost != null; // users of these options want to know the rest
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
-            var next = limited(asked, batch, forecast.flatMap(Forecast::maxCost)).after(batch);
+            var next = limited(asked, batch, forecast.flatMap(Forecast::maxCost)).suggestNext(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
         }
 
@@ -2047,7 +2047,7 @@ final class DifyExec implements Runnable {
                 }
             });
             dify.err().println("Wrote " + Text.count(taken.size(), "run") + " to " + output + ".");
-            dify.err().println(next.afterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of()));
+            dify.err().println(next.suggestAfterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of()));
         }
 
         /// Writes the results that a batch of these rows would have written. An input that was not sent is an empty
@@ -2567,14 +2567,16 @@ final class DifyExec implements Runnable {
 
     // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds the settings that all command lines share, including the shell's.
+    /// Holds what the command lines of the tool and of the shell have in common: converters, help, error messages and
+    /// exit codes.
     static final class CommandLines {
         /// Maps options that people know from other tools to the equivalent here.
         private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
                 "--dry-run", "the command 'check' tests everything without starting a run",
                 "--quiet", "use --progress off");
 
-        /// Applies the settings that the whole tree of commands shares. picocli hands them on to the subcommands.
+        /// Applies the settings that the whole tree of commands shares. Must be called after the subcommands were
+        /// added, because picocli hands each setting on when it is set.
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
                     .map(CommandLine::getCommandSpec).forEach(command -> layOut(command, env));
@@ -2586,33 +2588,36 @@ final class DifyExec implements Runnable {
                     Ansi.of(env).on() ? CommandLine.Help.Ansi.ON : CommandLine.Help.Ansi.OFF);
             var columns = env.get("COLUMNS");
             if (!columns.matches("\\d{2,5}")) line.setUsageHelpAutoWidth(true);
-            else line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120));
+            else line.setUsageHelpWidth(Math.clamp(Integer.parseInt(columns), 60, 120)); // picocli rejects less than 55
             return Converters.register(line)
                     .setDefaultValueProvider(defaults)
                     .setHelpFactory((spec, _) -> new CommandLine.Help(spec, colors))
                     .setHelpSectionMap(sections)
-                    .setCaseInsensitiveEnumValuesAllowed(true)
+                    .setCaseInsensitiveEnumValuesAllowed(true) // the constants are in upper case
                     .setParameterExceptionHandler((problem, _) ->
                             print(unusable(problem, env), problem.getCommandLine()))
-                    .setExecutionExceptionHandler(CommandLines::stopped)
+                    .setExecutionExceptionHandler(CommandLines::onException)
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
         }
 
+        /// Gives a command its version, `--help` and `--help-all`, and the layout of its help. picocli's own commands
+        /// and those of the shell have no Console of their own.
         private static void layOut(CommandSpec command, Env env) {
             command.version(NAME_AND_VERSION);
             if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
-            if (command.findOption("--help-all") == null) // a command of picocli or of the shell
+            if (command.findOption("--help-all") == null)
                 command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env)));
-            var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
+            var help = command.usageMessage().abbreviateSynopsis(true)
+                    .sortOptions(false); // they are declared in the order in which people need them
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
-            if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
+            if (command.positionalParameters().isEmpty()) help.optionListHeading("%n"); // one blank line above the list
             else help.parameterListHeading("%n");
         }
 
-        /// Gives picocli's own commands the wording of this tool.
+        /// Gives picocli's own commands the wording of this tool, and its `--help` instead of their own.
         private static void adopt(CommandSpec command) {
-            List.copyOf(command.options()).forEach(command::remove);
+            List.copyOf(command.options()).forEach(command::remove); // a copy, because removing changes the list
             boolean isHelp = command.name().equals("help");
             command.usageMessage().header(new String[0]).synopsisHeading("Usage: ")
                     .description(isHelp ? "Show the help of a command." : "Print a completion script for bash and zsh.")
@@ -2652,25 +2657,29 @@ final class DifyExec implements Runnable {
             return help.optionList() + help.createHeading("%nRarely used:%n") + layout;
         }
 
+        /// Runs a command and returns its exit code. If its output cannot be written, it has failed, even if the
+        /// command itself succeeded: a PrintWriter hides that. picocli passes the cause of an ExecutionException to
+        /// [#onException].
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
             checkTyped(parsed.asCommandLineList().getLast());
             try {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
                         .call(() -> new CommandLine.RunLast().execute(parsed));
-                boolean isLost = line.getOut().checkError() || System.out.checkError(); // picocli's writer hides it
+                boolean isLost = line.getOut().checkError() || System.out.checkError(); // export uses only the latter
                 if (!isLost || isPipeClosed()) return code;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED,
                         "standard output: cannot be written (disk full, or its reader has ended)", ""));
-            } catch (OutOfMemoryError _) {
+            } catch (OutOfMemoryError _) { // such as a batch of many million rows; the log is on disk
                 long megabytes = Runtime.getRuntime().maxMemory() >> 20;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED, "out of memory ("
                         + megabytes + " MB)", "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB"));
             }
         }
 
-        /// Rejects two things that picocli accepts: an option that is given twice, and a blank value, which mostly
-        /// comes from an unset variable of the caller's shell.
+        /// Rejects two things that picocli accepts. These are an option that is given twice, and a blank value, which
+        /// mostly comes from an unset variable of the caller's shell. `--map` may be repeated, but not for the same
+        /// column. A delimiter may be a space, and an empty value that equals the default changes nothing.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
@@ -2683,8 +2692,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Is true if the reader, such as `head`, has closed the pipe. Writes to the descriptor itself, because a
-        /// PrintStream hides why a write failed.
+        /// Returns whether the reader, such as `head`, has closed the pipe, which is no error. Writes to the descriptor
+        /// itself, because a PrintStream hides why a write failed.
         private static boolean isPipeClosed() {
             try {
                 new FileOutputStream(FileDescriptor.out).write('\n');
@@ -2707,7 +2716,7 @@ final class DifyExec implements Runnable {
             return problem.exit.code;
         }
 
-        /// Returns the words that picocli could not place, or empty. If picocli reports a missing option, a mistyped
+        /// Returns the words that picocli could not assign, or empty. If picocli reports a missing option, a mistyped
         /// word is the likelier reason. That word is recorded in this command line or in one above it.
         private static Optional<CommandLine.UnmatchedArgumentException> unmatched(ParameterException problem) {
             if (problem instanceof CommandLine.UnmatchedArgumentException known) return Optional.of(known);
@@ -2722,9 +2731,10 @@ final class DifyExec implements Runnable {
         private static String message(ParameterException problem, Env env) {
             var arg = problem.getArgSpec();
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
-            if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel();
+            if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel(); // it has no converter
             if (arg == null || problem.getValue() == null || reason.isEmpty())
                 return Text.printable(problem.getMessage(), 1000);
+            // the rejected value came from the setting if that has this value, otherwise from the option
             var variable = new EnvDefaults(env).setting(arg)
                     .filter(setting -> setting.text().equals(problem.getValue())).map(Env.Setting::place);
             var name = arg instanceof OptionSpec option ? option.longestName() + " " : "";
@@ -2740,12 +2750,14 @@ final class DifyExec implements Runnable {
             return "see 'help" + name + "'";
         }
 
+        /// Returns whether a command belongs to the shell, whose tree has the prompt as its name.
         static boolean isInShell(CommandLine line) {
             return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
-        /// Reports an unknown word, with a near one as a hint. Up to two letters may differ, as in `rnu`; picocli
-        /// compares pairs of letters and would not find `run`.
+        /// Reports an unknown word, with a near one as a hint. Up to two letters may differ, as in `rnu`, for which
+        /// picocli would not suggest `run`, because it compares pairs of letters. A word of two letters would be near
+        /// to everything, so nothing is suggested.
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var spec = problem.getCommandLine().getCommandSpec();
             var word = problem.getUnmatched().getFirst();
@@ -2753,29 +2765,33 @@ final class DifyExec implements Runnable {
             var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
             var hint = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
                     .map("did you mean %s?"::formatted).collect(joining());
-            if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null)
+            if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null) // that is, run or retry
                 hint = OF_OTHER_TOOLS.get(word);
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
             if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), hint);
+            // `run data.csv` probably means `run -i data.csv`
             if (spec.findOption("-i") != null && !problem.getCommandLine().getParseResult().hasMatchedOption("-i"))
                 hint = "-i " + Text.shell(Text.printable(word, 60));
             return new Unusable("unexpected argument " + Text.quoted(word), hint);
         }
 
-        private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
+        /// Prints the message of an exception that ended a command, and returns its exit code. Any other exception is a
+        /// bug, for which picocli prints the stack trace and returns 1.
+        private static int onException(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
                 throws Exception {
             if (problem instanceof InterruptedException) {
                 line.getErr().println("Interrupted.");
                 return Exit.INTERRUPTED.code;
             }
             if (problem instanceof IOException || problem instanceof UncheckedIOException)
-                return stopped(new Unusable(Text.reason(problem)), line, parsed);
+                return print(new Unusable(Text.reason(problem)), line);
             if (!(problem instanceof Unusable unusable)) throw problem;
             return print(unusable, line);
         }
 
-        /// Creates the options of commands with the environment and the shell's edits.
+        /// Creates the objects that picocli needs. It gives Setup and Console the environment and the shell's edits,
+        /// for which picocli would need constructors without arguments.
         record Factory(Env env, UnaryOperator<Row> edits) implements CommandLine.IFactory {
             @Override
             public <K> K create(Class<K> type) throws Exception {
@@ -2787,10 +2803,12 @@ final class DifyExec implements Runnable {
 
         /// Converts option values. An error message completes `--timeout abc: …`.
         static final class Converters {
-            /// Registers converters by the type of an option: a `Long` is at least 1, an `int` at least 0.
+            /// Registers converters by the type of an option. So options whose smallest value is 1 are declared as
+            /// `Long`, and those whose smallest value is 0 as `int`. A larger number than an `int` can hold means the
+            /// same as the largest `int`, because no batch has so many rows.
             static CommandLine register(CommandLine line) {
                 return line.registerConverter(Duration.class, Converters::duration)
-                        .registerConverter(URI.class, Converters::address)
+                        .registerConverter(URI.class, Converters::parseUrl)
                         .registerConverter(Charset.class, Converters::charset)
                         .registerConverter(Character.class, Converters::delimiter)
                         .registerConverter(Long.class, text -> number(text, 1))
@@ -2801,7 +2819,8 @@ final class DifyExec implements Runnable {
                         .registerConverter(BigDecimal.class, Converters::amount);
             }
 
-            /// Reads a duration: `90`, `1.5`, `90s`, `2m`, `1h` or `500ms`. A number without a unit is in seconds.
+            /// Reads a duration: `90`, `1.5`, `90s`, `2m`, `1h` or `500ms`. A number without a unit is in seconds. With
+            /// at most eight digits, no unit can overflow a `long`.
             static Duration duration(String text) {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
@@ -2815,8 +2834,9 @@ final class DifyExec implements Runnable {
                 return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
             }
 
-            /// Reads an http or https URL and removes slashes at its end.
-            static URI address(String text) {
+            /// Reads an http or https URL and removes slashes at its end, because a path will be appended. A query or
+            /// fragment cannot be, and a password does not belong there, because the log records the URL.
+            static URI parseUrl(String text) {
                 var address = text.strip().replaceAll("/+$", "");
                 try {
                     var uri = new URI(address);
@@ -2838,6 +2858,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
+            /// Reads a delimiter. A quote or a line break cannot be one, because both have a meaning in every CSV.
             private static char delimiter(String text) {
                 if (text.equals("tab") || text.equals("\\t")) return '\t';
                 if (text.length() != 1 || "\"\r\n".contains(text))
@@ -2845,12 +2866,13 @@ final class DifyExec implements Runnable {
                 return text.charAt(0);
             }
 
-            private static long number(String text, long least) {
+            private static long number(String text, long least) { // a `long` holds any 15 digits
                 if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
                     throw new TypeConversionException("must be a whole number, at least " + least);
                 return Long.parseLong(text.strip());
             }
 
+            /// Reads a day. Java reads `7d` as the period `P7d`.
             private static LocalDate day(String text) {
                 try {
                     return text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text)) : LocalDate.parse(text);
@@ -2859,6 +2881,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
+            /// Reads a rate as the interval between two starts.
             static Pace.Rate rate(String text) {
                 var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
                 if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
@@ -2868,6 +2891,8 @@ final class DifyExec implements Runnable {
                         .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
             }
 
+            /// Reads a number of rows or a percentage. `off` is a number that no batch reaches. A ceiling with a count
+            /// ignores its share, and a percentage has no count.
             static Limits.Ceiling ceiling(String text) {
                 if (text.strip().equals("off")) return new Limits.Ceiling(Long.MAX_VALUE, 1);
                 var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
@@ -2929,47 +2954,50 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Suggests the next command, as text. Keeps the options of the present command, except those that only the present
-    /// command needs.
+    /// Suggests the next command, as text that can be pasted into a shell. Keeps the options of the present command,
+    /// except those that only the present command needs.
     ///
-    /// @param start how the tool was started; empty in the shell, where the batch is already open
-    /// @param command the name of the present command
+    /// @param start   how the tool was started; empty in the shell, where the batch is already open
+    /// @param command present command, such as `run`
     /// @param options all but `-i` and `-o`, each with its value: `--user=me`
     record NextCall(String start, String command, Optional<Path> input, Path output, List<String> options) {
-        /// Lists options for one command only: repeating them would start over, leave rows out, or write files again.
+        /// Lists options for one command only. Repeating them would start over, leave rows out, or write files again.
+        /// `-i` and `-o` are kept apart from the other options.
         private static final Set<String> ONE_OFF = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
                 "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--sample", "--seed",
                 "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "-i", "-o");
         /// Lists options that need not be repeated, because the log records them.
         private static final Set<String> IN_LOG = Set.of("--id-column", "--encoding", "--delimiter", "--sheet",
                 "--header-row", "--decimal", "--query-column", "--map", "--var");
-        private static final Set<String> OF_SERVER = Set.of("--base-url", "--env-file", "--app-id");
+        private static final Set<String> SERVER_OPTIONS = Set.of("--base-url", "--env-file", "--app-id");
         /// Lists the options without which a batch would run differently. Leaves out the server, because the log may
         /// come from somebody else and must not make the tool send the key to another server.
-        private static final Set<String> OF_SESSION = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
+        private static final Set<String> SESSION_OPTIONS = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files");
 
+        /// Takes the options that were typed. `check` has no results file, so it suggests `results.jsonl`.
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var spec = parsed.commandSpec();
             Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
                     .map(option -> option.<Path>getValue());
             return new NextCall(start, spec.name(), file.apply("-i"), file.apply("-o").orElse(Path.of("results.jsonl")),
-                    typed(parsed).filter(option -> !ONE_OFF.contains(name(option))).toList());
+                    typedOptions(parsed).filter(option -> !ONE_OFF.contains(name(option))).toList());
         }
 
-        /// Returns the text of this command line with further options, which replace those with the same name, except
-        /// `--map`.
+        /// Returns the text of this command line with further options. They replace those with the same name, except
+        /// `--map`, of which each maps another column.
         static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
-            var kept = typed(parsed).filter(option -> !replaced.contains(name(option))).map(NextCall::shown);
+            var kept = typedOptions(parsed).filter(option -> !replaced.contains(name(option))).map(NextCall::shown);
             var ids = parsed.matchedPositionals().stream().flatMap(one -> one.stringValues().stream()).map(Text::shell);
             return Stream.of(Stream.of(start, parsed.commandSpec().name()), kept, ids, options.stream())
                     .flatMap(words -> words).collect(joining(" ")).strip();
         }
 
-        /// Returns the typed options in their order.
-        private static Stream<String> typed(CommandLine.ParseResult parsed) {
+        /// Returns the typed options in their order. An option without a value, or with the one that it has when it is
+        /// typed alone, such as `--demo`, is only its name. picocli lists a repeated option once for each value.
+        private static Stream<String> typedOptions(CommandLine.ParseResult parsed) {
             return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
                     .map(value -> option.shortestName() + (option.arity().max() == 0
                             || value.equals(option.fallbackValue()) ? "" : "=" + value)));
@@ -2979,52 +3007,57 @@ final class DifyExec implements Runnable {
             return option.split("=", 2)[0];
         }
 
-        /// Formats an option: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is optional.
+        /// Formats an option: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is optional, and
+        /// `--user=-me`, because a word that begins with `-` would be taken for an option.
         private static String shown(String option) {
             var name = name(option);
             boolean isWhole = name.equals(option) || name.equals("--demo") || option.startsWith(name + "=-");
             return isWhole ? Text.shell(option) : name + " " + Text.shell(option.substring(name.length() + 1));
         }
 
-        /// Suggests how to continue a batch: first run pending rows, then retry failed ones. If a retry would only fail
-        /// again in the same way, suggests a look at the failed rows.
-        String after(Batch batch) {
+        /// Suggests how to continue a batch. Pending rows run first, then failed ones are retried. If every failed row
+        /// would fail again in the same way, suggests to look at them in the shell. After a partial merge, missing
+        /// shards come before both, because `run` and `retry` are rejected until those are merged, too.
+        String suggestNext(Batch batch) {
             var index = batch.index();
             var history = batch.history();
             var next = continuing(history);
             var running = history.liveSession();
             if (running.isPresent()) return "Process " + running.get().process().id() + " is working on this batch.";
-            if (index.isComplete()) return next.completed(batch);
+            if (index.isComplete()) return next.suggestAfterSuccess(batch);
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             var note = isPending || hasFailed ? ""
                     : "Unresolved rows are looked up on the next run; --resend-unknown sends them again.\n";
             var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
-            boolean isFirm = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
+            boolean isPermanent = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
-            if (!others.isEmpty()) return note + ofShards(others, history);
-            if (!isFirm) return note + next.line(isPending ? "run" : "retry");
+            if (!others.isEmpty()) return note + suggestShard(others, history);
+            if (!isPermanent) return note + next.line(isPending ? "run" : "retry");
             if (start.isEmpty()) return "Next: failures" + report();
-            return next.only(name -> OF_SERVER.contains(name) // `shell` has all but one of these options
-                    || OF_SESSION.contains(name) && !name.equals("--save-files")).line("shell") + report();
+            return next.only(name -> SERVER_OPTIONS.contains(name) // `shell` has all but one of these options
+                    || SESSION_OPTIONS.contains(name) && !name.equals("--save-files")).line("shell") + report();
         }
 
-        /// Suggests the next shard or a merge, otherwise the export of the results.
-        private String completed(Batch batch) {
+        /// Suggests the next shard or a merge, otherwise the export of the results. "All rows succeeded" is said only
+        /// if the CSV shows that no row is missing, and if no row was sent twice. After a command about one shard's
+        /// files, nothing is known about the other shards, so nothing is suggested.
+        private String suggestAfterSuccess(Batch batch) {
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
-            boolean hasOthers = batch.index().size() > batch.index().rows(); // rows of another CSV
+            boolean hasOthers = batch.index().size() > batch.index().rows(); // rows that are not in this CSV
             var done = "All rows succeeded.";
             if (batch.figures().count(LateEvent.class) > 0) done = "Every row has a result.";
             else if (hasOthers) done = "All rows of "
                     + Text.printable(batch.csv().get().file().input().toString(), 200) + " succeeded.";
             if (command.equals("export")) return done;
             var shard = batch.files().shard();
+            // export refuses to leave out the other rows unless --force is given
             if (shard.isEmpty()) return done + "\n" + with(hasOthers ? List.of("out.csv", "--force")
                     : List.of("out.csv")).line("export") + report();
             if (options.stream().noneMatch(option -> name(option).equals("--shard"))) return done;
             int count = shard.get().count();
             var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
-            return done + "\n" + ofShards(all, batch.history());
+            return done + "\n" + suggestShard(all, batch.history());
         }
 
         private String report() {
@@ -3033,20 +3066,21 @@ final class DifyExec implements Runnable {
         }
 
         /// Suggests the run of a shard that has no files here. If all shards have files, suggests the merge.
-        String ofShards(Collection<Shard> others, History known) {
+        String suggestShard(Collection<Shard> others, History known) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
             if (away.isEmpty()) return continuing(known).with(List.of()).line("merge");
             return "No files for shard " + away.get() + " here. Copy them over if it ran on another machine.\n"
                     + continuing(known).with("--shard", away.get().toString()).line("run");
         }
 
-        /// Leaves out options that the log records. Adds the input and the options of the last session, except in the
-        /// shell, which has them, and after `run` or `retry`, where they were typed.
+        /// Returns a call that continues the batch. Leaves out options that the log records. Adds the input and the
+        /// options of the last session, except in the shell, which has them, and after `run` or `retry`, where they
+        /// were typed.
         private NextCall continuing(History history) {
             var next = only(name -> !IN_LOG.contains(name));
             if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
             var options = history.last(SessionEvent.class).map(SessionEvent::typed).orElse(List.of()).stream()
-                    .filter(option -> option != null && OF_SESSION.contains(name(option)));
+                    .filter(option -> option != null && SESSION_OPTIONS.contains(name(option))); // null if damaged
             return new NextCall(start, command, input.or(() -> history.input(output)), output,
                     Stream.concat(next.options.stream(), options).toList());
         }
@@ -3066,21 +3100,23 @@ final class DifyExec implements Runnable {
         }
 
         /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the results file exists.
-        Optional<String> begin(Optional<Shard> part) {
+        Optional<String> suggestRun(Optional<Shard> part) {
             return start.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
                     ? Optional.empty() : Optional.of(line("run"));
         }
 
-        /// Suggests a run of the rows of `pull`, then a comparison with the baseline if there is one.
-        String afterPull(Path rows, String idColumn, List<Path> baseline) {
+        /// Suggests a run of the rows of `pull`, then a comparison with the baseline if there is one. Only the options
+        /// about the server apply to both.
+        String suggestAfterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
             var run = new NextCall(start, command, Optional.of(rows), results, options)
-                    .only(OF_SERVER::contains);
+                    .only(SERVER_OPTIONS::contains);
             if (!idColumn.equals("id")) run = run.with("--id-column", idColumn);
             return run.line("run") + baseline.stream().map(file -> "\n  then: " + start + " compare "
                     + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());
         }
 
+        /// Formats the suggestion: `Next: difyexec retry -i data.csv -o results.jsonl`, in the shell `Next: retry`.
         private String line(String command) {
             var files = "-i " + Text.shell(input.map(Path::toString).orElse("CSV")) + " -o "
                     + Text.shell(output.toString());
@@ -3100,7 +3136,8 @@ final class DifyExec implements Runnable {
             this.edits = edits;
         }
 
-        /// Rejects settings that cannot be used.
+        /// Rejects settings that no converter can reject, before the server is asked. A zero is a valid delay, but not
+        /// a valid limit.
         void check(RunOptions retrying) {
             if (retrying.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
             if (retrying.settle.isZero()) throw new Unusable("--settle 0: must be greater than zero");
@@ -3111,8 +3148,8 @@ final class DifyExec implements Runnable {
                         + ": must have at most 200 characters and no control characters");
         }
 
-        /// Returns the settings of `run` for a command that starts no run and has no options for them. Rejects what
-        /// `run` would reject, and makes the command try as often as `run` would.
+        /// Returns the settings of `run` for a command that starts no run and has no options for them. Such a command
+        /// rejects what `run` would reject, and repeats a request as often as `run` would. The environment sets them.
         RunOptions retrying() {
             var retrying = new RunOptions();
             CommandLines.Converters.register(new CommandLine(retrying).setErr(err()))
@@ -3144,7 +3181,8 @@ final class DifyExec implements Runnable {
             String appId;
 
             /// Reads the access to the server. The key is never an option, because everyone on the machine can see a
-            /// command line.
+            /// command line. A `.env` line that cannot be read is an error even if its setting is not used here,
+            /// because the default in its place could be the wrong server.
             Access access(Env env, String workflowId, boolean hasDemo, PrintWriter err) {
                 var key = key(env, hasDemo);
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
@@ -3159,7 +3197,7 @@ final class DifyExec implements Runnable {
                         env.needed("DIFY_CA_FILE"));
             }
 
-            /// Rejects a key in the place of an id, because an id is sent and recorded.
+            /// Rejects a key instead of an id, because the log records ids and is not secret.
             private static String id(String option, String text) {
                 if (!text.strip().matches("(?s)(app|sk)-.*")) return text.strip();
                 throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
@@ -3172,7 +3210,7 @@ final class DifyExec implements Runnable {
                             + "put these lines into .env (in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
                             + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
-                if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
+                if (key.matches("[!-~&&[^\"\\\\]]+")) return key; // a header cannot carry other characters
                 throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
                         + "(such as a space, a quote or a non-ASCII letter)", "copy it again");
             }
@@ -3208,13 +3246,13 @@ final class DifyExec implements Runnable {
         boolean noCheck;
     }
 
-    static class SameAppOption {
+    static class SameAppOption { // `verify` needs it without the options of a run
         @Option(names = "--same-app", hidden = true,
                 description = "Continue with another key of the same app although none of the batch's runs is found.")
         boolean isSure;
     }
 
-    @Command(name = "difyexec") // named by a hint about a setting that cannot be used
+    @Command(name = "difyexec") // a hint about an unusable setting contains this name
     static final class RunOptions extends SameAppOption {
         @Option(names = "--timeout", paramLabel = "SEC", defaultValue = "300",
                 description = "Limit each run (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
@@ -3256,7 +3294,9 @@ final class DifyExec implements Runnable {
     record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
             implements AutoCloseable {
 
-        /// Asks for version and app. If the server refuses, the command ends; `left` says what that means for the rows.
+        /// Asks for version and app. If the server refuses, the command ends.
+        ///
+        /// @param left completes the message with what that means for the rows, such as `; nothing was sent`
         ServerInfo greet(String left) throws InterruptedException {
             return exchange().server(left);
         }
@@ -3267,8 +3307,9 @@ final class DifyExec implements Runnable {
             return greet(left);
         }
 
-        /// Requires the app of every session that sent rows: it has the recorded hash, or it knows one of the recorded
-        /// runs.
+        /// Requires the app of every session that sent rows. It is the same app if its key has the recorded hash, or if
+        /// the server has one of the recorded runs under this key, which may be new. Another app would not have the
+        /// batch's runs, so rows would be sent and paid for again.
         ///
         /// @param isSure whether the user vouches for the app with `--same-app`
         AppClaim identify(Origin origin, AppKind kind, boolean isSure, String left)
@@ -3283,6 +3324,7 @@ final class DifyExec implements Runnable {
                 if (!isSure) throw origin.otherApp(runs, session.appId().equals(access.appId()));
                 isAssumed = true;
             }
+            // keeps the recorded hash, because a new one would have a new salt and look like another app's
             return new AppClaim(isSame ? origin.sessions().getLast().appHash() : access.appHash(), access.appId(),
                     isAssumed);
         }
@@ -3291,8 +3333,9 @@ final class DifyExec implements Runnable {
             return new FirstExchange(client, judge, err);
         }
 
-        /// Reads all rows and reports everything that is wrong with the input. If a fault keeps the rest from being
-        /// read, reads on with options that the user did not choose, so that the report is complete.
+        /// Reads all rows and reports everything that is wrong with the input. If a fault prevents reading the rest,
+        /// reads again with an option that the user did not choose, so that the report is complete. A fault that no
+        /// option repairs is thrown.
         Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv)
                 throws InterruptedException, IOException {
             try {
@@ -3340,7 +3383,7 @@ final class DifyExec implements Runnable {
         String version;
 
         /// Starts the simulated Dify for `--demo`, or returns empty. Its form has each column except the chatflow's
-        /// question.
+        /// question, so that every CSV fits.
         Optional<Demo> start(Csv csv) throws IOException {
             if (version == null) return Optional.empty();
             var question = version.equals(Demo.CHATFLOW) ? csv.shape().queryColumn() : "";
@@ -3386,15 +3429,17 @@ final class DifyExec implements Runnable {
                 description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
         Character delimiter;
 
+        /// Opens the input for a command that sends no row, so it needs no question and has no `--query-column`.
         Csv open(Path input, BatchFiles files) throws IOException {
             files.refuse(input);
             return open(input, "", Optional.of(files));
         }
 
-        /// Opens the input. Choices that were not typed come from earlier sessions.
+        /// Opens the input. Choices that were not typed come from earlier sessions, so that a batch is read in one way.
+        /// An id column other than before would make every row look new and be paid for again.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
-            mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable);
+            mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
             var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn, mapped,
                     vars);
             if (decimal != null && decimal != ',' && decimal != '.')
@@ -3414,7 +3459,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Takes defaults of options from environment variables and `.env`. Does not read a setting whose option was typed,
-    /// nor any for help, because the setting may be unusable.
+    /// nor any for help, because an unusable setting must prevent neither.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of(
                 "--base-url", "DIFY_API_BASE_URL", "--app-id", "DIFY_APP_ID", "--workflow-id", "DIFY_WORKFLOW_ID",

@@ -230,7 +230,7 @@ final class OptionsTest extends WholeCommand {
                 http://[::1]:5001/v1,           http://[::1]:5001/v1
                 """)
         void anAddressEndsWithoutASlash(String text, URI address) {
-            assertEquals(address, CommandLines.Converters.address(text));
+            assertEquals(address, CommandLines.Converters.parseUrl(text));
         }
 
         @ParameterizedTest
@@ -239,7 +239,7 @@ final class OptionsTest extends WholeCommand {
                 "https://me:secret@dify.example/v1"})
         void anInvalidAddressIsRefusedWithoutRepeatingIt(String text) {
             var problem = assertThrows(CommandLine.TypeConversionException.class,
-                    () -> CommandLines.Converters.address(text));
+                    () -> CommandLines.Converters.parseUrl(text));
 
             assertFalse(problem.getMessage().contains("secret"));
         }
