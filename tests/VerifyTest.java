@@ -15,6 +15,8 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 
 /// `verify`: batches and planted faults, against a simulated server.
 final class VerifyTest extends WholeCommand {
+    private static final String LOG = "results.jsonl.log";
+
     private SimulatedDify dify;
 
     /// Starts a server with these options and runs these lines of a CSV on it.
@@ -76,10 +78,6 @@ final class VerifyTest extends WholeCommand {
         damage(line -> line.path("id").asText().equals(id) ? null : line);
     }
 
-    private void changeLog(String part, String by) throws IOException {
-        Files.writeString(file("results.jsonl.log"), content("results.jsonl.log").replace(part, by));
-    }
-
     @Nested
     class AVerification {
         @ParameterizedTest(name = "{0} of Dify {1}, {2}")
@@ -137,7 +135,7 @@ final class VerifyTest extends WholeCommand {
         @Test
         void findsADeletedLineOfAKilledSession() throws IOException {
             var settings = rows("workflow", "1.16.1", "blocking", 3);
-            changeLog(content("results.jsonl.log").lines().toList().getLast() + "\n", "");
+            replace(LOG, content(LOG).lines().toList().getLast() + "\n", "");
             rows(4);
             call(settings, typed("run", "--mode", "blocking")).exits(0);
             finds("matches=4", settings);
@@ -150,8 +148,8 @@ final class VerifyTest extends WholeCommand {
         @Test
         void findsADeletedLineOfARowThatWasPaused() throws IOException {
             var settings = rows("workflow", "1.16.1", "blocking", 2);
-            var stop = content("results.jsonl.log").lines().toList().getLast();
-            changeLog(stop, Given.json("""
+            var stop = content(LOG).lines().toList().getLast();
+            replace(LOG, stop, Given.json("""
                     {'event':'end','t':'2026-01-16T12:00:00Z','id':'1','user':'USER','outcome':'paused'}
                     {'event':'harvest','t':'2026-01-16T12:00:00Z','user':'USER'}
                     """).replace("USER", user("1")) + stop);
@@ -166,18 +164,18 @@ final class VerifyTest extends WholeCommand {
             call(settings, typed("retry", "1", "--force", "--mode", "blocking")).exits(0);
             finds("matches=2 sent_again=1", settings).exits(0);
 
-            changeLog(",\"again\":true", "");
+            replace(LOG, ",\"again\":true", "");
 
             assertEquals(List.of("1"), ids(finds("matches=2 paid_twice=1", settings).exits(3), "paid_twice"));
         }
 
         @Test
         void reportsResultsWhoseRunsDifyDoesNotHave() throws IOException {
-            var settings = rows("workflow", "1.14.2", "blocking", 2);
+            var settings = rows("workflow", "1.14.2", "streaming", 2);
             var gone = UUID.randomUUID().toString();
-            changeLog(result("1").path("workflow_run_id").asText(), gone);
-            damage(line -> line.path("id").asText().equals("1") ? line.put("workflow_run_id", gone)
-                    : line.put("workflow_run_id", UUID.randomUUID().toString()));
+            replace(LOG, result("1").path("workflow_run_id").asText(), gone);
+            damage(line -> line.put("workflow_run_id", line.path("id").asText().equals("1") ? gone
+                    : UUID.randomUUID().toString()));
 
             assertEquals(List.of("1", "2"), ids(finds("without_run=2", settings), "without_run"));
         }
@@ -194,7 +192,7 @@ final class VerifyTest extends WholeCommand {
 
             assertEquals(3, tree(verify(settings, "--sample", "3").out()).path("rows").asInt());
             verify(new Simulated("--dify", "1.14.2").settings()).exits(2);
-            Files.delete(file("results.jsonl.log"));
+            Files.delete(file(LOG));
             verify(settings).exits(2);
         }
 
@@ -266,7 +264,7 @@ final class VerifyTest extends WholeCommand {
                 case "2" -> line.put("id", "1");
                 default -> line;
             });
-            Files.writeString(file("results.jsonl"), fourth + "\n" + added + "\n", StandardOpenOption.APPEND);
+            append("results.jsonl", fourth + "\n" + added + "\n");
 
             var call = finds("duplicated=1 matches=3 without_run=3", settings);
 
@@ -325,7 +323,7 @@ final class VerifyTest extends WholeCommand {
             var settings = batch("--dify 1.16.1", "blocking", "id,text", "1,[throttle] one");
             finds("matches=1 never_started=1", settings);
             var again = ((ObjectNode) events("session").getFirst()).put("same_app", true);
-            Files.writeString(file("results.jsonl.log"), again + "\n", StandardOpenOption.APPEND);
+            append(LOG, again + "\n");
 
             finds("matches=1 not_verifiable=1", settings);
         }

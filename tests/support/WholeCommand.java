@@ -217,6 +217,16 @@ abstract class WholeCommand {
         return Files.exists(file(name)) ? Files.readString(file(name)) : "";
     }
 
+    void append(String name, String text) throws IOException {
+        Files.writeString(file(name), text, StandardOpenOption.APPEND);
+    }
+
+    /// Replaces a part of a file, which must be there.
+    void replace(String name, String part, String by) throws IOException {
+        assertTrue(content(name).contains(part), () -> name + " lacks " + part);
+        Files.writeString(file(name), content(name).replace(part, by));
+    }
+
     /// The contents of all files in the folder.
     Map<String, String> contents() throws IOException {
         var contents = new TreeMap<String, String>();
