@@ -341,28 +341,6 @@ final class BatchTest {
 
             assertTrue(problem.text().contains(scene.output + ":2)"), problem.text());
         }
-
-        /// With a line break, its last byte was cut off; without one, everything was.
-        @ParameterizedTest
-        @CsvSource(quoteCharacter = '`', textBlock = """
-                UTF-16,   {'id':'a'
-                UTF-16,   {'id':'a'\\n
-                UTF-16,   {'id':'a'\\n{'id':'b'\\n
-                UTF-16LE, {'id':'a'
-                UTF-16LE, {'id':'a'\\n{'id':'b'\\n
-                UTF-16BE, {'id':'a'
-                UTF-16BE, {'id':'a'\\n{'id':'b'\\n
-                """)
-        void resultsSavedAsUtf16AreRefusedAndLeftAsTheyAre(String encoding, String lines) throws IOException {
-            var scene = Scene.of(folder, "a", "b");
-            var text = json(lines.translateEscapes().replaceAll("(?<=[ab])'", "','status':'success'}"))
-                    .getBytes(Charset.forName(encoding));
-            Files.write(scene.output, text);
-
-            assertThrows(Unusable.class, scene::open);
-            assertThrows(Unusable.class, () -> Batch.peek(BatchFiles.of(scene.output), Optional.empty(), false, List.of()));
-            assertArrayEquals(text, Files.readAllBytes(scene.output));
-        }
     }
 
     @Nested
@@ -435,21 +413,6 @@ final class BatchTest {
         private Batch batch(Object log) throws IOException {
             Files.writeString(folder.resolve("results.jsonl.log"), log.toString());
             return Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(), false, List.of());
-        }
-
-        @ParameterizedTest
-        @ValueSource(ints = {3, 5})
-        void aLogOfAnotherFormatIsRefusedAndLeftAsItIs(int format) throws IOException {
-            var scene = Scene.of(folder, "a");
-            var log = new Log().session("1.16.0").toString().replace("\"format\":4", "\"format\":" + format);
-            Files.writeString(scene.file(".log"), log);
-
-            var problem = assertThrows(Unusable.class, scene::open);
-
-            assertEquals(Exit.UNUSABLE, problem.exit);
-            for (var fact : List.of(scene.file(".log") + ": ", "format " + format, "difyexec 1", "\nhint: "))
-                assertTrue(problem.text().contains(fact), problem.text());
-            assertEquals(log, Files.readString(scene.file(".log")));
         }
 
         /// Row `a` may have a run, so half an event must not hide it.
@@ -930,19 +893,6 @@ final class BatchTest {
             assertEquals(150_006, repair(path).orElseThrow().bytes());
 
             assertEquals(first, Files.readString(path));
-        }
-
-        /// Whole, or torn by a full disk.
-        @ParameterizedTest
-        @ValueSource(ints = {1, 2, 3})
-        void aByteOrderMarkIsNotWrittenTwice(int bytes) throws Exception {
-            var scene = Scene.of(folder, "a");
-            Files.write(scene.output, Arrays.copyOf(Lines.BOM, bytes));
-
-            scene.play();
-
-            assertEquals(1, Files.readString(scene.output).chars().filter(c -> c == '\uFEFF').count());
-            assertEquals(List.of("a"), scene.resultIds());
         }
     }
 }

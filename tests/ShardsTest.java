@@ -13,7 +13,6 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// One CSV in several processes, merged into one batch. Of the ids 1 to 12 in three shards,
 /// the first has 6, 8, 9, 10, 12, the second 1, 2, 3, 4, 11, the third 5 and 7.
-@Timeout(90)
 final class ShardsTest extends WholeCommand {
     private final Dify dify = dify();
 
