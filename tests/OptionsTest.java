@@ -1,7 +1,5 @@
 package difyexec;
 
-import difyexec.DifyExec.Limits.Ceiling;
-import difyexec.DifyExec.Pace.Rate;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.api.io.TempDir;

@@ -10,15 +10,12 @@ import org.jline.reader.ParsedLine;
 import org.jline.reader.Parser;
 import org.jline.reader.impl.DefaultParser;
 import org.jline.terminal.impl.DumbTerminal;
-import picocli.CommandLine;
 
 import module java.base;
 
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static difyexec.DifyExec.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// The shell: its words, its commands on an open batch, scripts, crashes, and a real terminal.
 @Timeout(120)
