@@ -15,7 +15,7 @@ import static org.junit.jupiter.api.Assertions.*;
 @Timeout(90)
 final class ChatflowTest extends WholeCommand {
     private static final String USER = "difyexec-0123456789abcdef-1";
-    private static final String RESOURCES = Events.json("[{'document_name':'manual','segment_id':'s-1','score':0.50}]");
+    private static final String RESOURCES = Given.json("[{'document_name':'manual','segment_id':'s-1','score':0.50}]");
 
     // ── One exchange ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -54,24 +54,24 @@ final class ChatflowTest extends WholeCommand {
 
         /// The first events of a chatflow.
         private static String event(String name, String more) {
-            return Events.json("data: {'event':'%s','conversation_id':'c','message_id':'m','task_id':'%s',%s}\n\n",
+            return Given.json("data: {'event':'%s','conversation_id':'c','message_id':'m','task_id':'%s',%s}\n\n",
                     name, Events.TASK, more);
         }
 
         private static String ofRun(String name, String data) {
-            return event(name, Events.json("'workflow_run_id':'%s','data':%s", Events.RUN, data));
+            return event(name, Given.json("'workflow_run_id':'%s','data':%s", Events.RUN, data));
         }
 
         private static String started() {
-            return ofRun("workflow_started", Events.json("{'id':'%s'}", Events.RUN));
+            return ofRun("workflow_started", Given.json("{'id':'%s'}", Events.RUN));
         }
 
         private static String finished() {
-            return ofRun("workflow_finished", Events.ended("succeeded", Events.json("{'answer':'So.','files':[]}")));
+            return ofRun("workflow_finished", Events.ended("succeeded", Given.json("{'answer':'So.','files':[]}")));
         }
 
         private static String messageEnd() {
-            return event("message_end", Events.json("'metadata':{'retriever_resources':%s,'usage':{'total_tokens':40,"
+            return event("message_end", Given.json("'metadata':{'retriever_resources':%s,'usage':{'total_tokens':40,"
                     + "'total_price':'0.0021','currency':'USD'}},'files':[]", RESOURCES));
         }
 
@@ -133,8 +133,8 @@ final class ChatflowTest extends WholeCommand {
 
         @Test
         void reportsItsAnswerPieceByPiece() {
-            streamed(started(), event("message", Events.json("'answer':'So'")),
-                    event("message_replace", Events.json("'answer':'No.'")), finished());
+            streamed(started(), event("message", Given.json("'answer':'So'")),
+                    event("message_replace", Given.json("'answer':'No.'")), finished());
 
             assertEquals(List.of(new StreamEvent.Chunk("So"), new StreamEvent.Chunk("\nNo.")),
                     heard.stream().filter(StreamEvent.Chunk.class::isInstance).toList());
@@ -143,9 +143,9 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
         void hasTheReplacementAnswerIfItsRunKeepsTheOld(boolean isLast) {
-            var pieces = event("message", Events.json("'answer':'So.'"))
-                    + event("message_replace", Events.json("'answer':'Not'"))
-                    + event("message", Events.json("'answer':' said.'"));
+            var pieces = event("message", Given.json("'answer':'So.'"))
+                    + event("message_replace", Given.json("'answer':'Not'"))
+                    + event("message", Given.json("'answer':' said.'"));
 
             var response = ServerTest.ran(isLast ? streamed(started(), finished(), pieces, messageEnd())
                     : streamed(started(), pieces, messageEnd(), finished()));
@@ -157,8 +157,8 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"{}", "null", "{'files':[]}", "{'answer':null}"})
         void isLookedUpIfItsRunEndedWithoutAnAnswer(String outputs) {
-            var response = ServerTest.cut(streamed(started(), event("message", Events.json("'answer':'So'")), messageEnd(),
-                    ofRun("workflow_finished", Events.ended("succeeded", Events.json(outputs)))));
+            var response = ServerTest.cut(streamed(started(), event("message", Given.json("'answer':'So'")), messageEnd(),
+                    ofRun("workflow_finished", Events.ended("succeeded", Given.json(outputs)))));
 
             assertEquals(Optional.of(Events.REF), response.run());
         }
@@ -166,10 +166,10 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
         void takesAModeratedAnswerWithoutARun(boolean isEndMadeUp) {
-            var made = ofRun("workflow_finished", Events.json("{'status':'failed','outputs':null,'total_steps':0}"));
+            var made = ofRun("workflow_finished", Given.json("{'status':'failed','outputs':null,'total_steps':0}"));
 
-            var ran = ServerTest.ran(streamed(event("message", Events.json("'answer':'Not '")), event("message",
-                    Events.json("'answer':'said.'")), messageEnd(), isEndMadeUp ? started() + made : "event: ping\n\n"));
+            var ran = ServerTest.ran(streamed(event("message", Given.json("'answer':'Not '")), event("message",
+                    Given.json("'answer':'said.'")), messageEnd(), isEndMadeUp ? started() + made : "event: ping\n\n"));
 
             assertEquals(Optional.empty(), ran.run());
             assertEquals("{\"answer\":\"Not said.\",\"retriever_resources\":" + RESOURCES + "}",
@@ -178,7 +178,7 @@ final class ChatflowTest extends WholeCommand {
 
         @Test
         void isPausedWhileItWaitsForAHuman() {
-            answers(200, Events.json("{'event':'workflow_paused','workflow_run_id':'r','task_id':'t','answer':'Let me ask. ',"
+            answers(200, Given.json("{'event':'workflow_paused','workflow_run_id':'r','task_id':'t','answer':'Let me ask. ',"
                     + "'data':{'id':'m','status':'paused','total_steps':3}}"));
 
             var ran = ServerTest.ran(asked(Mode.BLOCKING));
@@ -217,9 +217,9 @@ final class ChatflowTest extends WholeCommand {
 
         private void stored(String answer, String more) {
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
-                    .willReturn(aResponse().withBody(Events.json("{'data':[{'id':'c'}]}"))));
+                    .willReturn(aResponse().withBody(Given.json("{'data':[{'id':'c'}]}"))));
             dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("user", equalTo(USER))
-                    .withQueryParam("conversation_id", equalTo("c")).willReturn(aResponse().withBody(Events.json(
+                    .withQueryParam("conversation_id", equalTo("c")).willReturn(aResponse().withBody(Given.json(
                             "{'data':[{'id':'m','conversation_id':'c','answer':'" + answer + "'," + more + "}]}"))));
         }
 
@@ -232,7 +232,7 @@ final class ChatflowTest extends WholeCommand {
         @Test
         void isFoundByItsRunWithTheDataOfItsMessage() {
             stored("So.", "'status':'normal','retriever_resources':" + RESOURCES);
-            dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(aResponse().withBody(Events.json(
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(aResponse().withBody(Given.json(
                     "{'id':'r','status':'succeeded','outputs':{'answer':'So.','files':[]}}"))));
 
             var ran = ((LookUpResult.Ended) found(Optional.of(new RunRef("r", "")), Symptom.CUT)).ran();
@@ -252,7 +252,7 @@ final class ChatflowTest extends WholeCommand {
                 """)
         void isFoundByItsUserIfItsRunIsNotKnown(String answer, String message, String expected) {
             stored(answer, message);
-            dify.stubFor(get(urlEqualTo("/v1/workflows/run/other")).willReturn(aResponse().withBody(Events.json(
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/other")).willReturn(aResponse().withBody(Given.json(
                     "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'},'inputs':{'sys.user_id':'x'}}"))));
 
             for (var found : List.of(found(Optional.empty(), Symptom.NO_ANSWER),

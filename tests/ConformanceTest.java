@@ -364,18 +364,15 @@ class ConformanceTest {
                     if (version.equals("1.16.0")) app(place).become(Simulator.Access.FORGOTTEN);
                 }
                 case "chatflow_stop 0", "chatflow_stop_later 0" -> {
-                    beginRun(exchange);
-                    inFlight.get(0).awaitEvents(4);
+                    beginRun(exchange).awaitEvents(4);
                     begin(numbered(1));
                 }
                 case "worker_ended_streaming 1" -> {
-                    begin(exchange);
-                    inFlight.get(1).awaitEvents(5);
+                    begin(exchange).awaitEvents(5);
                     app(place).endWorker();
                 }
                 case "worker_killed_streaming 1" -> {
-                    begin(exchange);
-                    inFlight.get(1).awaitEvents(5);
+                    begin(exchange).awaitEvents(5);
                     app(place).killWorker();
                 }
                 case "keys_changed 8", "keys 1", "keys 5" -> key = "nosuch";
@@ -396,8 +393,7 @@ class ConformanceTest {
                 case "versions_blocking 0", "versions_streaming 0" ->
                         aliases.put(id(exchange), app(place).published());
                 case "publish_again 2" -> {
-                    begin(exchange);
-                    inFlight.get(2).awaitEvents(2);
+                    begin(exchange).awaitEvents(2);
                     var again = APPS.get("published again");
                     app(place).publish(again.fields(version), Optional.of(again.graph()));
                 }
@@ -435,10 +431,8 @@ class ConformanceTest {
             var deadline = System.nanoTime() + Duration.ofSeconds(4).toNanos();
             while (true) {
                 boolean starts = exchange.isRun() || exchange.isQuestion();
-                if (!inFlight.containsKey(exchange.number()) && starts && exchange.status() == 0)
-                    beginRun(exchange);
-                else begin(exchange);
-                var difference = difference(exchange, inFlight.get(exchange.number()));
+                var wire = starts && exchange.status() == 0 ? beginRun(exchange) : begin(exchange);
+                var difference = difference(exchange, wire);
                 if (difference.isEmpty() || !exchange.isAsking() || exchange.name().equals("detail_at_finish")
                         || System.nanoTime() > deadline) return difference;
                 inFlight.remove(exchange.number()).close();
@@ -446,21 +440,24 @@ class ConformanceTest {
             }
         }
 
-        private void begin(Exchange exchange) throws Exception {
-            if (inFlight.containsKey(exchange.number())) return;
+        private Wire begin(Exchange exchange) throws Exception {
+            if (inFlight.containsKey(exchange.number())) return inFlight.get(exchange.number());
             var place = place(exchange);
             boolean goesOn = exchange.name().equals("http_details") && !exchange.raw().matches("(?s)[A-Z]+ .*");
             var wire = goesOn ? inFlight.get(exchange.number() - 1).send(bytes(exchange))
                     : Wire.open(server(place), bytes(exchange));
             inFlight.put(exchange.number(), wire);
+            return wire;
         }
 
         /// Returns when the server has accepted the run.
-        private void beginRun(Exchange exchange) throws Exception {
+        private Wire beginRun(Exchange exchange) throws Exception {
+            if (inFlight.containsKey(exchange.number())) return inFlight.get(exchange.number());
             var place = place(exchange);
             int before = started(place);
-            begin(exchange);
+            var wire = begin(exchange);
             if (!place.options().contains("--lost")) until("the run of " + exchange, () -> started(place) > before);
+            return wire;
         }
 
         private byte[] bytes(Exchange exchange) throws Exception {
@@ -565,10 +562,10 @@ class ConformanceTest {
         private SimulatedDify app(Place place) {
             var app = apps.get(place);
             if (app == null) {
-                var behaviour = behaviour(version, place.options().toArray(String[]::new));
                 var kind = APPS.get(place.app());
-                app = new SimulatedDify(behaviour.with(kind.fields(version)), new Simulator.Setup(place.app(),
-                        Optional.of(kind.graph()), place.kind(), Replay::answers));
+                app = new SimulatedDify(behaviour(version, place.options().toArray(String[]::new)), new Simulator.Setup(
+                        place.app(), Optional.of(kind.graph()), place.kind(), Replay::answers));
+                app.publish(kind.fields(version), Optional.of(kind.graph()));
                 app.become(place.access());
                 apps.put(place, app);
             }

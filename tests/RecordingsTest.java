@@ -13,6 +13,7 @@ import difyexec.Recorded.Exchange;
 
 import module java.base;
 
+import static difyexec.Recorded.json;
 import static difyexec.ServerTest.*;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Response.RunStatus;
@@ -117,7 +118,7 @@ final class RecordingsTest {
             assertEquals(run.path("task_id").asText(), response.ref().task(), exchange::toString);
             if (data.has("workflow_id")) // a pause does not repeat it
                 assertEquals(data.path("workflow_id").asText(), response.workflowId(), exchange::toString);
-            var outputs = JSON.readTree(data.path("outputs").toString().replace(":-0.0", ":0.0")); // zero has no sign
+            var outputs = json(data.path("outputs").toString().replace(":-0.0", ":0.0")); // zero has no sign
             assertEquals(outputs, json(response.outputs().toString()), exchange::toString);
             assertEquals(data.path("error").asText(""), response.error(), exchange::toString);
             assertEquals(data.path("elapsed_time").asDouble(), response.usage().seconds(), exchange::toString);
@@ -200,14 +201,14 @@ final class RecordingsTest {
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
                 var take = assertInstanceOf(Step.Take.class, step, exchange::toString);
                 assertEquals("succeeded", Given.word(take.verdict()), exchange::toString);
-                assertEquals(JSON.readTree(stored.getFirst().text()).path("outputs"), json(take.ran().outputs().toString()));
+                assertEquals(json(stored.getFirst().text()).path("outputs"), json(take.ran().outputs().toString()));
             } else isJudgedByItsWords(exchange, assertInstanceOf(Step.Judged.class, step, exchange::toString));
         }
 
         /// Decided by its message: the row or the batch is refused. A cut stream proves nothing.
         private static void isJudgedByItsWords(Exchange exchange, Step.Judged step) throws IOException {
             var words = Stream.of(exchange.text().split("\n")).filter(line -> line.startsWith("data: "))
-                    .map(line -> Recorded.json(line.substring(6)))
+                    .map(line -> json(line.substring(6)))
                     .map(event -> event.path("message").asText(event.at("/data/error").asText("")))
                     .filter(text -> !text.isEmpty()).findFirst().orElseThrow();
             var text = switch (step.verdict()) {
@@ -231,9 +232,9 @@ final class RecordingsTest {
         }
 
         private void look(Exchange detail, List<Exchange> all) throws IOException {
-            var body = JSON.readTree(detail.text());
+            var body = json(detail.text());
             var user = body.path("inputs").isTextual()
-                    ? JSON.readTree(body.path("inputs").asText()).path("sys.user_id").asText("u") : "u";
+                    ? json(body.path("inputs").asText()).path("sys.user_id").asText("u") : "u";
             var id = detail.line().substring(detail.line().lastIndexOf('/') + 1);
             dify.resetMappings();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
@@ -252,8 +253,8 @@ final class RecordingsTest {
         private void ended(Exchange detail, JsonNode body, Optional<JsonNode> own, Response.Ran ran)
                 throws IOException {
             var outputs = body.path("outputs");
-            var whole = outputs.isTextual() ? JSON.readTree(outputs.asText())
-                    : outputs.isNull() ? JSON.createObjectNode() : outputs;
+            var whole = outputs.isTextual() ? json(outputs.asText())
+                    : outputs.isNull() ? Given.outputs("{}") : outputs;
 
             assertEquals(RunStatus.of(body.path("status").asText()), Optional.of(ran.status()),
                     detail::toString);
@@ -312,7 +313,7 @@ final class RecordingsTest {
         }
 
         private void isDecidedByItsRun(Exchange messages, Exchange detail) throws IOException {
-            var run = JSON.readTree(detail.text());
+            var run = json(detail.text());
             stored(messages, detail);
 
             for (var known : List.of(Optional.<RunRef>empty(), Optional.of(new RunRef(run.path("id").asText(), "")))) {
@@ -332,7 +333,7 @@ final class RecordingsTest {
                 var all = Recorded.cases(version).get(name);
                 var detail = all.stream().filter(TheRecordings::isDetail).toList().getLast();
                 stored(all.get(all.indexOf(detail) - 1), detail);
-                var run = JSON.readTree(detail.text());
+                var run = json(detail.text());
 
                 var ran = ((LookUpResult.Ended) look(Optional.of(new RunRef(run.path("id").asText(), "")))).ran();
 
@@ -349,11 +350,11 @@ final class RecordingsTest {
 
         /// Serves these messages. Returns the first one.
         private JsonNode stored(Exchange messages) throws IOException {
-            var message = JSON.readTree(messages.text()).at("/data/0");
+            var message = json(messages.text()).at("/data/0");
             var conversation = message.path("conversation_id").asText();
             dify.resetMappings();
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
-                    .willReturn(aResponse().withBody(Events.json("{'data':[{'id':'%s'}]}", conversation))));
+                    .willReturn(aResponse().withBody(Given.json("{'data':[{'id':'%s'}]}", conversation))));
             dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("conversation_id", equalTo(conversation))
                     .willReturn(response(messages)));
             return message;
@@ -383,14 +384,14 @@ final class RecordingsTest {
 
         private void find(Exchange log) throws IOException {
             var user = URLDecoder.decode(log.line().replaceAll(".*session_id=([^&]*).*", "$1"), UTF_8);
-            var rows = JSON.readTree(log.text()).path("data");
+            var rows = json(log.text()).path("data");
             var run = rows.path(0).path("workflow_run");
             String id = run.path("id").asText(), status = run.path("status").asText();
             dify.resetMappings();
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs"))
                     .withQueryParam("created_by_end_user_session_id", equalTo(user)).willReturn(response(log)));
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
-                    .withBody(Events.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
+                    .withBody(Given.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
 
             var found = ServerTest.look(client, unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
 

@@ -15,6 +15,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
+import static difyexec.Given.json;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
@@ -100,10 +101,6 @@ class ServerTest {
         var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
         var response = new Response.Cut(run, symptom, "");
         return Given.unresolved(attempt, response, symptom, "", attempt.at(), attempt.at().plus(LONG));
-    }
-
-    static JsonNode json(String text) throws IOException {
-        return JSON.readTree(text);
     }
 
     /// A WireMock server for each test, and a client of it.
@@ -269,11 +266,6 @@ class ServerTest {
     static final class Events {
         static final RunRef REF = new RunRef("11111111-1111-4111-8111-111111111111", "task-1");
         static final String RUN = REF.id(), TASK = REF.task(), PING = "event: ping\n\n";
-
-        /// JSON with `'` instead of `"`.
-        static String json(String text, Object... values) {
-            return text.replace('\'', '"').formatted(values);
-        }
 
         static String event(String name, String data) {
             return json("data: {'event':'%s','workflow_run_id':'%s','task_id':'%s','data':%s}\n\n", name, RUN, TASK,

@@ -86,9 +86,9 @@ final class StreamTest {
         /// What a stream says, and whether its run is known afterwards.
         static List<Arguments> contradictions() {
             String started = Events.started(), ended = Events.finished("{}");
-            var bare = Events.json("data: {'event':'workflow_finished','data':{'status':'succeeded','outputs':{}}}\n\n");
-            var ofAnotherRow = started.replace("\"id\":\"r1\"", Events.json("'id':'another row'"));
-            var ofAnotherUser = started.replace("\"id\":\"r1\"", Events.json("'id':'r1','sys.user_id':'another'"));
+            var bare = Given.json("data: {'event':'workflow_finished','data':{'status':'succeeded','outputs':{}}}\n\n");
+            var ofAnotherRow = started.replace("\"id\":\"r1\"", Given.json("'id':'another row'"));
+            var ofAnotherUser = started.replace("\"id\":\"r1\"", Given.json("'id':'r1','sys.user_id':'another'"));
             var others = Events.finished("{\"a\":1}") + Events.nodeFinished("{}") + Events.finished("{\"a\":2}");
             return List.of(Arguments.of("the end of another run", started + another(ended), true),
                     Arguments.of("an end without a run", started + bare, true),
@@ -126,7 +126,7 @@ final class StreamTest {
 
         @Test
         void eventsJustAfterAnErrorCount() throws IOException {
-            var error = Events.json("data: {'event':'error','workflow_run_id':null,'code':'invalid_param','status':400,"
+            var error = Given.json("data: {'event':'error','workflow_run_id':null,'code':'invalid_param','status':400,"
                     + "'message':'No class mapping found'}\n\n");
 
             var response = refused(seen(LONG, connection -> {
@@ -156,7 +156,7 @@ final class StreamTest {
         @Test
         void anErrorWithoutACodeKeepsItsMessageAndStatus() throws IOException {
             var response = seen(Events.PING
-                    + Events.json("data: {'event':'error','message':'x is required in input form','status':500}\n\n"));
+                    + Given.json("data: {'event':'error','message':'x is required in input form','status':500}\n\n"));
 
             assertEquals(Response.Refused.event(500, "", "x is required in input form", Optional.empty()), response);
         }

@@ -98,9 +98,9 @@ final class Given {
         return Duration.ofSeconds(seconds);
     }
 
-    /// JSON with `'` instead of `"`.
-    static String json(String text) {
-        return text.replace('\'', '"');
+    /// JSON with `'` instead of `"`, and a value for each `%s`.
+    static String json(String text, Object... values) {
+        return text.replace('\'', '"').formatted(values);
     }
 
     static Row row(String id) {

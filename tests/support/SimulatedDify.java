@@ -88,12 +88,10 @@ final class SimulatedDify {
                 new Route("POST", "/v1/form/human_input/([^/]+)", this::answered));
     }
 
-    /// Publishes another version of the workflow; active runs keep theirs. Returns its id.
-    String publish(JsonNode fields, Optional<SimulatedGraph> graph) {
-        var version = Published.of(behaviour.version(), fields, graph, files);
-        versions.put(version.app().workflow(), version);
-        current = version;
-        return version.app().workflow();
+    /// Publishes another version of the workflow; active runs keep theirs.
+    void publish(JsonNode fields, Optional<SimulatedGraph> graph) {
+        current = Published.of(behaviour.version(), fields, graph, files);
+        versions.put(published(), current);
     }
 
     /// The id of the version that is published now.

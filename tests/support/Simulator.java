@@ -289,11 +289,6 @@ final class Simulator implements Callable<Integer> {
                      Map<Fault, Share> shares) {
         private static final Pattern TIMES = Pattern.compile("\\[(latency|queue|move) (\\d+(?:\\.\\d+)?(?:ms|s|m)?)]");
 
-        /// Returns a copy with another form.
-        Behaviour with(JsonNode fields) {
-            return new Behaviour(version, fields, seed, pace, latency, jitter, queue, move, silence, limit, shares);
-        }
-
         Fate fate(String id, int start, Map<?, ?> inputs) {
             var mixed = new SplittableRandom(seed ^ (long) id.hashCode() << 24 ^ start);
             var random = new SplittableRandom(mixed.nextLong());

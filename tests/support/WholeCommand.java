@@ -34,7 +34,7 @@ abstract class WholeCommand {
 
     /// JSON with `'` instead of `"`.
     static String text(String json, Object... values) {
-        return ServerTest.Events.json(json, values);
+        return Given.json(json, values);
     }
 
     static JsonNode tree(String json) throws IOException {
