@@ -88,7 +88,7 @@ final class RulesTest {
                 400    | bad_request:other           | no such city                     | failed    |
                 403    | :denied                     | no                               | stop      |
                 """)
-        void difysAnswerIsDecidedByStatusCodeAndTheStartOfTheMessage(int status, String code, String message,
+        void difysResponseIsJudgedByStatusCodeAndMessage(int status, String code, String message,
                 String verdict, String says) {
             var seen = judge.verdict(attempt(0, 0),
                     http(status, Objects.toString(code, ""), Objects.toString(message, "")));
@@ -119,7 +119,7 @@ final class RulesTest {
                 520,    look up,   520
                 524,    look up,   524
                 """)
-        void aProxysAnswerIsDecidedByItsStatus(int status, String verdict, String says) {
+        void aProxysResponseIsJudgedByItsStatus(int status, String verdict, String says) {
             var seen = judge.verdict(attempt(0, 0), html(status));
 
             assertEquals(verdict, word(seen));
@@ -153,7 +153,7 @@ final class RulesTest {
                 500    |                          | query is required                               | failed
                 500    |                          |                                                 | look up
                 """)
-        void anErrorInAStreamIsDecidedByItsCodeElseByItsText(int status, String code, String message, String verdict) {
+        void anErrorInAStreamIsJudgedByItsCodeOrItsText(int status, String code, String message, String verdict) {
             var seen = judge.verdict(attempt(0, 0), Response.Refused.event(status, Objects.toString(code, ""),
                     Objects.toString(message, ""), Optional.empty()));
 
@@ -175,7 +175,7 @@ final class RulesTest {
                 PAUSED    |                                                            | paused
                 RUNNING   |                                                            | look up
                 """)
-        void aRunIsDecidedByItsStatusAndNotByHttp200(RunStatus status, String error, String verdict) {
+        void aRunIsJudgedByItsStatusAndNotByHttp200(RunStatus status, String error, String verdict) {
             var seen = judge.verdict(attempt(0, 0), ran("run-1", status, Objects.toString(error, "")));
 
             assertEquals(verdict, word(seen));
@@ -226,7 +226,7 @@ final class RulesTest {
                 Aborted: User requested stop                  | 3     | {}      | failed  | failed    | look up
                                                               | 0     | {}      | look up | look up   | look up
                 """)
-        void aFailureThatWouldBePaidForAgainOrLooksMadeUpIsConfirmedFirst(String error, int steps, String outputs,
+        void aRetriedOrMadeUpFailureIsConfirmedFirst(String error, int steps, String outputs,
                 String never, String transientOnly, String always) {
             assertEquals(List.of(never, transientOnly, always),
                     words(asked -> asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs))));
@@ -234,48 +234,38 @@ final class RulesTest {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                mode      | steps | error                                                | verdict   | never
-                STREAMING | 0     | name is required in input form                       | failed    | failed
-                STREAMING | 0     | Reached maximum retries (3) for URL http://x         | failed    | failed
-                STREAMING | 0     | Too many requests. Please try again later.           | throttled | throttled
-                STREAMING | 0     | Model gpt-4o credentials is not initialized.         | stop      | stop
-                STREAMING | 0     | No valid model provider credentials found. Please go | stop      | stop
-                STREAMING | 0     | No class mapping found for node type: nosuch-node    | stop      | stop
-                STREAMING | 0     | [Errno 111] Connection refused                       | look up   | look up
-                STREAMING | 0     | Workflow stream ended without a terminal event       | look up   | look up
-                STREAMING | 0     |                                                      | look up   | look up
-                STREAMING | 3     | Rate Limit Error                                     | again     | failed
-                BLOCKING  | 0     | Rate Limit Error                                     | again     | failed
-                BLOCKING  | 0     | division by zero                                     | failed    | failed
+                mode      | steps | error                                          | never     | transient | always
+                STREAMING | 0     | name is required in input form                 | failed    | failed    | failed
+                STREAMING | 0     | Reached maximum retries (3) for URL http://x   | failed    | failed    | failed
+                STREAMING | 0     | Too many requests. Please try again later.     | throttled | throttled | throttled
+                STREAMING | 0     | Model gpt-4o credentials is not initialized.   | stop      | stop      | stop
+                STREAMING | 0     | No valid model provider credentials found. Ple | stop      | stop      | stop
+                STREAMING | 0     | No class mapping found for node type: nosuch-n | stop      | stop      | stop
+                STREAMING | 0     | [Errno 111] Connection refused                 | look up   | look up   | look up
+                STREAMING | 0     | Workflow stream ended without a terminal event | look up   | look up   | look up
+                STREAMING | 0     |                                                | look up   | look up   | look up
+                STREAMING | 3     | Rate Limit Error                               | failed    | again     | again
+                BLOCKING  | 0     | Rate Limit Error                               | failed    | again     | again
+                BLOCKING  | 0     | division by zero                               | failed    | failed    | again
                 """)
-        void aFailureThatIsNotStoredIsDecidedByItsMessage(Mode mode, int steps, String error, String verdict,
-                String never) {
+        void aFailureThatIsNotStoredIsJudgedByItsMessage(Mode mode, int steps, String error, String never,
+                String transientOnly, String always) {
             var attempt = attempt(mode, Tries.NONE);
-            var patient = new Judge(BACKOFF, RetryRuns.NEVER, ACCESS);
 
-            assertEquals(verdict, word(judge.notStored(attempt, failedAfter(steps, error, "{}"))));
-            assertEquals(never, word(patient.notStored(attempt, failedAfter(steps, error, "{}"))));
+            assertEquals(List.of(never, transientOnly, always),
+                    words(asked -> asked.notStored(attempt, failedAfter(steps, error, "{}"))));
         }
 
         /// A worker that fails in the middle of a run names that run, which may still be active.
         @Test
-        void aTransientEndIsTriedAgainOnlyIfItsRunIsMadeUpToo() {
+        void aTransientFailureIsRetriedOnlyIfItsRunIsMadeUp() {
             var attempt = attempt(Mode.STREAMING, Tries.NONE);
             for (var run : List.of(new RunRef("run-1", "run-1"), new RunRef("run-1", "task-1"))) {
                 var end = new Response.Ran(run, RunStatus.FAILED, Given.outputs("{}"), "Connection refused", "",
                         Usage.NONE);
-                assertEquals(run.isMadeUp() ? "again" : "look up", word(judge.notStored(attempt, end)));
+                var verdict = run.isMadeUp() ? "again" : "look up";
+                assertEquals(List.of("look up", verdict, verdict), words(asked -> asked.notStored(attempt, end)));
             }
-        }
-
-        @Test
-        void evenAlwaysDoesNotRetryOnAMadeUpEndAlone() {
-            var always = new Judge(BACKOFF, RetryRuns.ALWAYS, ACCESS);
-            var streamed = attempt(Mode.STREAMING, Tries.NONE);
-
-            assertEquals("look up", word(always.notStored(streamed, failedAfter(0, "no terminal event", "{}"))));
-            assertEquals("failed",
-                    word(always.notStored(streamed, failedAfter(0, "x is required in input form", "{}"))));
         }
 
         @ParameterizedTest
@@ -315,18 +305,6 @@ final class RulesTest {
             assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
         }
 
-        @Test
-        void beingThrottledNeverFailsARow() {
-            assertEquals("throttled", word(judge.verdict(attempt(3, 1000), THROTTLED)));
-        }
-
-        @Test
-        void anUnsentRequestDidNotReachTheServer() {
-            var response = new Response.NotSent("connection refused", "");
-
-            assertEquals("unreached", word(judge.verdict(attempt(3, 0), response)));
-        }
-
         @ParameterizedTest
         @EnumSource(Symptom.class)
         void cutRunsAreLookedUpFirst(Symptom symptom) {
@@ -338,7 +316,7 @@ final class RulesTest {
         }
 
         @Test
-        void aLookUpIsForASymptom() {
+        void aLookUpHasTheSymptomOfItsResponse() {
             assertEquals(Symptom.SERVER_ERROR, symptom(http(500, "unknown", "Internal Server Error")));
             assertEquals(Symptom.SERVER_ERROR, symptom(http(400, "invalid_param", "queue listening stopped")));
             assertEquals(Symptom.GATEWAY, symptom(html(500)));
@@ -380,7 +358,7 @@ final class RulesTest {
         }
 
         @Test
-        void theReportOfASchemaQuotesTheRowAndIsNotRepeated() {
+        void aValidationReportThatQuotesTheRowIsNotRepeated() {
             var report = "1 validation error for WorkflowRunPayload\ninputs\n  Input should be a valid dictionary "
                     + "[type=dict_type, input_value='my secret row', input_type=str]";
 
@@ -404,29 +382,31 @@ final class RulesTest {
 
     @Nested
     class TheRelease {
+        /// When the server lists the runs of workflows and of chatflows, and whether it keeps refused streams open.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                version,    listing,    holds refused
-                1.9.2,      AT_END,     false
-                1.10.1,     AT_END,     false
-                0.15.3,     AT_END,     false
-                1.11.0,     NOT_KNOWN,  true
-                1.13.3,     NOT_KNOWN,  true
-                1.14.0,     FROM_START, true
-                1.14.2,     FROM_START, true
-                1.14.0-rc1, FROM_START, true
-                1.15.0,     FROM_START, true
-                1.16.0,     FROM_START, false
-                1.16.1,     FROM_START, false
-                1.20.0,     FROM_START, false
-                2.0.0,      FROM_START, false
-                '',         NOT_KNOWN,  true
-                dev,        NOT_KNOWN,  true
-                1,          NOT_KNOWN,  true
+                version,    workflow,   chatflow,    holds refused
+                1.9.2,      AT_END,     WITHOUT_END, false
+                1.10.1,     AT_END,     WITHOUT_END, false
+                0.15.3,     AT_END,     WITHOUT_END, false
+                1.11.0,     NOT_KNOWN,  NOT_KNOWN,   true
+                1.13.3,     NOT_KNOWN,  NOT_KNOWN,   true
+                1.14.0,     FROM_START, FROM_START,  true
+                1.14.2,     FROM_START, FROM_START,  true
+                1.14.0-rc1, FROM_START, FROM_START,  true
+                1.15.0,     FROM_START, FROM_START,  true
+                1.16.0,     FROM_START, FROM_START,  false
+                1.16.1,     FROM_START, FROM_START,  false
+                1.20.0,     FROM_START, FROM_START,  false
+                2.0.0,      FROM_START, FROM_START,  false
+                '',         NOT_KNOWN,  NOT_KNOWN,   true
+                dev,        NOT_KNOWN,  NOT_KNOWN,   true
+                1,          NOT_KNOWN,  NOT_KNOWN,   true
                 """)
-        void theVersionDecidesWhatNoAnswerShows(String version, Listing listing, boolean holds) {
+        void knowsByTheVersionWhenRunsAreListed(String version, Listing workflow, Listing chatflow, boolean holds) {
             var release = Release.of(version);
-            assertEquals(listing, release.listing());
+            assertEquals(workflow, release.listing(AppKind.WORKFLOW));
+            assertEquals(chatflow, release.listing(AppKind.CHATFLOW));
             assertEquals(holds, release.holdsRefused());
         }
 
@@ -436,32 +416,18 @@ final class RulesTest {
         void anUntestedNewerVersionGetsANote(String version, boolean isNoted) {
             assertEquals(isNoted, Release.note(version).isPresent());
         }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                version, listing
-                1.9.2,   WITHOUT_END
-                1.12.0,  NOT_KNOWN
-                1.14.2,  FROM_START
-                1.16.0,  FROM_START
-                '',      NOT_KNOWN
-                """)
-        void aChatflowsRunIsListedFromItsStartByAllTestedVersions(String version, Listing listing) {
-            assertEquals(listing, Release.of(version).listing(AppKind.CHATFLOW));
-            assertEquals(Release.of(version).listing(), Release.of(version).listing(AppKind.WORKFLOW));
-        }
     }
 
     /// The result of a look-up in a few words; `,` separates steps.
     @Nested
     class TheLookUpRules {
-        private static final LookUpContext HERE = here(Listing.FROM_START, Optional.empty(), false, false);
+        private static final LookUpContext HERE = here(Listing.FROM_START);
         private static final Response BARE = bare("Workflow stream ended without a terminal event");
 
         private final LookUpRules lookUpRules = lookUpRules(false);
 
-        private static LookUpContext here(Listing listing, Optional<Instant> passed, boolean stopAsked, boolean hasSuccess) {
-            return new LookUpContext(listing, passed, false, stopAsked, hasSuccess);
+        private static LookUpContext here(Listing listing) {
+            return new LookUpContext(listing, Optional.empty(), false, false, false);
         }
 
         private static LookUpRules lookUpRules(boolean resendUnknown) {
@@ -492,8 +458,8 @@ final class RulesTest {
         }
 
         private String step(Unresolved unresolved, LookUpResult found, Listing listing, long seconds) {
-            return words(lookUpRules.steps(unresolved, found, here(listing, Optional.empty(), false, false), NOON.plusSeconds(seconds)),
-                    NOON.plusSeconds(seconds));
+            var now = NOON.plusSeconds(seconds);
+            return words(lookUpRules.steps(unresolved, found, here(listing), now), now);
         }
 
         private String step(Unresolved unresolved, LookUpResult found) {
@@ -506,9 +472,9 @@ final class RulesTest {
         }
 
         private static Unresolved unresolved(Symptom symptom, Attempt attempt, boolean known) {
-            Response response = symptom == Symptom.UNCONFIRMED ? BARE
-                    : known ? cut(symptom, run("run-1")) : cut(symptom);
-            return Given.unresolved(attempt, response, symptom, symptom.name(), NOON, NOON.plusSeconds(300));
+            var cut = known ? cut(symptom, run("run-1")) : cut(symptom);
+            return Given.unresolved(attempt, symptom == Symptom.UNCONFIRMED ? BARE : cut, symptom, symptom.name(), NOON,
+                    NOON.plusSeconds(300));
         }
 
         private static Unresolved unresolved(Symptom symptom) {
@@ -560,7 +526,7 @@ final class RulesTest {
                 RECHECK,     FAILED,    false,   recheck 0
                 RECHECK,     STOPPED,   false,   recheck 0
                 """)
-        void anEndIsAcceptedWhenItIsCertain(Symptom symptom, RunStatus status, boolean stopped,
+        void anOutcomeIsAcceptedWhenItIsCertain(Symptom symptom, RunStatus status, boolean stopped,
                 String step) {
             var unresolved = unresolved(symptom);
 
@@ -568,7 +534,7 @@ final class RulesTest {
         }
 
         @Test
-        void aRunOverItsTimeHasTimedOutWhateverItsEnd() {
+        void aRunOverItsTimeHasTimedOutWhateverItsOutcome() {
             var step = (Step.Take) lookUpRules.steps(unresolved(Symptom.TIMED_OUT),
                     ended(failed("Rate Limit Error")), HERE, NOON).getFirst();
 
@@ -651,7 +617,7 @@ final class RulesTest {
                 NOT_KNOWN,  STREAMING, 299,     look
                 NOT_KNOWN,  STREAMING, 300,     unknown
                 """)
-        void anAttemptWithoutATraceIsSentAgainOnlyIfThatProvesItNeverStarted(Listing listing,
+        void anUnlistedRunIsSentAgainOnlyIfItCannotHaveStarted(Listing listing,
                 Mode mode, long seconds, String step) {
             var unresolved = unresolved(Symptom.NO_ANSWER, attempt(mode, Tries.NONE), false);
 
@@ -674,7 +640,7 @@ final class RulesTest {
                 3600,   true,    false,  3629,    look
                 3600,   true,    false,  3630,    'not_started, recheck 0'
                 """)
-        void aStreamWithoutATraceIsSentAgainOnlyAfterOneSentLaterHasBegun(Long passed, boolean earlier, boolean others,
+        void anUnlistedStreamIsSentAgainAfterALaterOneBegan(Long passed, boolean earlier, boolean others,
                 long seconds, String step) {
             var own = attempt(Mode.STREAMING, Tries.NONE);
             var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.fingerprint(), NOON);
@@ -723,7 +689,7 @@ final class RulesTest {
 
         /// The first event in the stream of a refused row in Dify 1.16.
         @Test
-        void aMadeUpRunIdShowsNoMoreThanNone() {
+        void aMadeUpRunIdCountsAsNone() {
             var unresolved = Given.unresolved(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
                     Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
 
@@ -741,7 +707,7 @@ final class RulesTest {
                 CRASH,       3,      'not_started, recheck 3'
                 INTERRUPTED, 0,      'not_started, recheck 0'
                 """)
-        void aRequestThatNeverStartedCountsAsAnAttemptOfTheCallThatSentIt(Symptom symptom, int failed,
+        void aRequestThatStartedNoRunCountsInItsSessionOnly(Symptom symptom, int failed,
                 String step) {
             var unresolved = unresolved(symptom, attempt(failed, 0), false);
 
@@ -768,14 +734,14 @@ final class RulesTest {
         void aFailureThatIsNotStoredHasNoRunUnlessItTookSteps() {
             var error = Response.Refused.event(400, "invalid_param", "No class mapping found", Optional.of(run("r")));
 
-            for (var textOf : List.of(bare("x is required in input form"), BARE, error))
-                assertEquals(Optional.empty(), notStored(textOf).run(), textOf.toString());
+            for (var said : List.of(bare("x is required in input form"), BARE, error))
+                assertEquals(Optional.empty(), notStored(said).run(), said.toString());
             assertEquals(Optional.of(run("run-failed")), notStored(failed("no such city")).run());
             assertEquals(400, ((Response.Refused) notStored(error)).status());
         }
 
-        private Response notStored(Response textOf) {
-            return ((Step.Judged) lookUpRules.steps(Given.unresolved(attempt(Mode.STREAMING, Tries.NONE), textOf,
+        private Response notStored(Response said) {
+            return ((Step.Judged) lookUpRules.steps(Given.unresolved(attempt(Mode.STREAMING, Tries.NONE), said,
                     Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON).getFirst()).response();
         }
 
@@ -796,7 +762,7 @@ final class RulesTest {
                 CUT,     long log,  10,      false,  unknown
                 RECHECK, 503,       299,     false,  look
                 """)
-        void aLookUpWithoutAResultIsRepeatedUnlessItsAnswerSaysMore(Symptom symptom, String answer,
+        void aFailedLookUpIsRepeatedUnlessItsResponseSaysMore(Symptom symptom, String answer,
                 long seconds, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
 
@@ -822,7 +788,7 @@ final class RulesTest {
                 FAILED,    false, take failed
                 FAILED,    true,  take failed
                 """)
-        void aSuccessOfOtherCellsIsTakenAsItWasSent(RunStatus status, boolean lost, String step) {
+        void aSuccessOfChangedCellsIsTakenWithTheInputsSent(RunStatus status, boolean lost, String step) {
             assertEquals(step, step(unresolved(Symptom.CRASH, stale(lost), true), found(status)));
         }
 
@@ -849,9 +815,9 @@ final class RulesTest {
                 STOPPED,   false, judge look up
                 STOPPED,   true,  interrupted
                 """)
-        void theEndOfARunWithAQuietStreamIsUsed(RunStatus status, boolean asked, String step) {
+        void theOutcomeOfARunWithAQuietStreamIsUsed(RunStatus status, boolean asked, String step) {
             var quiet = Unresolved.withoutWait(attempt(0, 0), Purpose.QUIET, Optional.of(run("run-1")), NOON);
-            var here = here(Listing.FROM_START, Optional.empty(), asked, false);
+            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, asked, false);
 
             assertEquals(step, words(lookUpRules.steps(quiet, found(status), here, NOON), NOON));
             assertEquals("nothing", words(lookUpRules.steps(quiet, ABSENT, here, NOON), NOON));
@@ -881,7 +847,7 @@ final class RulesTest {
         }
 
         @Test
-        void anEarlierAttemptTheServerDoesNotKnowIsLookedUpAgain() {
+        void anEarlierAttemptIsLookedUpAgainAfterAFailedLookUp() {
             var again = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")), silent("503"),
                     HERE, NOON).getFirst()).unresolved();
 
@@ -898,10 +864,9 @@ final class RulesTest {
 
         @Test
         void anEarlierAttemptFoundRunningHasTheWholeTimeLimit() {
-            var waits = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")),
+            var unresolved = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")),
                     found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50)).getFirst()).unresolved();
 
-            var unresolved = assertInstanceOf(Unresolved.class, waits);
             assertEquals(Optional.of(run("run-1")), unresolved.run());
             assertEquals(NOON.plusSeconds(350), unresolved.state().deadline());
             assertTrue(unresolved.state().holdsPlace());
@@ -919,10 +884,10 @@ final class RulesTest {
                 RUNNING,   false,   true,  nothing
                 PAUSED,    false,   true,  nothing
                 """)
-        void aLateRunIsUsedIfTheRowHasNotSucceededAndItsCellsAreUnchanged(RunStatus status, boolean success,
+        void aLateRunIsUsedIfItsRowIsUnchangedAndHasNoSuccess(RunStatus status, boolean success,
                 boolean same, String step) {
             var late = Unresolved.withoutWait(same ? earlier("u-1") : stale(false), Purpose.LATE, Optional.empty(), NOON);
-            var here = here(Listing.FROM_START, Optional.empty(), false, success);
+            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, success);
 
             assertEquals(step, words(lookUpRules.steps(late, found(status), here, NOON), NOON));
             assertEquals("nothing", words(lookUpRules.steps(late, ABSENT, here, NOON), NOON));
@@ -930,13 +895,12 @@ final class RulesTest {
         }
 
         @Test
-        void aRunPaidTwiceOnRequestCountsAsUnseenOnlyIfUnknown() {
+        void aResentRowKeepsItsRunOnlyIfItIsKnown() {
             for (boolean known : new boolean[] {true, false}) {
                 var unresolved = unresolved(Symptom.CRASH, earlier("u-1"), known);
 
-                var here = here(Listing.AT_END, Optional.empty(), false, false);
-                var step = (Step.Close) lookUpRules(true).steps(unresolved, ABSENT, here, NOON.plusSeconds(301))
-                        .getFirst();
+                var step = (Step.Close) lookUpRules(true).steps(unresolved, ABSENT, here(Listing.AT_END),
+                        NOON.plusSeconds(301)).getFirst();
 
                 assertEquals("resent", step.end());
                 assertEquals(known, step.response().run().isPresent());
@@ -945,7 +909,7 @@ final class RulesTest {
     }
 
     @Nested
-    class TheMostCost {
+    class TheCostLimit {
         private static final Limits FIVE = new Limits(null, null, new BigDecimal(5), seconds(20), seconds(300), null);
 
         @ParameterizedTest
@@ -958,7 +922,7 @@ final class RulesTest {
                 -,       -,      9,        false
                 -,       -,      10,       true
                 """)
-        void isReachedWhenThatMuchIsSpentInTheOnlyReportedCurrency(BigDecimal dollars, BigDecimal others,
+        void isReachedInTheOnlyReportedCurrency(BigDecimal dollars, BigDecimal others,
                 int unpriced, boolean stops) {
             var spent = new Spending();
             for (int run = 0; run < unpriced; run++) spent.add(10, null, "");
