@@ -99,7 +99,7 @@ final class PaceTest {
                 2000,     8000,   false
                 2000,     9000,   true
                 """)
-        void aWaitIsAQueueIfItIsLongAndFarLongerThanTheShortest(long shortest, long others, boolean queue) {
+        void longWaitsCountAsQueueing(long shortest, long others, boolean queue) {
             pace.cutIfQueued(Duration.ofMillis(shortest), 1, 1, 8);
             pace.cutIfQueued(Duration.ofMillis(others), 2, 1, 8);
 
@@ -163,20 +163,7 @@ final class PaceTest {
         }
 
         @Test
-        void withAWaitTheNextStartIsThatLongAfterTheEnd() {
-            var slow = new Pace(1, seconds(5), null);
-            assertTrue(slow.hasRoom(NOON, 0));
-
-            slow.started(NOON);
-            assertFalse(slow.hasRoom(NOON.plusSeconds(3600), 0));
-            slow.ended(NOON.plusSeconds(10));
-
-            assertFalse(slow.hasRoom(NOON.plusSeconds(14), 0));
-            assertTrue(slow.hasRoom(NOON.plusSeconds(15), 0));
-        }
-
-        @Test
-        void atARateNeitherDelaysAfterALateStartNorCatchesUpAfterAPause() {
+        void aRateNeitherAddsADelayNorCatchesUp() {
             var even = new Pace(9, null, new Rate(seconds(2)));
 
             even.started(NOON);
@@ -192,7 +179,7 @@ final class PaceTest {
     }
 
     @Nested
-    class TheMostConcurrentRuns {
+    class ThePeakConcurrency {
         private final Pace pace = new Pace(4, null, null);
 
         private void finished(long... fromTo) {
@@ -201,14 +188,14 @@ final class PaceTest {
         }
 
         @Test
-        void thePeakCountsRunsThatRanAtTheSameTime() {
+        void countsRunsThatRanAtTheSameTime() {
             finished(0, 10, 2, 11, 5, 12, 11, 20, 11, 21);
 
             assertEquals(3, pace.peakConcurrency());
         }
 
         @Test
-        void thePeakDoesNotCountARunThatReplacedAnother() {
+        void doesNotCountARunThatReplacedAnother() {
             for (int run = 0; run < 4; run++) {
                 finished(10 * run, 10 * run + 10);
                 pace.finished(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
@@ -218,7 +205,7 @@ final class PaceTest {
         }
 
         @Test
-        void anOldPeakOfConcurrentRunsIsForgotten() {
+        void forgetsOldRuns() {
             finished(0, 10, 0, 10, 0, 10, 0, 10, 0, 10);
             for (int run = 1; run <= 8; run++) finished(10 * run, 10 * run + 10);
 
@@ -226,7 +213,7 @@ final class PaceTest {
         }
 
         @Test
-        void thePeakIsUnknownIfTheServerReportsNoTimes() {
+        void isUnknownIfTheServerReportsNoTimes() {
             finished(5, 5);
 
             assertEquals(0, pace.peakConcurrency());
@@ -342,7 +329,6 @@ final class PaceTest {
 
             assertEquals(NOON.plusSeconds(3), quick.nextProbe());
         }
-
     }
 
     @Nested
@@ -396,8 +382,8 @@ final class PaceTest {
                 """)
         void changesTheModeOnlyIfAProxyCutsRunsOrStreamsAreRefused(AppKind app, String server, Mode asked,
                 Mode earlier, String answers, Mode mode) {
-            var route = new ModePolicy(asked, Optional.ofNullable(earlier), app, server);
-            var before = route.mode();
+            var policy = new ModePolicy(asked, Optional.ofNullable(earlier), app, server);
+            var before = policy.mode();
             var said = new ArrayList<String>();
             for (var answer : answers.split(", ")) {
                 var word = answer.split("/")[0];
@@ -410,34 +396,29 @@ final class PaceTest {
                     default -> Character.isDigit(word.charAt(0)) ? html(Integer.parseInt(word))
                             : cut(Symptom.valueOf(word));
                 };
-                route.observe(response, seconds(number)).ifPresent(said::add);
+                policy.observe(response, seconds(number)).ifPresent(said::add);
             }
 
-            assertEquals(mode, route.mode());
+            assertEquals(mode, policy.mode());
             assertEquals(mode == before ? 0 : 1, said.size(), said::toString);
         }
 
-        @Test
-        void findingARunningRunShowsThatTheServerListsFromTheStart() {
-            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "");
-            var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 0);
-            assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
+        /// An active run that was found shows that the server lists runs from their start, but not if it was found by its
+        /// id. 1.9 lists a run whose listener has given up, though it is still active.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                server, found by, listing
+                '',     id,       NOT_KNOWN
+                '',     user,     FROM_START
+                1.9.2,  user,     AT_END
+                """)
+        void anActiveRunShowsWhenAnUnknownServerListsRuns(String server, String foundBy, Listing listing) {
+            var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, server);
+            var cut = foundBy.equals("id") ? cut(Symptom.CUT, run("run-1")) : cut(Symptom.CUT);
 
-            route.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT, run("run-1")), 0)); // found by id
-            assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
-            route.listsRunning(unresolved);
+            policy.listsRunning(unresolved(attempt(0, 0), cut, 0));
 
-            assertEquals(Listing.FROM_START, route.listing(attempt(0, 0)));
-        }
-
-        /// 1.9 lists a run whose listener has given up, though it is still active.
-        @Test
-        void aRunningRunShowsNothingOfAServerThatIsKnownToListAtTheEnd() {
-            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.9.2");
-
-            route.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT), 0));
-
-            assertEquals(Listing.AT_END, route.listing(attempt(0, 0)));
+            assertEquals(listing, policy.listing(attempt(0, 0)));
         }
 
         @ParameterizedTest
@@ -448,33 +429,33 @@ final class PaceTest {
                 1.14.2,  1.9.2,  NOT_KNOWN
                 '',      1.14.2, NOT_KNOWN
                 """)
-        void nothingIsKnownOfAServerReplacedBetweenTwoCalls(String earlier, String now, Listing listing) {
-            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
+        void nothingIsKnownOfAServerReplacedBetweenSessions(String earlier, String now, Listing listing) {
+            var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
-            route.sentBefore(EARLIER.user(), earlier, false);
+            policy.sentBefore(EARLIER.user(), earlier, false);
 
-            assertEquals(listing, route.listing(EARLIER));
+            assertEquals(listing, policy.listing(EARLIER));
         }
 
         @Test
-        void aRequestOfThisCallIsListedAsItsServerDoes() {
-            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
+        void aRequestOfThisSessionIsListedByItsOwnServer() {
+            var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
 
-            route.sentBefore(EARLIER.user(), "1.9.2", false);
-            route.sentBefore("u2", "1.14.2", false);
+            policy.sentBefore(EARLIER.user(), "1.9.2", false);
+            policy.sentBefore("u2", "1.14.2", false);
 
-            assertEquals(Listing.FROM_START, route.listing(attempt(0, 0)));
-            assertEquals(Listing.NOT_KNOWN, route.listing(EARLIER));
+            assertEquals(Listing.FROM_START, policy.listing(attempt(0, 0)));
+            assertEquals(Listing.NOT_KNOWN, policy.listing(EARLIER));
         }
 
         @Test
-        void aRunningRunShowsNothingOfTheServerThatWasReplaced() {
-            var route = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
-            route.sentBefore(EARLIER.user(), "1.9.2", false);
+        void anActiveRunShowsNothingOfAReplacedServer() {
+            var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
+            policy.sentBefore(EARLIER.user(), "1.9.2", false);
 
-            route.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT), 0));
+            policy.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT), 0));
 
-            assertEquals(Listing.NOT_KNOWN, route.listing(EARLIER));
+            assertEquals(Listing.NOT_KNOWN, policy.listing(EARLIER));
         }
     }
 }
