@@ -660,8 +660,8 @@ final class DifyExec implements Runnable {
             var index = Index.of(csv, _ -> {});
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
-            csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.request(attempt(row, server), form,
-                    dify.client().to(server.kind()), out));
+            csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.printRequest(attempt(row, server),
+                    form, dify.client().to(server.kind()), out));
         }
 
         /// Makes up an attempt that is never sent. Its user has the form of a real one, and its mode is that of a first
@@ -2607,8 +2607,7 @@ final class DifyExec implements Runnable {
             if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
             if (command.findOption("--help-all") == null)
                 command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env)));
-            var help = command.usageMessage().abbreviateSynopsis(true)
-                    .sortOptions(false); // they are declared in the order in which people need them
+            var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false); // in the order of the fields
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n"); // one blank line above the list
@@ -3482,16 +3481,20 @@ final class DifyExec implements Runnable {
 
     // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Progress on stderr: one line redrawn on a terminal, else a plain line every ten seconds.
+    /// Prints progress on stderr. A terminal shows one line that is redrawn. Elsewhere, a plain line is added every ten
+    /// seconds, so that the log of a night has only some thousand lines. All public methods are synchronized, because
+    /// the engine's thread and the one that watches the disk use them.
     static final class Progress implements Engine.Watcher {
-        private static final Duration REDRAW = Duration.ofMillis(200), PLAIN = Duration.ofSeconds(10);
-        private static final int MOST_CAUSES = 20, SHORTEST_CAUSE = 12; // causes, characters
+        private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
+        /// `MAX_CAUSES` limits how many causes are printed as they occur. The summary groups all of them.
+        /// `SHORTEST_CAUSE` is in characters, because less of a cause would not be understood.
+        private static final int MAX_CAUSES = 20, SHORTEST_CAUSE = 12;
         private static final String BETWEEN = " · ";
 
         private final PrintWriter err;
         private final boolean off;
         private final Optional<Screen> screen;
-        private long next = System.nanoTime();
+        private long nextLineDue = System.nanoTime();
         private int drawn = 0; // characters on the screen
         private final Set<String> causes = new HashSet<>();
 
@@ -3499,20 +3502,21 @@ final class DifyExec implements Runnable {
             this.err = err;
             this.off = style == Style.OFF;
             this.screen = style == Style.AUTO ? Screen.on(2) : Optional.empty();
-            if (screen.isEmpty()) next += PLAIN.toNanos();
+            if (screen.isEmpty()) nextLineDue += PRINT_EVERY.toNanos();
         }
 
         @Override
         public synchronized void watch(Tally tally) {
-            if (off || System.nanoTime() < next) return;
-            next = System.nanoTime() + (screen.isPresent() ? REDRAW : PLAIN).toNanos();
+            if (off || System.nanoTime() < nextLineDue) return;
+            nextLineDue = System.nanoTime() + (screen.isPresent() ? REDRAW_EVERY : PRINT_EVERY).toNanos();
             screen.map(Screen::width).ifPresentOrElse(
                     width -> redraw(line(tally, width - 3), width), // leaves room for the terminal's ^C
                     () -> err.println(line(tally, Integer.MAX_VALUE)));
             err.flush();
         }
 
-        /// Prints a sentence. The method is synchronized because the thread that watches the disk calls it too.
+        /// Prints a sentence above the line that is redrawn, even with `--progress off`, because it is a warning or a
+        /// change that the user must know.
         @Override
         public synchronized void say(String sentence) {
             end();
@@ -3523,7 +3527,7 @@ final class DifyExec implements Runnable {
         /// Prints each cause of failure once, with the first row it affected, above the line that is redrawn.
         @Override
         public synchronized void ended(Row row, Outcome outcome) {
-            if (off || outcome.status() != RowStatus.FAILED || causes.size() == MOST_CAUSES
+            if (off || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES
                     || !causes.add(Text.cause(outcome.text()))) return;
             say("Failed: " + Text.cause(outcome.text()) + " (first: " + Text.id(row.id()) + ")");
         }
@@ -3535,14 +3539,17 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Draws the line over the previous one, which fills several lines if the terminal has become narrower.
+        /// Draws the line over the previous one, which fills several lines if the terminal has become narrower. In ANSI
+        /// codes, `A` moves the cursor up, `J` clears the rest of the screen, and `K` the rest of the line.
         private void redraw(String line, int width) {
             int above = Math.max(0, drawn - 1) / width;
             err.print((above == 0 ? "\r" : "\r\033[" + above + "A\033[J") + line + "\033[K");
             drawn = line.length();
         }
 
-        /// Formats the progress, with as many items as fit into `columns` characters:
+        /// Formats the progress, with as many items as fit into `columns` characters. The most important come first,
+        /// because the last ones are dropped. If there is room, the most frequent cause is added to the failed rows.
+        ///
         /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
@@ -3560,7 +3567,7 @@ final class DifyExec implements Runnable {
                     now.running() + " running" + limit(tally.pace),
                     some(now.waiting(), "waiting"),
                     some(tally.spending().tokens(), "tokens"),
-                    Summary.cost(tally.spending().times(1)))
+                    Summary.cost(tally.spending().times(1))) // rounded to three digits
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
             int room = columns - String.join(BETWEEN, items).length() - " ()".length(), at = items.indexOf(failed);
@@ -3588,16 +3595,19 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Prints the outcome of a session: counts, times, cost, failures by cause, and the next command.
+    /// Prints the outcome of a session, with counts, times, cost, failures by cause, and the next command.
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
+        /// Prints everything in the order in which people ask. Why the session stopped comes first, what to type next
+        /// is near the end, and a row that may have been paid twice is last, where it is not overlooked.
+        ///
         /// @param forecast for rows that were left out on purpose
-        /// @param next     the next command
+        /// @param next     the next command, with its reason
         void print(Optional<Stop> stop, Batch.Selection asked, Optional<Forecast> forecast, String next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
             var counts = RowStatus.counts(tally::countOfAll, paint::by); // such as 18 succeeded, 1 failed
             long open = tally.asked - tally.done();
-            if (open > 0) counts = known(counts, paint.by(RowStatus.PENDING, open + " pending"));
+            if (open > 0) counts = joinKnown(counts, paint.by(RowStatus.PENDING, open + " pending"));
             err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed())
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
@@ -3607,9 +3617,10 @@ final class DifyExec implements Runnable {
             forecast.ifPresent(rest -> err.println("Remaining " + rest.text()));
             if (forecast.isPresent() && asked.isLimited() && !asked.isSample())
                 err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
-            long known = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
+            long counted = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
                     .mapToLong(tally::countOfAll).sum();
-            if (batch.index().onRetryList().count() > known) err.println("  In the whole batch:");
+            // the causes below then include rows that this session left alone
+            if (batch.index().onRetryList().count() > counted) err.println("  In the whole batch:");
             Cause.print(batch, err, paint);
             err.println(next);
             long late = tally.count(LateEvent.class);
@@ -3619,6 +3630,8 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
+        /// Returns the lines about runs, latency, tokens and retries that are worth reading.
+        ///
         /// @param early whether the session stopped early, so that runs may still be active on the server
         private List<String> figures(boolean early) {
             long stopped = early ? tally.stopped() : 0;
@@ -3630,10 +3643,10 @@ final class DifyExec implements Runnable {
             var latencies = latencies(tally);
             if (!latencies.isEmpty()) figures.add("latency (s): " + latencies);
             long tokens = tally.spending().tokens();
-            if (tokens > 0) figures.add("tokens: " + known(Long.toString(tokens), cost(tally.ownSpending)));
-            long harvested = tally.count(HarvestEvent.class), throttled = tally.count(ThrottleEvent.class);
+            if (tokens > 0) figures.add("tokens: " + joinKnown(Long.toString(tokens), cost(tally.ownSpending)));
+            long recovered = tally.count(HarvestEvent.class), throttled = tally.count(ThrottleEvent.class);
             if (tally.retries() > 0) figures.add(Text.count(tally.retries(), "retry", "retries"));
-            if (harvested > 0) figures.add(Text.count(harvested, "result") + " recovered without running again");
+            if (recovered > 0) figures.add(Text.count(recovered, "result") + " recovered without running again");
             if (throttled > 0)
                 figures.add("throttled " + Text.count(throttled, "time") + "; concurrency " + tally.pace.span());
             if (!tally.missingFiles().isEmpty()) figures.add(StatusView.missing(batch));
@@ -3641,7 +3654,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Joins the figures that are not empty: `31000 tokens, 0.49 USD`
-        private static String known(String... figures) {
+        private static String joinKnown(String... figures) {
             return Stream.of(figures).filter(figure -> !figure.isEmpty()).collect(joining(", "));
         }
 
@@ -3665,16 +3678,21 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Estimates what the pending rows of a batch will take, from those that finished. Chance decided which rows these
-    /// are, so each figure has a 90 % interval, unless too few rows have finished.
+    /// Estimates what the pending rows of a batch will take, from the rows that have finished. Chance decided which
+    /// rows those are, so each figure has a 90 % interval, unless too few rows have finished.
     ///
     /// @param concurrency how many rows ran at a time; 0 if that is not known
     /// @param spent what the batch has cost so far, by currency
     record Forecast(long rows, double concurrency, Bootstrap.Interval seconds, Bootstrap.Interval tokens,
             SortedMap<String, Bootstrap.Interval> cost, Usage.Spending spent, boolean isStream) {
+        /// The level of the intervals. A forecast needs less certainty than a comparison, whose level is 0.95.
         private static final double LEVEL = 0.9;
-        private static final int FEWEST = 5, MOST = 1_000; // rows for a range, values to draw from
+        /// With fewer rows than `FEWEST_ROWS`, a range would be far too narrow. `MAX_VALUES` limits the values to draw
+        /// from, see [#mean].
+        private static final int FEWEST_ROWS = 5, MAX_VALUES = 1_000;
 
+        /// Returns the forecast, or empty if no row is pending or none has finished. Failed rows count as finished, and
+        /// their retries come on top, because nobody can know how many there will be.
         static Optional<Forecast> of(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3701,18 +3719,19 @@ final class DifyExec implements Runnable {
                     times(mean(finished, history::tokens), rest), cost, spent, isStream));
         }
 
-        /// Estimates the mean of a value. Beyond `MOST` rows it resamples the means of groups of rows instead of single
-        /// rows, so a forecast from a million rows takes as long as one from a thousand.
+        /// Estimates the mean of a value. Beyond `MAX_VALUES` rows it resamples the means of groups of rows instead of
+        /// single rows, so a forecast from a million rows takes as long as one from a thousand. Without a range, low
+        /// and high are NaN.
         private static Bootstrap.Interval mean(List<Integer> entries, ToDoubleFunction<Integer> value) {
             int rows = entries.size();
-            var groups = new double[Math.min(rows, MOST)];
+            var groups = new double[Math.min(rows, MAX_VALUES)];
             double mean = 0;
             for (int i = 0; i < rows; i++) {
                 int group = i % groups.length, size = (rows - group - 1) / groups.length + 1;
                 mean += value.applyAsDouble(entries.get(i)) / rows;
                 groups[group] += value.applyAsDouble(entries.get(i)) / size;
             }
-            if (rows < FEWEST) return new Bootstrap.Interval(Double.NaN, mean, Double.NaN);
+            if (rows < FEWEST_ROWS) return new Bootstrap.Interval(Double.NaN, mean, Double.NaN);
             var interval = Bootstrap.ofMean(groups, LEVEL);
             return new Bootstrap.Interval(interval.low(), mean, interval.high());
         }
@@ -3722,13 +3741,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Formats the forecast: `9,980 rows: 2 h 5 min to 2 h 40 min at -c 10, 1.9 to 2.2 million tokens, 38 to 46
-        /// USD`
+        /// USD`. Notes in brackets say what a figure lacks.
         String text() {
             var figures = new ArrayList<String>();
             if (concurrency > 0) figures.add(range(seconds, (time, _) -> Text.seconds(Duration.ofMillis(
                     Math.round(time * 1000)))) + " at -c " + Math.max(1, Math.round(concurrency)));
-            boolean isMillions = Math.max(tokens.estimate(), tokens.high()) >= 1e6;
-            if (isMillions) figures.add(range(times(tokens, 1e-6), Forecast::figure) + " million tokens");
+            boolean inMillions = Math.max(tokens.estimate(), tokens.high()) >= 1e6; // false if `high` is NaN
+            if (inMillions) figures.add(range(times(tokens, 1e-6), Forecast::figure) + " million tokens");
             else if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
             cost.forEach((currency, amount) ->
                     figures.add(range(amount, Forecast::figure) + " " + Text.printable(currency, 8)));
@@ -3741,6 +3760,7 @@ final class DifyExec implements Runnable {
                     + (notes.isEmpty() ? "" : " (" + String.join("; ", notes) + ")");
         }
 
+        /// Formats a range. Its bounds are rounded outwards, so that rounding does not make it narrower.
         private static String range(Bootstrap.Interval figure, BiFunction<Double, RoundingMode, String> text) {
             if (Double.isNaN(figure.low())) return text.apply(figure.estimate(), RoundingMode.HALF_UP);
             var low = text.apply(figure.low(), RoundingMode.FLOOR);
@@ -3759,7 +3779,8 @@ final class DifyExec implements Runnable {
             return number.round(new MathContext(9)).round(new MathContext(2, rounding));
         }
 
-        /// Returns the upper bound of the whole batch's cost, or empty if it has no single currency or no bound.
+        /// Returns the upper bound of the whole batch's cost, for `--max-cost`. Returns empty if there is no bound, or
+        /// several currencies, because `--max-cost` limits each.
         Optional<String> maxCost() {
             if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
             var most = spent.paid().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
@@ -3781,6 +3802,8 @@ final class DifyExec implements Runnable {
                     "high", rounded(figure.high()));
         }
 
+        /// Rounds to six digits, because a double has more than the estimate supports. JSON has no NaN, so an unknown
+        /// number is null.
         private static BigDecimal rounded(double number) {
             return Double.isFinite(number) ? new BigDecimal(number).round(new MathContext(6))
                     .stripTrailingZeros() : null;
@@ -3789,9 +3812,11 @@ final class DifyExec implements Runnable {
 
     /// Prints the columns and problems that a check found.
     static final class CheckView {
-        private static final int SHOWN = 20; // problems
+        private static final int MAX_PROBLEMS = 20; // about a screen; --json lists all
 
-        /// Lists the columns that reach the workflow; a note names the others. Without a form, all columns reach it.
+        /// Lists the columns that reach the workflow. A note lists the others. Without a form, all columns reach it.
+        /// The other cells take 44 of the terminal's columns, and an example gets 24. The two names share the rest,
+        /// with 14 to 60 columns each. Without a terminal, 108 columns give each name 20.
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
             out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.printable(server.version(), 40) + ", "
                     + Text.count(inspection.rows(), "row"));
@@ -3821,11 +3846,12 @@ final class DifyExec implements Runnable {
             UnaryOperator<String> lines = text -> WordUtils.wrap(text, width.orElse(Integer.MAX_VALUE));
             inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.printable(note, 500))));
             inspection.faults().forEach(fault -> out.println(lines.apply("Problem: " + Text.printable(fault, 500))));
-            Text.printFirst(inspection.problems(), SHOWN, problem -> out.println(lines.apply(problem.text())),
+            Text.printFirst(inspection.problems(), MAX_PROBLEMS, problem -> out.println(lines.apply(problem.text())),
                     "%s problems (check --json lists all)", out);
         }
 
-        static void request(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
+        /// Prints a request as JSON, then as a command for `curl`. Only the key is masked, so it can be tried by hand.
+        static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
             var body = Text.printable(sent, Integer.MAX_VALUE);
             out.println("\n" + body);
@@ -3839,12 +3865,12 @@ final class DifyExec implements Runnable {
 
     /// Shows the progress of a batch from its files, as a table or as one JSON object.
     static final class StatusView {
-        private static final int BAR = 30; // characters of a bar for all rows
+        private static final int BAR = 30; // characters of a bar for all rows; a line then fits into 80 columns
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
-        /// Prints the status in the order in which people ask: how far the batch is, how long it takes, why rows
-        /// failed, what is unusual, what to do next.
+        /// Prints the status in the order in which people ask. They want to know how far the batch is, how long it
+        /// takes, why rows failed, what is unusual, and what to do next.
         static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
             out.println(headline(batch, paint));
             out.println();
@@ -3918,7 +3944,7 @@ final class DifyExec implements Runnable {
                     + Times.local(figures.updatedAt().get()) + ")"));
             batch.history().liveSession().ifPresent(session -> shown.put("running", "since "
                     + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process " + session.process().id() + ")"));
-            if (rate(batch) > 0 && figures.timeTaken().toSeconds() >= 10) // shorter is only a few rows
+            if (rate(batch) > 0 && figures.timeTaken().toSeconds() >= 10) // a shorter time has too few rows
                 shown.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!latencies.isEmpty()) shown.put("latency (s)", latencies);
             if (spent.tokens() > 0) shown.put("tokens", Text.number(spent.tokens()));
@@ -3938,7 +3964,8 @@ final class DifyExec implements Runnable {
             return millis == 0 ? 0 : (index.rows() - index.count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
-        /// Lists anomalies of a batch. They are also reported before it continues.
+        /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the batch. A session
+        /// that stopped early is no longer one if all rows have succeeded since.
         static List<String> notes(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -4014,7 +4041,8 @@ final class DifyExec implements Runnable {
 
         /// Shows all shards of a batch that is not merged yet, as a table with a line for each or as one JSON object.
         ///
-        /// @param hasCsv whether the CSV is known; without it, the rows of shards that have not started are unknown
+        /// @param hasCsv whether the CSV is known; without it, nobody can say how many rows a shard has that has not
+        ///     started
         record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var whole = shards.whole().results();
@@ -4024,7 +4052,7 @@ final class DifyExec implements Runnable {
                 return new OfShards(whole, batches, csv.isPresent());
             }
 
-            boolean isComplete() {
+            boolean isComplete() { // with the CSV, a shard that has not started is complete if it has no rows
                 return shards.stream().allMatch(shard -> shard.index().isComplete()
                         && (hasCsv || shard.files().isStarted()) && shard.figures().missingFiles().isEmpty());
             }
@@ -4083,7 +4111,7 @@ final class DifyExec implements Runnable {
 
         /// Holds the failed, paused or unknown rows that have the same cause.
         ///
-        /// @param until when the first of their forms expires; empty if no form has a time
+        /// @param until when the first of their forms expires; empty if none of them expires
         record Group(Cause cause, List<String> ids, String until) {
             static Group of(Batch batch, Cause cause, List<Integer> entries) {
                 return new Group(cause, entries.stream().map(batch.index()::id).toList(), entries.stream()
@@ -4105,8 +4133,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the causes, the most frequent first. Of two that are equally frequent, the one that occurs first
-        /// comes first.
+        /// Returns the causes, the most frequent first. Causes that are equally frequent stay in the order in which
+        /// they occur in the CSV.
         static List<Group> groups(Batch batch) {
             var groups = batch.index().onRetryList().boxed().collect(Collectors.groupingBy(entry -> of(batch, entry),
                     LinkedHashMap::new, Collectors.toList()));
@@ -4114,13 +4142,14 @@ final class DifyExec implements Runnable {
                     .sorted(Comparator.comparingInt(group -> -group.ids().size())).toList();
         }
 
-        /// Returns `unknown: the answer broke off`, or the text alone for failed rows.
+        /// Returns the cause in words: `unknown: the answer broke off`. For failed rows, it is the text alone, because
+        /// people expect failures here.
         String words() {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
 
         static void print(Batch batch, PrintWriter out, Ansi paint) {
-            Text.printFirst(groups(batch), 10, group ->
+            Text.printFirst(groups(batch), 10, group -> // more causes would push the next command off the screen
                     out.println("  " + paint.by(group.cause().outcome(), group.line())), "  %s causes", out);
         }
     }
@@ -4129,8 +4158,11 @@ final class DifyExec implements Runnable {
     static final class Spreadsheet {
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
+        /// Matches characters that XML, and so a workbook, cannot contain, and other control characters, which could
+        /// change what a terminal or spreadsheet shows. Tab and line breaks stay.
         private static final Pattern CONTROLS =
                 Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F\\p{Cs}\uFFFE\uFFFF]");
+        /// Matches numbers such as `-5`, which begin like formulas but do no harm.
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
         private final Path path;
@@ -4146,13 +4178,17 @@ final class DifyExec implements Runnable {
             this.raw = raw;
         }
 
+        /// Begins the file with its header. The byte order mark of a CSV makes Excel read it as UTF-8.
         void open(OutputStream out, Collection<String> head) throws IOException {
             if (path.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx")) book = new BookWriter(out);
             else cells = new CellWriter(Json.utf8(out).append('\uFEFF'), delimiter);
             write(head, new BitSet());
         }
 
-        /// @param typed the columns whose cells may be numbers or dates; all others are texts, whatever they look like
+        /// Writes a row. Workbooks need no escapes, because their texts are never run as formulas.
+        ///
+        /// @param typed the columns whose cells may be numbers or dates; all others are texts, even if they look like
+        ///     numbers
         void write(Collection<String> row, BitSet typed) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > BookWriter.LONGEST).count();
@@ -4169,8 +4205,8 @@ final class DifyExec implements Runnable {
             return CONTROLS.matcher(cell).replaceAll("\uFFFD");
         }
 
-        /// Puts a `'` before text that would run as a formula. Replaces control characters other than tab and line
-        /// ends.
+        /// Puts a `'` before text that a spreadsheet would run as a formula, and replaces control characters. A text of
+        /// 100 characters is not a number, and a much longer one would overflow the stack of the pattern's repetition.
         private String escaped(String cell) {
             var clean = withoutControls(cell);
             if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
@@ -4198,7 +4234,9 @@ final class DifyExec implements Runnable {
             return (_, line) -> names.addAll(LineOffsets.RowEnd.of(line).outputs().keySet());
         }
 
-        /// Writes a batch in the input's order: the input's columns, `output.<name>` for each output, then the outcome.
+        /// Writes a batch in the input's order. Its columns are those of the input, `output.<name>` for each output,
+        /// then the outcome. If two of them have the same name, the later one gets a prefix, because programs find
+        /// columns by their names.
         void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
@@ -4221,6 +4259,7 @@ final class DifyExec implements Runnable {
                         typed.set(cells.size(), value != null && value.isNumber());
                         cells.add(cell(value));
                     }
+                    // attempts, seconds, tokens and price are numbers
                     typed.set(cells.size() + ENDING.indexOf("attempts"), cells.size() + ENDING.indexOf("currency"));
                     cells.addAll(ending(batch, row.index(), end));
                     write(cells, typed);
@@ -4229,8 +4268,8 @@ final class DifyExec implements Runnable {
             finish();
         }
 
-        /// Returns the cells for the columns [#ENDING]. The seconds come from the log, or from the result if the log
-        /// has none.
+        /// Returns the cells for the columns [#ENDING]. The seconds come from the log, which has those of failed rows
+        /// too, or from the result if the log is missing.
         private static List<String> ending(Batch batch, int entry, LineOffsets.RowEnd end) {
             long attempts = batch.history().attempts(entry);
             var millis = batch.figures().millis(entry);
@@ -4244,8 +4283,10 @@ final class DifyExec implements Runnable {
 
     /// Writes an Excel workbook with one worksheet. No cell is a formula.
     static final class BookWriter {
-        static final int LONGEST = 32_767; // characters of a cell
-        private static final int MOST_COLUMNS = 1 << 14, BLOCK = 1000;
+        /// Excel's limits of a cell, in characters, and of columns. Rows are written in blocks to save memory.
+        static final int LONGEST = 32_767;
+        private static final int MAX_COLUMNS = 1 << 14, BLOCK = 1000;
+        /// Matches numbers without leading zeros, which a number would lose.
         private static final Pattern NUMBER = Pattern.compile("-?(0|[1-9]\\d*)(\\.\\d+)?");
 
         private final Workbook book;
@@ -4256,19 +4297,20 @@ final class DifyExec implements Runnable {
         BookWriter(OutputStream out) {
             book = new Workbook(out, "difyexec", null);
             sheet = book.newWorksheet("Results");
-            sheet.freezePane(0, 1);
+            sheet.freezePane(0, 1); // no column, one row: the header
         }
 
         /// Writes a row. Fails at a limit of Excel, because the rest would be lost without a message.
         void write(Collection<String> cells, BitSet typed) throws IOException {
-            if (row == Book.MAX_ROWS || cells.size() > MOST_COLUMNS)
+            if (row == Book.MAX_ROWS || cells.size() > MAX_COLUMNS)
                 throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MAX_ROWS) + " rows, "
-                        + Text.number(MOST_COLUMNS) + " columns)", "export a .csv");
+                        + Text.number(MAX_COLUMNS) + " columns)", "export a .csv");
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
+                // a workbook is compressed, so the stream that masks other files would not find the API key
                 if (Secret.current().occursIn(cell)) cell = Secret.current().mask(cell);
-                widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max);
+                widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max); // characters, some margin
                 boolean isValue = typed.get(column) && (writeNumber(column, cell) || writeMoment(column, cell));
                 if (!isValue && !cell.isEmpty()) writeText(column, cell);
                 column++;
@@ -4278,11 +4320,10 @@ final class DifyExec implements Runnable {
 
         private void writeText(int column, String cell) {
             if (cell.equals(cell.strip())) sheet.inlineString(row, column, escaped(cell));
-            else sheet.value(row, column, escaped(cell)); // only this way keeps spaces at the ends
+            else sheet.value(row, column, escaped(cell)); // unlike an inline string, it keeps spaces at the ends
         }
 
-        /// Writes a number, or returns false if the cell must stay text: Excel keeps only 15 digits, and no leading
-        /// zeros.
+        /// Writes a number. Returns false if the cell must stay text, because Excel keeps only 15 digits.
         private boolean writeNumber(int column, String cell) {
             boolean isNumber = NUMBER.matcher(cell).matches()
                     && new BigDecimal(cell).stripTrailingZeros().precision() <= 15;
@@ -4290,6 +4331,8 @@ final class DifyExec implements Runnable {
             return isNumber;
         }
 
+        /// Writes a date, a time or both, which Excel stores as a number with a format. A time is a part of a day of
+        /// 86,400 seconds. Returns false if the cell must stay text.
         private boolean writeMoment(int column, String cell) {
             var format = "yyyy-mm-dd hh:mm:ss";
             try {
@@ -4304,21 +4347,21 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// Writes the collected rows. The widths come before the first rows of the file, so later rows cannot change
+        /// Writes the collected rows. The widths come before the first rows in the file, so later rows cannot change
         /// them.
         private void flush() throws IOException {
             if (row <= BLOCK) widths.forEach((column, width) -> sheet.width(column, width));
             sheet.flush();
         }
 
-        /// Escapes the first underscore of text such as `_x000D_`, which Excel would read as a line end.
+        /// Escapes the first underscore of text such as `_x000D_`, which Excel would read as a line break.
         private static String escaped(String cell) {
             return Book.ESCAPE.matcher(cell).replaceAll("_x005F$0");
         }
 
         void finish() throws IOException {
             if (!widths.isEmpty()) sheet.setAutoFilter(0, 0, row - 1, widths.size() - 1);
-            if (row < BLOCK) flush();
+            if (row < BLOCK) flush(); // sets the widths, for which there was no block yet
             book.finish();
         }
     }
@@ -4326,12 +4369,14 @@ final class DifyExec implements Runnable {
     /// Writes a self-contained page that opens offline, with all rows to search. [Html] draws it from JSON, so that a
     /// value cannot become markup.
     static final class WebPage {
+        /// Marks a page of this tool, which the next one may overwrite.
         static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
-        /// `BLOCK` is in rows for each script element: a browser parses one element at a time. `LONGEST` is in
-        /// characters of a value, which is complete only in the results.
+        /// `BLOCK` is in rows for each script element. A browser parses one element at a time, so it stays responsive.
+        /// `LONGEST` is in characters of a value, so that a browser can show 100,000 rows. The results are complete.
         private static final int BLOCK = 5_000, LONGEST = 2_000;
 
-        /// Is true if the file is a page or report of this tool, which may be overwritten. The mark is near its start.
+        /// Returns whether the file is a page or report of this tool, which may be overwritten. The mark is in its
+        /// first 1,000 bytes.
         static boolean isOurs(Path file, String mark) {
             try (var in = Files.newInputStream(file)) {
                 return new String(in.readNBytes(1_000), UTF_8).contains(mark);
@@ -4371,7 +4416,7 @@ final class DifyExec implements Runnable {
 
         static void write(OutputStream file, Map<String, Object> batch, int rows,
                 IOFunction<Integer, Map<String, Object>> row) throws IOException {
-            var out = new BufferedWriter(Json.utf8(file), 1 << 16);
+            var out = new BufferedWriter(Json.utf8(file), 1 << 16); // few large writes, because a page may be large
             out.write(Html.HEAD.formatted(hash(Html.STYLE), hash(Html.SCRIPT), VERSION, Html.STYLE) + Html.BODY);
             out.write("<script type=\"application/json\" id=\"batch\">" + json(batch) + "</script>\n");
             for (int n = 0; n < rows; n++) {
@@ -4388,7 +4433,8 @@ final class DifyExec implements Runnable {
             return "sha256-" + Base64.getEncoder().encodeToString(Fingerprint.sha256().digest(content.getBytes(UTF_8)));
         }
 
-        /// Returns JSON without the characters that could end the script element around it.
+        /// Returns JSON without the characters that could end the script element around it. A value may contain
+        /// `</script>`.
         private static String json(Object value) {
             return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026");
         }
@@ -4406,7 +4452,7 @@ final class DifyExec implements Runnable {
             return value.isTextual() ? text : object("json", text);
         }
 
-        /// Leaves out empty and zero fields to keep the page small: it may have 100,000 rows.
+        /// Leaves out empty and zero fields to keep the page small, because it may have 100,000 rows.
         static Map<String, Object> filled(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
             return object;
@@ -4416,6 +4462,9 @@ final class DifyExec implements Runnable {
             return batch.figures().millis(entry).orElse(0) / 1000.0;
         }
 
+        /// Returns the attempts of a row, each with its last outcome, which replaced those before it.
+        ///
+        /// @param run the row's own run; an attempt shows its run only if that is another one
         private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
                 throws IOException {
             return ends.traces(entry).stream().map(trace -> {
@@ -4433,9 +4482,10 @@ final class DifyExec implements Runnable {
     /// no file if results are only checked against expected values. Rows are in the order in which the first file's log
     /// sent them, followed by those that only later files have.
     static final class Comparison implements AutoCloseable {
-        private static final int SHOWN = 10, LONGEST = 300; // rows, characters of a text on the terminal
-        private static final double LEVEL = 0.95; // the confidence level of all intervals
-        static final String JUNIT_MARK = "<!-- difyexec ";
+        /// Limit the rows, and the characters of a text, on the terminal. `--all` and the files show more.
+        private static final int MAX_ROWS = 10, LONGEST = 300;
+        private static final double LEVEL = 0.95; // of all intervals; the usual level for a verdict
+        static final String JUNIT_MARK = "<!-- difyexec "; // so that the next --junit may overwrite it
 
         private final Side first, second;
         private final Scope scope;
@@ -4447,16 +4497,18 @@ final class DifyExec implements Runnable {
         private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
         /// Counts the rows that differ in each output, by its pointer.
         private final Map<String, Long> outputs = new LinkedHashMap<>();
-        /// Names of inputs other than the id, and pointers of the outputs to compare.
+        /// Hold the names of inputs other than the id, and the pointers of the outputs to compare.
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
         /// Hold the numbers of the rows that differ, and of all rows that `--json` lists.
         private final BitSet unequal = new BitSet(), listed = new BitSet();
         private long otherInputs = 0;
         private final Map<String, Figure> figures = new LinkedHashMap<>();
-        /// Holds the interval of the cost difference, in percent of the first side's cost.
+        /// Holds the interval of the cost difference, in percent of the first side's cost. It is NaN unless all files
+        /// have the same single currency.
         private Bootstrap.Interval dearer;
 
         /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include rows that are paused or unknown.
+        /// The views list the constants in this order.
         enum Match implements Named {
             SAME, DIFFERENT, UNSTABLE, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
@@ -4488,13 +4540,14 @@ final class DifyExec implements Runnable {
                         .map(JsonDiff::pointer).collect(Collectors.toCollection(LinkedHashSet::new));
             }
 
-            /// Compares each success of one side with each of the other, but no result with itself.
+            /// Compares each success of one side with each of the other. If both sides are the same, it compares no
+            /// result with itself, because that would hide how much results differ by chance.
             List<Compared> compare(List<Result> first, List<Result> second) {
-                var compared = new ArrayList<Compared>();
+                var comparisons = new ArrayList<Compared>();
                 for (var one : first) for (var two : second)
                     if (one != two && one.isSuccess() && two.isSuccess())
-                        compared.add(new Compared(one, two, differences(one, two)));
-                return compared;
+                        comparisons.add(new Compared(one, two, differences(one, two)));
+                return comparisons;
             }
 
             private Map<String, List<JsonDiff.Difference>> differences(Result one, Result two) {
@@ -4508,7 +4561,8 @@ final class DifyExec implements Runnable {
 
         /// Holds a row's result in one file. The entry is -1 if the file does not contain the row.
         ///
-        /// @param correct 1 if it succeeded as expected, else 0; NaN if it is not there or no value is expected of it
+        /// @param correct 1 if the row succeeded as expected, otherwise 0; NaN if it is not in the file or has no
+        ///     expected value, so that it does not count
         record Result(Batch batch, int entry, LineOffsets.RowEnd end, double correct) {
             static Result of(LineOffsets.RowEnds file, String id, Expectations expected) {
                 int entry = file.batch().index().find(id);
@@ -4550,7 +4604,7 @@ final class DifyExec implements Runnable {
         static final class Side {
             final String name;
             private final List<LineOffsets.RowEnds> files;
-            /// Holds the values of each figure, by row.
+            /// Holds the values of each figure, by row, because the bootstrap draws rows and sums each figure again.
             private final Map<String, double[]> parts = new HashMap<>();
             /// Holds each success: its latency in milliseconds in the upper 32 bits, its row in the lower 32.
             private final LongList took = new LongList();
@@ -4575,7 +4629,8 @@ final class DifyExec implements Runnable {
                 return files.stream().map(file -> Result.of(file, id, expected)).toList();
             }
 
-            /// Adds a row's result in one file. Time and cost come from the log, so they are unknown without one.
+            /// Adds a row's result in one file. Time and cost come from the log, so they are unknown without one. A run
+            /// that used tokens and has no price is counted, because it makes the cost too low.
             void count(int row, int rows, Result result) {
                 if (result.entry() < 0) return;
                 var history = result.batch().history();
@@ -4593,12 +4648,12 @@ final class DifyExec implements Runnable {
                         took.add(millis << Integer.SIZE | row));
             }
 
-            void sort() {
+            void sort() { // once, because each of thousands of draws needs the order
                 latencies = IntStream.range(0, took.size()).mapToLong(took::get).sorted().toArray();
             }
 
-            /// Returns a figure of rows that count as often as given; NaN if it is unknown. Sums are means over the
-            /// files.
+            /// Returns a figure of rows that count as often as they were drawn, or NaN if it is unknown. Sums are
+            /// divided by the number of files, so that three files of a side can be compared with one.
             double of(String figure, int[] counts) {
                 return switch (figure) {
                     case "percent succeeded" -> 100 * sum("succeeded", counts) / sum("rows", counts);
@@ -4614,7 +4669,8 @@ final class DifyExec implements Runnable {
                 return all == null ? Double.NaN : Bootstrap.sum(counts, all);
             }
 
-            /// Returns the least latency in seconds that this share of the successes does not exceed; NaN without any.
+            /// Returns the smallest latency in seconds that this share of the successes does not exceed, or NaN without
+            /// successes.
             private double seconds(double share, int[] counts) {
                 long all = 0;
                 for (long one : latencies) all += counts[(int) one];
@@ -4633,9 +4689,9 @@ final class DifyExec implements Runnable {
 
         /// Holds a row of both sides, with the differences between its outputs.
         ///
-        /// @param shown the results that are shown for each side; of unequal results, two unequal ones
+        /// @param shown one result of each side to show; two unequal ones, if there are such
         /// @param trend `worse`, `better`, or empty
-        /// @param facts errors, and where there are any, expectations and shares, as CSV, JSON and page name them
+        /// @param facts errors, and if there are any, expectations and shares, by their names in CSV, JSON and page
         record Pair(String id, List<Result> before, List<Result> after, Compared shown, Match match, Grade grade,
                 String trend, Map<String, Object> facts) {
             List<Result> results() {
@@ -4654,6 +4710,8 @@ final class DifyExec implements Runnable {
                 return differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" "));
             }
 
+            /// Returns whether both rows succeeded with inputs that are recorded and differ. A line without inputs
+            /// shows nothing.
             boolean hasOtherInputs() {
                 Map<String, JsonNode> one = shown.one().end().inputs(), two = shown.two().end().inputs();
                 return shown.one().isSuccess() && shown.two().isSuccess()
@@ -4667,7 +4725,8 @@ final class DifyExec implements Runnable {
                 return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP);
             }
 
-            /// Subtracts the rounded figures, so that the result agrees with what is shown. Null if one is unknown.
+            /// Subtracts the rounded figures, so that the result agrees with what is shown. Returns null if one of them
+            /// is unknown.
             private BigDecimal difference() {
                 return Double.isNaN(second - first) ? null : rounded(second).subtract(rounded(first));
             }
@@ -4681,6 +4740,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns the cells of a line, such as `seconds p50`, `0.24`, `0.27`, `+0.03 (+12.5 %)`, `+0.01 to +0.05`.
+            /// A percentage gets no change in percent, which would be mistaken for points. An interval without width is
+            /// left out, because it says nothing about chance.
             List<String> texts() {
                 var change = difference();
                 boolean isChanged = change != null && change.signum() != 0;
@@ -4698,7 +4759,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads all rows once to count them. Views read again what they show: a batch need not fit into memory.
+        /// Reads all rows once to count them. Views read again what they show, because a batch need not fit into
+        /// memory.
         ///
         /// @param sides two, or one that is only checked against expected values
         Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) {
@@ -4714,7 +4776,7 @@ final class DifyExec implements Runnable {
             expected.judged().forEach(rows::findOrAdd);
             for (var match : Match.values()) matches.put(match, 0L);
             for (var grade : Grade.values()) grades.put(grade, 0L);
-            for (int number = 0; number < rows.size(); number++) count(number, pair(number));
+            for (int number = 0; number < rows.size(); number++) count(number, pair(number)); // `rows` is complete
             long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT) + matches.get(Match.UNSTABLE);
             if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
                 throw new Unusable("--output " + Text.printable(scope.part(), 100)
@@ -4735,6 +4797,7 @@ final class DifyExec implements Runnable {
             return Math.max(first.labels().size(), second.labels().size()) > 1;
         }
 
+        /// Returns the name of the figure that the verdict is about.
         private String decisive() {
             return expected.isEmpty() ? "percent succeeded" : "percent correct";
         }
@@ -4743,9 +4806,11 @@ final class DifyExec implements Runnable {
             return "cost " + Text.printable(currency, 8);
         }
 
-        /// Computes the intervals of all figures from the same draws of rows.
+        /// Computes the intervals of all figures from the same draws of rows, so that 10,000 rows take only seconds.
+        /// `digits` lists the figures in the order in which they are shown, each with its digits after the point. Costs
+        /// have as many as their most exact price. With several currencies, the change of cost is unknown.
         private void measure() {
-            int whole = isRepeated() ? 1 : 0; // digits after the point: counts over repeated runs are means
+            int whole = isRepeated() ? 1 : 0; // counts of repeated runs are means, so they have a fraction
             var costs = new LinkedHashMap<String, Integer>();
             sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending().prices().forEach(
                     (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
@@ -4757,7 +4822,7 @@ final class DifyExec implements Runnable {
             var differences = new ArrayList<ToDoubleFunction<int[]>>();
             for (var name : digits.keySet())
                 differences.add(counts -> second.of(name, counts) - first.of(name, counts));
-            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : "";
+            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : ""; // no figure has this name, so it is NaN
             differences.add(counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
             var intervals = Bootstrap.of(rows.size(), LEVEL, differences).iterator();
             int[] once = new int[rows.size()];
@@ -4767,7 +4832,8 @@ final class DifyExec implements Runnable {
             dearer = intervals.next();
         }
 
-        /// Returns `better` or `worse` if chance alone hardly explains the difference, else `unclear`.
+        /// Returns `better` or `worse` if the interval excludes 0, so that chance alone hardly explains the difference.
+        /// Otherwise, returns `unclear`.
         private String verdict() {
             var decisive = figures.get(decisive()).interval();
             if (decisive.low() > 0) return "better";
@@ -4799,7 +4865,9 @@ final class DifyExec implements Runnable {
             return !unequal.isEmpty();
         }
 
-        /// Reads a row of all files. It is different only if the sides differ more than each differs from itself.
+        /// Reads a row from all files. It is different only if the sides differ more than each differs from itself.
+        /// Otherwise, the difference may be chance, and the row is unstable. With one file a side, each side differs
+        /// from itself in no pair.
         private Pair pair(int number) {
             var id = rows.id(number);
             List<Result> before = first.results(id, expected), after = second.results(id, expected);
@@ -4826,7 +4894,7 @@ final class DifyExec implements Runnable {
             return new Pair(id, before, after, shown, match, grade, trend, facts);
         }
 
-        /// Returns the result that says most about a row: a success, else any that is not pending.
+        /// Returns the result that shows most of a row. That is a success, or otherwise any result that is not pending.
         private static Result shown(List<Result> all) {
             return all.stream().max(Comparator.comparing(Result::isSuccess)
                     .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
@@ -4837,6 +4905,8 @@ final class DifyExec implements Runnable {
                     .orElse(Double.NaN);
         }
 
+        /// Grades a row. With several files, at least half of its results must be correct. Without expected values, a
+        /// row without a success on the first side cannot be judged.
         private Grade grade(String id, Match match, Result second, double correct) {
             if (!expected.isJudged(id)) return Grade.NOT_JUDGED;
             if (!second.isSuccess()) return Grade.NO_RESULT;
@@ -4855,13 +4925,14 @@ final class DifyExec implements Runnable {
             return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
         }
 
-        /// Counts a row. Keeps only numbers and the names of inputs and outputs: a batch need not fit into memory.
+        /// Counts a row. Keeps only numbers and the names of inputs and outputs, because a batch need not fit into
+        /// memory.
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
             grades.merge(pair.grade(), 1L, Long::sum);
             boolean isMissed = pair.grade() == Grade.MISSED || pair.grade() == Grade.NO_RESULT;
             unequal.set(number, pair.match().isDifference() || !expected.isEmpty() && isMissed);
-            listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
+            listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE); // unstable rows, too
             if (pair.hasOtherInputs()) otherInputs++;
             pair.outputs().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
             pair.before().forEach(result -> first.count(number, rows.size(), result));
@@ -4870,7 +4941,7 @@ final class DifyExec implements Runnable {
                 inputNames.addAll(result.end().inputs().keySet());
                 pointers.addAll(scope.pointers(result));
             }
-            inputNames.remove("id");
+            inputNames.remove("id"); // it has a column already
         }
 
         private List<String> notes() {
@@ -4886,7 +4957,8 @@ final class DifyExec implements Runnable {
             sides().forEach(Side::close);
         }
 
-        /// Writes all rows. An input has one column for all files, since it mostly is the same in them.
+        /// Writes all rows. An input has one column for all files, because it is usually the same in them. The header
+        /// is known with the first row, because every row has the same cells.
         void csv(Spreadsheet file, OutputStream out) throws IOException {
             var labels = sides().map(Side::labels).flatMap(List::stream).toList();
             for (int number = 0; number < rows.size(); number++) {
@@ -4907,7 +4979,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes a JUnit report about the second side, as Surefire's schema describes it. The suite is the root
-        /// element, because all readers know that form.
+        /// element, because all programs that read such reports accept that form.
         void junit(OutputStream file) throws IOException {
             var out = new BufferedWriter(Json.utf8(file));
             var suite = second.batches().map(StatusView::title).collect(joining(", "));
@@ -4940,12 +5012,12 @@ final class DifyExec implements Runnable {
                     .collect(joining("", "<" + name, ">"));
         }
 
-        private static String xml(Object value) {
+        private static String xml(Object value) { // XML 1.0 has no escape for control characters
             return StringEscapeUtils.escapeXml10(Spreadsheet.withoutControls(value.toString()));
         }
 
-        /// Returns a line for each check that is not met, such as `/answer: expected 2, found 3`; if nothing is
-        /// expected, for each difference.
+        /// Returns a line for each check that is not met, such as `/answer: expected 2, found 3`. If nothing is
+        /// expected, returns a line for each difference.
         private List<String> misses(Pair pair) {
             var checks = expected.missed(pair).stream().map(check ->
                     check.output() + ": expected " + check.value() + ", found " + check.second());
@@ -4968,7 +5040,8 @@ final class DifyExec implements Runnable {
                     rows.size(), number -> row(pair(number)));
         }
 
-        /// Returns a row of the page: outputs of both sides if they differ, else those of the first result with any.
+        /// Returns a row of the page. It contains the outputs of both sides if they differ, otherwise the outputs of
+        /// the first result that has any.
         private Map<String, Object> row(Pair pair) {
             Result one = pair.shown().one(), two = pair.shown().two();
             var end = one.end().outputs().isEmpty() ? two.end() : one.end();
@@ -4993,7 +5066,8 @@ final class DifyExec implements Runnable {
                     ? List.of(figure.name(), figure.text(figure.second())) : figure.texts()).toList();
         }
 
-        /// Prints kinds of rows, figures, outputs and the rows that differ, then the verdict.
+        /// Prints kinds of rows, figures, outputs and the rows that differ. The verdict comes last, where a long list
+        /// cannot push it off the screen.
         void print(PrintWriter out, Ansi paint, boolean all) {
             sides().forEach(side -> side.batches().forEach(batch ->
                     out.println("%-8s".formatted(side.name) + StatusView.headline(batch, paint))));
@@ -5009,7 +5083,7 @@ final class DifyExec implements Runnable {
                     + paint.faint("%-24s".formatted("differ in " + Text.printable(output, 200)))
                     + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
             for (var note : notes()) out.println("\n  Note: " + note);
-            int[] rows = unequal.stream().limit(all ? Long.MAX_VALUE : SHOWN).toArray();
+            int[] rows = unequal.stream().limit(all ? Long.MAX_VALUE : MAX_ROWS).toArray();
             for (int number : rows) print(pair(number), out, paint);
             int more = unequal.cardinality() - rows.length;
             if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
@@ -5019,7 +5093,7 @@ final class DifyExec implements Runnable {
         }
 
         private static void printFigure(List<String> figure, PrintWriter out, Ansi paint) {
-            var format = figure.size() == 2 ? "%2$11s" : "%2$11s%3$11s    %4$-20s %5$s";
+            var format = figure.size() == 2 ? "%2$11s" : "%2$11s%3$11s    %4$-20s %5$s"; // one side has one text
             out.println("  " + paint.faint("%-18s".formatted(figure.getFirst()))
                     + format.formatted(figure.toArray()).stripTrailing());
         }
@@ -5046,7 +5120,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes JSON. `docs/compare.md` documents keys and order. Rows are written one by one to save memory.
+        /// Writes JSON. `docs/compare.md` documents keys and order. Rows are written one by one to save memory, so the
+        /// closing bracket of the head is cut off and follows the last row.
         void json(PrintWriter out) {
             var head = object();
             if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
@@ -5077,13 +5152,15 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the cells of the input that outputs are checked against. Without rules, every success is as expected.
+    /// Holds the cells of the input that outputs are checked against. Without rules, every success is as expected, so
+    /// that a comparison needs no special case.
     ///
     /// @param cells     by row, the cells that are not blank
     /// @param tolerance null if numbers must be equal
     record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, boolean hasDecimalComma,
             JsonDiff diff, BigDecimal tolerance) {
-        /// Checks an output: its text must contain the cell as a regular expression, or equal it.
+        /// Checks an output. If the cell is a regular expression (`isPattern`), the output's text must contain a match,
+        /// otherwise the output must equal the cell.
         record Rule(String column, boolean isPattern, JsonPointer output) {
             private static final Pattern FORM = Pattern.compile("(.+?)(~?)=(/.*)", Pattern.DOTALL);
 
@@ -5098,6 +5175,7 @@ final class DifyExec implements Runnable {
                 return new Rule(column.name(), !match.group(2).isEmpty(), JsonPointer.compile(match.group(3)));
             }
 
+            /// Returns the cell, and compiles a regular expression only to report a mistake with its line.
             private String cell(Row row, Csv csv) {
                 var cell = row.inputs().get(column);
                 try {
@@ -5125,7 +5203,7 @@ final class DifyExec implements Runnable {
             var rules = typed.stream().map(rule -> Rule.of(rule, csv)).toList();
             var cells = new ArrayList<Map<Rule, String>>();
             var index = csv == null ? new Index() : Index.of(csv, row -> cells.add(Rule.cells(rules, row, csv)));
-            boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal());
+            boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal()); // or null
             return new Expectations(rules, index, cells, hasDecimalComma, diff, tolerance);
         }
 
@@ -5152,7 +5230,8 @@ final class DifyExec implements Runnable {
                     isMet(expected.getKey(), expected.getValue(), end.at(expected.getKey().output())));
         }
 
-        /// Compares an output with a cell. A cell is text, so it is read as JSON if the output is not text.
+        /// Compares an output with a cell. A cell is text, so it is read as JSON if the output is not text. A tolerance
+        /// also applies to text, because an answer may consist of a number.
         private boolean isMet(Rule rule, String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
             var text = LineOffsets.RowEnd.text(output);
@@ -5201,7 +5280,7 @@ final class DifyExec implements Runnable {
             return checks;
         }
 
-        /// Returns each distinct value once, such as `4, 5`, with a dash for a missing one.
+        /// Returns the values of a side's successes, each once, such as `4, 5`. A missing value is a dash.
         private static String found(Rule rule, List<Comparison.Result> side) {
             return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()))
                     .map(value -> value.isMissingNode() ? "–" : LineOffsets.RowEnd.text(value)).distinct()
@@ -5214,8 +5293,10 @@ final class DifyExec implements Runnable {
     /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*");
-        /// Limit differences, words beside a change, and characters of a text, in this order.
-        private static final int MOST_IN_ONE_OUTPUT = 100, CONTEXT = 20, LONGEST = 100_000;
+        /// `MAX_DIFFERENCES` limits those of one output, because two long arrays may differ in every element. `CONTEXT`
+        /// is in words beside a change, one or two lines of a terminal. `LONGEST` is in characters of an output on a
+        /// page, so that a page with some huge outputs still opens.
+        private static final int MAX_DIFFERENCES = 100, CONTEXT = 20, LONGEST = 100_000;
         /// Matches a word with the space after it. In scripts without spaces, each character is a word.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
@@ -5247,6 +5328,7 @@ final class DifyExec implements Runnable {
                 return WORD.matcher(text).results().map(MatchResult::group).toList();
             }
 
+            /// Returns how many words at the beginning are the same.
             private static int alike(List<String> first, List<String> second) {
                 int many = 0;
                 while (many < Math.min(first.size(), second.size()) && first.get(many).equals(second.get(many))) many++;
@@ -5254,7 +5336,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Compares numbers by value, objects regardless of the order of keys, and arrays by index.
+        /// Finds the differences below a pointer. Numbers are compared by value, objects regardless of the order of
+        /// keys, and arrays by index. `path` returns a missing node for what only the other value has.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
             var found = new ArrayList<Difference>();
             if (first.isObject() && second.isObject()) {
@@ -5265,11 +5348,12 @@ final class DifyExec implements Runnable {
                 for (int i = 0; i < Math.max(first.size(), second.size()); i++)
                     found.addAll(of(pointer + "/" + i, first.path(i), second.path(i)));
             } else if (!isSame(first, second)) found.add(new Difference(pointer, first, second));
-            return found.subList(0, Math.min(found.size(), MOST_IN_ONE_OUTPUT));
+            return found.subList(0, Math.min(found.size(), MAX_DIFFERENCES));
         }
 
         private boolean isSame(JsonNode first, JsonNode second) {
-            if (first.isNumber() && second.isNumber() && !first.isDouble() && !second.isDouble()) // a double is NaN
+            // numbers are read as decimals, and a double is only NaN or infinite, which has no decimal value
+            if (first.isNumber() && second.isNumber() && !first.isDouble() && !second.isDouble())
                 return first.decimalValue().compareTo(second.decimalValue()) == 0;
             return first.getNodeType() == second.getNodeType() && text(first).equals(text(second));
         }
@@ -5303,11 +5387,13 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Colours text for a terminal. If it is off, text stays as it is.
+    /// Colours text for a terminal. If it is off, text stays as it is. The codes are those of ANSI: 1 is bold, 2 faint,
+    /// 31 red, 32 green, 33 yellow and 36 cyan.
     record Ansi(boolean on) {
         static final Ansi OFF = new Ansi(false);
 
-        /// Uses colours only if standard output is an interactive terminal.
+        /// Uses colours only if standard output is an interactive terminal, so that a file contains no codes. Every
+        /// start asks for this, and [Screen] would take 0.2 s to load.
         static Ansi of(Env env) {
             var console = System.console();
             return new Ansi(isWanted(env) && console != null && console.isTerminal());
