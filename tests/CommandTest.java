@@ -187,7 +187,7 @@ class CommandTest extends WholeCommand {
 
         /// Without `-i`, a batch that is half done must not look as if it were complete.
         @Test
-        void countsTheRowsOfTheInputThatTheLogNames() throws IOException {
+        void statusCountsTheRowsOfTheInputInTheLog() throws IOException {
             batch();
 
             assertEquals(5, tree(status("--json").out()).path("total").asInt());
@@ -202,7 +202,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void doesNotCallABatchCompleteWithoutItsCsv() throws IOException {
+        void statusDoesNotCallABatchCompleteWithoutItsCsv() throws IOException {
             rows(3);
             dify.run("--limit", "2");
 

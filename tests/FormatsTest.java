@@ -16,9 +16,9 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Other input files: spreadsheets, JSON lines, columns with other names.
 final class FormatsTest extends WholeCommand {
-    /// Writes a cell of [#book] at a place such as `A1`: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a formula
-    /// that was never computed, `g:` for one whose result is an empty text, `t:0` for a shared text. A number may have
-    /// a style, as in `n2:45322`.
+    /// Writes a cell of [#book] at a place such as `A1`: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a
+    /// formula that was never computed, `g:` for one whose result is an empty text, `t:0` for a shared text. A number
+    /// may have a style, as in `n2:45322`.
     private static String cell(String place, String cell) {
         var type = cell.substring(0, cell.indexOf(':'));
         var value = cell.substring(type.length() + 1).replace("&", "&amp;").replace("<", "&lt;");
@@ -31,8 +31,8 @@ final class FormatsTest extends WholeCommand {
         } + "</c>";
     }
 
-    /// Writes a workbook. Its styles are: 1 percent, 2 date, 3 date and time, 4 time, 5 `00000`, 6 `[h]:mm`, 7 `0.00 "days"`,
-    /// 8 to 11 built-in East Asian dates and times; 12 to 16 see below.
+    /// Writes a workbook. Its styles are: 1 percent, 2 date, 3 date and time, 4 time, 5 `00000`, 6 `[h]:mm`, 7 `0.00
+    /// "days"`, 8 to 11 built-in East Asian dates and times; 12 to 16 see below.
     ///
     /// @param sheets for each name, its rows from the first one on, such as `s:id|s:text`
     static byte[] book(boolean is1904, Map<String, List<String>> sheets) throws IOException {
@@ -246,7 +246,7 @@ final class FormatsTest extends WholeCommand {
 
         @ParameterizedTest(name = "{0}")
         @MethodSource("cases")
-        void areReadOrRefusedWithAHint(Case one) throws IOException {
+        void anExportedFileIsReadOrRefusedWithAHint(Case one) throws IOException {
             var path = Files.write(folder.resolve(one.name), one.bytes);
 
             if (one.facts[0].matches("(?s)\\d+ \\{.*")) {
@@ -329,7 +329,8 @@ final class FormatsTest extends WholeCommand {
                 id               | q            | --var q=VALUE
                 id,note          | id           | which has no variables
                 """)
-        void thatDoNotMatchEndTheSessionWithTheOption(String header, String fields, String option) throws IOException {
+        void unmatchedColumnsEndTheSessionWithTheOption(String header, String fields, String option)
+                throws IOException {
             form(fields.split(","));
             csv(header, header.replaceAll("[^,]+", "1"));
 
@@ -341,7 +342,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void namedByAnOptionMustExistInTheWorkflow() throws IOException {
+        void columnsNamedByAnOptionMustExistInTheWorkflow() throws IOException {
             form("q", "extra");
             csv("id,q,Note", "1,a,b");
 
@@ -351,7 +352,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void thatMatchNothingAreListedExceptTheIdAndTheQuestion() throws IOException {
+        void unmatchedColumnsAreListedExceptTheIdAndTheQuestion() throws IOException {
             form("q", "extra");
             csv("id,q,other", "1,a,b");
 
@@ -445,7 +446,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void ofIdsAreNotConfusedIfTheyDifferOnlyInCase() throws IOException {
+        void idColumnsAreNotConfusedIfTheyDifferOnlyInCase() throws IOException {
             csv("ID,id,text", "1,2,a");
             dify.run("--id-column", "ID").exits(0);
 
@@ -457,7 +458,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void ofARenamedWorksheetNeedItsNewName() throws IOException {
+        void aRenamedWorksheetNeedsItsNewName() throws IOException {
             var cells = List.of("s:id|s:text", "n:1|s:a");
             var words = List.of("run", "-i", path("data.xlsx"), "-o", output(), "--mode", "blocking");
             Files.write(file("data.xlsx"), book(false, Map.of("Old", cells)));
@@ -474,7 +475,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void haveTheirOwnHeadingsInAnExport() throws IOException {
+        void columnsHaveTheirOwnHeadingsInAnExport() throws IOException {
             form("tone", "lang");
             csv("id,lang", "1,warm");
             dify.run("--map", "lang=tone", "--var", "lang=de").exits(0);
@@ -490,7 +491,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void ofAWorkbookSurviveARoundTrip() throws Exception {
+        void aWorkbookSurvivesARoundTrip() throws Exception {
             form("text", "n");
             var book = Files.write(file("data.xlsx"), book("s:id|s:text|s:n", "n5:1|s: =1+1 |n:0.5", "",
                     "s:b|s:x<y\n+2|n:7")).toString();
@@ -519,11 +520,10 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void keepTheirCharactersInAWorkbook() throws Exception {
+        void charactersAreKeptInAWorkbook() throws Exception {
             csv("id,text", "1,_x000D_ and _x0041_ \u0007\uFFFF");
-            dify.row("1", dify.answer(200, text("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w',"
-                    + "'status':'succeeded','outputs':{'a':'_x000D_\\u0001\\u001f_x000d_'},'error':null,'elapsed_time':0.5,"
-                    + "'total_tokens':1,'total_steps':1}}")));
+            dify.row("1", dify.answer(200, text("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','status':"
+                    + "'succeeded','outputs':{'a':'_x000D_\\u0001\\u001f_x000d_'}}}")));
             dify.run().exits(0);
 
             ofBatch("export", path("out.xlsx")).exits(0);

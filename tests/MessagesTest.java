@@ -138,7 +138,7 @@ final class MessagesTest {
         }
 
         @Test
-        void usePlainWords() {
+        void messagesUsePlainWords() {
             var dialect = where(text -> DIALECT.matcher(text).find());
 
             assertTrue(dialect.size() <= MOST, () -> dialect.size() + "\n" + String.join("\n", dialect));
@@ -197,7 +197,7 @@ final class MessagesTest {
         }
 
         @Test
-        void arePunctuated() {
+        void messagesArePunctuated() {
             assertEquals(List.of(), where(text -> Pattern.compile("[a-z]  [a-z]| [,.;:](?!\\w)|!( |$)|\\.\\.")
                     .matcher(text).find()));
             assertTrue(source.hints.size() > 60, () -> source.hints.size() + " hints");

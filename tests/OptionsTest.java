@@ -162,7 +162,7 @@ final class OptionsTest extends WholeCommand {
                 run -o b.jsonl -i a.csv c.csv      | c.csv       | --help
                 -i data.csv run                    | -i          | after the command
                 """)
-        void isNamedWithAHint(String typed, String word, String hint) throws IOException {
+        void aMistypedWordIsNamedWithAHint(String typed, String word, String hint) throws IOException {
             var call = call(typed.split(" ")).exits(2).reports(word).hints(hint);
 
             assertEquals(2, call.err().lines().count(), call.err());
@@ -227,7 +227,7 @@ final class OptionsTest extends WholeCommand {
                 ' http://dify.example:8080//',  http://dify.example:8080
                 http://[::1]:5001/v1,           http://[::1]:5001/v1
                 """)
-        void anAddressEndsWithoutASlash(String text, URI address) {
+        void aBaseUrlEndsWithoutASlash(String text, URI address) {
             assertEquals(address, CommandLines.Converters.parseUrl(text));
         }
 
@@ -235,7 +235,7 @@ final class OptionsTest extends WholeCommand {
         @ValueSource(strings = {"", "api.dify.ai/v1", "ftp://dify.example", "file:/v1", "https://", "https:///v1",
                 "http://two words", "https://dify.example/v1?key=1", "https://dify.example/v1#top",
                 "https://me:secret@dify.example/v1"})
-        void anInvalidAddressIsRefusedWithoutRepeatingIt(String text) {
+        void anInvalidBaseUrlIsRefusedWithoutRepeatingIt(String text) {
             var problem = assertThrows(CommandLine.TypeConversionException.class,
                     () -> CommandLines.Converters.parseUrl(text));
 

@@ -593,7 +593,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void withoutADownloaderSaysWhatToInstall() throws Exception {
+        void saysWhatToInstallIfThereIsNoDownloader() throws Exception {
             var call = launchBare("", false, "DifyExec.java").exits(2);
             assertEquals(1, call.out().lines().count(), call.out());
             for (var words : List.of("openjdk-25-jdk-headless and maven (Debian)",
@@ -603,7 +603,7 @@ final class ProcessTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "/"})
-        void withoutAHomeUsesAFolderOfItsOwn(String home) throws Exception {
+        void usesAFolderOfItsOwnIfThereIsNoHome(String home) throws Exception {
             boolean atTheRoot = Files.exists(Path.of("/.cache"));
             var own = file("difyexec-" + Files.getAttribute(folder, "unix:uid"));
             var settings = Map.of("HOME", home, "TMPDIR", folder.toString());

@@ -45,8 +45,8 @@ final class SettingsTest extends WholeCommand {
                 runs | 403    | workflow_version_execution_not_allowed | Not on this plan | v-1     | plan
                 runs | 429    | rate_limit_error | Workflow execution quota limit reached for tenant t | - | quota
                 """)
-        void refusesAllRuns(String to, int status, String code, String message, String version, String named)
-                throws IOException {
+        void aRefusalOfAllRunsStopsTheBatch(String to, int status, String code, String message, String version,
+                String named) throws IOException {
             if (to.equals("info")) dify.info(dify.refused(status, code, message));
             else dify.rows(dify.refused(status, code, message));
 
@@ -64,7 +64,7 @@ final class SettingsTest extends WholeCommand {
                 200 | application/json | {"status":"ok"}
                 308 | text/html        | moved
                 """)
-        void anAddressThatIsNotOfDifyStopsTheRun(int status, String type, String body) throws IOException {
+        void aUrlOfAnotherServiceStopsTheRun(int status, String type, String body) throws IOException {
             dify.info(aResponse().withStatus(status).withHeader("Content-Type", type).withBody(body)
                     .withHeader("Location", dify.url() + "/info"));
 
@@ -75,7 +75,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {200, 404})
-        void anAddressWithoutItsPathStopsTheRunAndNamesTheFullAddress(int status) throws IOException {
+        void aUrlWithoutItsPathStopsTheRunAndShowsTheFullUrl(int status) throws IOException {
             var address = dify.url().replace("/v1", "");
             dify.server.stubFor(get(urlEqualTo("/info")).willReturn(aResponse().withStatus(status)
                     .withHeader("Content-Type", "text/html").withBody("<html>Dify</html>")));
@@ -96,7 +96,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void hasAnUnknownHostName() throws IOException {
+        void anUnknownHostNameIsReported() throws IOException {
             var name = "a".repeat(64) + ".test"; // this is too long for a name, so that no server is asked for it
 
             var call = run("--base-url", "http://" + name + "/v1", "--max-retries", "0");
@@ -119,7 +119,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void isTriedOncePlusTheAllowedRetries() throws IOException {
+        void aBusyServerIsTriedOncePlusTheAllowedRetries() throws IOException {
             rows(3);
             dify.info(aResponse().withStatus(503));
 
@@ -150,7 +150,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void stopsABatchWithAHintThatIsNotInTheLog() throws IOException {
+        void aStopHasAHintThatIsNotInTheLog() throws IOException {
             rows(2);
             dify.rows(dify.refused(400, "provider_quota_exceeded", "Quota exceeded"));
 

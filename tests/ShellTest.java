@@ -128,12 +128,12 @@ final class ShellTest extends WholeCommand {
                 show a\\ b                | show·a b
                 # a remark                | ~~
                 """)
-        void isSplitAsAShellSplitsIt(String line, String words) {
+        void aLineIsSplitAsAShellSplitsIt(String line, String words) {
             assertEquals(words == null ? "" : words, String.join("·", Shell.words(line).orElseThrow()));
         }
 
         @Test
-        void continuesUntilItsQuoteIsClosedExceptInAComment() {
+        void aLineContinuesUntilItsQuoteIsClosed() {
             assertEquals(Optional.empty(), Shell.words("set 1 text=\"first"));
             assertEquals(List.of("set", "1", "text=first\nsecond"),
                     Shell.words("set 1 text=\"first\nsecond\"").orElseThrow());
@@ -310,7 +310,7 @@ final class ShellTest extends WholeCommand {
     @Nested
     class AnEdit {
         @Test
-        void isShownAsADiffUntilItIsUndone() throws IOException {
+        void anEditIsShownAsADiffUntilItIsUndone() throws IOException {
             var session = five();
 
             session.ok("set r-2 text=\"a\nb\" tone=plain").shows("- [fail] The parcel came late\n  + a\n  + b");
@@ -366,7 +366,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isMadeInAnEditor() throws IOException {
+        void anEditIsMadeInAnEditor() throws IOException {
             var session = withEditor(Map.of("EDITOR", "sed -i 's/late/soon/'"));
             var visual = withEditor(Map.of("EDITOR", "false", "VISUAL", "printf 'two\\nlines\\n' >"));
             var unchanged = withEditor(Map.of("VISUAL", " ", "EDITOR", "true"));
@@ -388,7 +388,7 @@ final class ShellTest extends WholeCommand {
                 rm,                      so nothing was changed
                 printf '\\377' >,      so nothing was changed
                 """, quoteCharacter = '`')
-        void withoutAWorkingEditorChangesNothing(String editor, String fact) throws IOException {
+        void aBrokenEditorChangesNothing(String editor, String fact) throws IOException {
             var session = withEditor("''".equals(editor) ? Map.of() : Map.of("EDITOR", editor));
 
             session.refused("edit r-2 text").shows(fact);

@@ -164,7 +164,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void leadsToNoOptionThatCompareLacks() throws IOException {
+        void compareSuggestsNoOptionThatItLacks() throws IOException {
             csv("id,Frage", "1,x");
             dify.run().exits(0);
             csv("id,Frage", ",x", "1,x", ",y");
@@ -288,7 +288,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void mayLackNames() throws IOException {
+        void columnsMayLackNames() throws IOException {
             csv(",Frage,Datum,", "x,a,,Technik", "y,b,"); // Excel leaves out the last cell of a column without a name
 
             dify.run("--id-column", "column 1", "--map", "column 4=kategorie").exits(0);
@@ -313,7 +313,7 @@ final class UserFilesTest extends WholeCommand {
                 12.3456        | wrong
                 1,2,3          | wrong
                 """)
-        void mayHaveADecimalComma(String cell, String number) throws IOException {
+        void cellsMayHaveADecimalComma(String cell, String number) throws IOException {
             csv("id;Frage;Betrag", "1;a;" + cell, "2;a;");
 
             dify.run("--decimal", ",").exits(number == null ? 2 : 0);
@@ -326,7 +326,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void ofAWorkbookThatAreNumbersHaveADecimalPoint() throws IOException {
+        void numbersOfAWorkbookHaveADecimalPoint() throws IOException {
             Files.write(file("data.csv"), FormatsTest.book("s:id|s:Frage|s:Betrag", "n:1|s:a|n:1.234",
                     "n:2|s:a|s:1.234,5"));
 
@@ -335,14 +335,14 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void allowOnlyTwoDecimalMarks() throws IOException {
+        void onlyTwoDecimalMarksAreAllowed() throws IOException {
             csv("id,Frage", "1,a");
             for (var mark : List.of(";", "x", ",,")) dify.check("--decimal", mark).exits(2).says("--decimal");
         }
 
         /// `--decimal ,`, which the tool suggests for the other cell, would multiply them by a thousand.
         @Test
-        void withAPointAreNotSilentlyReadWithADecimalComma() throws IOException {
+        void cellsWithAPointAreNotSilentlyReadWithADecimalComma() throws IOException {
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5", "3;a;0.500", "4;a;2.5");
             for (var call : List.of(dify.check(), dify.run()))
                 call.exits(2).mentions("1.234 in the column \"Betrag\" into 1234 (2 such");
@@ -357,7 +357,7 @@ final class UserFilesTest extends WholeCommand {
 
         /// If a column has other faults, all its cells are listed.
         @Test
-        void withDecimalCommasAreOneProblemOnlyIfAllAreLikeThat() throws IOException {
+        void decimalCommasAreOneProblemIfAllCellsHaveThem() throws IOException {
             csv("id;Frage;Betrag", "1;a;1,5", "2;a;abc", "3;a;2,5");
 
             var call = dify.check();
@@ -366,7 +366,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void thatAreEmptyButRequiredAreSentIfAllowed() throws IOException {
+        void emptyRequiredCellsAreSentIfAllowed() throws IOException {
             csv("id,Frage", "1,a", "Summe,");
 
             dify.run().exits(2).says("line 3, id Summe", "--allow-empty");
