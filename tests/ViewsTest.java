@@ -5,6 +5,7 @@ import com.opencsv.CSVReaderBuilder;
 import com.opencsv.RFC4180ParserBuilder;
 import com.opencsv.exceptions.CsvException;
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.api.parallel.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
@@ -97,6 +98,15 @@ final class ViewsTest extends WholeCommand {
             var json = statusJson();
             assertEquals(1, json.path("runs_without_price").asInt());
             assertEquals(49, json.path("total_tokens").asInt());
+        }
+
+        @Test
+        void namesTheVersionsOfTheResults() throws IOException {
+            new Given.PastBatch(1).result("r", Map.of(), "{}", "workflow_id", "v-1")
+                    .result("s", Map.of(), "{}", "workflow_id", "v-2").save(file("results.jsonl"));
+
+            call("status", "-o", output()).shows("2 rows · versions v-1, v-2\n");
+            assertEquals("[\"v-1\",\"v-2\"]", statusJson().path("versions").toString());
         }
 
         @Test
@@ -204,7 +214,7 @@ final class ViewsTest extends WholeCommand {
             var unknown = "unknown: run … says running after …";
             var failed = "HTTP 503 from http://…/a/…";
             assertTrue(status.contains("  2 × " + unknown + " (a, b)\n  2 × " + failed + " (c, d)\n"), status);
-            assertEquals(List.of("unknown 2", "failed 2"), described().path("causes").valueStream()
+            assertEquals(List.of("unknown 2", "failed 2"), data("id=\"batch\"").getFirst().path("causes").valueStream()
                     .map(cause -> cause.path("outcome").asText() + " " + cause.path("count")).toList());
             assertEquals("[0, 0, 1, 1]", rows().stream().map(row -> row.path("cause").asInt()).toList().toString());
         }
@@ -226,10 +236,7 @@ final class ViewsTest extends WholeCommand {
                 written.ended("id" + n++ + text.replaceAll("[\\p{Cntrl}]", ""), text, "failed", text);
             written.save();
 
-            var out = call("status", "-o", output()).out();
-
-            assertTrue(out.codePoints().noneMatch(c -> c != '\n' && (Character.isISOControl(c)
-                    || Character.getType(c) == Character.FORMAT || c == 0x2028 || c == 0x2029)), out);
+            call("status", "-o", output()).isSafeOnATerminal();
         }
     }
 
@@ -474,7 +481,7 @@ final class ViewsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 file              | option  | said
-                there.csv         |         | there.csv
+                there.csv         |         | --force
                 data.csv          | --force | data.csv
                 results.jsonl     | --force | results.jsonl
                 results.jsonl.log | --force | results.jsonl
@@ -592,25 +599,17 @@ final class ViewsTest extends WholeCommand {
         return ofBatch("status", words(List.of("--html", path("report.html")), more));
     }
 
-    private String page() throws IOException {
-        return content("report.html");
+    /// The data in elements of the page with this attribute, as its script reads them.
+    private List<JsonNode> data(String attribute) throws IOException {
+        var parts = new ArrayList<JsonNode>();
+        var blocks = Pattern.compile("(?s)<script type=\"application/json\" " + attribute + ">(.*?)</script>")
+                .matcher(content("report.html"));
+        while (blocks.find()) parts.add(tree(blocks.group(1)));
+        return parts;
     }
 
-    /// The batch as the page's script reads it.
-    private JsonNode described() throws IOException {
-        var block = Pattern.compile("(?s)<script type=\"application/json\" id=\"batch\">(.*?)</script>")
-                .matcher(page());
-        assertTrue(block.find());
-        return tree(block.group(1));
-    }
-
-    /// All rows of the page, as its script reads them.
     private List<JsonNode> rows() throws IOException {
-        var rows = new ArrayList<JsonNode>();
-        var blocks = Pattern.compile("(?s)<script type=\"application/json\" class=\"rows\">(.*?)</script>")
-                .matcher(page());
-        while (blocks.find()) tree(blocks.group(1)).forEach(rows::add);
-        return rows;
+        return data("class=\"rows\"").stream().flatMap(JsonNode::valueStream).toList();
     }
 
     @Nested
@@ -641,10 +640,11 @@ final class ViewsTest extends WholeCommand {
             mixed().save();
             report();
 
-            var policy = Pattern.compile("Content-Security-Policy\" content=\"(.*?)\"").matcher(page());
+            var page = content("report.html");
+            var policy = Pattern.compile("Content-Security-Policy\" content=\"(.*?)\"").matcher(page);
             assertTrue(policy.find());
             for (var name : List.of("style", "script")) {
-                var part = Pattern.compile("(?s)<" + name + ">(.*?)</" + name + ">").matcher(page());
+                var part = Pattern.compile("(?s)<" + name + ">(.*?)</" + name + ">").matcher(page);
                 assertTrue(part.find());
                 var hash = Base64.getEncoder().encodeToString(MessageDigest.getInstance("SHA-256").digest(part.group(1)
                         .getBytes(UTF_8)));
@@ -653,7 +653,7 @@ final class ViewsTest extends WholeCommand {
             }
             assertTrue(policy.group(1).startsWith("default-src 'none';"));
             assertFalse(policy.group(1).contains("unsafe"));
-            assertFalse(Pattern.compile("<[^>]*\\s(style|src|href|on\\w+)=").matcher(page()).find(),
+            assertFalse(Pattern.compile("<[^>]*\\s(style|src|href|on\\w+)=").matcher(page).find(),
                     "attributes that reach out or run");
         }
 
@@ -674,12 +674,9 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void aForeignFileIsNotOverwrittenByAReport() throws IOException {
+        void anEarlierReportIsReplacedWithoutForce() throws IOException {
             mixed().save();
             Files.writeString(file("report.html"), "<html>mine</html>");
-
-            report().exits(2).reports("--force");
-            assertEquals("<html>mine</html>", page());
 
             report("--force").exits(3);
             report().exits(3);
@@ -697,15 +694,18 @@ final class ViewsTest extends WholeCommand {
         private String session = "";
         final Queue<String> complaints = new ConcurrentLinkedQueue<>(), requests = new ConcurrentLinkedQueue<>();
 
-        static Optional<Path> installed() {
+        /// Skips the test if there is no Chromium.
+        static Browser start(Path profile) throws Exception {
             var named = Stream.ofNullable(System.getenv("DIFYEXEC_CHROMIUM")).map(Path::of);
             var found = Stream.of("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
                     .flatMap(name -> Stream.of(System.getenv("PATH").split(File.pathSeparator))
                             .map(folder -> Path.of(folder, name)));
-            return Stream.concat(named, found).filter(Files::isExecutable).findFirst();
+            var program = Stream.concat(named, found).filter(Files::isExecutable).findFirst();
+            assumeTrue(program.isPresent(), "no Chromium here: install one or name it in DIFYEXEC_CHROMIUM");
+            return new Browser(program.get(), profile);
         }
 
-        Browser(Path program, Path profile) throws Exception {
+        private Browser(Path program, Path profile) throws Exception {
             process = new ProcessBuilder(program.toString(), "--headless", "--no-sandbox", "--disable-gpu",
                     "--no-first-run", "--disable-background-networking", "--remote-debugging-port=0",
                     "--user-data-dir=" + profile, "--hide-scrollbars", "about:blank")
@@ -773,8 +773,16 @@ final class ViewsTest extends WholeCommand {
 
         /// Opens the page and waits until its rows are read.
         void open(Path page) throws Exception {
+            complaints.clear();
+            requests.clear();
             call("Page.navigate", "{'url':'" + page.toUri() + "'}");
             until("document.documentElement.dataset.ready === 'yes'");
+        }
+
+        /// Checks that the page reported no problem and requested nothing else.
+        void isQuiet(Path page) {
+            assertEquals(List.of(), List.copyOf(complaints));
+            assertEquals(List.of(page.toUri().toString()), List.copyOf(requests));
         }
 
         JsonNode evaluate(String script) throws Exception {
@@ -825,58 +833,48 @@ final class ViewsTest extends WholeCommand {
     @Execution(ExecutionMode.SAME_THREAD)
     class InABrowser {
         private Browser browser;
-        private Path profile;
 
         @BeforeAll
-        void start() throws Exception {
-            var program = Browser.installed();
-            assumeTrue(program.isPresent(), "no Chromium here: install one or name it in DIFYEXEC_CHROMIUM");
-            profile = Files.createTempDirectory("difyexec-browser");
-            browser = new Browser(program.get(), profile);
+        void start(@TempDir Path profile) throws Exception {
+            browser = Browser.start(profile);
         }
 
         @AfterAll
         void end() throws Exception {
-            if (browser == null) return;
-            browser.close();
-            try (var files = Files.walk(profile)) {
-                for (var file : files.sorted(Comparator.reverseOrder()).toList()) Files.delete(file);
-            }
+            if (browser != null) browser.close();
         }
 
         @AfterEach
-        void asItWas() throws Exception {
+        void restoreTheScreen() throws Exception {
             browser.call("Emulation.clearDeviceMetricsOverride", "{}");
             browser.call("Emulation.setEmulatedMedia", "{}");
         }
 
-        private void open() throws Exception {
-            browser.complaints.clear();
-            browser.requests.clear();
+        /// Opens the report of a batch.
+        private void open(Written written) throws Exception {
+            written.save();
+            report();
             browser.open(file("report.html"));
         }
 
         private void isQuiet() {
-            assertEquals(List.of(), List.copyOf(browser.complaints));
-            assertEquals(List.of(file("report.html").toUri().toString()), List.copyOf(browser.requests));
+            browser.isQuiet(file("report.html"));
         }
 
         /// 5,000 rows, each tenth failed for one of two causes.
-        private void many() throws IOException {
+        private Written many() {
             var written = batch();
             for (int n = 1; n <= 5000; n++) {
                 if (n % 10 != 0) written.success("row-" + n, "text " + n, "{\"answer\":\"answer " + n + "\"}");
                 else written.ended("row-" + n, "text " + n, "failed", n % 20 == 0 ? "no such city" : "refused");
             }
-            written.save();
-            report();
+            return written;
         }
 
         @Test
         void searchFiltersSortAndDetailWorkByClicks() throws Exception {
-            many();
+            open(many());
 
-            open();
             assertEquals("5,000 of 5,000 rows", browser.text("#count"));
             assertEquals("Report: results.jsonl", browser.text("h1"));
             assertEquals(200, browser.texts("#body tr").size(), "rows are drawn as needed");
@@ -916,9 +914,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void itsDownloadHasTheRowsThatMatch() throws Exception {
-            mixed().save();
-            report();
-            open();
+            open(mixed());
 
             browser.evaluate("at('outcome').value = 'succeeded'; choose()");
 
@@ -936,8 +932,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void isPrintedWithAllRowsThatHaveNotSucceeded() throws Exception {
-            many();
-            open();
+            open(many());
 
             browser.evaluate("window.dispatchEvent(new Event('beforeprint'))");
 
@@ -949,30 +944,9 @@ final class ViewsTest extends WholeCommand {
                     "its cells are wide enough");
         }
 
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                width, below
-                1280,  false
-                390,   true
-                """)
-        void hasChartsBelowItsRowsOnAPhone(int width, boolean below) throws Exception {
-            var written = batch();
-            for (int n = 0; n < 2; n++) written.success("r" + n, "", "{}");
-            written.save();
-            report();
-            browser.call("Emulation.setDeviceMetricsOverride",
-                    "{'width':%d,'height':800,'deviceScaleFactor':1,'mobile':false}".formatted(width));
-
-            open();
-
-            assertEquals(below, browser.evaluate("at('charts').offsetTop > at('rows').offsetTop").asBoolean());
-        }
-
         @Test
         void aRowHasALinkAndARunThatCanBeCopied() throws Exception {
-            batch().success("a", "", "{}").success("b c+%", "", "{}").save();
-            report();
-            open();
+            open(batch().success("a", "", "{}").success("b c+%", "", "{}"));
 
             browser.click("#body tr:nth-child(2) button");
             browser.until("detail.open");
@@ -990,10 +964,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void ofOneRowHasNoChartAndAllTablesHaveCaptions() throws Exception {
-            batch().ended("a", "", "failed", "refused").save();
-            report();
-
-            open();
+            open(batch().ended("a", "", "failed", "refused"));
 
             assertEquals(List.of(), browser.texts("figure"));
             assertEquals(0, browser.evaluate("document.querySelectorAll('table:not(:has(caption)), th:not([scope])')"
@@ -1013,10 +984,8 @@ final class ViewsTest extends WholeCommand {
             written.past.second = 12;
             written.ended("last", "", "failed", "<b>broken</b>").row("other", "").past.attempt("other")
                     .end("other", "succeeded", "price", 1.5, "currency", "CNY");
-            written.save();
-            report();
 
-            open();
+            open(written);
 
             assertEquals("Failures by cause", browser.text("#overview h2"));
             assertEquals("<b>broken</b>", browser.text(".listed button"));
@@ -1031,10 +1000,8 @@ final class ViewsTest extends WholeCommand {
         void itsChartsLeaveOutTheTimeBetweenSessions() throws Exception {
             var written = batch().success("a", "", "{}");
             written.past.second = 100_000;
-            written.success("b", "", "{}").save();
-            report();
 
-            open();
+            open(written.success("b", "", "{}"));
 
             assertEquals("70", browser.texts("figure:last-child text[text-anchor=middle]").getLast());
         }
@@ -1050,11 +1017,9 @@ final class ViewsTest extends WholeCommand {
                         .put(text, "name")
                         .set("deep", Given.JSON.createObjectNode().put(text, text)).toString());
             }
-            written.success("long", "", Given.JSON.createObjectNode().put("text", "<b>".repeat(350_000)).toString())
-                    .save();
-            report().exits(3);
+            written.success("long", "", Given.JSON.createObjectNode().put("text", "<b>".repeat(350_000)).toString());
 
-            open();
+            open(written);
 
             assertEquals(2 * HOSTILE.size() + 1, rows().size());
             assertEquals(2, browser.evaluate("document.querySelectorAll('script').length").asInt(), "data and script");
@@ -1071,22 +1036,21 @@ final class ViewsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                width, scheme, background
-                1280,  light,  'rgb(246, 246, 244)'
-                390,   light,  'rgb(246, 246, 244)'
-                390,   dark,   'rgb(19, 21, 24)'
+                width, charts below rows, scheme, background
+                1280,  false,             light,  'rgb(246, 246, 244)'
+                390,   true,              light,  'rgb(246, 246, 244)'
+                390,   true,              dark,   'rgb(19, 21, 24)'
                 """)
-        void fitsAPhoneAndTheNight(int width, String scheme, String background) throws Exception {
-            mixed().save();
-            report();
+        void fitsPhonesAndDarkScreens(int width, boolean below, String scheme, String background) throws Exception {
             browser.call("Emulation.setDeviceMetricsOverride",
                     "{'width':%d,'height':800,'deviceScaleFactor':1,'mobile':false}".formatted(width));
             browser.call("Emulation.setEmulatedMedia",
                     "{'features':[{'name':'prefers-color-scheme','value':'%s'}]}".formatted(scheme));
 
-            open();
+            open(mixed());
 
             assertEquals(width, browser.evaluate("document.documentElement.scrollWidth").asInt(), "scrolls sideways");
+            assertEquals(below, browser.evaluate("at('charts').offsetTop > at('rows').offsetTop").asBoolean());
             assertEquals(background, browser.evaluate("getComputedStyle(document.body).backgroundColor").asText());
             isQuiet();
         }

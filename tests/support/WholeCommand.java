@@ -106,6 +106,13 @@ abstract class WholeCommand {
             return (out + err).lines().filter(line -> line.startsWith("Note: ")).toList();
         }
 
+        /// Checks that no text can act on a terminal.
+        Call isSafeOnATerminal() {
+            assertTrue((out + err).codePoints().noneMatch(c -> c != '\n' && (Character.isISOControl(c)
+                    || Character.getType(c) == Character.FORMAT || c == 0x2028 || c == 0x2029)), this::toString);
+            return this;
+        }
+
         Call saysNothing() {
             assertEquals("", err);
             return this;
