@@ -212,6 +212,7 @@ final class AgendaTest {
             tally.tick(world.now(), tally.now());
 
             assertEquals(Optional.of(seconds(12)), tally.timeLeft());
+            assertEquals(seconds(8), tally.elapsed());
         }
 
         @Test

@@ -61,9 +61,9 @@ final class DocsTest extends WholeCommand {
         private String output(String line, Demo server) throws Exception {
             var builder = new ProcessBuilder("bash", "-c", line).directory(folder.toFile()).redirectErrorStream(true)
                     .redirectInput(ProcessBuilder.Redirect.from(new File("/dev/null")));
-            builder.environment().keySet().removeIf(name -> !name.equals("HOME"));
+            builder.environment().clear();
             builder.environment().putAll(Map.of("PATH", file("bin") + ":/usr/bin:/bin", "LC_ALL", "C.UTF-8",
-                    "DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()));
+                    "HOME", path("home"), "DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()));
             var process = builder.start();
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
             assertTrue(Set.of(Exit.OK.code, Exit.ROWS_FAILED.code).contains(process.waitFor()), line + "\n" + said);
@@ -110,7 +110,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void isRunUnlessItsFirstWordsSayThatItCannotBe() throws IOException {
+        void isRunUnlessItNeedsANetworkOrAKey() throws IOException {
             var run = new ArrayList<String>();
             for (var page : pagesWithCommands())
                 BLOCK.matcher(Files.readString(page)).results().filter(block -> block.group(1).equals("sh"))
@@ -190,25 +190,19 @@ final class DocsTest extends WholeCommand {
                     .collect(Collectors.joining(" "));
         }
 
-        @Test
-        void listsTheKeysOfStatusInTheirOrder() throws IOException {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                page           | heading             | command
+                docs/files.md  | ## `status --json`  | status --json -o OUT -i
+                docs/inputs.md | ### check --json    | check --demo --json -i
+                """)
+        void listsTheKeysOfJsonInTheirOrder(String page, String heading, String command) throws IOException {
             rows(1);
             call(Map.of(), typed("run", "--demo"));
-            var documented = entries("docs/files.md", "## `status --json`");
 
-            var status = tree(ofBatch("status", "--json").out());
+            var call = call(Map.of(), words(List.of(command.replace("OUT", output()).split(" ")), input()));
 
-            assertEquals(keys(status), documented);
-        }
-
-        @Test
-        void listsTheKeysOfCheckInTheirOrder() throws IOException {
-            rows(1);
-            var documented = entries("docs/inputs.md", "### check --json");
-
-            var check = tree(call(Map.of(), "check", "--demo", "--json", "-i", input()).out());
-
-            assertEquals(keys(check), documented);
+            assertEquals(keys(tree(call.out())), entries(page, heading));
         }
 
         @Test
@@ -223,7 +217,7 @@ final class DocsTest extends WholeCommand {
 
         /// These files contain inputs and outputs.
         @Test
-        void namesNoOutputThatGitWouldTrack() throws IOException {
+        void namesOnlyOutputsThatGitIgnores() throws IOException {
             var output = Pattern.compile("(?:--html|--csv|export -i \\S+ -o \\S+) ([a-z][\\w-]*\\.(?:html|csv))");
             var named = new TreeSet<String>();
             for (var page : pages()) output.matcher(Files.readString(page)).results()
@@ -236,7 +230,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void ofTheHeaderHasTheVersionOfTheTool() throws IOException {
+        void theJBangHeaderHasTheVersionOfTheTool() throws IOException {
             assertTrue(page("DifyExec.java").contains("\n//GAV difyexec:difyexec:" + VERSION + "\n"));
         }
     }
@@ -282,22 +276,15 @@ final class DocsTest extends WholeCommand {
             assumeTrue(Files.isExecutable(Path.of("/usr/bin/script")), "script (a fake terminal) is not installed");
             var java = String.join(" ", Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-cp",
                     System.getProperty("java.class.path"), "difyexec.DifyExec shell");
-            var shell = new ProcessBuilder("/usr/bin/script", "-qec", java, "/dev/null").directory(folder.toFile())
-                    .redirectErrorStream(true);
-            shell.environment().keySet().removeIf(name -> name.matches("DIFY.*|JAVA_TOOL.*|JDK_.*"));
-            shell.environment().put("XDG_STATE_HOME", folder.toString());
             var history = Files.createDirectories(folder.resolve("difyexec")).resolve("history");
             Files.writeString(history, "");
             Files.setPosixFilePermissions(history, PosixFilePermissions.fromString("rw-r--r--"));
-            var process = shell.start();
-            try (var keys = process.getOutputStream()) {
-                keys.write("exit\n".getBytes(UTF_8));
-                keys.flush();
-                assertEquals(0, process.waitFor());
-            }
 
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
-            assertTrue(said.contains("difyexec " + VERSION) && !said.contains("WARNING"), said);
+            var shell = start(List.of("/usr/bin/script", "-qec", java, "/dev/null"),
+                    Map.of("XDG_STATE_HOME", folder.toString()));
+            shell.outputWriter().append("exit\n").flush();
+
+            ended(shell).exits(0).shows("difyexec " + VERSION).omits("WARNING");
         }
     }
 }

@@ -2,7 +2,7 @@ package difyexec;
 
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
@@ -56,35 +56,9 @@ final class EveryDayTest extends WholeCommand {
     }
 
     @Nested
-    class AnEarlyEnd {
-        @Test
-        void anEarlyEndIsExplainedByStatusReportAndShell() throws IOException {
-            rows(4);
-            dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
-            dify.run("-c", "1").exits(4);
-
-            var status = call(Map.of(), "status", "-o", output(), "-i", input(), "--html", path("r.html"))
-                    .shows("401");
-
-            assertTrue(content("r.html").contains("401"));
-            var outer = commandLine(Given.env(Map.of()));
-            outer.parseArgs("shell", "-i", input(), "-o", output());
-            Shell shell = outer.getSubcommands().get("shell").getCommand();
-            assertTrue(shell.session().summary().orElseThrow().contains("401"));
-            var json = tree(call(Map.of(), "status", "-o", output(), "--json").out());
-            assertTrue(json.path("stopped").asText().contains("401"), json::toString);
-
-            dify.rows(dify.ended("succeeded", ""));
-            dify.run().exits(0);
-            var done = tree(call(Map.of(), "status", "-o", output(), "--json").out());
-            assertTrue(done.path("stopped").isNull(), done::toString);
-        }
-    }
-
-    @Nested
     class TheSameFailure {
         @Test
-        void theSameFailureOfTheFirstTwentyRowsEndsTheCall() throws IOException {
+        void theSameFailureOfTheFirstTwentyRowsEndsTheSession() throws IOException {
             rows(30);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
 
@@ -96,7 +70,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void theSameFailureAfterASuccessDoesNotEndTheCall() throws IOException {
+        void theSameFailureAfterASuccessDoesNotEndTheSession() throws IOException {
             rows(25);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
             dify.row("3", dify.ended("succeeded", ""));
@@ -118,22 +92,12 @@ final class EveryDayTest extends WholeCommand {
             assertTrue(failures.getFirst().endsWith("city is required (first: " + first + ")"), call.err());
             assertTrue(call.err().startsWith("Connecting to 127.0.0.1"), call.err());
         }
-
-        @Test
-        void theSameFailureIsShownNextToItsCountIfThereIsRoom() {
-            var tally = Given.tally(40, InstantSource.system());
-            tally.ended(0, RowStatus.PENDING, Outcome.failed("city is required"), 0.0);
-
-            assertTrue(Progress.line(tally, 150).contains("1 failed (city is required)"), Progress.line(tally, 150));
-            for (int columns = 20; columns < 150; columns++)
-                assertTrue(Progress.line(tally, columns).length() <= columns);
-        }
     }
 
     @Nested
     class TheNextStep {
         @Test
-        void theNextStepAfterRefusedRowsIsToLookAtThem() throws IOException {
+        void theNextStepAfterRejectedRowsIsTheShell() throws IOException {
             rows(2);
             dify.row("1", dify.refused(400, "invalid_param", "city is required"));
 
@@ -150,7 +114,7 @@ final class EveryDayTest extends WholeCommand {
 
             assertTrue(dify.run().next().startsWith("retry "));
             assertTrue(dify.command("retry").next().startsWith("shell "));
-            var json = tree(call(Map.of(), "status", "-o", output(), "--json").out());
+            var json = statusJson();
             assertEquals(List.of(3, 1), List.of(json.path("attempts").asInt(), json.path("retries").asInt()));
         }
 
@@ -174,9 +138,28 @@ final class EveryDayTest extends WholeCommand {
     }
 
     @Nested
-    class TheEndOfACall {
+    class TheEndOfASession {
         @Test
-        void theEndOfACallAsJsonIsOneObject() throws IOException {
+        void anEarlyEndIsExplainedByStatusReportAndShell() throws IOException {
+            rows(4);
+            dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
+            dify.run("-c", "1").exits(4);
+
+            ofBatch("status", "--html", path("r.html")).shows("401");
+            assertTrue(content("r.html").contains("401"));
+            var outer = commandLine(Given.env(Map.of()));
+            outer.parseArgs("shell", "-i", input(), "-o", output());
+            Shell shell = outer.getSubcommands().get("shell").getCommand();
+            assertTrue(shell.session().summary().orElseThrow().contains("401"));
+            assertTrue(statusJson().path("stopped").asText().contains("401"));
+
+            dify.rows(dify.ended("succeeded", ""));
+            dify.run().exits(0);
+            assertTrue(statusJson().path("stopped").isNull());
+        }
+
+        @Test
+        void theEndOfASessionAsJsonIsOneObject() throws IOException {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
 
@@ -194,7 +177,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void theCommandOfOnFinishGetsTheEndButNotTheKey() throws IOException {
+        void theSummaryIsPassedToOnFinishWithoutTheKey() throws IOException {
             rows(2);
             var seen = path("seen");
 
@@ -210,7 +193,7 @@ final class EveryDayTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"--timeout, abc", "--no-such-option, x", "--timeout, 0", "--limit, 0", "--encoding, nonsense"})
-        void reportsAnUnusableCommandLineToo(String option, String value) throws IOException {
+        void isReportedForAnUnusableCommandLine(String option, String value) throws IOException {
             rows(1);
             var seen = path("seen");
 
@@ -224,7 +207,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void reportsAnUnusableSettingToo() throws IOException {
+        void isReportedForAnUnusableSetting() throws IOException {
             rows(1);
 
             var call = call(dify.settings("TIMEOUT", "abc"), typed("run", "--json")).exits(2);
@@ -233,7 +216,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void keepsItsCodeWhenTheCommandFails() throws IOException {
+        void keepsItsExitCodeIfTheCommandOfOnFinishFails() throws IOException {
             rows(2);
 
             dify.run("--on-finish", "echo oops; exit 7").exits(0).says("oops", "7");
@@ -270,64 +253,15 @@ final class EveryDayTest extends WholeCommand {
 
     @Nested
     class AClosedPipe {
-        private void isQuiet(String command) throws Exception {
-            var line = Given.Tool.words().stream().map(Text::shell).collect(Collectors.joining(" ")) + " " + command;
-            var process = new ProcessBuilder("bash", "-c", line + " | sleep 0").directory(folder.toFile())
-                    .redirectError(file("err").toFile()).start();
-            assertTrue(process.waitFor(60, TimeUnit.SECONDS));
-            assertFalse(content("err").contains("cannot be written"), content("err"));
-        }
-
-        @Test
-        void aClosedPipeEndsTheCommandWithoutAnError() throws Exception {
+        @ParameterizedTest
+        @ValueSource(strings = {"export -i data.csv -o results.jsonl -", "status -i data.csv -o results.jsonl",
+                "generate-completion"})
+        void aClosedPipeEndsTheCommandWithoutAnError(String command) throws Exception {
             rows(20);
-            var files = " -i data.csv -o results.jsonl";
             call(Map.of(), typed("run", "--demo", "-c", "20")).exits(0);
+            var line = java().stream().map(Text::shell).collect(Collectors.joining(" ")) + " " + command;
 
-            isQuiet("export" + files + " -");
-            isQuiet("status" + files);
-            isQuiet("generate-completion");
-        }
-    }
-
-    @Nested
-    class TheRest {
-        @Test
-        void aSlurmTaskSucceedsThoughRowsFailed() throws Exception {
-            var tool = Files.writeString(file("difyexec"), "#!/bin/sh\nexit $CODE\n");
-            Files.setPosixFilePermissions(tool, PosixFilePermissions.fromString("rwx------"));
-            for (int code : List.of(0, 3, 4, 130)) {
-                var slurm = new ProcessBuilder("sh", "examples/scale/slurm.sh", "data.csv", "results.jsonl");
-                slurm.environment().putAll(Map.of("CODE", "" + code, "SLURM_ARRAY_TASK_ID", "1", "PATH",
-                        folder + ":" + System.getenv("PATH")));
-                assertEquals(code == 3 ? 0 : code, slurm.start().waitFor());
-            }
-        }
-    }
-
-    @Nested
-    class TimeLeft {
-        private final Given.World world = new Given.World();
-
-        @Test
-        void leavesOutTheTimeOfASuspendedLaptop() throws Exception {
-            var tally = Given.tally(40, world.clock);
-            tally.sent(0, world.now());
-            for (int second = 1; second <= 10; second++) {
-                for (int tick = 0; tick < 5; tick++) {
-                    world.mailbox.poll(200, TimeUnit.MILLISECONDS);
-                    tally.tick(world.now(), tally.now());
-                }
-                if (second == 5) {
-                    world.mailbox.poll(45, TimeUnit.SECONDS);
-                    tally.tick(world.now(), tally.now());
-                }
-                tally.ended(second, RowStatus.PENDING, Outcome.SUCCEEDED, 1.0);
-            }
-
-            assertEquals(1.0, tally.rate(), 0.05);
-            assertEquals(10, tally.elapsed().toSeconds(), 1);
-            assertEquals(30, tally.timeLeft().orElseThrow().toSeconds(), 2);
+            ended(start(List.of("bash", "-c", line + " | sleep 0"), Map.of())).omits("cannot be written");
         }
     }
 }

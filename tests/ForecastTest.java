@@ -20,20 +20,25 @@ final class ForecastTest extends WholeCommand {
         private final int together;
         private int count = 0;
 
-        Finished(String mode) {
-            this(mode, 5);
+        Finished(int together) {
+            this.together = together;
         }
 
-        Finished(String mode, int together) {
-            this.together = together;
-            past.session("mode", mode, "auto", true);
+        Finished row(String id, int tokens, Double price) {
+            return row(id, tokens, price, "USD", 1);
         }
 
         /// @param price null if there is none
-        Finished row(String id, int tokens, Double price, Object... more) {
+        Finished row(String id, int tokens, Double price, String currency, double seconds) {
             past.second = count++ / together;
-            past.attempt(id).result(id, Map.of(), "{}", Stream.concat(Stream.of("total_tokens", tokens,
-                    "total_price", price, "currency", "USD"), Stream.of(more)).toArray());
+            past.attempt(id).result(id, Map.of(), "{}", "total_tokens", tokens, "total_price", price,
+                    "currency", currency, "seconds", seconds);
+            return this;
+        }
+
+        /// Rows 1 to `count`, with as many tokens each.
+        Finished rows(int count, int tokens, Double price) {
+            for (int id = 1; id <= count; id++) row("" + id, tokens, price);
             return this;
         }
 
@@ -57,7 +62,7 @@ final class ForecastTest extends WholeCommand {
     }
 
     @Nested
-    class OfSkewedPrices {
+    class AForecastOfSkewedPrices {
         /// The ids are in the order of the prices, so the first rows are the cheapest.
         private double[] sortedPrices(long seed) {
             var random = new Random(seed);
@@ -69,7 +74,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         private double finish(BitSet entries, double[] prices) throws IOException {
-            var batch = new Finished("streaming");
+            var batch = new Finished(5);
             for (int entry : entries.stream().toArray()) batch.row("" + (entry + 1), 100, prices[entry]);
             batch.save();
             return IntStream.range(0, ROWS).filter(entry -> !entries.get(entry)).mapToDouble(n -> prices[n]).sum();
@@ -77,7 +82,7 @@ final class ForecastTest extends WholeCommand {
 
         /// An interval of 90 % from 50 so skewed values holds the true mean in about 84 % of the samples.
         @Test
-        void theTrueCostIsInTheRangeAsOftenAsItCanBe() throws IOException {
+        void itsRangeContainsTheTrueCostOfMostSamples() throws IOException {
             rows(ROWS);
             var files = BatchFiles.of(file("results.jsonl"));
             int contained = 0;
@@ -109,7 +114,7 @@ final class ForecastTest extends WholeCommand {
 
     /// A server that charges by the length of a row's text.
     @Nested
-    class OfASimulatedServer {
+    class AForecastOfASimulatedServer {
         /// Sorted by length; a row of so many tokens costs 0.0000015 USD for each.
         private int[] sortedTexts() throws IOException {
             var random = new Random(5);
@@ -128,7 +133,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void theCostOfTheRestIsInTheRangeOfASample() throws IOException {
+        void itsRangeFromASampleContainsTheCostOfTheRest() throws IOException {
             var dify = new Simulated("--latency", "20ms");
             var tokens = sortedTexts();
 
@@ -145,7 +150,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void theCostOfTheRestIsNotInTheRangeOfTheFirstRows() throws IOException {
+        void itsRangeFromTheFirstRowsMissesTheCostOfTheRest() throws IOException {
             var dify = new Simulated("--latency", "20ms");
             var tokens = sortedTexts();
 
@@ -208,7 +213,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void hasOnlyRowsWithoutAnOutcomeAndLeavesTheRest() throws IOException {
+        void isTakenFromRowsWithoutAnOutcome() throws IOException {
             rows(12);
             dify.row("2", dify.refused(400, "invalid_param", "city is required"));
             dify.run("--limit", "4").exits(3);
@@ -229,9 +234,8 @@ final class ForecastTest extends WholeCommand {
             dify.run("--sample", "6").exits(0);
             assertEquals(Set.of("streaming"), modes());
             dify.rows(new Dify("1.16.1", "blocking").ended("succeeded", ""));
-            var call = call(dify.settings(), typed("run", "--sample", "6", "--mode", "blocking"));
+            dify.run("--sample", "6", "--mode", "blocking").exits(0);
             assertEquals(Set.of("streaming", "blocking"), modes());
-            call.exits(0);
         }
 
         private Set<String> modes() throws IOException {
@@ -257,16 +261,15 @@ final class ForecastTest extends WholeCommand {
         @Test
         void aSampleIsTakenFromAShardOrFromNamedRows() throws IOException {
             rows(60);
-            var call = dify.run("--sample", "6", "--shard", "1/2").exits(0);
+            dify.run("--sample", "6", "--shard", "1/2").exits(0);
 
             var ours = read("results.1-of-2.jsonl").stream().map(line -> line.path("id").asText()).toList();
             assertEquals(6, ours.size());
             assertTrue(ours.stream().allMatch(new Shard(1, 2)::holds), ours::toString);
 
             var named = List.of("3", "5", "7", "9");
-            call = call(dify.settings(), "run", "-i", input(), "-o", path("named.jsonl"), "--progress", "off",
-                    "--sample", "3", "--ids", String.join(",", named));
-            call.exits(0);
+            call(dify.settings(), "run", "-i", input(), "-o", path("named.jsonl"), "--progress", "off",
+                    "--sample", "3", "--ids", String.join(",", named)).exits(0);
             ours = read("named.jsonl").stream().map(line -> line.path("id").asText()).toList();
             assertEquals(3, ours.size());
             assertTrue(named.containsAll(ours), ours::toString);
@@ -300,7 +303,7 @@ final class ForecastTest extends WholeCommand {
                 --max-cost 0.02 -c 1        | --max-cost AMOUNT
                 --max-tokens 20             | --max-tokens N
                 """)
-        void isFollowedByALimitThatTheRestKeeps(String options, String limit) throws IOException {
+        void suggestsALimitThatCoversTheRest(String options, String limit) throws IOException {
             rows(20);
 
             assertEquals(limit, limit(dify.run(options.split(" "))));
@@ -326,9 +329,7 @@ final class ForecastTest extends WholeCommand {
         @Test
         void needsFiveRows() throws IOException {
             rows(100);
-            var batch = new Finished("streaming");
-            for (int id = 1; id <= 4; id++) batch.row("" + id, 10 * id, 0.01);
-            batch.save();
+            new Finished(5).rows(4, 25, 0.01).save();
 
             shown().shows("  remaining      96 rows: 24 s at -c 4, 2,400 tokens, 0.96 USD (");
             assertEquals(tree(text("{'rows':96,'seconds':{'low':null,'mean':24,'high':null},'tokens':{'low':null,"
@@ -336,11 +337,11 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void hasTwoDigits() throws IOException {
+        void isRoundedToTwoDigits() throws IOException {
             rows(9_000);
-            var batch = new Finished("streaming");
+            var batch = new Finished(5);
             for (int id = 1; id <= 20; id++)
-                batch.row("" + id, 1000 + 100 * id, 0.1 + 0.003 * id, "seconds", id % 2 == 0 ? 1.5 : 2.5);
+                batch.row("" + id, 1000 + 100 * id, 0.1 + 0.003 * id, "USD", id % 2 == 0 ? 1.5 : 2.5);
             batch.save();
 
             var text = shown().out();
@@ -352,7 +353,7 @@ final class ForecastTest extends WholeCommand {
         @Test
         void coversAllAttemptsOfARow() throws IOException {
             rows(40);
-            var batch = new Finished("streaming").row("1", 10, 0.01).row("2", 10, 0.01);
+            var batch = new Finished(5).rows(2, 10, 0.01);
             batch.past.attempt("3").end("3", "failed", "tokens", 40, "price", 0.07, "currency", "USD");
             batch.save();
 
@@ -366,8 +367,8 @@ final class ForecastTest extends WholeCommand {
         @Test
         void eachCurrencyHasARangeOfItsOwn() throws IOException {
             rows(100);
-            var batch = new Finished("streaming");
-            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, 0.5, "currency", id % 2 == 0 ? "USD" : "RMB");
+            var batch = new Finished(5);
+            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, 0.5, id % 2 == 0 ? "USD" : "RMB", 1);
             batch.save();
 
             var cost = forecast().path("cost");
@@ -381,9 +382,7 @@ final class ForecastTest extends WholeCommand {
         @Test
         void aForecastWithoutPricesNamesTheModeThatShowsPrices() throws IOException {
             rows(100);
-            var batch = new Finished("blocking");
-            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, null);
-            batch.save();
+            new Finished(5).rows(20, 10, null).save();
 
             assertEquals("", keys(forecast().path("cost")));
             assertEquals(800, forecast().at("/tokens/low").asDouble(), 0.01);
@@ -395,8 +394,8 @@ final class ForecastTest extends WholeCommand {
         @Test
         void theRangeOfCostUsesOnlyRowsWithAPrice() throws IOException {
             rows(100);
-            var batch = new Finished("streaming");
-            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, id <= 10 ? null : 0.5);
+            var batch = new Finished(5).rows(10, 10, null);
+            for (int id = 11; id <= 20; id++) batch.row("" + id, 10, 0.5);
             batch.row("21", 0, null).save(); // no model was asked
 
             var cost = forecast().at("/cost/USD");
@@ -409,9 +408,7 @@ final class ForecastTest extends WholeCommand {
         @ValueSource(ints = {1, 5, 20})
         void theRangeOfTimeDependsOnTheConcurrency(int concurrency) throws IOException {
             rows(1_020);
-            var batch = new Finished("streaming", concurrency);
-            for (int id = 1; id <= 20; id++) batch.row("" + id, 10, null);
-            batch.save();
+            new Finished(concurrency).rows(20, 10, null).save();
 
             assertEquals(1_000.0 / concurrency, forecast().at("/seconds/mean").asDouble(), 0.01);
             shown().shows(" at -c " + concurrency);

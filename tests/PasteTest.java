@@ -25,7 +25,7 @@ final class PasteTest extends WholeCommand {
     /// Each way of starting the tool, for real. Needs the checkout. Builds from a copy, because another JBang may be
     /// building the script of the checkout. Each way has its own folder.
     @Nested
-    class EachWayOfStarting {
+    class EachInvocation {
         @TempDir static Path home;
 
         private final List<String> pasted = new ArrayList<>();
@@ -108,12 +108,12 @@ final class PasteTest extends WholeCommand {
 
         @ParameterizedTest
         @EnumSource(mode = EnumSource.Mode.EXCLUDE, names = "JAR")
-        void printsLinesThatRunTheBatch(Way way) throws Exception {
+        void isSuggestedInACommandThatRuns(Way way) throws Exception {
             runByPasting(way);
         }
 
         @Test
-        void printsLinesThatRunForEachCommand() throws Exception {
+        void isSuggestedByEachCommand() throws Exception {
             var run = runByPasting(Way.JAR);
             var log = Way.JAR.folder().resolve("results.jsonl.log");
             var before = Files.readString(log);
@@ -127,7 +127,7 @@ final class PasteTest extends WholeCommand {
 
         /// The jar is started by its name alone: `main` sets the properties.
         @Test
-        void byTheJarRunsABatchWithoutWarnings() throws Exception {
+        void theJarRunsABatchWithoutWarnings() throws Exception {
             Files.writeString(Way.JAR.folder().resolve("three.csv"), "id,text\n1,a\n2,b\n3,c\n");
             try (var server = new Demo(Demo.VERSION, List.of("id", "text"))) {
                 var said = start(Way.JAR, "DIFY_API_KEY=" + KEY + " DIFY_API_BASE_URL=" + server.baseUrl() + " '" + JAVA
@@ -163,7 +163,7 @@ final class PasteTest extends WholeCommand {
     }
 
     @Nested
-    class TheNextCall {
+    class TheSuggestedCommand {
         private final String[] all = {"-i", "data.csv", "-o", "results.jsonl", "--no-bom", "--demo", "-c", "3",
             "--id-column", "it's", "--user", "me", "--timeout", "9"};
 
@@ -176,14 +176,13 @@ final class PasteTest extends WholeCommand {
         }
 
         private String[] run(String... more) {
-            return Stream.of(Stream.of("run"), Stream.of(all), Stream.of(more)).flatMap(words -> words)
-                    .toArray(String[]::new);
+            return words(List.of(words(List.of("run"), all)), more);
         }
 
         private static final String AGAIN = "difyexec retry -i data.csv -o results.jsonl";
 
         @Test
-        void keepsTheOptionsExceptThoseForOneCallOrInTheLog() throws IOException {
+        void leavesOutOptionsForOneSessionOrInTheLog() throws IOException {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown")));
             assertEquals("difyexec shell -i data.csv -o results.jsonl --demo",
@@ -201,7 +200,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void afterStatusFindsTheInputThatWasMovedWithTheResults() throws IOException {
+        void afterStatusNamesTheInputThatMovedWithTheResults() throws IOException {
             next(run());
             Files.createDirectories(file("moved"));
             for (var name : List.of("data.csv", "results.jsonl.log"))
@@ -212,7 +211,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void aLogCannotPutAShellCommandIntoTheNextCall() throws IOException {
+        void quotesShellCommandsThatTheLogContains() throws IOException {
             next(run());
             Files.writeString(file("$(id);id"), "");
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log")
@@ -227,10 +226,9 @@ final class PasteTest extends WholeCommand {
 
         @Test
         void afterStatusKeepsWhatTheBatchNeeds() throws IOException {
-            var needed = List.of("--demo", "--user", "it's me", "--mode=blocking", "--allow-empty",
-                    "--save-files=a folder", "--workflow-id", "main");
-            next(Stream.concat(Stream.of("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "-c",
-                    "2"), needed.stream()).toArray(String[]::new));
+            next("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "-c", "2", "--demo",
+                    "--user", "it's me", "--mode=blocking", "--allow-empty", "--save-files=a folder",
+                    "--workflow-id", "main");
 
             assertEquals(AGAIN + " --demo --user 'it'\\''s me' --mode blocking --allow-empty --save-files 'a folder'"
                     + " --workflow-id main", next("status", "-o", "results.jsonl"));
@@ -254,7 +252,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void theNextCallKeepsTheChatflowOfTheDemo() throws IOException {
+        void keepsTheChatflowOfTheDemo() throws IOException {
             next("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "--query-column", "it's",
                     "--demo=chatflow");
 

@@ -181,7 +181,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void leavesOutInputsThatTheFormNoLongerHasAndNamesItsIdsApart() throws IOException {
+        void fitsRowsToTheFormThatIsPublishedNow() throws IOException {
             var settings = start("""
                     [{'text-input':{'variable':'id','label':'Id'}},{'text-input':{'variable':'x','label':'X'}},
                      {'text-input':{'variable':'old','label':'Old'}}]""");

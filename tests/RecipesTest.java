@@ -2,7 +2,7 @@ package difyexec;
 
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.ValueSource;
+import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
@@ -36,18 +36,14 @@ final class RecipesTest extends WholeCommand {
                     program + " is not installed");
     }
 
-    /// Runs a program to its end and returns its output.
-    private String exec(Map<String, String> settings, int code, String... words) throws Exception {
-        var builder = new ProcessBuilder(words).directory(folder.toFile()).redirectErrorStream(true).redirectInput(
-                ProcessBuilder.Redirect.from(new File("/dev/null"))).redirectOutput(file("said.out").toFile());
-        builder.environment().clear();
-        builder.environment().putAll(Map.of("PATH", file("bin") + ":/usr/bin:/bin:/usr/sbin:/usr/local/bin",
+    /// Runs a program without input to its end.
+    private Call exec(Map<String, String> settings, String... words) throws Exception {
+        var environment = new HashMap<>(settings);
+        environment.putAll(Map.of("PATH", file("bin") + ":/usr/bin:/bin:/usr/sbin:/usr/local/bin",
                 "HOME", folder.toString(), "LC_ALL", "C.UTF-8"));
-        builder.environment().putAll(settings);
-        int ended = builder.start().waitFor();
-        var out = content("said.out");
-        assertEquals(code, ended, String.join(" ", words) + "\n" + out);
-        return out;
+        var child = start(List.of(words), environment);
+        feed(child, "");
+        return new Call(child.waitFor(), content("child.out"), content("child.err"));
     }
 
     /// Each row has the result of a single process, and was sent once.
@@ -75,7 +71,7 @@ final class RecipesTest extends WholeCommand {
             var words = line.split(" ");
             words[0] = recipe(words[0]);
 
-            exec(Map.of(), Exit.OK.code, words);
+            exec(Map.of(), words).exits(Exit.OK.code);
 
             assertTrue(names().containsAll(Set.of("results.1-of-3.jsonl", "results.2-of-3.jsonl",
                     "results.3-of-3.jsonl")), names().toString());
@@ -93,31 +89,46 @@ final class RecipesTest extends WholeCommand {
             dify.row("5", dify.ended("failed", "no"));
             var index = Shard.of("5", 8).index();
 
-            var out = exec(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), Exit.OK.code, "sh", "-c",
-                    script());
+            exec(Map.of("JOB_COMPLETION_INDEX", String.valueOf(index - 1)), "sh", "-c", script()).exits(Exit.OK.code)
+                    .mentions("shard " + index + " of 8: ");
 
-            assertTrue(out.contains("shard " + index + " of 8: "), out);
-            assertTrue(content("results." + index + "-of-8.jsonl.retry").contains("5\n"), out);
+            assertTrue(content("results." + index + "-of-8.jsonl.retry").contains("5\n"));
         }
 
         @Test
         void forKubernetesKeepsTheCodeThatFailsTheJob() throws Exception {
             Files.delete(file(".env")); // nothing can run without a key
 
-            exec(Map.of("JOB_COMPLETION_INDEX", "0"), Exit.UNUSABLE.code, "sh", "-c", script());
+            exec(Map.of("JOB_COMPLETION_INDEX", "0"), "sh", "-c", script()).exits(Exit.UNUSABLE.code);
         }
 
         /// Runs each task as the array job starts it.
         @Test
         void theSlurmRecipeGivesTheSameBatchAsOneProcess() throws Exception {
-            for (int task = 1; task <= 4; task++) {
-                var out = exec(Map.of("SLURM_ARRAY_TASK_ID", String.valueOf(task)), Exit.OK.code, "sh",
-                        recipe("slurm.sh"), "data.csv", "results.jsonl");
-                assertTrue(out.contains("shard " + task + " of 4: "), out);
-            }
+            for (int task = 1; task <= 4; task++)
+                slurmTask(task).exits(Exit.OK.code).mentions("shard " + task + " of 4: ");
             ofBatch("merge").exits(Exit.OK.code);
 
             isWhatOneProcessMakes(12);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                code of difyexec, code of the task
+                0,                0
+                3,                0
+                4,                4
+                130,              130
+                """)
+        void aSlurmTaskSucceedsThoughRowsFailed(int code, int expected) throws Exception {
+            executable(file("bin/difyexec"), "#!/bin/sh\nexit " + code + "\n");
+
+            slurmTask(1).exits(expected);
+        }
+
+        private Call slurmTask(int number) throws Exception {
+            return exec(Map.of("SLURM_ARRAY_TASK_ID", "" + number), "sh", recipe("slurm.sh"), "data.csv",
+                    "results.jsonl");
         }
     }
 }
