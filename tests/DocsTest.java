@@ -59,15 +59,8 @@ final class DocsTest extends WholeCommand {
 
         /// Runs one line of a page in bash, in the folder; a page's commands run in order.
         private String output(String line, Demo server) throws Exception {
-            var builder = new ProcessBuilder("bash", "-c", line).directory(folder.toFile()).redirectErrorStream(true)
-                    .redirectInput(ProcessBuilder.Redirect.from(new File("/dev/null")));
-            builder.environment().clear();
-            builder.environment().putAll(Map.of("PATH", file("bin") + ":/usr/bin:/bin", "LC_ALL", "C.UTF-8",
-                    "HOME", path("home"), "DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()));
-            var process = builder.start();
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
-            assertTrue(Set.of(Exit.OK.code, Exit.ROWS_FAILED.code).contains(process.waitFor()), line + "\n" + said);
-            return said;
+            return bash(folder, Map.of("PATH", file("bin") + ":/usr/bin:/bin", "LC_ALL", "C.UTF-8",
+                    "HOME", path("home"), "DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()), line);
         }
 
         /// Removes everything that differs from run to run.

@@ -16,7 +16,7 @@ final class ForecastTest extends WholeCommand {
 
     /// A batch of which some rows have a result, each of one second, so many at a time.
     private final class Finished {
-        private final Given.PastBatch past = new Given.PastBatch(1);
+        private final Given.PastBatch past = new Given.PastBatch(1, 10, 0);
         private final int together;
         private int count = 0;
 
@@ -31,7 +31,7 @@ final class ForecastTest extends WholeCommand {
         /// @param price null if there is none
         Finished row(String id, int tokens, Double price, String currency, double seconds) {
             past.second = count++ / together;
-            past.attempt(id).result(id, Map.of(), "{}", "total_tokens", tokens, "total_price", price,
+            past.attempt(id).result(id, Map.of(), "total_tokens", tokens, "total_price", price,
                     "currency", currency, "seconds", seconds);
             return this;
         }

@@ -65,19 +65,11 @@ final class PasteTest extends WholeCommand {
 
         /// Runs a line in bash, in the folder of a way, and returns its output.
         private static String start(Way way, String line) throws Exception {
-            var builder = new ProcessBuilder("bash", "-c", line).directory(way.folder().toFile())
-                    .redirectErrorStream(true);
             var user = System.getProperty("user.home");
-            builder.environment().keySet().removeIf(name -> name.matches("DIFY.*|JBANG.*|JAVA_TOOL.*|JDK_.*"));
-            builder.environment().putIfAbsent("XDG_CACHE_HOME", user + "/.cache");
-            builder.environment().putAll(Map.of("HOME", home.toString(), "JAVA_HOME", System.getProperty("java.home"),
+            return bash(way.folder(), Map.of("HOME", home.toString(), "JAVA_HOME", System.getProperty("java.home"),
+                    "XDG_CACHE_HOME", Objects.requireNonNullElse(System.getenv("XDG_CACHE_HOME"), user + "/.cache"),
                     "JBANG_REPO", user + "/.m2/repository", "PATH", programs(way) + System.getenv("PATH"),
-                    "JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"));
-            var process = builder.start();
-            process.getOutputStream().close();
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
-            assertTrue(Set.of(Exit.OK.code, Exit.ROWS_FAILED.code).contains(process.waitFor()), line + "\n" + said);
-            return said;
+                    "JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC", "LC_ALL", "C.UTF-8"), line);
         }
 
         /// Additions to the system's PATH.

@@ -32,36 +32,34 @@ final class PullTest extends WholeCommand {
 
     private Simulated dify;
 
-    private Map<String, String> start(String form, String... options) throws IOException {
+    private Map<String, String> start(String form, String... options) throws Exception {
         Files.writeString(file("form.json"), text(form));
         dify = new Simulated(words(List.of("--dify", "1.16.1", "--latency", "0", "--form", path("form.json")),
                 options));
         return dify.settings();
     }
 
-    private Call pull(Map<String, String> settings, String... more) throws IOException {
+    private Call pull(Map<String, String> settings, String... more) throws Exception {
         return call(settings, words(List.of("pull", "-o", path("rows.jsonl")), more));
     }
 
     /// Runs the app as anybody may, and returns the run's id and outputs with its inputs.
-    private JsonNode run(String user, JsonNode inputs) throws IOException {
+    private JsonNode run(String user, JsonNode inputs) throws Exception {
         var body = ServerTest.JSON.createObjectNode().put("user", user).put("response_mode", "blocking");
         body.set("inputs", inputs);
         return post("/workflows/run", "application/json", body.toString()).path("data");
     }
 
-    private JsonNode post(String path, String type, String body) throws IOException {
+    private JsonNode post(String path, String type, String body) throws Exception {
         var request = HttpRequest.newBuilder(URI.create(dify.server.baseUrl() + path))
                 .header("Authorization", "Bearer " + KEY)
                 .header("Content-Type", type).POST(HttpRequest.BodyPublishers.ofString(body)).build();
         try (var http = HttpClient.newHttpClient()) {
             return tree(http.send(request, HttpResponse.BodyHandlers.ofString()).body());
-        } catch (InterruptedException problem) {
-            throw new IOException(problem);
         }
     }
 
-    private ObjectNode inputs(int number) throws IOException {
+    private ObjectNode inputs(int number) throws Exception {
         var inputs = (ObjectNode) tree(text("{'topic':'topic %s, \\'quoted\\' 編\\n'}", number));
         inputs.put("note", number % 2 == 0 ? "007" : "");
         if (number % 2 == 0) inputs.put("strict", number % 4 == 0);
@@ -78,7 +76,7 @@ final class PullTest extends WholeCommand {
                 .put("url", url);
     }
 
-    private ObjectNode uploaded(String user) throws IOException {
+    private ObjectNode uploaded(String user) throws Exception {
         var part = "--b\r\nContent-Disposition: form-data; name=\"";
         var id = post("/files/upload", "multipart/form-data; boundary=b", part + "user\"\r\n\r\n" + user + "\r\n"
                 + part + "file\"; filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\nhello\r\n--b--\r\n").path("id");
@@ -97,7 +95,7 @@ final class PullTest extends WholeCommand {
 
     /// 300 runs, 20 of them ours, 5 with an uploaded file. Returns the eligible ones as rows, newest first, and the
     /// outputs by id.
-    private List<JsonNode> fill(Map<String, JsonNode> outputs) throws IOException {
+    private List<JsonNode> fill(Map<String, JsonNode> outputs) throws Exception {
         var rows = new ArrayList<JsonNode>();
         for (int number = 1; number <= 300; number++) {
             var user = number % 15 == 0 ? OURS + number : "person-" + number % 9;
@@ -115,7 +113,7 @@ final class PullTest extends WholeCommand {
     @Nested
     class APull {
         @Test
-        void writesTheNewestRunsThatCanBeRepeated() throws IOException {
+        void writesTheNewestRunsThatCanBeRepeated() throws Exception {
             var settings = start(FORM);
             dify.app.limitPages(20);
             var outputs = new HashMap<String, JsonNode>();
@@ -141,7 +139,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void makesRowsThatGiveTheSameOutputsAgain() throws IOException {
+        void makesRowsThatGiveTheSameOutputsAgain() throws Exception {
             var settings = start(FORM);
             for (int number = 1; number <= 24; number++) run("person", inputs(number));
             pull(settings).exits(0);
@@ -152,7 +150,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void takesTheRunsThatAreWanted() throws IOException {
+        void takesTheRunsThatAreWanted() throws Exception {
             var settings = start(FORM);
             for (var topic : List.of("apples", "pears", "apples", "apples [fail!]", "plums"))
                 run("person", tree(text("{'topic':'%s'}", topic)));
@@ -173,7 +171,7 @@ final class PullTest extends WholeCommand {
         }
 
         /// The topics of the rows, or why there are none.
-        private String topics(Map<String, String> settings, String... more) throws IOException {
+        private String topics(Map<String, String> settings, String... more) throws Exception {
             Files.deleteIfExists(file("rows.jsonl"));
             var call = pull(settings, words(List.of("--force"), more));
             if (call.code() != 0) return "none " + call.code() + (call.hint().isEmpty() ? " without a hint" : "");
@@ -181,7 +179,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void fitsRowsToTheFormThatIsPublishedNow() throws IOException {
+        void fitsRowsToTheFormThatIsPublishedNow() throws Exception {
             var settings = start("""
                     [{'text-input':{'variable':'id','label':'Id'}},{'text-input':{'variable':'x','label':'X'}},
                      {'text-input':{'variable':'old','label':'Old'}}]""");
@@ -197,7 +195,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void suggestsTheBatchAndItsComparison() throws IOException {
+        void suggestsTheBatchAndItsComparison() throws Exception {
             var settings = start(FORM);
             run("person", inputs(1));
 
@@ -210,7 +208,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void refusesChatflowsAndTheFilesOfABatch() throws IOException {
+        void refusesChatflowsAndTheFilesOfABatch() throws Exception {
             pull(start("[]", "--app", "chatflow")).exits(2).reports("chatflow");
 
             var settings = start(FORM);
@@ -242,19 +240,19 @@ final class PullTest extends WholeCommand {
         }
 
         /// As Dify 1.9 does it: inputs and outputs are text.
-        private void record(int run, String inputs, String outputs) throws IOException {
+        private void record(int run, String inputs, String outputs) throws Exception {
             server.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + run)).willReturn(server.answer(200,
                     ServerTest.JSON.createObjectNode().put("id", "run-" + run).put("status", "succeeded")
                             .put("inputs", inputs).put("outputs", outputs).put("finished_at", 1795786585)
                             .put("elapsed_time", 0.5).toString())));
         }
 
-        private String ids() throws IOException {
+        private String ids() throws Exception {
             return String.join(" ", Given.Scene.texts("id", read("rows.jsonl")));
         }
 
         @Test
-        void aShiftingListOfRunsGivesEachRunOnce() throws IOException {
+        void aShiftingListOfRunsGivesEachRunOnce() throws Exception {
             list(1, page(true, 1, 2));
             list(2, page(true, 2, 3));
             list(3, page(false, 3, 4));
@@ -266,7 +264,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void keepsTheDigitsOfNumbers() throws IOException {
+        void keepsTheDigitsOfNumbers() throws Exception {
             list(1, page(false, 1));
             record(1, "{\"text\": 12345678901234567890.50, \"sys.user_id\": \"me\", \"userinput.files\": []}",
                     "{\"big\": 1.10, \"n\": 1e3}");
@@ -281,7 +279,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void leavesOutRunsWithoutAReadableRecord() throws IOException {
+        void leavesOutRunsWithoutAReadableRecord() throws Exception {
             list(1, page(false, 1, 2, 3, 4));
             record(1, "{\"text\": \"cut o", "{}");
             record(2, "{\"text\": \"t\"}", "{\"answer\": \"cut o");
@@ -294,7 +292,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void theListOfRunsIsRequestedAgainWhenTheServerAsksToWait() throws IOException {
+        void theListOfRunsIsRequestedAgainWhenTheServerAsksToWait() throws Exception {
             record(1, "{\"text\": \"t\"}", "{}");
             server.inTurn(() -> get(urlPathEqualTo("/v1/workflows/logs")),
                     server.answer(429, "").withHeader("Retry-After", "1"), page(false, 1));
@@ -308,7 +306,7 @@ final class PullTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {500, 401, 200})
-        void anIncompleteListOfRunsLeavesNoFile(int status) throws IOException {
+        void anIncompleteListOfRunsLeavesNoFile(int status) throws Exception {
             list(1, page(true, 1));
             list(2, server.answer(status, "{}"));
             record(1, "{\"text\": \"t\"}", "{}");
@@ -319,7 +317,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void theListOfRunsIsRequestedWithTheFilters() throws IOException {
+        void theListOfRunsIsRequestedWithTheFilters() throws Exception {
             record(1, "{\"text\": \"t\"}", "{}");
             list(1, page(false, 1));
 

@@ -47,8 +47,8 @@ final class RecipesTest extends WholeCommand {
     }
 
     /// Each row has the result of a single process, and was sent once.
-    private void isWhatOneProcessMakes(int runs) throws IOException {
-        assertEquals(runs, dify.runs());
+    private void isWhatOneProcessMakes() throws IOException {
+        assertEquals(12, dify.runs());
         var one = path("one.jsonl");
         call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking");
         assertEquals(outputs("one.jsonl"), outputs("results.jsonl"));
@@ -75,7 +75,7 @@ final class RecipesTest extends WholeCommand {
 
             assertTrue(names().containsAll(Set.of("results.1-of-3.jsonl", "results.2-of-3.jsonl",
                     "results.3-of-3.jsonl")), names().toString());
-            isWhatOneProcessMakes(12);
+            isWhatOneProcessMakes();
         }
 
         private static String script() throws IOException {
@@ -109,7 +109,7 @@ final class RecipesTest extends WholeCommand {
                 slurmTask(task).exits(Exit.OK.code).mentions("shard " + task + " of 4: ");
             ofBatch("merge").exits(Exit.OK.code);
 
-            isWhatOneProcessMakes(12);
+            isWhatOneProcessMakes();
         }
 
         @ParameterizedTest

@@ -39,7 +39,7 @@ final class ViewsTest extends WholeCommand {
     /// A batch whose rows take two seconds each, with its CSV.
     private final class Written {
         private final StringBuilder csv = new StringBuilder("id,text\n");
-        private final Given.PastBatch past = new Given.PastBatch(2).session();
+        private final Given.PastBatch past = new Given.PastBatch(2, 40, 0.002).session();
 
         Written row(String id, String text) {
             csv.append(Stream.of(id, text).map(cell -> '"' + cell.replace("\"", "\"\"") + '"')
@@ -47,14 +47,14 @@ final class ViewsTest extends WholeCommand {
             return this;
         }
 
-        Written success(String id, String text, String outputs) {
-            row(id, text).past.attempt(id).result(id, Json.object("id", id, "text", text), outputs,
-                    "elapsed_time", 1.5, "total_tokens", 40, "total_price", 0.002, "currency", "USD");
+        /// @param outputs a text is JSON
+        Written success(String id, String text, Object outputs) {
+            row(id, text).past.attempt(id).result(id, outputs, "inputs", Json.object("id", id, "text", text));
             return this;
         }
 
         Written ended(String id, String text, String outcome, String error) {
-            row(id, text).past.attempt(id).end(id, outcome, "error", error);
+            row(id, text).past.ended(id, outcome, error);
             return this;
         }
 
@@ -73,7 +73,7 @@ final class ViewsTest extends WholeCommand {
         var batch = batch().success("a", "first", "{\"answer\":\"yes\",\"score\":0.5}")
                 .success("b", "second", "{\"answer\":\"no\"}")
                 .success("c", "third", "{\"answer\":\"a, \\\"b\\\"\",\"list\":[1,2]}");
-        batch.past.attempt("d").end("d", "again", "error", "overloaded");
+        batch.past.ended("d", "again", "overloaded");
         return batch.ended("d", "fourth", "failed", "no such city").ended("e", "fifth", "unknown", "the line went dead")
                 .row("f", "sixth");
     }
@@ -91,7 +91,7 @@ final class ViewsTest extends WholeCommand {
         @Test
         void countsRunsWithoutAPrice() throws IOException {
             var batch = batch().success("a", "x", "{}").row("b", "x");
-            batch.past.attempt("b").end("b", "failed", "tokens", 9);
+            batch.past.attempt("b").end("b", "failed", "tokens", 9, "price", null);
             batch.save();
 
             call("status", "-o", output()).shows("0.002 USD (", " 1 run)\n");
@@ -102,8 +102,8 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void namesTheVersionsOfTheResults() throws IOException {
-            new Given.PastBatch(1).result("r", Map.of(), "{}", "workflow_id", "v-1")
-                    .result("s", Map.of(), "{}", "workflow_id", "v-2").save(file("results.jsonl"));
+            new Given.PastBatch(1, 0, 0).result("r", Map.of(), "workflow_id", "v-1")
+                    .result("s", Map.of(), "workflow_id", "v-2").save(file("results.jsonl"));
 
             call("status", "-o", output()).shows("2 rows · versions v-1, v-2\n");
             assertEquals("[\"v-1\",\"v-2\"]", statusJson().path("versions").toString());
@@ -338,10 +338,9 @@ final class ViewsTest extends WholeCommand {
         void rawIsCellForCellWhatTheResultsHold() throws IOException {
             var written = batch();
             int n = 0;
-            for (var text : HOSTILE) written.success("id" + n++, text,
-                    Given.JSON.createObjectNode().put("text", text).put("n", n).put(text, "x").toString());
-            written.success("long", "", Given.JSON.createObjectNode().put("text", "x,\"".repeat(400_000)).toString())
-                    .save();
+            for (var text : HOSTILE)
+                written.success("id" + n++, text, Json.object("text", text, "n", n, text, "x"));
+            written.success("long", "", Map.of("text", "x,\"".repeat(400_000))).save();
 
             var rows = strictly(written("--raw"));
 
@@ -379,7 +378,7 @@ final class ViewsTest extends WholeCommand {
                 1-1                 | 1-1
                 """)
         void keepsASpreadsheetFromRunningText(String cell, String written) throws IOException {
-            batch().success("a", cell, Given.JSON.createObjectNode().put("o", cell).toString()).save();
+            batch().success("a", cell, Map.of("o", cell)).save();
 
             var row = strictly(written()).get(1);
 
@@ -411,7 +410,7 @@ final class ViewsTest extends WholeCommand {
         @Test
         void marksResultsOfEditedInputs() throws IOException {
             var batch = batch().success("a", "as in the CSV", "{}").row("b", "");
-            batch.past.attempt("b").result("b", Json.object("id", "b"), "{}", "edited", true);
+            batch.past.attempt("b").result("b", Map.of(), "edited", true);
             batch.save();
 
             assertEquals(List.of("edited", "", "true"), strictly(written()).stream().map(List::getLast).toList());
@@ -659,9 +658,8 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void theReportCutsLongValuesAndShowsTheirLength() throws IOException {
-            batch().success("a", "y".repeat(1_000_000), Given.JSON.createObjectNode().put("long", "😀".repeat(1_500))
-                    .put("short", "x".repeat(2_000)).set("deep", Given.JSON.createArrayNode().add("z".repeat(5_000)))
-                    .toString()).save();
+            batch().success("a", "y".repeat(1_000_000), Map.of("long", "😀".repeat(1_500), "short", "x".repeat(2_000),
+                    "deep", List.of("z".repeat(5_000)))).save();
             report();
 
             var row = rows().getFirst();
@@ -1013,11 +1011,10 @@ final class ViewsTest extends WholeCommand {
             for (var text : HOSTILE) {
                 var clean = text.replaceAll("[\\p{Cntrl}]", "");
                 written.ended("f" + n + clean, text, "failed", text);
-                written.success("s" + n++ + clean, text, Given.JSON.createObjectNode().put("text", text)
-                        .put(text, "name")
-                        .set("deep", Given.JSON.createObjectNode().put(text, text)).toString());
+                written.success("s" + n++ + clean, text,
+                        Json.object("text", text, text, "name", "deep", Map.of(text, text)));
             }
-            written.success("long", "", Given.JSON.createObjectNode().put("text", "<b>".repeat(350_000)).toString());
+            written.success("long", "", Map.of("text", "<b>".repeat(350_000)));
 
             open(written);
 

@@ -230,17 +230,20 @@ final class Given {
         }
     }
 
-    /// The results and the log of a batch that ran before. Its rows start a second apart, from noon, and take `seconds`
-    /// each. Further fields of a line replace those that it has anyway.
+    /// The results and the log of a batch that ran before. Its rows start a second apart, from noon. Each attempt takes
+    /// `seconds` and `tokens` and costs `price` USD. Further fields of a line replace those that it has anyway.
     static final class PastBatch {
         private final StringBuilder results = new StringBuilder("\uFEFF"), log = new StringBuilder();
         private final Map<String, Integer> attempts = new HashMap<>();
-        private final double seconds;
+        private final double seconds, price;
+        private final int tokens;
         /// The time of the next line, after noon.
         int second = 0;
 
-        PastBatch(double seconds) {
+        PastBatch(double seconds, int tokens, double price) {
             this.seconds = seconds;
+            this.tokens = tokens;
+            this.price = price;
         }
 
         PastBatch session(Object... fields) {
@@ -248,25 +251,35 @@ final class Given {
                     "tool", "difyexec 0", "app_hash", "1-2", "server", "1.14.2", "mode", "blocking"), fields);
         }
 
-        PastBatch attempt(String id) {
+        PastBatch attempt(String... ids) {
             if (log.isEmpty()) session();
-            int n = attempts.merge(id, 1, Integer::sum) - 1;
-            return event("attempt", "id", id, "n", n, "user", "user-" + latest(id), "mode", "blocking");
+            for (var id : ids) {
+                int n = attempts.merge(id, 1, Integer::sum) - 1;
+                event("attempt", "id", id, "n", n, "user", "user-" + latest(id), "mode", "blocking");
+            }
+            return this;
+        }
+
+        /// An attempt that did not succeed.
+        PastBatch ended(String id, String outcome, String error) {
+            return attempt(id).end(id, outcome, "error", error);
         }
 
         /// How the last attempt of a row ended, unless it succeeded.
         PastBatch end(String id, String outcome, Object... fields) {
             return add(log, Json.object("event", "end", "t", end(), "id", id, "user", "user-" + latest(id),
-                    "outcome", outcome, "run", "run-" + latest(id), "seconds", seconds), fields);
+                    "outcome", outcome, "run", "run-" + latest(id), "seconds", seconds,
+                    "tokens", tokens, "price", price, "currency", "USD"), fields);
         }
 
         /// The result of a row's last attempt, or of none that is in the log.
-        /// @param outputs as JSON
-        PastBatch result(String id, Object inputs, String outputs, Object... fields) {
-            return add(results, Json.object("id", id, "status", "success", "inputs", inputs,
-                    "outputs", new RawValue(outputs), "workflow_run_id", "run-" + latest(id), "executed_at", end(),
-                    "retry_count", 0, "workflow_status", "succeeded", "user", "user-" + latest(id), "seconds", seconds),
-                    fields);
+        /// @param outputs a text is JSON
+        PastBatch result(String id, Object outputs, Object... fields) {
+            return add(results, Json.object("id", id, "status", "success", "inputs", Map.of("id", id),
+                    "outputs", outputs instanceof String json ? new RawValue(json) : outputs,
+                    "workflow_run_id", "run-" + latest(id), "executed_at", end(), "retry_count", 0,
+                    "workflow_status", "succeeded", "user", "user-" + latest(id), "seconds", seconds,
+                    "total_tokens", tokens, "total_price", price, "currency", "USD"), fields);
         }
 
         /// Another event of the log, at the current second.

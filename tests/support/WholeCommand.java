@@ -526,6 +526,19 @@ abstract class WholeCommand {
         return child;
     }
 
+    /// Runs a line in bash without input and with these variables only. Returns all of its output. The line must
+    /// succeed, though rows may fail.
+    static String bash(Path folder, Map<String, String> variables, String line) throws Exception {
+        var builder = new ProcessBuilder("bash", "-c", line).directory(folder.toFile()).redirectErrorStream(true)
+                .redirectInput(ProcessBuilder.Redirect.from(new File("/dev/null")));
+        builder.environment().clear();
+        builder.environment().putAll(variables);
+        var process = builder.start();
+        var shown = new String(process.getInputStream().readAllBytes(), UTF_8);
+        assertTrue(Set.of(Exit.OK.code, Exit.ROWS_FAILED.code).contains(process.waitFor()), line + "\n" + shown);
+        return shown;
+    }
+
     /// Starts the tool in a process of its own.
     Process start(Map<String, String> settings, String... args) throws IOException {
         return start(java(args), settings);
