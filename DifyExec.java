@@ -152,7 +152,8 @@ import static java.util.stream.Collectors.joining;
 /// | 0 | every requested row succeeded |
 /// | 1 | internal error |
 /// | 2 | unusable command line, settings or input; nothing was sent |
-/// | 3 | done, but some rows failed, are paused, unknown or perhaps paid twice; `compare`, `verify`: a finding |
+/// | 3 | done, but some rows failed, are paused, unknown or perhaps paid twice; or `compare` or `verify` found
+/// something |
 /// | 4 | stopped early: refused, no answer, a limit, or a file that cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
@@ -274,8 +275,9 @@ final class DifyExec implements Runnable {
             Batch.Selection selection() {
                 var pending = Batch.Selection.pending(pendingOnly, rerunChanged);
                 if (sample == null && seed == null) return pending;
-                return pending.random(sample == null ? Long.MAX_VALUE : sample, // Work rejects --seed alone
-                        seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed); // short to retype
+                // Work rejects --seed without --sample. A seed that is made up is short, because a person may type it.
+                return pending.random(sample == null ? Long.MAX_VALUE : sample,
+                        seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed);
             }
         }
     }
@@ -333,7 +335,7 @@ final class DifyExec implements Runnable {
             if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
             var files = named.requireStarted();
             try (var csv = open(files)) {
-                // only the report shows single rows, so only then their places in the files are remembered
+                // only the report shows single rows, so only then are their places in the files remembered
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
                 if (html != null) {
                     files.requireWritableTarget(html, batch.inputs(),
@@ -348,7 +350,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the input, so that rows that have not run are counted: the typed one, or otherwise the input of the
+        /// Opens the input, so that rows that have not run are counted. It is the typed one, or otherwise that of the
         /// last session. Returns null if the last session's input is unknown, missing or unreadable. The status then
         /// shows only what the log contains, because the user did not ask for that file.
         private Csv open(BatchFiles files) throws IOException {
@@ -365,10 +367,12 @@ final class DifyExec implements Runnable {
             return null;
         }
 
-        /// Shows the shards of a batch that has not been merged yet.
+        /// Shows the shards of a batch that has not been merged yet. All of them run with the same options, so those of
+        /// the first one are used to read the input and to suggest the next command.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
-            if (input != null) for (var files : shards.files()) files.refuse(input); // -i is none of their files
+            // rejects -i if it is a file of a shard, such as its results
+            if (input != null) for (var files : shards.files()) files.refuse(input);
             try (var csv = open(shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
                 if (json) console.out().println(Json.text(view.json()));
@@ -404,7 +408,7 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        OutputStream standardOutput = System.out; // tests replace it
+        OutputStream standardOutput = System.out; // a test reads the bytes from another stream
 
         /// Reads the batch once before it writes anything, because the header needs the names of all outputs. All
         /// checks come before the first byte, because what went to standard output cannot be taken back.
@@ -421,6 +425,7 @@ final class DifyExec implements Runnable {
                     throw new Unusable(file + ": must end in .csv or .xlsx");
                 if (!force) batch.refuseStrangers(input.csv);
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
+                // the input's delimiter, because the same program may open both
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
@@ -523,10 +528,11 @@ final class DifyExec implements Runnable {
                             file -> force || WebPage.isOurs(file, Comparison.JUNIT_MARK));
             }
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
-            var choices = sides.getLast().getFirst().files().choices(); // compare has no --delimiter and so on
+            // compare has no options such as --delimiter, so the CSV is read as in the later batch's last session
+            var choices = sides.getLast().getFirst().files().choices();
             try (var data = input == null ? null : Csv.open(input, choices.shape());
                     var both = new Comparison(sides, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
-                if (input != null && !both.hasJudgedRows()) // such as the CSV of another batch
+                if (input != null && !both.hasJudgedRows()) // it is probably the CSV of another batch
                     throw new Unusable(input + ": no row has an expected value and a result",
                             "check that this is the right CSV");
                 if (json) both.json(console.out());
@@ -555,7 +561,8 @@ final class DifyExec implements Runnable {
             boolean isOne = sides.size() == 1 && !expect.isEmpty();
             if (!isOne && (sides.size() != 2 || files.size() == 1)) throw new Unusable("compare needs two "
                     + "results files", "pass two, or more after --first and --second; with --expect, one is enough");
-            for (var side : sides) if (Set.copyOf(side).size() < side.size()) // it would pass for a repeated run
+            // a file that is given twice would pass for two runs that agree in every row
+            for (var side : sides) if (Set.copyOf(side).size() < side.size())
                 throw new Unusable(Text.joinFirst(5, side.stream().map(Path::toString)) + ": a file is given twice",
                         "give each file once");
             return sides;
@@ -631,7 +638,7 @@ final class DifyExec implements Runnable {
                     .with(setup.edits)) {
                 var csv = whole.with(part);
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying, 1)) { // it starts no run
-                    int code = report(csv, dify.greet(""), dify); // a refusal leaves nothing undone
+                    int code = report(csv, dify.greet(""), dify); // "" because a refusal leaves nothing undone here
                     if (code == Exit.OK.code && !json) setup.next().suggestRun(part).ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
@@ -702,7 +709,7 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             var retrying = setup.retrying();
             var files = BatchFiles.of(results.file);
-            Event.sessions(files.log()); // throws if another version wrote the log
+            Event.sessions(files.log()); // fails with a clear message if another version wrote the log
             var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
@@ -848,7 +855,7 @@ final class DifyExec implements Runnable {
             if (line.startsWith("#")) return Optional.of(List.of());
             try {
                 return Optional.of(new DefaultParser().eofOnUnclosedQuote(true)
-                        .parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream() // -1: there is no cursor
+                        .parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream() // -1 means without a cursor
                         .map(word -> word.replaceFirst("(?s)^([^=\"']*=)([\"'])(.*)\\2$", "$1$3")).toList());
             } catch (EOFError _) {
                 return Optional.empty();
@@ -872,7 +879,7 @@ final class DifyExec implements Runnable {
                             })
                             .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a value may contain `!`
                             .option(LineReader.Option.INSERT_TAB, false) // Tab lists the commands on an empty line
-                            .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ") // while a quote is open
+                            .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ") // the prompt while a quote is open
                             .variable(LineReader.BELL_STYLE, "none").build();
                     remember(reader, env);
                     session.out.println(NAME_AND_VERSION + session.summary().map(" · "::concat).orElse("")
@@ -889,7 +896,7 @@ final class DifyExec implements Runnable {
                 var chosen = env.get("XDG_STATE_HOME");
                 var state = chosen.isEmpty() ? System.getProperty("user.home") + "/.local/state" : chosen;
                 var folder = Path.of(state, "difyexec");
-                if (!folder.isAbsolute()) return; // Java does not know this user's home
+                if (!folder.isAbsolute()) return; // Java could not find the home of this user
                 var history = folder.resolve("history");
                 try {
                     Files.createDirectories(folder);
@@ -910,7 +917,8 @@ final class DifyExec implements Runnable {
                 var warned = "";
                 while (!session.isExited()) {
                     try {
-                        execute(session, reader.readLine(session.prompt().replace("%", "%%"))); // JLine's escape of %
+                        // the prompt contains a file name, and JLine would read a % in it as a pattern
+                        execute(session, reader.readLine(session.prompt().replace("%", "%%")));
                     } catch (UserInterruptException _) {
                         // Ctrl-C discards the typed line.
                     } catch (EndOfFileException _) {
@@ -929,7 +937,8 @@ final class DifyExec implements Runnable {
             private static void execute(ShellSession session, String pasted) throws IOException {
                 var lines = new BufferedReader(new StringReader(pasted));
                 for (var line = command(lines); line != null && !session.isExited(); line = command(lines)) {
-                    var former = Signals.register("INT", Thread.currentThread()::interrupt); // not the end of the shell
+                    // without this, Ctrl-C would end the shell, and the edits would be lost
+                    var former = Signals.register("INT", Thread.currentThread()::interrupt);
                     try {
                         if (session.execute(line) == Exit.INTERRUPTED.code) return;
                     } finally {
@@ -1055,7 +1064,7 @@ final class DifyExec implements Runnable {
 
         /// Returns an option's default. The open batch comes first, then the options of `shell`, then the environment.
         private String defaultOf(ArgSpec arg) {
-            if (!(arg instanceof OptionSpec option)) return null; // picocli then uses the command's own default
+            if (!(arg instanceof OptionSpec option)) return null; // for null, picocli uses the command's own default
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
@@ -1185,7 +1194,7 @@ final class DifyExec implements Runnable {
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
                     + Text.printable(file.toString(), 200) + " with " + edits.summary() + ".");
-            if (isOpenCsv) edits.byId.clear(); // its cells are now equal to the edits
+            if (isOpenCsv) edits.byId.clear(); // the CSV now contains them
         }
 
         @Command(name = "exit", aliases = "quit", description = "Exit the shell, like Ctrl-D.")
@@ -1210,7 +1219,7 @@ final class DifyExec implements Runnable {
             var stampsBefore = stamps(files, input); // taken before reading, so that a later write is noticed
             var csv = input.map(path -> shell.shape.open(path, shell.workflow.queryColumn,
                     Optional.of(files)));
-            var opened = Batch.peek(files, csv, true, List.of()); // `show` shows single rows
+            var opened = Batch.peek(files, csv, true, List.of()); // true, because `show` shows single rows
             if (batch != null) batch.csv().ifPresent(Csv::close);
             batch = opened;
             stamps = stampsBefore;
@@ -1277,7 +1286,7 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             return switch (label) {
                 case "ID" -> IntStream.range(0, index.rows()).boxed().sorted(Comparator.comparing(entry ->
-                        !index.status(entry).isOnRetryList())).map(index::id); // false is sorted before true
+                        !index.status(entry).isOnRetryList())).map(index::id); // Java sorts false before true
                 case "ROWS" -> Stream.concat(Stream.of("failed"), values("ID", commands));
                 case "COLUMN" -> batch.csv().stream().flatMap(csv -> csv.columns().stream()
                         .filter(column -> !csv.isId(column)));
@@ -1340,7 +1349,8 @@ final class DifyExec implements Runnable {
                 return cells;
             }
 
-            boolean isUnsaved() { // edits may be gone without being saved
+            /// Returns whether an exit would lose edits. All of them may have been undone without being saved.
+            boolean isUnsaved() {
                 return !isSaved && !byId.isEmpty();
             }
 
@@ -1443,7 +1453,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Prints everything known about a row. Cuts long lines and long values unless `full` is set, so that the row fits
-    /// on some screens.
+    /// on some screens. Names, paths and errors are always cut, because those of a server may have any length.
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST_LINE = 300, MAX_LINES = 40; // characters of a line, lines of a value
 
@@ -1458,13 +1468,14 @@ final class DifyExec implements Runnable {
                 var traces = ends.traces(entry);
                 out.println(traces.isEmpty() ? "No attempts" : "Attempts");
                 traces.forEach(this::attempt);
-                if (!index.status(entry).isSuccess()) return;
+                if (!index.status(entry).isSuccess()) return; // only a success has outputs
                 var end = ends.of(entry);
                 out.println("Outputs" + (end.edited() ? " (of edited inputs)" : ""));
                 print(Json.MAPPER.createObjectNode().setAll(end.outputs()));
             }
         }
 
+        /// Prints the inputs. A value with several lines begins below its name; an empty one has no line at all.
         private void inputs(Row row, ShellSession.Edits edits) {
             out.println("Inputs");
             edits.apply(row).inputs().forEach((column, cell) -> {
@@ -1522,7 +1533,9 @@ final class DifyExec implements Runnable {
 
     // ── Work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds the options of `run` and `retry`, and turns them into a batch that the engine can run.
+    /// Holds the options of `run` and `retry`, and turns them into a batch that the engine can run. For picocli, a
+    /// group is only a heading of the help here (`validate = false`), and `order` is its place there. Groups of other
+    /// classes have the places in between.
     static final class Work {
         @Mixin InputOption input;
 
@@ -1648,14 +1661,15 @@ final class DifyExec implements Runnable {
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
-                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …"); // may take minutes if it is down
+                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …"); // it may not respond for long
             announceResumption(wanted);
             var origin = Origin.of(batch.files());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = dify.form(workflow, server, batch.csv().orElseThrow());
-            CheckView.printProblems(check(wanted, form, err), Screen.on(2).map(Screen::width), err); // notes remain
+            // the check found no problem, or it would have thrown; this prints its notes
+            CheckView.printProblems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
             var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
             var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
@@ -1675,7 +1689,7 @@ final class DifyExec implements Runnable {
 
         /// Prints what was done, a forecast for rows that were left out on purpose, and the next command.
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
-            boolean isPart = asked.isLimited() || pace.maxCost != null; // users of these options want to know the rest
+            boolean isPart = asked.isLimited() || pace.maxCost != null; // then the rest is of interest
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
             var next = limited(asked, batch, forecast.flatMap(Forecast::maxCost)).suggestNext(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
@@ -1698,7 +1712,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String whyNothing(Batch.Selection asked, Index index) {
-            if (index.rows() == 0) return "this shard has no rows"; // a CSV without any row was rejected
+            if (index.rows() == 0) return "this shard has no rows"; // a CSV without any row is rejected before
             if (index.isComplete()) return "every row has succeeded";
             boolean isRetryOfAll = asked.listed() && asked.among().isEmpty();
             if (!isRetryOfAll || index.onRetryList().findAny().isPresent()) return "no selected row is pending";
@@ -1724,7 +1738,8 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
-            if (wanted.asked().isPart() || isFirst || view.isPresent()) return; // of a part, "done" would mislead
+            // of a part of the rows, nobody knows how many are done
+            if (wanted.asked().isPart() || isFirst || view.isPresent()) return;
             long failed = wanted.count(RowStatus.FAILED);
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
                     + Text.count(batch.index().rows(), "row") + " done"
@@ -1893,7 +1908,8 @@ final class DifyExec implements Runnable {
             /// does not get `DIFY_API_KEY`, because it could leak it, is killed if this process ends first, and cannot
             /// change the exit code. What it prints goes to `err`, because `out` may be read as JSON.
             void report(Map<String, Object> outcome, PrintWriter out, PrintWriter err) throws InterruptedException {
-                var text = Secret.current().mask(Json.text(outcome).replace("\n", "")); // the command gets it directly
+                // masked here, because what the command gets does not pass through a writer that masks
+                var text = Secret.current().mask(Json.text(outcome).replace("\n", ""));
                 if (json) out.println(text);
                 if (onFinish == null) return;
                 out.flush();
@@ -1931,7 +1947,7 @@ final class DifyExec implements Runnable {
                 }
 
                 private synchronized void kill() {
-                    if (process == null) return; // it could not be started
+                    if (process == null) return; // the command could not be started
                     process.descendants().forEach(ProcessHandle::destroyForcibly); // they may ignore a request to end
                     process.destroyForcibly();
                 }
@@ -1955,7 +1971,7 @@ final class DifyExec implements Runnable {
     /// Reads the runs of a workflow, newest first, including those of other users. Keeps them in memory until all are
     /// read, so that an interrupted command does not leave a file.
     static final class AppRuns {
-        private static final String NOTHING_WRITTEN = "; nothing was written"; // completes each error message
+        private static final String NOTHING_WRITTEN = "; nothing was written"; // the end of each error message
 
         private final Connection dify;
         private final Wanted wanted;
@@ -1964,7 +1980,7 @@ final class DifyExec implements Runnable {
         private final List<Taken> taken = new ArrayList<>();
         /// Hold the ids of the runs on the pages read so far, and the names of inputs that the form no longer has.
         private final Set<String> listed = new HashSet<>(), former = new TreeSet<>();
-        private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // each once, for --dedupe
+        private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // those of all runs, for --dedupe
         private long uploads = 0, unreadable = 0;
 
         private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
@@ -2003,7 +2019,8 @@ final class DifyExec implements Runnable {
                     dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line overwrites it
                     dify.err().flush();
                 }
-                hasMore = page.path("has_more").asBoolean() && !page.path("data").isEmpty(); // so that it surely ends
+                // an empty page ends the list, even if the server claims that there is more
+                hasMore = page.path("has_more").asBoolean() && !page.path("data").isEmpty();
             }
             former.removeAll(variables);
             if (!former.isEmpty()) note("inputs that the workflow's form no longer has: "
@@ -2155,7 +2172,7 @@ final class DifyExec implements Runnable {
                 var ofSession = new ArrayList<String>(); // users of the session's attempts
                 var sizeOfResults = new AtomicLong();
                 var unreadable = Event.scan(files.log(), (event, _) -> {
-                    if (event.results() >= 0) sizeOfResults.set(event.results()); // how large they were at that time
+                    if (event.results() >= 0) sizeOfResults.set(event.results()); // -1 if the event does not record it
                     switch (event) {
                         case Event.SessionEvent started -> {
                             session.set(started);
@@ -2593,7 +2610,7 @@ final class DifyExec implements Runnable {
                     .setDefaultValueProvider(defaults)
                     .setHelpFactory((spec, _) -> new CommandLine.Help(spec, colors))
                     .setHelpSectionMap(sections)
-                    .setCaseInsensitiveEnumValuesAllowed(true) // the constants are in upper case
+                    .setCaseInsensitiveEnumValuesAllowed(true) // typed in lower case, unlike the constants
                     .setParameterExceptionHandler((problem, _) ->
                             print(unusable(problem, env), problem.getCommandLine()))
                     .setExecutionExceptionHandler(CommandLines::onException)
@@ -2610,13 +2627,14 @@ final class DifyExec implements Runnable {
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false); // in the order of the fields
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
-            if (command.positionalParameters().isEmpty()) help.optionListHeading("%n"); // one blank line above the list
+            // one blank line separates the first list, which is that of the parameters if there are any
+            if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
             else help.parameterListHeading("%n");
         }
 
         /// Gives picocli's own commands the wording of this tool, and its `--help` instead of their own.
         private static void adopt(CommandSpec command) {
-            List.copyOf(command.options()).forEach(command::remove); // a copy, because removing changes the list
+            List.copyOf(command.options()).forEach(command::remove); // `remove` changes the list itself
             boolean isHelp = command.name().equals("help");
             command.usageMessage().header(new String[0]).synopsisHeading("Usage: ")
                     .description(isHelp ? "Show the help of a command." : "Print a completion script for bash and zsh.")
@@ -2656,8 +2674,8 @@ final class DifyExec implements Runnable {
             return help.optionList() + help.createHeading("%nRarely used:%n") + layout;
         }
 
-        /// Runs a command and returns its exit code. If its output cannot be written, it has failed, even if the
-        /// command itself succeeded: a PrintWriter hides that. picocli passes the cause of an ExecutionException to
+        /// Runs a command and returns its exit code. A PrintWriter hides that output could not be written, so this is
+        /// checked at the end, and the command has then failed. picocli passes the cause of an ExecutionException to
         /// [#onException].
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
@@ -2665,7 +2683,8 @@ final class DifyExec implements Runnable {
             try {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
                         .call(() -> new CommandLine.RunLast().execute(parsed));
-                boolean isLost = line.getOut().checkError() || System.out.checkError(); // export uses only the latter
+                // `export -` writes to System.out directly
+                boolean isLost = line.getOut().checkError() || System.out.checkError();
                 if (!isLost || isPipeClosed()) return code;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED,
                         "standard output: cannot be written (disk full, or its reader has ended)", ""));
@@ -2730,7 +2749,8 @@ final class DifyExec implements Runnable {
         private static String message(ParameterException problem, Env env) {
             var arg = problem.getArgSpec();
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
-            if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel(); // it has no converter
+            // picocli splits COLUMN=VARIABLE itself, so no converter of ours has a reason
+            if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel();
             if (arg == null || problem.getValue() == null || reason.isEmpty())
                 return Text.printable(problem.getMessage(), 1000);
             // the rejected value came from the setting if that has this value, otherwise from the option
@@ -2865,7 +2885,8 @@ final class DifyExec implements Runnable {
                 return text.charAt(0);
             }
 
-            private static long number(String text, long least) { // a `long` holds any 15 digits
+            /// Reads a whole number of at most 15 digits, which a `long` can hold.
+            private static long number(String text, long least) {
                 if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
                     throw new TypeConversionException("must be a whole number, at least " + least);
                 return Long.parseLong(text.strip());
@@ -3079,7 +3100,7 @@ final class DifyExec implements Runnable {
             var next = only(name -> !IN_LOG.contains(name));
             if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
             var options = history.last(SessionEvent.class).map(SessionEvent::typed).orElse(List.of()).stream()
-                    .filter(option -> option != null && SESSION_OPTIONS.contains(name(option))); // null if damaged
+                    .filter(option -> option != null && SESSION_OPTIONS.contains(name(option))); // null if edited
             return new NextCall(start, command, input.or(() -> history.input(output)), output,
                     Stream.concat(next.options.stream(), options).toList());
         }
@@ -3495,7 +3516,7 @@ final class DifyExec implements Runnable {
         private final boolean off;
         private final Optional<Screen> screen;
         private long nextLineDue = System.nanoTime();
-        private int drawn = 0; // characters on the screen
+        private int drawn = 0; // how many characters of the line are on the screen
         private final Set<String> causes = new HashSet<>();
 
         Progress(PrintWriter err, Style style) {
@@ -3510,7 +3531,7 @@ final class DifyExec implements Runnable {
             if (off || System.nanoTime() < nextLineDue) return;
             nextLineDue = System.nanoTime() + (screen.isPresent() ? REDRAW_EVERY : PRINT_EVERY).toNanos();
             screen.map(Screen::width).ifPresentOrElse(
-                    width -> redraw(line(tally, width - 3), width), // leaves room for the terminal's ^C
+                    width -> redraw(line(tally, width - 3), width), // a terminal adds ^C at Ctrl-C, which must not wrap
                     () -> err.println(line(tally, Integer.MAX_VALUE)));
             err.flush();
         }
@@ -3567,7 +3588,7 @@ final class DifyExec implements Runnable {
                     now.running() + " running" + limit(tally.pace),
                     some(now.waiting(), "waiting"),
                     some(tally.spending().tokens(), "tokens"),
-                    Summary.cost(tally.spending().times(1))) // rounded to three digits
+                    Summary.cost(tally.spending().times(1))) // `times` also rounds to three digits
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
             int room = columns - String.join(BETWEEN, items).length() - " ()".length(), at = items.indexOf(failed);
@@ -3630,7 +3651,8 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Returns the lines about runs, latency, tokens and retries that are worth reading.
+        /// Returns the lines about runs, latency, tokens and retries, without those whose figure is zero. The cost is
+        /// that of this session's own runs, because looked-up runs of earlier sessions have no price.
         ///
         /// @param early whether the session stopped early, so that runs may still be active on the server
         private List<String> figures(boolean early) {
@@ -3658,7 +3680,8 @@ final class DifyExec implements Runnable {
             return Stream.of(figures).filter(figure -> !figure.isEmpty()).collect(joining(", "));
         }
 
-        /// Formats the cost: `0.49 USD (no price for 3 runs)`. The text is empty if no run has a price.
+        /// Formats the cost: `0.49 USD (no price for 3 runs)`. The text is empty if no run has a price. A currency has
+        /// three letters, and a server's longer text is cut.
         static String cost(Usage.Spending spent) {
             return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
                     : " (no price for " + Text.count(spent.unpriced(), "run") + ")");
@@ -3746,7 +3769,7 @@ final class DifyExec implements Runnable {
             var figures = new ArrayList<String>();
             if (concurrency > 0) figures.add(range(seconds, (time, _) -> Text.seconds(Duration.ofMillis(
                     Math.round(time * 1000)))) + " at -c " + Math.max(1, Math.round(concurrency)));
-            boolean inMillions = Math.max(tokens.estimate(), tokens.high()) >= 1e6; // false if `high` is NaN
+            boolean inMillions = Math.max(tokens.estimate(), tokens.high()) >= 1e6; // false without a range (NaN)
             if (inMillions) figures.add(range(times(tokens, 1e-6), Forecast::figure) + " million tokens");
             else if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
             cost.forEach((currency, amount) ->
@@ -3812,7 +3835,7 @@ final class DifyExec implements Runnable {
 
     /// Prints the columns and problems that a check found.
     static final class CheckView {
-        private static final int MAX_PROBLEMS = 20; // about a screen; --json lists all
+        private static final int MAX_PROBLEMS = 20; // they fill a screen, and --json lists all of them
 
         /// Lists the columns that reach the workflow. A note lists the others. Without a form, all columns reach it.
         /// The other cells take 44 of the terminal's columns, and an example gets 24. The two names share the rest,
@@ -4041,7 +4064,7 @@ final class DifyExec implements Runnable {
 
         /// Shows all shards of a batch that is not merged yet, as a table with a line for each or as one JSON object.
         ///
-        /// @param hasCsv whether the CSV is known; without it, nobody can say how many rows a shard has that has not
+        /// @param hasCsv whether the CSV is known; without it, it is unknown how many rows a shard has that has not
         ///     started
         record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
             static OfShards of(Shards shards, Optional<Csv> csv) {
@@ -4297,7 +4320,7 @@ final class DifyExec implements Runnable {
         BookWriter(OutputStream out) {
             book = new Workbook(out, "difyexec", null);
             sheet = book.newWorksheet("Results");
-            sheet.freezePane(0, 1); // no column, one row: the header
+            sheet.freezePane(0, 1); // the header, which is one row, stays in view
         }
 
         /// Writes a row. Fails at a limit of Excel, because the rest would be lost without a message.
@@ -4310,7 +4333,8 @@ final class DifyExec implements Runnable {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
                 // a workbook is compressed, so the stream that masks other files would not find the API key
                 if (Secret.current().occursIn(cell)) cell = Secret.current().mask(cell);
-                widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max); // characters, some margin
+                // in characters, wide enough for a short name, and not so wide that a text fills the screen
+                widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max);
                 boolean isValue = typed.get(column) && (writeNumber(column, cell) || writeMoment(column, cell));
                 if (!isValue && !cell.isEmpty()) writeText(column, cell);
                 column++;
@@ -4385,7 +4409,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes the HTML report of a batch: its charts, its causes of failure and its rows.
+        /// Writes the HTML report of a batch, with its charts, its causes of failure and its rows. The rows of the CSV
+        /// come first, in its order, so one iterator reads them all. Inputs come from the result if there is one,
+        /// because the CSV may have changed since.
         static void report(Batch batch, OutputStream file) throws IOException {
             var groups = Cause.groups(batch);
             var causes = new HashMap<Cause, Integer>();
@@ -4492,7 +4518,7 @@ final class DifyExec implements Runnable {
         private final Expectations expected;
         /// Holds the rows of the files, followed by those that have an expected value and are in no file.
         private final Index rows = new Index();
-        private final int recorded; // rows of the files
+        private final int recorded; // how many of these rows are in the files
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
         /// Counts the rows that differ in each output, by its pointer.
@@ -4606,7 +4632,8 @@ final class DifyExec implements Runnable {
             private final List<LineOffsets.RowEnds> files;
             /// Holds the values of each figure, by row, because the bootstrap draws rows and sums each figure again.
             private final Map<String, double[]> parts = new HashMap<>();
-            /// Holds each success: its latency in milliseconds in the upper 32 bits, its row in the lower 32.
+            /// Holds each success, with its latency in milliseconds in the upper 32 bits and its row in the lower 32,
+            /// so that sorting these numbers sorts them by latency.
             private final LongList took = new LongList();
             private long[] latencies = {};
 
@@ -4776,7 +4803,7 @@ final class DifyExec implements Runnable {
             expected.judged().forEach(rows::findOrAdd);
             for (var match : Match.values()) matches.put(match, 0L);
             for (var grade : Grade.values()) grades.put(grade, 0L);
-            for (int number = 0; number < rows.size(); number++) count(number, pair(number)); // `rows` is complete
+            for (int number = 0; number < rows.size(); number++) count(number, pair(number)); // after all of `rows`
             long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT) + matches.get(Match.UNSTABLE);
             if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
                 throw new Unusable("--output " + Text.printable(scope.part(), 100)
@@ -4932,7 +4959,8 @@ final class DifyExec implements Runnable {
             grades.merge(pair.grade(), 1L, Long::sum);
             boolean isMissed = pair.grade() == Grade.MISSED || pair.grade() == Grade.NO_RESULT;
             unequal.set(number, pair.match().isDifference() || !expected.isEmpty() && isMissed);
-            listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE); // unstable rows, too
+            // --json lists unstable rows, which may differ by chance, but the terminal does not
+            listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
             pair.outputs().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
             pair.before().forEach(result -> first.count(number, rows.size(), result));
@@ -4941,7 +4969,7 @@ final class DifyExec implements Runnable {
                 inputNames.addAll(result.end().inputs().keySet());
                 pointers.addAll(scope.pointers(result));
             }
-            inputNames.remove("id"); // it has a column already
+            inputNames.remove("id"); // the id has a column of its own already
         }
 
         private List<String> notes() {
@@ -5093,7 +5121,8 @@ final class DifyExec implements Runnable {
         }
 
         private static void printFigure(List<String> figure, PrintWriter out, Ansi paint) {
-            var format = figure.size() == 2 ? "%2$11s" : "%2$11s%3$11s    %4$-20s %5$s"; // one side has one text
+            // if results are only checked, a line has a name and one text
+            var format = figure.size() == 2 ? "%2$11s" : "%2$11s%3$11s    %4$-20s %5$s";
             out.println("  " + paint.faint("%-18s".formatted(figure.getFirst()))
                     + format.formatted(figure.toArray()).stripTrailing());
         }
@@ -5108,7 +5137,7 @@ final class DifyExec implements Runnable {
                             .collect(joining()));
             if (!expected.isEmpty() && pair.grade() == Grade.MISSED)
                 misses(pair).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
-            for (var difference : pair.differences()) { // such as: the [-red-]{+blue+} one
+            for (var difference : pair.differences()) { // printed as `the [-red-]{+blue+} one`, like git's word diff
                 var change = scope.diff().change(difference);
                 var first = Text.printable(change.first(), LONGEST);
                 var second = Text.printable(change.second(), LONGEST);
@@ -5203,7 +5232,8 @@ final class DifyExec implements Runnable {
             var rules = typed.stream().map(rule -> Rule.of(rule, csv)).toList();
             var cells = new ArrayList<Map<Rule, String>>();
             var index = csv == null ? new Index() : Index.of(csv, row -> cells.add(Rule.cells(rules, row, csv)));
-            boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal()); // or null
+            // `decimal` is null unless it was chosen
+            boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal());
             return new Expectations(rules, index, cells, hasDecimalComma, diff, tolerance);
         }
 
@@ -5292,7 +5322,7 @@ final class DifyExec implements Runnable {
     ///
     /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
-        static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*");
+        static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*"); // as in RFC 6901
         /// `MAX_DIFFERENCES` limits those of one output, because two long arrays may differ in every element. `CONTEXT`
         /// is in words beside a change, one or two lines of a terminal. `LONGEST` is in characters of an output on a
         /// page, so that a page with some huge outputs still opens.
@@ -5306,7 +5336,8 @@ final class DifyExec implements Runnable {
         /// @param pointer into the outputs
         record Difference(String pointer, JsonNode first, JsonNode second) {}
 
-        /// Holds the words that two texts share at the beginning and the end, and the part of each text in between.
+        /// Holds the words that two texts share at the beginning and the end, and the part of each text in between. One
+        /// change per text is easy to read and fast to find, unlike a complete diff.
         record Change(String before, String first, String second, String after) {
             static Change of(String first, String second) {
                 List<String> one = words(first), two = words(second);
