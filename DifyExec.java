@@ -8775,7 +8775,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Counts a row that was sent. The session's [Tally] also uses the time.
+        /// Counts a row that was sent. The figures of a session also use the time.
         void sent(int entry, Instant at) {
             sent.set(entry);
         }
@@ -10899,23 +10899,30 @@ final class DifyExec implements Runnable {
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds a table that is streamed as often as needed: a CSV (RFC 4180), or a workbook or JSON lines by way of a
-    /// copy in that form. Opening it reads the header, and [#check] reads all of it.
+    /// Reads a table as often as needed, one row after the other, so that it need not fit into the memory. It is a CSV
+    /// (RFC 4180), or the copy of a workbook or of JSON in that form. Opening it reads the header, and [#check] reads
+    /// all of it.
     ///
-    /// @param faults those that options would repair. Below them, the table was read with these options, only to find
-    ///        what else is wrong: [#check] refuses it, so that no row of it is sent
+    /// @param edits  the shell's edits, which change a row when it is read
+    /// @param faults the faults that options would repair. The rest of the table was read with these options, but only
+    ///               to find what else is wrong. The user has not chosen them, so [#check] refuses the table
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
             UnaryOperator<Row> edits, Optional<Shard> shard, List<Faulty> faults) implements AutoCloseable {
+        /// The search for an id column stops after so many rows, because the values of all columns stay in memory.
         private static final int MAX_SEARCHED_ROWS = 100_000;
+        /// The value of `--id-column` that numbers the rows.
         static final String NUMBERS = "#";
+        /// Stands for the id of a row that has none. Such a row is only inspected and never sent.
         private static final String NO_ID = "-";
         private static final String NUMBERED = "--id-column '#' numbers the rows instead";
-        /// Matches values like ids: at least one digit, but not a sentence, a number with decimals, a date or JSON.
+        /// Matches values that look like ids. They have at least one digit and at most 100 characters, and are not a
+        /// sentence, a number with decimals, a date or JSON.
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
-        /// `title` is the column's name in the file, and `name` is the name that `--map` gives to it. `place` is the
-        /// column's index, or -1 for row numbers and `--var`, which are not in the file.
+        /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is the variable's name
+        /// that `--map` gives to it, or the title. `place` is its index in the file, or -1 for row numbers and
+        /// constants, which are not in the file.
         record Input(String title, String name, int place) {}
 
         /// Holds the user's choices about the input. A choice that is empty or null is left to the file.
@@ -10929,18 +10936,21 @@ final class DifyExec implements Runnable {
                 vars = vars == null ? Map.of() : vars;
             }
 
-            /// Adds the choices of earlier sessions. What is typed replaces them, since files are saved again with
-            /// another encoding or without their title: rows that are read in another way count as changed. What would
-            /// mix them up or change them unnoticed cannot be replaced ([Csv#requireSameIds] looks at the id column).
+            /// Adds the choices of earlier sessions. Typed options replace them, because people save a file again with
+            /// another encoding or without its title. Rows that are then read differently count as changed.
+            ///
+            /// Some options cannot be replaced. With another decimal mark or question column, rows would change
+            /// unnoticed. With another header row or worksheet, numbered rows would get the ids of other rows.
+            /// [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
                 var mapped = new LinkedHashMap<>(before.map);
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
                 mapped.putAll(map);
-                mapped.values().removeIf(Objects::isNull);
+                mapped.values().removeIf(Objects::isNull); // `--map COLUMN=` drops a mapping
                 var constants = new LinkedHashMap<>(before.vars);
                 constants.keySet().removeIf(map::containsValue);
                 constants.putAll(vars);
-                constants.values().removeIf(Objects::isNull);
+                constants.values().removeIf(Objects::isNull); // and `--var NAME` a constant
                 requireSame("--decimal", decimal, before.decimal, log);
                 requireSame("--query-column", queryColumn, before.queryColumn, log);
                 if (before.idColumn.equals(NUMBERS)) {
@@ -10948,6 +10958,7 @@ final class DifyExec implements Runnable {
                     requireSame("--sheet", sheet, before.sheet, log);
                 }
                 ObjectNode choices = Json.MAPPER.valueToTree(before);
+                // an option that was not typed is not in the tree of `this`, so the earlier choice stays
                 choices.setAll(Json.MAPPER.<ObjectNode>valueToTree(this));
                 return of(choices.putPOJO("map", mapped).putPOJO("vars", constants));
             }
@@ -10964,7 +10975,8 @@ final class DifyExec implements Runnable {
                 return Json.MAPPER.convertValue(choices, Shape.class);
             }
 
-            /// Returns the choices with the option that repairs a fault.
+            /// Returns the choices with the option that repairs a fault. The option `--id-column` is the field
+            /// `id_column`.
             Shape with(Faulty.Repair repair) {
                 ObjectNode choices = Json.MAPPER.valueToTree(this);
                 return of(choices.putPOJO(repair.name().substring(2).replace('-', '_'), repair.value()));
@@ -10984,8 +10996,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses another id column than before. Upper and lower case differ only if the file has columns that differ
-        /// in nothing else.
+        /// Refuses another id column than before, because the rows could not be matched with their results. A title may
+        /// now be written in other cases, but not if the file also has the former title.
         void requireSameIds(String before, Path log) {
             boolean isSame = idColumn.title().equalsIgnoreCase(before) && !header.titles().contains(before);
             if (faults.isEmpty() && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
@@ -10999,7 +11011,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads the header. After a fault that an option repairs, it is read again with that option.
+        /// Reads the header. After a fault that an option repairs, it is read again with that option, so that all
+        /// faults are reported together.
         private static Csv read(TextFile source, Shape shape, List<Faulty> faults) throws IOException {
             try {
                 var file = TextFile.of(source, shape);
@@ -11012,13 +11025,16 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Continues after a fault that only became known below the header, for a report of all faults.
+        /// Reads the table again after a fault that became known only below the header, such as a wrong encoding. This
+        /// is for a report of all faults.
         Csv after(Faulty fault) throws IOException {
             var repair = fault.repair.orElseThrow(() -> fault);
             return read(file, shape.with(repair), Stream.concat(faults.stream(), Stream.of(fault)).toList());
         }
 
-        /// Gives each column the name of its variable. What was chosen, now or earlier, must still fit the file.
+        /// Gives each column the name of its variable, and adds row numbers and constants. Choices of an earlier
+        /// session must still fit the file. A column without a name is left out, because nobody can mean it. An id
+        /// column and a mapped column are chosen by their number.
         private static Csv of(TextFile file, Header header, Shape shape, List<Faulty> faults) {
             var inputs = new ArrayList<Input>();
             int id = idColumn(file, header, shape);
@@ -11054,6 +11070,7 @@ final class DifyExec implements Runnable {
             if (found.size() == 1) return names.indexOf(found.getFirst());
             if (name.equals(NUMBERS)) return -1;
             var where = shape.headerRow() == null ? "" : " in the row of --header-row " + shape.headerRow();
+            // at most five, to fit on a line; the first one is used to read on
             var repairs = Stream.concat(unique(file, header).limit(5), Stream.of(NUMBERS))
                     .map(column -> new Faulty.Repair("--id-column", column)).toList();
             throw new Faulty(file, header.line(), 0, "no column " + Text.quoted(name) + where, "use "
@@ -11061,8 +11078,8 @@ final class DifyExec implements Runnable {
                     + " to number the rows; " + header.hint(), Optional.of(repairs.getFirst()));
         }
 
-        /// Returns the columns whose values look like ids and differ in all rows, or in the first 100,000 of a longer
-        /// file.
+        /// Returns the columns whose values look like ids and differ from each other in all rows, or in the first
+        /// 100,000 rows of a longer file.
         private static Stream<String> unique(TextFile file, Header header) {
             var names = header.names();
             var values = names.stream().map(_ -> new HashSet<String>()).toList();
@@ -11095,7 +11112,7 @@ final class DifyExec implements Runnable {
             return idColumn.name().equals(column);
         }
 
-        /// Returns whether `--map` or `--var` names this column.
+        /// Returns whether `--map` or `--var` gave this name.
         boolean isNamed(String column) {
             return shape.map().containsValue(column) || shape.vars().containsKey(column);
         }
@@ -11104,8 +11121,8 @@ final class DifyExec implements Runnable {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
-        /// Returns the merged ranges that leave a cell of these columns empty: only the first cell of such a range has
-        /// a value.
+        /// Returns the merged ranges of a workbook that leave a cell of these columns empty, because only the first
+        /// cell of a merged range has a value. Ranges above the column names do not matter.
         List<String> merged(Set<String> columns) {
             var places = columns.stream().map(column -> input(column).place()).toList();
             return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
@@ -11118,9 +11135,10 @@ final class DifyExec implements Runnable {
             return file.where(line, input(column).place());
         }
 
+        /// Returns what the user should be informed of although it is no fault.
         List<String> notes() {
             var notes = new ArrayList<String>();
-            if (header.prefix().length() > 1)
+            if (header.prefix().length() > 1) // more than a byte order mark
                 notes.add("using the delimiter from line 1 (\"sep=" + header.delimiter() + "\")");
             var unnamed = header.titles().stream().filter(title -> !header.names().contains(title)
                     && inputs.stream().noneMatch(input -> input.title().equals(title))).toList();
@@ -11133,11 +11151,11 @@ final class DifyExec implements Runnable {
             return notes;
         }
 
-        /// Reads every row once. All faults are reported together. Returns how many rows belong to other shards.
+        /// Reads every row once. Throws all faults as one. Returns how many rows belong to other shards.
         ///
-        /// @param use takes each row, and returns what is wrong with its id
+        /// @param use takes each row, and returns what is wrong with its id, such as a duplicate
         int check(Function<Row, Optional<String>> use) {
-            new TextFile.Problems(file).addAll(faults).refuse();
+            new TextFile.Problems(file).addAll(faults).refuse(); // before a long file is read
             var found = new TextFile.Problems(file);
             int ofOtherShards = survey(_ -> {}, use, found::add);
             found.refuse();
@@ -11146,11 +11164,11 @@ final class DifyExec implements Runnable {
 
         /// Reads every row once and reports each fault.
         ///
-        /// @param inspector is shown all rows that have all cells, also those with an unusable id
-        /// @param use takes all rows that can be used, and returns what is wrong with the id
+        /// @param inspector takes all rows that have all cells, including rows with an unusable id
+        /// @param use       takes all rows that can be used, and returns what is wrong with the id
         int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Faulty> onFault) {
             int ofOtherShards = 0;
-            file.extras().faults().forEach(onFault);
+            file.extras().faults().forEach(onFault); // cells of a workbook that cannot be read
             try (var rows = new Rows()) {
                 while (rows.next()) {
                     var fault = rows.shapeFault();
@@ -11164,14 +11182,14 @@ final class DifyExec implements Runnable {
                 if (rows.number == 0) throw new Unusable(file.name() + ": no rows below the header");
                 ofOtherShards = rows.ofOtherShards;
             } catch (Faulty end) {
-                if (end.repair.isPresent()) throw end;
-                onFault.accept(end); // an unclosed quote: the rest cannot be divided into cells
+                if (end.repair.isPresent()) throw end; // [#after] reads the rest with the option
+                onFault.accept(end); // after an unclosed quote, the rest cannot be divided into cells
             }
             return ofOtherShards;
         }
 
         /// Returns the wanted rows in the file's order, and reads no further than the last of them. Each row must still
-        /// be as it was when the file was checked.
+        /// be as it was when the file was checked; otherwise a row could be sent with the cells of another one.
         ///
         /// @param checked returns the hash that a row had when it was checked
         Iterator<Row> rows(BitSet wanted, IntToLongFunction checked) {
@@ -11185,7 +11203,7 @@ final class DifyExec implements Runnable {
                 if (row == null || checked.applyAsLong(entry) != row.fingerprint())
                     throw file.unusable(rows.records.line, 0, "the file was changed while it was in use",
                         "run the same command again when the file is complete");
-                if (entry == wanted.length() - 1) rows.close();
+                if (entry == wanted.length() - 1) rows.close(); // after the last wanted row
                 return edits.apply(row);
             }).iterator();
         }
@@ -11194,10 +11212,11 @@ final class DifyExec implements Runnable {
         private final class Rows implements AutoCloseable {
             final Records records = header.records(file);
             List<String> cells;
+            /// `index` counts the rows of this shard from 0, and `number` all rows from 1.
             int index = -1, number = 0, ofOtherShards = 0;
 
-            /// Moves to the next row; false at the end. A row without an id belongs to every shard, so that each
-            /// reports it.
+            /// Moves to the next row. Returns false at the end. A row without an id belongs to every shard, so that
+            /// each shard reports it.
             boolean next() {
                 for (cells = records.next(); cells != null; cells = records.next()) {
                     number++;
@@ -11212,7 +11231,7 @@ final class DifyExec implements Runnable {
 
             String id() {
                 int place = idColumn.place();
-                if (place < 0) return Integer.toString(number);
+                if (place < 0) return Integer.toString(number); // the same number in every shard
                 return place < cells.size() ? cells.get(place).strip() : "";
             }
 
@@ -11231,17 +11250,18 @@ final class DifyExec implements Runnable {
                         + " (a missing or extra delimiter, or an unclosed quote?)"));
             }
 
+            /// Returns a fault if the id cannot be used, or empty if it can. Each id is a line of the retry list.
             Optional<Faulty> idFault() {
                 var id = id();
                 if (id.isEmpty()) return Optional.of(unusableId("blank id"));
-                if (Secret.current().occursIn(id)) // it would be masked in files
+                if (Secret.current().occursIn(id)) // files would have a mask instead, so the row would not be found
                     return Optional.of(fault("id contains the API key"));
                 return id.chars().noneMatch(Character::isISOControl) ? Optional.empty() : Optional.of(fault("the id "
                         + Text.quoted(id) + " contains a control character or a line break"));
             }
 
-            /// Reports an unusable id. To number the rows would discard the good ids of other rows, so it is only a
-            /// hint and not an option that the user could paste.
+            /// Creates the fault of an unusable id. To number the rows would discard the good ids of other rows, so
+            /// this is only a hint and not an option that a suggested command contains.
             Faulty unusableId(String problem) {
                 return file.unusable(records.line, 0, problem, NUMBERED);
             }
@@ -11249,10 +11269,12 @@ final class DifyExec implements Runnable {
             Row row() {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
                 for (var input : inputs) values.put(input.name(), value(input));
-                var id = id().isEmpty() ? NO_ID : id(); // only to inspect the row: it is never sent
+                var id = id().isEmpty() ? NO_ID : id();
+                // not edited (false), because `edits` is applied later
                 return new Row(index, records.line, id, values, Fingerprint.of(values), false, typed());
             }
 
+            /// Returns the columns whose cell was a number or a date in a workbook or in JSON. An id is always a text.
             private Set<String> typed() {
                 if (!file.isCopy()) return Set.of();
                 return inputs.stream().filter(input -> input != idColumn && records.isTyped(input.place()))
@@ -11271,6 +11293,8 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Writes these rows as the file was: with its encoding, its delimiter, its titles and what precedes them.
+        /// Constants are left out, because they are not in the file.
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
@@ -11289,22 +11313,27 @@ final class DifyExec implements Runnable {
             file.copies().close();
         }
 
-        /// Describes the layout of a CSV. The file may begin with a byte order mark and the line `sep=;`; a column may
-        /// have no name.
+        /// Describes the layout of a CSV.
+        ///
+        /// @param prefix what precedes the table: a byte order mark, the line `sep=;`, both or nothing
+        /// @param line   the line of the column names, or -1 if they have not been read yet
+        /// @param names  the column names, empty for a column without a name
         record Header(String prefix, char delimiter, long line, List<String> names) {
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
 
-            /// Finds the row of the column names: the given one, or the first with text unless it is a title.
+            /// Finds the row of the column names. It is the given one, or the first with text unless that is a title. A
+            /// typed delimiter comes before one from the file, and a guess comes last. A worksheet has as many columns
+            /// as its widest row, so the names are filled up with empty ones.
             static Header of(TextFile file, Csv.Shape shape) {
                 var prefix = PREFIX.matcher(file.start());
-                prefix.lookingAt();
+                prefix.lookingAt(); // always matches, but perhaps nothing
                 long wanted = shape.headerRow() == null ? 0 : shape.headerRow();
                 char delimiter = likelyDelimiter(file.start().substring(prefix.end()).lines()
                         .skip(Math.max(0, wanted - 1)));
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
                 if (shape.delimiter() != null) delimiter = shape.delimiter();
-                if (file.isCopy()) delimiter = ',';
+                if (file.isCopy()) delimiter = ','; // we wrote the copy
                 try (var records = new Header(prefix.group(), delimiter, -1, List.of()).records(file)) {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
@@ -11319,8 +11348,9 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Refuses a title. It has at most half as many cells with text as the table that begins in one of the next
-            /// rows. The first cells of column names may be blank: pandas does not name its index.
+            /// Refuses a first row that is a title. A title has at most half as many cells with text as the widest of
+            /// the next 20 rows. The first cells of column names may be blank, because pandas writes its index without
+            /// a name.
             private static void refuseTitle(TextFile file, List<String> first, Records records) {
                 var lines = new TreeMap<Long, Long>();
                 long line = records.line, filled = cellsWithText(first);
@@ -11328,7 +11358,7 @@ final class DifyExec implements Runnable {
                     for (var row = records.next(); row != null && lines.size() < 20; row = records.next())
                         lines.put(records.line, cellsWithText(row));
                 } catch (Faulty _) {
-                    // It is found again when all rows are read.
+                    // the fault is found again when all rows are read
                 }
                 long widest = lines.isEmpty() ? 0 : Collections.max(lines.values());
                 if (filled * 2 > widest - first.stream().takeWhile(String::isBlank).count()) return;
@@ -11344,7 +11374,9 @@ final class DifyExec implements Runnable {
             }
 
             /// Guesses the delimiter from the first line with text that contains it as often as the next line does,
-            /// because a title may be above the table.
+            /// because a title may be above the table. Only 20 lines are compared, because a table begins near the top.
+            /// Without two such lines, the first line decides. Quoted text is left out, because it may contain
+            /// delimiters.
             private static char likelyDelimiter(Stream<String> text) {
                 var lines = text.collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
@@ -11352,7 +11384,8 @@ final class DifyExec implements Runnable {
                     char likely = likelyDelimiter(lines.get(i));
                     long count = count(lines.get(i), likely);
                     boolean isTable = count == count(lines.get(i + 1), likely);
-                    if (isTable && count > Math.min(i, 1)) return likely; // one in a later line may be part of a text
+                    // below the first line, a single comma may be part of a text
+                    if (isTable && count > Math.min(i, 1)) return likely;
                 }
                 return lines.isEmpty() ? ',' : likelyDelimiter(lines.getFirst());
             }
@@ -11365,7 +11398,8 @@ final class DifyExec implements Runnable {
                 return line.chars().filter(c -> c == one).count();
             }
 
-            /// Returns the file's records below the column names.
+            /// Returns the file's records below the column names. Lines are counted from 1, or from 2 after a line
+            /// `sep=`.
             Records records(TextFile file) {
                 var records = new Records(file, delimiter, prefix.length(), prefix.length() > 1 ? 2 : 1);
                 while (line >= 0 && records.next() != null && records.line < line) {
@@ -11383,30 +11417,31 @@ final class DifyExec implements Runnable {
                 return IntStream.range(0, names.size()).mapToObj(this::title).toList();
             }
 
+            /// Returns the names of the columns as a hint, cut to 300 characters because a file may have hundreds.
             String hint() {
                 var named = names.stream().filter(name -> !name.isEmpty()).collect(joining(", "));
                 return "the columns are " + Text.printable(named, 300);
             }
         }
 
-        /// Reads the records of a CSV, each as a list of its cells. The cells keep their spaces and line ends. Unclear
-        /// quotes are an error.
+        /// Reads the records of a CSV, each as a list of its cells. The cells keep their spaces and line breaks.
+        /// Unclear quotes are an error.
         ///
-        /// opencsv's reader does not fit: it lets a quote inside a bare cell (`5" pipe`) swallow the rows that follow,
-        /// and reports neither text after a closing quote nor the line of an unclosed one.
+        /// opencsv's reader cannot be used. It lets a quote inside an unquoted cell (`5" pipe`) swallow the rows that
+        /// follow, and it reports neither text after a closing quote nor the line of an unclosed one.
         private static final class Records implements AutoCloseable {
-            /// The most characters of a cell, so that an unclosed quote does not fill the memory.
+            /// Limits the characters of a cell, so that an unclosed quote does not fill the memory.
             private static final int MAX_CELL_LENGTH = 64 << 20;
 
             private final TextFile file;
             private final Reader in;
             private final char delimiter;
             private final char[] buffer = new char[1 << 14];
-            private final StringBuilder cell = new StringBuilder();
-            private final BitSet typed = new BitSet();
-            private int at = 0, end = 0;
-            private long next;
-            long line;
+            private final StringBuilder cell = new StringBuilder(); // the cell that is being read
+            private final BitSet typed = new BitSet(); // see [#isTyped]
+            private int at = 0, end = 0; // the next character in the buffer, and the end of its characters
+            private long next; // the line of the next character
+            long line; // where the current record begins
 
             Records(TextFile file, char delimiter, int skipped, long line) {
                 this.file = file;
@@ -11425,7 +11460,7 @@ final class DifyExec implements Runnable {
                 while (true) {
                     line = next;
                     if (peek() < 0) return null;
-                    if (file.isCopy()) line = takeNumber();
+                    if (file.isCopy()) line = takeNumber(); // messages are about the original file
                     var cells = new ArrayList<String>();
                     typed.clear();
                     do {
@@ -11433,6 +11468,7 @@ final class DifyExec implements Runnable {
                         boolean isText = peek() == '"';
                         if (isText) takeQuoted();
                         else takeTo(delimiter);
+                        // only the quotes of a copy show what was a text; a CSV may quote any cell
                         typed.set(cells.size(), file.isCopy() && !isText && !cell.isEmpty());
                         cells.add(cell.toString());
                     } while (takeIf(delimiter));
@@ -11454,8 +11490,9 @@ final class DifyExec implements Runnable {
                 return place >= 0 && typed.get(place);
             }
 
+            /// Adds a quoted cell, without its quotes.
             private void takeQuoted() {
-                long opened = next;
+                long opened = next; // for a message, because an unclosed quote is noticed only at the end
                 takeIf('"');
                 while (true) {
                     takeTo('"');
@@ -11472,7 +11509,8 @@ final class DifyExec implements Runnable {
                 return c == '\n' || c == '\r';
             }
 
-            /// Adds to the cell all characters before the next `stop` or line end.
+            /// Adds to the cell all characters before the next `stop` or line break. The inner loop looks at each
+            /// character of the file, so it copies whole pieces of the buffer and stops at an invalid character, too.
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
@@ -11486,7 +11524,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Passes and returns one line end: LF, CR LF or CR.
+            /// Consumes one line break (LF, CR LF or CR) and returns it. At the end of the file there is none to
+            /// consume.
             private String takeLineBreak() {
                 next++;
                 if (takeIf('\n')) return "\n";
@@ -11494,17 +11533,18 @@ final class DifyExec implements Runnable {
                 return takeIf('\n') ? "\r\n" : "\r";
             }
 
-            /// Passes the next character if it is the expected one. Returns whether it was.
+            /// Consumes the next character if it is the expected one. Returns whether it was.
             private boolean takeIf(char expected) {
                 if (peek() != expected) return false;
                 at++;
                 return true;
             }
 
+            /// Returns the next character without consuming it, or -1 at the end of the file.
             private int peek() {
                 if (at == end) try {
                     at = 0;
-                    end = Math.max(0, in.read(buffer));
+                    end = Math.max(0, in.read(buffer)); // -1 at the end of the file
                 } catch (IOException problem) {
                     throw file.unusable(line, Text.reason(problem));
                 }
@@ -11516,7 +11556,7 @@ final class DifyExec implements Runnable {
                 try {
                     in.close();
                 } catch (IOException _) {
-                    // it was only read from
+                    // nothing is lost, because the file was only read
                 }
             }
         }
@@ -11528,7 +11568,9 @@ final class DifyExec implements Runnable {
         final String place, problem;
         final Optional<Repair> repair;
 
-        /// @param line 0 if the fault does not belong to a line
+        /// @param line   0 if the fault does not belong to a line
+        /// @param column the index of a workbook's column; other files need none
+        /// @param repair the option that would repair the fault, if there is one
         Faulty(TextFile file, long line, int column, String problem, String hint, Optional<Repair> repair) {
             super(file.prefix(line, column) + ": " + problem, hint);
             this.line = line;
@@ -11547,8 +11589,11 @@ final class DifyExec implements Runnable {
 
     /// Holds the text that is read for an input.
     ///
-    /// @param source opens the text from its start, as often as it is asked to
-    /// @param isCopy true if the text is CSV that was made of a workbook or of JSON
+    /// @param source opens the text from its start, as often as needed
+    /// @param start  the first 64 KB of the text, to recognize its format, its delimiter and its header
+    /// @param isCopy whether the text is CSV that was made of a workbook or of JSON
+    /// @param sheet  the worksheet of a workbook, or an empty text
+    /// @param copies the temporary files that are removed at the end
     record TextFile(Path input, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
             String sheet, Extras extras, Copies copies) {
         /// Holds what is known about a workbook besides its cells: the width of the table, the ranges of merged cells,
@@ -11557,16 +11602,20 @@ final class DifyExec implements Runnable {
             static final Extras NONE = new Extras(0, List.of(), List.of(), List.of());
         }
 
-        /// Replaces bytes that are invalid in the encoding. It is not a character, so no text contains it.
+        /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this number, so no text
+        /// contains it, and readers can tell where the bytes were invalid.
         static final char INVALID = '\uFFFE';
         /// The first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
+        /// `JSON` matches a first object, alone or in an array. `ARRAY` matches an array whose first item is an object,
+        /// or which is empty. `BRACKET` matches the beginning of any array.
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]"),
                 ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\]?\\s*\\z)"),
                 BRACKET = Pattern.compile("\uFEFF?\\s*\\[");
 
-        /// Opens an input by its first bytes, whatever its name says: people rename files.
+        /// Opens an input. Its first bytes decide on its format and not its name, because people rename files. Only
+        /// JSON lines that do not begin with an object are recognized by their name, so that the error is about JSON.
         static TextFile of(TextFile source, Csv.Shape shape) throws IOException {
             byte[] start;
             try (var in = source.source.get()) {
@@ -11606,20 +11655,22 @@ final class DifyExec implements Runnable {
         }
 
         /// Detects the encoding by the byte order mark. Without one, the text is UTF-8.
+        ///
+        /// @param magic the first four bytes in hexadecimal
         private static Charset charset(String magic) {
             if (magic.startsWith("fffe")) return StandardCharsets.UTF_16LE;
             return magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
         }
 
-        /// Copies the rows as CSV. Each record begins with the number of its original. All texts are quoted, but
-        /// numbers and dates are not.
+        /// Copies the rows as CSV. Each record begins with the number that its original has in the input. All texts are
+        /// quoted, but numbers and dates are not, so that [Csv.Records] can tell them apart.
         TextFile copied(IOConsumer<Writer> rows) throws IOException {
             var copy = copies.add(out -> {
                 var text = new BufferedWriter(Json.utf8(out));
                 rows.accept(text);
                 text.flush();
             });
-            var start = isArray() ? "[" : "";
+            var start = isArray() ? "[" : ""; // messages then count the items of the array
             return new TextFile(input, copy, UTF_8, start, true, sheet, extras, copies);
         }
 
@@ -11639,7 +11690,8 @@ final class DifyExec implements Runnable {
             return new TextFile(input, source, UTF_8, "", false, sheet, extras, copies);
         }
 
-        /// Converts JSON objects to CSV. The columns are all names that occur in any of the objects.
+        /// Converts JSON objects to CSV. The columns are all names that occur in any of the objects, so the text is
+        /// read twice: first for the names, and then for the cells.
         private TextFile rowsOfJson() throws IOException {
             var columns = new LinkedHashSet<String>();
             read((_, object) -> object.fieldNames().forEachRemaining(columns::add));
@@ -11651,9 +11703,9 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns whether the rows are the items of a JSON array. Items are counted instead of lines, because several
-        /// items often share a line. The column names of a CSV may start with a bracket, too, so an array whose items
-        /// are not objects is only expected in a file that is named `.json`.
+        /// Returns whether the rows are the items of a JSON array. Items are then counted instead of lines, because
+        /// several items often share a line. The first column name of a CSV may start with a bracket, too, so an array
+        /// whose items are not objects is expected only in a file that is named `.json`.
         private boolean isArray() {
             return ARRAY.matcher(start).lookingAt() || BRACKET.matcher(start).lookingAt() && isNamed("json");
         }
@@ -11666,8 +11718,8 @@ final class DifyExec implements Runnable {
             void accept(long number, JsonNode object) throws IOException;
         }
 
-        /// Reads one object after the other: the items of an array, or lines. Text with bytes that the encoding does
-        /// not allow is not JSON, or a value.
+        /// Reads one object after the other from an array or from lines. Bytes that the encoding does not allow are an
+        /// error here, because the copy would be valid UTF-8. All values that are not objects are reported together.
         private void read(JsonRows rows) throws IOException {
             var problems = new Problems(this);
             long number = 1;
@@ -11700,6 +11752,7 @@ final class DifyExec implements Runnable {
             return value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value); // digits as written
         }
 
+        /// Returns a cell of the copy. Numbers and empty cells have no quotes.
         private static String cell(JsonNode value) {
             var text = text(value);
             return value.isNumber() || text.isEmpty() ? text : quoted(text);
@@ -11713,13 +11766,16 @@ final class DifyExec implements Runnable {
             return input.toString().equals("-") ? "standard input" : input.toString();
         }
 
+        /// Opens the text. Invalid bytes are replaced and not reported, because the caller knows the line.
         Reader reader() throws IOException {
             return new InputStreamReader(source.get(), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
                     .replaceWith(String.valueOf(INVALID)));
         }
 
-        /// Says where a fault is: `line 7`, in a JSON array `item 7`, in a workbook `Sheet1!C7`.
+        /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook as `Sheet1!C7`.
+        ///
+        /// @param line 0 if the fault does not belong to a line
         String where(long line, int column) {
             if (line == 0) return "all lines";
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
@@ -11735,15 +11791,16 @@ final class DifyExec implements Runnable {
             return new Faulty(this, line, column, problem, hint, Optional.empty());
         }
 
-        /// Returns what a message about this place begins with: `data.csv:7`, in a workbook `book.xlsx: Sheet1!C7`.
+        /// Returns the beginning of a message about this place, such as `data.csv:7`, or `book.xlsx: Sheet1!C7` for a
+        /// workbook.
         String prefix(long line, int column) {
-            if (line == 0) return name(); // as the names of JSON lines' columns
+            if (line == 0) return name(); // such as column names, which are in every line of JSON
             boolean isLine = sheet.isEmpty() && !isArray();
             return name() + (isLine ? ":" + line : ": " + where(line, column));
         }
 
-        /// Reports a line with bytes that are invalid in the encoding. The detected encoding is a guess, so it is only
-        /// a hint.
+        /// Creates the fault of a line with bytes that are invalid in the encoding. The detected encoding is a guess,
+        /// so it is only a hint.
         Faulty invalid(long line) {
             try (var in = source.get()) {
                 var guess = UniversalDetector.detectCharset(in);
@@ -11759,7 +11816,8 @@ final class DifyExec implements Runnable {
                     "name the encoding with --encoding, or save the file as UTF-8");
         }
 
-        /// Collects the faults of a file, to report them as one: the first 20 of them, and how many there are.
+        /// Collects the faults of a file, to report them as one with the first 20 of them and their number. More would
+        /// not fit on a screen.
         static final class Problems {
             private static final int SHOWN = 20;
 
@@ -11780,6 +11838,8 @@ final class DifyExec implements Runnable {
                 return this;
             }
 
+            /// Throws the faults as one, if there are any. If options repair some of them, the hint consists of these
+            /// options; otherwise it is the first hint.
             void refuse() {
                 if (count == 1) throw shown.getFirst();
                 if (count == 0) return;
@@ -11807,10 +11867,10 @@ final class DifyExec implements Runnable {
             /// message names both.
             IOSupplier<InputStream> add(IOConsumer<OutputStream> content) {
                 try {
-                    var path = Files.createTempFile("difyexec-", ".copy"); // only this user can open it
+                    var path = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
                     var file = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE);
                     files.add(file);
-                    Files.delete(path); // the open file stays
+                    Files.delete(path); // the open file stays, but has no name
                     content.accept(Channels.newOutputStream(file));
                     return () -> new CopyReader(file);
                 } catch (IOException problem) {
@@ -11825,12 +11885,12 @@ final class DifyExec implements Runnable {
                 for (var file : files) try {
                     file.close();
                 } catch (IOException _) {
-                    // nothing needs the copy any more
+                    // the system removes the copy when this process ends
                 }
             }
         }
 
-        /// Reads a copy from its start, independently of other readers.
+        /// Reads a copy from its start. It has a position of its own, because several readers share the channel.
         private static final class CopyReader extends InputStream {
             private final FileChannel file;
             private long position = 0;
@@ -11854,36 +11914,38 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads a worksheet of an Excel workbook. A cell becomes the text that a person sees, if that text is well
-    /// defined.
+    /// Reads a worksheet of an Excel workbook. A cell becomes the text that a person sees if that is the same on every
+    /// machine, and ISO 8601 or a plain number otherwise.
     static final class Book {
         static final int MAX_ROWS = 1 << 20; // Excel's limit
+        /// Matches the values that Excel shows for a formula that fails. The reader returns them as texts.
         private static final Pattern ERROR_VALUE =
                 Pattern.compile("#(N/A|NAME\\?|(REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD|BLOCKED|CONNECT|UNKNOWN)!)");
+        /// Matches how a workbook writes a character that XML does not allow, such as `_x0001_`.
         static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
         private static final XMLInputFactory XML = XMLInputFactory.newFactory();
-        /// Matches the parts of a number format other than its digits: names, texts, colours, fillers, formats of other
-        /// signs.
+        /// Matches the parts of a number format that are not about digits or dates, which are names, texts, colours and
+        /// fillers. It also matches the formats of negative numbers and zero, which follow a semicolon.
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
         /// Matches a format that shows a day, a weekday (`aaa`), a year (`y`, `e` in an era, `bb` in Thailand), an era
         /// (`gg`), or only a month.
         private static final Pattern DAY = Pattern.compile(".*([yd]|aaa|e(?![+-])|bb|gg).*|m+");
 
-        static {
+        static { // a DTD in a hostile workbook could read files of this machine, or fill the memory
             XML.setProperty(XMLInputFactory.SUPPORT_DTD, false);
         }
 
         private final TextFile file;
-        private final boolean is1904;
-        private final Map<String, Format> formats = new HashMap<>();
+        private final boolean is1904; // whether days are counted from 1904, as old Excel for the Mac does
+        private final Map<String, Format> formats = new HashMap<>(); // by format, because a workbook has few of them
         private final List<CellRangeAddress> merged = new ArrayList<>();
         private final List<Faulty> faults = new ArrayList<>();
         private int width = 0;
 
-        /// Says what a number format shows. `digits` is the least number of digits, such as 5 if 701 is shown as 00701,
-        /// or 0.
+        /// Describes a number format. `digits` is the least number of digits if the format pads numbers with zeros,
+        /// such as 5 if it shows 701 as 00701, and 0 otherwise.
         private record Format(boolean hasDay, boolean hasTime, int digits) {
             static Format of(String format) {
                 var places = DECORATION.matcher(format).replaceAll("").toLowerCase(Locale.ROOT);
@@ -11891,8 +11953,8 @@ final class DifyExec implements Runnable {
                         places.matches("0+") ? places.length() : 0);
             }
 
-            /// Returns `d` for an East Asian date format, `h` for a time format, or an empty text. A file names these
-            /// formats only by their number (ECMA-376, part 1, 18.8.30).
+            /// Returns `d` for an East Asian date format, `h` for a time format, or an empty text. A file contains only
+            /// the numbers of these formats, not the formats (ECMA-376, part 1, 18.8.30).
             static String eastAsian(Integer number) {
                 return switch (number) {
                     case 27, 28, 29, 30, 31, 36, 50, 51, 52, 53, 54, 57, 58 -> "d";
@@ -11907,6 +11969,7 @@ final class DifyExec implements Runnable {
             this.is1904 = is1904;
         }
 
+        /// Copies a worksheet as CSV. The workbook is held in memory, because fastexcel and [#survey] both read it.
         static TextFile copy(TextFile file, Csv.Shape shape) throws IOException {
             var wanted = shape.sheet();
             byte[] zip;
@@ -11934,21 +11997,23 @@ final class DifyExec implements Runnable {
                 return copy.with(new TextFile.Extras(reader.width, reader.merged, reader.faults, notes));
             } catch (Unusable problem) {
                 throw problem;
-            } catch (IOException | RuntimeException | XMLStreamException _) { // in words about zip files, XML and Java
+            } catch (IOException | RuntimeException | XMLStreamException _) { // about zip files, XML and Java
                 throw new Unusable(file.name() + ": cannot be read as an Excel workbook (damaged, or another format)",
                         "save it as .xlsx, or export it as CSV");
             }
         }
 
+        /// Opens a workbook with the formats of its cells. A cell that cannot be parsed becomes an error value and does
+        /// not end the reading (the second `true`).
         private static ReadableWorkbook open(byte[] zip) throws IOException {
             try {
                 return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(true, true));
-            } catch (ExcelReaderException _) { // the workbook has no styles, and so no formats
+            } catch (ExcelReaderException _) { // the workbook has no styles, and therefore no formats
                 return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(false, true));
             }
         }
 
-        /// Refuses a cover page: its first row has one cell, and another worksheet has wider rows.
+        /// Refuses a worksheet that is a cover page. Its first row has one cell, and another worksheet has wider rows.
         private static void refuseCover(TextFile file, Sheet first, ReadableWorkbook book) {
             if (widths(first, 1).getFirst() > 1) return;
             var wider = book.getSheets().filter(one -> width(one) > width(first)).findFirst()
@@ -11957,12 +12022,13 @@ final class DifyExec implements Runnable {
                     "use " + wider.get().option(), wider);
         }
 
+        /// Returns how many cells the widest of the first 20 rows has. A table is as wide as that near its top.
         private static long width(Sheet sheet) {
             return widths(sheet, 20).stream().max(Comparator.naturalOrder()).orElse(0L);
         }
 
-        /// Returns the number of cells with text in each of the first rows that have text; empty if the worksheet is
-        /// hidden.
+        /// Returns the number of cells with text in each of the first `most` rows that have text. Returns none for a
+        /// hidden worksheet, which the user does not mean.
         private static List<Long> widths(Sheet sheet, int most) {
             if (sheet.getVisibility() != SheetVisibility.VISIBLE) return List.of();
             try (var rows = sheet.openStream()) {
@@ -11973,14 +12039,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// @return notes about the rows
+        /// Writes the rows as CSV and returns notes about them. Empty cells at the end of a row are left out, because a
+        /// worksheet may have formatted cells far to the right. Hidden rows below the column names are counted.
         private List<String> read(Sheet sheet, Writer out) throws IOException {
             long hidden = 0;
             try (var rows = sheet.openStream()) {
                 long number = 0;
                 for (var all = rows.iterator(); all.hasNext(); ) {
                     var row = all.next();
-                    long at = Math.max(number + 1, row.getRowNum());
+                    long at = Math.max(number + 1, row.getRowNum()); // some programs leave out the numbers of rows
                     if (at > MAX_ROWS) throw file.unusable(at, "beyond Excel's limit of "
                             + Text.number(MAX_ROWS) + " rows");
                     var cells = new ArrayList<String>();
@@ -11996,12 +12063,14 @@ final class DifyExec implements Runnable {
             return hidden == 0 ? List.of() : List.of("including " + Text.count(hidden, "hidden row"));
         }
 
+        /// Returns the cell's text for the copy. Texts are quoted there, and numbers, dates and empty cells are not.
         private String text(Cell cell, long row, int column) {
             var raw = Objects.requireNonNullElse(cell.getRawValue(), "").strip();
             if (cell.getType() == CellType.STRING && cell.getValue() == null)
                 return addFault(row, column, "the workbook lacks the text of this cell");
             return switch (cell.getValue()) {
-                case null -> raw.isEmpty() ? "" : number(new BigDecimal(raw), cell); // with spaces around it
+                // fastexcel does not read a number with spaces around it
+                case null -> raw.isEmpty() ? "" : number(new BigDecimal(raw), cell);
                 case BigDecimal number -> number(number, cell);
                 case String text when cell.getType() == CellType.ERROR
                         || cell.getType() == CellType.FORMULA && ERROR_VALUE.matcher(text).matches() ->
@@ -12011,6 +12080,7 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Notes a fault, and returns an empty text for the cell.
         private String addFault(long row, int column, String problem) {
             faults.add(file.unusable(row, column, problem, ""));
             return "";
@@ -12021,13 +12091,16 @@ final class DifyExec implements Runnable {
             var code = Objects.requireNonNullElseGet(cell.getDataFormatString(),
                     () -> Format.eastAsian(cell.getDataFormatId()));
             var format = formats.computeIfAbsent(code, Format::of);
-            boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0; // not 30 h
+            // 1 is a day, so a time format with more is a duration such as 30 h, which stays a number
+            boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0;
             boolean isDay = number.signum() >= 0 && number.compareTo(AFTER_LAST_DAY) < 0;
             return isMoment && isDay ? moment(number, format) : plain(number, format.digits());
         }
 
+        /// Returns a date, a time or both. The number counts days, and its fraction is the time of day, rounded to
+        /// milliseconds.
         private String moment(BigDecimal number, Format format) {
-            // Excel's 1900 has a 29 February: days before it count from another day
+            // Excel counts a 29 February 1900, which did not exist, so the days before it have another start
             var start = is1904 ? LocalDate.of(1904, 1, 1) : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
             var time = start.atStartOfDay().plus(number.movePointRight(3).multiply(BigDecimal.valueOf(86_400))
                     .setScale(0, RoundingMode.HALF_UP).longValue(), ChronoUnit.MILLIS);
@@ -12036,8 +12109,9 @@ final class DifyExec implements Runnable {
             return DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time);
         }
 
-        /// Writes a number without exponent, up to a length at which it would only fill the memory. Whole numbers keep
-        /// their digits and are padded with zeros, fractions have the 15 digits that Excel shows.
+        /// Writes a number without exponent, unless it would have more than 1,000 digits. Whole numbers keep their
+        /// digits and are padded with zeros to `digits`. Fractions have the 15 digits that Excel shows, because the
+        /// rest is rounding (0.1 + 0.2).
         private static String plain(BigDecimal number, int digits) {
             var shown = number.stripTrailingZeros();
             if (Math.abs((long) shown.scale()) > 1000) return shown.toString();
@@ -12047,8 +12121,9 @@ final class DifyExec implements Runnable {
             return "0".repeat(Math.max(0, digits - text.length())) + text;
         }
 
-        /// Finds what fastexcel's reader does not show: merged cells, and formulas without a result, which it takes for
-        /// empty texts. Those have a type (`str`), but numbers have none.
+        /// Finds two things that fastexcel's reader does not report. These are merged cells, and formulas without a
+        /// result, which it takes for empty texts. An empty text has the type `str`, but a cell without a result has no
+        /// type, like a number.
         private void survey(Sheet sheet, byte[] zip) throws IOException, XMLStreamException {
             var path = "";
             for (var xml = part(zip, "/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
@@ -12076,8 +12151,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns this part of the workbook, or an empty one if it is missing. The JDK's zip stream cannot read the
-        /// sizes that an export writes.
+        /// Returns this part of the workbook, or an empty one if it is missing. The JDK's zip stream cannot read parts
+        /// whose sizes follow the data, as in the workbooks that difyexec exports.
         private static XMLStreamReader part(byte[] zip, String path) throws IOException, XMLStreamException {
             var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
             for (var entry = parts.getNextEntry(); entry != null; entry = parts.getNextEntry())
@@ -12088,7 +12163,11 @@ final class DifyExec implements Runnable {
 
     /// Holds the workflow's form, matched with the columns of a CSV. It finds the variable of each column and the value
     /// of each cell.
+    ///
+    /// @param isText whether the form is unknown, so that all cells are sent as texts
     record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isText) {
+        /// Matches variables with columns: by name, and otherwise by label, which CSVs of Dify's web app have as
+        /// titles. A column whose name fits one variable is not taken for the label of another.
         Form(List<Variable> variables, List<String> columns, boolean isText) {
             var byColumn = new LinkedHashMap<String, Variable>();
             for (var variable : variables)
@@ -12097,6 +12176,7 @@ final class DifyExec implements Runnable {
             this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isText);
         }
 
+        /// Returns the form that sends all cells as texts, for `--no-check`.
         static Form ofText() {
             return new Form(List.of(), List.of(), true);
         }
@@ -12112,8 +12192,10 @@ final class DifyExec implements Runnable {
             return new Form(variables, columns, !form.isArray());
         }
 
+        /// Returns the form of a chatflow, which takes its question from this column.
         Form withQuestion(String column, List<String> columns) {
-            var question = new Variable(column, "", Variable.QUESTION, true, false, List.of(), Value.Query::new);
+            // required (true), and not even `--allow-empty` sends it empty (false)
+            var question = new Variable(column, "", Variable.QUESTION, true, false, Value.Query::new);
             return new Form(Stream.concat(Stream.of(question), variables.stream()).toList(), columns, isText);
         }
 
@@ -12144,6 +12226,7 @@ final class DifyExec implements Runnable {
             return values;
         }
 
+        /// Returns the cells of a row that the workflow would not accept, shortened for display.
         List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
@@ -12154,8 +12237,8 @@ final class DifyExec implements Runnable {
             return problems;
         }
 
-        /// Returns the faults of the header; with any of them, nothing may be sent. If lenient, columns and variables
-        /// need not match.
+        /// Returns the faults of the header. With any of them, nothing is sent. If lenient (`--allow-unmapped`),
+        /// columns and variables need not match, but a chatflow still needs its question.
         List<Inspection.Fault> faults(Csv csv, boolean isLenient) {
             var faults = new ArrayList<Inspection.Fault>();
             var option = questionColumn(csv.columns()).map(column -> "--query-column " + Text.shell(column)).orElse("");
@@ -12173,7 +12256,10 @@ final class DifyExec implements Runnable {
                     + (option.isEmpty() ? "name it with --query-column" : "did you mean " + option + "?"), option);
         }
 
-        /// Returns a fault for each input that would not reach the workflow, with an option that helps.
+        /// Returns a fault for each input that would not reach the workflow, with an option that helps. The kinds of
+        /// faults come in this order: names of `--map` or `--var` that no variable has, a column that is almost a
+        /// variable, a required variable without a column. A column or variable in one fault is left out of the next
+        /// ones.
         private List<Inspection.Fault> mappingFaults(Csv csv) {
             var losses = new ArrayList<Inspection.Fault>();
             var columns = unmatched(csv);
@@ -12199,7 +12285,8 @@ final class DifyExec implements Runnable {
                     : withRemedy(loss, columns, unfilled.getFirst()));
         }
 
-        /// Adds the option that helps. If several columns may be meant, it has a placeholder, which is refused.
+        /// Adds the option that helps. If several columns may be meant, it contains a placeholder, with which the
+        /// command fails until the user replaces it.
         private static Inspection.Fault withRemedy(String loss, List<String> columns, Variable variable) {
             if (columns.isEmpty())
                 return new Inspection.Fault(loss + "; use --var " + Text.shell(variable.name() + "=VALUE"), "");
@@ -12212,6 +12299,7 @@ final class DifyExec implements Runnable {
             return "--map " + Text.shell(column + "=" + variable.name());
         }
 
+        /// Returns the column that probably contains a chatflow's question, by the names that people often give it.
         private static Optional<String> questionColumn(List<String> columns) {
             return Stream.of("question", "prompt", "text", "message", "input")
                     .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
@@ -12235,8 +12323,8 @@ final class DifyExec implements Runnable {
                     .filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
         }
 
-        /// Returns the columns that no variable takes, except the ids and a question that `--query-column` does not
-        /// name yet.
+        /// Returns the columns that no variable takes. The id column is none of them, and neither is the probable
+        /// column of a question that still needs `--query-column`, because another fault suggests that.
         private List<String> unmatched(Csv csv) {
             boolean isQuestionMapped = variables.stream().filter(Variable::isQuestion)
                     .allMatch(byColumn::containsValue);
@@ -12246,36 +12334,36 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Describes one variable of the workflow's form. The reader is given an empty cell only if that is a value of this
-    /// type.
+    /// Describes one variable of the workflow's form.
     ///
-    /// @param mayBeEmpty true for a text that is sent although it is required and empty
-    record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty, List<String> choices,
+    /// @param mayBeEmpty whether a required text may be sent empty (`--allow-empty`)
+    /// @param reader     reads a cell; it gets an empty cell only if that is a value of this type
+    record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty,
             Function<String, Value> reader) {
         static final String QUESTION = "query";
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)"),
                 WITH_COMMA = Pattern.compile("[+-]?(\\d{1,3}(\\.\\d{3})+|\\d+)(,\\d+)?");
 
-        /// The rules for reading cells: where files are, whether numbers have a decimal comma, and whether a required
-        /// text may be empty.
+        /// Holds the rules for reading cells: where files are, whether numbers have a decimal comma, and whether a
+        /// required text may be empty.
         record Reading(Folders folders, boolean hasDecimalComma, boolean allowsEmpty) {}
 
         static Variable of(String type, JsonNode node, JsonNode system, Reading reading) {
-            var choices = type.equals("checkbox") ? List.of("true", "false") : texts(node.path("options"));
-            int longest = node.path("max_length").asInt(0);
+            var options = texts(node.path("options"));
+            int longest = node.path("max_length").asInt(0); // 0: no limit
             Function<String, Value> reader = switch (type) {
                 case "text-input", "paragraph" -> cell -> text(cell, longest);
-                case "select" -> cell -> select(cell, choices);
+                case "select" -> cell -> select(cell, options);
                 case "number" -> reading.hasDecimalComma() ? Variable::numberWithComma : Variable::number;
                 case "checkbox" -> Variable::checkbox;
                 case "json_object" -> Variable::object;
                 case "file", "file-list" ->
                     new FileInput(type.equals("file-list"), reading.folders(), node, system)::read;
-                // `external_data_tool` and types we do not know: a run that gets a value for one fails
+                // Dify's API fails if it gets a value for `external_data_tool`, and other types are not known
                 default -> _ -> new Value.Wrong("must be empty: Dify's API accepts no value for type " + type);
             };
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
-                    node.path("required").asBoolean(), reading.allowsEmpty(), choices, reader);
+                    node.path("required").asBoolean(), reading.allowsEmpty(), reader);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -12292,6 +12380,8 @@ final class DifyExec implements Runnable {
             return type.equals("text-input") || type.equals("paragraph");
         }
 
+        /// Reads a cell. An empty cell is sent only to a text; for other types, Dify requires that it is left out.
+        /// Spaces are not an empty cell for a select, because its value must equal a choice exactly.
         Value value(String cell) {
             boolean isEmpty = switch (type) {
                 case "select" -> cell.isEmpty();
@@ -12305,7 +12395,7 @@ final class DifyExec implements Runnable {
         }
 
         private static Value text(String cell, int longest) {
-            int length = cell.codePointCount(0, cell.length());
+            int length = cell.codePointCount(0, cell.length()); // Dify counts code points, too
             return longest == 0 || length <= longest ? new Value.Str(cell)
                     : new Value.Wrong("has " + Text.count(length, "character") + "; the limit is " + longest);
         }
@@ -12316,7 +12406,8 @@ final class DifyExec implements Runnable {
                     + Nearest.hint(cell, options));
         }
 
-        /// Takes plain decimal notation. Exponents and underscores, which the server takes, are refused on purpose.
+        /// Reads plain decimal notation. Dify also takes exponents and underscores, but they are refused, because a
+        /// cell such as `1.5e3` or `1_000` is more often an id or a mistake.
         static Value number(String cell) {
             var text = cell.strip();
             if (NUMBER.matcher(text).matches()) return new Value.Raw(new BigDecimal(text).toPlainString());
@@ -12351,7 +12442,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Takes any object. Whether it fits the variable's schema is for the server to check.
+        /// Reads any JSON object. Dify checks whether it fits the variable's schema.
         private static Value object(String cell) {
             return Json.parsed(cell).isObject() ? new Value.Raw(cell.strip())
                     : new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
@@ -12371,9 +12462,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads a file given as a URL or as `@path`, or a list of them with `;` between. `system` contains the
-        /// server's limits, in MB.
+        /// Reads a file that is given as a URL or as `@path`, or a list of files with `;` between them.
+        ///
+        /// @param rules  the variable in the form, with the types and the number of files that it takes
+        /// @param system the server's limits, in MB
         record FileInput(boolean isList, Folders folders, JsonNode rules, JsonNode system) {
+            /// The kinds of files as Dify recognizes them by their endings. All other files are `custom`.
             private static final Map<String, List<String>> ENDINGS = Map.of(
                     "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
                     "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
@@ -12383,6 +12477,8 @@ final class DifyExec implements Runnable {
             private static final Pattern SECOND_FILE = Pattern.compile(";\\s*(@|https?://)");
             private static final String LOCAL = "local_file", REMOTE = "remote_url";
 
+            /// Reads a cell. A list may be a JSON array, because a URL may contain `;`. If any of its files is wrong,
+            /// so is the whole cell.
             Value read(String cell) {
                 if (!isList && SECOND_FILE.matcher(cell).find())
                     return new Value.Wrong("takes one file, but the cell has several");
@@ -12392,6 +12488,7 @@ final class DifyExec implements Runnable {
                 var values = parts.stream().map(String::strip).filter(part -> !part.isEmpty()).map(this::one).toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
                 int own = rules.path("max_length").asInt(0);
+                // a variable without a limit of its own has the server's, which is 10 unless an operator changed it
                 int most = own > 0 ? own : system.path("workflow_file_upload_limit").asInt(10);
                 if (values.size() <= most) return new Value.Several(values);
                 return new Value.Wrong("has " + Text.count(values.size(), "file") + "; the limit is " + most);
@@ -12414,7 +12511,7 @@ final class DifyExec implements Runnable {
                     var address = new URI(part.replace(" ", "%20"));
                     var ending = ending(Objects.requireNonNullElse(address.getPath(), ""));
                     var kinds = texts(rules.path("allowed_file_types"));
-                    // without an ending, only Dify's own look at the address can tell the kind
+                    // without an ending, only Dify can find out the kind, by a request to the URL
                     var kind = ending.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(ending);
                     if (address.getHost() != null && String.valueOf(address.getScheme()).matches("https?"))
                         return wrongKind(kind, ending)
@@ -12425,8 +12522,8 @@ final class DifyExec implements Runnable {
                 return new Value.Wrong("must be a URL (https://…)" + (takes(LOCAL) ? " or @path" : ""));
             }
 
-            /// Reads an `@path`, whose file is uploaded later. Whatever would make the upload fail is refused now,
-            /// before any row is sent.
+            /// Reads an `@path`, whose file is uploaded later. A file that Dify would refuse is refused now, before any
+            /// row is sent.
             private Value local(String name) {
                 try {
                     var path = folders.base().resolve(name);
@@ -12449,6 +12546,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
+            /// Returns a fault if the variable does not take files of this kind, by Dify's rules. The kind `custom` in
+            /// the form stands for the endings that the form lists.
             private Optional<Value> wrongKind(String kind, String ending) {
                 var kinds = texts(rules.path("allowed_file_types"));
                 var custom = kinds.contains("custom") ? endings() : List.<String>of();
@@ -12473,6 +12572,7 @@ final class DifyExec implements Runnable {
                         .map(Map.Entry::getKey).findFirst().orElse("custom");
             }
 
+            /// Returns the part after the last dot, or an empty text if only a folder's name has a dot.
             private static String ending(String name) {
                 int dot = name.lastIndexOf('.');
                 return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
@@ -12482,6 +12582,7 @@ final class DifyExec implements Runnable {
 
     /// Holds the value of a cell in the form in which the workflow takes it.
     sealed interface Value {
+        /// Holds a text, which is sent as a JSON string.
         record Str(String text) implements Value {}
 
         /// Holds a chatflow's question, which is sent beside the inputs.
@@ -12499,22 +12600,26 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Holds a list of files.
         record Several(List<Value> files) implements Value {}
 
+        /// Stands for an empty cell that is left out of the request.
         record None() implements Value {}
 
-        /// Says that the workflow would not accept the cell. `why` continues a sentence that starts with the variable.
-        /// `option` names an option with which the cell would be accepted, or is empty.
+        /// Stands for a cell that the workflow would not accept. `why` continues a sentence that starts with the
+        /// variable. `option` is an option with which the cell would be accepted, or empty.
         record Wrong(String why, String option) implements Value {
             Wrong(String why) {
                 this(why, "");
             }
         }
 
+        /// Creates a file as Dify's API describes it.
         static Value file(String kind, String method, String field, String value) {
             return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
         }
 
+        /// Returns the files that must be uploaded before the value can be sent.
         default Stream<Local> locals() {
             return switch (this) {
                 case Local local -> Stream.of(local);
@@ -12523,6 +12628,7 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Returns the value with the ids of its uploaded files instead of the files.
         default Value uploaded(Map<Local, String> ids) {
             return switch (this) {
                 case Local local -> local.uploaded(ids.get(local));
@@ -12532,15 +12638,21 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// @param options those that repair faults and problems, as they are typed
+    /// Holds what a check of the input found.
+    ///
+    /// @param faults   sentences about the file and its header
+    /// @param problems cells and rows that cannot be used
+    /// @param options  the options that repair faults and problems, as they are typed
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems, List<String> options) {
         /// Holds a sentence about a fault, and the option that repairs it or an empty text.
         record Fault(String text, String option) {}
 
-        /// A row without a usable id or with missing cells has no `id` or `column` here.
+        /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has neither `id` nor
+        /// `column` here. `option` is an option that repairs it, or empty.
         record Problem(long line, String place, String id, String column, String value, String message,
                 String option) {
+            /// Returns this problem as an example of so many cells that the option would repair.
             Problem asOneOf(int count) {
                 var text = message + " (" + Text.count(count, "such cell") + "; " + option + " reads them)";
                 return new Problem(line, place, id, column, value, text, option);
@@ -12590,12 +12702,12 @@ final class DifyExec implements Runnable {
                 problems.add(new Inspection.Problem(fault.line, fault.place, "", "", "", fault.problem + remedy, ""));
             }
 
-            /// Returns the problems to show: only the first cell of a column if an option repairs all faulty cells of
-            /// that column.
+            /// Returns the problems to show. If an option repairs all faulty cells of a column, only the first one of
+            /// them is shown.
             private List<Inspection.Problem> summary() {
                 var columns = problems.stream().collect(Collectors.groupingBy(Inspection.Problem::column));
                 columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> cell.option().isEmpty()));
-                columns.remove("");
+                columns.remove(""); // rows, which belong to no column
                 columns.replaceAll((_, cells) -> List.of(cells.getFirst().asOneOf(cells.size())));
                 var shown = new LinkedHashSet<Inspection.Problem>();
                 for (var problem : problems)
@@ -12615,10 +12727,11 @@ final class DifyExec implements Runnable {
                         profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
             }
 
+            /// Collects the figures of one column while the rows are read.
             private final class Profiler {
                 private final String column;
                 private final Optional<Variable> variable;
-                private String example = "", ambiguous = "";
+                private String example = "", ambiguous = ""; // the first cell of each kind
                 private long filled = 0, ambiguousCells = 0;
                 private int longest = 0;
 
@@ -12630,14 +12743,15 @@ final class DifyExec implements Runnable {
                 void accept(Row row) {
                     var cell = row.inputs().get(column);
                     if (cell.isBlank()) return;
-                    if (filled++ == 0) example = Text.printable(cell, 24);
+                    if (filled++ == 0) example = Text.printable(cell, 24); // a column of a table on 80 columns
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+                    // a number of a workbook or of JSON cannot be misread
                     boolean isText = variable.filter(one -> one.type().equals("number")).isPresent()
                             && !row.typed().contains(column);
                     if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
                 }
 
-                /// Warns of a decimal comma, chosen or suggested, that makes a thousand times as much of a cell.
+                /// Warns if `--decimal ,` is set or suggested although it would read a cell such as `1.234` as 1234.
                 Stream<String> note() {
                     var title = csv.input(column).title();
                     boolean isSuggested = problems.stream().anyMatch(problem -> problem.column().equals(title)

@@ -420,7 +420,7 @@ final class ChatflowTest extends WholeCommand {
         void cannotBeInTheColumnOfAVariable() throws IOException {
             csv("id,tone", "1,x");
             var csv = Csv.open(file("data.csv"), Csv.Shape.DEFAULT);
-            var variable = new Variable("tone", "", "text-input", false, false, List.of(), Value.Str::new);
+            var variable = new Variable("tone", "", "text-input", false, false, Value.Str::new);
             var form = new Form(List.of(variable), csv.columns(), false).withQuestion("tone", csv.columns());
 
             var fault = form.faults(csv, false).getFirst();
