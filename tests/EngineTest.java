@@ -324,8 +324,8 @@ final class EngineTest {
             assertEquals(30, scene.resultIds().size());
         }
 
-        /// One row: the answers to its attempts, the results of its look-ups (the last one repeats), how its attempts
-        /// end, and the minimum and maximum number of seconds.
+        /// Each line is one row: the responses to its attempts, the results of its look-ups (the last one repeats), the
+        /// outcomes of its attempts, and the minimum and maximum number of seconds.
         @ParameterizedTest(name = "{0} {1}: {2} / {3}")
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", delimiter = '|', textBlock = """
                 mode      | server | answers                                           | found                             | ends                   | least | most

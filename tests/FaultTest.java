@@ -120,7 +120,7 @@ final class FaultTest extends WholeCommand {
             return disk;
         }
 
-        /// The call has closed its files. A process that another test is just starting may hold the disk for a moment.
+        /// The command has closed its files. A process that another test is just starting may hold the disk for a moment.
         private static void unmount(Path disk) throws Exception {
             var open = "ls -l /proc/" + ProcessHandle.current().pid() + "/fd | grep -F " + disk;
             assertEquals(1, shell("sh", "-c", open), "grep finds no open file");
@@ -216,7 +216,7 @@ final class FaultTest extends WholeCommand {
             return dify;
         }
 
-        /// Returns how many results are left: a last line without its end is torn, even if it can be read.
+        /// Returns how many results are left. A last line without a line break is torn, even if it can be read.
         private int damage(String how) throws IOException {
             var file = file("results.jsonl");
             var whole = Files.readAllBytes(file);
@@ -411,7 +411,7 @@ final class FaultTest extends WholeCommand {
         private final List<String> sent = new CopyOnWriteArrayList<>();
         private String mode;
 
-        /// A Dify whose row 3 answers with a hundred megabytes, and every other row with one.
+        /// A Dify whose response to row 3 has a hundred megabytes, and to every other row one.
         private void answer(HttpExchange exchange) throws IOException {
             var path = exchange.getRequestURI().getPath();
             exchange.getResponseHeaders().set("X-Version", "1.14.2");

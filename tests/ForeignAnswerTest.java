@@ -90,7 +90,7 @@ final class ForeignAnswerTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"false,1.9.2", "false,1.14.2", "false,1.16.0", "true,1.9.2", "true,1.14.2", "true,1.16.0"})
-        void anUnexpectedAnswerToALookUpProvesNothing(boolean isChat, String version) throws IOException {
+        void provesNothingByAnUnexpectedResponse(boolean isChat, String version) throws IOException {
             var ways = Stream.concat(COMMON.stream(), (isChat ? CONVERSATIONS : LOGS).stream())
                     .map(way -> way.replace('\'', '"')).toList();
             assertTrue(ways.size() >= 30);
@@ -107,7 +107,7 @@ final class ForeignAnswerTest extends WholeCommand {
                 "{'data':[{'id':'m','query':'another question','answer':'Theirs.','status':'normal'}]}",
                 "{'data':[{'id':'m','query':'text 1','inputs':{'id':'another row'},'answer':'Theirs.'}]}",
                 "{'data':[{'id':'m','conversation_id':'d','query':'text 1','inputs':{'id':'1'},'answer':'Theirs.'}]}"})
-        void aLookUpIgnoresTheMessageOfAnotherRow(String messages) throws IOException {
+        void ignoresTheMessageOfAnotherRow(String messages) throws IOException {
             var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}]}") : text(messages));
 
@@ -118,7 +118,7 @@ final class ForeignAnswerTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "{'id':'l','conversation_id':'d','query':'text 1','answer':'Theirs.','status':'normal'},"})
-        void aLookUpUsesTheMessageOfItsOwnRow(String foreign) throws IOException {
+        void usesTheMessageOfItsOwnRow(String foreign) throws IOException {
             var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}],'has_more':false}")
                     : text("{'data':[" + foreign + "{'id':'m','conversation_id':'c','query':'text 1','inputs':{'id':'1'},"
@@ -136,7 +136,7 @@ final class ForeignAnswerTest extends WholeCommand {
                 {"id":"another row"}               | unknown=1
                 {"id":"1","sys.user_id":"another"} | unknown=1
                 """)
-        void aLookUpUsesARunOnlyIfItHasTheInputsOfItsRow(String inputs, String status) throws IOException {
+        void usesARunOnlyWithTheInputsOfItsRow(String inputs, String status) throws IOException {
             var dify = new Looked(false, "1.14.2", (path, _) -> path.equals("/workflows/logs")
                     ? text("{'data':[" + LOGGED.formatted("{'id':'r'}", "USER") + "],'has_more':false,'total':1}")
                     : text("{'id':'r','status':'succeeded','outputs':{},'inputs':%s}", inputs));
@@ -148,6 +148,7 @@ final class ForeignAnswerTest extends WholeCommand {
             assertTrue(dify.sent.getFirst().startsWith("nightly-"), dify.sent::toString);
         }
     }
+
     /// A proxy that sends the answer of one request twice, on a connection that it keeps open.
     @Nested
     class ASurplusAnswer {

@@ -153,6 +153,20 @@ final class LookUpTest {
                   finds   LATE: succeeded run-7
                   then    late run-7, says run-7, runs run-8, allDone false
 
+                a made-up failure of a run that was stopped is looked up at the next start
+                  given   STREAMING, server 1.16.0, interrupt 1
+                  answers a: stoppable run-7 madeUp Workflow stream ended without a terminal event
+                  then    stop INTERRUPTED, stopped task-of-run-7
+                  finds   succeeded run-7
+                  then    a succeeded, runs run-7, sent none
+
+                a made-up failure of a run that was stopped is not one of its row
+                  given   STREAMING, server 1.16.0, interrupt 1
+                  answers a: stoppable run-7 madeUp Workflow stream ended without a terminal event
+                  then    stop INTERRUPTED, stopped task-of-run-7
+                  finds   stopped run-7
+                  then    a interrupted succeeded, runs run-a, sent a
+
                 one of two late runs of a row is used
                   given   backoff 0 0 2
                   answers a: cut, cut, failed no such city
@@ -598,36 +612,6 @@ final class LookUpTest {
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
-        }
-
-        /// As Dify 1.16 does if it cannot write a run's last event.
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                stored,    outcomes
-                SUCCEEDED, succeeded
-                STOPPED,   interrupted succeeded
-                """)
-        void aMadeUpFailureOfAStoppedRunIsLookedUp(RunStatus stored, String outcomes)
-                throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.mode = Mode.STREAMING;
-            scene.server = "1.16.0";
-            scene.interruptAfter(seconds(1));
-            scene.answer = (_, listener) -> {
-                scene.untilStopped(run("run-7"), listener);
-                return new Response.Ran(run("run-7"), RunStatus.FAILED, outputs("{}"),
-                        "Workflow stream ended without a terminal event", "", Usage.NONE);
-            };
-            scene.play();
-            assertEquals(List.of("task-of-run-7"), scene.stopped);
-            var next = Scene.of(folder, "a");
-            next.server = "1.16.0";
-            next.found = _ -> ended(ran("run-7", stored, ""));
-
-            next.play();
-
-            assertEquals(List.of(outcomes.split(" ")), next.outcomes("a"));
-            assertEquals(List.of(stored.isSuccess() ? "run-7" : "run-a"), next.resultRuns());
         }
 
         @Test

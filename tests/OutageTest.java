@@ -67,7 +67,7 @@ final class OutageTest {
             return scene;
         }
 
-        /// Ends the call as `kill -9` does.
+        /// Ends the session as `kill -9` does.
         private static void killAfter(Scene scene, long seconds) {
             scene.world.in(seconds(seconds), () -> scene.world.mailbox.add(() -> {
                 throw new IllegalStateException("killed");
@@ -156,7 +156,7 @@ final class OutageTest {
                 """);
 
         @Test
-        void aRowThatIsOnlyWaitedForHasNoTimeLeftToShow() throws Exception {
+        void theTimeLeftIsHiddenWhileARowIsLookedUp() throws Exception {
             var scene = rows(5, Mode.STREAMING);
             var lines = new TreeSet<String>();
             scene.watched = tally -> {
@@ -178,7 +178,7 @@ final class OutageTest {
         /// once and some later, until it is back.
         @ParameterizedTest
         @EnumSource(value = Mode.class, names = {"BLOCKING", "STREAMING"})
-        void anOutageLeavesNoMoreRowsInDoubtThanRunAtATime(Mode mode) throws Exception {
+        void anOutageLeavesNoMoreRowsUnresolvedThanSlots(Mode mode) throws Exception {
             Instant gone = NOON.plusSeconds(5), back = gone.plusSeconds(8);
             var scene = rows(60, mode);
             scene.slots = 6;
@@ -202,11 +202,10 @@ final class OutageTest {
                 doubted.add(attempt.row().id());
                 return mode == Mode.STREAMING ? cut(Symptom.CUT, run("run-" + attempt.row().id())) : reset;
             };
-            var ran = new HashSet<String>();
             scene.found = unresolved -> {
                 if (isAway.getAsBoolean()) return new LookUpResult.Silent(reset);
                 var id = unresolved.attempt().row().id();
-                return doubted.contains(id) && (ran.add(id) || true) ? running("run-" + id) : ABSENT;
+                return doubted.contains(id) ? running("run-" + id) : ABSENT;
             };
             scene.probed = () -> isAway.getAsBoolean() ? Optional.of(reset) : Optional.empty();
 
@@ -225,7 +224,7 @@ final class OutageTest {
 
         @ParameterizedTest(name = "{0} at a time")
         @ValueSource(ints = {1, 2, 5})
-        void aServerThatIsDownIsAskedForNoRow(int slots) throws Exception {
+        void aServerThatIsDownGetsProbesInsteadOfRows(int slots) throws Exception {
             var scene = rows(20, Mode.BLOCKING);
             scene.slots = slots;
             var back = NOON.plusSeconds(60);

@@ -23,7 +23,7 @@ final class RulesTest {
     class TheJudge {
         private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
 
-        /// Answers of Dify itself, with or without a code; the last column is what the message must contain. A code with a
+        /// Responses of Dify itself, with or without a code; the last column is what the message must contain. A code with a
         /// colon comes from something in front of Dify.
         @ParameterizedTest(name = "{0} {1} {2}: {3}")
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
@@ -97,7 +97,7 @@ final class RulesTest {
             assertTrue(textOf(seen).contains(Objects.toString(says, "")), textOf(seen));
         }
 
-        /// Answers of something in front of Dify: a page, and no `X-Version`.
+        /// Responses of something in front of Dify: a page, and no `X-Version`.
         @ParameterizedTest(name = "{0}: {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 status, verdict,   says
@@ -126,7 +126,7 @@ final class RulesTest {
             assertTrue(textOf(seen).contains(says), textOf(seen));
         }
 
-        /// The `error` event of a stream. With a code, it counts like the same answer; without one, its text decides.
+        /// The `error` event of a stream. With a code, it counts like the same response; without one, its text decides.
         @ParameterizedTest(name = "{0} {1} {2}: {3}")
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 status | code                     | message                                         | verdict

@@ -45,7 +45,7 @@ final class StreamTest {
         }
 
         @Test
-        void itsRunIsReportedOnceAtTheFirstEvent() throws IOException {
+        void reportsItsRunOnceAtTheFirstEvent() throws IOException {
             ranBy(Events.PING + Events.started() + Events.nodeFinished("{}") + Events.finished("{}"));
 
             assertEquals(List.of(Events.REF), heard.runs());
@@ -60,7 +60,7 @@ final class StreamTest {
                 {"event":"error","message":"x is required in input form","status":500}                      | Refused
                 {"event":"error","workflow_run_id":null,"code":"invalid_param","status":400,"message":"m"}  | Refused
                 """)
-        void isOverAtItsLastEventThoughTheServerKeepsItOpen(String last, String kind) throws Exception {
+        void endsAtItsLastEventThoughTheServerKeepsItOpen(String last, String kind) throws Exception {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -101,7 +101,7 @@ final class StreamTest {
 
         @ParameterizedTest(name = "{0}")
         @MethodSource("contradictions")
-        void aStreamThatContradictsItselfDoesNotEndItsRun(String what, String events, boolean known)
+        void leavesItsRunUnresolvedIfItContradictsItself(String what, String events, boolean known)
                 throws IOException {
             var cut = cut(seen(events));
 
@@ -111,14 +111,14 @@ final class StreamTest {
         }
 
         @Test
-        void aStreamCutAfterAnEventOfAnotherRunBelongsToTheFirst() throws IOException {
+        void belongsToItsFirstRunIfItIsCutAfterAnotherOnesEvent() throws IOException {
             var cut = cut(seen(Events.started() + another(Events.nodeFinished("{}"))));
 
             assertEquals(Optional.of(Events.REF), cut.run());
         }
 
         @Test
-        void theSameEndTwiceCountsOnce() throws IOException {
+        void theSameOutcomeTwiceCountsOnce() throws IOException {
             var ran = ranBy(Events.started() + Events.finished("{\"a\":1}") + Events.finished("{\"a\":1}"));
 
             assertEquals("{\"a\":1}", outputs(ran));
@@ -142,7 +142,7 @@ final class StreamTest {
         }
 
         @Test
-        void theEndOfAStreamIsNotWaitedForAfterTheEndOfItsRun() throws IOException {
+        void isNotReadToItsEndAfterItsRunHasEnded() throws IOException {
             var half = Events.finished("{}").substring(0, 40);
 
             var response = seen(Duration.ofMinutes(10), connection -> {
@@ -168,7 +168,7 @@ final class StreamTest {
                 a ping,                false
                 the start,             true
                 """)
-        void anEndWithoutALastEventLeavesTheRunUnresolved(String before, boolean known) throws IOException {
+        void leavesItsRunUnresolvedWithoutALastEvent(String before, boolean known) throws IOException {
             var text = switch (before) {
                 case "nothing" -> "";
                 case "a ping" -> Events.PING;
@@ -192,7 +192,7 @@ final class StreamTest {
         }
 
         @Test
-        void aCutLastEventIsNotAnEnd() throws IOException {
+        void aTruncatedLastEventIsNotAnOutcome() throws IOException {
             var finished = Events.finished("{\"answer\":\"x\"}");
 
             for (int length : List.of(finished.indexOf(",\"error\""), finished.length() - 3, finished.length() - 4))
@@ -229,7 +229,7 @@ final class StreamTest {
         }
 
         @Test
-        void anAnswerInOnePieceIsAccepted() throws IOException {
+        void aBlockingResponseIsAccepted() throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.answer(Events.blocking("{\"a\":1}"));

@@ -132,7 +132,8 @@ record Story(String name, List<String> lines) {
             case "beganMadeUp" -> listener.accept(new StreamEvent.Began(new RunRef(rest[0], rest[0])));
             case "quiet" -> listener.accept(new StreamEvent.Idle(run(rest[0])));
             case "stoppable" -> {
-                return scene.untilStopped(run(rest[0]), listener);
+                var stopped = scene.untilStopped(run(rest[0]), listener);
+                return rest.length == 1 ? stopped : answer(scene, rest[1], listener);
             }
             case "chunk" -> listener.accept(new StreamEvent.Chunk(rest[0]));
             case "dies" -> throw new IllegalStateException("the power fails");
