@@ -287,8 +287,7 @@ final class EngineTest {
         @ValueSource(strings = {"{\"answer\":\"\uFFFD\"}", "{\"answer\":[\"half: \\ud83d\"]}", "{\"\\ude00\":1}"})
         void aDamagedCharacterIsNotedOnceWithItsRow(String outputs) throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.slots = 1;
-            scene.answer = (attempt, _) -> new Response.Ran(run("run-" + attempt.row().id()), Response.RunStatus.SUCCEEDED,
+            scene.answer = (attempt, _) -> new Response.Ran(run("run-" + attempt.row().id()), RunStatus.SUCCEEDED,
                     Given.outputs(outputs), "", "workflow-1", succeeded("x").usage());
 
             scene.play();

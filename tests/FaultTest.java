@@ -268,9 +268,9 @@ final class FaultTest extends WholeCommand {
             var restored = SimulatedDify.of("--app", app, "--dify", "1.16.1"); // the same app, but without its runs
             dify.server.add(KEY, restored);
 
-            for (var words : List.of(quiet("--mode", mode, "--limit", "2"), quiet("--mode", mode), quiet("--mode", mode)))
-                assertEquals(3, call(dify.settings(), Stream.concat(Stream.of(words),
-                        Stream.of("--settle", "1s", "--timeout", "1s")).toArray(String[]::new)).code());
+            for (var limit : List.of("2", "100", "100"))
+                call(dify.settings(), quiet("--mode", mode, "--limit", limit, "--settle", "1s", "--timeout", "1s"))
+                        .exits(3);
 
             assertEquals(0, Simulated.count(restored, "started"), "nothing is sent again");
             assertEquals(ROWS - lost, results().size());
@@ -349,8 +349,8 @@ final class FaultTest extends WholeCommand {
         private static final String OTHER_KEY = "app-of-another-app";
         private SimulatedDify other;
 
-        /// Kills the tool when rows 1 to 3 have succeeded and 4 to 9 are in flight; 10 and 11 were not sent. A second app of
-        /// the same name has the key [#OTHER_KEY].
+        /// Kills the tool when rows 1 to 3 have succeeded and 4 to 9 are in flight; 10 and 11 were not sent. A second app
+        /// of the same name has the key [#OTHER_KEY].
         private Simulated killed(String app, String mode) throws Exception {
             var dify = new Simulated("--latency", "100ms", "--app", app);
             other = SimulatedDify.of("--latency", "100ms", "--app", app);
@@ -421,23 +421,27 @@ final class FaultTest extends WholeCommand {
 
         /// Answers a request to run a workflow, or to read a stored run.
         private void run(HttpExchange exchange, String stored) throws IOException {
-            var id = stored.isEmpty() ? tree(new String(exchange.getRequestBody().readAllBytes(), UTF_8)).at("/inputs/id").asText() : stored;
+            var request = new String(exchange.getRequestBody().readAllBytes(), UTF_8);
+            var id = stored.isEmpty() ? tree(request).at("/inputs/id").asText() : stored;
             if (stored.isEmpty()) sent.add(id);
-            boolean isStream = stored.isEmpty() && mode.equals("streaming");
+            var ends = response(id, !stored.isEmpty()).split("TEXT");
             int megabytes = id.equals("3") ? 100 : 1;
-            var run = "\"workflow_run_id\":\"run-" + id + "\"";
-            var head = (!stored.isEmpty() ? "" : !isStream ? "{" + run + ",\"data\":" : "data: {\"event\":"
-                    + "\"workflow_started\"," + run + "}\n\ndata: {\"event\":\"workflow_finished\"," + run + ",\"data\":")
-                    + "{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\",\"status\":\"succeeded\",\"outputs\":{\"text\":\"";
-            var tail = "\"},\"error\":null,\"elapsed_time\":1,\"total_tokens\":1,\"total_steps\":1}"
-                    + (stored.isEmpty() ? "}\n\n" : "");
+            boolean isStream = ends[0].startsWith("data:");
             exchange.getResponseHeaders().set("Content-Type", isStream ? "text/event-stream" : "application/json");
-            exchange.sendResponseHeaders(200, head.length() + (long) (megabytes << 20) + tail.length());
+            exchange.sendResponseHeaders(200, ends[0].length() + (long) (megabytes << 20) + ends[1].length());
             var out = exchange.getResponseBody();
-            out.write(head.getBytes(UTF_8));
-            var megabyte = "x".repeat(1 << 20).getBytes(UTF_8);
-            for (int i = 0; i < megabytes; i++) out.write(megabyte);
-            out.write(tail.getBytes(UTF_8));
+            out.write(ends[0].getBytes(UTF_8));
+            for (int i = 0; i < megabytes; i++) out.write("x".repeat(1 << 20).getBytes(UTF_8));
+            out.write(ends[1].getBytes(UTF_8));
+        }
+
+        private String response(String id, boolean isStored) {
+            var data = text("{'id':'run-%s','workflow_id':'w','status':'succeeded','outputs':{'text':'TEXT'},"
+                    + "'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}", id);
+            if (isStored) return data;
+            if (mode.equals("blocking")) return text("{'workflow_run_id':'run-%s','data':%s}", id, data);
+            return text("data: {'event':'workflow_started','workflow_run_id':'run-%1$s'}\n\n"
+                    + "data: {'event':'workflow_finished','workflow_run_id':'run-%1$s','data':%2$s}\n\n", id, data);
         }
 
         @ParameterizedTest

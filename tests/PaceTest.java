@@ -403,8 +403,8 @@ final class PaceTest {
             assertEquals(mode == before ? 0 : 1, said.size(), said::toString);
         }
 
-        /// An active run that was found shows that the server lists runs from their start, but not if it was found by its
-        /// id. 1.9 lists a run whose listener has given up, though it is still active.
+        /// An active run that was found by its user shows that the server lists runs from their start. 1.9 lists a run
+        /// whose listener has given up, though it is still active.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 server, found by, listing

@@ -23,8 +23,8 @@ final class RulesTest {
     class TheJudge {
         private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
 
-        /// Responses of Dify itself, with or without a code; the last column is what the message must contain. A code with a
-        /// colon comes from something in front of Dify.
+        /// Responses of Dify itself, with or without a code. The message must contain the text of the last column. A code
+        /// with a colon comes from something in front of Dify.
         @ParameterizedTest(name = "{0} {1} {2}: {3}")
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 status | code                        | message                          | verdict   | says
@@ -343,7 +343,8 @@ final class RulesTest {
             var stopped = ran("run-1", RunStatus.STOPPED, error);
             var judged = judge.afterLook(attempt(tried, 0), stopped);
 
-            assertEquals(List.of("failed", verdict, verdict), words(asked -> asked.afterLook(attempt(tried, 0), stopped)));
+            assertEquals(List.of("failed", verdict, verdict),
+                    words(asked -> asked.afterLook(attempt(tried, 0), stopped)));
             if (judged instanceof Outcome failed)
                 assertTrue(failed.text().startsWith(error) && failed.text().contains(says), failed.text());
         }
