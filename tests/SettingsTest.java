@@ -219,52 +219,45 @@ final class SettingsTest extends WholeCommand {
             return Given.env(settings, folder);
         }
 
-        /// Lists `.env` files as people write them, with `@` for the key.
-        enum Written {
-            PLAIN("DIFY_API_KEY=@", UTF_8, true),
-            IN_DOUBLE_QUOTES("DIFY_API_KEY=\"@\"  # \"mine\"\n", UTF_8, true),
-            IN_SINGLE_QUOTES("DIFY_API_KEY='@' # it's mine\n", UTF_8, true),
-            WITH_BLANKS("\n  DIFY_API_KEY  = \t @  \n\n", UTF_8, true),
-            ON_WINDOWS("# mine\r\nDIFY_API_KEY=@\r\nTIMEOUT=5\r\n", UTF_8, true),
-            WITH_COMMENTS("  # the key\n\t#DIFY_API_KEY=old\nDIFY_API_KEY=@ # of my app\nTIMEOUT= # 5\n", UTF_8, true),
-            AMONG_OTHERS("hello\nPEM=\"-----BEGIN\nMII=\n-----END\"\nJSON='{\"a\": 1}'\nDIFY_API_KEY=@\nTOKEN: @\n",
-                    UTF_8, true),
-            FOR_A_SHELL("export DIFY_API_KEY=@\n", UTF_8, false),
-            WITH_A_BYTE_ORDER_MARK("\uFEFFDIFY_API_KEY=@\n", UTF_8, false),
-            IN_UTF_16("DIFY_API_KEY=@\r\n", StandardCharsets.UTF_16, false),
-            WITH_AN_OLD_COMMENT("# Schl\u00fcssel\nDIFY_API_KEY=@\n", StandardCharsets.ISO_8859_1, false),
-            LIKE_YAML("\nDIFY_API_KEY: @\n", UTF_8, false),
-            WITHOUT_A_SIGN("TIMEOUT=5\nDIFY_API_KEY @\n", UTF_8, false),
-            FOR_POWERSHELL("$env:DIFY_API_KEY = \"@\"\n", UTF_8, false),
-            THE_KEY_ALONE("# key:\n@\n", UTF_8, false),
-            IN_TYPOGRAPHIC_QUOTES("DIFY_API_KEY=\u201c@\u201d\n", UTF_8, false),
-            TWO_IN_A_LINE("DIFY_API_KEY=@ @\n", UTF_8, false),
-            WITH_A_NUL("DIFY_API_KEY=@\0@\n", UTF_8, false),
-            THE_EXAMPLE("\nDIFY_API_KEY=" + Env.PLACEHOLDER + "\n", UTF_8, false),
-            EMPTY("DIFY_API_KEY=\n", UTF_8, false);
-
-            final byte[] bytes;
-            final boolean works;
-
-            Written(String text, Charset charset, boolean works) {
-                this.bytes = text.replace("@", KEY).getBytes(charset);
-                this.works = works;
-            }
-        }
-
-        @ParameterizedTest
-        @EnumSource
-        void aHandWrittenFileWorksOrIsReportedWithTheVariable(Written written) throws IOException {
+        /// The files are as people write them, with `@` for the key.
+        @ParameterizedTest(name = "{0}")
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                kind                   | text                                                | charset    | works
+                plain                  | DIFY_API_KEY=@                                      | UTF-8      | true
+                in double quotes       | DIFY_API_KEY="@"  # "mine"\\n                       | UTF-8      | true
+                in single quotes       | DIFY_API_KEY='@' # it's mine\\n                     | UTF-8      | true
+                with blanks            | \\n  DIFY_API_KEY  = \\t @  \\n\\n                   | UTF-8      | true
+                of Windows             | # mine\\r\\nDIFY_API_KEY=@\\r\\nTIMEOUT=5\\r\\n       | UTF-8      | true
+                with comments          | # key\\n\\t#DIFY_API_KEY=old\\nDIFY_API_KEY=@ # app\\n | UTF-8      | true
+                with an empty setting  | DIFY_API_KEY=@\\nTIMEOUT= # 5\\n                    | UTF-8      | true
+                with a key of others   | PEM="-----BEGIN\\nMII=\\n-----END"\\nDIFY_API_KEY=@ | UTF-8      | true
+                with JSON of others    | hello\\nJSON='{"a": 1}'\\nDIFY_API_KEY=@\\nTOKEN: @ | UTF-8      | true
+                for a shell            | export DIFY_API_KEY=@\\n                            | UTF-8      | false
+                with a byte order mark | \uFEFFDIFY_API_KEY=@\\n                             | UTF-8      | false
+                in UTF-16              | DIFY_API_KEY=@\\r\\n                                | UTF-16     | false
+                with an old comment    | # Schlüssel\\nDIFY_API_KEY=@\\n                     | ISO-8859-1 | false
+                like YAML              | \\nDIFY_API_KEY: @\\n                               | UTF-8      | false
+                without a sign         | TIMEOUT=5\\nDIFY_API_KEY @\\n                       | UTF-8      | false
+                for PowerShell         | $env:DIFY_API_KEY = "@"\\n                          | UTF-8      | false
+                the key alone          | # key:\\n@\\n                                       | UTF-8      | false
+                in typographic quotes  | DIFY_API_KEY=“@”\\n                                 | UTF-8      | false
+                two in a line          | DIFY_API_KEY=@ @\\n                                 | UTF-8      | false
+                with a NUL             | DIFY_API_KEY=@\\0@\\n                               | UTF-8      | false
+                the example            | \\nDIFY_API_KEY=app-your-key-here\\n                | UTF-8      | false
+                empty                  | DIFY_API_KEY=\\n                                    | UTF-8      | false
+                """)
+        void aHandWrittenFileWorksOrIsReportedWithTheVariable(String kind, String text, Charset charset, boolean works)
+                throws IOException {
             rows(1);
-            Files.write(file(".env"), written.bytes);
+            Files.write(file(".env"), text.translateEscapes().replace("@", KEY).getBytes(charset));
             var env = Given.env(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
 
             for (var call : List.of(call(env, typed("run")), call(env, "check", "-i", input()),
                     call(env, typed("run", "--timeout", "5", "--max-retries", "0", "--base-url", dify.url())))) {
-                call.exits(written.works ? 0 : 2);
-                if (!written.works) call.reports("DIFY_", path(".env"));
+                call.exits(works ? 0 : 2);
+                if (!works) call.reports("DIFY_", path(".env"));
             }
-            dify.server.verify(written.works ? 1 : 0, postRequestedFor(urlEqualTo("/v1/workflows/run"))
+            dify.server.verify(works ? 1 : 0, postRequestedFor(urlEqualTo("/v1/workflows/run"))
                     .withHeader("Authorization", equalTo("Bearer " + KEY)));
             for (var command : List.of("run --help", "--version", "run --demo -i IN -o DEMO", "check --demo -i IN",
                     "status -o DEMO", "status -o DEMO --json"))
