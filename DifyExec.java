@@ -598,6 +598,7 @@ final class DifyExec implements Runnable {
                 var batch = Shards.Merger.merge(files, csv, partial, noBom);
                 var index = batch.index();
                 var merge = batch.history().last(MergeEvent.class).orElseThrow();
+                // without colours, because such a line mostly goes to the log of a job
                 console.err().println("Merged " + merge.merged() + " of " + Text.count(merge.shards(), "shard") + ": "
                         + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count, Ansi.OFF::by));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
@@ -654,7 +655,7 @@ final class DifyExec implements Runnable {
             var out = setup.out();
             var inspection = dify.inspect(workflow, server, csv);
             if (json) out.println(Json.text(inspection));
-            else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
+            else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out); // 1 is standard output
             // the options that the file needs, such as --encoding
             if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
             if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
@@ -751,8 +752,9 @@ final class DifyExec implements Runnable {
 
         @Mixin Setup setup;
 
-        /// Checks first that neither file exists or belongs to a batch, whose log would then be about other rows. Runs
-        /// of the app have no batch here, so `connect` gets neither a demo nor a version.
+        /// Checks first that neither file exists or belongs to a batch, whose log would then be about other rows. Each
+        /// file is also checked against the files that a batch under the other name would have. The demo has no earlier
+        /// runs, and a version selects only new ones, so `connect` gets neither.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -1094,6 +1096,7 @@ final class DifyExec implements Runnable {
                     .filter(line -> line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
+            // more than 50 rows would scroll off the screen
             Text.printFirst(rows, 50, row -> out.println("  " + row), "  %s ('failures TEXT' lists fewer)", out);
         }
 
@@ -1172,6 +1175,7 @@ final class DifyExec implements Runnable {
                     : edits.summary() + ". 'save FILE.csv' writes the CSV with them.");
         }
 
+        /// Prints the edits of a row like a diff. A long line is cut, and `show --full` shows all of it.
         private void printEdits(Row row) {
             var cells = edits.of(row);
             out.println(Text.id(row.id()) + (cells.isEmpty() ? ": same as in the CSV" : ""));
@@ -1250,7 +1254,7 @@ final class DifyExec implements Runnable {
         /// Returns a row as it is in the CSV, without edits.
         private Row row(String id) {
             csv(); // fails without a CSV, and reads a changed batch again
-            int entry = batch.requireEntry(id.strip(), "");
+            int entry = batch.requireEntry(id.strip(), ""); // the message needs no option's name before it
             return batch.rows(one -> one == entry).next();
         }
 
@@ -1383,7 +1387,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Shows a retry of one row. Prints its nodes and text as they arrive, then its outputs.
+    /// Shows a retry of one row. Prints its nodes and text as they arrive, then its outputs. Names and errors of nodes
+    /// are cut, because a server's texts may have any length.
     static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
@@ -1394,6 +1399,7 @@ final class DifyExec implements Runnable {
             this.out = out;
         }
 
+        /// Asks for the events of the stream. A batch does not, because many rows would be mixed.
         @Override
         public boolean isLive() {
             return true;
@@ -1426,6 +1432,7 @@ final class DifyExec implements Runnable {
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.printable(type, 40) + ")") + " " + text);
         }
 
+        /// Keeps the outputs until the row's outcome is known, because a run that ended may still be rejected.
         @Override
         public void ran(Response.Ran ran) {
             outputs = ran.outputs();
@@ -1434,7 +1441,8 @@ final class DifyExec implements Runnable {
         @Override
         public void ended(Row row, Outcome outcome) {
             end();
-            if (outcome.status().isSuccess() && outputs != null) new RowView(false, out).print(outputs);
+            if (outcome.status().isSuccess() && outputs != null)
+                new RowView(false, out).print(outputs); // false cuts long values; `show --full` has them
         }
 
         @Override
@@ -1607,6 +1615,7 @@ final class DifyExec implements Runnable {
                     var server = dify.greet("; nothing was moved or sent");
                     check(wanted, dify.form(workflow, server, csv), dify.err());
                 }
+                // tests pass a disk that fails instead of FileChannel::force
                 return BatchWriter.open(files, csv, out.noBom, fresh.map(_ -> dify.err()), FileChannel::force);
             } catch (Faulty problem) {
                 throw refusal(problem, csv.with(files.shard()), dify);
@@ -1661,7 +1670,7 @@ final class DifyExec implements Runnable {
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
-                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …"); // it may not respond for long
+                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …"); // this may take long
             announceResumption(wanted);
             var origin = Origin.of(batch.files());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
@@ -1738,7 +1747,7 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
-            // of a part of the rows, nobody knows how many are done
+            // if only a part is wanted, the rows that are left out are not done
             if (wanted.asked().isPart() || isFirst || view.isPresent()) return;
             long failed = wanted.count(RowStatus.FAILED);
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
@@ -2213,7 +2222,8 @@ final class DifyExec implements Runnable {
                 return read;
             }
 
-            /// Returns all ids, or `sample` random ones.
+            /// Returns all ids, or `sample` random ones. Ids that are only in the results are included, because such a
+            /// result has no attempt.
             List<String> ids(Long sample, Long seed) {
                 var all = Stream.of(attempts, results).map(Map::keySet).flatMap(Set::stream).distinct()
                         .collect(Collectors.toCollection(ArrayList::new));
@@ -2278,6 +2288,7 @@ final class DifyExec implements Runnable {
                 var all = found.getOrDefault(kind, List.of());
                 if (!all.isEmpty() || Kind.WRONG.contains(kind))
                     out.println("  %-22s %,9d".formatted(kind.word(), all.size()));
+                // 50 of a kind are enough to see a pattern
                 if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, one -> out.println("    "
                         + Text.id(one.id()) + ", " + Text.printable(one.text(), 200)), "    %s (--json)", out);
             }
@@ -2368,8 +2379,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Asks for the runs of an attempt's user. Dify lists no runs of a chatflow, so there it asks for the messages
-        /// of the user's conversations. Each list must be whole and contain only entries of this user, otherwise it is
-        /// an error, see [DifyClient#list].
+        /// of the user's conversations. An attempt has its own user, so one page of 100 entries, the most that Dify
+        /// allows, is always enough. Each list must be whole and contain only entries of this user, otherwise it is an
+        /// error, see [DifyClient#list].
         private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
             var user = DifyClient.encoded(sent.user());
             if (!isChat) return ask(() -> client.list(
@@ -2428,6 +2440,7 @@ final class DifyExec implements Runnable {
                 boolean isListed = runs.size() > 1 || runs.stream().anyMatch(one -> text(one, "id").equals(run.id()));
                 if (!run.isNamed() || run.isMadeUp() || isListed) return listed;
                 var named = detail(run.id());
+                // if the run is gone, the listed ones can still be checked
                 if (named instanceof DifyClient.Reply.NotGot && !runs.isEmpty()) return listed;
                 return named.then(stored -> new DifyClient.Reply.Got<>(isChat ? List.of(stored)
                         : Stream.concat(runs.stream(), Stream.of(stored)).toList()));
@@ -2513,6 +2526,8 @@ final class DifyExec implements Runnable {
                     .set("query", message.path("query"));
         }
 
+        /// Compares a result with the server's record. A record that is still `running` shows nothing, because Dify may
+        /// leave it so forever after a crash.
         private Finding compare(Sent sent, JsonNode line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
@@ -2533,9 +2548,10 @@ final class DifyExec implements Runnable {
             var question = choices.queryColumn().isEmpty() ? "query" : choices.queryColumn();
             var inputs = parsed(stored.path("inputs"));
             var status = text(stored, "status");
-            // a result contains its status only if it is another one, such as partial-succeeded
+            // the result of a blocking chatflow has no status, but is a success
             if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
                 found.add("status");
+            // false, because whitespace that differs is a difference, too
             new JsonDiff(false).of("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
                     .map(JsonDiff.Difference::pointer).filter(place -> !place.startsWith("/retriever_resources"))
                     .limit(3).forEach(place -> found.add("outputs " + place));
@@ -3163,6 +3179,7 @@ final class DifyExec implements Runnable {
             if (retrying.settle.isZero()) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
                 throw new Unusable("--env-file " + server.envFile + ": no such file");
+            // Dify allows 255 characters, and each attempt adds its own number to the name
             if (!Attempt.UserNames.isUsable(retrying.user))
                 throw new Unusable("--user " + Text.shell(Text.printable(retrying.user, 20))
                         + ": must have at most 200 characters and no control characters");
@@ -3178,7 +3195,11 @@ final class DifyExec implements Runnable {
             return retrying;
         }
 
-        /// Connects to the demo, or to the configured server.
+        /// Connects to the demo, or to the configured server. The demo is in this process, so it needs neither a proxy
+        /// nor a certificate. If the command has `--demo`, the error for a missing key suggests it.
+        ///
+        /// @param version id of the published workflow to run; empty for the newest
+        /// @param runs    the largest number of runs at a time, which share the memory for responses
         Connection connect(Optional<Demo> demo, String version, RunOptions retrying, int runs) {
             var access = demo.map(own -> new Access(own.baseUrl(), own.key(), "", Demo.known(version),
                     Optional.empty(), Optional.empty()))
