@@ -2657,8 +2657,8 @@ final class DifyExec implements Runnable {
                     .footer(isHelp ? "  difyexec help run" : "  source <(difyexec generate-completion)");
         }
 
-        /// Adds the required options: `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`. In the shell, the open batch
-        /// provides them.
+        /// Adds the required options: `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`. picocli leaves them out when it
+        /// abbreviates all options. In the shell, the open batch provides them.
         private static String synopsis(CommandLine.Help help) {
             var synopsis = help.synopsis(help.synopsisHeadingLength());
             if (isInShell(help.commandSpec().commandLine())) return synopsis;
@@ -2704,7 +2704,7 @@ final class DifyExec implements Runnable {
                 if (!isLost || isPipeClosed()) return code;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED,
                         "standard output: cannot be written (disk full, or its reader has ended)", ""));
-            } catch (OutOfMemoryError _) { // such as a batch of many million rows; the log is on disk
+            } catch (OutOfMemoryError _) { // nothing is lost, because the log is on disk
                 long megabytes = Runtime.getRuntime().maxMemory() >> 20;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED, "out of memory ("
                         + megabytes + " MB)", "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB"));
@@ -2760,8 +2760,8 @@ final class DifyExec implements Runnable {
                     .map(line -> new CommandLine.UnmatchedArgumentException(line, line.getUnmatchedArguments()));
         }
 
-        /// Returns the message with the option or setting before it, because a converter does not know whose value it
-        /// reads.
+        /// Returns the message with the option or setting before it, because a converter cannot know whose value it
+        /// reads. A rejected value may be a whole file that was pasted, so the message is cut.
         private static String message(ParameterException problem, Env env) {
             var arg = problem.getArgSpec();
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
@@ -2776,6 +2776,8 @@ final class DifyExec implements Runnable {
             return Text.printable(variable.orElse(name + problem.getValue()) + ": " + reason, 1000);
         }
 
+        /// Returns where to read more. In the shell, a missing option means that no batch is open, because an open
+        /// batch provides -i and -o.
         private static String hint(ParameterException problem, Env env) {
             var line = problem.getCommandLine();
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
@@ -3523,8 +3525,9 @@ final class DifyExec implements Runnable {
 
     // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Prints progress on stderr. A terminal shows one line that is redrawn. Elsewhere, a plain line is added every ten
-    /// seconds, so that the log of a night has only some thousand lines. All public methods are synchronized, because
+    /// Prints progress on stderr. A terminal shows one line that is redrawn five times a second, which looks
+    /// continuous. Elsewhere, a plain line is added every ten seconds, so that the log of a night has only some
+    /// thousand lines. All public methods are synchronized, because
     /// the engine's thread and the one that watches the disk use them.
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
@@ -3749,7 +3752,7 @@ final class DifyExec implements Runnable {
             if (rest == 0 || finished.isEmpty()) return Optional.empty();
             Collections.shuffle(finished, new Random(1)); // rows of a sorted file that are alike must not form a group
             var seconds = mean(finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
-            double concurrency = figures.concurrency(seconds.estimate());
+            double concurrency = figures.concurrency(seconds.estimate()); // 0 hides the time, which is infinite
             var cost = new TreeMap<String, Bootstrap.Interval>();
             var paid = spent.paid();
             // a run that used tokens but has no price would make the estimated cost too low
@@ -3880,6 +3883,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
+        /// Prints a line of the table. `name` is the width of both names.
         private static void line(int name, PrintWriter out, Object... cells) {
             out.println(("  %-" + name + "s %-" + name + "s %-12s %-8s %7s %7s  %s").formatted(cells).stripTrailing());
         }
@@ -3910,6 +3914,7 @@ final class DifyExec implements Runnable {
     /// Shows the progress of a batch from its files, as a table or as one JSON object.
     static final class StatusView {
         private static final int BAR = 30; // characters of a bar for all rows; a line then fits into 80 columns
+        /// The order of bars and of JSON keys, on which scripts rely.
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
@@ -3948,6 +3953,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Draws a bar for each count above zero: `  succeeded           19   95.0 %  █████████████████████████████`.
+        /// The smallest count still gets one block, so that it is not overlooked.
+        ///
+        /// @param wide how many characters the longest word has
         static <T> List<String> bars(Map<T, Long> counts, int wide, Function<T, String> word,
                 BiFunction<T, String, String> paint) {
             double all = sum(counts);
@@ -4025,6 +4033,7 @@ final class DifyExec implements Runnable {
             int strangers = index.size() - index.rows();
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
+            // a retry would ask a person to fill in the form again
             var answered = history.failedAfterForm().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried: the run ended after its form was submitted ("
@@ -4092,7 +4101,7 @@ final class DifyExec implements Runnable {
                 var whole = shards.whole().results();
                 var batches = IntStream.rangeClosed(1, shards.count())
                         .mapToObj(number -> BatchFiles.of(new Shard(number, shards.count()).of(whole)))
-                        .map(files -> Batch.peek(files, csv, false, List.of())).toList();
+                        .map(files -> Batch.peek(files, csv, false, List.of())).toList(); // false, without single rows
                 return new OfShards(whole, batches, csv.isPresent());
             }
 
@@ -4200,6 +4209,7 @@ final class DifyExec implements Runnable {
 
     /// Writes an Excel workbook, or a CSV for spreadsheets: UTF-8 with byte order mark, CR LF, and escaped formulas.
     static final class Spreadsheet {
+        /// Names of the last columns, on which spreadsheets of users rely.
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
         /// Matches characters that XML, and so a workbook, cannot contain, and other control characters, which could
@@ -4339,7 +4349,7 @@ final class DifyExec implements Runnable {
         private int row = 0;
 
         BookWriter(OutputStream out) {
-            book = new Workbook(out, "difyexec", null);
+            book = new Workbook(out, "difyexec", null); // its version would have to look like one of Excel
             sheet = book.newWorksheet("Results");
             sheet.freezePane(0, 1); // the header, which is one row, stays in view
         }
@@ -4448,6 +4458,7 @@ final class DifyExec implements Runnable {
                             var status = batch.index().status(entry);
                             var end = ends.of(entry);
                             var inputs = new LinkedHashMap<>(end.inputs());
+                            // the last rows of the batch may not be in the CSV
                             var cells = rows.hasNext() ? rows.next().inputs() : Map.<String, String>of();
                             if (inputs.isEmpty())
                                 cells.forEach((column, cell) -> inputs.put(column, TextNode.valueOf(cell)));
@@ -4461,6 +4472,8 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Writes a page. Its policy allows only this style and script, by their hashes, so that nothing in a value can
+        /// run. Rows are written one by one, because all of them need not fit into memory.
         static void write(OutputStream file, Map<String, Object> batch, int rows,
                 IOFunction<Integer, Map<String, Object>> row) throws IOException {
             var out = new BufferedWriter(Json.utf8(file), 1 << 16); // few large writes, because a page may be large
@@ -4488,7 +4501,7 @@ final class DifyExec implements Runnable {
 
         static Map<String, Object> values(Map<String, JsonNode> values) {
             var shown = new LinkedHashMap<String, Object>();
-            values.forEach((name, value) -> shown.put(Text.cut(name, 200), value(value)));
+            values.forEach((name, value) -> shown.put(Text.cut(name, 200), value(value))); // a name may have any length
             return shown;
         }
 
