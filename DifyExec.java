@@ -6717,10 +6717,8 @@ final class DifyExec implements Runnable {
 
         @Override
         public Optional<Response> probe() {
-            return switch (client.info()) {
-                case DifyClient.Reply.Got _ -> Optional.empty();
-                case DifyClient.Reply.NotGot(var response) -> Optional.of(response);
-            };
+            return client.info() instanceof DifyClient.Reply.NotGot(var response)
+                    ? Optional.of(response) : Optional.empty();
         }
 
         /// Judges a failed upload. Dify rejects a file with 400, 413 or 415 (`files.json`), and then the row is at
@@ -12807,17 +12805,18 @@ final class DifyExec implements Runnable {
 
     // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Decides what a response means for its row. Nothing else does.
+    /// Decides what a response means for its row. Only [Sender] decides before, whether a failed upload is the row's
+    /// fault.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
-        /// Matches errors of failed runs that may not come back when the row is sent again. Dify passes on what models
-        /// and nodes report, so the list cannot be complete. Dify's own text is `Reached maximum retries` of an HTTP
+        /// Matches errors of failed runs that may not come back when the row is sent again. Dify passes on the errors
+        /// of models and nodes, so the list cannot be complete. Dify's own text is `Reached maximum retries` of an HTTP
         /// node (1.9 and 1.14, `run_streaming_failed_429.json`).
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
                 + "too many requests|\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
         /// Dify 1.16 reports these two errors for runs that waited for a person (`human.json` and
         /// `chatflow_paused_blocking.json`). It also reports the second one for a run that somebody stopped
-        /// (`stop_race.json`).
+        /// (`stop_race.json`), so only a run that has paused shows which of the two happened.
         private static final String CLOSED = "Aborted: Client response stream closed",
                 TASK = "Aborted: App task was stopped";
         private static final String AFTER_FORM =
@@ -12838,12 +12837,14 @@ final class DifyExec implements Runnable {
         /// Matches any code of a 400, except the code of the model's own errors, because their messages may contain any
         /// text.
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
-        /// Lists refusals that stop the batch, by the beginning of `status code: message`; the first match counts. The
-        /// texts get Dify's message, the URL, the status, advice about the URL and the target of a redirection. A
-        /// message about a malformed request quotes the request, so it is not repeated. The recordings contain, among
-        /// others, drafts in `publish_again.json`, keys in `keys.json` and `keys_changed.json`, malformed requests in
-        /// `bodies.json` and unknown nodes in `odd_graphs.json`. They do not contain the quotas, which only Dify's
-        /// Cloud has.
+        /// Lists refusals that stop the batch, because every other row would be refused, too. A pattern matches the
+        /// beginning of `status code: message`, and the first match counts, so general patterns come last. The texts
+        /// get Dify's message (`%1$s`), the URL, the status, advice about the URL and the target of a redirection. A
+        /// message about a malformed request quotes the request, so it is not repeated.
+        ///
+        /// The recordings contain drafts in `publish_again.json`, keys in `keys.json` and `keys_changed.json`,
+        /// malformed requests in `bodies.json` and unknown nodes in `odd_graphs.json`. They do not contain the quotas,
+        /// which only Dify's Cloud has.
         private static final List<Refusal> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
                         "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
@@ -12890,22 +12891,25 @@ final class DifyExec implements Runnable {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.STOPPED, what, hint);
         }
 
-        /// Creates a refusal because of a wrong setting. If no run was started yet, it counts like a fault that this
-        /// program finds.
+        /// Creates a refusal that a wrong setting causes. If no run has started yet, the exit code is 2, as it is for
+        /// settings that difyexec itself rejects.
         private static Refusal setting(String answer, String what, String hint) {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
         }
 
+        /// Judges the response to an attempt.
         Verdict verdict(Attempt attempt, Response response) {
             return switch (response) {
                 case Response.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
                 case Response.Ran ran -> ran(attempt, ran);
+                // an error after the run's first event: the run itself may have succeeded
                 case Response.Refused refused when refused.inStream() && refused.run().isPresent() ->
                         unconfirmed(message(refused));
                 case Response.Refused refused -> refused(attempt, refused);
                 case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 // the run is paid for, and another one would be as large; a later session may have more memory
                 case Response.Unreadable(_, var why) -> new Outcome(RowStatus.UNKNOWN, why);
+                // true, because no look-up or stop reaches the server either
                 case Response.NotSent(var why, var hint) when !hint.isEmpty() ->
                         new Verdict.StopBatch(Stop.early("cannot connect to " + access + ": " + why, hint), true);
                 case Response.NotSent(var why, _) -> new Verdict.Unreached(backoff.delay(0), why);
@@ -12914,44 +12918,47 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Judges a run that was looked up: here `stopped` is final. If the worker was shut down during the run (Dify
-        /// 1.16), the row is not at fault and may be sent again.
+        /// Judges a run that was looked up. Unlike a response's `stopped`, that of the stored run is final. If the
+        /// worker was shut down during the run (Dify 1.16), the row is not at fault and may be sent again.
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : Outcome.failed(words(ran));
         }
 
-        /// Is true if a failure must be looked up first: another attempt would cost again, or Dify may have made the
-        /// failure up.
+        /// Returns whether a failure must be looked up before it counts. Dify may have made it up, or the row would be
+        /// sent again, which costs again. Any other failure ends its row, so a look-up would change nothing.
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
-                    && (ran.isBare() || isTransient(ran.error()) || isWorthAnother(ran.error()));
+                    && (ran.isBare() || mayPass(ran.error()) || isWorthAnother(ran.error()));
         }
 
         private static Verdict unconfirmed(String words) {
             return new Verdict.LookUp(Symptom.UNCONFIRMED, "reported as failed: " + words);
         }
 
-        /// Judges a failure that the stored run confirms. Its error may concern the whole batch, as a refusal's error
-        /// may.
-        Verdict confirmed(Attempt attempt, Response said, Response.Ran failed) {
-            var verdict = said instanceof Response.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
-            return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
+        /// Judges a failure that the stored run confirms. If a stream reported it as an error, that error may concern
+        /// the whole batch, such as a model that is not set up. The stored run decides if the error does not.
+        Verdict confirmed(Attempt attempt, Response initial, Response.Ran ran) {
+            var verdict = initial instanceof Response.Refused error ? refused(attempt, error) : afterLook(attempt, ran);
+            return verdict instanceof Verdict.LookUp ? afterLook(attempt, ran) : verdict;
         }
 
-        /// Judges a failure that Dify has no record of: the run never took place, so the error's text decides. An error
+        /// Judges a failure that Dify has no record of. The run never took place, so the error's text decides. An error
         /// that a stream made up is treated like a rejection, and counts only if its text is known. If Dify 1.16 gave
         /// it the id of a real run, that run may still be active, whatever the text is.
-        Verdict notStored(Attempt attempt, Response said) {
-            if (said instanceof Response.Refused error) return refused(attempt, error);
-            var ran = (Response.Ran) said;
+        Verdict notStored(Attempt attempt, Response reported) {
+            if (reported instanceof Response.Refused error) return refused(attempt, error);
+            var ran = (Response.Ran) reported;
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
+            // as Dify 1.14 reports the same rejection, with status 500 and without a code
             var verdict = refused(attempt, Response.Refused.event(500, "", words(ran), Optional.empty()));
-            boolean mayPass = failedRuns != RetryRuns.NEVER && isTransient(ran.error()) && ran.ref().isMadeUp();
-            return verdict instanceof Verdict.LookUp && mayPass ? ran(attempt, ran) : verdict;
+            boolean isRetried = failedRuns != RetryRuns.NEVER && mayPass(ran.error()) && ran.ref().isMadeUp();
+            return verdict instanceof Verdict.LookUp && isRetried ? ran(attempt, ran) : verdict;
         }
 
+        /// Judges a run by its status. A response's `stopped` may be a time-out of Dify's listener, whose run can still
+        /// succeed (1.9 and 1.14, `limits.json`), so it is looked up.
         private Verdict ran(Attempt attempt, Response.Ran ran) {
             return switch (ran.status()) {
                 case SUCCEEDED -> Outcome.SUCCEEDED;
@@ -12964,6 +12971,7 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Returns the error of a run, with an explanation where Dify's own text would mislead.
         private static String words(Response.Ran ran) {
             var error = ran.error();
             if (error.isEmpty() && ran.status() == Response.RunStatus.STOPPED) return "stopped on the server";
@@ -12977,26 +12985,31 @@ final class DifyExec implements Runnable {
             return error;
         }
 
-        /// Is true if a run ended because its form was submitted. A retry would ask the person again, and cost again.
+        /// Returns whether a run ended because its form was submitted. Such a row is not retried automatically, because
+        /// the person would be asked again, and the run would cost again.
         static boolean isAfterForm(String error, boolean wasPaused) {
             return error.startsWith(CLOSED) || wasPaused && error.startsWith(TASK);
         }
 
         private boolean isWorthAnother(String error) {
-            return failedRuns == RetryRuns.ALWAYS || failedRuns == RetryRuns.TRANSIENT && isTransient(error);
+            return failedRuns == RetryRuns.ALWAYS || failedRuns == RetryRuns.TRANSIENT && mayPass(error);
         }
 
-        private static boolean isTransient(String error) {
+        /// Returns whether another attempt may succeed. A text that begins with `Aborted:` is about a stop or one of
+        /// Dify's own limits, so it does not pass, whatever numbers it contains.
+        private static boolean mayPass(String error) {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        /// Judges a refusal by its code and message, too, because Dify responds with status 400 to bad rows, to
-        /// settings that are wrong for all rows, and after faults of its own.
+        /// Judges a refusal by its status, code and message. The status is not enough, because Dify responds with 400
+        /// to bad rows, to settings that are wrong for all rows, and after faults of its own. The order of the checks
+        /// matters, because more than one can match.
         private Verdict refused(Attempt attempt, Response.Refused response) {
             if (response.isTooMany()) return throttled(attempt, response);
             if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
             int status = response.status();
             var stop = stop(response);
+            // with 401 and 403, the key no longer works for look-ups and stops either
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
             // this is an error of the model, outside of any node
             if (status == 400 && response.code().equals("completion_request_error"))
@@ -13016,6 +13029,7 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Returns why the refusal stops the batch, if it does. A colon in the code would look like its end.
         private Optional<Stop> stop(Response.Refused response) {
             var answer = response.status() + " " + response.code().replace(':', ' ') + ": " + response.message();
             Object[] facts = {message(response), access, response.status(), access.advice(), response.message()};
@@ -13023,8 +13037,9 @@ final class DifyExec implements Runnable {
                     .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts)));
         }
 
-        /// Judges an error event without a code by its message. If the message is known, the event gets the code that a
-        /// response has.
+        /// Judges an error event without a code by its message, because Dify 1.14 reports even a bad input with status
+        /// 500. If the message is known, the event gets the code that a response would have. An unknown message may be
+        /// a fault of the worker during the run, so the run is looked up.
         private Verdict refusedInWords(Attempt attempt, Response.Refused response) {
             var words = response.message();
             if (NO_MODEL.matcher(words).find())
@@ -13035,21 +13050,25 @@ final class DifyExec implements Runnable {
             return new Verdict.LookUp(Symptom.STREAM_ERROR, words);
         }
 
+        /// Returns the message as one line of a terminal. Dify can quote a whole request in it.
         private static String message(Response.Refused response) {
             return Text.printable(response.message(), 200).strip();
         }
 
+        /// Returns a wait that grows with the row's earlier refusals, which do not count as failures.
         private Verdict throttled(Attempt attempt, Response.Refused response) {
             return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), response.retryAfter()),
                     message(response));
         }
 
+        /// Returns another attempt, or the failure if all retries are used up.
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
             int failed = attempt.tries().failed();
             return failed < backoff.maxRetries() ? new Verdict.Again(backoff.delay(failed, retryAfter), why)
                     : Outcome.failed(why);
         }
 
+        /// Holds the values of `--retry-failed-runs`: which failed runs are run again, and so paid for again.
         enum RetryRuns {
             NEVER, TRANSIENT, ALWAYS;
 
@@ -13065,11 +13084,16 @@ final class DifyExec implements Runnable {
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
         private static final String SAFER = "; --mode blocking is safer";
 
+        /// Holds what the engine knows besides the look-up's result.
+        ///
         /// @param passed since when this session knows that the server's queue moved past the attempt; empty if unknown
         /// @param hasStreamsToCome true if streams of this session that have not started yet may still show this
+        /// @param stopAsked  true if this session asked Dify to stop the run
+        /// @param hasSuccess true if the row has a result by now
         record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasStreamsToCome,
                 boolean stopAsked, boolean hasSuccess) {}
 
+        /// Returns the steps to take, which the engine carries out in this order.
         List<Step> steps(Unresolved unresolved, LookUpResult found, LookUpContext here, Instant now) {
             return switch (unresolved.purpose()) {
                 case OUTCOME -> decideUnresolved(unresolved, found, here, now);
@@ -13079,6 +13103,7 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Handles a silent stream. Unless its run has ended, the stream is still waited for, so nothing is to be done.
         private List<Step> quiet(Unresolved unresolved, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _))) return List.of();
             if (here.stopAsked() && !ran.status().isSuccess())
@@ -13088,6 +13113,8 @@ final class DifyExec implements Runnable {
                     : new Step.Take(unresolved.attempt(), ran, judge.afterLook(unresolved.attempt(), ran)));
         }
 
+        /// Handles an attempt that counted as not started, before its row is sent again. If a run has appeared, its
+        /// outcome is waited for as after a lost response.
         private List<Step> recheck(Unresolved unresolved, LookUpResult found, LookUpContext here, Instant now) {
             if (found instanceof LookUpResult.Absent)
                 return List.of(new Step.SendAgain(unresolved.attempt().tries(), true));
@@ -13098,14 +13125,16 @@ final class DifyExec implements Runnable {
                     found, here, now);
         }
 
+        /// Handles an attempt whose run was looked for once more before the session ends. A success is kept if the row
+        /// has none, because it was paid for. Any other result changes nothing.
         private List<Step> late(Unresolved unresolved, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return List.of();
             return here.hasSuccess() || !unresolved.attempt().isCurrent() ? List.of()
                     : succeeded(unresolved, ran, Map.of());
         }
 
-        /// Gives a row the outcome of its run. Only what Dify itself reports counts: a look-up that failed proves
-        /// nothing about the run.
+        /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing
+        /// about the run, so the run is looked up again.
         private List<Step> decideUnresolved(Unresolved unresolved, LookUpResult found, LookUpContext here,
                 Instant now) {
             return switch (found) {
@@ -13138,13 +13167,17 @@ final class DifyExec implements Runnable {
                     new Step.Take(sent, ran, verdict));
         }
 
+        /// Decides about a stored run that did not succeed. Whether the row is sent again depends on why its outcome
+        /// was unknown.
         private List<Step> failed(Unresolved unresolved, Response.Ran ran, Instant now) {
             var attempt = unresolved.attempt();
+            // its row was about to be sent again anyway
             if (unresolved.is(Symptom.RECHECK)) return List.of(new Step.SendAgain(attempt.tries(), false));
             boolean isOverTime = unresolved.is(Symptom.TIMED_OUT) || unresolved.is(Symptom.OVERDUE);
+            // Dify may store `stopped` a moment before the real end, see [Unresolved.LookUpState#stopped]
             if (ran.status() == Response.RunStatus.STOPPED && !unresolved.state().wasStopped() && !isOverTime)
                 return lookAgain(unresolved.with(unresolved.state().stopped(now)));
-            if (attempt.isOfLostEdits()) // not sent again as something that nobody asked for
+            if (attempt.isOfLostEdits()) // the cells that would be sent again are not those that the user edited
                 return List.of(new Step.Take(attempt, ran, Outcome.failed(ran.error())));
             if (unresolved.is(Symptom.INTERRUPTED)) return List.of(
                     new Step.Close("interrupted", ran, "stopped on request"),
@@ -13158,8 +13191,8 @@ final class DifyExec implements Runnable {
                     ? Outcome.failed("timed out: " + unresolved.why()) : judge.afterLook(attempt, ran)));
         }
 
-        /// Judges a reported failure of which Dify has no stored run. If the response shows steps, they were paid for
-        /// and are kept.
+        /// Judges a reported failure of which Dify has no stored run. If the response contains steps, they were paid
+        /// for, so the response is kept. Otherwise its run id was made up and must not be recorded.
         private List<Step> notStored(Unresolved unresolved) {
             var verdict = judge.notStored(unresolved.attempt(), unresolved.response());
             if (verdict instanceof Verdict.LookUp) return List.of(new Step.Judged(Response.NOTHING, verdict));
@@ -13173,6 +13206,8 @@ final class DifyExec implements Runnable {
             return List.of(new Step.Judged(known, verdict));
         }
 
+        /// Waits for a run that is still active. A paused run gets its outcome at once, because only a person can
+        /// continue it.
         private List<Step> running(Unresolved unresolved, LookUpResult.Running found, Instant now) {
             var known = unresolved.running(found, now, limits.timeout());
             return found.status() == Response.RunStatus.PAUSED ? giveUp(known, Outcome.PAUSED)
@@ -13181,7 +13216,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Waits for the answer of a chatflow's message that is still empty. No answer will come if the run is over
-        /// (1.16), or if the client of a stream has disconnected (1.9).
+        /// (1.16 reports that), or if the client of a stream has disconnected (1.9).
         private List<Step> unanswered(Unresolved unresolved, boolean isOver, Release.Listing listing, Instant now) {
             if (isOver) return unknown(unresolved,
                     "the run ended without an answer (it was stopped, or the answer is empty)");
@@ -13191,7 +13226,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Decides what it means that no run was found, which depends on when the server lists runs. A run whose id is
-        /// known exists, unless Dify made up the id.
+        /// known exists, unless Dify made up the id, so it is never considered not started.
         private List<Step> absent(Unresolved unresolved, LookUpContext here, Instant now) {
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
@@ -13219,9 +13254,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Handles a stream that may still be in the queue. From Dify 1.13 on, a stream waits there for a worker, even
-        /// after its client has disconnected, and the server does not show it meanwhile. So time alone proves nothing:
-        /// only a stream that was sent later and has started shows that the queue has moved past this one. A stream of
-        /// an earlier session may wait for streams of this session to show that.
+        /// after its client has disconnected, and the server does not show it meanwhile. Time alone therefore does not
+        /// show that it never started. Only a stream that was sent later and has started shows that the queue has moved
+        /// past this one. A stream of an earlier session may wait until streams of this session show that.
         private List<Step> queued(Unresolved unresolved, LookUpContext here, Instant now) {
             if (here.passed().isPresent()) return settled(unresolved, here.passed().get(), now);
             var later = unresolved.with(unresolved.state().later(now, false));
@@ -13230,13 +13265,15 @@ final class DifyExec implements Runnable {
             return unknown(unresolved, "it may still wait in Dify's queue: no stream that was sent later has started");
         }
 
+        /// Considers an attempt not started if no run has appeared for `--settle`. Until then, a server that is slow
+        /// may still list the run.
         private List<Step> settled(Unresolved unresolved, Instant since, Instant now) {
             return now.isBefore(since.plus(limits.settle()))
                     ? lookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
         }
 
-        /// Closes an attempt that started no run. An attempt of this session counts as a failed one. An attempt that a
-        /// killed session left does not count.
+        /// Closes an attempt that started no run. An attempt of this session counts as a failure, so that a server that
+        /// loses requests does not keep the row going forever. An attempt that a killed session left does not count.
         private List<Step> notStarted(Unresolved unresolved) {
             var attempt = unresolved.attempt();
             if (attempt.isOfLostEdits()) return unknown(unresolved, "the edited row was never run, and its edits "
@@ -13269,6 +13306,7 @@ final class DifyExec implements Runnable {
             return List.of(new Step.LookAgain(later));
         }
 
+        /// Gives the row the outcome unknown, with the first reason and the reason why no look-up has helped.
         private List<Step> unknown(Unresolved unresolved, String why) {
             return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, unresolved.why() + "; " + why));
         }
@@ -13282,12 +13320,14 @@ final class DifyExec implements Runnable {
                             new Step.SendAgain(Attempt.Tries.NONE, true));
         }
 
+        /// A step for the engine to carry out.
         sealed interface Step {
             /// Takes the outcome from the server's records.
             ///
             /// @param attempt the attempt, with the inputs that were sent
             record Take(Attempt attempt, Response.Ran ran, Verdict verdict) implements Step {}
 
+            /// Gives the attempt this verdict. `response` is what this session saw of it.
             record Judged(Response response, Verdict verdict) implements Step {}
 
             record LookAgain(Unresolved unresolved) implements Step {}
@@ -13306,7 +13346,7 @@ final class DifyExec implements Runnable {
 
     /// Computes the wait before another attempt. It begins with `initial` and doubles each time, up to `max`. Up to
     /// half of it is taken off at random, so that rows are not all sent again at the same moment. A longer
-    /// `Retry-After` wins.
+    /// `Retry-After` replaces it.
     ///
     /// @param dice supplies numbers from 0 to 1, which a test can fix
     record Backoff(Duration initial, Duration max, int maxRetries, DoubleSupplier dice) {
@@ -13315,7 +13355,7 @@ final class DifyExec implements Runnable {
         }
 
         Duration delay(int attempts) {
-            double full = Math.min(initial.toMillis() * Math.pow(2, Math.min(attempts, 40)), max.toMillis());
+            double full = Math.min(initial.toMillis() * Math.pow(2, attempts), max.toMillis());
             return Duration.ofMillis((long) (full * (0.5 + dice.getAsDouble() / 2)));
         }
 
@@ -13325,8 +13365,10 @@ final class DifyExec implements Runnable {
                     .map(asked -> Collections.min(List.of(asked, Pause.LONGEST))).orElse(delay);
         }
 
-        /// A `Retry-After`: no request of the batch is sent before. One that is too long ends the call.
+        /// Holds a server's `Retry-After`, before which no request of the batch is sent. If it is too long, the command
+        /// ends instead, so that it does not seem to hang.
         record Pause(Instant until, boolean isTooLong) {
+            /// Is documented in docs/pace.md. A person should decide about a longer wait.
             static final Duration LONGEST = Duration.ofMinutes(10);
 
             static Optional<Pause> of(Response response, Instant now) {
@@ -13348,28 +13390,37 @@ final class DifyExec implements Runnable {
     /// it.
     ///
     /// Two signs mean a full server, in either mode: it refuses a run as too many, or several runs wait before they
-    /// start. The number of places then falls at once to what the server was running, and grows back by one after each
-    /// round of as many successes as there are places. A place that the server does not have is tried again after twice
-    /// as many rounds, ten at most.
+    /// start. The number of slots then falls at once to what the server was running, and grows back by one after each
+    /// round of as many successes as there are slots. A slot that the server does not have is tried again after twice
+    /// as many rounds, because each trial makes rows wait or be refused.
     static final class Pace {
-        /// Dify 1.14 takes 30 ms to the first event of a stream, so a run that takes longer than this has waited in a
-        /// queue.
-        private static final Duration QUEUED = Duration.ofSeconds(1);
-        private static final int GROWN = 4, MOST_ROUNDS = 10;
-        private static final int SEVERAL = 2; // one run may wait for another reason: the server has just restarted
-        private static final Duration SILENT = Duration.ofSeconds(10);
+        /// A run that takes longer to start has waited in a queue: Dify 1.14 takes 30 ms to a stream's first event.
+        private static final Duration QUEUE_WAIT = Duration.ofSeconds(1);
+        /// A wait must also be this many times the shortest one, because some servers always take over a second.
+        private static final int QUEUE_FACTOR = 4;
+        /// One run may wait for another reason, such as a server that has just restarted.
+        private static final int WAITS_BEFORE_CUT = 2;
+        /// Limits the doubling, so that a server that has grown meanwhile is still tried.
+        private static final int MAX_ROUNDS = 10;
+        /// A run counts as dead after a silence of this many times the slowest run so far, because runs of one workflow
+        /// take about as long. Before any run has ended, and for very short runs, `LEAST_PATIENCE` counts.
+        private static final int PATIENCE_FACTOR = 4;
+        private static final Duration LEAST_PATIENCE = Duration.ofSeconds(10);
 
         final int ceiling;
         private final Optional<Duration> wait;
         private final Optional<Rate> rate;
-        private final ArrayDeque<Span> atWork = new ArrayDeque<>();
+        private final ArrayDeque<Span> atWork = new ArrayDeque<>(); // when the last runs were active on the server
+        /// Hold numbers of slots (now, the fewest, and the most since the first cut), then the successes since the last
+        /// change, the rounds of successes that add a slot, and the waits that may show a queue.
         private int places, lowest, highest = 0, successes = 0, rounds = 1, waits = 0;
         private boolean isTrial = false; // true until the last slot that was added has lasted a round
-        private long cutAt = 0;
-        private Duration shortestWait = Duration.ofDays(1), slowest = Duration.ZERO;
+        private long cutAt = 0; // the last attempt that had been sent when the limit was lowered
+        private Duration shortestWait = Duration.ofDays(1), slowest = Duration.ZERO; // a day: longer than any wait
         /// No row starts before any of these times, which `--wait`, `--rate` and refusals of a full server set.
         private Instant nextByWait = Instant.MIN, nextByRate = Instant.MIN, nextByRefusal = Instant.MIN;
 
+        /// Holds when a run was active on the server.
         private record Span(Instant from, Instant to) {}
 
         Pace(int ceiling, Duration wait, Rate rate) {
@@ -13386,12 +13437,15 @@ final class DifyExec implements Runnable {
 
         /// Returns how long a run may be silent before it counts as dead.
         Duration patience() {
-            return Collections.max(List.of(SILENT, slowest.multipliedBy(GROWN)));
+            return Collections.max(List.of(LEAST_PATIENCE, slowest.multipliedBy(PATIENCE_FACTOR)));
         }
 
-        /// Counts the slots that runs without a known outcome occupy. They occupy at most half of all slots, so that
-        /// other rows continue after a server's restart. If there is only one slot, a run that was cut off holds it for
-        /// [#patience].
+        /// Counts the slots that runs without a known outcome occupy. They occupy at most half of all slots, because
+        /// after a server's restart they may be active forever by its records, and other rows must continue. If there
+        /// is only one slot, a run that was cut off holds it for [#patience].
+        ///
+        /// @param cut   when each run was cut off whose outcome is unknown
+        /// @param quiet how many open streams have been silent for [#patience]
         int held(Collection<Instant> cut, int quiet, Instant now) {
             if (places > 1) return Math.min(cut.size() + quiet, places / 2);
             return cut.stream().anyMatch(since -> now.isBefore(since.plus(patience()))) ? 1 : 0;
@@ -13401,11 +13455,13 @@ final class DifyExec implements Runnable {
         void finished(Duration took, Instant ended) {
             if (!took.isPositive()) return; // the server reports no time
             if (took.compareTo(slowest) > 0) slowest = took;
-            var edge = Duration.ofNanos(took.toNanos() / 20); // runs that follow each other in a place do not overlap
+            // a twentieth less at both ends, so that runs that follow each other in one slot do not seem to overlap
+            var edge = Duration.ofNanos(took.toNanos() / 20);
             atWork.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
-            if (atWork.size() > 2 * ceiling) atWork.remove();
+            if (atWork.size() > 2 * ceiling) atWork.remove(); // earlier runs no longer show how many fit now
         }
 
+        /// Returns how many of the last runs were active at the same time, which the server can surely run again.
         int peakConcurrency() {
             return atWork.stream().mapToInt(run -> (int) atWork.stream().filter(other ->
                     !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
@@ -13416,12 +13472,12 @@ final class DifyExec implements Runnable {
             if (time.isAfter(nextByRefusal)) nextByRefusal = time;
         }
 
-        /// Plans the next start. A start that was a little late does not delay the next ones, and missed starts are not
-        /// caught up.
+        /// Plans the next start. A start that was a little late does not delay the next ones, so that the rate is kept.
+        /// Starts that were missed are not caught up, because they would come all at once.
         void started(Instant now) {
             wait.ifPresent(_ -> nextByWait = Instant.MAX); // no row starts until this one ends
             rate.map(Rate::interval).ifPresent(interval -> {
-                var soonest = now.plus(interval.multipliedBy(9).dividedBy(10));
+                var soonest = now.plus(interval.multipliedBy(9).dividedBy(10)); // up to a tenth is made up for
                 var planned = (nextByRate.equals(Instant.MIN) ? now : nextByRate).plus(interval);
                 nextByRate = planned.isBefore(soonest) ? soonest : planned;
             });
@@ -13431,9 +13487,13 @@ final class DifyExec implements Runnable {
             wait.ifPresent(pause -> nextByWait = now.plus(pause));
         }
 
-        /// Lowers the limit after the server refused a run as too many. Refusals within one round trip count as one
-        /// cut: runs sent up to `last` were already counted as running, so each of their refusals only takes away its
+        /// Lowers the limit after the server refused a run as too many. Refusals of one moment count as one cut. Runs
+        /// that were sent up to `last` counted as running at that cut, so each of their refusals only takes away its
         /// own slot.
+        ///
+        /// @param sequence the number of the refused attempt
+        /// @param running  how many runs the server may have
+        /// @param last     the number of the attempt that was sent last
         void refused(long sequence, int running, long last) {
             if (sequence > cutAt) cut(running, last);
             else {
@@ -13443,35 +13503,40 @@ final class DifyExec implements Runnable {
         }
 
         /// Lowers the limit if runs queue on the server before they start. Several waits of over a second that are far
-        /// longer than the shortest wait count as a queue. Returns whether the limit was lowered.
+        /// longer than the shortest wait count as a queue. Returns whether the limit was lowered. The parameters are
+        /// those of [#refused].
         boolean cutIfQueued(Duration time, long sequence, int running, long last) {
             if (time.compareTo(shortestWait) < 0) shortestWait = time;
-            boolean isQueued = time.compareTo(QUEUED) > 0 && time.compareTo(shortestWait.multipliedBy(GROWN)) > 0;
-            if (!isQueued || sequence <= cutAt || ++waits < SEVERAL) return false;
-            int inside = Math.max(running, peakConcurrency());
-            if (inside >= places) return false;
-            cut(inside, last);
+            boolean isQueued = time.compareTo(QUEUE_WAIT) > 0
+                    && time.compareTo(shortestWait.multipliedBy(QUEUE_FACTOR)) > 0;
+            if (!isQueued || sequence <= cutAt || ++waits < WAITS_BEFORE_CUT) return false;
+            int active = Math.max(running, peakConcurrency());
+            if (active >= places) return false; // the server runs as many as there are slots, so others cause the queue
+            cut(active, last);
             return true;
         }
 
+        /// Lowers the limit to what the server was running. If that takes back a slot that was on trial, the next trial
+        /// waits twice as long.
         private void cut(int running, long last) {
             cutAt = last;
             waits = 0;
             successes = 0;
-            rounds = isTrial ? Math.min(2 * rounds, MOST_ROUNDS) : 1;
+            rounds = isTrial ? Math.min(2 * rounds, MAX_ROUNDS) : 1;
             isTrial = false;
             lower(running);
             highest = Math.max(highest, places);
         }
 
         private void lower(int runs) {
-            places = Math.clamp(runs, 1, places);
+            places = Math.clamp(runs, 1, places); // with no slot, no row would ever show that the server has room again
             lowest = Math.min(lowest, places);
         }
 
+        /// Counts a success, and adds a slot after enough rounds of successes.
         void succeeded() {
             successes++;
-            if (successes % places == 0) waits = 0;
+            if (successes % places == 0) waits = 0; // single waits far apart are no queue
             if (isTrial && successes >= places) {
                 rounds = 1;
                 isTrial = false;
@@ -13501,15 +13566,23 @@ final class DifyExec implements Runnable {
         record Rate(Duration interval) {}
     }
 
-    /// Knows if the server responds. After five failures in a row it counts as down: until it responds again, only one
-    /// probe at a time is sent, which starts no run. Only the engine's thread uses this class.
+    /// Records whether the server responds. After five failures in a row it counts as down. Until it responds again,
+    /// only one probe at a time is sent, which starts no run. Only the engine's thread uses this class.
     static final class Health {
+        /// So many failures in a row mean that the server is down. A single connection may break for another reason.
         private static final int STREAK = 5;
-        private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
-        private static final Duration LONGEST_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
-        private static final Duration SOON = Duration.ofSeconds(1); // a look-up of the run may answer before
+        /// The session stops early if the server does not respond for this time, which is far longer than a restart.
+        private static final Duration MAX_SILENCE = Duration.ofMinutes(5);
+        /// The session stops early if every run is rejected as too many for this time, although none of ours is active.
+        /// Runs of other clients end meanwhile. Slots that a crash has lost, or a limit that rejects all streams, stay.
+        private static final Duration MAX_REFUSAL = Duration.ofMinutes(1);
+        private static final Duration MAX_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
+        /// Delays the probe after a failure that may have started a run, because the run's look-up may be answered
+        /// before and makes the probe unnecessary.
+        private static final Duration FIRST_PROBE_DELAY = Duration.ofSeconds(1);
 
         private final Backoff backoff;
+        /// Count failures in a row, runs whose end was not seen, and refusals while none of our runs is active.
         private int streak = 0, doubts = 0, refusals = 0;
         private boolean refusedTooLong = false;
         /// Until this time, set by a `Retry-After`, neither rows, look-ups nor probes are sent.
@@ -13544,8 +13617,8 @@ final class DifyExec implements Runnable {
             if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
 
-        /// Counts runs whose end was not seen, as long as the server has not responded to a request that was sent after
-        /// that.
+        /// Returns how many runs ended unseen, until the server responds to a request that was sent after that. They
+        /// keep their slots, so that an outage leaves no more of them than there are slots.
         int doubts() {
             return doubts;
         }
@@ -13557,34 +13630,40 @@ final class DifyExec implements Runnable {
             failed(now, sent);
         }
 
-        /// Counts a failure. If the server already counts as down, a run that was sent before shows nothing new:
-        /// otherwise `-c 64` would wait as long as after 59 probes.
+        /// Counts a failure. If the server already counts as down, a run that was sent before shows nothing new.
+        /// Otherwise, `-c 64` would wait as long as after 59 probes.
         void failed(Instant now, Instant sent) {
             if (isDown() && sent.isBefore(downAt)) return;
             failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) downAt = now;
-            if (isDown()) nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), LONGEST_PAUSE)));
-            else if (doubts > 0) nextProbe = now.plus(SOON);
+            if (isDown()) nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), MAX_PAUSE)));
+            else if (doubts > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
         }
 
-        /// @param sent when the request left to which the server responded
+        /// Notes that the server responds, even if it refuses.
+        ///
+        /// @param sent when the request left to which the server responded. A response to a request that left before a
+        ///     failure does not show what became of the run
         void answered(Instant sent) {
             streak = 0;
             silentSince = Instant.MAX;
             if (!sent.isBefore(doubtedAt)) doubts = 0;
-            nextProbe = doubts == 0 ? Instant.MAX : doubtedAt.plus(SOON);
+            nextProbe = doubts == 0 ? Instant.MAX : doubtedAt.plus(FIRST_PROBE_DELAY);
         }
 
+        /// Notes that the server has run a row.
         void served(Instant sent) {
             answered(sent);
             refusals = 0;
         }
 
+        /// Notes that the server refused a run as too many. That is normal while other runs of ours are active.
         void refused(Instant now, int busy) {
             refusals = busy > 0 ? 0 : refusals + 1;
             if (refusals <= 1) refusedSince = now;
-            refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
+            // several refusals as well, because after long waits two could be a minute apart
+            refusedTooLong |= refusals >= STREAK && refusedSince.plus(MAX_REFUSAL).isBefore(now);
         }
 
         Optional<String> pauseNote(Instant now) {
@@ -13596,9 +13675,12 @@ final class DifyExec implements Runnable {
                     + (isLater ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
         }
 
+        /// Returns why the session stops, if the server has been silent or full for too long.
+        ///
+        /// @param busy counts requests without a response so far, each of which may still be answered
         Optional<Stop> verdict(Instant now, int busy) {
             var asked = failedAt.isBefore(pausedUntil) ? failedAt : now; // nothing is sent in a pause
-            if (isDown() && busy == 0 && silentSince.plus(SILENT).isBefore(asked))
+            if (isDown() && busy == 0 && silentSince.plus(MAX_SILENCE).isBefore(asked))
                 return Optional.of(Stop.early("the server has not responded for "
                         + Text.seconds(Duration.between(silentSince, now)),
                         "run the same command again when it is back"));
@@ -13613,7 +13695,7 @@ final class DifyExec implements Runnable {
     /// @param settle how long an interrupted run is looked for before it counts as not started
     record Limits(Ceiling maxFailures, Long maxTokens, BigDecimal maxCost, Duration grace, Duration timeout,
             Duration settle) {
-        static final int FIRST = 20;
+        static final int FIRST_ROWS = 20; // if fewer rows fail, that may still be chance
         private static final String CONTINUE = "a higher limit continues";
 
         Optional<Stop> tooManyFailed(long failed, long done) {
@@ -13627,12 +13709,14 @@ final class DifyExec implements Runnable {
         Optional<Stop> sameCause(Map<String, Long> causes, long done) {
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
             var cause = causes.entrySet().iterator().next();
-            return done < FIRST || cause.getValue() < done ? Optional.empty()
+            return done < FIRST_ROWS || cause.getValue() < done ? Optional.empty()
                     : Optional.of(Stop.early("the first " + done + " rows all failed: " + cause.getKey(),
                             "--max-failures off continues anyway"));
         }
 
-        /// @param spent what the batch has spent in all its sessions
+        /// Stops the batch if its tokens or cost have reached their limit, or if the cost cannot be known.
+        ///
+        /// @param spent what the batch has spent in all its sessions, so that repeating the command does not repeat it
         /// @param own what this session has spent: earlier ones may have had no prices because they did not stream
         Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
             if (maxTokens != null && spent.tokens() >= maxTokens)
@@ -13646,10 +13730,11 @@ final class DifyExec implements Runnable {
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
             var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
             if (total.compareTo(maxCost) < 0) return Optional.empty();
-            var sum = (total.stripTrailingZeros().toPlainString() + " " + currencies).strip();
-            return Optional.of(Stop.early("--max-cost reached: " + sum + " spent", CONTINUE));
+            var spentText = (total.stripTrailingZeros().toPlainString() + " " + currencies).strip();
+            return Optional.of(Stop.early("--max-cost reached: " + spentText + " spent", CONTINUE));
         }
 
+        /// Stops the batch if a mode was chosen automatically in which the cost cannot be known.
         Optional<Stop> costUnavailable(Mode mode) {
             return maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
                     : Optional.of(Stop.early("--max-cost does not work here: this server rejects streams, and only "
@@ -13658,17 +13743,19 @@ final class DifyExec implements Runnable {
 
         /// Holds a number of failed rows (`20`), or their share (`5%`) of the rows that have ended.
         record Ceiling(long count, double share) {
+            /// Returns whether the limit is reached. A share counts from the first 20 rows on. `100%` is reached if all
+            /// rows failed, although no share is larger.
             boolean isReached(long failed, long ended) {
-                return count > 0 ? failed >= count : ended >= FIRST && (failed > share * ended || failed == ended);
+                return count > 0 ? failed >= count : ended >= FIRST_ROWS && (failed > share * ended || failed == ended);
             }
         }
     }
 
-    /// Estimates how the server's queue of streamed runs moves from this batch's own runs. Only the engine's thread
-    /// uses it.
+    /// Estimates how the server's queue of streamed runs moves. Dify does not show the queue, so this batch's own runs
+    /// are the only sign. Only the engine's thread uses it.
     static final class StreamQueue {
         /// Requests that leave within this time may enter the queue in another order.
-        private static final Duration CLOSE = Duration.ofSeconds(1);
+        private static final Duration REORDERING = Duration.ofSeconds(1);
 
         private final Map<String, Instant> passed = new HashMap<>(); // by user
         private Instant newestBegun;
@@ -13680,13 +13767,14 @@ final class DifyExec implements Runnable {
             this.newestBegun = newestBegun.isAfter(now) ? now : newestBegun;
         }
 
+        /// Notes that a stream has left the queue. The others that were sent before it are then past their turn.
         void began(Attempt attempt) {
             if (attempt.mode() == Mode.STREAMING && attempt.at().isAfter(newestBegun)) newestBegun = attempt.at();
         }
 
         /// Notes that the server has no run of this attempt.
         void notFound(Attempt attempt, Instant now) {
-            if (attempt.at().plus(CLOSE).isBefore(newestBegun)) passed.putIfAbsent(attempt.user(), now);
+            if (attempt.at().plus(REORDERING).isBefore(newestBegun)) passed.putIfAbsent(attempt.user(), now);
         }
 
         /// Returns when this session first saw that a stream sent after this one has started, or empty if it has not.
@@ -13695,10 +13783,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Chooses the mode of the next attempt, and knows when the server lists runs. Only the engine's thread uses it.
+    /// Chooses the mode of the next attempt, and records when the server lists runs. Only the engine's thread uses it.
     static final class ModePolicy {
-        private static final Duration PROXY_CUT = Duration.ofSeconds(25);
-        private static final int REFUSED_STREAMS = 3;
+        /// A connection that breaks after this time was probably cut by a proxy, often after 60 s. A stream survives
+        /// that limit, because it has pings.
+        private static final Duration PROXY_TIMEOUT = Duration.ofSeconds(25);
+        /// Each rejected stream holds one of Dify's connections for 300 s, and there are ten by default. Three show
+        /// that the rejections are no exception, and leave enough connections for the other rows.
+        private static final int MAX_REJECTED_STREAMS = 3;
 
         final AppKind app;
         private final boolean holdsRefused;
@@ -13714,9 +13806,9 @@ final class DifyExec implements Runnable {
             this.app = app;
             this.listing = Release.of(version).listing(app);
             this.holdsRefused = Release.of(version).holdsRefused();
-            // A chatflow streams, because a blocking response does not name its run. Up to Dify 1.10 it does not
-            // stream: the end of a stream whose client has disconnected is found only by the run's id, that of a
-            // blocking run by its user.
+            // a chatflow streams, because a blocking response lacks the id of its run; up to Dify 1.10 it does not
+            // stream, because a stream whose client has disconnected could be found only by that id, but a blocking run
+            // is found by its user
             boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
             if (asked != Mode.AUTO) this.mode = asked;
             else this.mode = streams ? Mode.STREAMING : earlier.orElse(Mode.BLOCKING);
@@ -13744,6 +13836,7 @@ final class DifyExec implements Runnable {
                 listing = Release.Listing.FROM_START;
         }
 
+        /// Changes the mode if the response shows that another mode is safer. Returns what to tell the user about it.
         Optional<String> observe(Response response, Duration took) {
             if (mayStream && mode == Mode.BLOCKING && isProxyCut(response, took)) {
                 mode = Mode.STREAMING;
@@ -13752,30 +13845,35 @@ final class DifyExec implements Runnable {
             }
             if (response instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty())
                 refusedStreams++;
-            boolean isHeld = holdsRefused && refusedStreams >= REFUSED_STREAMS;
+            boolean isHeld = holdsRefused && refusedStreams >= MAX_REJECTED_STREAMS;
             if (mode != Mode.STREAMING || !isHeld) return Optional.empty();
             mode = Mode.BLOCKING;
-            mayStream = false; // holds for the rest of the session
-            return Optional.of("Dify rejected " + REFUSED_STREAMS
+            mayStream = false; // for the rest of the session, so that the mode does not change back and forth
+            return Optional.of("Dify rejected " + MAX_REJECTED_STREAMS
                     + " rows inside their streams, and keeps each open for 5 minutes; continuing in blocking mode.");
         }
 
         private static boolean isProxyCut(Response response, Duration took) {
             return switch (response) {
                 case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
-                case Response.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
+                case Response.Cut cut -> took.compareTo(PROXY_TIMEOUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
                 case Response.Ran _, Response.Unreadable _, Response.NotSent _, Response.NotUploaded _ -> false;
             };
         }
     }
 
-    /// Facts about a version of Dify that its responses do not show. This table is the only place that has them. A
-    /// version newer than those that were tested counts as the newest, and an unknown one as the most cautious.
+    /// Holds facts about a version of Dify that its responses do not show. This table is the only place that has them.
+    /// A version newer than those that were tested counts as the newest. If the version is unknown, the most cautious
+    /// facts are assumed.
     ///
+    /// @param from         the first version with these facts
     /// @param holdsRefused true if the server keeps the connection open for 300 s when it rejects a row in its stream
     record Release(String from, Listing listing, boolean holdsRefused) {
+        /// Matches the numbers of a version. The text that may follow, such as `-rc1`, does not matter.
         private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}(\\.\\d{1,4})?");
         static final String NEWEST = Demo.VERSION;
+        /// Begins with 1.11, because 1.11 to 1.13 were not tested and runs came to be listed from their start in about
+        /// 1.11.
         private static final Release UNKNOWN = new Release("1.11", Listing.NOT_KNOWN, true);
         private static final List<Release> NEWEST_FIRST = List.of(
                 new Release("1.16", Listing.FROM_START, false),
@@ -13783,17 +13881,14 @@ final class DifyExec implements Runnable {
                 UNKNOWN,
                 new Release("0", Listing.AT_END, false));
 
-        /// Says when a server lists a run, in its log or among the conversations. `WITHOUT_END` means from the run's
+        /// Defines when a server lists a run, in its log or among the conversations. `WITHOUT_END` means from the run's
         /// start, but never the end of a stream whose client has disconnected. `OTHER_APP` means that the run may never
         /// be listed, because it may belong to another app.
         enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
-            var parsed = parsed(version);
-            if (parsed.isEmpty()) return UNKNOWN;
-            var known = parsed.get();
-            return NEWEST_FIRST.stream().filter(release ->
-                    known.compareTo(ModuleDescriptor.Version.parse(release.from)) >= 0).findFirst().orElse(UNKNOWN);
+            return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
+                    known.compareTo(ModuleDescriptor.Version.parse(release.from)) >= 0).findFirst()).orElse(UNKNOWN);
         }
 
         private static Optional<ModuleDescriptor.Version> parsed(String version) {
@@ -13801,6 +13896,7 @@ final class DifyExec implements Runnable {
             return match.lookingAt() ? Optional.of(ModuleDescriptor.Version.parse(match.group())) : Optional.empty();
         }
 
+        /// Returns a note if the server's version is newer than any that was tested.
         static Optional<String> note(String version) {
             return parsed(version).filter(known -> known.compareTo(ModuleDescriptor.Version.parse(NEWEST)) > 0)
                     .map(_ -> "Note: Dify " + Text.printable(version, 20) + " is newer than " + NEWEST
@@ -13814,10 +13910,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Computes the range that a figure of some rows may have by chance alone, by the percentile bootstrap: it draws as
-    /// many rows as there are, with replacement, again and again. It knows nothing of rows that differ from those
-    /// drawn.
+    /// Computes the range that a figure of some rows may have by chance alone, by the percentile bootstrap. It draws as
+    /// many rows as there are, with replacement, again and again. Rows that differ from all rows at hand cannot appear
+    /// in its range.
     static final class Bootstrap {
+        /// With 2,000 draws, 100 of them lie beyond each bound of a 90 % interval, so the bounds are steady. 10,000
+        /// rows still take only seconds.
         private static final int RESAMPLES = 2_000;
 
         /// @param low the lower bound; NaN if the figure is unknown, as `estimate` and `high` are then
@@ -13839,14 +13937,15 @@ final class DifyExec implements Runnable {
         /// often each row was drawn, so values of one row stay together. All figures are computed from the same draws,
         /// which are the same each time. Draws for which a figure is unknown (NaN) do not count for it.
         static List<Interval> of(int rows, double level, List<ToDoubleFunction<int[]>> figures) {
-            var random = new Random(1); // its algorithm is part of Java's specification
+            // seeded, so that the same rows always have the same range; its algorithm is part of Java's specification
+            var random = new Random(1);
             var drawn = new double[figures.size()][RESAMPLES];
             for (int resample = 0; resample < RESAMPLES; resample++) {
                 var counts = new int[rows];
                 for (int draw = 0; draw < rows; draw++) counts[random.nextInt(rows)]++;
                 for (int n = 0; n < drawn.length; n++) drawn[n][resample] = figures.get(n).applyAsDouble(counts);
             }
-            var once = new int[rows];
+            var once = new int[rows]; // each row drawn once: the figure of the rows themselves
             Arrays.fill(once, 1);
             return IntStream.range(0, drawn.length).mapToObj(n -> {
                 var sorted = Arrays.stream(drawn[n]).filter(value -> !Double.isNaN(value)).sorted().toArray();
@@ -13862,27 +13961,30 @@ final class DifyExec implements Runnable {
 
     /// Holds one row of the input. `index` counts from 0, `line` is the line of the file where the row begins, and
     /// `fingerprint` is the hash of `inputs`. If `isEdited` is true, the CSV lacks the changes that the shell made.
-    /// `typed` names the inputs that were numbers or dates in the file, not texts.
+    /// `typed` contains the inputs that were numbers or dates in the file, not texts.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
             if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
-            inputs = Collections.unmodifiableMap(inputs);
+            inputs = Collections.unmodifiableMap(inputs); // not Map.copyOf, which would lose the order of the columns
         }
 
         Row(int index, long line, String id, Map<String, String> inputs) {
             this(index, line, id, inputs, Fingerprint.of(inputs), false, Set.of());
         }
 
+        /// Returns the row with other cells. Edits that change nothing leave the row as it is in the CSV.
         Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
             if (changed.equals(inputs)) return this;
+            // an edited cell is text, whatever the file had
             var same = typed.stream().filter(name -> !edits.containsKey(name)).collect(Collectors.toSet());
             return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
         }
 
-        /// Returns the row with the inputs of a request that was sent before the row changed.
+        /// Returns the row with the inputs of a request that was sent before the row changed. The fingerprint stays
+        /// that of the row in the CSV.
         Row recorded(Map<String, String> sent) {
             return new Row(index, line, id, sent, fingerprint, isEdited, typed);
         }
@@ -13892,14 +13994,16 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds one request for one row, which its `user` identifies on the server. `sequence` is 0 for an attempt of an
-    /// earlier session, and `fingerprint` is the hash of the inputs that were sent.
+    /// Holds one request for one row. Its `user` identifies it on the server, because Dify finds a run by its user.
+    /// `sequence` is 0 for an attempt of an earlier session. `fingerprint` is the hash of the inputs that were sent,
+    /// and `isEdited` whether the shell had edited them.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
         Attempt with(Row row, Tries tries) {
             return new Attempt(sequence, row, tries, user, mode, fingerprint, at, isEdited);
         }
 
+        /// Moves the time of an earlier session's attempt to the session's start, if the clock was set back since.
         Attempt before(Instant now) {
             return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, fingerprint, now, isEdited) : this;
         }
@@ -13915,12 +14019,13 @@ final class DifyExec implements Runnable {
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000)) : Duration.between(at, now);
         }
 
+        /// Returns whether the row has not changed since it was sent.
         boolean isCurrent() {
             return fingerprint.equals(row.hash());
         }
 
-        /// Is true if the cells that were sent are lost: the shell that edited them has ended, or has edited them
-        /// again.
+        /// Returns whether the cells that were sent are lost, because the shell that edited them has ended or has
+        /// edited them again.
         boolean isOfLostEdits() {
             return isEdited && !isCurrent();
         }
@@ -13939,23 +14044,27 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Makes the user of each attempt. The name is unique, so a run that is found under it belongs to this attempt.
+        /// Creates the user of each attempt. The name is unique, so a run that is found under it belongs to this
+        /// attempt.
         static final class UserNames {
-            /// Dify accepts users of up to 255 characters. Hexadecimal digits, two hyphens and the counter follow the
-            /// name.
-            private static final int LONGEST = 200;
+            /// Dify accepts users of up to 255 characters (`users.json`). Sixteen hexadecimal digits, two hyphens and
+            /// the counter follow the name.
+            private static final int MAX_NAME = 200;
 
             private final String prefix;
             private long count = 0;
 
             UserNames(String name) {
-                prefix = "%s-%016x-".formatted(name, new SecureRandom().nextLong());
+                prefix = "%s-%016x-".formatted(name, new SecureRandom().nextLong()); // differs for each session
             }
 
+            /// Returns whether `--user` may be this name. Dify rejects a NUL character (`users.json`), and terminals
+            /// obey other control characters.
             static boolean isUsable(String name) {
-                return name.length() <= LONGEST && name.chars().noneMatch(Character::isISOControl);
+                return name.length() <= MAX_NAME && name.chars().noneMatch(Character::isISOControl);
             }
 
+            /// Returns whether this tool made the user, so that `pull` can leave out its runs.
             static boolean isOurs(String user) {
                 return user.matches("(?s).*-[0-9a-f]{16}-\\d+");
             }
@@ -13976,7 +14085,8 @@ final class DifyExec implements Runnable {
     record RunRef(String id, String task) {
         static final RunRef NONE = new RunRef("", "");
 
-        /// Is true if the ids of task and run are equal: Dify 1.16 makes them up if it rejects a row in its stream.
+        /// Returns whether Dify 1.16 made up the ids, as it does if it rejects a row in its stream. The ids of task and
+        /// run are then equal.
         boolean isMadeUp() {
             return id.equals(task);
         }
@@ -13994,8 +14104,8 @@ final class DifyExec implements Runnable {
     record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
 
-        /// Returns the run's time as the server reports it, but at most `most`, because the server may report a wrong
-        /// time.
+        /// Returns the run's time as the server reports it, but at most `most`, which is the time that the request
+        /// took. A run cannot have taken longer.
         Duration within(Duration most) {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
@@ -14003,7 +14113,8 @@ final class DifyExec implements Runnable {
         /// Sums the tokens of runs, and their cost by currency. `unpriced` counts the runs that took tokens and have no
         /// price.
         static final class Spending {
-            private static final int ENOUGH = 10;
+            /// After so many runs without a price, the mode or the models report none. A few may lack one by chance.
+            private static final int RUNS_WITHOUT_PRICE = 10;
 
             private final Map<String, BigDecimal> prices = new TreeMap<>();
             private long tokens = 0, unpriced = 0;
@@ -14023,12 +14134,12 @@ final class DifyExec implements Runnable {
             void add(long more, BigDecimal price, String currency) {
                 tokens += more;
                 if (price != null) prices.merge(currency, price, BigDecimal::add);
-                else if (more > 0) unpriced++;
+                else if (more > 0) unpriced++; // a run without a model costs nothing
             }
 
-            /// Is true if so many runs had no price, and none had one, that later runs will have none either.
+            /// Returns whether later runs will have no price either.
             boolean lacksPrices() {
-                return prices.isEmpty() && unpriced >= ENOUGH;
+                return prices.isEmpty() && unpriced >= RUNS_WITHOUT_PRICE;
             }
 
             /// Returns the cost by currency, without currencies whose sum is 0, because such models have no price.
@@ -14038,6 +14149,7 @@ final class DifyExec implements Runnable {
                 return paid;
             }
 
+            /// Returns a multiple of the cost, for a forecast. Three digits are enough for an estimate.
             Map<String, BigDecimal> times(double factor) {
                 var times = new TreeMap<>(prices);
                 times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
@@ -14048,25 +14160,29 @@ final class DifyExec implements Runnable {
 
     /// Holds what came back from one request, before anything is decided.
     sealed interface Response {
+        /// Stands for the response to an attempt of which nothing is known.
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
 
-        /// The server rejected the request. `dify` is true if Dify itself responded, which the header `X-Version`
-        /// shows, and not a proxy in front of it.
+        /// The server rejected the request. `dify` is true if Dify itself responded, and not a proxy in front of it,
+        /// because only Dify sends the header `X-Version`. `run` is known if an error event followed the run's start.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
 
+            /// Creates a refusal for a success whose content is not Dify's. Its status stays below 300, which callers
+            /// check.
             static Refused unexpected(String why) {
                 return http(200, false, "", why, Optional.empty());
             }
 
+            /// Creates a refusal for an `error` event of a stream.
             static Refused event(int status, String code, String message, Optional<RunRef> run) {
                 return new Refused(status, true, true, code, message, Optional.empty(), run);
             }
 
-            /// Returns `HTTP 500 Internal error` if Dify responded, else `HTTP 503, a web page (from a proxy?)`.
+            /// Returns `HTTP 500 Internal error` if Dify responded, otherwise `HTTP 503, a web page (from a proxy?)`.
             @Override
             public String why() {
                 var text = Text.printable(message, 200).strip();
@@ -14074,15 +14190,18 @@ final class DifyExec implements Runnable {
                 return "HTTP " + status + (dify ? " " : ", ") + text;
             }
 
-            /// Is true if the app's limit of concurrent runs is reached, whatever the status is.
+            /// Returns whether the app's limit of concurrent runs is reached. Dify responds with 400 instead of 429
+            /// (`too_many_blocking.json`), so the message decides.
             boolean isTooMany() {
                 return message.startsWith("Too many requests.");
             }
 
+            /// Returns whether a `Retry-After` of this response counts. HTTP defines it for 429 and 503.
             boolean isBusy() {
                 return status == 429 || status == 503;
             }
 
+            /// Returns whether the same request may succeed later. 408 and 425 also mean that it was not processed.
             boolean isTransient() {
                 return status >= 500 || status == 408 || status == 425 || status == 429;
             }
@@ -14093,9 +14212,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds a run that ended or paused. `outputs` is compact JSON. `files` is empty unless files were to be saved.
-        /// `waited` is how long the request waited before the run started, or empty if unknown. `message` is a
-        /// chatflow's.
+        /// Holds a run that ended or paused. `files` is empty unless files were to be saved. `waited` is how long the
+        /// request waited before the run started, or empty if unknown. `message` is empty unless the app is a chatflow.
         record Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage,
                 Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
             Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage) {
@@ -14109,6 +14227,7 @@ final class DifyExec implements Runnable {
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
             }
 
+            /// Creates the failed run of a chatflow, whose error Dify puts behind a prefix.
             static Ran failed(String error) {
                 return new Ran(RunRef.NONE, RunStatus.FAILED, Json.MAPPER.createObjectNode(),
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
@@ -14136,19 +14255,21 @@ final class DifyExec implements Runnable {
                 return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, message);
             }
 
-            /// Is true if the run has an id, but no step and no output. Dify 1.16 makes up such ends when a stream
-            /// breaks off, whatever the run itself does.
+            /// Returns whether the run has an id, but no step and no output. Dify 1.16 makes up such ends when a stream
+            /// breaks off, even if the run itself succeeds (`huge_integer.json`).
             boolean isBare() {
                 return ref.isNamed() && usage.steps() == 0 && outputs.isEmpty();
             }
 
-            /// Is true if this can be the end of a run that was asked to stop. An end that Dify made up cannot.
+            /// Returns whether this can be the end of a run that was asked to stop. Up to 1.14, Dify reports a stop as
+            /// `failed` most of the time (`stop_race.json`). An end that Dify made up does not count.
             boolean isStop() {
                 return status == RunStatus.STOPPED
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
-            /// Is true if the other response reports the same end again, or is an error that confirms a failure.
+            /// Returns whether the other response reports the same end again, or is an error that confirms a failure. A
+            /// chatflow of 1.9 sends such an error after its failed run.
             boolean agreesWith(Response other) {
                 return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
                         && error.equals(ran.error) && outputs.equals(ran.outputs) : !status.isSuccess();
@@ -14166,8 +14287,8 @@ final class DifyExec implements Runnable {
         /// Dify 1.9 stored them damaged.
         record Unreadable(Optional<RunRef> run, String why) implements Response {}
 
-        /// The request never left: the connection was refused, the host is unknown, or TLS failed. If `hint` is not
-        /// empty, another try fails until somebody follows the hint.
+        /// The request never left, because the connection was refused, the host is unknown, or TLS failed. If `hint` is
+        /// not empty, every other request fails, too, until somebody follows the hint.
         record NotSent(String why, String hint) implements Response {}
 
         /// A file of the row could not be uploaded, so no run was started. `mayPass` is true if another try may
@@ -14204,18 +14325,21 @@ final class DifyExec implements Runnable {
             /// An HTTP 400 that begins like this is about a run that took place and failed. Other 400s reject inputs.
             static final String FAILED = "Run failed: ";
 
+            /// Adds the message's tokens and price to the usage of its run. If both report tokens, the larger
+            /// number counts, so that no cost is missed.
             Usage usage(Usage run) {
-                if (tokens == 0) return run;
+                if (tokens == 0) return run; // stored messages have tokens only since 1.16
                 var known = price.isPresent() ? currency : run.currency();
                 long most = Math.max(run.tokens(), tokens);
                 return new Usage(run.seconds(), most, run.steps(), price.or(run::price), known);
             }
         }
 
+        /// Holds the status of a run as Dify reports it. A row's outcome is a [RowStatus].
         enum RunStatus implements Named {
             SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
 
-            /// Finds a status by Dify's word for it.
+            /// Finds a status by Dify's word for it. Returns empty for a word of a later version.
             static Optional<RunStatus> of(String word) {
                 return switch (word) {
                     case "partial-succeeded" -> Optional.of(PARTIAL);
@@ -14229,15 +14353,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the files that `--save-files` saved from a run's outputs; `missing` says why other files were not
-        /// saved.
+        /// Holds the files that `--save-files` saved from a run's outputs. `missing` contains the reason for each file
+        /// that was not saved, and `took` is the time of all downloads.
         record SavedFiles(List<Path> saved, Map<String, String> missing, Duration took) {
             static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
         }
     }
 
-    /// Says why the outcome of a run is unknown. This session saw the symptoms without a text, so the run may still be
-    /// active; those with a text are of an attempt that an earlier session left.
+    /// Holds why the outcome of a run is unknown. A symptom without a text was seen by this session, so the run may
+    /// still be active. A symptom with a text belongs to an attempt that an earlier session left.
     enum Symptom {
         /// Dify itself responded with a server error, so a run may have started.
         SERVER_ERROR,
@@ -14247,11 +14371,11 @@ final class DifyExec implements Runnable {
         NO_ANSWER,
         /// The response or the stream broke off.
         CUT,
-        /// The stream reported an error that does not show if there was a run.
+        /// The stream reported an error that does not show whether there was a run.
         STREAM_ERROR,
         /// The response has parts of two runs, or belongs to another request.
         CONTRADICTED,
-        /// The response says that the run failed. Dify 1.16 makes up such ends, so the stored run decides.
+        /// The response reports that the run failed. Dify 1.16 makes up such ends, so the stored run decides.
         UNCONFIRMED,
         /// A stream was silent for too long.
         STREAM_SILENT,
@@ -14259,12 +14383,13 @@ final class DifyExec implements Runnable {
         TIMED_OUT,
         /// A look-up showed that the run took longer than `--timeout`, so the run is stopped.
         OVERDUE,
-        /// Somebody stopped the run, or Dify says so a moment before its real end.
+        /// Somebody stopped the run, or Dify reports that a moment before the run's real end.
         STOPPED,
         CRASH("difyexec ended during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
-        /// The run may have had a result that is lost: the results file is shorter than the log last recorded.
+        /// The run may have had a result that is lost, because the results file is shorter than the log last recorded.
         LOST_RESULT("its result may be missing from the results file"),
+        /// The attempt counted as not started, but a run of it may still appear.
         RECHECK("an earlier request was considered not started");
 
         final String text;
@@ -14278,29 +14403,31 @@ final class DifyExec implements Runnable {
             this.text = text;
         }
 
-        /// Is true if this session saw the symptom, so that the run may still be active.
+        /// Returns whether this session saw the symptom, so that the run may still be active.
         boolean isOurs() {
             return text.isEmpty();
         }
     }
 
-    /// Says what to do after a response.
+    /// A decision about a row, after a response.
     sealed interface Verdict {
+        /// The row is sent again, which uses up one of its retries.
         record Again(Duration after, String why) implements Verdict {}
 
-        /// Dify rejected the run because too many are active. It is not the row's fault.
+        /// Dify rejected the run because too many are active. The row is not at fault, so it keeps its retries.
         record Throttled(Duration after, String why) implements Verdict {}
 
-        /// The server was not reached. This is not the row's fault either.
+        /// The server was not reached. The row is not at fault, so it keeps its retries.
         record Unreached(Duration after, String why) implements Verdict {}
 
+        /// The run may have started, so it is looked up before anything is sent again.
         record LookUp(Symptom symptom, String why) implements Verdict {}
 
         /// @param isShutOut true if the server rejects this key from now on, even for looking up active runs
         record StopBatch(Stop stop, boolean isShutOut) implements Verdict {}
     }
 
-    /// Holds the outcome of a row, and the cause if the row did not succeed, else an empty text.
+    /// Holds the outcome of a row. `text` is the cause if the row did not succeed, otherwise empty.
     record Outcome(RowStatus status, String text) implements Verdict {
         static final Outcome SUCCEEDED = new Outcome(RowStatus.SUCCEEDED, "");
         /// The run succeeded, with failures that the workflow handled itself.
@@ -14316,6 +14443,7 @@ final class DifyExec implements Runnable {
     enum RowStatus implements Named {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
+        /// Serves the log's reader, which needs the status of every line.
         private static final Map<String, RowStatus> BY_WORD = Stream.of(values())
                 .collect(Collectors.toMap(RowStatus::word, status -> status));
 
@@ -14323,10 +14451,12 @@ final class DifyExec implements Runnable {
             return this == SUCCEEDED || this == PARTIAL;
         }
 
+        /// Returns whether `retry` runs the row. A pending row is left to `run`.
         boolean isOnRetryList() {
             return this == FAILED || this == PAUSED || this == UNKNOWN;
         }
 
+        /// Formats the counts that are not 0, each in the color of its status: `3 succeeded, 1 failed`.
         static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
             return Stream.of(values()).filter(status -> count.applyAsLong(status) > 0)
                     .map(status -> painted.apply(status, count.applyAsLong(status) + " " + status.word()))
@@ -14338,7 +14468,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Says what a look-up is for.
+    /// Holds what a look-up is for, which decides what its result means.
     enum Purpose {
         /// The row needs an outcome.
         OUTCOME,
@@ -14350,8 +14480,8 @@ final class DifyExec implements Runnable {
         LATE
     }
 
-    /// Holds an attempt whose outcome must be looked up on the server. If an unconfirmed failure was seen, that failure
-    /// counts if nothing else is found. `--settle` counts from `since`.
+    /// Holds an attempt whose outcome must be looked up on the server. `response` is what the session saw of it: an
+    /// unconfirmed failure counts if nothing else is found. `--settle` counts from `since`.
     record Unresolved(Attempt attempt, Response response, Purpose purpose, Symptom symptom, String why, Instant since,
             LookUpState state) {
         Unresolved(Attempt attempt, Response response, Symptom symptom, String why, Instant since, Instant deadline) {
@@ -14359,7 +14489,8 @@ final class DifyExec implements Runnable {
                     new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
         }
 
-        /// Creates a look-up that does not wait for its run to end.
+        /// Creates a look-up that does not wait for its run to end. It has no deadline, because the first
+        /// response of the server decides.
         static Unresolved withoutWait(Attempt attempt, Purpose purpose, Optional<RunRef> run, Instant due) {
             var symptom = purpose == Purpose.QUIET ? Symptom.STREAM_SILENT : Symptom.RECHECK;
             return new Unresolved(attempt, new Response.Cut(run, symptom, symptom.text), purpose, symptom,
@@ -14370,6 +14501,7 @@ final class DifyExec implements Runnable {
             return response.run();
         }
 
+        /// Returns the instant from which `TIMEOUT` counts.
         Instant start() {
             return state.runStart().orElse(attempt.at());
         }
@@ -14386,17 +14518,18 @@ final class DifyExec implements Runnable {
             return this.purpose == purpose;
         }
 
-        /// An overdue run is stopped before it is looked up again.
+        /// Returns whether to stop the run before this look-up. An overdue run is stopped once.
         boolean stopsFirst() {
             return symptom == Symptom.OVERDUE && state.looks() == 0;
         }
 
-        /// Is true if the run's task is known. Only a task can be stopped; streams report it, look-ups do not.
+        /// Returns whether the run's task is known. Only a task can be stopped. Streams report it, and look-ups do not.
         boolean hasTask() {
             return run().filter(ref -> !ref.task().isEmpty()).isPresent();
         }
 
-        /// Returns the look-up of a run that is stopped now and has 30 s to end.
+        /// Returns the look-up of a run that is stopped now and has 30 s to end. Dify stops a run within a second, but
+        /// not during a node's call of a model or another server.
         Unresolved overdue(Instant now) {
             return new Unresolved(attempt, response, purpose, Symptom.OVERDUE, why, since, new LookUpState(now, 0,
                     state.runStart(), now.plusSeconds(30), false, state.holdsPlace()));
@@ -14412,11 +14545,13 @@ final class DifyExec implements Runnable {
                     new Response.Cut(run, symptom, why), purpose, symptom, why, since, state);
         }
 
+        /// Returns the next look-up of the run, which keeps its slot if it holds one.
         Unresolved later(Instant now) {
             return with(state.later(now, state.holdsPlace()));
         }
 
-        /// Shifts the times of an earlier session's attempt that seems to lie in the future.
+        /// Shifts the times of an earlier session's attempt that seems to lie in the future because the clock was set
+        /// back. Otherwise, its look-ups would not end for as long.
         Unresolved before(Instant now) {
             var ahead = Duration.between(now, attempt.at());
             if (!ahead.isPositive()) return this;
@@ -14435,6 +14570,7 @@ final class DifyExec implements Runnable {
             return known.with(new LookUpState(state.due(), state.looks(), start, end, state.wasStopped(), true));
         }
 
+        /// Returns the reported time, but none before the request or after now, which only a wrong clock can report.
         private Instant between(Instant reported, Instant now) {
             if (reported.isBefore(attempt.at())) return attempt.at();
             return reported.isAfter(now) ? now : reported;
@@ -14452,24 +14588,24 @@ final class DifyExec implements Runnable {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
             }
 
-            /// Schedules the next look-up after a pause, which grows from 0.5 s to 15 s and ends at the deadline at the
-            /// latest.
+            /// Schedules the next look-up after a pause. The pause grows from 0.5 s, for runs that are about to end, to
+            /// 15 s, so that long runs do not burden the server. The last look-up is at the deadline.
             LookUpState later(Instant now, boolean holdsPlace) {
                 var next = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
                 boolean isLast = now.isBefore(deadline) && next.isAfter(deadline);
                 return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline, wasStopped, holdsPlace);
             }
 
-            /// Looks again after 2 s, because Dify may report `stopped` a moment before a run's real end.
+            /// Schedules another look-up after 2 s, because Dify may report `stopped` a moment before a run's real end.
             LookUpState stopped(Instant now) {
                 return new LookUpState(now.plusSeconds(2), looks + 1, runStart, deadline, true, false);
             }
         }
     }
 
-    /// The result of a look-up.
+    /// Holds the result of a look-up.
     sealed interface LookUpResult {
-        /// Another request started the run of that id.
+        /// Another request started the run with this id. That shows nothing about the run that is looked for.
         LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run belongs to another request"));
 
         /// @param inputs the inputs that the server recorded as sent, as cells
@@ -14483,11 +14619,12 @@ final class DifyExec implements Runnable {
         /// The chatflow's message has no answer. It shows only whether the run has ended.
         record Unanswered(boolean isOver) implements LookUpResult {}
 
-        /// There is no such run: Dify said so, or listed all runs of the attempt, and there are none.
+        /// There is no such run. Dify either reported that, or its list of the attempt's runs is empty.
         record Absent() implements LookUpResult {}
 
         /// The look-up failed: no response came, or a response that shows nothing about the run.
         record Silent(Response response) implements LookUpResult {
+            /// Returns whether the server responds at all, which the [Health] needs to know.
             boolean isAnswer() {
                 return response instanceof Response.Unreadable
                         || response instanceof Response.Refused refused && !refused.isTransient();
@@ -14502,10 +14639,12 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Returns whether the server has the run.
         default boolean isThere() {
             return !(this instanceof Absent || this instanceof Silent);
         }
 
+        /// Returns the result in one word, for the log.
         default String word() {
             return switch (this) {
                 case Ended(var ran, _) -> ran.status().word();
@@ -14517,10 +14656,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Says why a batch ends before its rows do, what to do about it, and with which exit code.
+    /// Holds why a batch ends before its rows do, what to do about it, and the exit code.
     record Stop(Exit exit, String what, String hint) {
         Stop {
-            what = Text.printable(what, 1000);
+            what = Text.printable(what, 1000); // may contain a server's text, of any length
             hint = Text.printable(hint, 1000);
         }
 
@@ -14536,6 +14675,7 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds the values of `--mode`. An attempt is never sent with `AUTO`, which lets the [ModePolicy] choose.
     enum Mode {
         AUTO, BLOCKING, STREAMING;
 
@@ -14549,6 +14689,7 @@ final class DifyExec implements Runnable {
     enum AppKind {
         WORKFLOW, CHATFLOW;
 
+        /// Finds a kind by the `mode` of `GET /info`. Dify's other kinds of apps do not run a workflow.
         static Optional<AppKind> of(String mode) {
             return switch (mode) {
                 case "workflow" -> Optional.of(WORKFLOW);
@@ -14569,13 +14710,14 @@ final class DifyExec implements Runnable {
     /// @param appId the app that is meant, if the key is one of several apps, or empty
     record Access(URI baseUrl, String key, String appId, String workflowId, Optional<URI> proxy,
             Optional<Env.Setting> authorities) {
-        /// Names the server in a batch's log; a demo is always the same server.
+        /// Returns the server's name for a batch's log. A demo has a new port each time, but is always the same server.
         String name() {
             return Demo.KEYS.contains(key) ? "demo" : baseUrl.toString();
         }
 
-        /// Names the app in a batch's log as `<salt>-<hash>` with 64 bits each. The key cannot be read from it, and two
-        /// logs do not show that they have the same key. The app's id is part of it.
+        /// Returns the app's name for a batch's log: `<salt>-<hash>` with 64 bits each, because Dify reports no id of
+        /// an app. The salt keeps the key secret, and two logs do not show that they have the same key. `DIFY_APP_ID`
+        /// is part of the hash.
         String appHash() {
             return appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
         }
@@ -14609,7 +14751,8 @@ final class DifyExec implements Runnable {
     /// @param isAssumed true if only `--same-app` says that the runs of earlier sessions are this app's
     record AppClaim(String hash, String id, boolean isAssumed) {}
 
-    /// Runs one row. It never throws because of what the server reports or does not report.
+    /// Runs one row. It never throws because of a server's report or silence, because the engine could not tell such an
+    /// exception from a fault of its own.
     interface Workflow {
         Response run(Attempt attempt, Consumer<StreamEvent> listener);
 
@@ -14617,15 +14760,16 @@ final class DifyExec implements Runnable {
 
         void stop(RunRef run, String user);
 
-        /// Sends a request that starts no run. Returns what happened if the server did not respond, else empty.
+        /// Sends a request that starts no run. Returns empty if the server responded well, otherwise what happened.
         Optional<Response> probe();
     }
 
     /// A worker's report about a run in progress. Names and texts are as the server sends them.
     sealed interface StreamEvent {
+        /// A file was uploaded. The time limit of the run does not include uploads, so it starts again.
         record Uploaded() implements StreamEvent {}
 
-        /// The first event of a stream names its run.
+        /// The first event of a stream came, which contains the id of its run.
         record Began(RunRef run) implements StreamEvent {}
 
         /// A stream has been silent for a while after its first event.
@@ -14637,9 +14781,10 @@ final class DifyExec implements Runnable {
         /// The run waits for a person. Whoever has the token can answer the form.
         record Form(String run, String node, String token, Optional<Instant> until) implements StreamEvent {}
 
-        /// The stream brought any other event. A ping is not an event.
+        /// Any other event came. A ping is not an event.
         record OtherEvent() implements StreamEvent {}
 
+        /// An event that a live view of a run shows.
         sealed interface Live extends StreamEvent {}
 
         record NodeBegan(String title, String type) implements Live {}
