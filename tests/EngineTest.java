@@ -11,7 +11,7 @@ import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// The engine, with scripted workflow answers and a clock moved by hand.
+/// The engine, with scripted responses of the workflow and a clock moved by hand.
 final class EngineTest {
     @Nested
     class TheEngine extends Story.Sessions {
@@ -321,6 +321,76 @@ final class EngineTest {
             assertEquals(7, scene.probes.size());
             assertTrue(scene.sent.size() < 40, "rows asked whether the server is back");
             assertEquals(30, scene.resultIds().size());
+        }
+
+        @Test
+        void anExceptionInAWorkerEndsTheSessionAsABug() throws Exception {
+            var scene = Scene.of(folder, "a");
+            var bug = new IndexOutOfBoundsException("7");
+            scene.answer = (_, _) -> {
+                throw bug;
+            };
+
+            var problem = assertThrows(IllegalStateException.class, scene::play);
+
+            assertEquals(bug, problem.getCause());
+        }
+
+        @Test
+        void aTruncatedCsvStopsTheBatchWithAMessage() throws Exception {
+            var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
+            var scene = Scene.of(folder, ids); // more than is read ahead
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(1));
+                if (scene.sent.size() == 2) shorten(scene.csv, 3 + 1_500 * 64);
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(Exit.STOPPED, stop.exit());
+            assertTrue(stop.text().contains("data.csv:1502") && stop.text().contains("\nhint: "), stop.text());
+            assertEquals(scene.ids(), scene.resultIds());
+            assertEquals(List.of(stop.what()), Scene.texts("why", scene.log("stop")));
+        }
+
+        private static void shorten(Path csv, long bytes) {
+            try (var file = FileChannel.open(csv, StandardOpenOption.WRITE)) {
+                file.truncate(bytes);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        @Test
+        void theProgressShowsTheWaitForTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var shown = new HashSet<String>();
+            scene.wait = seconds(5);
+            scene.watched = tally -> shown.addAll(List.of(Progress.line(tally, 1000).split(" · ")));
+
+            scene.play();
+
+            assertTrue(shown.contains("next start in 5.0 s"), shown::toString);
+        }
+
+        @Test
+        void aNewVersionIsReportedOnceWithTheOptionToPinTheOldOne() throws Exception {
+            var ids = new ArrayList<String>();
+            var said = new ArrayList<String>();
+            for (var version : List.of("workflow-1", "workflow-2", "workflow-1", "workflow-1")) {
+                ids.add("row-" + ids.size());
+                var scene = Scene.of(folder, ids.toArray(String[]::new));
+                scene.answer = (_, _) -> new Response.Ran(run("run"), RunStatus.SUCCEEDED, outputs("{}"), "",
+                        version, Usage.NONE);
+                scene.play();
+                said.add(String.join("", scene.said)
+                        .replaceFirst("(?s).* from (\\S+) to (\\S+)\\. (--workflow-id \\S+) .*", "$1 $2 $3"));
+            }
+
+            assertEquals(List.of("", "workflow-1 workflow-2 --workflow-id workflow-1",
+                    "workflow-2 workflow-1 --workflow-id workflow-2", ""), said);
         }
 
         /// Each line is one row: the responses to its attempts, the results of its look-ups (the last one repeats), the

@@ -1,6 +1,5 @@
 package difyexec;
 
-import difyexec.DifyExec.Pace.Rate;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
@@ -12,7 +11,7 @@ import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// Unresolved and late runs, interrupts: the engine with scripted answers and a clock moved by hand.
+/// Unresolved and late runs and interrupts. The engine has scripted responses and a clock moved by hand.
 final class LookUpTest {
     @Nested
     class AnUnresolvedAttempt extends Story.Sessions {
@@ -588,33 +587,6 @@ final class LookUpTest {
         }
 
         @Test
-        void aTruncatedCsvStopsTheBatchWithAMessage() throws Exception {
-            var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
-            var scene = Scene.of(folder, ids); // more than is read ahead
-            scene.slots = 2;
-            scene.answer = (attempt, _) -> {
-                scene.world.pass(seconds(1));
-                if (scene.sent.size() == 2) shorten(scene.csv, 3 + 1_500 * 64);
-                return succeeded("run-" + attempt.row().id());
-            };
-
-            var stop = scene.play().orElseThrow();
-
-            assertEquals(Exit.STOPPED, stop.exit());
-            assertTrue(stop.text().contains("data.csv:1502") && stop.text().contains("\nhint: "), stop.text());
-            assertEquals(scene.ids(), scene.resultIds());
-            assertEquals(List.of(stop.what()), Scene.texts("why", scene.log("stop")));
-        }
-
-        private static void shorten(Path csv, long bytes) {
-            try (var file = FileChannel.open(csv, StandardOpenOption.WRITE)) {
-                file.truncate(bytes);
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
-        }
-
-        @Test
         void aRowIsSentAgainAfterLookUpsOfAllItsAttempts() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
@@ -646,59 +618,6 @@ final class LookUpTest {
 
             assertEquals(List.of("run-7"), scene.resultRuns());
             assertEquals(List.of(), scene.retryIds());
-        }
-
-        @Test
-        void anExceptionInAWorkerEndsTheSessionAsABug() throws Exception {
-            var scene = Scene.of(folder, "a");
-            var bug = new IndexOutOfBoundsException("7");
-            scene.answer = (_, _) -> {
-                throw bug;
-            };
-
-            var problem = assertThrows(IllegalStateException.class, scene::play);
-
-            assertEquals(bug, problem.getCause());
-        }
-
-        @Test
-        void theProgressShowsTheWaitForTheNextStart() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            var shown = new HashSet<String>();
-            scene.wait = seconds(5);
-            scene.watched = tally -> shown.addAll(List.of(Progress.line(tally, 1000).split(" · ")));
-
-            scene.play();
-
-            assertTrue(shown.contains("next start in 5.0 s"), shown::toString);
-        }
-
-        @Test
-        void aNewVersionIsReportedWithTheOptionToPinTheOldOne() throws Exception {
-            var scene = Scene.of(folder, "a", "b");
-            var newer = new Response.Ran(run("run-b"), RunStatus.SUCCEEDED, outputs("{}"), "",
-                    "workflow-2", Usage.NONE);
-            scene.answer = Answer.inTurn(succeeded("run-a"), newer);
-
-            scene.play();
-
-            assertTrue(scene.said.getFirst().contains("--workflow-id workflow-1"), scene.said.toString());
-        }
-
-        @Test
-        void theVersionOfTheLastRowIsNotReportedAsNew() throws Exception {
-            var ids = new ArrayList<String>();
-            var said = new ArrayList<String>();
-            for (var version : List.of("workflow-1", "workflow-2", "workflow-1", "workflow-1")) {
-                ids.add("row-" + ids.size());
-                var scene = Scene.of(folder, ids.toArray(String[]::new));
-                scene.answer = (_, _) -> new Response.Ran(run("run"), RunStatus.SUCCEEDED, outputs("{}"), "",
-                        version, Usage.NONE);
-                scene.play();
-                said.add(String.join("", scene.said).replaceFirst("(?s).* from (\\S+) to (\\S+)\\. .*", "$1 $2"));
-            }
-
-            assertEquals(List.of("", "workflow-1 workflow-2", "workflow-2 workflow-1", ""), said);
         }
 
         @Test
