@@ -869,6 +869,7 @@ final class DifyExec implements Runnable {
             /// Sets up the line editor and runs the dialogue. A line that contains an API key is left out of the
             /// history, which is kept in a file.
             static int run(ShellSession session, Env env) throws IOException {
+                // `dumb` allows a terminal that JLine cannot control, such as that of an editor, without a warning
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
                             .parser(new DefaultParser().eofOnUnclosedQuote(true)) // Enter in a quote starts a new line
@@ -882,7 +883,7 @@ final class DifyExec implements Runnable {
                             .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a value may contain `!`
                             .option(LineReader.Option.INSERT_TAB, false) // Tab lists the commands on an empty line
                             .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ") // the prompt while a quote is open
-                            .variable(LineReader.BELL_STYLE, "none").build();
+                            .variable(LineReader.BELL_STYLE, "none").build(); // no beep if nothing can be completed
                     remember(reader, env);
                     session.out.println(NAME_AND_VERSION + session.summary().map(" · "::concat).orElse("")
                             + "\nStart with: failures, show ID, retry ID, help. Ctrl-D exits.");
@@ -1295,7 +1296,7 @@ final class DifyExec implements Runnable {
                 case "COLUMN" -> batch.csv().stream().flatMap(csv -> csv.columns().stream()
                         .filter(column -> !csv.isId(column)));
                 case "COLUMN=VALUE" -> values("COLUMN", commands).map(column -> column + "=");
-                default -> Stream.empty();
+                default -> Stream.empty(); // such as a new file name or a free text
             };
         }
 
@@ -3007,6 +3008,7 @@ final class DifyExec implements Runnable {
         /// Lists options that need not be repeated, because the log records them.
         private static final Set<String> IN_LOG = Set.of("--id-column", "--encoding", "--delimiter", "--sheet",
                 "--header-row", "--decimal", "--query-column", "--map", "--var");
+        /// Lists the options that determine the server and the app. They are repeated only if they were typed.
         private static final Set<String> SERVER_OPTIONS = Set.of("--base-url", "--env-file", "--app-id");
         /// Lists the options without which a batch would run differently. Leaves out the server, because the log may
         /// come from somebody else and must not make the tool send the key to another server.
@@ -3071,14 +3073,15 @@ final class DifyExec implements Runnable {
                     index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
             if (!others.isEmpty()) return note + suggestShard(others, history);
             if (!isPermanent) return note + next.line(isPending ? "run" : "retry");
-            if (start.isEmpty()) return "Next: failures" + report();
+            if (start.isEmpty()) return "Next: failures" + report(); // the shell is open already
             return next.only(name -> SERVER_OPTIONS.contains(name) // `shell` has all but one of these options
                     || SESSION_OPTIONS.contains(name) && !name.equals("--save-files")).line("shell") + report();
         }
 
-        /// Suggests the next shard or a merge, otherwise the export of the results. "All rows succeeded" is said only
-        /// if the CSV shows that no row is missing, and if no row was sent twice. After a command about one shard's
-        /// files, nothing is known about the other shards, so nothing is suggested.
+        /// Suggests the next shard or a merge, otherwise the export of the results, which needs none of the options.
+        /// The text is "All rows succeeded" only if the CSV shows that no row is missing, and no row was sent twice
+        /// because its run appeared late. After a command about one shard's files, nothing is known about the other
+        /// shards, so nothing is suggested.
         private String suggestAfterSuccess(Batch batch) {
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
@@ -4655,7 +4658,7 @@ final class DifyExec implements Runnable {
                 return !differences.isEmpty();
             }
 
-            static double shareOfUnequal(List<Compared> pairs) {
+            static double shareOfUnequal(List<Compared> pairs) { // 0 without a pair, because nothing shows a difference
                 return pairs.stream().mapToInt(pair -> pair.isUnequal() ? 1 : 0).average().orElse(0);
             }
         }
