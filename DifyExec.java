@@ -224,7 +224,7 @@ final class DifyExec implements Runnable {
         (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
         line.getOut(); // picocli now creates the writers, and setOut and setErr above mask those of the whole tree
         line.getErr();
-        return CommandLines.configured(line, new EnvDefaults(env, args), env)
+        return CommandLines.configure(line, new EnvDefaults(env, args), env)
                 .setParameterExceptionHandler((problem, words) -> { // scripts with --json rely on an outcome here too
                     var unusable = CommandLines.unusable(problem, env);
                     Work.report(unusable, problem.getCommandLine(), List.of(words));
@@ -434,7 +434,7 @@ final class DifyExec implements Runnable {
                     content.accept(masking);
                     masking.flush();
                 }
-                sheet.report(console.err());
+                sheet.printSummary(console.err());
                 console.err().println(console.next().suggestNext(batch));
                 return Exit.OK.code;
             }
@@ -535,18 +535,18 @@ final class DifyExec implements Runnable {
                 if (input != null && !both.hasJudgedRows()) // it is probably the CSV of another batch
                     throw new Unusable(input + ": no row has an expected value and a result",
                             "check that this is the right CSV");
-                if (json) both.json(console.out());
+                if (json) both.printJson(console.out());
                 else both.print(console.out(), console.paint(), all);
                 if (csv != null) {
                     var sheet = new Spreadsheet(csv, ',', false); // outputs may look like formulas, so escape them
-                    AtomicFile.write(csv, file -> both.csv(sheet, file));
-                    sheet.report(console.err());
+                    AtomicFile.write(csv, file -> both.writeCsv(sheet, file));
+                    sheet.printSummary(console.err());
                 }
                 if (html != null) {
-                    AtomicFile.write(html, both::page);
+                    AtomicFile.write(html, both::writePage);
                     console.err().println("Page: " + html);
                 }
-                if (junit != null) AtomicFile.write(junit, both::junit);
+                if (junit != null) AtomicFile.write(junit, both::writeJUnit);
                 return (both.hasDifferences() ? Exit.ROWS_FAILED : Exit.OK).code;
             } catch (Faulty fault) { // its hint may suggest an option that compare does not have
                 throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
@@ -1047,7 +1047,7 @@ final class DifyExec implements Runnable {
                 if (!Set.of("pull", "shell", "help", "generate-completion").contains(command.getCommandName()))
                     line.addSubcommand(type);
             }
-            return CommandLines.configured(line, this::defaultOf, env).setOut(out).setErr(err)
+            return CommandLines.configure(line, this::defaultOf, env).setOut(out).setErr(err)
                     .setExpandAtFiles(false) // an id may begin with @, which picocli takes for a file of arguments
                     .setExecutionStrategy(this::run);
         }
@@ -1472,11 +1472,11 @@ final class DifyExec implements Runnable {
             out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word()
                     + batch.csv().map(csv -> ", line " + index.line(entry) + " of "
                             + Text.printable(csv.file().input().toString(), 200)).orElse(""));
-            if (batch.csv().isPresent()) inputs(batch.rows(one -> one == entry).next(), edits);
+            if (batch.csv().isPresent()) printInputs(batch.rows(one -> one == entry).next(), edits);
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var traces = ends.traces(entry);
                 out.println(traces.isEmpty() ? "No attempts" : "Attempts");
-                traces.forEach(this::attempt);
+                traces.forEach(this::printAttempt);
                 if (!index.status(entry).isSuccess()) return; // only a success has outputs
                 var end = ends.of(entry);
                 out.println("Outputs" + (end.edited() ? " (of edited inputs)" : ""));
@@ -1485,22 +1485,22 @@ final class DifyExec implements Runnable {
         }
 
         /// Prints the inputs. A value with several lines begins below its name; an empty one has no line at all.
-        private void inputs(Row row, ShellSession.Edits edits) {
+        private void printInputs(Row row, ShellSession.Edits edits) {
             out.println("Inputs");
             edits.apply(row).inputs().forEach((column, cell) -> {
                 var name = "  " + Text.printable(column, 40) + (edits.of(row).containsKey(column) ? " (edited):" : ":");
                 long lines = cell.lines().count();
-                if (lines == 1) lines(name + " ", cell);
+                if (lines == 1) printLines(name + " ", cell);
                 else {
                     out.println(name);
-                    lines("    ", cell);
+                    printLines("    ", cell);
                 }
             });
         }
 
         /// Prints an attempt with its outcomes and forms. It has two outcomes if it was unknown or paused at first and
         /// a look-up found the result later.
-        private void attempt(LineOffsets.RowEnds.Trace trace) {
+        private void printAttempt(LineOffsets.RowEnds.Trace trace) {
             var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
             if (trace.attempt().edited()) attempt += ", edited";
             var ends = trace.all(EndEvent.class);
@@ -1530,10 +1530,10 @@ final class DifyExec implements Runnable {
 
         /// Prints text as is and any other value as indented JSON.
         void print(JsonNode value) {
-            lines("  ", value.isTextual() ? value.asText() : value.toPrettyString());
+            printLines("  ", value.isTextual() ? value.asText() : value.toPrettyString());
         }
 
-        private void lines(String start, String text) {
+        private void printLines(String start, String text) {
             Text.printFirst(text.lines().toList(), full ? Long.MAX_VALUE : MAX_LINES,
                     line -> out.println(start + Text.printable(line, full ? Integer.MAX_VALUE : LONGEST_LINE)),
                     "  %s lines (--full)", out);
@@ -2611,7 +2611,7 @@ final class DifyExec implements Runnable {
 
         /// Applies the settings that the whole tree of commands shares. Must be called after the subcommands were
         /// added, because picocli hands each setting on when it is set.
-        static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
+        static CommandLine configure(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
                     .map(CommandLine::getCommandSpec).forEach(command -> layOut(command, env));
             var sections = new HashMap<>(line.getHelpSectionMap());
@@ -3029,7 +3029,7 @@ final class DifyExec implements Runnable {
         static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
-            var kept = typedOptions(parsed).filter(option -> !replaced.contains(name(option))).map(NextCall::shown);
+            var kept = typedOptions(parsed).filter(option -> !replaced.contains(name(option))).map(NextCall::format);
             var ids = parsed.matchedPositionals().stream().flatMap(one -> one.stringValues().stream()).map(Text::shell);
             return Stream.of(Stream.of(start, parsed.commandSpec().name()), kept, ids, options.stream())
                     .flatMap(words -> words).collect(joining(" ")).strip();
@@ -3049,7 +3049,7 @@ final class DifyExec implements Runnable {
 
         /// Formats an option: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is optional, and
         /// `--user=-me`, because a word that begins with `-` would be taken for an option.
-        private static String shown(String option) {
+        private static String format(String option) {
             var name = name(option);
             boolean isWhole = name.equals(option) || name.equals("--demo") || option.startsWith(name + "=-");
             return isWhole ? Text.shell(option) : name + " " + Text.shell(option.substring(name.length() + 1));
@@ -3162,7 +3162,7 @@ final class DifyExec implements Runnable {
             var files = "-i " + Text.shell(input.map(Path::toString).orElse("CSV")) + " -o "
                     + Text.shell(output.toString());
             var words = start.isEmpty() ? Stream.of("Next:", command) : Stream.of("Next:", start, command, files);
-            return Stream.concat(words, options.stream().map(NextCall::shown)).collect(joining(" "));
+            return Stream.concat(words, options.stream().map(NextCall::format)).collect(joining(" "));
         }
     }
 
@@ -3872,12 +3872,12 @@ final class DifyExec implements Runnable {
                     + Text.count(inspection.rows(), "row"));
             int terminal = width.orElse(108), name = Math.clamp((terminal - 68) / 2, 14, 60);
             int example = Math.max(0, terminal - 44 - 2 * name);
-            line(name, out, "column", "variable", "type", "required", "filled", "longest",
+            printLine(name, out, "column", "variable", "type", "required", "filled", "longest",
                     Text.cut("example", example));
             boolean hasForm = inspection.columns().stream().anyMatch(column -> !column.variable().isEmpty());
             for (var column : inspection.columns())
                 if (!hasForm || !column.variable().isEmpty())
-                    line(name, out, Text.printable(column.column(), name - 1),
+                    printLine(name, out, Text.printable(column.column(), name - 1),
                             Text.printable(column.variable(), name - 1), Text.printable(column.type(), 11),
                             column.required() ? "yes" : "", column.filled(), column.longest(),
                             Text.cut(column.example(), example));
@@ -3887,7 +3887,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Prints a line of the table. `name` is the width of both names.
-        private static void line(int name, PrintWriter out, Object... cells) {
+        private static void printLine(int name, PrintWriter out, Object... cells) {
             out.println(("  %-" + name + "s %-" + name + "s %-12s %-8s %7s %7s  %s").formatted(cells).stripTrailing());
         }
 
@@ -4277,7 +4277,7 @@ final class DifyExec implements Runnable {
             return value == null || value.isNull() ? "" : LineOffsets.RowEnd.text(value);
         }
 
-        void report(PrintWriter err) {
+        void printSummary(PrintWriter err) {
             err.println(Text.count(rows, "row") + ".");
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
@@ -4465,7 +4465,7 @@ final class DifyExec implements Runnable {
                             var cells = rows.hasNext() ? rows.next().inputs() : Map.<String, String>of();
                             if (inputs.isEmpty())
                                 cells.forEach((column, cell) -> inputs.put(column, TextNode.valueOf(cell)));
-                            return filled(object("id", batch.index().id(entry), "outcome", status.word(),
+                            return prune(object("id", batch.index().id(entry), "outcome", status.word(),
                                     "cause", causes.get(Cause.of(batch, entry)),
                                     "seconds", seconds(batch, entry), "tokens", end.tokens(),
                                     "price", (end.price() + " " + end.currency()).strip(), "run", end.run(),
@@ -4516,7 +4516,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Leaves out empty and zero fields to keep the page small, because it may have 100,000 rows.
-        static Map<String, Object> filled(Map<String, Object> object) {
+        static Map<String, Object> prune(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
             return object;
         }
@@ -4533,7 +4533,7 @@ final class DifyExec implements Runnable {
             return ends.traces(entry).stream().map(trace -> {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
-                trace.all(EndEvent.class).reversed().stream().findFirst().ifPresent(end -> attempt.putAll(filled(object(
+                trace.all(EndEvent.class).reversed().stream().findFirst().ifPresent(end -> attempt.putAll(prune(object(
                         "outcome", end.outcome(), "seconds", end.seconds(), "error", trace.error(end),
                         "run", end.run().equals(run) ? "" : end.run()))));
                 return attempt;
@@ -5024,7 +5024,7 @@ final class DifyExec implements Runnable {
 
         /// Writes all rows. An input has one column for all files, because it is usually the same in them. The header
         /// is known with the first row, because every row has the same cells.
-        void csv(Spreadsheet file, OutputStream out) throws IOException {
+        void writeCsv(Spreadsheet file, OutputStream out) throws IOException {
             var labels = sides().map(Side::labels).flatMap(List::stream).toList();
             for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
@@ -5045,7 +5045,7 @@ final class DifyExec implements Runnable {
 
         /// Writes a JUnit report about the second side, as Surefire's schema describes it. The suite is the root
         /// element, because all programs that read such reports accept that form.
-        void junit(OutputStream file) throws IOException {
+        void writeJUnit(OutputStream file) throws IOException {
             var out = new BufferedWriter(Json.utf8(file));
             var suite = second.batches().map(StatusView::title).collect(joining(", "));
             out.write("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n" + JUNIT_MARK + VERSION + " -->\n");
@@ -5092,7 +5092,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes a page with all rows and marks their differences.
-        void page(OutputStream out) throws IOException {
+        void writePage(OutputStream out) throws IOException {
             var title = sides().map(side -> Text.joinFirst(3, side.batches().map(StatusView::title)));
             var about = sides().map(side -> side.name + ": " + side.batches()
                     .map(batch -> StatusView.headline(batch, Ansi.OFF)).collect(joining(", ")));
@@ -5118,7 +5118,7 @@ final class DifyExec implements Runnable {
                     "run", one.end().run(), "second_run", two.end().run(), "inputs", WebPage.values(end.inputs()),
                     "outputs", pair.outputs().isEmpty() ? WebPage.values(end.outputs()) : Map.of());
             row.putAll(pair.facts());
-            return WebPage.filled(row);
+            return WebPage.prune(row);
         }
 
         private String outcome(Pair pair) {
@@ -5188,7 +5188,7 @@ final class DifyExec implements Runnable {
 
         /// Writes JSON. `docs/compare.md` documents keys and order. Rows are written one by one to save memory, so the
         /// closing bracket of the head is cut off and follows the last row.
-        void json(PrintWriter out) {
+        void printJson(PrintWriter out) {
             var head = object();
             if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
             var named = object();
@@ -5208,13 +5208,13 @@ final class DifyExec implements Runnable {
 
         private Map<String, Object> json(Pair pair) {
             var json = object("id", pair.id(), "kind", pair.match().key(), "differences",
-                    pair.differences().stream().map(difference -> WebPage.filled(object("pointer", difference.pointer(),
+                    pair.differences().stream().map(difference -> WebPage.prune(object("pointer", difference.pointer(),
                             "first", difference.first().isMissingNode() ? null : difference.first(),
                             "second", difference.second().isMissingNode() ? null : difference.second()))).toList(),
                     "inputs_differ", pair.hasOtherInputs());
             json.putAll(pair.facts());
             if (!expected.isEmpty()) json.put("expected", expected.checks(pair));
-            return WebPage.filled(json);
+            return WebPage.prune(json);
         }
     }
 
