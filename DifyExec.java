@@ -8224,10 +8224,13 @@ final class DifyExec implements Runnable {
         /// @param pendingOnly   whether rows with any outcome are left out
         record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
                 OptionalLong seed, boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
+            /// `PENDING` is what `run` selects without options, and `LISTED` what `retry` selects without ids. Neither
+            /// has a limit.
             static final Selection PENDING = pending(false, false),
                     LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE,
                             OptionalLong.empty(), false, false, false);
 
+            /// Selects all rows that have not succeeded, or only those without any outcome.
             static Selection pending(boolean pendingOnly, boolean rerunChanged) {
                 return new Selection(false, List.of(), false, List.of(), Long.MAX_VALUE,
                         OptionalLong.empty(), rerunChanged, false, pendingOnly);
@@ -8472,6 +8475,7 @@ final class DifyExec implements Runnable {
             if (retryListDue && System.nanoTime() >= nextRetryList) writeRetryList();
         }
 
+        /// Writes the retry list, and sets the earliest time for the next one by how long this took.
         private void writeRetryList() {
             long began = System.nanoTime();
             batch.files().writeRetryList(batch.index());
@@ -8538,7 +8542,7 @@ final class DifyExec implements Runnable {
             force(); // so that the event contains the final size of the results
             // without user and task, because the session stops and not a single run
             record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsOnDisk()));
-            write();
+            write(); // [#finish] writes it to disk
         }
 
         /// Writes everything, including the retry list, to disk and closes the files, even if a write fails. This
@@ -8592,7 +8596,7 @@ final class DifyExec implements Runnable {
         /// A hash table of the ids with open addressing. If a slot is taken, the next one is tried. At most two thirds
         /// of it are full, because searches get long otherwise. A slot holds the number of an entry plus one, or 0 if
         /// it is free. Its length is a power of two, so that a bit mask keeps a slot in range.
-        private int[] table = new int[4096];
+        private int[] table = new int[4096]; // 16 KB; it grows with the batch
 
         /// Reads the ids of a CSV, or of its shard, into a new index.
         ///
@@ -8711,14 +8715,17 @@ final class DifyExec implements Runnable {
             return counts[status.ordinal()];
         }
 
+        /// Returns whether every row of the CSV has succeeded.
         boolean isComplete() {
             return succeeded() == rows();
         }
 
+        /// Returns how many rows have succeeded. Partial successes count, because their results are kept, too.
         long succeeded() {
             return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
         }
 
+        /// Returns where the id of an entry is in `ids`.
         private int place(int entry) {
             return (int) (places.get(entry) >>> Integer.SIZE);
         }
@@ -8740,6 +8747,8 @@ final class DifyExec implements Runnable {
 
             private final List<ByteBuffer> blocks = new ArrayList<>();
 
+            /// Adds a text and returns its place. A text is never divided between two blocks, so the rest of a block
+            /// may stay empty.
             int add(byte[] text) {
                 int room = Integer.BYTES + text.length;
                 if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
@@ -8803,7 +8812,7 @@ final class DifyExec implements Runnable {
                 }
                 case StopEvent stop -> {
                     if (stop.user().isEmpty()) advanceTo(stop.t()); // the session stopped, not a single run
-                    if (stop.isOfRun()) stopped++;
+                    if (stop.isOfInterruptedRun()) stopped++;
                 }
                 case MergeEvent _, RunEvent _, FormEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, LateEvent _,
                         TornEvent _ -> {} // only the number of these events matters
@@ -9145,7 +9154,7 @@ final class DifyExec implements Runnable {
             if (stop.user().isEmpty()) {
                 stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
                 unfinished = Optional.empty();
-            } else if (stop.isOfRun()) stoppedTasks.add(stop.task());
+            } else if (stop.isOfInterruptedRun()) stoppedTasks.add(stop.task());
         }
 
         /// Sets the status of a row; no other method does. A success is never replaced by another status. Returns
@@ -9374,6 +9383,7 @@ final class DifyExec implements Runnable {
             return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.http() / 100 == 4).isPresent();
         }
 
+        /// Returns the attempts in these states, of all rows.
         private Stream<Sent> all(Predicate<State> which) {
             return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state()));
         }
@@ -9386,7 +9396,8 @@ final class DifyExec implements Runnable {
                     .anyMatch(one -> closed.contains(one.state()) && one.event().user().equals(attempt.user()));
         }
 
-        /// Counts the attempts that have no end in the log. They are running, or were interrupted.
+        /// Counts the attempts that have no end in the log. They are running, or were interrupted. An attempt of a row
+        /// that has succeeded otherwise does not matter any more.
         long inFlight() {
             return all(state -> state == State.OPEN)
                     .filter(one -> !index.status(index.find(one.event().id())).isSuccess()).count();
@@ -9479,6 +9490,7 @@ final class DifyExec implements Runnable {
                             : "use that URL") + ", or choose another -o");
         }
 
+        /// Describes a server for a message. The log has `demo` as the URL of the demo, whose port changes.
         private static String place(String baseUrl) {
             return baseUrl.equals("demo") ? "with --demo" : "on " + baseUrl;
         }
@@ -9531,6 +9543,7 @@ final class DifyExec implements Runnable {
             return new Runs(isSent.get(), newest.values());
         }
 
+        /// Adds a run as the newest one and drops the oldest of too many.
         private static void add(LinkedHashMap<String, Recorded> newest, String run, String user) {
             newest.putLast(user, new Recorded(run, user));
             if (newest.size() > MAX_RUNS) newest.pollFirstEntry();
@@ -9698,6 +9711,8 @@ final class DifyExec implements Runnable {
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
         private static final String ELSEWHERE = "move it away, or choose another -o";
 
+        /// Returns the files that belong to this output. Fails before anything is sent if one of them cannot be written
+        /// safely.
         static BatchFiles of(Path output) {
             requireRegular(output);
             var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
@@ -9862,6 +9877,7 @@ final class DifyExec implements Runnable {
             throw new Unusable(results + " is the results file of a batch", "choose another -o");
         }
 
+        /// Refuses a batch that was never started, because `status`, `export` and others have nothing to show then.
         BatchFiles requireStarted() {
             if (isStarted()) return this;
             if (Shards.beside(this).isEmpty()) throw new Unusable(
@@ -9967,6 +9983,7 @@ final class DifyExec implements Runnable {
     /// Holds the started shards of a batch, which lie beside it, and their count. It also refuses a batch
     /// without shards, and shards of another count, because they would send the same rows again.
     record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
+        /// Finds the shards. Shards of two counts cannot be merged, because a row belongs to one shard of each count.
         static Shards of(BatchFiles whole) {
             var files = beside(whole);
             if (files.isEmpty()) throw new Unusable(whole.results()
@@ -10147,7 +10164,7 @@ final class DifyExec implements Runnable {
 
             /// Copies the results of all shards, and gives them to the history.
             private void results(OutputStream stream, boolean noBom) throws IOException {
-                var out = new BufferedOutputStream(stream, 1 << 16);
+                var out = new BufferedOutputStream(stream);
                 if (!noBom) out.write(Lines.BOM);
                 for (var part : shards.files()) Results.read(part.results(), history, List.of((entry, line) -> {
                     requireOwn(part, index.id(entry));
@@ -10165,11 +10182,11 @@ final class DifyExec implements Runnable {
             }
 
             /// Copies the logs of all shards, line by line in the order of time, and gives their events to the history.
-            /// A line that cannot be read stays where it was in its log.
+            /// A line that cannot be read stays behind the line that precedes it in its log.
             private void log(OutputStream stream) throws IOException {
-                var out = new BufferedOutputStream(stream, 1 << 16);
+                var out = new BufferedOutputStream(stream);
                 var next = new PriorityQueue<Part>(Comparator.comparing(part -> part.t));
-                for (var files : shards.files()) new Part(files, cut).next(next);
+                for (var files : shards.files()) new Part(files).next(next);
                 for (var part = next.poll(); part != null; part = next.poll()) {
                     if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
                     if (part.event instanceof SessionEvent session) {
@@ -10190,18 +10207,16 @@ final class DifyExec implements Runnable {
 
             /// Holds the log of one shard, at its next line. The size of the shard's results is followed as [History]
             /// follows that of a batch.
-            private static final class Part {
+            private final class Part {
                 final BatchFiles files;
                 final Lines log;
-                private final Set<Integer> cut;
                 private long resultsSize = 0;
                 Event event;
                 Instant t = Instant.MIN; // of the last event
 
-                Part(BatchFiles files, Set<Integer> cut) throws IOException {
+                Part(BatchFiles files) throws IOException {
                     this.files = files;
                     this.log = new Lines(files.log());
-                    this.cut = cut;
                 }
 
                 /// Moves to the next line and puts this log back into the queue. At the end, closes the log instead and
@@ -10550,6 +10565,7 @@ final class DifyExec implements Runnable {
                 return took.toMillis() / 1000.0;
             }
 
+            /// Returns the files that could not be saved, each with the reason, which may contain a server's text.
             private List<String> missing() {
                 return files.missing().entrySet().stream()
                         .map(file -> file.getKey() + ": " + Text.printable(file.getValue(), 200)).toList();
@@ -10559,7 +10575,7 @@ final class DifyExec implements Runnable {
 
     /// Represents a line of the attempt log. Lines are appended and never changed. `t` is the time of the event. A text
     /// that is unknown is empty, and empty values are left out of the line. `event` comes first in a line, so that
-    /// lines of one kind can be found without parsing all of them.
+    /// lines of one kind can be found without parsing all of them. A line without a required field cannot be read.
     @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, include = JsonTypeInfo.As.EXISTING_PROPERTY, property = "event")
     @JsonPropertyOrder("event")
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
@@ -10666,7 +10682,7 @@ final class DifyExec implements Runnable {
             /// Refuses a log in another format, because a line with another meaning could hide a request that was sent.
             void requireFormat(Path log) {
                 if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
-                        + (tool.isEmpty() ? "another version" : Text.printable(tool, 60))
+                        + (tool.isEmpty() ? "another version" : Text.printable(tool, 60)) // a file may contain any text
                         + "; this version uses format " + FORMAT,
                         "use that version, or choose another -o");
             }
@@ -10745,6 +10761,8 @@ final class DifyExec implements Runnable {
                 return RowStatus.of(outcome).filter(status -> !status.isSuccess());
             }
 
+            /// Creates the event of an attempt that has ended with this response. The error may be a server's text of
+            /// any length, so it is cut.
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
@@ -10767,8 +10785,9 @@ final class DifyExec implements Runnable {
         record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
 
-            /// Returns whether this run was stopped because the session was interrupted.
-            boolean isOfRun() {
+            /// Returns whether the session was interrupted and stopped this run. Its row has not failed: it is pending
+            /// again. A run that timed out has failed.
+            boolean isOfInterruptedRun() {
                 return !user.isEmpty() && why.equals(INTERRUPTED);
             }
         }
@@ -10998,6 +11017,7 @@ final class DifyExec implements Runnable {
                 return of(choices.putPOJO("map", mapped).putPOJO("vars", constants));
             }
 
+            /// Refuses an option with another value than before. A choice that is empty or null was not made.
             static void requireSame(String option, Object typed, Object before, Path log) {
                 boolean isTyped = typed != null && !typed.equals(""), isKnown = before != null && !before.equals("");
                 if (isTyped && isKnown && !typed.equals(before))
@@ -11131,10 +11151,12 @@ final class DifyExec implements Runnable {
                     && values.get(i).size() == most).mapToObj(names::get);
         }
 
+        /// Returns this table with the shell's edits of its rows.
         Csv with(UnaryOperator<Row> edits) {
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
         }
 
+        /// Returns this table limited to the rows of a shard.
         Csv with(Optional<Shard> shard) {
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
         }
@@ -11354,6 +11376,7 @@ final class DifyExec implements Runnable {
         /// @param line   the line of the column names, or -1 if they have not been read yet
         /// @param names  the column names, empty for a column without a name
         record Header(String prefix, char delimiter, long line, List<String> names) {
+            /// Matches a byte order mark and the line with which Excel marks the delimiter.
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
 
@@ -11374,7 +11397,7 @@ final class DifyExec implements Runnable {
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
                     while (names != null && records.line < wanted) names = records.next();
                     long line = records.line;
-                    if (shape.headerRow() != null && (names == null || line != wanted || line == 0))
+                    if (shape.headerRow() != null && (names == null || line != wanted)) // blank, or beyond the end
                         throw new Unusable(file.name() + ": --header-row " + wanted + ": no column names there");
                     if (shape.headerRow() == null) refuseTitle(file, names, records);
                     var all = new ArrayList<>(names);
@@ -11384,8 +11407,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Refuses a first row that is a title. A title has at most half as many cells with text as the widest of
-            /// the next 20 rows. The first cells of column names may be blank, because pandas writes its index without
-            /// a name.
+            /// the next 20 rows, among which the table begins. The first cells of column names may be blank, because
+            /// pandas writes its index without a name.
             private static void refuseTitle(TextFile file, List<String> first, Records records) {
                 var lines = new TreeMap<Long, Long>();
                 long line = records.line, filled = cellsWithText(first);
@@ -11471,13 +11494,15 @@ final class DifyExec implements Runnable {
             private final TextFile file;
             private final Reader in;
             private final char delimiter;
-            private final char[] buffer = new char[1 << 14];
+            private final char[] buffer = new char[1 << 14]; // a part of the file
             private final StringBuilder cell = new StringBuilder(); // the cell that is being read
             private final BitSet typed = new BitSet(); // see [#isTyped]
             private int at = 0, end = 0; // the next character in the buffer, and the end of its characters
             private long next; // the line of the next character
             long line; // where the current record begins
 
+            /// @param skipped how many characters precede the first record
+            /// @param line    the line of the first record
             Records(TextFile file, char delimiter, int skipped, long line) {
                 this.file = file;
                 this.delimiter = delimiter;
@@ -11658,6 +11683,7 @@ final class DifyExec implements Runnable {
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
             var charset = shape.encoding() != null ? shape.encoding() : charset(magic);
+            // not a copy (false) and without a worksheet ("")
             var file = new TextFile(source.input, source.source, charset, new String(start, charset), false, "",
                     Extras.NONE, source.copies);
             if (magic.startsWith(ZIP)) return Book.copy(file, shape);
@@ -11678,6 +11704,8 @@ final class DifyExec implements Runnable {
             return new TextFile(input, source(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
         }
 
+        /// Returns how to open an input. What cannot be read is refused with its reason, because an error of the system
+        /// often has none.
         private static IOSupplier<InputStream> source(Path input, Copies copies) throws IOException {
             if (input.toString().equals("-")) return copies.add(System.in::transferTo);
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file");
@@ -12283,6 +12311,10 @@ final class DifyExec implements Runnable {
             return faults;
         }
 
+        /// Creates the fault of a chatflow without a question.
+        ///
+        /// @param column the column that should contain the question
+        /// @param option the option that would choose a likely column, or empty
         private Inspection.Fault noQuestion(String column, String option) {
             if (byColumn.containsKey(column))
                 return new Inspection.Fault("column " + Text.quoted(column) + " fills the variable of this name, so it "
@@ -12325,6 +12357,7 @@ final class DifyExec implements Runnable {
         private static Inspection.Fault withRemedy(String loss, List<String> columns, Variable variable) {
             if (columns.isEmpty())
                 return new Inspection.Fault(loss + "; use --var " + Text.shell(variable.name() + "=VALUE"), "");
+            // three suggestions fit into a message; a CSV may have hundreds of columns
             var maps = columns.stream().limit(3).map(column -> map(column, variable)).toList();
             return new Inspection.Fault(loss + "; use " + String.join(" or ", maps),
                     maps.size() == 1 ? maps.getFirst() : map("COLUMN", variable));
@@ -12341,6 +12374,8 @@ final class DifyExec implements Runnable {
                     .or(() -> Nearest.of("query", columns));
         }
 
+        /// Returns what the user should know about the columns although the rows can be sent. Each note has at most ten
+        /// names, because a CSV may have hundreds of columns.
         List<String> notes(Csv csv) {
             if (isText) return List.of();
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
@@ -12435,6 +12470,7 @@ final class DifyExec implements Runnable {
                     : new Value.Wrong("has " + Text.count(length, "character") + "; the limit is " + longest);
         }
 
+        /// Reads a choice, which must be exactly one of the options, as Dify requires.
         private static Value select(String cell, List<String> options) {
             if (options.contains(cell)) return new Value.Str(cell);
             return new Value.Wrong("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
@@ -12469,6 +12505,7 @@ final class DifyExec implements Runnable {
                     : new Value.Wrong("must be a number such as 12, -0,5 or 1.234,56");
         }
 
+        /// Reads a checkbox. These are the words that Dify knows; it passes on any other text unchanged.
         private static Value checkbox(String cell) {
             return switch (cell.strip().toLowerCase(Locale.ROOT)) {
                 case "true", "yes", "1", "on" -> new Value.Raw("true");
@@ -12486,6 +12523,10 @@ final class DifyExec implements Runnable {
         /// Holds the folder that an `@path` is relative to, and the folders that it must not leave after links are
         /// followed.
         record Folders(Path base, List<Path> within) {
+            /// Returns the folder of the CSV, or the current folder if the CSV comes from a pipe, and the folder of
+            /// `--files`.
+            ///
+            /// @param more the folder of `--files`, or null
             static Folders of(Path csv, Path more) {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
                 try {
@@ -12509,6 +12550,7 @@ final class DifyExec implements Runnable {
                     "video", List.of("mp4", "mov", "mpeg", "webm"),
                     "document", List.of("txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt",
                             "properties", "doc", "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub"));
+            /// Matches the delimiter of a list. A `;` that no file follows is a part of a URL.
             private static final Pattern SECOND_FILE = Pattern.compile(";\\s*(@|https?://)");
             private static final String LOCAL = "local_file", REMOTE = "remote_url";
 
@@ -12536,11 +12578,13 @@ final class DifyExec implements Runnable {
                         : new Value.Wrong("takes a URL (https://…), not an uploaded file");
             }
 
+            /// Returns whether the variable takes files in this way. A form that lists no way allows all of them.
             private boolean takes(String method) {
                 var methods = texts(rules.path("allowed_file_upload_methods"));
                 return methods.isEmpty() || methods.contains(method);
             }
 
+            /// Reads a URL. Spaces are encoded, because URLs in spreadsheets often have them.
             private Value remote(String part) {
                 try {
                     var address = new URI(part.replace(" ", "%20"));
@@ -12734,6 +12778,7 @@ final class DifyExec implements Runnable {
             /// Adds a row that cannot be used.
             void add(Faulty fault) {
                 var remedy = fault.hint.isEmpty() ? "" : "; " + fault.hint;
+                // no id, column or value, because the row could not be read
                 problems.add(new Inspection.Problem(fault.line, fault.place, "", "", "", fault.problem + remedy, ""));
             }
 
@@ -12750,6 +12795,7 @@ final class DifyExec implements Runnable {
                 return List.copyOf(shown);
             }
 
+            /// Returns what was found: faults of the file before those of the form, and each option only once.
             Inspection inspection(boolean isLenient) {
                 var ofFile = csv.faults().stream().map(fault -> new Fault(fault.what() + "; " + fault.hint,
                         fault.repair.map(Faulty.Repair::option).orElse("")));
