@@ -82,7 +82,8 @@ final class CompareTest extends WholeCommand {
                 {"a":"x y"}               | {"a":"xy"}                | true  | false
                 {"a":"e\\u0301"}          | {"a":"\\u00e9"}           | false | false
                 """)
-        void takesValuesForWhatTheyAre(String first, String second, boolean trim, boolean same) throws IOException {
+        void comparesValuesRatherThanTheirText(String first, String second, boolean trim, boolean same)
+                throws IOException {
             outputs(first, second);
 
             var call = trim ? compare("--trim") : compare();
@@ -91,7 +92,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void namesEachPlaceOfNestedOutputs() throws IOException {
+        void namesThePointerOfEachDifference() throws IOException {
             outputs("{\"a\":{\"b/c\":[{\"d\":1},2]},\"e\":1}", "{\"a\":{\"b/c\":[{\"d\":2},2,3]}}");
 
             var diff = diff();
@@ -143,7 +144,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void knowsNoFiguresThatTheFilesDoNotHave() throws IOException {
+        void leavesOutFiguresThatTheFilesLack() throws IOException {
             each();
             without(",\"(total_)?price\":[^,}]+");
 
@@ -165,14 +166,14 @@ final class CompareTest extends WholeCommand {
                 1.004, 1.001,  ''
                 0,     1500,   '+1,500.00'
                 """)
-        void subtractsWhatItShows(double first, double second, String change) {
+        void subtractsRoundedFigures(double first, double second, String change) {
             var none = new Bootstrap.Interval(Double.NaN, Double.NaN, Double.NaN);
 
             assertEquals(change, new Comparison.Figure("seconds p50", 2, first, second, none).texts().get(3));
         }
 
         @Test
-        void knowsNoShareOfABatchThatWasStoppedBeforeItsFirstRow() throws IOException {
+        void showsNoShareOfABatchWithoutRows() throws IOException {
             each();
             batch().session().save(file("b.jsonl"));
 
@@ -288,7 +289,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void doesNotLetValuesActOnATerminal() throws IOException {
+        void showsNoControlCharacters() throws IOException {
             outputs("{\"\\u001b]0;x\\u0007\":\"\\u001b[31m\"}", "{\"\\u001b]0;x\\u0007\":\"\\u202e\"}");
 
             compare().isSafeOnATerminal();
@@ -440,7 +441,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void isTheLastSentenceAndNamesACertainDifferenceOfCost() throws IOException {
+        void isTheLastSentenceAndNamesASignificantCostChange() throws IOException {
             fail("a.jsonl", 20, 100);
             fail("b.jsonl", 20, 110);
 
@@ -823,7 +824,7 @@ final class CompareTest extends WholeCommand {
     }
 
     @Nested
-    class WordsOfTexts {
+    class TheWordsOfATextOutput {
         private String marked(String first, String second) {
             var nodes = Given.JSON.getNodeFactory();
             var change = new JsonDiff(false).change(new JsonDiff.Difference("", nodes.textNode(first),
@@ -855,7 +856,7 @@ final class CompareTest extends WholeCommand {
     }
 
     @Nested
-    class WhatCannotBeCompared {
+    class AnInvalidComparison {
         @ParameterizedTest
         @ValueSource(strings = {"--output answer", "--output /a~2", "--output /nowhere"})
         void anOutputThatCannotBeComparedIsNamed(String options) throws IOException {
@@ -894,7 +895,7 @@ final class CompareTest extends WholeCommand {
     }
 
     @Nested
-    class TheSheetOfBoth {
+    class TheComparisonCsv {
         @Test
         void hasInputsAndOutputsSideBySide() throws IOException {
             var inputs = Map.of("text", "=1+1");
@@ -925,7 +926,7 @@ final class CompareTest extends WholeCommand {
     }
 
     @Nested
-    class ThePageOfBoth {
+    class TheComparisonPage {
         @Test
         void filtersByClicksAndMarksWords() throws Exception {
             each();

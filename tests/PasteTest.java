@@ -14,14 +14,6 @@ import static org.junit.jupiter.api.Assertions.*;
 /// The commands that the tool prints for its user to paste.
 @Timeout(300)
 final class PasteTest extends WholeCommand {
-    private static final Pattern NEXT = Pattern.compile("(?m)^Next: (.*)$");
-
-    private static String next(String said) {
-        var lines = NEXT.matcher(said).results().map(line -> line.group(1)).toList();
-        assertEquals(1, lines.size(), said);
-        return lines.getFirst();
-    }
-
     /// Each way of starting the tool, for real. Needs the checkout. Builds from a copy, because another JBang may be
     /// building the script of the checkout. Each way has its own folder.
     @Nested
@@ -84,7 +76,9 @@ final class PasteTest extends WholeCommand {
 
         /// Runs the suggested next command, unless it was run before.
         private String paste(Way way, String command, String said) throws Exception {
-            var line = next(said);
+            var lines = said.lines().filter(line -> line.startsWith("Next: ")).toList();
+            assertEquals(1, lines.size(), said);
+            var line = lines.getFirst().substring("Next: ".length());
             assertTrue(line.startsWith(way.words + " " + command + " -i "), line);
             if (pasted.contains(line)) return said;
             pasted.add(line);
@@ -163,21 +157,20 @@ final class PasteTest extends WholeCommand {
             Files.writeString(file("data.csv"), "it's\n[fail]\n");
             var named = Stream.of(args).map(arg -> arg.contains(".csv") || arg.contains(".jsonl")
                     ? path(arg) : arg).toArray(String[]::new);
-            var call = call(Map.of(), named);
-            return PasteTest.next(call.out() + call.err()).replace(folder + "/", "");
+            return call(Map.of(), named).next().replace(folder + "/", "");
         }
 
         private String[] run(String... more) {
             return words(List.of(words(List.of("run"), all)), more);
         }
 
-        private static final String AGAIN = "difyexec retry -i data.csv -o results.jsonl";
+        private static final String AGAIN = "retry -i data.csv -o results.jsonl";
 
         @Test
         void leavesOutOptionsForOneSessionOrInTheLog() throws IOException {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown")));
-            assertEquals("difyexec shell -i data.csv -o results.jsonl --demo",
+            assertEquals("shell -i data.csv -o results.jsonl --demo",
                     next("retry", "--force", "-i", "data.csv",
                     "--output", "results.jsonl", "--demo", "--id-column=it's", "--", "[fail]"));
         }
@@ -198,7 +191,7 @@ final class PasteTest extends WholeCommand {
             for (var name : List.of("data.csv", "results.jsonl.log"))
                 Files.move(file(name), file("moved/" + name));
 
-            assertEquals("difyexec retry -i moved/data.csv -o moved/results.jsonl --demo --user me",
+            assertEquals("retry -i moved/data.csv -o moved/results.jsonl --demo --user me",
                     next("status", "-o", "moved/results.jsonl"));
         }
 
@@ -211,7 +204,7 @@ final class PasteTest extends WholeCommand {
                     .replace("\"--user=me\"", Given.json("'--user=$(id)','--mode=a;id','--no-check','',null,'--base-url=http://other',"
                             + "'--files=--base-url=http://other','--demo x'")));
 
-            assertEquals("difyexec retry -i '$(id);id' -o results.jsonl --demo --user '$(id)' --mode 'a;id' --no-check"
+            assertEquals("retry -i '$(id);id' -o results.jsonl --demo --user '$(id)' --mode 'a;id' --no-check"
                             + " --files=--base-url=http://other",
                     next("status", "-o", "results.jsonl"));
         }
@@ -224,7 +217,7 @@ final class PasteTest extends WholeCommand {
 
             assertEquals(AGAIN + " --demo --user 'it'\\''s me' --mode blocking --allow-empty --save-files 'a folder'"
                     + " --workflow-id main", next("status", "-o", "results.jsonl"));
-            assertEquals("difyexec shell -i data.csv -o results.jsonl --allow-empty --app-id a-1 --demo",
+            assertEquals("shell -i data.csv -o results.jsonl --allow-empty --app-id a-1 --demo",
                     next("retry", "-i", "data.csv", "-o", "results.jsonl", "--allow-empty", "--save-files=a folder",
                             "-c", "2", "--app-id", "a-1", "--demo"));
         }
@@ -237,8 +230,7 @@ final class PasteTest extends WholeCommand {
             var call = call(Map.of(), "run", "--demo", "-i", input(), "-o", output(), "--id-column", "it's", "--add")
                     .says("\nAll rows of " + input() + " succeeded.\n");
 
-            var words = PasteTest.next(call.err()).replace("difyexec ", "").replace("out.csv", path("out.csv"));
-            call(Map.of(), words.split(" ")).exits(0);
+            call(Map.of(), call.next().replace("out.csv", path("out.csv")).split(" ")).exits(0);
 
             assertEquals(3, Files.readAllLines(file("out.csv")).size());
         }

@@ -64,13 +64,9 @@ final class ViewsTest extends WholeCommand {
         }
     }
 
-    private Written batch() {
-        return new Written();
-    }
-
     /// Three successes, a retried failure, an unknown row and one that has not run yet.
     private Written mixed() {
-        var batch = batch().success("a", "first", "{\"answer\":\"yes\",\"score\":0.5}")
+        var batch = new Written().success("a", "first", "{\"answer\":\"yes\",\"score\":0.5}")
                 .success("b", "second", "{\"answer\":\"no\"}")
                 .success("c", "third", "{\"answer\":\"a, \\\"b\\\"\",\"list\":[1,2]}");
         batch.past.ended("d", "again", "overloaded");
@@ -90,7 +86,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void countsRunsWithoutAPrice() throws IOException {
-            var batch = batch().success("a", "x", "{}").row("b", "x");
+            var batch = new Written().success("a", "x", "{}").row("b", "x");
             batch.past.attempt("b").end("b", "failed", "tokens", 9, "price", null);
             batch.save();
 
@@ -162,7 +158,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void leavesOutTheTimeBetweenSessions() throws IOException {
-            var written = batch().success("a", "", "{}");
+            var written = new Written().success("a", "", "{}");
             written.past.second = 100_000;
             written.past.session();
             written.success("b", "", "{}").save();
@@ -174,7 +170,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void aRowWhoseResultIsWrittenWhileItReadsIsInFlight() throws IOException {
+        void aRowIsInFlightIfItsResultIsWrittenMeanwhile() throws IOException {
             mixed().save();
             var late = "{\"id\":\"late\",\"status\":\"success\",\"outputs\":{}}\n";
             var attempt = Json.object("event", "attempt", "t", Given.NOON, "id", "late", "n", 0, "user", "u",
@@ -204,8 +200,9 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void groupsRowsThatDifferInRunsAndTimesAloneInEachView() throws IOException {
-            batch().ended("a", "", "unknown", "run 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b says running after 5 min 3 s")
+        void groupsErrorsThatDifferOnlyInIdsAndTimes() throws IOException {
+            new Written()
+                    .ended("a", "", "unknown", "run 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b says running after 5 min 3 s")
                     .ended("b", "", "unknown", "run 1c8f4b0f-2d3e-4f60-9bac-1d2e3f405b6c says running after 59 s")
                     .ended("c", "", "failed", "HTTP 503 from http://10.0.0.1/a/17")
                     .ended("d", "", "failed", "HTTP 503 from http://10.0.0.1/a/4711").save();
@@ -221,7 +218,7 @@ final class ViewsTest extends WholeCommand {
 
         @ParameterizedTest
         @EnumSource(RowStatus.class)
-        void isColouredOnATerminalAlone(RowStatus status) {
+        void isColouredOnlyOnATerminal(RowStatus status) {
             assertTrue(new Ansi(true).by(status, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
             assertEquals("x", new Ansi(false).by(status, "x"));
             assertFalse(Ansi.of(Given.env(Map.of("NO_COLOR", "1"))).on());
@@ -230,7 +227,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void showsTextsOfServersAndFilesSafely() throws IOException {
-            var written = batch();
+            var written = new Written();
             int n = 0;
             for (var text : HOSTILE)
                 written.ended("id" + n++ + text.replaceAll("[\\p{Cntrl}]", ""), text, "failed", text);
@@ -335,8 +332,8 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void rawIsCellForCellWhatTheResultsHold() throws IOException {
-            var written = batch();
+        void rawCellsEqualTheOutputsInTheResults() throws IOException {
+            var written = new Written();
             int n = 0;
             for (var text : HOSTILE)
                 written.success("id" + n++, text, Json.object("text", text, "n", n, text, "x"));
@@ -378,7 +375,7 @@ final class ViewsTest extends WholeCommand {
                 1-1                 | 1-1
                 """)
         void keepsASpreadsheetFromRunningText(String cell, String written) throws IOException {
-            batch().success("a", cell, Map.of("o", cell)).save();
+            new Written().success("a", cell, Map.of("o", cell)).save();
 
             var row = strictly(written()).get(1);
 
@@ -388,8 +385,8 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void keepsNestedOutputsAndNumbersAsTheyWereWritten() throws IOException {
-            batch().success("a", "", "{\"deep\":{\"n\":12345678901234567890,\"p\":1.10},\"big\":12345678901234567890,"
-                    + "\"price\":1.10,\"no\":null,\"yes\":true}").save();
+            new Written().success("a", "", "{\"deep\":{\"n\":12345678901234567890,\"p\":1.10},"
+                    + "\"big\":12345678901234567890,\"price\":1.10,\"no\":null,\"yes\":true}").save();
 
             var rows = strictly(written());
 
@@ -401,7 +398,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void keepsTheDelimiterOfTheInput() throws IOException {
-            batch().success("a", "x,y", "{\"o\":\"p;q\"}").save();
+            new Written().success("a", "x,y", "{\"o\":\"p;q\"}").save();
             Files.writeString(file("data.csv"), "id|text\na|\"x,y\"\n");
 
             assertTrue(written("--delimiter", "|").contains("\r\na|\"x,y\"|\"p;q\"|succeeded|"));
@@ -409,7 +406,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void marksResultsOfEditedInputs() throws IOException {
-            var batch = batch().success("a", "as in the CSV", "{}").row("b", "");
+            var batch = new Written().success("a", "as in the CSV", "{}").row("b", "");
             batch.past.attempt("b").result("b", Map.of(), "edited", true);
             batch.save();
 
@@ -435,7 +432,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void hasEachNameOnceEvenIfTheInputIsAnExport() throws IOException {
-            batch().success("a", "x", "{\"answer\":\"yes\"}").save();
+            new Written().success("a", "x", "{\"answer\":\"yes\"}").save();
             Files.writeString(file("data.csv"),
                     "id,text,output.answer,status,run.status,run.run.status\na,x,no,,,\n");
 
@@ -452,7 +449,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void goesToStandardOutputAsUtf8() throws IOException {
-            batch().success("a", "größer", "{}").save();
+            new Written().success("a", "größer", "{}").save();
             var bytes = new ByteArrayOutputStream();
             var env = Given.env(Map.of());
             var export = new Export();
@@ -546,23 +543,18 @@ final class ViewsTest extends WholeCommand {
         @Test
         void removesFilesOfAKilledProcess() throws IOException {
             var target = file("out.csv");
-            var left = new AtomicReference<Path>();
+            var others = new ArrayList<Path>();
             AtomicFile.write(target, out -> {
-                try (var all = Files.newDirectoryStream(folder, ".difyexec-*")) {
-                    left.set(Path.of(all.iterator().next().toString() // of another process
-                            .replaceFirst("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", UUID.randomUUID().toString())));
-                }
+                for (int n = 0; n < 2; n++) others.add(file(draft().replaceFirst(
+                        "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", UUID.randomUUID().toString())));
                 out.write('x');
             });
-            Files.writeString(left.get(), "half");
-            Files.writeString(file("kept"), "kept");
-            var link = Files.createSymbolicLink(Path.of(left.get().toString()
-                    .replaceFirst("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", UUID.randomUUID().toString())),
-                    file("kept"));
+            var half = Files.writeString(others.getFirst(), "half");
+            var link = Files.createSymbolicLink(others.getLast(), Files.writeString(file("kept"), "kept"));
 
             AtomicFile.write(target, out -> out.write('y'));
 
-            assertFalse(Files.exists(left.get()));
+            assertFalse(Files.exists(half));
             assertEquals("kept", Files.readString(link));
             assertEquals("y", Files.readString(target));
         }
@@ -575,9 +567,7 @@ final class ViewsTest extends WholeCommand {
             var drafts = new ArrayList<String>();
 
             AtomicFile.write(file, out -> {
-                try (var all = Files.newDirectoryStream(folder, ".*")) {
-                    for (var draft : all) drafts.add(permissions(draft));
-                }
+                drafts.add(permissions(file(draft())));
                 out.write('x');
             });
 
@@ -585,6 +575,13 @@ final class ViewsTest extends WholeCommand {
             assertEquals(permissions, permissions(file));
             Files.setPosixFilePermissions(file, PosixFilePermissions.fromString("rw-------"));
             assertEquals("x", Files.readString(file));
+        }
+
+        /// The file that is being written.
+        private String draft() throws IOException {
+            var drafts = names().stream().filter(name -> name.startsWith(".")).toList();
+            assertEquals(1, drafts.size(), drafts::toString);
+            return drafts.getFirst();
         }
 
         private static String permissions(Path file) throws IOException {
@@ -658,8 +655,8 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void theReportCutsLongValuesAndShowsTheirLength() throws IOException {
-            batch().success("a", "y".repeat(1_000_000), Map.of("long", "😀".repeat(1_500), "short", "x".repeat(2_000),
-                    "deep", List.of("z".repeat(5_000)))).save();
+            new Written().success("a", "y".repeat(1_000_000), Map.of("long", "😀".repeat(1_500),
+                    "short", "x".repeat(2_000), "deep", List.of("z".repeat(5_000)))).save();
             report();
 
             var row = rows().getFirst();
@@ -829,7 +826,7 @@ final class ViewsTest extends WholeCommand {
     @Nested
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @Execution(ExecutionMode.SAME_THREAD)
-    class InABrowser {
+    class TheReportInABrowser {
         private Browser browser;
 
         @BeforeAll
@@ -861,7 +858,7 @@ final class ViewsTest extends WholeCommand {
 
         /// 5,000 rows, each tenth failed for one of two causes.
         private Written many() {
-            var written = batch();
+            var written = new Written();
             for (int n = 1; n <= 5000; n++) {
                 if (n % 10 != 0) written.success("row-" + n, "text " + n, "{\"answer\":\"answer " + n + "\"}");
                 else written.ended("row-" + n, "text " + n, "failed", n % 20 == 0 ? "no such city" : "refused");
@@ -870,7 +867,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void searchFiltersSortAndDetailWorkByClicks() throws Exception {
+        void rowsAreSearchedFilteredSortedAndOpenedByClicks() throws Exception {
             open(many());
 
             assertEquals("5,000 of 5,000 rows", browser.text("#count"));
@@ -911,7 +908,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void itsDownloadHasTheRowsThatMatch() throws Exception {
+        void theDownloadHasTheRowsThatMatch() throws Exception {
             open(mixed());
 
             browser.evaluate("at('outcome').value = 'succeeded'; choose()");
@@ -929,7 +926,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void isPrintedWithAllRowsThatHaveNotSucceeded() throws Exception {
+        void allRowsThatHaveNotSucceededArePrinted() throws Exception {
             open(many());
 
             browser.evaluate("window.dispatchEvent(new Event('beforeprint'))");
@@ -944,7 +941,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void aRowHasALinkAndARunThatCanBeCopied() throws Exception {
-            open(batch().success("a", "", "{}").success("b c+%", "", "{}"));
+            open(new Written().success("a", "", "{}").success("b c+%", "", "{}"));
 
             browser.click("#body tr:nth-child(2) button");
             browser.until("detail.open");
@@ -961,8 +958,8 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void ofOneRowHasNoChartAndAllTablesHaveCaptions() throws Exception {
-            open(batch().ended("a", "", "failed", "refused"));
+        void aReportOfOneRowHasCaptionsButNoChart() throws Exception {
+            open(new Written().ended("a", "", "failed", "refused"));
 
             assertEquals(List.of(), browser.texts("figure"));
             assertEquals(0, browser.evaluate("document.querySelectorAll('table:not(:has(caption)), th:not([scope])')"
@@ -976,8 +973,8 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void itsChartsAreDrawnWithTicksAndTooltips() throws Exception {
-            var written = batch();
+        void chartsHaveTicksAndTooltips() throws Exception {
+            var written = new Written();
             for (int n = 0; n < 5; n++) written.success("r" + n, "", "{}");
             written.past.second = 12;
             written.ended("last", "", "failed", "<b>broken</b>").row("other", "").past.attempt("other")
@@ -995,8 +992,8 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void itsChartsLeaveOutTheTimeBetweenSessions() throws Exception {
-            var written = batch().success("a", "", "{}");
+        void chartsLeaveOutTheTimeBetweenSessions() throws Exception {
+            var written = new Written().success("a", "", "{}");
             written.past.second = 100_000;
 
             open(written.success("b", "", "{}"));
@@ -1006,7 +1003,7 @@ final class ViewsTest extends WholeCommand {
 
         @Test
         void hostileValuesAreOnlyText() throws Exception {
-            var written = batch();
+            var written = new Written();
             int n = 0;
             for (var text : HOSTILE) {
                 var clean = text.replaceAll("[\\p{Cntrl}]", "");
