@@ -4702,6 +4702,7 @@ final class DifyExec implements Runnable {
                 var end = result.end();
                 var adds = object("rows", 1, "succeeded", result.isSuccess() ? 1 : 0, "tokens", history.tokens(entry),
                         "retries", Math.max(0, history.attempts(entry) - 1),
+                        // tokens are a text here, because a result may lack them
                         "runs without price", end.price().isEmpty() && end.tokens().matches(".*[1-9].*") ? 1 : 0);
                 for (var currency : history.figures().spending().prices().keySet())
                     adds.put(cost(currency), history.cost(entry, currency));
@@ -4734,7 +4735,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns the smallest latency in seconds that this share of the successes does not exceed, or NaN without
-            /// successes.
+            /// successes. A cast to `int` takes the row from the lower bits.
             private double seconds(double share, int[] counts) {
                 long all = 0;
                 for (long one : latencies) all += counts[(int) one];
@@ -4837,6 +4838,8 @@ final class DifyExec implements Runnable {
                 batch.offsets().inOrderOfSending(batch.index().size())
                         .forEach(entry -> rows.findOrAdd(batch.index().id(entry)));
             recorded = rows.size();
+            // "nothing differs" would pass for a good result, and a file without rows could have no header
+            if (recorded == 0) throw new Unusable("no file to compare has a row that was sent", "run the batches");
             expected.judged().forEach(rows::findOrAdd);
             for (var match : Match.values()) matches.put(match, 0L);
             for (var grade : Grade.values()) grades.put(grade, 0L);
@@ -4878,6 +4881,7 @@ final class DifyExec implements Runnable {
             var costs = new LinkedHashMap<String, Integer>();
             sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending().prices().forEach(
                     (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
+            // `decisive` adds "percent correct" if there are expected values
             var digits = object("rows", whole, "percent succeeded", 1, decisive(), 1, "seconds p50", 2,
                     "seconds p90", 2, "tokens", whole);
             digits.putAll(costs);
@@ -4921,6 +4925,7 @@ final class DifyExec implements Runnable {
             return sentence;
         }
 
+        /// Returns whether any row in the files has an expected value. Rows that are in no file have higher numbers.
         boolean hasJudgedRows() {
             return expected.judged().anyMatch(id -> rows.find(id) < recorded);
         }

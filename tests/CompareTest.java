@@ -876,6 +876,16 @@ final class CompareTest extends WholeCommand {
             compare().exits(2).says(path(name) + ": ").hints();
         }
 
+        @Test
+        void batchesWithoutASentRowAreRejected() throws IOException {
+            batch().session().save(file("a.jsonl"));
+            batch().session().save(file("b.jsonl"));
+
+            compare("--csv", path("out.csv")).exits(2).hints();
+
+            assertFalse(Files.exists(file("out.csv")));
+        }
+
         @ParameterizedTest
         @ValueSource(strings = {"--csv", "--html", "--junit"})
         void aForeignFileIsNotOverwrittenByAComparison(String option) throws IOException {
