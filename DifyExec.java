@@ -669,7 +669,7 @@ final class DifyExec implements Runnable {
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
             csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.printRequest(attempt(row, server),
-                    form, dify.client().to(server.kind()), out));
+                    form, dify.client().forApp(server.kind()), out));
         }
 
         /// Makes up an attempt that is never sent. Its user has the form of a real one, and its mode is that of a first
@@ -1680,7 +1680,7 @@ final class DifyExec implements Runnable {
             var form = dify.form(workflow, server, batch.csv().orElseThrow());
             // the check found no problem, or it would have thrown; this prints its notes
             CheckView.printProblems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
-            var sender = new Sender(dify.client().to(server.kind()), form, Optional.ofNullable(out.saveFiles));
+            var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
             var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
@@ -2411,7 +2411,7 @@ final class DifyExec implements Runnable {
         /// Asks for the details of a run. Checks the id, because Dify 1.9 responds to an unknown one with 200 and
         /// nulls.
         private DifyClient.Reply<JsonNode> detail(String run) {
-            return ask(() -> client.stored("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
+            return ask(() -> client.fetch("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
                     text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
                     : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
         }
@@ -3361,7 +3361,7 @@ final class DifyExec implements Runnable {
         AppClaim identify(Origin origin, AppKind kind, boolean isSure, String left)
                 throws InterruptedException, IOException {
             boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
-            var exchange = new FirstExchange(client.to(kind), judge, err);
+            var exchange = new FirstExchange(client.forApp(kind), judge, err);
             for (var session : origin.sessions()) {
                 if (access.hasAppHash(session.appHash())) continue;
                 isSame = false;
@@ -3601,19 +3601,20 @@ final class DifyExec implements Runnable {
         /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
-            var now = tally.now();
+            var activity = tally.activity();
             var failed = some(tally.countOfAll(RowStatus.FAILED), "failed");
             var items = Stream.of(done + "/" + asked + " (" + 100 * done / Math.max(1, asked) + " %)",
-                    now.rest().orElse(""),
+                    activity.rest().orElse(""),
                     tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
                     failed,
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
                     Text.seconds(tally.elapsed()),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
-                    some(now.lookUps(), now.lookUps() == 1 ? "row is being looked up" : "rows are being looked up"),
-                    now.running() + " running" + limit(tally.pace),
-                    some(now.waiting(), "waiting"),
+                    some(activity.lookUps(), activity.lookUps() == 1 ? "row is being looked up"
+                            : "rows are being looked up"),
+                    activity.running() + " running" + limit(tally.pace),
+                    some(activity.waiting(), "waiting"),
                     some(tally.spending().tokens(), "tokens"),
                     Summary.cost(tally.spending().times(1))) // `times` also rounds to three digits
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
@@ -5530,7 +5531,7 @@ final class DifyExec implements Runnable {
         private final Ports ports;
         private final InstantSource clock;
         private final AtomicInteger interrupts = new AtomicInteger(); // any thread may add one, see [#interrupt]
-        private final Map<Long, InFlight> running = new LinkedHashMap<>(); // by the attempt's sequence number
+        private final Map<Long, InFlight> inFlight = new LinkedHashMap<>(); // by the attempt's sequence number
         private final int looksAtOnce;
         private int looking = 0, probing = 0; // look-ups and probes without a response so far
         private Instant hardStop = Instant.MAX; // when a stopped session no longer waits for running rows
@@ -5649,7 +5650,7 @@ final class DifyExec implements Runnable {
                     var starts = startDue();
                     writer.commit(clock.instant(), watcher::say); // writes the attempts and the last outcomes to disk
                     starts.forEach(this::send);
-                    tally.tick(clock.instant(), new Tally.Now(running.size(), agenda.waiting(),
+                    tally.tick(clock.instant(), new Tally.Activity(inFlight.size(), agenda.waiting(),
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
@@ -5658,15 +5659,15 @@ final class DifyExec implements Runnable {
                     writer.write();
                     checkLimits();
                     notePrices();
-                    health.verdict(clock.instant(), running.size() + looking + probing).ifPresent(agenda::stopWith);
+                    health.verdict(clock.instant(), inFlight.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
-                writer.stopped(clock.instant(), agenda.stop());
+                writer.stopped(clock.instant(), agenda.stopReason());
             } catch (UncheckedIOException problem) {
                 agenda.stopWith(writer.unwritable(problem.getCause()));
             }
             watcher.end();
             // if Dify refuses a setting after runs have started, the batch stopped early: the command was usable
-            return agenda.stop().map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
+            return agenda.stopReason().map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
                     ? Stop.early(stop.what(), stop.hint()) : stop);
         }
 
@@ -5674,15 +5675,15 @@ final class DifyExec implements Runnable {
         /// period, asks Dify to stop the runs that are still active.
         private void beforeEnd() {
             var now = clock.instant();
-            if (agenda.stop().isPresent()) {
-                if (!running.isEmpty() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(STOP_TIMEOUT);
-            } else if (running.isEmpty() && looking == 0) agenda.lookForLate(now);
+            if (agenda.stopReason().isPresent()) {
+                if (!inFlight.isEmpty() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(STOP_TIMEOUT);
+            } else if (inFlight.isEmpty() && looking == 0) agenda.lookForLate(now);
         }
 
         /// Returns whether the session may end: everything is done or, after a stop, no running row is waited for.
         private boolean isOver() {
-            if (agenda.stop().isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone();
-            return running.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
+            if (agenda.stopReason().isEmpty()) return inFlight.isEmpty() && looking == 0 && agenda.isDone();
+            return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
         /// Adds every attempt that may start to the log and returns it. The attempts are sent when they are on disk,
@@ -5690,7 +5691,7 @@ final class DifyExec implements Runnable {
         /// cost nothing, so they leave at once.
         private List<InFlight> startDue() {
             var now = clock.instant();
-            if (agenda.stop().isPresent()) return List.of();
+            if (agenda.stopReason().isPresent()) return List.of();
             var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
@@ -5700,14 +5701,14 @@ final class DifyExec implements Runnable {
                 var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user,
                         terms.modes().mode(), row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
-                running.put(attempt.sequence(), sent);
-                pace.started(now);
+                inFlight.put(attempt.sequence(), sent);
+                pace.noteStart(now);
                 writer.record(AttemptEvent.of(attempt, writer.resultsOnDisk()));
                 agenda.markResent(row); // a run of an earlier attempt would now be paid for twice
                 starts.add(sent);
             }
             lookUpSilent(now);
-            while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLook().isAfter(now))
+            while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLookDue().isAfter(now))
                 look(agenda.takeLookUp());
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
             return starts;
@@ -5717,13 +5718,13 @@ final class DifyExec implements Runnable {
         /// outage leaves no more of them than there are slots.
         private boolean hasRoom(Instant when, Instant now) {
             // silent streams give up slots but stay open, so they need a limit of their own
-            return pace.hasRoom(when, busySlots(now) + health.doubts()) && running.size() < 2 * pace.ceiling;
+            return pace.hasRoom(when, busySlots(now) + health.doubts()) && inFlight.size() < 2 * pace.ceiling;
         }
 
         /// Looks up streams without a first event. Such a stream may wait in the server's queue, but its run may also
         /// have ended unseen, as after a restart of Redis (Dify 1.16.1). The stream stays open meanwhile.
         private void lookUpSilent(Instant now) {
-            for (var sent : running.values()) {
+            for (var sent : inFlight.values()) {
                 if (sent.lookedUp || !sent.isSilent(now) || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
                 sent.lookedUp = true;
                 agenda.lookUp(Unresolved.withoutWait(sent.attempt, Purpose.QUIET, Optional.empty(), now));
@@ -5731,7 +5732,7 @@ final class DifyExec implements Runnable {
         }
 
         private int silentStreams(Instant now) {
-            return (int) running.values().stream().filter(sent -> sent.isSilent(now)).count();
+            return (int) inFlight.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
         /// Asks the server for something that starts nothing. A row would become unresolved if no response came.
@@ -5746,8 +5747,8 @@ final class DifyExec implements Runnable {
         private void probed(Optional<Response> failure, Instant sent) {
             probing--;
             // even a refusal shows that the server responds
-            if (failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer()) health.answered(sent);
-            else health.failed(clock.instant(), sent);
+            if (failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer()) health.noteResponse(sent);
+            else health.noteFailure(clock.instant(), sent);
             failure.ifPresent(response -> obeyPause(response, clock.instant()));
         }
 
@@ -5761,7 +5762,7 @@ final class DifyExec implements Runnable {
         /// Runs on a worker thread: sends the attempt, and passes on the events of its stream.
         private Response answer(InFlight sent) {
             // the engine's thread may be waiting for the disk, and then sees a signal later than this thread
-            if (agenda.stop().isPresent() || interrupts.get() > 0)
+            if (agenda.stopReason().isPresent() || interrupts.get() > 0)
                 return new Response.NotSent("not sent: the batch was stopping", "");
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
@@ -5813,8 +5814,8 @@ final class DifyExec implements Runnable {
             var redrawn = now.plusMillis(200); // five updates of the progress line a second are enough to look live
             // a look-up that has to wait for another one starts with that one's message
             var nextLook = looking < looksAtOnce
-                    ? Collections.max(List.of(agenda.nextLook(), health.opens())) : Instant.MAX;
-            var next = Collections.min(agenda.stop().isPresent() ? List.of(redrawn, hardStop)
+                    ? Collections.max(List.of(agenda.nextLookDue(), health.opens())) : Instant.MAX;
+            var next = Collections.min(agenda.stopReason().isPresent() ? List.of(redrawn, hardStop)
                     : List.of(redrawn, nextStart(now), nextLook, probing > 0 ? Instant.MAX : health.nextProbe()));
             // at least 1 ms, so that something that is due but cannot start does not make the loop spin
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
@@ -5823,13 +5824,13 @@ final class DifyExec implements Runnable {
         /// Returns when a row may start next. If no slot is free, returns `Instant.MAX`: a message will end the wait.
         private Instant nextStart(Instant now) {
             return !hasRoom(Instant.MAX, now) ? Instant.MAX
-                    : Collections.max(List.of(agenda.nextRow(now), pace.nextStart(), health.opens()));
+                    : Collections.max(List.of(agenda.nextRowDue(now), pace.nextStart(), health.opens()));
         }
 
         /// Returns why nothing seems to happen, for the progress line: a pause, or the time until the next start.
         private Optional<String> pauseNote(Instant now) {
-            if (agenda.stop().isPresent()) return Optional.empty();
-            var next = running.isEmpty() ? nextStart(now) : now; // with a running row, the line moves anyway
+            if (agenda.stopReason().isPresent()) return Optional.empty();
+            var next = inFlight.isEmpty() ? nextStart(now) : now; // with a running row, the line moves anyway
             return health.pauseNote(now).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
                     ? Optional.of("next start in " + Text.seconds(Duration.between(now, next)))
                     : Optional.empty());
@@ -5839,21 +5840,21 @@ final class DifyExec implements Runnable {
         /// and would keep its slot until `TIMEOUT`. Together with runs that were cut off, such streams therefore hold
         /// only the slots that [Pace#held] leaves them.
         private int busySlots(Instant now) {
-            int quiet = (int) running.values().stream().filter(sent -> sent.isStreaming
+            int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
-            return running.size() - quiet + pace.held(agenda.cutRuns(), quiet, now);
+            return inFlight.size() - quiet + pace.held(agenda.cutRuns(), quiet, now);
         }
 
         /// Returns how many runs may be active on the server, including those that were cut off.
         private int runsOnServer() {
-            return running.size() + agenda.cutRuns().size();
+            return inFlight.size() + agenda.cutRuns().size();
         }
 
         /// Takes an event of a stream from its worker. Events that only a live view shows are passed on; the others
         /// concern the log, the time limit and the pace.
         private void onStreamEvent(InFlight sent, StreamEvent heard) {
             var attempt = sent.attempt;
-            boolean isOpen = running.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
+            boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
             switch (heard) {
                 case StreamEvent.Uploaded _ -> {
                     sent.start = clock.instant(); // the request follows
@@ -5878,15 +5879,15 @@ final class DifyExec implements Runnable {
                     sent.start = clock.instant();
                     sent.isStreaming = true;
                     logRun(sent, run);
-                    health.answered(attempt.at());
-                    queue.began(attempt);
+                    health.noteResponse(attempt.at());
+                    queue.noteStart(attempt);
                     noteWait(attempt, waited, "first event after %s");
                     if (taskStopsSent) stopTask(sent); // its task was unknown when the other runs were stopped
                 }
                 case StreamEvent.Idle(var run) -> {
                     var quiet = Unresolved.withoutWait(attempt, Purpose.QUIET, Optional.of(run), clock.instant());
                     if (!sent.lookedUp)
-                        agenda.lookUp(quiet.with(quiet.state().started(Optional.of(sent.start), Instant.MAX)));
+                        agenda.lookUp(quiet.with(quiet.state().withStart(Optional.of(sent.start), Instant.MAX)));
                     sent.lookedUp = true;
                 }
             }
@@ -5908,7 +5909,7 @@ final class DifyExec implements Runnable {
         private void noteWait(Attempt attempt, Duration waited, String why) {
             // a tenth earlier, because requests that left together with this one may be waiting, too
             var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
-            int active = (int) running.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
+            int active = (int) inFlight.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
                     ? other.isStreaming : other.attempt.at().isBefore(before)).count();
             if (attempt.mode() == Mode.BLOCKING) active++; // the run that has just ended
             if (pace.cutIfQueued(waited, attempt.sequence(), active, terms.names().count()))
@@ -5922,10 +5923,10 @@ final class DifyExec implements Runnable {
         /// Takes the response to an attempt from its worker: adapts the pace and the mode, then does what the [Judge]
         /// decides for the row.
         private void onResponse(Attempt attempt, Response response) {
-            var sent = running.remove(attempt.sequence());
+            var sent = inFlight.remove(attempt.sequence());
             if (sent == null) return; // a look-up has found its run's end before
             var now = clock.instant();
-            pace.ended(now);
+            pace.noteEnd(now);
             if (response instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) { // the next session resends it
                 logEnd(attempt, "interrupted", ran, "stopped on request");
                 return;
@@ -5950,9 +5951,9 @@ final class DifyExec implements Runnable {
         /// Obeys a pause that the server asks for. It holds for the whole session.
         private void obeyPause(Response response, Instant now) {
             var pause = Backoff.Pause.of(response, now);
-            if (pause.isEmpty() || agenda.stop().isPresent()) return;
+            if (pause.isEmpty() || agenda.stopReason().isPresent()) return;
             pause.get().stop().ifPresent(agenda::stopWith);
-            if (agenda.stop().isPresent()) return;
+            if (agenda.stopReason().isPresent()) return;
             var text = pause.get().text();
             health.pause(pause.get().until());
             if (!text.equals(lastPause)) watcher.say(text);
@@ -5964,23 +5965,23 @@ final class DifyExec implements Runnable {
         private void adjustPace(Attempt attempt, Response response, Instant now) {
             var took = Duration.between(attempt.at(), now);
             if (response instanceof Response.Ran ran) {
-                pace.finished(ran.usage().within(took), now);
+                pace.noteRunTime(ran.usage().within(took), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited, "waited %s in the server's queue"));
-                if (!ran.isBare()) queue.began(attempt); // a made-up end does not show that its run has left the queue
+                if (!ran.isBare()) queue.noteStart(attempt); // after a made-up end, its run may still wait
             }
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
-                    pace.succeeded();
-                    health.served(attempt.at());
+                    pace.noteSuccess();
+                    health.noteSuccess(attempt.at());
                 }
                 // a 5xx may come from a proxy or a crash after the run has started
                 case Response.Refused refused when refused.status() >= 500
-                        && !refused.inStream() -> health.doubted(now, attempt.at());
-                case Response.Refused _ -> health.answered(attempt.at());
+                        && !refused.inStream() -> health.noteUnseenEnd(now, attempt.at());
+                case Response.Refused _ -> health.noteResponse(attempt.at());
                 // the file itself was rejected, so the server responds
-                case Response.NotUploaded file when !file.mayPass() -> health.answered(attempt.at());
-                case Response.Cut _ -> health.doubted(now, attempt.at());
-                case Response.NotSent _, Response.NotUploaded _ -> health.failed(now, attempt.at());
+                case Response.NotUploaded file when !file.mayPass() -> health.noteResponse(attempt.at());
+                case Response.Cut _ -> health.noteUnseenEnd(now, attempt.at());
+                case Response.NotSent _, Response.NotUploaded _ -> health.noteFailure(now, attempt.at());
             }
             terms.modes().observe(response, took).ifPresent(change -> {
                 var mode = terms.modes().mode();
@@ -6006,10 +6007,10 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, "again", response, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
-                    pace.refused(attempt.sequence(), runsOnServer(), terms.names().count());
+                    pace.cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
                     // runs that were cut off hold slots on the server, so other rows would be refused in turn
                     if (runsOnServer() > busySlots(now)) pace.noneBefore(now.plus(after));
-                    health.refused(now, runsOnServer());
+                    health.noteRefusal(now, runsOnServer());
                     recordThrottle(attempt, why);
                     agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
                     logEnd(attempt, "throttled", response, why);
@@ -6019,7 +6020,7 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, "unreached", response, why);
                 }
                 case Verdict.LookUp(var symptom, var why) -> {
-                    if (agenda.stop().isPresent()) return; // the next session looks it up
+                    if (agenda.stopReason().isPresent()) return; // the next session looks it up
                     // a run that timed out has used up its time, but is looked up once before it is stopped
                     var deadline = symptom == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
                     var since = symptom == Symptom.STREAM_SILENT ? attempt.at() : now; // silent since the request
@@ -6046,7 +6047,7 @@ final class DifyExec implements Runnable {
         /// because the other limits exist to save what further rows would cost.
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
-            if (agenda.nextRow(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
+            if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
             terms.limits().limitReached(writer.batch().figures().spending(), tally.ownSpending)
                     .ifPresent(agenda::stopWith);
             // a row that succeeded shows that the workflow and its settings can work
@@ -6107,27 +6108,27 @@ final class DifyExec implements Runnable {
             agenda.release(unresolved);
             var attempt = unresolved.attempt();
             var now = clock.instant();
-            if (found instanceof LookUpResult.Silent silent && !silent.isAnswer()) health.failed(now, sent);
-            else health.answered(sent);
-            if (found.isThere()) queue.began(attempt);
-            if (found instanceof LookUpResult.Absent) queue.notFound(attempt, now);
-            if (found instanceof LookUpResult.Running) terms.modes().listsRunning(unresolved);
+            if (found instanceof LookUpResult.Silent silent && !silent.isAnswer()) health.noteFailure(now, sent);
+            else health.noteResponse(sent);
+            if (found.isThere()) queue.noteStart(attempt);
+            if (found instanceof LookUpResult.Absent) queue.noteAbsent(attempt, now);
+            if (found instanceof LookUpResult.Running) terms.modes().noteListedRunning(unresolved);
             if (found instanceof LookUpResult.Ended(var ran, _)) watcher.ran(ran);
             writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
             if (unresolved.is(Symptom.RECHECK) && found.isThere()) {
                 if (agenda.isLate(attempt)) recordLate(attempt, found);
-                agenda.appeared(attempt);
+                agenda.noteAppeared(attempt);
             }
             if (!hasEnded(unresolved)) { // otherwise the stream's own end came first
                 var steps = lookUpRules.steps(unresolved, found, lookUpContext(unresolved), now);
                 if (unresolved.is(Purpose.QUIET)) {
-                    running.get(attempt.sequence()).lookedUp = false;
-                    running.get(attempt.sequence()).lastLook = now;
+                    inFlight.get(attempt.sequence()).lookedUp = false;
+                    inFlight.get(attempt.sequence()).lastLook = now;
                 }
                 if (unresolved.is(Purpose.QUIET) && found instanceof LookUpResult.Ended) {
-                    pace.ended(now); // the run has ended, although its stream did not report it
-                    var worker = running.remove(attempt.sequence()).thread;
+                    pace.noteEnd(now); // the run has ended, although its stream did not report it
+                    var worker = inFlight.remove(attempt.sequence()).thread;
                     if (worker != null) worker.interrupt(); // null if the worker has not begun
                 }
                 takeSteps(unresolved, steps);
@@ -6147,14 +6148,14 @@ final class DifyExec implements Runnable {
 
         /// Returns whether the stream of a `QUIET` look-up has ended, so that the look-up no longer matters.
         private boolean hasEnded(Unresolved unresolved) {
-            return unresolved.is(Purpose.QUIET) && !running.containsKey(unresolved.attempt().sequence());
+            return unresolved.is(Purpose.QUIET) && !inFlight.containsKey(unresolved.attempt().sequence());
         }
 
         private LookUpRules.LookUpContext lookUpContext(Unresolved unresolved) {
             if (unresolved.is(Purpose.LATE)) writer.write(); // so that a success just found by a look-up counts
-            var sent = running.get(unresolved.attempt().sequence());
+            var sent = inFlight.get(unresolved.attempt().sequence());
             return new LookUpRules.LookUpContext(terms.modes().listing(unresolved.attempt()),
-                    queue.passed(unresolved.attempt()), hasStreamsToCome(),
+                    queue.passedSince(unresolved.attempt()), hasStreamsToCome(),
                     sent != null && sent.stopAsked,
                     writer.status(unresolved.attempt().row()).isSuccess());
         }
@@ -6162,7 +6163,7 @@ final class DifyExec implements Runnable {
         /// Returns whether this session will still send streams, or waits for the first event of some that it sent.
         private boolean hasStreamsToCome() {
             return terms.modes().mode() == Mode.STREAMING
-                    && (agenda.hasRows() || running.values().stream().anyMatch(sent -> !sent.isStreaming));
+                    && (agenda.hasRows() || inFlight.values().stream().anyMatch(sent -> !sent.isStreaming));
         }
 
         /// Does what the rules decided, in this order.
@@ -6197,7 +6198,7 @@ final class DifyExec implements Runnable {
         /// Dify to stop them.
         private void onInterrupt(String signal) {
             var grace = terms.limits().grace();
-            if (agenda.stop().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
+            if (agenda.stopReason().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
                 stopTasks(SECOND_STOP_TIMEOUT);
                 return;
             }
@@ -6205,17 +6206,17 @@ final class DifyExec implements Runnable {
                     signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal, ""));
             // a rejected key may have set an earlier time
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(grace)));
-            if (!running.isEmpty() && grace.isPositive()) watcher.say("Stopping. "
-                    + Text.count(running.size(), "running row has", "running rows have") + " up to "
+            if (!inFlight.isEmpty() && grace.isPositive()) watcher.say("Stopping. "
+                    + Text.count(inFlight.size(), "running row has", "running rows have") + " up to "
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
         /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. Does not wait if no run
         /// can be stopped: the task of a blocking run is unknown, and the next session looks the run up.
         private void stopTasks(Duration patience) {
-            if (!taskStopsSent) running.values().forEach(this::stopTask);
+            if (!taskStopsSent) inFlight.values().forEach(this::stopTask);
             taskStopsSent = true;
-            boolean anyEnds = running.values().stream().anyMatch(sent -> sent.stopAsked);
+            boolean anyEnds = inFlight.values().stream().anyMatch(sent -> sent.stopAsked);
             hardStop = anyEnds ? clock.instant().plus(patience) : clock.instant();
         }
 
@@ -6256,7 +6257,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Holds rows not started yet, rows that wait for another attempt, and runs to look up, each with its time. Only
-    /// the engine's thread uses it, except for [#stop].
+    /// the engine's thread uses it, except for [#stopReason].
     static final class Agenda {
         private final Queue<Unresolved> lookUps = new PriorityQueue<>(Comparator.comparing(Unresolved::due)
                 .thenComparing(unresolved -> unresolved.attempt().at())); // the oldest attempt first
@@ -6270,7 +6271,7 @@ final class DifyExec implements Runnable {
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resentUsers = new HashSet<>(); // users of those attempts whose row was sent again
         private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have begun
-        private volatile Optional<Stop> stop = Optional.empty(); // workers read it, too
+        private volatile Optional<Stop> stopReason = Optional.empty(); // workers read it, too
 
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
@@ -6297,11 +6298,11 @@ final class DifyExec implements Runnable {
         /// Takes the next row that is due. Rows that wait for another attempt go before rows that were not sent yet, so
         /// that a row is completed soon after its first attempt.
         Optional<Waiting> next(Instant now) {
-            while (nextWaiting().isAfter(now) && fresh.isPresent()) {
+            while (nextWaitingDue().isAfter(now) && fresh.isPresent()) {
                 schedule(fresh.get(), Attempt.Tries.NONE, now, Optional.empty());
                 readRow();
             }
-            return nextWaiting().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
+            return nextWaitingDue().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
         }
 
         /// Reads one row ahead. If the CSV has changed, no more rows start.
@@ -6314,7 +6315,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private Instant nextWaiting() {
+        private Instant nextWaitingDue() {
             return waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
         }
 
@@ -6334,11 +6335,11 @@ final class DifyExec implements Runnable {
             return Collections.unmodifiableCollection(cutRuns.values());
         }
 
-        Optional<Stop> stop() {
-            return stop;
+        Optional<Stop> stopReason() {
+            return stopReason;
         }
 
-        Instant nextLook() {
+        Instant nextLookDue() {
             return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().due();
         }
 
@@ -6361,7 +6362,7 @@ final class DifyExec implements Runnable {
 
         /// Adds an unresolved attempt. Its first look-up waits, see [AppKind#firstLook].
         void lookUpFirst(Unresolved unresolved, Instant now) {
-            lookUp(unresolved.with(unresolved.state().at(now.plus(firstLook))));
+            lookUp(unresolved.with(unresolved.state().dueAt(now.plus(firstLook))));
         }
 
         /// Adds a look-up. Its run holds a slot if it may still be active on the server.
@@ -6379,7 +6380,7 @@ final class DifyExec implements Runnable {
         /// Lets nothing new start from now on. The first reason stays, because later ones may follow from it. An
         /// interrupt replaces it, because the exit code must show that the user stopped the command.
         void stopWith(Stop reason) {
-            if (stop.isEmpty() || reason.exit() == Exit.INTERRUPTED) stop = Optional.of(reason);
+            if (stopReason.isEmpty() || reason.exit() == Exit.INTERRUPTED) stopReason = Optional.of(reason);
         }
 
         /// Returns whether there are rows to send.
@@ -6403,8 +6404,8 @@ final class DifyExec implements Runnable {
 
         /// Returns when the next row is due, which is now if a row was never sent. `Instant.MAX` means that no row is
         /// left.
-        Instant nextRow(Instant now) {
-            return fresh.isPresent() ? now : nextWaiting();
+        Instant nextRowDue(Instant now) {
+            return fresh.isPresent() ? now : nextWaitingDue();
         }
 
         /// Adds an attempt whose run may still appear. The user of an attempt identifies it, because an attempt of an
@@ -6428,7 +6429,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Stops looking for the attempt's run, because it has appeared.
-        void appeared(Attempt attempt) {
+        void noteAppeared(Attempt attempt) {
             unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
                     .removeIf(other -> other.user().equals(attempt.user()));
         }
@@ -6455,13 +6456,13 @@ final class DifyExec implements Runnable {
         final Usage.Spending ownSpending = new Usage.Spending();
         private Instant lastTick = Instant.MAX; // before the first tick, there is no gap
         private Duration suspended = Duration.ZERO;
-        private Now now = new Now(0, 0, 0, Optional.empty());
+        private Activity activity = new Activity(0, 0, 0, Optional.empty());
 
         /// Holds what the progress line shows besides counts.
         ///
         /// @param lookUps counts runs that are looked up, and streams that have been silent for a while
         /// @param rest    why the session pauses, if it does
-        record Now(int running, int waiting, int lookUps, Optional<String> rest) {}
+        record Activity(int running, int waiting, int lookUps, Optional<String> rest) {}
 
         Tally(Batch.Wanted wanted, Pace pace, InstantSource clock) {
             this.ours = wanted.entries();
@@ -6477,8 +6478,8 @@ final class DifyExec implements Runnable {
 
         /// Takes the state of the session. A gap of [#LONGEST_TICK] or more is left out of the time and the rate, which
         /// would otherwise be wrong for the rest of the session.
-        void tick(Instant time, Now now) {
-            this.now = now;
+        void tick(Instant time, Activity activity) {
+            this.activity = activity;
             var before = lastTick;
             var gap = before.isBefore(time) ? Duration.between(before, time) : Duration.ZERO;
             lastTick = time;
@@ -6524,8 +6525,8 @@ final class DifyExec implements Runnable {
             return Collections.unmodifiableMap(causes);
         }
 
-        Now now() {
-            return now;
+        Activity activity() {
+            return activity;
         }
 
         long count(RowStatus status) {
@@ -6557,7 +6558,7 @@ final class DifyExec implements Runnable {
 
         /// Returns whether all rows left are looked up or wait for a retry. Nobody knows how long that takes.
         boolean onlyWaits() {
-            return asked > done() && asked - done() <= now.lookUps() + now.waiting();
+            return asked > done() && asked - done() <= activity.lookUps() + activity.waiting();
         }
 
         Duration elapsed() {
@@ -6614,7 +6615,7 @@ final class DifyExec implements Runnable {
         }
 
         Optional<JsonNode> form() throws InterruptedException {
-            return ask(() -> orUnchecked(client.stored("/parameters")), "");
+            return ask(() -> orUnchecked(client.fetch("/parameters")), "");
         }
 
         /// Returns an empty form if the refusal concerns this path alone. Dify's own refusals have a code, and a
@@ -6886,7 +6887,7 @@ final class DifyExec implements Runnable {
                     FIRST_EVENT_TIMEOUT);
         }
 
-        DifyClient to(AppKind kind) {
+        DifyClient forApp(AppKind kind) {
             return new DifyClient(wire, access, kind, timeout, firstEvent);
         }
 
@@ -6945,8 +6946,8 @@ final class DifyExec implements Runnable {
                 return new Response.Cut(symptom, "HTTP 200, " + problem.getOriginalMessage());
             }
             reader.forms().forEach(heard);
-            var ran = isChat() ? reader.answered()
-                    : reader.ran().map(end -> end.after(waited(answer, reader.finishedAt(), end.usage())));
+            var ran = isChat() ? reader.chatflowRun()
+                    : reader.ran().map(end -> end.withWait(waited(answer, reader.finishedAt(), end.usage())));
             if (ran.isPresent()) return ran.get();
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
         }
@@ -6977,7 +6978,7 @@ final class DifyExec implements Runnable {
                 heard.accept(reader.streamEvent());
                 // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
                 if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
-                    return reader.answered().<Response>map(end -> end)
+                    return reader.chatflowRun().<Response>map(end -> end)
                             .orElseGet(() -> new Response.Cut(Symptom.CUT, "the chatflow ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
@@ -7190,19 +7191,19 @@ final class DifyExec implements Runnable {
             });
         }
 
-        Reply<JsonNode> stored(String path) {
+        Reply<JsonNode> fetch(String path) {
             return ask(get(path), QUERY_TIMEOUT, DifyClient::tree);
         }
 
         /// Fetches a page of a list. A response without the list is an error, because it would look like the last page.
         Reply<JsonNode> page(String path) {
-            return stored(path).then(list -> list.path("data").isArray() ? new Reply.Got<>(list)
+            return fetch(path).then(list -> list.path("data").isArray() ? new Reply.Got<>(list)
                     : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
         }
 
         /// Fetches Dify's record of a run. Returns empty if there is no record, or none that can be used.
         Reply<Optional<StoredRun>> storedRun(String id) {
-            var reply = stored("/workflows/run/" + encoded(id));
+            var reply = fetch("/workflows/run/" + encoded(id));
             return isAbsent(reply) ? new Reply.Got<>(Optional.empty())
                     : reply.then(detail -> new Reply.Got<>(StoredRun.of(id, detail)));
         }
@@ -7381,17 +7382,17 @@ final class DifyExec implements Runnable {
         /// contains the price of the run.
         void add(JsonNode payload) {
             last = payload;
-            runId = latest(ownRunId(), runId);
-            taskId = latest(text(last, "task_id"), taskId);
-            conversation = latest(text(last, "conversation_id"), conversation);
-            messageId = latest(text(last, "message_id"), messageId);
-            if (isOfRun()) workflowId = latest(text(data(), "workflow_id"), workflowId);
+            runId = orIfEmpty(ownRunId(), runId);
+            taskId = orIfEmpty(text(last, "task_id"), taskId);
+            conversation = orIfEmpty(text(last, "conversation_id"), conversation);
+            messageId = orIfEmpty(text(last, "message_id"), messageId);
+            if (isOfRun()) workflowId = orIfEmpty(text(data(), "workflow_id"), workflowId);
             if (last.path("metadata").isObject()) metadata = last.path("metadata");
             switch (event()) {
                 case "node_finished" -> {
                     var paid = data().path("execution_metadata");
                     if (text(paid, "total_price").isEmpty()) return;
-                    currency = latest(text(paid, "currency"), currency);
+                    currency = orIfEmpty(text(paid, "currency"), currency);
                     price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
                             () -> isPriceKnown = false);
                 }
@@ -7406,7 +7407,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Keeps the earlier text if an event lacks it, such as the run id of an `error` event.
-        private static String latest(String text, String before) {
+        private static String orIfEmpty(String text, String before) {
             return text.isEmpty() ? before : text;
         }
 
@@ -7487,7 +7488,7 @@ final class DifyExec implements Runnable {
         /// Returns the cost and its currency. A run that was paid in two currencies has no price, because one number
         /// cannot hold it. Models without a price report 0 in any currency, so sums of 0 are left out if there is
         /// another one.
-        private Optional<Map.Entry<String, BigDecimal>> paid() {
+        private Optional<Map.Entry<String, BigDecimal>> cost() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
             return isPriceKnown && paid.size() == 1 ? Optional.of(paid.getFirst()) : Optional.empty();
@@ -7518,8 +7519,8 @@ final class DifyExec implements Runnable {
             if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
             var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
-                    run.path("total_steps").asInt(0), paid().map(Map.Entry::getValue),
-                    paid().map(Map.Entry::getKey).orElse(""));
+                    run.path("total_steps").asInt(0), cost().map(Map.Entry::getValue),
+                    cost().map(Map.Entry::getKey).orElse(""));
             var outputs = ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode);
             return Response.RunStatus.of(text(run, "status")).map(status -> new Response.Ran(
                     new RunRef(runId, taskId), status, outputs, text(run, "error"), workflowId, usage));
@@ -7531,7 +7532,7 @@ final class DifyExec implements Runnable {
 
         private Response.ChatMessage message() {
             var usage = metadata.path("usage");
-            boolean isUnclear = !prices.isEmpty() && paid().isEmpty(); // in this case Dify has added up two currencies
+            boolean isUnclear = !prices.isEmpty() && cost().isEmpty(); // in this case Dify has added up two currencies
             return new Response.ChatMessage(conversation, messageId, usage.path("total_tokens").asLong(0),
                     isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
         }
@@ -7550,7 +7551,7 @@ final class DifyExec implements Runnable {
 
         /// Reads a chatflow's answer. A blocking response contains the run id only if the run waits for a person.
         /// Returns empty without an answer, because an empty text does not show whether the run has ended.
-        Optional<Response.Ran> answered() {
+        Optional<Response.Ran> chatflowRun() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
@@ -7581,7 +7582,7 @@ final class DifyExec implements Runnable {
                 case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status, age(now), Duration
                         .ofSeconds(Math.clamp(data().path("handoff_duration").asLong(0), 0, 20 * 600)));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran().orElseThrow(),
-                        sent(ofRun("inputs").orElseGet(Json.MAPPER::createObjectNode)));
+                        sentCells(ofRun("inputs").orElseGet(Json.MAPPER::createObjectNode)));
             };
         }
 
@@ -7602,7 +7603,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the inputs in Dify's record as cells, without those that Dify adds. A chatflow's question is stored
         /// as `sys.query`, but is the cell `query`.
-        static Map<String, String> sent(JsonNode inputs) {
+        static Map<String, String> sentCells(JsonNode inputs) {
             var cells = new LinkedHashMap<String, String>();
             inputs.properties().forEach(each -> {
                 var name = each.getKey().equals("sys.query") ? "query" : each.getKey();
@@ -7692,7 +7693,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the outcome. A message has no answer until its run has ended; Dify 1.16 then also reports its time.
         LookUpResult result() {
-            var sent = RunReader.sent(message.path("inputs"));
+            var sent = RunReader.sentCells(message.path("inputs"));
             if (message.path("query").isTextual()) sent.put("query", text("query"));
             if (text("status").equals("error"))
                 return new LookUpResult.Ended(Response.Ran.failed(text("error")), sent);
@@ -7745,7 +7746,7 @@ final class DifyExec implements Runnable {
                     .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT_TIMEOUT)
                     .proxy(HttpClient.Builder.NO_PROXY);
             proxy.ifPresent(this::setProxy);
-            access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
+            access.caFile().ifPresent(setting -> builder.sslContext(trusting(setting)));
             this.http = CompletableFuture.supplyAsync(builder::build, tasks);
             tasks.execute(() -> Json.MAPPER.reader()); // loads the JSON reader meanwhile
             clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
@@ -9460,7 +9461,7 @@ final class DifyExec implements Runnable {
         ModePolicy modePolicy(Mode asked, AppKind app, String version, boolean isAssumed) {
             var route = new ModePolicy(asked, mode, app, version);
             all(state -> state != State.RESENT).forEach(one ->
-                    route.sentBefore(one.event().user(), one.server(), isAssumed || one.isElsewhere()));
+                    route.noteEarlierServer(one.event().user(), one.server(), isAssumed || one.isElsewhere()));
             return route;
         }
     }
@@ -13200,7 +13201,7 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Absent() when unresolved.is(Symptom.UNCONFIRMED) -> notStored(unresolved);
                 case LookUpResult.Absent() -> absent(unresolved, here, now);
                 case LookUpResult.Silent(Response.Unreadable(var run, var why)) ->
-                        giveUp(unresolved.of(run), new Outcome(RowStatus.UNKNOWN, why));
+                        giveUp(unresolved.withRun(run), new Outcome(RowStatus.UNKNOWN, why));
                 case LookUpResult.Silent(Response.Refused refused) -> failedLookUp(unresolved.attempt(), refused,
                         waited(unresolved, "looking up the run failed: HTTP " + refused.status(), now));
                 case LookUpResult.Silent(var response) ->
@@ -13213,7 +13214,7 @@ final class DifyExec implements Runnable {
             var attempt = unresolved.attempt();
             var verdict = judge.afterLook(attempt, ran);
             if (attempt.isCurrent()) return List.of(new Step.Take(attempt, ran, verdict));
-            if (inputs.isEmpty()) return unknown(unresolved.of(ran.run()), ran.ref().name()
+            if (inputs.isEmpty()) return unknown(unresolved.withRun(ran.run()), ran.ref().name()
                     + " succeeded, but the row has changed since, and Dify does not show the inputs that were sent");
             var sent = attempt.with(attempt.row().recorded(inputs), attempt.tries());
             return List.of(new Step.Say("Row " + Text.id(attempt.row().id()) + " changed after " + ran.ref().name()
@@ -13228,9 +13229,9 @@ final class DifyExec implements Runnable {
             // its row was about to be sent again anyway
             if (unresolved.is(Symptom.RECHECK)) return List.of(new Step.SendAgain(attempt.tries(), false));
             boolean isOverTime = unresolved.is(Symptom.TIMED_OUT) || unresolved.is(Symptom.OVERDUE);
-            // Dify may store `stopped` a moment before the real end, see [Unresolved.LookUpState#stopped]
+            // Dify may store `stopped` a moment before the real end, see [Unresolved.LookUpState#afterStop]
             if (ran.status() == Response.RunStatus.STOPPED && !unresolved.state().wasStopped() && !isOverTime)
-                return lookAgain(unresolved.with(unresolved.state().stopped(now)));
+                return lookAgain(unresolved.with(unresolved.state().afterStop(now)));
             if (attempt.isOfLostEdits()) // the cells that would be sent again are not those that the user edited
                 return List.of(new Step.Take(attempt, ran, Outcome.failed(ran.error())));
             if (unresolved.is(Symptom.INTERRUPTED)) return List.of(
@@ -13506,7 +13507,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Notes that a run ended on which the server worked for the time `took`. An outage is not part of this time.
-        void finished(Duration took, Instant ended) {
+        void noteRunTime(Duration took, Instant ended) {
             if (!took.isPositive()) return; // the server reports no time
             if (took.compareTo(slowest) > 0) slowest = took;
             // a twentieth less at both ends, so that runs that follow each other in one slot do not seem to overlap
@@ -13528,7 +13529,7 @@ final class DifyExec implements Runnable {
 
         /// Plans the next start. A start that was a little late does not delay the next ones, so that the rate is kept.
         /// Starts that were missed are not caught up, because they would come all at once.
-        void started(Instant now) {
+        void noteStart(Instant now) {
             wait.ifPresent(_ -> nextByWait = Instant.MAX); // no row starts until this one ends
             rate.map(Rate::interval).ifPresent(interval -> {
                 var soonest = now.plus(interval.multipliedBy(9).dividedBy(10)); // up to a tenth is made up for
@@ -13537,7 +13538,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        void ended(Instant now) {
+        void noteEnd(Instant now) {
             wait.ifPresent(pause -> nextByWait = now.plus(pause));
         }
 
@@ -13548,7 +13549,7 @@ final class DifyExec implements Runnable {
         /// @param sequence the number of the refused attempt
         /// @param running  how many runs the server may have
         /// @param last     the number of the attempt that was sent last
-        void refused(long sequence, int running, long last) {
+        void cutAfterRefusal(long sequence, int running, long last) {
             if (sequence > cutAt) cut(running, last);
             else {
                 successes = 0;
@@ -13558,7 +13559,7 @@ final class DifyExec implements Runnable {
 
         /// Lowers the limit if runs queue on the server before they start. Several waits of over a second that are far
         /// longer than the shortest wait count as a queue. Returns whether the limit was lowered. The parameters are
-        /// those of [#refused].
+        /// those of [#cutAfterRefusal].
         boolean cutIfQueued(Duration time, long sequence, int running, long last) {
             if (time.compareTo(shortestWait) < 0) shortestWait = time;
             boolean isQueued = time.compareTo(QUEUE_WAIT) > 0
@@ -13588,7 +13589,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Counts a success, and adds a slot after enough rounds of successes.
-        void succeeded() {
+        void noteSuccess() {
             successes++;
             if (successes % places == 0) waits = 0; // single waits far apart are no queue
             if (isTrial && successes >= places) {
@@ -13678,15 +13679,15 @@ final class DifyExec implements Runnable {
         }
 
         /// Notes that a request may have started a run, but got no response.
-        void doubted(Instant now, Instant sent) {
+        void noteUnseenEnd(Instant now, Instant sent) {
             doubts++;
             doubtedAt = now;
-            failed(now, sent);
+            noteFailure(now, sent);
         }
 
         /// Counts a failure. If the server already counts as down, a run that was sent before shows nothing new.
         /// Otherwise, `-c 64` would wait as long as after 59 probes.
-        void failed(Instant now, Instant sent) {
+        void noteFailure(Instant now, Instant sent) {
             if (isDown() && sent.isBefore(downAt)) return;
             failedAt = now;
             if (streak++ == 0) silentSince = now;
@@ -13699,7 +13700,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param sent when the request left to which the server responded. A response to a request that left before a
         ///     failure does not show what became of the run
-        void answered(Instant sent) {
+        void noteResponse(Instant sent) {
             streak = 0;
             silentSince = Instant.MAX;
             if (!sent.isBefore(doubtedAt)) doubts = 0;
@@ -13707,13 +13708,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Notes that the server has run a row.
-        void served(Instant sent) {
-            answered(sent);
+        void noteSuccess(Instant sent) {
+            noteResponse(sent);
             refusals = 0;
         }
 
         /// Notes that the server refused a run as too many. That is normal while other runs of ours are active.
-        void refused(Instant now, int busy) {
+        void noteRefusal(Instant now, int busy) {
             refusals = busy > 0 ? 0 : refusals + 1;
             if (refusals <= 1) refusedSince = now;
             // several refusals as well, because after long waits two could be a minute apart
@@ -13811,7 +13812,7 @@ final class DifyExec implements Runnable {
         /// Requests that leave within this time may enter the queue in another order.
         private static final Duration REORDERING = Duration.ofSeconds(1);
 
-        private final Map<String, Instant> passed = new HashMap<>(); // by user
+        private final Map<String, Instant> passedSince = new HashMap<>(); // by user
         private Instant newestBegun;
 
         /// @param newestBegun when an earlier session sent the newest stream that has begun
@@ -13822,18 +13823,18 @@ final class DifyExec implements Runnable {
         }
 
         /// Notes that a stream has left the queue. The others that were sent before it are then past their turn.
-        void began(Attempt attempt) {
+        void noteStart(Attempt attempt) {
             if (attempt.mode() == Mode.STREAMING && attempt.at().isAfter(newestBegun)) newestBegun = attempt.at();
         }
 
         /// Notes that the server has no run of this attempt.
-        void notFound(Attempt attempt, Instant now) {
-            if (attempt.at().plus(REORDERING).isBefore(newestBegun)) passed.putIfAbsent(attempt.user(), now);
+        void noteAbsent(Attempt attempt, Instant now) {
+            if (attempt.at().plus(REORDERING).isBefore(newestBegun)) passedSince.putIfAbsent(attempt.user(), now);
         }
 
         /// Returns when this session first saw that a stream sent after this one has started, or empty if it has not.
-        Optional<Instant> passed(Attempt attempt) {
-            return Optional.ofNullable(passed.get(attempt.user()));
+        Optional<Instant> passedSince(Attempt attempt) {
+            return Optional.ofNullable(passedSince.get(attempt.user()));
         }
     }
 
@@ -13878,14 +13879,14 @@ final class DifyExec implements Runnable {
 
         /// Notes that an earlier session sent the attempt to a server of this version. If the version lists runs
         /// differently from the current one, how the attempt's run would be listed is unknown.
-        void sentBefore(String user, String version, boolean isUnknownApp) {
+        void noteEarlierServer(String user, String version, boolean isUnknownApp) {
             if (Release.of(version).listing(app) != listing) listings.put(user, Release.Listing.NOT_KNOWN);
             if (isUnknownApp) listings.put(user, Release.Listing.OTHER_APP);
         }
 
         /// Notes that the server listed an active run, so it lists runs from their start. This is not true up to 1.10,
         /// where the client that started the run may have disconnected.
-        void listsRunning(Unresolved unresolved) {
+        void noteListedRunning(Unresolved unresolved) {
             if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN)
                 listing = Release.Listing.FROM_START;
         }
@@ -14305,7 +14306,7 @@ final class DifyExec implements Runnable {
                 return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files, waited, message);
             }
 
-            Ran after(Optional<Duration> waited) {
+            Ran withWait(Optional<Duration> waited) {
                 return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, message);
             }
 
@@ -14594,7 +14595,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Adds the run, if it was not known before.
-        Unresolved of(Optional<RunRef> run) {
+        Unresolved withRun(Optional<RunRef> run) {
             return run().isPresent() || run.isEmpty() ? this : new Unresolved(attempt,
                     new Response.Cut(run, symptom, why), purpose, symptom, why, since, state);
         }
@@ -14610,14 +14611,14 @@ final class DifyExec implements Runnable {
             var ahead = Duration.between(now, attempt.at());
             if (!ahead.isPositive()) return this;
             return new Unresolved(attempt.before(now), response, purpose, symptom, why, since.minus(ahead),
-                    state.started(state.runStart(), state.deadline().minus(ahead)));
+                    state.withStart(state.runStart(), state.deadline().minus(ahead)));
         }
 
         /// Notes that the server reported the run as active. The timeout counts from the run's start, because the
         /// request may have waited in a queue. The server's clock may be wrong, but the run started after its request
         /// was sent and before the look-up. The time that Dify took to move the run to another worker does not count.
         Unresolved running(LookUpResult.Running found, Instant now, Duration timeout) {
-            var known = of(Optional.of(found.ref()));
+            var known = withRun(Optional.of(found.ref()));
             var start = state.runStart().or(() -> found.age().map(now::minus).map(reported -> between(reported, now)));
             var end = is(Symptom.OVERDUE) ? state.deadline()
                     : start.map(from -> from.plus(timeout).plus(found.moved())).orElse(state.deadline());
@@ -14634,11 +14635,11 @@ final class DifyExec implements Runnable {
         /// waited for until `deadline`, and may hold a slot of the server.
         record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline,
                 boolean wasStopped, boolean holdsPlace) {
-            LookUpState at(Instant due) {
+            LookUpState dueAt(Instant due) {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
             }
 
-            LookUpState started(Optional<Instant> runStart, Instant deadline) {
+            LookUpState withStart(Optional<Instant> runStart, Instant deadline) {
                 return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
             }
 
@@ -14651,7 +14652,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Schedules another look-up after 2 s, because Dify may report `stopped` a moment before a run's real end.
-            LookUpState stopped(Instant now) {
+            LookUpState afterStop(Instant now) {
                 return new LookUpState(now.plusSeconds(2), looks + 1, runStart, deadline, true, false);
             }
         }
@@ -14763,7 +14764,7 @@ final class DifyExec implements Runnable {
     ///
     /// @param appId the app that is meant, if the key is one of several apps, or empty
     record Access(URI baseUrl, String key, String appId, String workflowId, Optional<URI> proxy,
-            Optional<Env.Setting> authorities) {
+            Optional<Env.Setting> caFile) {
         /// Returns the server's name for a batch's log. A demo has a new port each time, but is always the same server.
         String name() {
             return Demo.KEYS.contains(key) ? "demo" : baseUrl.toString();

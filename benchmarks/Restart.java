@@ -132,7 +132,7 @@ final class Restart implements Callable<Integer> {
             try (var client = DifyClient.of(access, seconds(timeout), places)) {
                 scene.workflow = new Sender(client, Form.ofText(), Optional.empty());
                 scene.watched = tally -> samples.add(new Sample(Instant.now(), scene.pace.places(),
-                        tally.now().running(), tally.done()));
+                        tally.activity().running(), tally.done()));
                 var restarting = Thread.ofVirtual().start(() -> {
                     try {
                         Thread.sleep(BEFORE);

@@ -196,12 +196,12 @@ final class AgendaTest {
             tally.sent(0, world.now());
             for (int row = 0; row < 4; row++) {
                 world.advance(seconds(2));
-                tally.tick(world.now(), tally.now());
+                tally.tick(world.now(), tally.activity());
                 end(Outcome.SUCCEEDED);
             }
             world.advance(seconds(45)); // asleep
 
-            tally.tick(world.now(), tally.now());
+            tally.tick(world.now(), tally.activity());
 
             assertEquals(Optional.of(seconds(12)), tally.timeLeft());
             assertEquals(seconds(8), tally.elapsed());
@@ -209,10 +209,10 @@ final class AgendaTest {
 
         @Test
         void theRateCountsRowsThatEndBeforeASuspensionIsNoticed() {
-            tally.tick(world.now(), tally.now());
+            tally.tick(world.now(), tally.activity());
             world.advance(seconds(45)); // asleep
             for (int row = 0; row < 201; row++) end(Outcome.SUCCEEDED);
-            tally.tick(world.now(), tally.now());
+            tally.tick(world.now(), tally.activity());
 
             world.advance(seconds(2));
 
@@ -234,7 +234,7 @@ final class AgendaTest {
                 tally.ended(row, RowStatus.PENDING, row % 10 == 0 ? Outcome.failed("the city is unknown")
                         : Outcome.SUCCEEDED, 1.0);
             }
-            tally.tick(world.now(), new Tally.Now(5, 2, 0, rest));
+            tally.tick(world.now(), new Tally.Activity(5, 2, 0, rest));
             return Progress.line(tally, columns);
         }
 

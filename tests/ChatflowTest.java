@@ -35,7 +35,7 @@ final class ChatflowTest extends WholeCommand {
 
         private DifyClient client(String pin) {
             var access = new Access(url(), KEY, "", pin, Optional.empty(), Optional.empty());
-            return ServerTest.client(access, ServerTest.LONG, ServerTest.LONG).to(AppKind.CHATFLOW);
+            return ServerTest.client(access, ServerTest.LONG, ServerTest.LONG).forApp(AppKind.CHATFLOW);
         }
 
         private Response asked(Mode mode) {
@@ -124,7 +124,7 @@ final class ChatflowTest extends WholeCommand {
                 connection.chunk(started() + finished());
                 connection.chunk(messageEnd());
                 connection.hold();
-            }); var client = ServerTest.client(wire.url()).to(AppKind.CHATFLOW)) {
+            }); var client = ServerTest.client(wire.url()).forApp(AppKind.CHATFLOW)) {
                 var response = client.run(ServerTest.attempt(Mode.STREAMING), ServerTest.asked(attempt), heard::add);
 
                 assertEquals(40, ServerTest.ran(response).usage().tokens());

@@ -510,7 +510,7 @@ final class LookUpTest {
                 long takes = millis.applyAsLong(attempt);
                 scene.world.pass(Duration.ofMillis(takes));
                 answered();
-                return took("run-" + attempt.row().id(), takes / 1000.0).after(Optional.of(waited));
+                return took("run-" + attempt.row().id(), takes / 1000.0).withWait(Optional.of(waited));
             }
 
             /// A stream that waits in the queue for its first event.

@@ -65,9 +65,9 @@ final class PaceTest {
                 var numbers = Stream.of(words).filter(word -> word.matches("\\d+")).mapToInt(Integer::parseInt)
                         .toArray();
                 switch (words[0]) {
-                    case "refused" -> pace.refused(numbers[0], numbers[1], numbers[2]);
-                    case "succeeded" -> IntStream.range(0, numbers[0]).forEach(_ -> pace.succeeded());
-                    case "finished" -> IntStream.range(0, numbers[0]).forEach(_ -> pace.finished(seconds(2), NOON));
+                    case "refused" -> pace.cutAfterRefusal(numbers[0], numbers[1], numbers[2]);
+                    case "succeeded" -> IntStream.range(0, numbers[0]).forEach(_ -> pace.noteSuccess());
+                    case "finished" -> IntStream.range(0, numbers[0]).forEach(_ -> pace.noteRunTime(seconds(2), NOON));
                     case "waited" -> assertEquals(step.endsWith(" cuts"),
                             pace.cutIfQueued(seconds(numbers[0]), numbers[1], numbers[2], numbers[3]), step);
                     case "room", "no" -> assertEquals(words[0].equals("room"), pace.hasRoom(NOON,
@@ -80,14 +80,14 @@ final class PaceTest {
 
         @Test
         void aSlotRefusedAtOnceIsRetriedAfterTwiceAsManyRounds() {
-            pace.refused(1, 2, 1);
+            pace.cutAfterRefusal(1, 2, 1);
             for (int tried = 1, rounds = 1; tried <= 6; tried++, rounds = Math.min(10, 2 * rounds)) {
-                for (int run = 1; run < 2 * rounds; run++) pace.succeeded();
+                for (int run = 1; run < 2 * rounds; run++) pace.noteSuccess();
                 assertEquals(2, pace.places());
-                pace.succeeded();
+                pace.noteSuccess();
                 assertEquals(3, pace.places());
 
-                pace.refused(tried + 1, 2, tried + 1);
+                pace.cutAfterRefusal(tried + 1, 2, tried + 1);
             }
         }
 
@@ -140,14 +140,14 @@ final class PaceTest {
                 """)
         void theOnlySlotIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
             var one = new Pace(1, null, null);
-            for (long took : List.of(1L, slowest, 0L)) one.finished(seconds(took), NOON);
+            for (long took : List.of(1L, slowest, 0L)) one.noteRunTime(seconds(took), NOON);
 
             assertEquals(held, one.held(List.of(NOON), 0, NOON.plusSeconds(ago)));
         }
 
         @Test
         void heldRunsTakeHalfOfTheSlotsTheServerAccepts() {
-            pace.refused(6, 3, 8);
+            pace.cutAfterRefusal(6, 3, 8);
 
             assertEquals(1, pace.held(Collections.nCopies(5, NOON), 0, NOON));
         }
@@ -166,12 +166,12 @@ final class PaceTest {
         void aRateNeitherAddsADelayNorCatchesUp() {
             var even = new Pace(9, null, new Rate(seconds(2)));
 
-            even.started(NOON);
+            even.noteStart(NOON);
             assertFalse(even.hasRoom(NOON.plusMillis(1999), 1));
             assertTrue(even.hasRoom(NOON.plusMillis(2000), 1));
-            even.started(NOON.plusMillis(2100));
+            even.noteStart(NOON.plusMillis(2100));
             assertEquals(NOON.plusSeconds(4), even.nextStart());
-            even.started(NOON.plusSeconds(60));
+            even.noteStart(NOON.plusSeconds(60));
 
             assertFalse(even.hasRoom(NOON.plusMillis(61_700), 1));
             assertTrue(even.hasRoom(NOON.plusSeconds(62), 1));
@@ -184,7 +184,7 @@ final class PaceTest {
 
         private void finished(long... fromTo) {
             for (int at = 0; at < fromTo.length; at += 2)
-                pace.finished(seconds(fromTo[at + 1] - fromTo[at]), NOON.plusSeconds(fromTo[at + 1]));
+                pace.noteRunTime(seconds(fromTo[at + 1] - fromTo[at]), NOON.plusSeconds(fromTo[at + 1]));
         }
 
         @Test
@@ -198,7 +198,7 @@ final class PaceTest {
         void doesNotCountARunThatReplacedAnother() {
             for (int run = 0; run < 4; run++) {
                 finished(10 * run, 10 * run + 10);
-                pace.finished(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
+                pace.noteRunTime(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
             }
 
             assertEquals(2, pace.peakConcurrency());
@@ -284,13 +284,13 @@ final class PaceTest {
                     case "failed" -> {
                         var at = NOON.plusSeconds(numbers.get(1));
                         for (int each = 0; each < numbers.getFirst(); each++)
-                            health.failed(at, numbers.size() < 3 ? at : NOON.plusSeconds(last));
+                            health.noteFailure(at, numbers.size() < 3 ? at : NOON.plusSeconds(last));
                     }
-                    case "doubted" -> health.doubted(time, NOON.plusSeconds(last));
-                    case "answered" -> health.answered(time);
+                    case "doubted" -> health.noteUnseenEnd(time, NOON.plusSeconds(last));
+                    case "answered" -> health.noteResponse(time);
                     case "pause" -> health.pause(time);
-                    case "refused" -> health.refused(time, last);
-                    case "served" -> health.served(time);
+                    case "refused" -> health.noteRefusal(time, last);
+                    case "served" -> health.noteSuccess(time);
                     case "open", "closed" -> assertEquals(words[0].equals("open"), health.isOpen(time), step);
                     case "opens" -> assertEquals(time, health.opens(), step);
                     case "probe" -> {
@@ -310,7 +310,7 @@ final class PaceTest {
         void thePauseNoteShowsHowLongTheBatchWaits() {
             assertEquals(Optional.empty(), health.pauseNote(NOON));
 
-            for (int time = 0; time < 5; time++) health.failed(NOON, NOON);
+            for (int time = 0; time < 5; time++) health.noteFailure(NOON, NOON);
             assertTrue(health.pauseNote(NOON).orElseThrow()
                     .endsWith(Text.seconds(Duration.between(NOON, health.nextProbe()))));
             assertTrue(health.pauseNote(health.nextProbe()).orElseThrow().endsWith("now"));
@@ -322,10 +322,10 @@ final class PaceTest {
         @Test
         void probesThatFailComeLaterButNoLaterThanThreeSeconds() {
             var quick = new Health(new Backoff(seconds(1), seconds(60), 3));
-            for (int time = 0; time < 6; time++) quick.failed(NOON, NOON);
+            for (int time = 0; time < 6; time++) quick.noteFailure(NOON, NOON);
             assertFalse(quick.nextProbe().isBefore(NOON.plusSeconds(1)));
 
-            for (int time = 0; time < 20; time++) quick.failed(NOON, NOON);
+            for (int time = 0; time < 20; time++) quick.noteFailure(NOON, NOON);
 
             assertEquals(NOON.plusSeconds(3), quick.nextProbe());
         }
@@ -416,7 +416,7 @@ final class PaceTest {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, server);
             var cut = foundBy.equals("id") ? cut(Symptom.CUT, run("run-1")) : cut(Symptom.CUT);
 
-            policy.listsRunning(unresolved(attempt(0, 0), cut, 0));
+            policy.noteListedRunning(unresolved(attempt(0, 0), cut, 0));
 
             assertEquals(listing, policy.listing(attempt(0, 0)));
         }
@@ -432,7 +432,7 @@ final class PaceTest {
         void nothingIsKnownOfAServerReplacedBetweenSessions(String earlier, String now, Listing listing) {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
-            policy.sentBefore(EARLIER.user(), earlier, false);
+            policy.noteEarlierServer(EARLIER.user(), earlier, false);
 
             assertEquals(listing, policy.listing(EARLIER));
         }
@@ -441,8 +441,8 @@ final class PaceTest {
         void aRequestOfThisSessionIsListedByItsOwnServer() {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
 
-            policy.sentBefore(EARLIER.user(), "1.9.2", false);
-            policy.sentBefore("u2", "1.14.2", false);
+            policy.noteEarlierServer(EARLIER.user(), "1.9.2", false);
+            policy.noteEarlierServer("u2", "1.14.2", false);
 
             assertEquals(Listing.FROM_START, policy.listing(attempt(0, 0)));
             assertEquals(Listing.NOT_KNOWN, policy.listing(EARLIER));
@@ -451,9 +451,9 @@ final class PaceTest {
         @Test
         void anActiveRunShowsNothingOfAReplacedServer() {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
-            policy.sentBefore(EARLIER.user(), "1.9.2", false);
+            policy.noteEarlierServer(EARLIER.user(), "1.9.2", false);
 
-            policy.listsRunning(unresolved(attempt(0, 0), cut(Symptom.CUT), 0));
+            policy.noteListedRunning(unresolved(attempt(0, 0), cut(Symptom.CUT), 0));
 
             assertEquals(Listing.NOT_KNOWN, policy.listing(EARLIER));
         }

@@ -144,7 +144,7 @@ final class RecordingsTest {
         }
 
         private static Response sent(DifyClient client, Exchange exchange, Attempt attempt, Ears listener) {
-            return exchange.isQuestion() ? client.to(AppKind.CHATFLOW).run(attempt, asked(attempt), listener)
+            return exchange.isQuestion() ? client.forApp(AppKind.CHATFLOW).run(attempt, asked(attempt), listener)
                     : run(client, attempt, listener);
         }
 
@@ -368,7 +368,7 @@ final class RecordingsTest {
         }
 
         private LookUpResult look(Optional<RunRef> run) {
-            return ServerTest.look(client.to(AppKind.CHATFLOW), unresolved(USER, run, Symptom.CRASH));
+            return ServerTest.look(client.forApp(AppKind.CHATFLOW), unresolved(USER, run, Symptom.CRASH));
         }
 
         @TestFactory

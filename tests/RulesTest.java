@@ -531,7 +531,7 @@ final class RulesTest {
                 String step) {
             var unresolved = unresolved(symptom);
 
-            assertEquals(step, step(stopped ? unresolved.with(unresolved.state().stopped(NOON)) : unresolved, found(status)));
+            assertEquals(step, step(stopped ? unresolved.with(unresolved.state().afterStop(NOON)) : unresolved, found(status)));
         }
 
         @Test
