@@ -415,14 +415,10 @@ class ConformanceTest {
         private void other(Place place, String mode, int delay, String text) throws Exception {
             var body = JSON.writeValueAsBytes(Map.of("inputs", Map.of("id", "r1", "body_text", text, "delay_ms", delay),
                     "response_mode", mode, "user", "other"));
-            int before = started(place);
+            int before = app(place).count("started");
             others.add(Wire.open(server(place), request("POST", "/v1/workflows/run", Map.of("Authorization",
                     "Bearer app-x", "Content-Type", "application/json"), body)));
-            until("a run to start", () -> started(place) > before);
-        }
-
-        private int started(Place place) {
-            return WholeCommand.Simulated.count(app(place), "started");
+            until("a run to start", () -> app(place).count("started") > before);
         }
 
         // Asking
@@ -454,9 +450,10 @@ class ConformanceTest {
         private Wire beginRun(Exchange exchange) throws Exception {
             if (inFlight.containsKey(exchange.number())) return inFlight.get(exchange.number());
             var place = place(exchange);
-            int before = started(place);
+            int before = app(place).count("started");
             var wire = begin(exchange);
-            if (!place.options().contains("--lost")) until("the run of " + exchange, () -> started(place) > before);
+            if (!place.options().contains("--lost"))
+                until("the run of " + exchange, () -> app(place).count("started") > before);
             return wire;
         }
 

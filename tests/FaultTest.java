@@ -272,7 +272,7 @@ final class FaultTest extends WholeCommand {
                 call(dify.settings(), quiet("--mode", mode, "--limit", limit, "--settle", "1s", "--timeout", "1s"))
                         .exits(3);
 
-            assertEquals(0, Simulated.count(restored, "started"), "nothing is sent again");
+            assertEquals(0, restored.count("started"), "nothing is sent again");
             assertEquals(ROWS - lost, results().size());
             var unknown = events("end").stream().filter(end -> end.path("outcome").asText().equals("unknown")).toList();
             assertEquals(lost, unknown.stream().map(end -> end.path("id")).distinct().count());
@@ -364,7 +364,7 @@ final class FaultTest extends WholeCommand {
         }
 
         private List<Integer> started(Simulated dify) {
-            return List.of(dify.count("started"), Simulated.count(other, "started"));
+            return List.of(dify.count("started"), other.count("started"));
         }
 
         @ParameterizedTest

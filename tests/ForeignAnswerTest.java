@@ -182,7 +182,7 @@ final class ForeignAnswerTest extends WholeCommand {
             })) {
                 rows(12);
 
-                call(settingsFor(wire), typed("run", "-c", "1")).exits(0);
+                call(settingsFor(wire.url()), typed("run", "-c", "1")).exits(0);
                 for (var result : results())
                     assertEquals(result.path("id").asText(), result.at("/outputs/of").asText());
                 assertEquals(12, results().size());

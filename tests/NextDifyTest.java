@@ -42,10 +42,6 @@ class NextDifyTest {
             return settings;
         }
 
-        private static int started(SimulatedDify app) {
-            return Simulated.count(app, "started");
-        }
-
         @Override
         void keyIsNowhere(Call call) throws IOException {
             isNowhere(Simulator.WORKSPACE_KEY, call);
@@ -70,7 +66,7 @@ class NextDifyTest {
                 call(settings(), "pull", "-o", path("more.jsonl")).exits(2);
             }
             assertEquals(List.of("1", "2", "3"), ids());
-            assertEquals(List.of(0, 4), List.of(started(first), started(second)));
+            assertEquals(List.of(0, 4), List.of(first.count("started"), second.count("started")));
             assertEquals(Set.of(Simulator.SECOND_APP), events("session").stream()
                     .map(session -> session.path("app_id").asText()).collect(Collectors.toSet()));
         }
@@ -84,7 +80,7 @@ class NextDifyTest {
 
             call(settings, typed("run")).exits(2).reports("DIFY_APP_ID").hints();
             call(settings, "check", "-i", input()).exits(2).reports("DIFY_APP_ID").hints();
-            assertEquals(List.of(0, 0), List.of(started(first), started(second)));
+            assertEquals(List.of(0, 0), List.of(first.count("started"), second.count("started")));
         }
 
         /// The app is taken from the key while rows run, so this is no longer a setting that nothing was sent with.
@@ -100,7 +96,7 @@ class NextDifyTest {
             });
 
             call(settings, typed("run", "-c", "1", "--mode", "blocking")).exits(4).reports("DIFY_APP_ID").hints();
-            assertEquals(2, started(first));
+            assertEquals(2, first.count("started"));
         }
 
         @ParameterizedTest
@@ -114,9 +110,9 @@ class NextDifyTest {
                     .reports("DIFY_APP_ID").hints();
             call(settings(), "verify", "-o", output(), "--app-id", Simulator.SECOND_APP).exits(2);
 
-            assertEquals(List.of(2, 0), List.of(started(first), started(second)));
+            assertEquals(List.of(2, 0), List.of(first.count("started"), second.count("started")));
             call(settings(), typed("run", "--mode", mode, "--app-id", Simulator.FIRST_APP)).exits(0);
-            assertEquals(4, started(first));
+            assertEquals(4, first.count("started"));
         }
 
         @Test

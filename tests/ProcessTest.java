@@ -101,7 +101,7 @@ final class ProcessTest extends WholeCommand {
             try (var wire = new ServerTest.Wire(connection -> {
                 while (connection.request()) list(connection, third, goesOn);
             })) {
-                var child = start(settingsFor(wire), List.of(), "pull", "-o", "rows.jsonl");
+                var child = start(settingsFor(wire.url()), List.of(), "pull", "-o", "rows.jsonl");
                 third.await();
                 signal("INT", child);
 
@@ -110,7 +110,7 @@ final class ProcessTest extends WholeCommand {
 
                 goesOn.set(true);
                 for (var name : List.of("rows.jsonl", "other.jsonl"))
-                    assertEquals(0, call(settingsFor(wire), "pull", "-o", file(name).toString()).code());
+                    assertEquals(0, call(settingsFor(wire.url()), "pull", "-o", file(name).toString()).code());
                 assertEquals(5, read("rows.jsonl").size());
                 assertEquals(content("other.jsonl"), content("rows.jsonl"));
                 assertEquals(content("other.baseline.jsonl"), content("rows.baseline.jsonl"));
@@ -226,7 +226,7 @@ final class ProcessTest extends WholeCommand {
                 }
             })) {
                 var children = new ArrayList<Process>();
-                for (var shard : List.of(first, second)) children.add(start(settingsFor(wire), List.of(),
+                for (var shard : List.of(first, second)) children.add(start(settingsFor(wire.url()), List.of(),
                         typed("run", ("--mode=blocking " + shard).split(" "))));
                 var codes = new ArrayList<Integer>();
                 for (var child : children) codes.add(ended(child).code());

@@ -32,10 +32,6 @@ final class VersionsTest extends WholeCommand {
                 "--columns", isChat ? "id" : "id,text");
     }
 
-    private int started() {
-        return Simulated.count(dify, "started");
-    }
-
     @Nested
     class AFormThatIsAnswered {
         @ParameterizedTest(name = "{0} of {1}, {2}")
@@ -55,7 +51,7 @@ final class VersionsTest extends WholeCommand {
             var outputs = result("1").path("outputs");
             assertEquals(kind == Kind.CHATFLOW ? "Let me ask. Note: fine" : "1 fine", outputs.path("answer")
                     .asText(outputs.path("row_id").asText() + " " + outputs.path("text").asText()));
-            assertEquals(2, started());
+            assertEquals(2, dify.count("started"));
         }
 
         @ParameterizedTest(name = "{0}, {1}")
@@ -70,10 +66,10 @@ final class VersionsTest extends WholeCommand {
             assertEquals("failed=2", status());
             for (var again : List.of("run", "retry", "run")) {
                 call(settings, typed(again, "--mode", mode)).says("'retry ID'");
-                assertEquals(2, started(), again);
+                assertEquals(2, dify.count("started"), again);
             }
             call(settings, typed("retry", "1", "--mode", mode));
-            assertEquals(3, started());
+            assertEquals(3, dify.count("started"));
             assertEquals("failed=1 paused=1", status());
         }
 
@@ -89,7 +85,7 @@ final class VersionsTest extends WholeCommand {
 
             assertEquals("succeeded=1", status());
             assertEquals("Let me ask. Note: fine", result("1").at("/outputs/answer").asText());
-            assertEquals(1, started());
+            assertEquals(1, dify.count("started"));
         }
     }
 
@@ -112,7 +108,7 @@ final class VersionsTest extends WholeCommand {
             Files.writeString(file("results.jsonl"), "");
             call(settings, typed("run")).exits(0);
             assertEquals(SimulatedMessage.PRESET, result("1").at("/outputs/answer").asText());
-            assertEquals(1, started());
+            assertEquals(1, dify.count("started"));
         }
     }
 
@@ -128,8 +124,8 @@ final class VersionsTest extends WholeCommand {
             start(Setup.PLAIN, "--dify", version);
 
             var second = call(settings, typed("run", "--mode", "blocking")).exits(0);
-            assertEquals(3, started());
-            assertEquals(0, Simulated.count(dify, "twice"));
+            assertEquals(3, dify.count("started"));
+            assertEquals(0, dify.count("twice"));
             first.omits("Note: Dify 1.19.0");
             assertEquals(version.equals("1.19.0") ? 1 : 0, second.notes().stream()
                     .filter(note -> note.startsWith("Note: Dify 1.19.0")).count());

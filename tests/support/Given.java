@@ -558,7 +558,6 @@ final class Given {
         Ceiling maxFailures = null;
         Rate rate = null;
         Long maxTokens = null;
-        BigDecimal maxCost = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
         Workflow workflow = this;
         boolean inRealTime = false;
@@ -623,7 +622,7 @@ final class Given {
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
-                    new Limits(maxFailures, maxTokens, maxCost, grace, timeout, settle),
+                    new Limits(maxFailures, maxTokens, null, grace, timeout, settle),
                     pace, route, new UserNames("difyexec"));
             engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(workflow, this)
                     : new Engine.Ports(workflow, this, world.clock, world.mailbox, world, halted::countDown));

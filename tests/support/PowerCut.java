@@ -64,9 +64,6 @@ final class PowerCut implements Callable<Integer> {
             description = "Ignore every fsync, to check that rows paid twice are found.")
     boolean ignoresForcing;
 
-    @Option(names = "--in-process", description = "Continue in this process instead of a new one (faster).")
-    boolean inProcess;
-
     private Path folder;
     private SimulatedDify dify;
     private SimulatedServer server;
@@ -121,7 +118,6 @@ final class PowerCut implements Callable<Integer> {
         this.rows = rows;
         this.states = states;
         this.concurrency = 4;
-        this.inProcess = true;
         return measure(_ -> {});
     }
 
@@ -171,7 +167,10 @@ final class PowerCut implements Callable<Integer> {
                 folder.resolve("trace").toString(), "-e", "trace=" + Trace.CALLS));
         words.addAll(Given.Tool.words());
         words.addAll(arguments(mode == Mode.MERGE ? "merge" : "run"));
-        int exit = start(words, batch);
+        var tool = new ProcessBuilder(words).directory(batch.toFile()).redirectErrorStream(true)
+                .redirectOutput(batch.resolve("output").toFile());
+        tool.environment().putAll(settings());
+        int exit = tool.start().waitFor();
         if (exit != 0 && !(mode == Mode.MERGE && exit == Exit.ROWS_FAILED.code))
             throw new IllegalStateException("the traced call ended with exit code " + exit + ": "
                     + Files.readString(batch.resolve("output")));
@@ -219,10 +218,9 @@ final class PowerCut implements Callable<Integer> {
         return words;
     }
 
-    /// Runs a command in the folder and returns its exit code.
+    /// Runs a command in the folder, in this process, and returns its exit code.
     private int run(Path place, String command, String... more) throws Exception {
         var words = arguments(command, more);
-        if (!inProcess) return start(Stream.of(Given.Tool.words(), words).flatMap(List::stream).toList(), place);
         words.replaceAll(word -> List.of("data.csv", "results.jsonl").contains(word)
                 ? place.resolve(word).toString() : word);
         var output = new StringWriter();
@@ -235,13 +233,6 @@ final class PowerCut implements Callable<Integer> {
     private Map<String, String> settings() {
         return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(),
                 "INITIAL_RETRY_DELAY", "200ms");
-    }
-
-    private int start(List<String> words, Path place) throws Exception {
-        var builder = new ProcessBuilder(words).directory(place.toFile()).redirectErrorStream(true)
-                .redirectOutput(place.resolve("output").toFile());
-        builder.environment().putAll(settings());
-        return builder.start().waitFor();
     }
 
     private static void copy(Path from, Path to) throws IOException {
@@ -272,12 +263,10 @@ final class PowerCut implements Callable<Integer> {
 
         /// A file, independent of its name.
         static final class Inode {
-            byte[] base = {};
+            final byte[] base;
 
-            static Inode of(byte[] base) {
-                var inode = new Inode();
-                inode.base = base;
-                return inode;
+            Inode(byte[] base) {
+                this.base = base;
             }
         }
 
@@ -310,7 +299,7 @@ final class PowerCut implements Callable<Integer> {
             var names = new HashMap<String, Inode>();
             try (var files = Files.list(base)) {
                 for (var each : files.toList())
-                    names.put(each.getFileName().toString(), Inode.of(Files.readAllBytes(each)));
+                    names.put(each.getFileName().toString(), new Inode(Files.readAllBytes(each)));
             }
             names.remove("output");
             var trace = new Trace(Map.copyOf(names), new ArrayList<>(), new ArrayList<>(), new ArrayList<>());
@@ -352,7 +341,7 @@ final class PowerCut implements Callable<Integer> {
                 case "openat" -> {
                     var name = name(texts.getLast(), folder);
                     if (name.isEmpty() || !call.arguments().contains("O_CREAT") || names.containsKey(name)) return;
-                    names.put(name, new Inode());
+                    names.put(name, new Inode(new byte[0]));
                     ops.add(new Op.Create(from, to, name, names.get(name)));
                 }
                 case "rename", "renameat", "renameat2" -> {

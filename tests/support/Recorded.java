@@ -285,7 +285,8 @@ final class Recorded {
 
     private static Exchange linked(Exchange exchange, List<Source> all) {
         var sources = Stream.concat(all.stream().filter(Source::isPosted),
-                        all.stream().filter(source -> source.isAsked() && source.number() < exchange.number()))
+                        all.stream().filter(source -> !source.isPosted() && source.number() < exchange.number()
+                                && !source.answer().isArray())) // no stream that was joined later
                 .filter(source -> source.number() != exchange.number()).toList();
         var request = ID.matcher(exchange.request().toString()).replaceAll(id -> Matcher.quoteReplacement(
                 sources.stream().flatMap(source -> source.reference(id.group()).stream()).findFirst()
@@ -296,10 +297,6 @@ final class Recorded {
 
     /// An answer that an id may come from: a POST at any time, any other request only before.
     private record Source(int number, boolean isPosted, JsonNode answer) {
-        boolean isAsked() {
-            return !isPosted && !answer.isArray();
-        }
-
         Optional<String> reference(String id) {
             return pointer(answer, "", id).map(at -> "@" + number + at + "@");
         }

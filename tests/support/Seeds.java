@@ -175,7 +175,7 @@ final class Seeds implements Callable<Integer> {
             disk = new Disk(scene, disk);
             scene.disk = disk;
             scene.answer = (attempt, listener) -> {
-                check(disk.hasOnDisk(attempt.user()), () -> "a request left before its attempt was on disk");
+                check(disk.isAttempted(attempt.user()), () -> "a request left before its attempt was on disk");
                 check(scene.maxTokens == null || disk.results() * Job.TOKENS < scene.maxTokens,
                         () -> "a request left after --max-tokens was reached");
                 return server.run(attempt, listener);
@@ -337,12 +337,9 @@ final class Seeds implements Callable<Integer> {
             Files.writeString(file, before);
         }
 
-        boolean hasOnDisk(String user) {
-            return log.text.indexOf("\"" + user + "\"") >= 0;
-        }
-
-        boolean isAttempted(String id) {
-            return log.text.indexOf("\"id\":\"" + id + "\"") >= 0;
+        /// Whether the log contains an attempt of this user or row.
+        boolean isAttempted(String name) {
+            return log.text.indexOf("\"" + name + "\"") >= 0;
         }
 
         int results() {
@@ -381,10 +378,7 @@ final class Seeds implements Callable<Integer> {
         final Instant begins, listed;
         /// How often the user had allowed its row to be paid for once more.
         final int permit;
-        /// Begun long after its request was given up.
-        final boolean isLate;
-        /// Its result is too large for the tool.
-        final boolean isTooLarge;
+        final Fault fault;
         /// The server does not say when it began.
         final boolean hidesAge;
         Instant ends, answered = Instant.MIN;
@@ -402,9 +396,8 @@ final class Seeds implements Callable<Integer> {
             this.begins = begins;
             this.listed = listed;
             this.permit = permit;
-            this.isLate = fault == Fault.LATE;
+            this.fault = fault;
             this.hidesAge = hidesAge;
-            this.isTooLarge = fault == Fault.TOO_LARGE;
         }
 
         /// A paused run succeeds when somebody has answered.
@@ -431,6 +424,7 @@ final class Seeds implements Callable<Integer> {
         }
     }
 
+    /// `LATE`: the run begins long after its request was given up. `TOO_LARGE`: its result is too large for the tool.
     private enum Fault {
         NONE, FAILS, THROTTLED, LATER, NOT_SENT, ERROR_BEFORE, ERROR_DURING, LOST, CUT, MADE_UP, CONTRADICTED, DOUBLED,
         DELAYED, LATE, SLOW, STOPPED, PAUSED, TOO_LARGE, SILENT
@@ -622,7 +616,7 @@ final class Seeds implements Callable<Integer> {
                 pass(isShutOut ? 1000 : Math.min(1000, 1 + left(job.ends)));
             }
             var now = scene.world.now();
-            if (job.isTooLarge) return new Response.Unreadable(Optional.of(job.ref), "too large");
+            if (fault == Fault.TOO_LARGE) return new Response.Unreadable(Optional.of(job.ref), "too large");
             if (fault != Fault.DOUBLED || job.attempt.mode() != Mode.STREAMING) return job.ran(now);
             var other = schedule.chance(0.5) ? job.ran(now) : job.madeUp("connection error");
             return Response.ofEnds(Optional.of(job.ref), schedule.chance(0.5) ? List.of(job.ran(now), other)
@@ -714,7 +708,7 @@ final class Seeds implements Callable<Integer> {
             if (status == RunStatus.RUNNING || status == RunStatus.PAUSED)
                 return new LookUpResult.Running(new RunRef(job.ref.id(), ""), status,
                         Optional.of(Duration.between(job.begins, now)).filter(_ -> !job.hidesAge), Duration.ZERO);
-            return job.isTooLarge && status.isSuccess()
+            return job.fault == Fault.TOO_LARGE && status.isSuccess()
                     ? new LookUpResult.Silent(new Response.Unreadable(Optional.of(job.ref), "too large"))
                     : new LookUpResult.Ended(job.ran(now), job.attempt.row().inputs());
         }
@@ -789,7 +783,7 @@ final class Seeds implements Callable<Integer> {
                         || end.path("tokens").asInt() == Job.TOKENS, () -> "the tokens of a stopped run do not count");
             }
             var late = Set.copyOf(Scene.texts("user", scene.log("late")));
-            for (var id : schedule.ids) paid(id).filter(job -> job.isLate && !late.contains(job.attempt.user()))
+            for (var id : schedule.ids) paid(id).filter(job -> job.fault == Fault.LATE && !late.contains(job.attempt.user()))
                     .filter(job -> schedule.crashes == 0 || !runs.contains(job.ref.id())) // killed between both files
                     .filter(this::isPaidAgain).findFirst().ifPresent(job -> Schedule.check(false,
                             () -> "row " + id + ": " + job.ref.id() + " is not reported as late"));
@@ -809,14 +803,14 @@ final class Seeds implements Callable<Integer> {
         }
 
         private void row(String id, String outcome) {
-            var times = paid(id).filter(job -> !job.isLate)
+            var times = paid(id).filter(job -> job.fault != Fault.LATE)
                     .collect(Collectors.groupingBy(job -> job.permit, Collectors.counting()));
             Schedule.check(times.values().stream().allMatch(count -> count == 1), () -> "row " + id
                     + " was paid twice: " + paid(id).map(job -> job.ref.id()).toList());
             boolean isPaused = outcome.equals("paused") && schedule.server.hasPaused(id);
             Schedule.check(isPaused || List.of("success", "failed", "unknown").contains(outcome),
                     () -> "row " + id + " has no outcome: " + outcome);
-            Schedule.check(!outcome.equals("failed") || paid(id).allMatch(job -> job.isLate),
+            Schedule.check(!outcome.equals("failed") || paid(id).allMatch(job -> job.fault == Fault.LATE),
                     () -> "row " + id + " counts as failed, but its run has succeeded");
         }
     }

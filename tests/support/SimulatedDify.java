@@ -163,6 +163,11 @@ final class SimulatedDify {
         conversations.keep(ledger.keep(users));
     }
 
+    /// A total of `/__stats`, say `started` or `twice`.
+    int count(String what) {
+        return (int) ledger.stats(false).get(what);
+    }
+
     SimulatedLedger ledger() {
         return ledger;
     }
@@ -772,12 +777,14 @@ final class SimulatedDify {
         var words = object("enabled", false);
         if (chat) words.putAll(worker ? object("type", "", "config", Map.of())
                 : object("type", "", "configs", List.of()));
+        var pictures = object("image", object("detail", "high", "enabled", false,
+                "number_limits", 3, "transfer_methods", List.of("remote_url", "local_file")));
         var fields = chat ? List.of() : JSON.convertValue(current.fields(), Object.class);
         exchange.ok(object("opening_statement", setup.kind() == Kind.CHATFLOW ? "" : null,
                 "suggested_questions", List.of(), "suggested_questions_after_answer", off, "speech_to_text", off,
                 "text_to_speech", speech, "retriever_resource", object("enabled", isAnswering),
                 "annotation_reply", off, "more_like_this", off, "user_input_form", fields,
-                "sensitive_word_avoidance", words, "file_upload", chat ? pictures() : off,
+                "sensitive_word_avoidance", words, "file_upload", chat ? pictures : off,
                 "system_parameters", object("image_file_size_limit", 10,
                         "video_file_size_limit", 100, "audio_file_size_limit", 50,
                         "file_size_limit", 15, "workflow_file_upload_limit", 10)));
@@ -785,11 +792,6 @@ final class SimulatedDify {
 
     private static Refused unavailable() {
         return refused(400, "app_unavailable", "App unavailable, please check your app configurations.");
-    }
-
-    private static Map<String, Object> pictures() {
-        return object("image", object("detail", "high", "enabled", false,
-                "number_limits", 3, "transfer_methods", List.of("remote_url", "local_file")));
     }
 
     private void upload(SimulatedExchange exchange, String id) throws IOException {

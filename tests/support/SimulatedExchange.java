@@ -146,24 +146,22 @@ final class SimulatedExchange {
     /// The body of a stream, one chunk per event. Events may be numbered, for a client that rejoins the stream.
     record Chunks(OutputStream out, boolean isNumbered) {
         void write(String event) throws IOException {
-            var bytes = (isNumbered ? "id: " + System.nanoTime() + "-0\n" + event : event).getBytes(UTF_8);
-            out.write((Integer.toHexString(bytes.length) + "\r\n").getBytes(ISO_8859_1));
-            out.write(bytes);
-            out.write("\r\n".getBytes(ISO_8859_1));
-            out.flush();
+            var whole = isNumbered ? "id: " + System.nanoTime() + "-0\n" + event : event;
+            send(Integer.toHexString(whole.getBytes(UTF_8).length) + "\r\n" + whole + "\r\n");
         }
 
         /// Sends half of a chunk; the exception closes the connection.
         void cut(String event) throws IOException {
-            var bytes = event.getBytes(UTF_8);
-            out.write((Integer.toHexString(bytes.length) + "\r\n").getBytes(ISO_8859_1));
-            out.write(bytes, 0, bytes.length / 2);
-            out.flush();
+            send(Integer.toHexString(event.getBytes(UTF_8).length) + "\r\n" + event.substring(0, event.length() / 2));
             throw new IOException("dropped");
         }
 
         void end() throws IOException {
-            out.write("0\r\n\r\n".getBytes(ISO_8859_1));
+            send("0\r\n\r\n");
+        }
+
+        private void send(String text) throws IOException {
+            out.write(text.getBytes(UTF_8));
             out.flush();
         }
     }

@@ -9,20 +9,6 @@ import static java.nio.charset.StandardCharsets.*;
 
 /// The files of the simulated server: uploads, and what it finds out about an address.
 final class SimulatedFiles {
-    private static final Map<String, String> KINDS = new HashMap<>();
-
-    static {
-        kind("image", "jpg jpeg png webp gif svg");
-        kind("audio", "mp3 m4a wav amr mpga");
-        kind("video", "mp4 mov mpeg webm");
-        kind("document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx ppt xml "
-                + "epub");
-    }
-
-    private static void kind(String kind, String extensions) {
-        for (var extension : extensions.split(" ")) KINDS.put(extension, kind);
-    }
-
     private final Map<String, Stored> stored = new ConcurrentHashMap<>();
     private final Predicate<URI> answers;
 
@@ -46,7 +32,14 @@ final class SimulatedFiles {
     }
 
     private static String kindOf(String name) {
-        return KINDS.getOrDefault(extension(name), "custom");
+        return switch (extension(name)) {
+            case "jpg", "jpeg", "png", "webp", "gif", "svg" -> "image";
+            case "mp3", "m4a", "wav", "amr", "mpga" -> "audio";
+            case "mp4", "mov", "mpeg", "webm" -> "video";
+            case "txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt", "properties", "doc", "docx",
+                 "csv", "eml", "msg", "pptx", "ppt", "xml", "epub" -> "document";
+            default -> "custom";
+        };
     }
 
     // ── In the inputs of a run ──────────────────────────────────────────────────────────────────────────────────────

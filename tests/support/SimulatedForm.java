@@ -30,11 +30,6 @@ record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles fi
         int longest() {
             return node.path("max_length").asInt(0);
         }
-
-        Object preset() {
-            var preset = node.path("default");
-            return JSON.convertValue(preset, Object.class);
-        }
     }
 
     /// The server refuses these inputs. `broken`: it crashes on them, so that a plain answer is a 500 without the
@@ -64,20 +59,16 @@ record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles fi
         for (var variable : variables) taken.put(variable.name(), checked(variable, inputs.get(variable.name())));
         for (var variable : variables)
             taken.computeIfPresent(variable.name(), (_, value) -> built(variable, value, user));
-        var objects = variables.stream().filter(variable -> !isObject(variable.type()))
+        var objects = variables.stream().filter(variable -> !List.of("file", "json_object").contains(variable.type()))
                 .map(Variable::name).filter(name -> taken.get(name) instanceof Map).toList();
         if (!objects.isEmpty()) throw refusal("Invalid input type for " + python(objects));
         taken.replaceAll((_, value) -> value instanceof String text ? text.replace("\0", "") : value);
         return taken;
     }
 
-    private static boolean isObject(String type) {
-        return List.of("file", "json_object").contains(type);
-    }
-
     private Object checked(Variable variable, Object given) {
         if (given == null && variable.required()) throw refusal(variable.name() + " is required in input form");
-        var value = given == null && worker ? variable.preset() : given;
+        var value = given == null && worker ? JSON.convertValue(variable.node().path("default"), Object.class) : given;
         if (value == null) return null;
         return switch (variable.type()) {
             case "text-input", "paragraph" -> text(variable, value);

@@ -15,7 +15,7 @@ final class SimulatedLedger {
     /// The runs there were when some were first forgotten, and the listed ones of them.
     private List<SimulatedJob> all;
     private Set<SimulatedJob> allListed;
-    final AtomicLong stops = new AtomicLong(), looks = new AtomicLong();
+    final AtomicInteger stops = new AtomicInteger(), looks = new AtomicInteger();
 
     int nextStart(String row) {
         return starts.merge(row, 1, Integer::sum);

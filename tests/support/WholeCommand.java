@@ -45,10 +45,6 @@ abstract class WholeCommand {
         return object.properties().stream().map(Map.Entry::getKey).collect(Collectors.joining(" "));
     }
 
-    static Map<String, String> settingsFor(ServerTest.Wire wire) {
-        return settingsFor(wire.url());
-    }
-
     /// With short waits before retries. `more` are names and values in turn.
     static Map<String, String> settingsFor(URI url, String... more) {
         var settings = new HashMap<>(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", url.toString(),
@@ -488,13 +484,8 @@ abstract class WholeCommand {
             return settings;
         }
 
-        /// A total of `/__stats`, say `started` or `twice`.
         int count(String what) {
-            return count(app, what);
-        }
-
-        static int count(SimulatedDify app, String what) {
-            return ((Number) app.ledger().stats(false).get(what)).intValue();
+            return app.count(what);
         }
     }
 
