@@ -6,6 +6,8 @@ import java.lang.management.ManagementFactory;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.api.parallel.Isolated;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
@@ -21,7 +23,6 @@ final class GrowthTest {
     @Nested
     @Isolated
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)
-    @TestMethodOrder(MethodOrderer.OrderAnnotation.class)
     class ALargeBatch {
         private Path folder;
         private Scene large;
@@ -40,42 +41,24 @@ final class GrowthTest {
             writer.close();
         }
 
-        @Test
-        void runsRowsAsFastAsASmallOne() throws Exception {
-            compare(workflow(attempt -> succeeded("run-" + attempt.row().id()), ABSENT), RowStatus.SUCCEEDED);
-        }
-
-        @Test
-        void failsRowsAsFastAsASmallOne() throws Exception {
-            compare(workflow(_ -> failed("no such city"), ABSENT), RowStatus.FAILED);
-        }
-
-        @Test
-        void retriesRowsAsFastAsASmallOne() throws Exception {
-            compare(workflow(attempt -> attempt.tries().failed() == 0
-                    ? failed("Rate Limit Error") : succeeded("run-" + attempt.row().id()), ABSENT),
-                    RowStatus.SUCCEEDED);
-        }
-
-        @Test
-        void looksRunsUpAsFastAsASmallOne() throws Exception {
-            compare(workflow(attempt -> cut(Symptom.CUT, run("run-" + attempt.row().id())),
-                    ended(succeeded("run-found"))), RowStatus.SUCCEEDED);
-        }
-
-        /// Rows whose runs are not found are sent again. Last, because later sessions look for these runs once more.
-        @Test
-        @Order(Integer.MAX_VALUE)
-        void resendsRowsAsFastAsASmallOne() throws Exception {
-            compare(workflow(attempt -> attempt.tries().equals(Attempt.Tries.NONE)
-                    ? cut(Symptom.CUT) : succeeded("run-" + attempt.row().id()), ABSENT), RowStatus.SUCCEEDED);
+        /// The last ones are sent again because their runs are not found. Later sessions would look for these once more.
+        static List<Arguments> rows() {
+            Function<Attempt, Response> success = attempt -> succeeded("run-" + attempt.row().id());
+            return List.of(Arguments.of("succeed", workflow(success, ABSENT), RowStatus.SUCCEEDED),
+                    Arguments.of("fail", workflow(_ -> failed("no such city"), ABSENT), RowStatus.FAILED),
+                    Arguments.of("are retried", workflow(attempt -> attempt.tries().failed() == 0
+                            ? failed("Rate Limit Error") : success.apply(attempt), ABSENT), RowStatus.SUCCEEDED),
+                    Arguments.of("are looked up", workflow(attempt -> cut(Symptom.CUT, run("run-" + attempt.row().id())),
+                            ended(succeeded("run-found"))), RowStatus.SUCCEEDED),
+                    Arguments.of("are sent again", workflow(attempt -> attempt.tries().equals(Attempt.Tries.NONE)
+                            ? cut(Symptom.CUT) : success.apply(attempt), ABSENT), RowStatus.SUCCEEDED));
         }
 
         @Test
         void showsItsStatusAsFastAsASmallOne() throws Exception {
             int few = 10_000, many = 200_000;
-            var small = BatchFiles.of(scene(few).output);
-            var longer = BatchFiles.of(scene(many).output);
+            var small = scene(few).output;
+            var longer = scene(many).output;
             log(small, few);
             log(longer, many);
             var ratio = ratio(() -> status(small, few) / few, () -> status(longer, many) / many);
@@ -83,7 +66,9 @@ final class GrowthTest {
             assertTrue(ratio <= 2, "processor time per line in the longer log: " + ratio + " times as much");
         }
 
-        private void compare(Workflow workflow, RowStatus end) throws Exception {
+        @ParameterizedTest(name = "rows that {0}")
+        @MethodSource("rows")
+        void runsRowsAsFastAsASmallOne(String which, Workflow workflow, RowStatus end) throws Exception {
             var ids = new ArrayDeque<List<String>>();
             for (int round = 0; round <= ROUNDS; round++, used++)
                 ids.add(IntStream.range(used * ROWS, (used + 1) * ROWS).mapToObj(GrowthTest::id).toList());
@@ -150,18 +135,15 @@ final class GrowthTest {
         return took;
     }
 
-    private static void log(BatchFiles files, int lines) throws IOException {
-        var log = new Log().session("1.14.2");
-        for (int row = 0; row < lines / 2; row++) {
-            log.attempt(id(row), "difyexec-0123456789abcdef-" + row);
-            log.end(id(row), "difyexec-0123456789abcdef-" + row, "failed", "run-" + row);
-        }
-        Files.writeString(files.log(), log.toString());
+    private static void log(Path output, int lines) throws IOException {
+        var past = new PastBatch(1, 10, 0);
+        for (int row = 0; row < lines / 2; row++) past.attempt(id(row)).end(id(row), "failed");
+        past.save(output);
     }
 
-    private static double status(BatchFiles files, int lines) {
+    private static double status(Path output, int lines) {
         long began = processorTime();
-        var batch = Batch.peek(files, Optional.empty(), false, List.of());
+        var batch = Batch.peek(BatchFiles.of(output), Optional.empty(), false, List.of());
         assertEquals((long) lines / 2, StatusView.json(batch).get("failed"));
         return processorTime() - began;
     }
