@@ -3366,7 +3366,7 @@ final class DifyExec implements Runnable {
                 if (access.hasAppHash(session.appHash())) continue;
                 isSame = false;
                 var runs = origin.runs(session);
-                if (!runs.isSent() || exchange.knowsAny(runs.newest(), left)) continue;
+                if (!runs.mayHaveStarted() || exchange.knowsAny(runs.newest(), left)) continue;
                 if (!isSure) throw origin.otherApp(runs, session.appId().equals(access.appId()));
                 isAssumed = true;
             }
@@ -5661,7 +5661,7 @@ final class DifyExec implements Runnable {
                     notePrices();
                     health.verdict(clock.instant(), inFlight.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
-                writer.stopped(clock.instant(), agenda.stopReason());
+                writer.recordStop(clock.instant(), agenda.stopReason());
             } catch (UncheckedIOException problem) {
                 agenda.stopWith(writer.unwritable(problem.getCause()));
             }
@@ -6074,8 +6074,8 @@ final class DifyExec implements Runnable {
             var ended = now.minus(files.took()); // the downloads are not part of the run's time
             var took = attempt.took(response, ended);
             if (response instanceof Response.Ran ran && outcome.status().isSuccess())
-                writer.succeed(new Results.Success(attempt, ran, ended, took, files));
-            else writer.end(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
+                writer.recordSuccess(new Results.Success(attempt, ran, ended, took, files));
+            else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
                     writer.resultsOnDisk()));
             watcher.ended(attempt.row(), outcome);
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
@@ -8453,14 +8453,14 @@ final class DifyExec implements Runnable {
 
         /// Records that a row has succeeded. Its line in the results is the only record of that, so that results and
         /// log cannot contradict each other.
-        void succeed(Results.Success success) {
+        void recordSuccess(Results.Success success) {
             results.add(success.json());
             effects.add(() -> batch.history().take(success.head()));
             markOutcome();
         }
 
         /// Records an outcome of a row other than success.
-        void end(EndEvent end) {
+        void recordEnd(EndEvent end) {
             record(end);
             markOutcome();
         }
@@ -8543,7 +8543,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Records that a session is over. `stop`, if present, is the reason why it stopped early.
-        void stopped(Instant now, Optional<Stop> stop) {
+        void recordStop(Instant now, Optional<Stop> stop) {
             write();
             force(); // so that the event contains the final size of the results
             // without user and task, because the session stops and not a single run
@@ -8797,6 +8797,7 @@ final class DifyExec implements Runnable {
         /// Holds the starts of the current session, and those of the last session that had enough rows.
         private Starts starts = new Starts(), lastEnough = starts;
 
+        /// Takes an event of the log. Its time extends the session, but the time between two sessions does not count.
         void take(Event event) {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
@@ -8805,12 +8806,12 @@ final class DifyExec implements Runnable {
                     lastResult = Instant.MIN;
                     updatedAt = Optional.of(started.t()); // the time since the last session does not count
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
-                    if (starts.isEnough()) lastEnough = starts;
+                    if (starts.isEnough()) lastEnough = starts; // of the session before
                     starts = new Starts();
                 }
                 case AttemptEvent attempt -> {
                     advanceTo(attempt.t());
-                    if (attempt.n() == 0) starts.started(attempt.t());
+                    if (attempt.n() == 0) starts.started(attempt.t()); // not a retry, which starts no other row
                 }
                 case EndEvent end -> {
                     advanceTo(end.t());
@@ -9008,7 +9009,7 @@ final class DifyExec implements Runnable {
         private final LongList lastResult = new LongList();
         /// Holds the hashes of attempts that made earlier lines of a row. Only rows with several results need it.
         private final Set<Long> formerResults = new HashSet<>();
-        private final Map<Integer, EndEvent> ends = new HashMap<>();
+        private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(), failedAfterForm = new BitSet();
@@ -9024,10 +9025,10 @@ final class DifyExec implements Runnable {
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
         Optional<Mode> mode = Optional.empty(); // the last one that the tool chose itself
         private Optional<String> stopped = Optional.empty();
-        /// Holds the last session from its first event until it ends; empty if the last session has ended.
+        /// Holds the last session until its end is in the log, and is empty afterwards.
         private Optional<SessionEvent> unfinished = Optional.empty();
-        private Instant newestBegun = Instant.MIN;
-        /// The size of the results in bytes, according to the last event that contains it.
+        private Instant newestBegun = Instant.MIN; // see [#newestBegun()]
+        /// Holds the size of the results in bytes, according to the last event that contains it.
         private long resultsSize = 0;
 
         /// Describes what is still unknown about an attempt. Before a row runs, its most urgent attempt is looked up.
@@ -9063,11 +9064,11 @@ final class DifyExec implements Runnable {
                 return new Sent(event, server, run, state, isElsewhere, isDoubtful);
             }
 
-            Sent elsewhere() {
+            Sent asElsewhere() {
                 return new Sent(event, server, run, state, true, isDoubtful);
             }
 
-            Sent doubted(boolean isDoubtful) {
+            Sent asDoubtful(boolean isDoubtful) {
                 return new Sent(event, server, run, state, isElsewhere, isDoubtful);
             }
 
@@ -9145,7 +9146,7 @@ final class DifyExec implements Runnable {
         }
 
         private void doubt(Predicate<String> isIdDoubtful) {
-            sent.forEach((id, row) -> row.replaceAll(one -> one.doubted(isIdDoubtful.test(id))));
+            sent.forEach((id, row) -> row.replaceAll(one -> one.asDoubtful(isIdDoubtful.test(id))));
         }
 
         /// Takes a merge. Only attempts of a shard whose results had been longer are doubtful afterwards. The logs of
@@ -9187,8 +9188,10 @@ final class DifyExec implements Runnable {
             ends.remove(entry);
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
             lastResult.set(entry, hash(entry, success.user()));
+            // a session measures its own time, so only the batch's figures need the attempt
             remove(success.id(), one -> one.event().user().equals(success.user()))
                     .ifPresent(one -> figures.resultOf(one.event(), entry));
+            // a resent attempt without a run stays, because its run may still appear and was paid for, too
             remove(success.id(), one -> one.state() == State.NOT_STARTED
                     || one.state() == State.RESENT && one.run().isPresent());
             return entry;
@@ -9200,7 +9203,8 @@ final class DifyExec implements Runnable {
             return lastResult.get(entry) == attempt || formerResults.contains(attempt);
         }
 
-        /// Returns the entry plus one, so that no hash is 0, and the hash of the user in the lower 32 bits.
+        /// Identifies an attempt by a number, which takes less memory than a text. The upper 32 bits are the entry plus
+        /// one, so that no number is 0, and the lower 32 bits are the hash of its user.
         private static long hash(int entry, String user) {
             return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
@@ -9218,7 +9222,7 @@ final class DifyExec implements Runnable {
             if (!unfinished.map(SessionEvent::process).equals(Optional.ofNullable(started.process())))
                 unfinished = Optional.of(started);
             if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
-            if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::elsewhere));
+            if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::asElsewhere));
         }
 
         /// Returns whether the batch's files contain anything about this row.
@@ -9268,6 +9272,7 @@ final class DifyExec implements Runnable {
         /// Takes the run of an attempt. The first event of a stream also shows that Dify's queue has got to this
         /// attempt, so streams that were sent before it are no longer waiting. A blocking run never waits in the queue.
         private void takeRun(RunEvent run) {
+            // a new list, because `List.of()` supports no replacing
             sent.getOrDefault(run.id(), new ArrayList<>()).replaceAll(one -> {
                 if (!one.event().user().equals(run.user()) || one.state() != State.OPEN) return one;
                 boolean isStream = one.event().mode() == Mode.STREAMING;
@@ -9334,6 +9339,8 @@ final class DifyExec implements Runnable {
             return unreadable.size();
         }
 
+        /// Returns a note about the lines that cannot be read, with the places of the first three, or empty if there
+        /// are none.
         Optional<String> unreadable() {
             return unreadable.isEmpty() ? Optional.empty() : Optional.of(Text.count(unreadable.size(), "line")
                     + " cannot be read (" + Text.joinFirst(3, unreadable.stream()) + ")");
@@ -9430,7 +9437,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns for each row, by its entry, the attempt to look up before the row is sent. It is the last one of the
-        /// most urgent. A row has several if their results are lost.
+        /// most urgent. A row has several attempts if their results are lost.
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
             all(state -> state != State.RESENT).forEach(one -> {
@@ -9490,7 +9497,7 @@ final class DifyExec implements Runnable {
         /// matter.
         void requireServer(String name) throws IOException {
             for (var session : sessions)
-                if (!session.baseUrl().equals(name) && runs(session).isSent())
+                if (!session.baseUrl().equals(name) && runs(session).mayHaveStarted())
                     throw new Unusable(files.log() + ": this batch was started " + place(session.baseUrl()) + ", not "
                             + place(name), (session.baseUrl().equals("demo") ? "add --demo"
                             : "use that URL") + ", or choose another -o");
@@ -9521,9 +9528,9 @@ final class DifyExec implements Runnable {
 
         /// Holds what shows which app a session used.
         ///
-        /// @param isSent whether the session's rows may have started a run
-        /// @param newest the newest runs; runs with a result are preferred, because they took place for certain
-        record Runs(boolean isSent, Collection<Recorded> newest) {}
+        /// @param mayHaveStarted whether the session sent a row, which may have started a run
+        /// @param newest         the newest runs; runs with a result are preferred, because they took place for certain
+        record Runs(boolean mayHaveStarted, Collection<Recorded> newest) {}
 
         /// Reads what shows which app a session used. Only a start with another server or key needs this, so it is not
         /// part of the history. The results are read last, because a later run replaces an earlier one.
@@ -9628,6 +9635,7 @@ final class DifyExec implements Runnable {
                     return events.stream().filter(kind::isInstance).map(kind::cast).toList();
                 }
 
+                /// Returns the id of the attempt's run, or an empty text if the log has none.
                 String run() {
                     var runs = all(RunEvent.class);
                     return runs.isEmpty() ? "" : runs.getLast().run();
@@ -9651,7 +9659,7 @@ final class DifyExec implements Runnable {
                     if (offset < 0) results.seek(-1 - offset).<Results.Success.Head>read(Results.Success.READER)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
                     else {
-                        var event = Event.read(log.seek(offset).bytes()).orElseThrow();
+                        var event = Event.read(log.seek(offset).bytes()).orElseThrow(); // it was read before
                         if (event instanceof AttemptEvent attempt)
                             traces.put(attempt.user(), new Trace(attempt, new ArrayList<>()));
                         else if (traces.containsKey(event.user())) traces.get(event.user()).events().add(event);
@@ -9679,18 +9687,19 @@ final class DifyExec implements Runnable {
                         .at(pointer.tail());
             }
 
+            /// Reads the line of a success. If it has been changed since the files were read, it is an error.
             static RowEnd of(Lines line) {
                 var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(() -> new Unusable(line.path
                         + ": cannot read the JSON of the line at byte " + line.place()));
                 var outputs = tree.path("outputs");
-                // the original tool put the outputs into an object of that name; its lines have no `workflow_status`
+                // the original tool wrote outputs as {"outputs": {…}}, and only its lines lack `workflow_status`
                 if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
                     outputs = outputs.path("outputs");
+                // no error (""), because the line is a success
                 return new RowEnd(values(tree.path("inputs")), values(outputs),
-                        tree.path("workflow_run_id").asText(),
-                        text(tree.path("elapsed_time")), tree.path("total_tokens").asText(),
-                        text(tree.path("total_price")), tree.path("currency").asText(), "",
-                        tree.path("edited").asBoolean());
+                        tree.path("workflow_run_id").asText(), tree.path("elapsed_time").asText(),
+                        tree.path("total_tokens").asText(), tree.path("total_price").asText(),
+                        tree.path("currency").asText(), "", tree.path("edited").asBoolean());
             }
 
             /// Returns the values by name. A value that is not an object gets the name `outputs`, so that it is shown.
@@ -9720,7 +9729,7 @@ final class DifyExec implements Runnable {
         /// Returns the files that belong to this output. Fails before anything is sent if one of them cannot be written
         /// safely.
         static BatchFiles of(Path output) {
-            requireRegular(output);
+            requireRegular(output); // first, because a path such as / has no name to derive others from
             var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
                     sibling(output, ".lock"), Shard.in(output));
             files.all().forEach(BatchFiles::requireRegular);
@@ -10104,7 +10113,7 @@ final class DifyExec implements Runnable {
             var sessions = Event.sessions(whole.log());
             refuseContinued(whole, sessions, "move the files of " + whole.results() + " away");
             for (var part : files) {
-                part.requireOurs();
+                part.requireOurs(); // its log will be moved
                 if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
                         + ": missing or empty", "copy it here; a shard cannot be merged without its log");
             }
@@ -10179,7 +10188,7 @@ final class DifyExec implements Runnable {
                 out.flush();
             }
 
-            /// Refuses a file with a row of another shard: somebody has renamed or mixed up the files.
+            /// Refuses a file with a row of another shard, because somebody must have renamed or mixed up the files.
             private static void requireOwn(BatchFiles part, String id) {
                 var shard = Shards.shard(part);
                 if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id)
@@ -10226,22 +10235,23 @@ final class DifyExec implements Runnable {
                 }
 
                 /// Moves to the next line and puts this log back into the queue. At the end, closes the log instead and
-                /// compares the last size with the file.
+                /// compares the last size with the file. A torn last line is left out.
                 void next(Collection<Part> waiting) throws IOException {
                     if (!log.next() || !log.isWhole()) {
                         log.close();
-                        sized(files.resultsSize());
+                        noteResultsSize(files.resultsSize());
                         return;
                     }
                     event = log.<Event>read(Event.READER).orElse(null);
                     if (event != null) {
                         t = event.t();
-                        if (event.results() >= 0) sized(event.results());
+                        if (event.results() >= 0) noteResultsSize(event.results());
                     }
                     waiting.add(this);
                 }
 
-                private void sized(long size) {
+                /// Notes the size of the shard's results. If it is smaller than before, lines are missing.
+                private void noteResultsSize(long size) {
                     if (size < resultsSize) cut.add(Shards.shard(files).index());
                     resultsSize = size;
                 }
@@ -10267,7 +10277,7 @@ final class DifyExec implements Runnable {
         private FileChannel channel; // null while the file is not open
         private FileLock held;
         private Object key; // identifies the file when it was opened, see [BatchFiles.Lock#key]
-        /// The offset at which our last line ends, and how many bytes of the file are on disk.
+        /// Holds the offset at which our last line ends, and how many bytes of the file are on disk.
         private long end = 0, forced = 0;
         private boolean cannotForce = false; // the file system does not support fsync
         private AtomicFile.NotForced failure; // of the first fsync that failed, after which nothing is written
@@ -10474,10 +10484,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads and writes the lines of the results. Every line is a success.
+    /// Reads and writes the lines of the results. We write only successes.
     static final class Results {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
-        /// Matches the beginning of a result. The original tool puts a space after each colon and comma.
+        /// Matches the beginning of a result. The original tool puts a space after each colon and comma. The possessive
+        /// `*+` keeps a long text of another program from taking long.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
 
@@ -10991,7 +11002,7 @@ final class DifyExec implements Runnable {
                 Character decimal, String queryColumn, Map<String, String> map, Map<String, String> vars) {
             static final Shape DEFAULT = new Shape("", null, null, "", null, null, "", Map.of(), Map.of());
 
-            Shape {
+            Shape { // Jackson passes null for what the log lacks
                 map = map == null ? Map.of() : map;
                 vars = vars == null ? Map.of() : vars;
             }
@@ -11000,9 +11011,10 @@ final class DifyExec implements Runnable {
             /// another encoding or without its title. Rows that are then read differently count as changed.
             ///
             /// Some options cannot be replaced. With another decimal mark or question column, rows would change
-            /// unnoticed. With another header row or worksheet, numbered rows would get the ids of other rows.
-            /// [Csv#requireSameIds] checks the id column.
+            /// unnoticed, because their hash is one of their cells. With another header row or worksheet, numbered rows
+            /// would get the ids of other rows. [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
+                // an earlier mapping or constant goes if its variable now gets its value from elsewhere
                 var mapped = new LinkedHashMap<>(before.map);
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
                 mapped.putAll(map);
@@ -11082,7 +11094,7 @@ final class DifyExec implements Runnable {
                 var all = Stream.concat(faults.stream(), Stream.of(fault)).toList();
                 if (fault.repair.isPresent()) return read(source, shape.with(fault.repair.get()), all);
                 new TextFile.Problems(source).addAll(all).refuse();
-                throw fault;
+                throw fault; // never reached, because there is at least one fault to refuse
             }
         }
 
@@ -11139,8 +11151,8 @@ final class DifyExec implements Runnable {
                     + " to number the rows; " + header.hint(), Optional.of(repairs.getFirst()));
         }
 
-        /// Returns the columns whose values look like ids and differ from each other in all rows, or in the first
-        /// 100,000 rows of a longer file.
+        /// Returns the columns with names whose values look like ids and differ from each other in all rows, or in the
+        /// first 100,000 rows of a longer file.
         private static Stream<String> unique(TextFile file, Header header) {
             var names = header.names();
             var values = names.stream().map(_ -> new HashSet<String>()).toList();
@@ -11225,7 +11237,8 @@ final class DifyExec implements Runnable {
             return ofOtherShards;
         }
 
-        /// Reads every row once and reports each fault.
+        /// Reads every row once and reports each fault. Returns how many rows belong to other shards. The inspector
+        /// comes before the id is checked, so that a report of a row without an id includes its cells.
         ///
         /// @param inspector takes all rows that have all cells, including rows with an unusable id
         /// @param use       takes all rows that can be used, and returns what is wrong with the id
@@ -11815,7 +11828,7 @@ final class DifyExec implements Runnable {
             problems.refuse();
         }
 
-        /// Returns a JSON value as the text of a cell; null and a missing value give an empty cell.
+        /// Returns a JSON value as the text of a cell. Null and a missing value become an empty cell.
         static String text(JsonNode value) {
             if (value.isNull() || value.isMissingNode()) return "";
             return value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value); // digits as written
@@ -11835,7 +11848,8 @@ final class DifyExec implements Runnable {
             return input.toString().equals("-") ? "standard input" : input.toString();
         }
 
-        /// Opens the text. Invalid bytes are replaced and not reported, because the caller knows the line.
+        /// Opens the text. Invalid bytes are replaced and not reported, because only the caller can find out their
+        /// line.
         Reader reader() throws IOException {
             return new InputStreamReader(source.get(), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
@@ -11845,9 +11859,11 @@ final class DifyExec implements Runnable {
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook as `Sheet1!C7`.
         ///
         /// @param line 0 if the fault does not belong to a line
+        /// @param column the index of a workbook's column; other files ignore it, and row numbers have -1
         String where(long line, int column) {
             if (line == 0) return "all lines";
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
+            // a name with other characters is quoted, as in a formula
             return (sheet.matches("\\w+") ? sheet : "'" + sheet + "'") + "!"
                     + CellAddress.convertNumToColString(Math.max(column, 0)) + line;
         }
@@ -11938,7 +11954,7 @@ final class DifyExec implements Runnable {
                 try {
                     var path = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
                     var file = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE);
-                    files.add(file);
+                    files.add(file); // before anything can fail
                     Files.delete(path); // the open file stays, but has no name
                     content.accept(Channels.newOutputStream(file));
                     return () -> new CopyReader(file);
@@ -11968,6 +11984,7 @@ final class DifyExec implements Runnable {
                 this.file = file;
             }
 
+            /// Every stream must have this method, but readers use the other one.
             @Override
             public int read() throws IOException {
                 var one = new byte[1];
@@ -12038,7 +12055,9 @@ final class DifyExec implements Runnable {
             this.is1904 = is1904;
         }
 
-        /// Copies a worksheet as CSV. The workbook is held in memory, because fastexcel and [#survey] both read it.
+        /// Copies a worksheet as CSV. Without `--sheet`, this is the first visible one with data. It is not checked for
+        /// a cover page if the user has chosen a worksheet or a header row. The workbook is held in memory, because
+        /// fastexcel and [#survey] both read it.
         static TextFile copy(TextFile file, Csv.Shape shape) throws IOException {
             var wanted = shape.sheet();
             byte[] zip;
@@ -12048,7 +12067,7 @@ final class DifyExec implements Runnable {
             try (var book = open(zip)) {
                 var names = book.getSheets().map(Sheet::getName).toList();
                 Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
-                if (wanted.isEmpty()) isWanted = one -> !widths(one, 1).isEmpty();
+                if (wanted.isEmpty()) isWanted = one -> !widths(one, 1).isEmpty(); // one row with text is enough
                 var sheet = book.getSheets().filter(isWanted).findFirst();
                 if (sheet.isEmpty()) throw new Unusable(file.name() + ": no worksheet "
                         + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
@@ -12116,11 +12135,12 @@ final class DifyExec implements Runnable {
                 long number = 0;
                 for (var all = rows.iterator(); all.hasNext(); ) {
                     var row = all.next();
-                    long at = Math.max(number + 1, row.getRowNum()); // some programs leave out the numbers of rows
+                    long at = Math.max(number + 1, row.getRowNum()); // unique, even if the file repeats a number
                     if (at > MAX_ROWS) throw file.unusable(at, "beyond Excel's limit of "
                             + Text.number(MAX_ROWS) + " rows");
                     var cells = new ArrayList<String>();
                     for (var cell : row) cells.add(cell == null ? "" : text(cell, at, cells.size()));
+                    // an empty text is quoted, but no less empty
                     while (!cells.isEmpty() && cells.getLast().replace('"', ' ').isBlank()) cells.removeLast();
                     if (cells.isEmpty()) continue;
                     if (width > 0 && row.isHidden()) hidden++;
@@ -12194,11 +12214,11 @@ final class DifyExec implements Runnable {
         /// result, which it takes for empty texts. An empty text has the type `str`, but a cell without a result has no
         /// type, like a number.
         private void survey(Sheet sheet, byte[] zip) throws IOException, XMLStreamException {
-            var path = "";
+            var path = ""; // of the worksheet's part, which the relations of the workbook assign to its id
             for (var xml = part(zip, "/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
                 if (xml.isStartElement() && sheet.getId().equals(xml.getAttributeValue(null, "Id")))
                     path = URI.create("/xl/").resolve(xml.getAttributeValue(null, "Target")).getPath();
-            var place = "";
+            var place = ""; // of the current cell, such as C7
             boolean isNumber = false, lacksResult = false;
             for (var xml = part(zip, path); xml.hasNext(); xml.next()) {
                 if (xml.isEndElement() && xml.getLocalName().equals("c") && lacksResult) {
@@ -12272,6 +12292,7 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(byColumn.get(column));
         }
 
+        /// Reads a cell of this column. Without a variable, it is a text, which Dify ignores.
         Value value(String column, String cell) {
             return variable(column).map(variable -> variable.value(cell)).orElseGet(() -> new Value.Str(cell));
         }
@@ -12745,6 +12766,7 @@ final class DifyExec implements Runnable {
 
             /// Returns the problem as a sentence, such as
             /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
+            /// The lengths keep a problem on a few lines of a terminal.
             String text() {
                 if (column.isEmpty()) return place + ": " + Text.printable(message, 300);
                 return place + ", id " + Text.id(id) + ": " + Text.printable(column, 40)

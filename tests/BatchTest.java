@@ -687,10 +687,10 @@ final class BatchTest {
         void longResultsDoNotWaitForEachOther() throws Exception {
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
-                writer.succeed(success("x".repeat(1_000)));
+                writer.recordSuccess(success("x".repeat(1_000)));
                 assertFalse(Files.exists(scene.output));
 
-                writer.succeed(success("x".repeat(100_000)));
+                writer.recordSuccess(success("x".repeat(100_000)));
 
                 assertTrue(Files.size(scene.output) > 101_000);
             }
@@ -757,7 +757,7 @@ final class BatchTest {
                 writer.write();
                 assertEquals(1, writer.batch().history().inFlight());
 
-                writer.end(EndEvent.of(attempt, NOON, "failed", Response.NOTHING, "no", 0));
+                writer.recordEnd(EndEvent.of(attempt, NOON, "failed", Response.NOTHING, "no", 0));
                 assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
                 writer.write();
                 assertEquals(RowStatus.FAILED, writer.status(attempt.row()));
@@ -774,7 +774,7 @@ final class BatchTest {
                 writer.record(AttemptEvent.of(attempt, 0));
                 writer.write();
                 Files.createDirectory(scene.output); // so that no line can be written
-                writer.succeed(success("x"));
+                writer.recordSuccess(success("x"));
 
                 var problem = assertThrows(UncheckedIOException.class, writer::write);
 
