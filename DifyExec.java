@@ -1639,7 +1639,7 @@ final class DifyExec implements Runnable {
         /// Rejects options that contradict each other, before any file is opened.
         private void checkOptions(Batch.Selection asked) {
             setup.check(retrying);
-            if (asked.isSample() && !asked.isLimited())
+            if (asked.isSample() && !asked.isLimited()) // only a seed was given
                 throw new Unusable("--seed cannot be used without --sample", "add --sample N");
             if (asked.isSample() && rows.limit != null)
                 throw new Unusable("--sample cannot be used with --limit", "leave one of them out");
@@ -1658,6 +1658,7 @@ final class DifyExec implements Runnable {
             var batch = writer.batch();
             var err = dify.err();
             announceShard(batch, asked);
+            // the rows of a CSV that was given by mistake would be paid for
             if (!rows.add) batch.refuseOtherFile(input.csv, " --add adds its rows to the batch");
             var wanted = batch.select(asked, retrying.timeout);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
@@ -1789,7 +1790,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream provides
-        /// them.
+        /// them. A sample is for an estimate of the cost.
         private Mode mode(Batch.Selection asked) {
             boolean needsStream = pace.maxCost != null || asked.isSample() || view.isPresent();
             return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
@@ -1840,6 +1841,8 @@ final class DifyExec implements Runnable {
                 return Optional.ofNullable(shard).map(Shard::parse);
             }
 
+            /// Adds these options to what the command selects. `--limit` replaces the size of no sample, because both
+            /// together are rejected.
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
                         limit == null ? asked.limit() : limit, asked.seed(), asked.rerunChanged(),
@@ -2041,7 +2044,7 @@ final class DifyExec implements Runnable {
                     "choose other days or another --status; --own includes the runs that difyexec started");
         }
 
-        private void note(String omitted) {
+        private void note(String omitted) { // runs or inputs that are missing must not surprise anybody
             dify.err().println("Note: left out " + omitted + ".");
         }
 
@@ -2192,6 +2195,7 @@ final class DifyExec implements Runnable {
                         }
                         case Event.AttemptEvent sent -> {
                             ofSession.add(sent.user());
+                            // most rows have one attempt, and a batch may have a million rows
                             read.attempts.computeIfAbsent(sent.id(), _ -> new ArrayList<>(1))
                                     .add(new Sent(sent.id(), sent.user(), session.get(), false));
                         }
@@ -2201,7 +2205,8 @@ final class DifyExec implements Runnable {
                             // the run of a blocking request has no event of its own
                             if (!end.run().isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
                         }
-                        // A success has no event. If a session did not stop early, all its other attempts succeeded.
+                        // A success has no event. If a session did not stop early, all its other attempts succeeded. An
+                        // event with a user only records that Dify was asked to stop a run.
                         case Event.StopEvent stop -> {
                             if (stop.user().isEmpty() && stop.why().isEmpty())
                                 ofSession.forEach(user -> read.outcomes.putIfAbsent(user, "succeeded"));
