@@ -223,21 +223,18 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void theJBangHeaderHasTheVersionOfTheTool() throws IOException {
-            assertTrue(page("DifyExec.java").contains("\n//GAV difyexec:difyexec:" + VERSION + "\n"));
-        }
-    }
-
-    @Nested
-    class TheLibraries {
-        @Test
-        void areListedWithTheirVersions() throws IOException {
+        void listsTheLibrariesWithTheirVersions() throws IOException {
             var used = MapTest.source().lines().filter(line -> line.startsWith("//DEPS "))
                     .map(line -> line.substring("//DEPS ".length())).toList();
             var listed = Pattern.compile("(?m)^\\| ([\\w.]+:[\\w-]+) \\| ([\\d.]+) \\| \\w.* \\|$")
                     .matcher(page("LIBRARIES.md")).results().map(row -> row.group(1) + ":" + row.group(2)).toList();
 
             assertEquals(used, listed);
+        }
+
+        @Test
+        void theJBangHeaderHasTheVersionOfTheTool() throws IOException {
+            assertTrue(page("DifyExec.java").contains("\n//GAV difyexec:difyexec:" + VERSION + "\n"));
         }
     }
 

@@ -63,10 +63,6 @@ final class ForecastTest extends WholeCommand {
             return IntStream.range(0, ROWS).mapToDouble(_ -> Math.exp(random.nextGaussian()) / 100).sorted().toArray();
         }
 
-        private BitSet chosen(Batch batch, Batch.Selection asked) throws IOException {
-            return batch.select(asked, Duration.ofSeconds(300)).entries();
-        }
-
         private double finish(BitSet entries, double[] prices) throws IOException {
             var batch = new Finished(5);
             for (int entry : entries.stream().toArray()) batch.row("" + (entry + 1), 100, prices[entry]);
@@ -84,7 +80,8 @@ final class ForecastTest extends WholeCommand {
                 var none = Batch.ofRows(files, csv);
                 for (int seed = 1; seed <= 200; seed++) {
                     var prices = sortedPrices(seed);
-                    double rest = finish(chosen(none, Batch.Selection.PENDING.random(SAMPLE, seed)), prices);
+                    var chosen = none.select(Batch.Selection.PENDING.random(SAMPLE, seed), Duration.ofMinutes(5));
+                    double rest = finish(chosen.entries(), prices);
                     var cost = forecast().at("/cost/USD");
                     if (contains(cost, rest)) contained++;
                     assertTrue(contains(cost, cost.path("mean").asDouble()), cost::toString);
