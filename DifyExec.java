@@ -408,8 +408,6 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        OutputStream standardOutput = System.out; // a test reads the bytes from another stream
-
         /// Reads the batch once before it writes anything, because the header needs the names of all outputs. All
         /// checks come before the first byte, because what went to standard output cannot be taken back.
         @Override
@@ -430,7 +428,7 @@ final class DifyExec implements Runnable {
                 IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
                 else { // not console.out(), because an export is always UTF-8; AtomicFile masks the API key itself
-                    var masking = Secret.current().masking(standardOutput);
+                    var masking = Secret.current().masking(System.out);
                     content.accept(masking);
                     masking.flush();
                 }
