@@ -5515,7 +5515,7 @@ final class DifyExec implements Runnable {
         /// Limits the wait for the outcomes of runs that Dify was asked to stop, after the grace period. Dify reports a
         /// stopped run within about 0.3 s (`stop_race.json`); the rest is a margin for a slow server.
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(3);
-        /// Limits that wait, and the wait for the disk, after a second signal: the user does not want to wait.
+        /// Limits that wait, and the wait for the disk, after a second signal, because the user does not want to wait.
         private static final Duration SECOND_STOP_TIMEOUT = Duration.ofMillis(1500);
         /// Limits the wait for running rows after Dify rejected the key. Users are promised an end within ten seconds
         /// (docs/pace.md), and the last writes need some of them.
@@ -5625,8 +5625,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Watches for a slow disk: the engine's thread waits for it and can neither report it nor heed a second
-        /// signal.
+        /// Watches for a slow disk on a thread of its own. The engine's thread waits for the disk, so it can neither
+        /// report that nor obey a second signal.
         void watchDisk() {
             try {
                 for (boolean isSaid = false; ; Thread.sleep(DISK_CHECK_INTERVAL)) {
@@ -5669,7 +5669,7 @@ final class DifyExec implements Runnable {
                 agenda.stopWith(writer.unwritable(problem.getCause()));
             }
             watcher.end();
-            // if Dify refuses a setting after runs have started, the batch stopped early: the command was usable
+            // if Dify refuses a setting only after runs have started, the command was usable, so the exit code is 4
             return agenda.stopReason().map(stop -> hasStartedRuns && stop.exit() == Exit.UNUSABLE
                     ? Stop.early(stop.what(), stop.hint()) : stop);
         }
@@ -5770,7 +5770,7 @@ final class DifyExec implements Runnable {
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
                 if (!(heard instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant();
-                // only a live view gets the texts: those of all rows would be too much for the mailbox
+                // only a live view gets the texts, because the texts of all rows would be too much for the mailbox
                 if (watcher.isLive() || !(heard instanceof StreamEvent.Live || heard instanceof StreamEvent.OtherEvent))
                     ports.mailbox().add(() -> onStreamEvent(sent, heard));
             });
@@ -5824,7 +5824,8 @@ final class DifyExec implements Runnable {
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
-        /// Returns when a row may start next. If no slot is free, returns `Instant.MAX`: a message will end the wait.
+        /// Returns when a row may start next. If no slot is free, returns `Instant.MAX`, because a message will end the
+        /// wait.
         private Instant nextStart(Instant now) {
             return !hasRoom(Instant.MAX, now) ? Instant.MAX
                     : Collections.max(List.of(agenda.nextRowDue(now), pace.nextStart(), health.opens()));
@@ -5853,7 +5854,7 @@ final class DifyExec implements Runnable {
             return inFlight.size() + agenda.cutRuns().size();
         }
 
-        /// Takes an event of a stream from its worker. Events that only a live view shows are passed on; the others
+        /// Takes an event of a stream from its worker. A live view gets the events that it displays. The other events
         /// concern the log, the time limit and the pace.
         private void onStreamEvent(InFlight sent, StreamEvent heard) {
             var attempt = sent.attempt;
@@ -5997,8 +5998,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Does what was decided about an attempt. Only retries of failures count against `MAX_RETRIES`: a row is not
-        /// at fault if the server was full or not reached.
+        /// Does what was decided about an attempt. Only retries of failures count against `MAX_RETRIES`, because a row
+        /// is not at fault if the server was full or not reached.
         ///
         /// @param start the instant from which the run's time limit counts
         private void carryOut(Attempt attempt, Instant start, Response response, Verdict verdict) {
@@ -6183,11 +6184,11 @@ final class DifyExec implements Runnable {
                 case LookUpRules.Step.Say(var text) -> watcher.say(text);
                 case LookUpRules.Step.Close(var end, var response, var why) -> {
                     logEnd(attempt, end, response, why);
-                    // no run has appeared, but one still may: it is looked for before the row is sent again
+                    // a run may still appear, so it is looked for before the row is sent again
                     if (response instanceof Response.Cut && response.run().isEmpty()) agenda.addUnseen(attempt);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
-                    // with `--resend-unknown`, the row is sent whatever its other attempts may have started
+                    // with `--resend-unknown`, the user accepts that another attempt may have started a run, too
                     if (rechecked && !unresolved.is(Purpose.RESEND))
                         agenda.enqueue(attempt.row(), tries, clock.instant());
                     else agenda.schedule(attempt.row(), tries, clock.instant(),
@@ -6215,7 +6216,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. Does not wait if no run
-        /// can be stopped: the task of a blocking run is unknown, and the next session looks the run up.
+        /// can be stopped, because the tasks of blocking runs are unknown. The next session looks such runs up.
         private void stopTasks(Duration patience) {
             if (!taskStopsSent) inFlight.values().forEach(this::stopTask);
             taskStopsSent = true;
@@ -6290,10 +6291,11 @@ final class DifyExec implements Runnable {
             for (boolean hasRun : List.of(false, true))
                 for (var attempt : batch.history().resent(hasRun)) {
                     addUnseen(attempt.before(now));
-                    // not after attempts with a run were added: such a run was reported when it appeared
+                    // attempts with a run are added later, so they are not marked: their runs were reported before
                     if (!hasRun) markResent(attempt.row());
                 }
-            if (!unseen.isEmpty()) batch.rows(unseen::containsKey).forEachRemaining(row -> // the log knows only ids
+            // the log contains only ids, so the cells are read from the CSV
+            if (!unseen.isEmpty()) batch.rows(unseen::containsKey).forEachRemaining(row ->
                     unseen.get(row.index()).replaceAll(attempt -> attempt.with(row, attempt.tries())));
             wanted.lookUps().forEach(unresolved -> lookUpFirst(unresolved.before(now), now));
         }
@@ -6449,9 +6451,9 @@ final class DifyExec implements Runnable {
         private final InstantSource clock;
         private final Instant begunAt;
         private final BitSet ours; // the rows of this session
-        private final BitSet open; // those of them without an outcome of this session
+        private final BitSet open; // the rows of this session that have no outcome of this session
         private final Map<RowStatus, Long> counts = new EnumMap<>(RowStatus.class);
-        /// Counts rows that are not part of this session. Empty if the session runs only a part of the batch.
+        /// Counts rows that are not part of this session. The map is empty if the session runs a part of the batch.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         private final Map<String, Long> causes = new HashMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
@@ -6559,7 +6561,7 @@ final class DifyExec implements Runnable {
             return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
 
-        /// Returns whether all rows left are looked up or wait for a retry. Nobody knows how long that takes.
+        /// Returns whether all rows left are looked up or wait for a retry. No estimate exists for that time.
         boolean onlyWaits() {
             return asked > done() && asked - done() <= activity.lookUps() + activity.waiting();
         }
@@ -6763,7 +6765,7 @@ final class DifyExec implements Runnable {
                 var saved = new ArrayList<Path>();
                 var missing = new LinkedHashMap<String, String>();
                 for (var output : outputs.properties())
-                    // every file object of Dify has this field, also within lists and objects
+                    // every file object of Dify has this field; lists and objects may contain some, too
                     for (var file : output.getValue().findParents("dify_model_identity")) {
                         var name = fileName(id, output.getKey(), saved.size() + missing.size() + 1,
                                 file.path("extension").asText(""));
@@ -6993,8 +6995,8 @@ final class DifyExec implements Runnable {
             return answer.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
         }
 
-        /// Collects further final events, which may follow after a moment: an end that 1.16 makes up after an error, or
-        /// the metadata of a chatflow's answer on 1.9. Two results that differ show that the stream cannot be trusted.
+        /// Collects further final events, which may follow after a moment. Dify 1.16 makes up a result after an error,
+        /// and 1.9 sends the metadata of a chatflow's answer last. A stream with two different results is not trusted.
         private List<Response> ends(Response first, Transport.Answer answer, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
             boolean mayFollow = first instanceof Response.Refused || isChat() && !reader.hasMetadata();
@@ -7007,16 +7009,16 @@ final class DifyExec implements Runnable {
                     reader.end().ifPresent(ends::add);
                 }
             } catch (IOException _) {
-                // the limit is over, or the connection broke: no more events came
+                // the limit is over, or the connection broke, so no more events came
             }
             return ends;
         }
 
         // Looking up
 
-        /// Looks a run up by its id, or by its attempt's user if the id is unknown. Stops an overdue run first. An id
-        /// from a stream that contradicts itself, or that Dify 1.16 may have made up, is not trusted: if it leads to no
-        /// run of this attempt, the attempt's user decides.
+        /// Looks a run up by its id, or by its attempt's user if the id is unknown. Stops an overdue run first. If a
+        /// stream contradicts itself, or Dify 1.16 may have made up the id, and the id leads to no run of this attempt,
+        /// the attempt's user decides.
         LookUpResult look(Unresolved unresolved, Map<String, Value> values) {
             var user = unresolved.attempt().user();
             var sent = new SentInputs(user, values);
@@ -7087,7 +7089,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the entries of a list if the list is whole and each entry belongs to this request. Any other
-        /// response is an error: it does not show that there is no run, and sending the row again could cost twice.
+        /// response is an error. If it counted as an empty list, a row whose run exists could be sent again.
         Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
             return ask(get(path), QUERY_TIMEOUT, answer -> {
                 var list = tree(answer);
@@ -7142,7 +7144,8 @@ final class DifyExec implements Runnable {
 
         // Other requests
 
-        /// Asks Dify to stop a task. Dify responds with `success` whatever happens, so the response is not kept.
+        /// Asks Dify to stop a task. Dify responds with `success` even if there is no such task (`stop.json`), so the
+        /// response is not kept.
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
             var body = BodyPublishers.ofByteArray(Json.bytes(object("user", user)));
@@ -7260,7 +7263,7 @@ final class DifyExec implements Runnable {
             return authorized(address).header("Content-Type", type).POST(body);
         }
 
-        /// Adds the key, and the app's id if it is set, because a key for several apps does not say which one is meant.
+        /// Adds the key, and the app's id if it is set, because a key can belong to several apps.
         private HttpRequest.Builder authorized(URI address) {
             var request = request(address).header("Authorization", "Bearer " + access.key());
             return access.appId().isEmpty() ? request : request.header("X-Dify-App-ID", access.appId());
@@ -7286,8 +7289,8 @@ final class DifyExec implements Runnable {
                     });
         }
 
-        /// Parses a response. Text after the JSON is an error, because the response may then consist of two. Nesting
-        /// that exceeds the parser's limit is no syntax error: the record exists, but cannot be read.
+        /// Parses a response. Text after the JSON is an error, because the response may then consist of two. If nesting
+        /// exceeds the parser's limit, the JSON may be correct, so that counts as a response that is too large.
         private static JsonNode tree(Transport.Answer answer) throws IOException {
             if (answer.isPage) throw unexpected(PAGE);
             try {
@@ -7658,8 +7661,8 @@ final class DifyExec implements Runnable {
             return inputs;
         }
 
-        /// Returns the run's line for the results. Another program sent the run, so its attempt is made up: it has only
-        /// the user that Dify recorded.
+        /// Returns the run's line for the results. Another program may have sent the run, so the attempt is created
+        /// here, with the user that Dify recorded.
         Results.Success success(Row row) {
             var user = RunReader.text(stored, "sys.user_id");
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
@@ -7735,7 +7738,8 @@ final class DifyExec implements Runnable {
         /// Loads while the caller reads its files, because loading takes a quarter of a second.
         private volatile CompletableFuture<HttpClient> http;
         private final Optional<URI> proxy;
-        /// Holds the responses that are being read. One thread checks all of them: a timer for each would cost more.
+        /// Holds the responses that are being read. One thread checks all of them, because a timer for each would cost
+        /// more.
         private final Set<Answer> open = ConcurrentHashMap.newKeySet();
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
@@ -7777,8 +7781,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Trusts the certificates of a file in addition to the system's, because one process may need both: a server
-        /// of the company, and public servers of files.
+        /// Trusts the certificates of a file in addition to the system's. One process may need both, because outputs
+        /// can contain links to files on public servers.
         private static SSLContext trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
@@ -7808,8 +7812,8 @@ final class DifyExec implements Runnable {
             tasks.shutdownNow();
         }
 
-        /// Sends the request, reads the response and releases the connection. What a failure means depends on when it
-        /// came: a request that did not leave has started nothing, and any other may have started a run.
+        /// Sends the request, reads the response and releases the connection. A request that did not leave has started
+        /// nothing, but any other request may have started a run, so the two failures have different results.
         ///
         /// @param limit   the time until the response's header, and until its end unless the reader sets another limit
         /// @param overdue the symptom to report when the limit passes
@@ -7827,7 +7831,7 @@ final class DifyExec implements Runnable {
                             : answer.cut(overdue, "the connection broke in the middle of the response ("
                                     + Text.reason(problem) + ")"));
                 }
-            } catch (IOException | IllegalArgumentException problem) { // the latter if the response's head is malformed
+            } catch (IOException | IllegalArgumentException problem) { // IllegalArgument…: the head is malformed
                 boolean isOverdue = problem instanceof HttpTimeoutException && !isBeforeSending(problem);
                 return new DifyClient.Reply.NotGot<>(isOverdue
                         ? new Response.Cut(overdue, "no response within " + Text.seconds(limit)) : unsent(problem));
@@ -7898,8 +7902,8 @@ final class DifyExec implements Runnable {
             return body;
         }
 
-        /// Closes the connection of a body after its last byte, by cancelling the subscription: the JDK then closes the
-        /// connection instead of keeping it. After that, its own signals (an error or the end) no longer count.
+        /// Closes the connection of a body after its last byte. If the subscription is cancelled, the JDK closes the
+        /// connection instead of keeping it. Its later signals (an error or the end) no longer count.
         private static final class LastBody implements BodySubscriber<InputStream> {
             private final BodySubscriber<InputStream> body;
             private Flow.Subscription connection;
@@ -12982,14 +12986,14 @@ final class DifyExec implements Runnable {
             return switch (response) {
                 case Response.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
                 case Response.Ran ran -> ran(attempt, ran);
-                // an error after the run's first event: the run itself may have succeeded
+                // an error after the run's first event does not show that the run itself failed
                 case Response.Refused refused when refused.inStream() && refused.run().isPresent() ->
                         unconfirmed(message(refused));
                 case Response.Refused refused -> refused(attempt, refused);
                 case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 // the run is paid for, and another one would be as large; a later session may have more memory
                 case Response.Unreadable(_, var why) -> new Outcome(RowStatus.UNKNOWN, why);
-                // true, because no look-up or stop reaches the server either
+                // shut out, because look-ups and stops cannot reach the server, too
                 case Response.NotSent(var why, var hint) when !hint.isEmpty() ->
                         new Verdict.StopBatch(Stop.early("cannot connect to " + access + ": " + why, hint), true);
                 case Response.NotSent(var why, _) -> new Verdict.Unreached(backoff.delay(0), why);
@@ -13089,12 +13093,12 @@ final class DifyExec implements Runnable {
             if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
             int status = response.status();
             var stop = stop(response);
-            // with 401 and 403, the key no longer works for look-ups and stops either
+            // with 401 and 403, Dify also rejects look-ups and stops, so the batch is shut out
             if (stop.isPresent()) return new Verdict.StopBatch(stop.get(), status == 401 || status == 403);
             // this is an error of the model, outside of any node
             if (status == 400 && response.code().equals("completion_request_error"))
                 return again(attempt, response.message(), response.retryAfter());
-            // the server is at fault: its listener ended without a result, but the run may have a result
+            // the server's listener ended without a result, but the run may have a result
             if (status == 400 && response.message().startsWith("queue listening stopped"))
                 return new Verdict.LookUp(Symptom.SERVER_ERROR, message(response));
             if (status == 429) return throttled(attempt, response);
@@ -13251,7 +13255,7 @@ final class DifyExec implements Runnable {
         /// was unknown.
         private List<Step> failed(Unresolved unresolved, Response.Ran ran, Instant now) {
             var attempt = unresolved.attempt();
-            // its row was about to be sent again anyway
+            // the row was about to be sent again, and a failed run does not change that
             if (unresolved.is(Symptom.RECHECK)) return List.of(new Step.SendAgain(attempt.tries(), false));
             boolean isOverTime = unresolved.is(Symptom.TIMED_OUT) || unresolved.is(Symptom.OVERDUE);
             // Dify may store `stopped` a moment before the real end, see [Unresolved.LookUpState#afterStop]
@@ -13469,8 +13473,8 @@ final class DifyExec implements Runnable {
     /// Limits the concurrent runs to `-c` at most, and to fewer when the server is full. Only the engine's thread uses
     /// it.
     ///
-    /// Two signs mean a full server, in either mode: it refuses a run as too many, or several runs wait before they
-    /// start. The number of slots then falls at once to what the server was running, and grows back by one after each
+    /// In both modes, a server is full if it refuses a run as too many, or if several runs wait before they start. The
+    /// number of slots then falls at once to what the server was running, and grows back by one after each
     /// round of as many successes as there are slots. A slot that the server does not have is tried again after twice
     /// as many rounds, because each trial makes rows wait or be refused.
     static final class Pace {
