@@ -8151,7 +8151,7 @@ final class DifyExec implements Runnable {
             return Storage.naming(files.results(), () -> {
                 var index = readIndex(files, csv);
                 var history = History.of(files, index, listeners);
-                history.noteResultsSize(files.resultsSize()); // less than the log recorded: lines were lost
+                history.noteResultsSize(files.resultsSize()); // if it is less than the log recorded, lines were lost
                 return new Batch(files, csv, index, history, offsets);
             });
         }
@@ -8219,7 +8219,7 @@ final class DifyExec implements Runnable {
             int entry = index.find(id);
             if (index.isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
-                    Math.max(2, id.length() / 2), 3); // 2 because a short id such as r1 would match nothing
+                    Math.max(2, id.length() / 2), 3); // at least 2, because r1 would otherwise match nothing
             throw new Unusable(where + "no row has the id " + Text.quoted(id), near.isEmpty() ? ""
                     : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
         }
@@ -8260,7 +8260,7 @@ final class DifyExec implements Runnable {
             /// rows that the forecast is for.
             Selection random(long rows, long seed) {
                 return new Selection(listed, ids, force, among, rows, OptionalLong.of(seed), rerunChanged,
-                        resendUnknown, true); // pendingOnly
+                        resendUnknown, true); // true: only pending rows
             }
 
             boolean isLimited() {
@@ -8361,8 +8361,8 @@ final class DifyExec implements Runnable {
         private static final Duration FORCE_EVERY = Duration.ofMillis(500);
         /// The retry list is rewritten as a whole, so it is not written after each row.
         private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(2);
-        /// The pause after the retry list was written, as a multiple of the time that this took. A long list thus takes
-        /// at most a tenth of the engine's time.
+        /// After the retry list was written, the next one waits for this many times as long as it took. Thus a long
+        /// list takes at most a tenth of the engine's time.
         private static final int RETRY_LIST_REST = 9;
 
         private final Batch batch;
@@ -8405,7 +8405,8 @@ final class DifyExec implements Runnable {
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
                         if (fresh.isPresent()) {
-                            Shards.refuseOthers(files, csv, Optional.empty()); // starts from scratch: no history
+                            // without a history, because the batch starts from scratch
+                            Shards.refuseOthers(files, csv, Optional.empty());
                             files.moveAside(fresh.get());
                         }
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
@@ -8601,14 +8602,14 @@ final class DifyExec implements Runnable {
         private final LongList places = new LongList(), fingerprint = new LongList(), statuses = new LongList();
         private final SequencedSet<String> versions = new LinkedHashSet<>();
         private int ofOtherShards = 0;
-        private int rows = -1; // -1 until the end of the CSV, and without a CSV
+        private int rows = -1; // -1 until the end of the CSV is reached, and without a CSV
         /// Counts the rows by status. The limits need these counts after every row, and a scan of a million rows would
         /// take too long.
         private final long[] counts = new long[STATUSES.length];
-        private final BitSet toRetry = new BitSet(); // for the same reason
-        /// A hash table of the ids with open addressing. If a slot is taken, the next one is tried. At most two thirds
-        /// of it are full, because searches get long otherwise. A slot holds the number of an entry plus one, or 0 if
-        /// it is free. Its length is a power of two, so that a bit mask keeps a slot in range.
+        private final BitSet toRetry = new BitSet(); // spares the retry list such a scan
+        /// Holds a hash table of the ids with open addressing. If a slot is taken, the next one is tried. At most two
+        /// thirds of it are full, because searches get long otherwise. A slot holds the number of an entry plus one, or
+        /// 0 if it is free. Its length is a power of two, so that a bit mask keeps a slot in range.
         private int[] table = new int[4096]; // 16 KB; it grows with the batch
 
         /// Reads the ids of a CSV, or of its shard, into a new index.
@@ -8698,7 +8699,7 @@ final class DifyExec implements Runnable {
         }
 
         long line(int entry) {
-            return (int) places.get(entry); // the lower 32 bits
+            return (int) places.get(entry); // the cast keeps the lower 32 bits
         }
 
         long fingerprint(int entry) {
@@ -8794,7 +8795,7 @@ final class DifyExec implements Runnable {
         private final LongList took = new LongList();
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
-        private long stopped = 0; // runs
+        private long stopped = 0; // counts runs
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         /// Holds the duration of all sessions, each up to its last event.
         private Duration timeTaken = Duration.ZERO;
@@ -8813,7 +8814,7 @@ final class DifyExec implements Runnable {
                     lastResult = Instant.MIN;
                     updatedAt = Optional.of(started.t()); // the time since the last session does not count
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
-                    if (starts.isEnough()) lastEnough = starts; // of the session before
+                    if (starts.isEnough()) lastEnough = starts; // these are of the session before
                     starts = new Starts();
                 }
                 case AttemptEvent attempt -> {
@@ -8904,7 +8905,7 @@ final class DifyExec implements Runnable {
             private static final int ENOUGH_ROWS = 5;
 
             private Instant first = Instant.MAX, last = Instant.MIN, firstEnd = Instant.MAX;
-            private long filling = 0, following = 0; // numbers of rows
+            private long filling = 0, following = 0; // count rows
 
             void started(Instant at) {
                 if (at.isBefore(first)) first = at;
@@ -9004,7 +9005,7 @@ final class DifyExec implements Runnable {
     /// If the results are shorter than the log last recorded, all attempts become doubtful, because their results may
     /// be among the lost lines.
     static final class History {
-        /// The outcomes of an `end` event after which a row may be sent again although its attempt had no result.
+        /// Holds the outcomes of an `end` event after which a row may be sent again although its attempt had no result.
         private static final Set<String> NOT_STARTED = Set.of("not_started", "resent");
         private static final double BILLION = 1e9;
 
@@ -9093,8 +9094,8 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
-        /// Reads results, log and retry list, in this order. An id that is only in the retry list failed in the
-        /// original tool, which has no log.
+        /// Reads results, log and retry list. The results come first, because they show which attempts of the log have
+        /// succeeded. An id that is only in the retry list failed in the original tool, which has no log.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
             history.unreadable.addAll(Results.read(files.results(), history, listeners));
@@ -9129,7 +9130,7 @@ final class DifyExec implements Runnable {
 
         /// Takes an event of the log, when it is read or after it was written.
         void take(Event event) {
-            if (event.results() >= 0) noteResultsSize(event.results()); // -1: an event without the size
+            if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
             last.put(event.getClass(), event);
             counting.forEach(one -> one.take(event));
             switch (event) {
@@ -9958,7 +9959,7 @@ final class DifyExec implements Runnable {
                 var channel = FileChannel.open(files.lock, StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
                 FileLock held = null;
                 try {
-                    var lock = channel.tryLock(0, 1, false);
+                    var lock = channel.tryLock(0, 1, false); // any one byte will do; not shared (false)
                     if (lock != null && Objects.equals(key, key(files.lock))) held = lock;
                 } catch (OverlappingFileLockException | NoSuchFileException _) {
                     // this process holds it, or another one has just ended and removed it
@@ -9980,7 +9981,7 @@ final class DifyExec implements Runnable {
             /// one.
             static boolean isHeld(Path path) {
                 return Storage.exists(path) && Storage.naming(path, () -> {
-                    try (var channel = FileChannel.open(path)) { // for reading only
+                    try (var channel = FileChannel.open(path)) { // reading is enough, see above
                         return channel.tryLock(0, Long.MAX_VALUE, true) == null;
                     } catch (OverlappingFileLockException _) {
                         return true; // held by this process
@@ -10120,7 +10121,7 @@ final class DifyExec implements Runnable {
             var sessions = Event.sessions(whole.log());
             refuseContinued(whole, sessions, "move the files of " + whole.results() + " away");
             for (var part : files) {
-                part.requireOurs(); // its log will be moved
+                part.requireOurs(); // because its log will be moved
                 if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
                         + ": missing or empty", "copy it here; a shard cannot be merged without its log");
             }
@@ -10220,7 +10221,7 @@ final class DifyExec implements Runnable {
                                     + ": ran on another server than the other shards",
                                     "only shards of one app can be merged");
                     }
-                    if (part.event != null) history.take(part.event); // null: a line that cannot be read
+                    if (part.event != null) history.take(part.event); // null if the line cannot be read
                     part.log.copyTo(out);
                     part.next(next);
                 }
@@ -10617,7 +10618,7 @@ final class DifyExec implements Runnable {
 
         /// Passes on every event of a log. Returns where the lines are that cannot be read.
         static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
-            return Lines.scan(log, "", READER, use); // "": lines with any beginning
+            return Lines.scan(log, "", READER, use); // "" because all lines are read
         }
 
         /// Returns the sessions of the batch. Lines of other events are not parsed.
@@ -10686,7 +10687,8 @@ final class DifyExec implements Runnable {
                 var csv = batch.csv().orElseThrow();
                 var input = csv.file().input().toAbsolutePath().normalize();
                 var folder = batch.files().results().toAbsolutePath().normalize().getParent();
-                boolean isSameDisk = folder.getRoot().equals(input.getRoot()); // two drives of Windows are not
+                // no relative path leads to another drive of Windows
+                boolean isSameDisk = folder.getRoot().equals(input.getRoot());
                 return new SessionEvent(Instant.now(), FORMAT, NAME_AND_VERSION, ProcessKey.own(), baseUrl,
                         app.hash(), app.id(), app.isAssumed(), server, null, false, // [#with] sets the mode
                         (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
@@ -10746,7 +10748,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Records an attempt, before its request is sent. `n` counts the row's retries, and `edited` means that the
-        /// shell changed its inputs.
+        /// shell changed its inputs; it is left out of the line if it is false (`NON_DEFAULT`).
         record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
                 @JsonProperty(required = true) Mode mode, String fingerprint,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, long results) implements Event {
@@ -10760,7 +10762,7 @@ final class DifyExec implements Runnable {
         record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
 
         /// Records that the run waits for a person, `until` a time if the form has a deadline. Anybody with its `token`
-        /// can answer the form, so only the log and the view of a single row show it.
+        /// can answer the form, so only the log and the view of a single row contain it.
         record FormEvent(Instant t, String id, String user, String run, String node, String token, String until)
                 implements Event {
             String text() {
@@ -10850,7 +10852,7 @@ final class DifyExec implements Runnable {
                             }
                         })).build();
         static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
-        /// How many bytes of a page a seek reads before its line. Rows that follow each other have their lines close
+        /// A seek reads so many bytes of a page before its line. Rows that follow each other have their lines close
         /// together in the file, but in any order, so that the next seek often finds its line in the same page.
         private static final int SEEK_BACK = 1 << 14;
 
@@ -10988,7 +10990,7 @@ final class DifyExec implements Runnable {
             UnaryOperator<Row> edits, Optional<Shard> shard, List<Faulty> faults) implements AutoCloseable {
         /// The search for an id column stops after so many rows, because the values of all columns stay in memory.
         private static final int MAX_SEARCHED_ROWS = 100_000;
-        /// The value of `--id-column` that numbers the rows.
+        /// Numbers the rows if it is the value of `--id-column`.
         static final String NUMBERS = "#";
         /// Stands for the id of a row that has none. Such a row is only inspected and never sent.
         private static final String NO_ID = "-";
@@ -11417,13 +11419,14 @@ final class DifyExec implements Runnable {
                         .skip(Math.max(0, wanted - 1)));
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
                 if (shape.delimiter() != null) delimiter = shape.delimiter();
-                if (file.isCopy()) delimiter = ','; // we wrote the copy
+                if (file.isCopy()) delimiter = ','; // because we wrote the copy
                 try (var records = new Header(prefix.group(), delimiter, -1, List.of()).records(file)) {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
                     while (names != null && records.line < wanted) names = records.next();
                     long line = records.line;
-                    if (shape.headerRow() != null && (names == null || line != wanted)) // blank, or beyond the end
+                    // the given row is blank or beyond the end
+                    if (shape.headerRow() != null && (names == null || line != wanted))
                         throw new Unusable(file.name() + ": --header-row " + wanted + ": no column names there");
                     if (shape.headerRow() == null) refuseTitle(file, names, records);
                     var all = new ArrayList<>(names);
@@ -11691,7 +11694,7 @@ final class DifyExec implements Runnable {
         /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this number, so no text
         /// contains it, and readers can tell where the bytes were invalid.
         static final char INVALID = '\uFFFE';
-        /// The first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
+        /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
         /// `JSON` matches a first object, alone or in an array. `ARRAY` matches an array whose first item is an object,
@@ -11814,7 +11817,7 @@ final class DifyExec implements Runnable {
             long number = 1;
             try (var in = reader(); var json = Json.parser(in)) {
                 if (start.startsWith("\uFEFF")) in.skip(1);
-                if (isArray()) json.nextToken(); // the bracket
+                if (isArray()) json.nextToken(); // skips the bracket
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
@@ -11838,7 +11841,8 @@ final class DifyExec implements Runnable {
         /// Returns a JSON value as the text of a cell. Null and a missing value become an empty cell.
         static String text(JsonNode value) {
             if (value.isNull() || value.isMissingNode()) return "";
-            return value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value); // digits as written
+            // JSON keeps the digits of a number as they were written
+            return value.isTextual() || value.isBoolean() ? value.asText() : Json.text(value);
         }
 
         /// Returns a cell of the copy. Numbers and empty cells have no quotes.
@@ -12092,7 +12096,8 @@ final class DifyExec implements Runnable {
                 return copy.with(new TextFile.Extras(reader.width, reader.merged, reader.faults, notes));
             } catch (Unusable problem) {
                 throw problem;
-            } catch (IOException | RuntimeException | XMLStreamException _) { // about zip files, XML and Java
+            } catch (IOException | RuntimeException | XMLStreamException _) {
+                // no cause, because their texts are about zip files, XML and Java
                 throw new Unusable(file.name() + ": cannot be read as an Excel workbook (damaged, or another format)",
                         "save it as .xlsx, or export it as CSV");
             }
@@ -12278,7 +12283,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads the response of `GET /parameters`. Every field but `variable`, `type` and `required` may be missing or
-        /// null.
+        /// null. If the form itself is missing, all cells are sent as texts.
         static Form of(JsonNode parameters, List<String> columns, Variable.Reading reading) {
             var variables = new ArrayList<Variable>();
             var form = parameters.path("user_input_form");
@@ -12454,7 +12459,7 @@ final class DifyExec implements Runnable {
 
         static Variable of(String type, JsonNode node, JsonNode system, Reading reading) {
             var options = texts(node.path("options"));
-            int longest = node.path("max_length").asInt(0); // 0: no limit
+            int longest = node.path("max_length").asInt(0); // 0 means no limit
             Function<String, Value> reader = switch (type) {
                 case "text-input", "paragraph" -> cell -> text(cell, longest);
                 case "select" -> cell -> select(cell, options);
@@ -12577,7 +12582,7 @@ final class DifyExec implements Runnable {
         /// @param rules  the variable in the form, with the types and the number of files that it takes
         /// @param system the server's limits, in MB
         record FileInput(boolean isList, Folders folders, JsonNode rules, JsonNode system) {
-            /// The kinds of files as Dify recognizes them by their endings. All other files are `custom`.
+            /// Holds the kinds of files as Dify recognizes them by their endings. All other files are `custom`.
             private static final Map<String, List<String>> ENDINGS = Map.of(
                     "image", List.of("jpg", "jpeg", "png", "webp", "gif", "svg"),
                     "audio", List.of("mp3", "m4a", "wav", "amr", "mpga"),
@@ -12647,6 +12652,7 @@ final class DifyExec implements Runnable {
                                 + " (allow another folder with --files DIR)");
                     if (!Files.isReadable(path)) return new Value.Wrong("names a file that cannot be read: " + path);
                     var kind = kind(ending(name));
+                    // Dify has limits of their own for these kinds, in MB
                     var limit = List.of("image", "audio", "video").contains(kind) ? kind + "_file_size_limit"
                             : "file_size_limit";
                     long most = system.path(limit).asLong(0), size = Files.size(file);
@@ -12773,7 +12779,7 @@ final class DifyExec implements Runnable {
 
             /// Returns the problem as a sentence, such as
             /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
-            /// The lengths keep a problem on a few lines of a terminal.
+            /// Long texts are cut, to keep a problem on a few lines of a terminal.
             String text() {
                 if (column.isEmpty()) return place + ": " + Text.printable(message, 300);
                 return place + ", id " + Text.id(id) + ": " + Text.printable(column, 40)
@@ -12859,7 +12865,7 @@ final class DifyExec implements Runnable {
                 void accept(Row row) {
                     var cell = row.inputs().get(column);
                     if (cell.isBlank()) return;
-                    if (filled++ == 0) example = Text.printable(cell, 24); // a column of a table on 80 columns
+                    if (filled++ == 0) example = Text.printable(cell, 24); // it is shown in a table of 80 columns
                     longest = Math.max(longest, cell.codePointCount(0, cell.length()));
                     // a number of a workbook or of JSON cannot be misread
                     boolean isText = variable.filter(one -> one.type().equals("number")).isPresent()
