@@ -19,10 +19,10 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// The files of a batch.
 final class BatchTest {
+    @TempDir Path folder;
+
     @Nested
     class TheFirstLine {
-        @TempDir Path folder;
-
         /// From `results`, from `log`, from `both` or from `none`.
         private String kind(String text) throws IOException {
             var file = Files.writeString(folder.resolve("file"), text);
@@ -74,7 +74,7 @@ final class BatchTest {
                 {'event':'click','t':'2026-01-16                                       | none
                 {'event':'session','t':'2026-01-16T12:00:00Z'\\n                        | none
                 """)
-        void saysWhichRowAFileBelongsTo(String text, String kind) throws IOException {
+        void showsWhichFileOfABatchItIs(String text, String kind) throws IOException {
             assertEquals(kind, kind(json(text).translateEscapes()));
         }
 
@@ -92,11 +92,9 @@ final class BatchTest {
     }
 
     @Nested
-    class TheLineFile {
-        @TempDir Path folder;
-
+    class TheLineFile extends WholeCommand {
         @Test
-        void writtenLinesAreInTheFileAndOnlyANewFileStartsWithTheHead() throws IOException {
+        void hasItsLinesAfterOneByteOrderMark() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one", "two"))
                 try (var file = new LineFile(path, Lines.BOM, FileChannel::force)) {
@@ -143,64 +141,49 @@ final class BatchTest {
 
         /// A process that may write only small files: the shell's limit simulates a full disk.
         private Process onASmallDisk(String... args) throws IOException {
+            assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
+            var temporary = Files.createDirectory(file("tmp"));
             var words = new ArrayList<>(List.of("/bin/sh", "-c", "ulimit -f 60; exec \"$@\"", "sh"));
-            words.addAll(Given.Tool.words("-XX:-UsePerfData", "-Djava.io.tmpdir=" + folder));
+            words.addAll(Given.Tool.words("-XX:-UsePerfData", "-Djava.io.tmpdir=" + temporary));
             words.addAll(List.of(args));
-            var builder = new ProcessBuilder(words)
-                    .directory(folder.toFile()).redirectErrorStream(true);
-            builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.equals("TIMEOUT"));
-            return builder.start();
+            return start(words, Map.of());
         }
 
         @Test
         void anInputThatDoesNotFitOnAFullDiskLeavesNothing() throws Exception {
-            assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
-
             var process = onASmallDisk("check", "--demo", "-i", "-");
             try (var input = process.outputWriter()) {
                 input.write("id,text\n" + "1,more\n".repeat(10_000));
             } catch (IOException _) {
                 // it stops reading here
             }
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
 
-            assertEquals(Exit.UNUSABLE.code, process.waitFor(), said);
-            try (var left = Files.walk(folder)) {
-                assertEquals(List.of(), left.filter(Files::isRegularFile).toList(), said);
+            ended(process).exits(Exit.UNUSABLE.code);
+
+            try (var left = Files.list(file("tmp"))) {
+                assertEquals(List.of(), left.toList());
             }
         }
 
         @Test
-        void aFullDiskStopsTheBatchWithEveryLineWholeAndNoResultMissing() throws Exception {
-            assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
-            var rows = new StringBuilder("id,text\n");
-            for (int row = 1; row <= 60; row++) rows.append('r').append(row).append(",long")
-                    .append(" and longer".repeat(180)).append('\n');
-            Files.writeString(folder.resolve("data.csv"), rows);
-            var process = onASmallDisk("run", "--demo", "-c", "2", "-i", "data.csv", "-o", "results.jsonl");
-            process.getOutputStream().close();
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+        void aFullDiskStopsTheBatchWithoutLosingAResult() throws Exception {
+            var rows = IntStream.range(0, 60).mapToObj(row -> "r" + row + ",long" + " and longer".repeat(180));
+            csv(Stream.concat(Stream.of("id,text"), rows).toArray(String[]::new));
 
-            int code = process.waitFor();
+            var call = ended(onASmallDisk(typed("run", "--demo", "-c", "2"))).exits(Exit.STOPPED.code);
 
-            assertEquals(Exit.STOPPED.code, code, said);
-            assertTrue(said.contains("cannot write"), said);
-            var text = Files.readString(folder.resolve("results.jsonl"));
-            assertTrue(text.endsWith("\n"));
-            var written = new ArrayList<String>();
-            for (var line : text.replace("\uFEFF", "").lines().toList())
-                written.add(JSON.readTree(line).path("id").asText());
-            assertTrue(written.size() > 2 && written.size() < 60, written.toString());
-            assertTrue(said.contains(written.size() + " succeeded"), said);
+            call.says("cannot write");
+            assertTrue(content("results.jsonl").endsWith("\n"));
+            int written = ids().size();
+            assertTrue(written > 2 && written < 60, call::toString);
+            call.mentions(written + " succeeded");
         }
     }
 
     @Nested
     class TheLog {
-        @TempDir Path folder;
-
         @Test
-        void everyEventIsReadAsItWasWritten() throws IOException {
+        void readsEachEventAsItWasWritten() throws IOException {
             var path = folder.resolve("log");
             var events = List.<Event>of(session(0, "1.14.2"),
                     new MergeEvent(NOON, 8, 7, List.of(3), List.of(2), 5120), attempt(1, "größe \"1\" 😀", "user-1"),
@@ -252,10 +235,8 @@ final class BatchTest {
 
     @Nested
     class TheResults {
-        @TempDir Path folder;
-
         @Test
-        void aLineOfTheResultsIsAsInTheGoldenFile() throws IOException {
+        void writesTheLinesOfTheGoldenFile() throws IOException {
             var cells = new LinkedHashMap<String, String>();
             cells.put("id", "r-1");
             cells.put("text", "größer \"日本語\" 😀\nnext line");
@@ -333,7 +314,7 @@ final class BatchTest {
 
         /// A log could record the success, but results of the original tool have no log.
         @Test
-        void anUnreadableLineThatMayBeASuccessStopsTheCall() throws IOException {
+        void anUnreadableLineThatMayBeASuccessStopsTheSession() throws IOException {
             var scene = Scene.of(folder, "a", "b");
             Files.writeString(scene.output, json("{'id':'a','status':'success'}\n{'id':'b','sta\n"));
 
@@ -345,21 +326,17 @@ final class BatchTest {
 
     @Nested
     class TheRetryList {
-        @TempDir Path folder;
-        private BatchFiles list;
-
-        @BeforeEach
-        void lieInTheFolder() {
-            list = BatchFiles.of(folder.resolve("results.jsonl"));
+        private BatchFiles files() {
+            return BatchFiles.of(folder.resolve("results.jsonl"));
         }
 
         @Test
-        void isReadWithOrWithoutMarkAndBlanksAndDuplicates() throws IOException {
-            assertEquals(List.of(), list.retryIds());
+        void isReadWithoutMarksBlanksAndDuplicates() throws IOException {
+            assertEquals(List.of(), files().retryIds());
 
-            Files.writeString(list.retry(), "\uFEFFb\r\na\n\n  c  \nb\n\uFEFFa\nd\uFEFF\n");
+            Files.writeString(files().retry(), "\uFEFFb\r\na\n\n  c  \nb\n\uFEFFa\nd\uFEFF\n");
 
-            assertEquals(List.of("b", "a", "c", "d\uFEFF"), list.retryIds());
+            assertEquals(List.of("b", "a", "c", "d\uFEFF"), files().retryIds());
         }
 
         private static Index index(RowStatus... statuses) {
@@ -372,23 +349,23 @@ final class BatchTest {
 
         @Test
         void isWrittenInTheOrderOfTheFile() throws IOException {
-            list.writeRetryList(index(RowStatus.FAILED, RowStatus.SUCCEEDED, RowStatus.UNKNOWN,
+            files().writeRetryList(index(RowStatus.FAILED, RowStatus.SUCCEEDED, RowStatus.UNKNOWN,
                     RowStatus.PENDING, RowStatus.PAUSED, RowStatus.PARTIAL));
 
-            assertEquals("z\nx\nv\n", Files.readString(list.retry()));
+            assertEquals("z\nx\nv\n", Files.readString(files().retry()));
         }
 
         @Test
-        void isReplacedAsAWholeNeverWrittenOverAndGoneWhenNothingIsLeft() throws IOException {
-            Files.writeString(list.retry(), "old\n");
-            try (var reader = Files.newBufferedReader(list.retry())) {
-                list.writeRetryList(index(RowStatus.FAILED));
+        void isReplacedAsAWholeAndDeletedWhenNothingIsLeft() throws IOException {
+            Files.writeString(files().retry(), "old\n");
+            try (var reader = Files.newBufferedReader(files().retry())) {
+                files().writeRetryList(index(RowStatus.FAILED));
 
                 assertEquals("old", reader.readLine()); // a reader keeps the file it opened
             }
-            assertEquals("z\n", Files.readString(list.retry()));
+            assertEquals("z\n", Files.readString(files().retry()));
 
-            list.writeRetryList(index(RowStatus.SUCCEEDED));
+            files().writeRetryList(index(RowStatus.SUCCEEDED));
 
             try (var left = Files.list(folder)) {
                 assertEquals(List.of(), left.toList());
@@ -398,8 +375,6 @@ final class BatchTest {
 
     @Nested
     class TheHistory {
-        @TempDir Path folder;
-
         private History history(Object log) throws IOException {
             return history(log, new Index());
         }
@@ -419,7 +394,7 @@ final class BatchTest {
         @ParameterizedTest
         @ValueSource(strings = {"garbage", "null",
                 "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u2','mode':'telepathic'}"})
-        void anUnreadableLineThatMayBeARequestStopsTheCallAndChangesNothing(String line) throws IOException {
+        void anUnreadableLineThatMayBeARequestStopsTheSession(String line) throws IOException {
             var scene = Scene.of(folder, "a");
             var log = new Log().session("1.16.0").attempt("a", "u1").end("a", "u1", "unknown", "").line(json(line));
             Files.writeString(scene.file(".log"), log.toString());
@@ -446,17 +421,13 @@ final class BatchTest {
 
         /// Row `a` lacks two files. Row `b` lacks one, which a later run has.
         @Test
-        void filesThatAreMissingAreThoseOfARowsLastSuccess() throws IOException {
+        void missingFilesAreThoseOfTheLastSuccess() throws IOException {
             var history = new History(new Index());
-            for (var line : List.of(lacking("a", "1.txt", "2.txt"), lacking("b", "1.txt"), lacking("b")))
+            for (var line : List.of(success("a", "u1", "1.txt", "2.txt"), success("b", "u2", "1.txt"), success("b", "u3")))
                 history.take(line);
             history.take(end(4, "a", "u4", "failed", "", ""));
 
             assertEquals(Map.of(0, 2), history.figures().missingFiles());
-        }
-
-        private static Results.Success.Head lacking(String id, String... files) {
-            return success(id, "u", files);
         }
 
         private static Results.Success.Head success(String id, String user, String... missing) {
@@ -465,7 +436,7 @@ final class BatchTest {
         }
 
         @Test
-        void theModeIsKeptOnlyOfCallsThatLeftItToTheTool() throws IOException {
+        void keepsTheModeOfSessionsThatLeftItToTheTool() throws IOException {
             var auto = session(0, "1.16.0").with(NOON, Mode.BLOCKING, true, 0);
             var typed = session(0, "1.16.0").with(NOON, Mode.STREAMING, false, 0);
 
@@ -474,7 +445,7 @@ final class BatchTest {
         }
 
         @Test
-        void anAttemptWithoutAnEndIsUnresolvedWithTheRunThatWasSeen() throws IOException {
+        void anAttemptWithoutAnEndIsUnresolvedAndKeepsItsRun() throws IOException {
             var log = new Log();
             for (var outcome : List.of("open", "failed", "unknown", "again", "not_started")) {
                 log.attempt(outcome, "u-" + outcome);
@@ -528,7 +499,7 @@ final class BatchTest {
                 succeeded, failed,    false
                 running,   succeeded, false
                 """)
-        void aLateRunIsAwaitedWhileItIsActiveAndItsRowHasNotSucceeded(String saw, String outcome, boolean awaited)
+        void anActiveLateRunIsAwaitedUntilItsRowSucceeds(String saw, String outcome, boolean awaited)
                 throws IOException {
             var log = new Log().attempt("a", "u1").end("a", "u1", "not_started", "").attempt("a", "u2")
                     .add(new LateEvent(NOON, "a", "u1", "r1", saw));
@@ -555,7 +526,7 @@ final class BatchTest {
                 unknown, NOT_KNOWN
                 failed,  FROM_START
                 """)
-        void theServersOfUnresolvedAttemptsAreRememberedAndNoOthers(String ended, Listing listing)
+        void remembersOnlyTheServersOfUnresolvedAttempts(String ended, Listing listing)
                 throws IOException {
             var log = new Log().session("1.9.2").attempt("a", "u1");
             if (ended != null) log.end("a", "u1", ended, "r");
@@ -605,18 +576,6 @@ final class BatchTest {
 
     @Nested
     class TheLock {
-        @TempDir Path folder;
-
-        @Test
-        void aSecondBatchOnTheSameOutputIsRefused() throws IOException {
-            var scene = Scene.of(folder, "a");
-            try (var _ = scene.open()) {
-                assertThrows(Unusable.class, scene::open);
-            }
-
-            scene.open().close();
-        }
-
         @Test
         void aDeletedLockStillKeepsASecondBatchOut() throws Exception {
             var scene = Scene.of(folder, "a", "b");
@@ -676,12 +635,7 @@ final class BatchTest {
 
     @Nested
     class TheBatch {
-        @TempDir Path folder;
-
-        private static void count(int sent, int looked, Scene scene) {
-            assertEquals(sent, scene.sent.size(), "runs sent");
-            assertEquals(looked, scene.looked.size(), "runs looked up");
-        }
+        private static final Attempt ATTEMPT = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
 
         @Test
         void longResultsDoNotWaitForEachOther() throws Exception {
@@ -699,12 +653,11 @@ final class BatchTest {
         private static Results.Success success(String text) {
             var ran = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs(json("{'text':'" + text + "'}")),
                     "", "workflow-1", Usage.NONE);
-            var attempt = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
-            return new Results.Success(attempt, ran, NOON, Duration.ZERO, Response.SavedFiles.NONE);
+            return new Results.Success(ATTEMPT, ran, NOON, Duration.ZERO, Response.SavedFiles.NONE);
         }
 
         @Test
-        void aResultTheServerNoLongerHasIsUnknownAndNotPaidAgain() throws Exception {
+        void aLostResultThatDifyDeletedIsUnknownAndNotPaidAgain() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.play();
             Files.delete(scene.output);
@@ -747,20 +700,18 @@ final class BatchTest {
         }
 
         @Test
-        void whatWasAddedCountsOnceItIsWritten() throws IOException {
-            var attempt = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "",
-                    NOON);
+        void eventsCountOnceTheyAreWritten() throws IOException {
             try (var writer = Scene.of(folder, "a").open()) {
-                writer.record(AttemptEvent.of(attempt, 0));
+                writer.record(AttemptEvent.of(ATTEMPT, 0));
                 assertEquals(0, writer.batch().history().inFlight());
 
                 writer.write();
                 assertEquals(1, writer.batch().history().inFlight());
 
-                writer.recordEnd(EndEvent.of(attempt, NOON, "failed", Response.NOTHING, "no", 0));
-                assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
+                writer.recordEnd(EndEvent.of(ATTEMPT, NOON, "failed", Response.NOTHING, "no", 0));
+                assertEquals(RowStatus.PENDING, writer.status(ATTEMPT.row()));
                 writer.write();
-                assertEquals(RowStatus.FAILED, writer.status(attempt.row()));
+                assertEquals(RowStatus.FAILED, writer.status(ATTEMPT.row()));
                 assertEquals(0, writer.batch().history().inFlight());
                 assertEquals("no", writer.batch().history().cause(0));
             }
@@ -768,10 +719,9 @@ final class BatchTest {
 
         @Test
         void aResultThatCannotBeWrittenDoesNotCount() throws IOException {
-            var attempt = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
-                writer.record(AttemptEvent.of(attempt, 0));
+                writer.record(AttemptEvent.of(ATTEMPT, 0));
                 writer.write();
                 Files.createDirectory(scene.output); // so that no line can be written
                 writer.recordSuccess(success("x"));
@@ -779,24 +729,17 @@ final class BatchTest {
                 var problem = assertThrows(UncheckedIOException.class, writer::write);
 
                 assertTrue(problem.getMessage().contains(scene.output.toString()), problem.getMessage());
-                assertEquals(RowStatus.PENDING, writer.status(attempt.row()));
+                assertEquals(RowStatus.PENDING, writer.status(ATTEMPT.row()));
             }
         }
 
         @Test
-        void aRowThatHasChangedSinceItsSuccessRunsAgainOnlyWhenAskedFor() throws Exception {
+        void aRowChangedSinceItsSuccessRunsAgainOnlyOnRequest() throws Exception {
             new Scene(folder, "id,text\na,old\nb,same\n").play();
             var scene = new Scene(folder, "id,text\na,new\nb,same\n");
-            var options = new Work.RowOptions();
-            try (var writer = scene.open()) {
-                var batch = writer.batch();
-                assertEquals(0, batch.select(options.of(Batch.Selection.PENDING), seconds(1)).rows());
 
-                var wanted = batch.select(options.of(Batch.Selection.pending(false, true)), seconds(1));
-
-                assertEquals(1, wanted.rows());
-                assertEquals("a", batch.rows(wanted.fresh()::get).next().id());
-            }
+            assertEquals(List.of(), selected(scene, Batch.Selection.PENDING, _ -> {}));
+            assertEquals(List.of("a"), selected(scene, Batch.Selection.pending(false, true), _ -> {}));
         }
 
         private List<String> selected(Scene scene, Batch.Selection selection, Consumer<Work.RowOptions> set)
@@ -812,7 +755,7 @@ final class BatchTest {
         }
 
         @Test
-        void rowsAreSelectedByWhatIsAskedForAndWhatIsDone() throws Exception {
+        void rowsAreSelectedByOptionsAndStatus() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e");
             scene.answer = Answer.byRow(Map.of("b", List.of(failed("no")), "d", List.of(failed("no")),
                     "e", List.of(THROTTLED)));
@@ -837,23 +780,19 @@ final class BatchTest {
             var scene = Scene.of(folder, "a");
             scene.play();
 
-            var success = assertThrows(Unusable.class,
-                    () -> selected(scene, Batch.Selection.named(List.of("a"), false), _ -> {}));
-            var nobody = assertThrows(Unusable.class,
-                    () -> selected(scene, Batch.Selection.named(List.of("z"), false), _ -> {}));
-            var noOption = assertThrows(Unusable.class,
-                    () -> selected(scene, Batch.Selection.PENDING, options -> options.ids = List.of("z")));
+            refused("--force", scene, Batch.Selection.named(List.of("a"), false), _ -> {});
+            refused("\"z\"", scene, Batch.Selection.named(List.of("z"), false), _ -> {});
+            refused("--ids: ", scene, Batch.Selection.PENDING, options -> options.ids = List.of("z"));
+        }
 
-            assertTrue(success.text().contains("--force"), success.text());
-            assertTrue(nobody.text().contains("\"z\""), nobody.text());
-            assertTrue(noOption.text().startsWith("--ids: "), noOption.text());
+        private void refused(String fact, Scene scene, Batch.Selection selection, Consumer<Work.RowOptions> set) {
+            var problem = assertThrows(Unusable.class, () -> selected(scene, selection, set));
+            assertTrue(problem.text().contains(fact), problem.text());
         }
     }
 
     @Nested
     class TheTornEnd {
-        @TempDir Path folder;
-
         private static Optional<TornEvent> repair(Path path) throws IOException {
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 return file.repair();
