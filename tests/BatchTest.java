@@ -423,7 +423,8 @@ final class BatchTest {
         @Test
         void missingFilesAreThoseOfTheLastSuccess() throws IOException {
             var history = new History(new Index());
-            for (var line : List.of(success("a", "u1", "1.txt", "2.txt"), success("b", "u2", "1.txt"), success("b", "u3")))
+            for (var line : List.of(success("a", "u1", "1.txt", "2.txt"), success("b", "u2", "1.txt"),
+                    success("b", "u3")))
                 history.take(line);
             history.take(end(4, "a", "u4", "failed", "", ""));
 

@@ -47,7 +47,7 @@ final class DataTest {
                 A          | error, succeeded A       | Refused   | A      | -
                 A          | error, failed B          | Refused   | A      | -
                 """)
-        void aStreamsEndIsTrustedIfItIsTheOnlyOneAndOfItsRun(String began, String reported, String kind, String run,
+        void onlyASingleEndOfTheSameRunIsTrusted(String began, String reported, String kind, String run,
                 String why) {
             var response = Response.ofEnds(Optional.ofNullable(began).map(id -> run(id)), ends(reported));
 
@@ -112,14 +112,6 @@ final class DataTest {
         }
 
         @Test
-        void theRetryListHoldsWhatFailedIsPausedOrUnknown() {
-            var listed = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
-                    .map(RowStatus::word).toList();
-
-            assertEquals(List.of("failed", "paused", "unknown"), listed);
-        }
-
-        @Test
         void onlyAnOverdueRunIsStoppedAndOnlyOnce() {
             var late = unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, run("run-1")), 0);
 
@@ -152,7 +144,7 @@ final class DataTest {
         }
 
         @Test
-        void theFirstWordOfARunsStartCounts() {
+        void theEarliestKnownStartOfARunCounts() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 40);
 
             var known = unresolved;
@@ -213,7 +205,7 @@ final class DataTest {
     @Nested
     class ThePlainText {
         @Test
-        void controlAndBidiCharactersBecomeBlanks() {
+        void controlAndBidiCharactersBecomeSpaces() {
             assertEquals("a b c d e f g", Text.printable("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
             assertEquals(" [31mred ", Text.printable("\u001b[31mred\n", 100));
             assertEquals("größer 日本語 😀", Text.printable("größer 日本語 😀", 100));
@@ -221,7 +213,7 @@ final class DataTest {
         }
 
         @Test
-        void longTextIsCutWithASign() {
+        void longTextIsCutWithAnEllipsis() {
             assertEquals("12345", Text.printable("12345", 5));
             assertEquals("12345…", Text.printable("123456", 5));
         }
@@ -286,7 +278,7 @@ final class DataTest {
                 7800000,  2 h 10 min
                 90000000, 25 h 0 min
                 """)
-        void timesAreShort(long millis, String text) {
+        void timesHaveAtMostTwoUnits(long millis, String text) {
             assertEquals(text, Text.seconds(Duration.ofMillis(millis)));
         }
 
@@ -321,13 +313,6 @@ final class DataTest {
 
     @Nested
     class TheEnvironment {
-        private static Env env(String... namesAndValues) {
-            var variables = new HashMap<String, String>();
-            for (int name = 0; name < namesAndValues.length; name += 2)
-                variables.put(namesAndValues[name], namesAndValues[name + 1]);
-            return Given.env(variables);
-        }
-
         private static Access access(Env env, String baseUrl, StringWriter err) {
             var options = new Setup.ServerOptions();
             options.baseUrl = URI.create(baseUrl);
@@ -336,10 +321,10 @@ final class DataTest {
         }
 
         @Test
-        void theFirstPlaceThatHasAValueWins(@TempDir Path here, @TempDir Path script) throws IOException {
+        void theFirstSourceWithAValueWins(@TempDir Path here, @TempDir Path script) throws IOException {
             Files.writeString(here.resolve(".env"), "A=2\nB=3\nC=4\nD=\n");
             Files.writeString(script.resolve(".env"), "C=5\nD=6\n");
-            var all = Given.env(Map.of("A", "1", "B", ""), here, script);
+            var all = env(Map.of("A", "1", "B", ""), here, script);
 
             assertEquals("1", all.get("A"));
             assertEquals("3", all.get("B")); // an empty value counts as unset
@@ -373,14 +358,14 @@ final class DataTest {
         void aLineIsAValueOrCannotBeRead(String line, String value, @TempDir Path folder) throws IOException {
             Files.writeString(folder.resolve(".env"), line);
 
-            var setting = Given.env(Map.of(), folder).setting("A");
+            var setting = env(Map.of(), folder).setting("A");
 
             assertEquals(Optional.ofNullable(value).filter(text -> !text.isEmpty()),
                     setting.map(Env.Setting::text).filter(text -> !text.isEmpty()));
         }
 
         private static String missing(Path folder) {
-            var problem = assertThrows(Unusable.class, () -> access(Given.env(Map.of(), folder),
+            var problem = assertThrows(Unusable.class, () -> access(env(Map.of(), folder),
                     "https://dify.example/v1", new StringWriter()));
             assertEquals(Exit.UNUSABLE, problem.exit);
             return problem.text();
@@ -400,12 +385,14 @@ final class DataTest {
                     StandardCharsets.ISO_8859_1));
 
             assertTrue(missing(folder).startsWith("DIFY_API_KEY in " + folder.resolve(".env") + ": "), missing(folder));
-            assertEquals("", Given.env(Map.of(), folder).get("NO_COLOR"));
+            assertEquals("", env(Map.of(), folder).get("NO_COLOR"));
         }
 
         @Test
         void theKeyIsNotPartOfAnyText() {
-            var access = access(env("DIFY_API_KEY", " app-secret "), "https://dify.example/v1", new StringWriter());
+            var env = env(Map.of("DIFY_API_KEY", " app-secret "));
+
+            var access = access(env, "https://dify.example/v1", new StringWriter());
 
             assertEquals("app-secret", access.key());
             assertFalse(access.toString().contains("secret"));
@@ -423,7 +410,7 @@ final class DataTest {
         void aKeySentUnencryptedCausesAWarning(String address, boolean warned) {
             var err = new StringWriter();
 
-            access(env("DIFY_API_KEY", "app-secret"), address, err);
+            access(env(Map.of("DIFY_API_KEY", "app-secret")), address, err);
 
             assertEquals(warned, err.toString().contains("not https"));
             assertFalse(err.toString().contains("secret"));
@@ -443,7 +430,7 @@ final class DataTest {
                 HTTPS_PROXY, '  ',                        https://dify.example/v1, -
                 """)
         void theProxyIsTheOneForTheScheme(String variable, String value, URI target, URI proxy) {
-            assertEquals(Optional.ofNullable(proxy), env(variable, value).proxy(target));
+            assertEquals(Optional.ofNullable(proxy), env(Map.of(variable, value)).proxy(target));
         }
 
         @ParameterizedTest
@@ -461,11 +448,9 @@ final class DataTest {
                 ,                          | dify.example      | true
                 """)
         void noProxyNamesHostsAndDomains(String exempt, String host, boolean proxied) {
-            var env = env("HTTPS_PROXY", "http://proxy.example:3128", "NO_PROXY", exempt);
+            var env = env(Map.of("HTTPS_PROXY", "http://proxy.example:3128", "NO_PROXY", exempt));
 
-            var proxy = env.proxy(URI.create("https://" + host + "/v1"));
-
-            assertEquals(proxied, proxy.isPresent());
+            assertEquals(proxied, env.proxy(URI.create("https://" + host + "/v1")).isPresent());
         }
 
         @ParameterizedTest
@@ -474,7 +459,7 @@ final class DataTest {
                 "http://me:secret@proxy.example:99999"})
         void anUnusableProxyIsReportedWithoutItsPassword(String value) {
             var problem = assertThrows(Unusable.class,
-                    () -> env("HTTPS_PROXY", value).proxy(URI.create("https://dify.example/v1")));
+                    () -> env(Map.of("HTTPS_PROXY", value)).proxy(URI.create("https://dify.example/v1")));
 
             assertTrue(problem.text().startsWith("HTTPS_PROXY: "), problem.text());
             assertFalse(problem.text().contains("secret"), problem.text());

@@ -100,7 +100,8 @@ final class EarlierCallsTest {
                   then    sent fresh lost, start 1 30..60, runs run-7 run-fresh run-8 run-lost
 
                 a batch of streams continues after a server upgrade without paying twice
-                  given   STREAMING, rows done running lost fresh, slots 3, server 1.14.2, crash 3, server 1.16.0, clock 5
+                  given   STREAMING, rows done running lost fresh, slots 3, server 1.14.2, crash 3
+                  given   server 1.16.0, clock 5
                   finds   done: succeeded run-7; running: running run-8, running run-8, succeeded run-8; else: absent
                   then    sent fresh lost, start 1 30..60, runs run-7 run-fresh run-8 run-lost
                 """);
@@ -159,7 +160,7 @@ final class EarlierCallsTest {
             assertEquals("old", next.results().getFirst().at("/inputs/text").asText());
             assertTrue(next.said.getFirst().contains("--rerun-changed"), next.said.toString());
             try (var batch = next.open()) {
-                assertTrue(batch.batch().history().changed().anyMatch(row -> row == 0), "the row does not count as changed");
+                assertTrue(batch.batch().history().changed().anyMatch(row -> row == 0), "the row counts as changed");
             }
         }
 

@@ -15,18 +15,36 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// The CSV: records, cells, ids.
 final class InputTest {
-    @Nested
-    class TheCsv {
+    /// A file in a folder of its own.
+    abstract static class FileOfRows {
         @TempDir Path folder;
 
-        private Csv open(byte[] bytes, String idColumn) throws IOException {
-            return Csv.open(Files.write(folder.resolve("data.csv"), bytes), shape(idColumn, null, null));
+        Path write(byte[] bytes) throws IOException {
+            return Files.write(folder.resolve("data.csv"), bytes);
         }
 
-        private Csv open(String text) throws IOException {
-            return open(text.getBytes(UTF_8), null);
+        Csv open(byte[] bytes) throws IOException {
+            return Csv.open(write(bytes), Csv.Shape.DEFAULT);
         }
 
+        Csv open(String text) throws IOException {
+            return open(text.getBytes(UTF_8));
+        }
+
+        /// The message for an unusable file, without the folder.
+        String problem(byte[] bytes) {
+            var problem = assertThrows(Unusable.class, () -> Given.rows(open(bytes)));
+            assertEquals(Exit.UNUSABLE, problem.exit);
+            return problem.text().replace(folder + File.separator, "");
+        }
+
+        String problem(String text) {
+            return problem(text.getBytes(UTF_8));
+        }
+    }
+
+    @Nested
+    class TheCsv extends FileOfRows {
         private List<Row> rows(String text) throws IOException {
             return Given.rows(open(text));
         }
@@ -39,19 +57,8 @@ final class InputTest {
             return rows.stream().map(row -> row.inputs().get("text")).toList();
         }
 
-        /// The message for an unusable file, without the folder.
-        private String problem(byte[] bytes) {
-            var problem = assertThrows(Unusable.class, () -> Given.rows(open(bytes, null)));
-            assertEquals(Exit.UNUSABLE, problem.exit);
-            return problem.text().replace(folder + File.separator, "");
-        }
-
-        private String problem(String text) {
-            return problem(text.getBytes(UTF_8));
-        }
-
         @Test
-        void everyColumnIsAnInputAlsoTheId() throws IOException {
+        void everyColumnIsAnInputIncludingTheId() throws IOException {
             var rows = rows("id,text\na,hello\nb,world\n");
 
             assertEquals(Map.of("id", "a", "text", "hello"), rows.get(0).inputs());
@@ -122,7 +129,7 @@ final class InputTest {
                 no end at the end       | id,b/1,x                                        | 1~x
                 backslashes             | id,b/1,C:\\t\\/2,"C:\\"/                        | 1~C:\\t\\;2~C:\\
                 """)
-        void everyKnownShapeOfACellIsReadAsItIsMeant(String name, String file, String cells) throws IOException {
+        void everyShapeOfACellIsReadAsItIsMeant(String name, String file, String cells) throws IOException {
             var text = file.replace('/', '\n').replace('@', '\n').replace("^", "\r\n").replace('%', '\r');
             if (cells.equals("error")) {
                 assertThrows(Unusable.class, () -> rows(text));
@@ -135,7 +142,7 @@ final class InputTest {
         }
 
         @Test
-        void nothingChangesWhereOnePieceEndsAndTheNextBegins() throws IOException {
+        void rowsAreTheSameWhereOneReadEndsAndTheNextBegins() throws IOException {
             for (int size = (1 << 14) - 60; size < 1 << 14; size++) {
                 var rows = rows("id,text\r\na," + "x".repeat(size) + "\r\nb,\"q\"\"\r\n\rq\"\r\nc,z\r\n");
 
@@ -152,7 +159,7 @@ final class InputTest {
         }
 
         @Test
-        void rowsAreReadAgainAndAgainAndOnlyThoseWanted() throws IOException {
+        void selectedRowsCanBeReadSeveralTimes() throws IOException {
             var csv = open("id\na\nb\nc\nd\n");
             var index = Index.of(csv, _ -> {});
 
@@ -267,21 +274,19 @@ final class InputTest {
         @Test
         void aMissingIdColumnIsReportedWithTheExistingColumns() {
             var problem = assertThrows(Unusable.class,
-                    () -> Index.of(open("a,b\n1,2\n".getBytes(UTF_8), "c"), _ -> {}));
+                    () -> Index.of(Csv.open(write("a,b\n1,2\n".getBytes(UTF_8)), shape("c", null, null)), _ -> {}));
 
-            assertTrue(problem.text().contains("\"c\"") && problem.text().endsWith("a, b"),
-                    problem.text());
+            assertTrue(problem.text().contains("\"c\"") && problem.text().endsWith("a, b"), problem.text());
         }
 
-        @Test
-        void aMissingFileAndAFolderAreDistinguished() {
-            var missing = folder.resolve("none.csv");
+        @ParameterizedTest
+        @CsvSource({"none.csv, no such file", "'', is a folder"})
+        void aMissingFileAndAFolderAreDistinguished(String name, String what) {
+            var path = folder.resolve(name);
 
-            var first = assertThrows(Unusable.class, () -> Csv.open(missing, Csv.Shape.DEFAULT));
-            var second = assertThrows(Unusable.class, () -> Csv.open(folder, Csv.Shape.DEFAULT));
+            var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT));
 
-            assertTrue(first.text().contains(missing + ": no such file"), first.text());
-            assertTrue(second.text().contains(folder + ": is a folder"), second.text());
+            assertTrue(problem.text().contains(path + ": " + what), problem.text());
         }
 
         @ParameterizedTest
@@ -299,36 +304,24 @@ final class InputTest {
             assertTrue(message.startsWith("data.csv:" + line + ": invalid UTF-8"), message);
         }
 
+        /// Changed cells, ids and rows; truncated at the end of a row, within one, within a quoted cell, and to the
+        /// header.
         @ParameterizedTest
-        @ValueSource(strings = {"id,text/a,1/b/c,3/", "id,text/a,1/b,9/c,3/", "id,text/a,1/c,3/b,2/",
-                "id,text/a,1/z,2/c,3/", "id,text/a,1/,2/c,3/", "id,text/new,0/a,1/b,2/c,3/"})
+        @ValueSource(strings = {"a,1/b/c,'3/33'/", "a,1/b,9/c,'3/33'/", "a,1/c,'3/33'/b,2/", "a,1/z,2/c,'3/33'/",
+                "a,1/,2/c,'3/33'/", "new,0/a,1/b,2/c,'3/33'/", "a,1/b,2/", "a,1/b,2/c,'3", "a,1/b,2/c,'3/3", ""})
         void aFileChangedSinceItsCheckIsReportedAndNotMisread(String changed) throws IOException {
-            var csv = open("id,text\na,1\nb,2\nc,3\n");
+            var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\n");
             var index = Index.of(csv, _ -> {});
-            Files.writeString(folder.resolve("data.csv"), changed.replace('/', '\n'));
+            Files.writeString(csv.file().input(), "id,text\n" + changed.replace('/', '\n').replace('\'', '"'));
 
             var problem = assertThrows(Unusable.class,
                     () -> csv.rows(BitSet.valueOf(new long[] {0b111}), index::fingerprint).forEachRemaining(_ -> {}));
 
-            assertTrue(problem.text().contains("was changed"), problem.text());
-        }
-
-        /// Truncated at the end of a row, within one, within a quoted cell, and to just the header.
-        @ParameterizedTest
-        @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
-        void aTruncatedFileIsReportedAndNotTakenAsComplete(String left) throws IOException {
-            var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\nd,4\n");
-            var index = Index.of(csv, _ -> {});
-            Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
-
-            var problem = assertThrows(Unusable.class,
-                    () -> csv.rows(BitSet.valueOf(new long[] {0b1111}), index::fingerprint).forEachRemaining(_ -> {}));
-
-            assertTrue(problem.text().startsWith(folder.resolve("data.csv") + ":"), problem.text());
+            assertTrue(problem.text().startsWith(csv.file().input() + ":"), problem.text());
         }
 
         @Test
-        void aCutAfterTheLastWantedRowDoesNoHarm() throws IOException {
+        void aFileTruncatedAfterTheLastSelectedRowIsAccepted() throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
             var index = Index.of(csv, _ -> {});
             Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
@@ -342,13 +335,7 @@ final class InputTest {
 
     /// Files saved by spreadsheet programs, accepted or reported with their format.
     @Nested
-    class ASheet {
-        @TempDir Path folder;
-
-        private Path file(byte[] bytes) throws IOException {
-            return Files.write(folder.resolve("data.csv"), bytes);
-        }
-
+    class ASheet extends FileOfRows {
         /// Saved by LibreOffice 7.4; `tests/recorded/README.md` describes the contents.
         private static byte[] saved(String name) throws IOException {
             try (var packed = InputTest.class.getResourceAsStream("/recorded/sheets/" + name)) {
@@ -359,21 +346,6 @@ final class InputTest {
         /// The rows, each with its line and cells: `2 {id=a, text=1}`.
         private List<String> rows(Csv csv) {
             return Given.rows(csv).stream().map(row -> row.line() + " " + row.inputs()).toList();
-        }
-
-        private Csv open(byte[] bytes) throws IOException {
-            return Csv.open(file(bytes), Csv.Shape.DEFAULT);
-        }
-
-        private Csv open(String text) throws IOException {
-            return open(text.getBytes(UTF_8));
-        }
-
-        private String refused(byte[] bytes) throws IOException {
-            var path = file(bytes);
-            var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT));
-            assertEquals(Exit.UNUSABLE, problem.exit);
-            return problem.text().replace(path.toString(), "data.csv");
         }
 
         @ParameterizedTest
@@ -389,11 +361,9 @@ final class InputTest {
 
         @Test
         void prefersTheOptionToTheDelimiterOfItsFirstLine() throws IOException {
-            var path = file("sep=;\nid|text\na|x;y\n".getBytes(UTF_8));
+            var path = write("sep=;\nid|text\na|x;y\n".getBytes(UTF_8));
 
-            var csv = Csv.open(path, shape(null, null, '|'));
-
-            assertEquals(List.of("3 {id=a, text=x;y}"), rows(csv));
+            assertEquals(List.of("3 {id=a, text=x;y}"), rows(Csv.open(path, shape(null, null, '|'))));
         }
 
         @Test
@@ -401,8 +371,7 @@ final class InputTest {
             var csv = open(",id, ,text,,\n,a,,1,,\n,b,,2\n,c, ,3,\n");
 
             assertEquals(List.of("2 {id=a, text=1}", "3 {id=b, text=2}", "4 {id=c, text=3}"), rows(csv));
-            assertTrue(csv.notes().toString().contains("column 1, column 3, column 5, column 6"), csv.notes()
-                    .toString());
+            assertTrue(csv.notes().getFirst().contains("column 1, column 3, column 5, column 6"));
         }
 
         @Test
@@ -415,15 +384,13 @@ final class InputTest {
 
         @Test
         void isReadAsSavedByLibreOffice() throws IOException {
-            var csv = open(saved("utf-8.csv"));
-
-            assertEquals(List.of("2 {id=a, text=größer; 1,5}", "4 {id=b, text=日本語}"), rows(csv));
+            assertEquals(List.of("2 {id=a, text=größer; 1,5}", "4 {id=b, text=日本語}"), rows(open(saved("utf-8.csv"))));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"1f8b0800", "89504e470d0a1a0a", "255044462d312e37", "ffd8ffe0", "504b0304"})
-        void aGzipPngPdfJpegOrZipFileIsRefusedWithAHint(String start) throws IOException {
-            var message = refused(HexFormat.of().parseHex(start));
+        void aGzipPngPdfJpegOrZipFileIsRefusedWithAHint(String start) {
+            var message = problem(HexFormat.of().parseHex(start));
 
             assertTrue(message.matches("data.csv: .*\nhint: .*"), message);
         }

@@ -221,8 +221,8 @@ final class ShardsTest extends WholeCommand {
             shard(1, 3);
             shard(3, 3, "--limit", "1");
 
-            var call = ofBatch("status").exits(3);
-            var lines = call.out().lines().map(line -> line.strip().replaceAll(" +", " ").replaceAll("\\d{4}-.*", "TIME"))
+            var lines = ofBatch("status").exits(3).out().lines()
+                    .map(line -> line.strip().replaceAll(" +", " ").replaceAll("\\d{4}-.*", "TIME"))
                     .filter(line -> !line.startsWith("No files") && !line.contains("█")).toList();
             assertEquals(List.of(output() + ": 2 of 3 shards started, not merged yet", "", "",
                     "1/3 4 succeeded, 1 failed · 0 in flight · TIME", "2/3 5 pending · not started",

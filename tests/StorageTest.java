@@ -141,7 +141,8 @@ class StorageTest {
         @CsvSource({"results.jsonl.lock, stat", "results.jsonl.lock, lock", "results.jsonl, lock"})
         void aLockThatFailedHalfwayDoesNotLockTheBatchInTheShell(String file, String fault) throws Exception {
             rows(2);
-            var run = "run --progress off --mode blocking -c 1\n"; // no second run is under way when the first one stops
+            // one row at a time: no second run is under way when the first one stops
+            var run = "run --progress off --mode blocking -c 1\n";
             int succeeded = 0;
 
             for (int number = 1; ; number++) {

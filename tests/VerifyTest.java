@@ -131,7 +131,7 @@ final class VerifyTest extends WholeCommand {
             assertEquals(List.of("3"), ids(call, "lost"));
         }
 
-        /// A killed session leaves no event that says its rows were done. The size of the results shows that one is gone.
+        /// A killed session leaves no event that its rows were done. The size of the results shows that one is gone.
         @Test
         void findsADeletedLineOfAKilledSession() throws IOException {
             var settings = rows("workflow", "1.16.1", "blocking", 3);
