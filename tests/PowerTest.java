@@ -23,12 +23,23 @@ final class PowerTest {
 
         /// The content of each file of a scene when it was last forced to disk.
         private static class Recorder implements LineFile.Disk {
+            /// Runs before the n-th time that the results or the log are forced.
+            @FunctionalInterface interface Trouble {
+                void before(String name, int time) throws IOException;
+            }
+
             final Scene scene;
+            final Trouble trouble;
             final Map<String, String> forced = new ConcurrentHashMap<>(Map.of("results", "", "log", ""));
             final Map<String, Integer> times = new ConcurrentHashMap<>();
 
             Recorder(Scene scene) {
+                this(scene, (_, _) -> {});
+            }
+
+            Recorder(Scene scene, Trouble trouble) {
                 this.scene = scene;
+                this.trouble = trouble;
                 scene.disk = this;
             }
 
@@ -36,12 +47,9 @@ final class PowerTest {
             public void force(FileChannel channel, boolean all) throws IOException {
                 var log = scene.file(".log");
                 var name = Files.size(log) == channel.size() ? "log" : "results";
-                times.merge(name, 1, Integer::sum);
-                before(name);
+                trouble.before(name, times.merge(name, 1, Integer::sum));
                 forced.put(name, Files.readString(name.equals("log") ? log : scene.output));
             }
-
-            void before(String name) throws IOException {}
         }
 
         @ParameterizedTest
@@ -84,16 +92,12 @@ final class PowerTest {
         }
 
         @Test
-        void whatComesWhileTheDiskIsBusyIsForcedTogether() throws Exception {
-            var ids = IntStream.range(0, 20).mapToObj(row -> "r" + row).toArray(String[]::new);
-            var scene = Scene.of(folder, ids);
+        void linesAddedWhileTheDiskIsBusyAreForcedTogether() throws Exception {
+            var scene = Scene.numbered(folder, 20);
             var answered = new CountDownLatch(20);
-            var disk = new Recorder(scene) {
-                @Override
-                void before(String name) {
-                    if (name.equals("results") && times.get(name) == 1) WholeCommand.await(answered);
-                }
-            };
+            var disk = new Recorder(scene, (name, time) -> {
+                if (name.equals("results") && time == 1) WholeCommand.await(answered);
+            });
             scene.slots = 20;
             scene.inRealTime = true;
             scene.answer = (attempt, _) -> {
@@ -108,7 +112,7 @@ final class PowerTest {
         }
 
         @Test
-        void aSlowDiskIsSaidOnceAndASecondSignalEndsTheProcess() throws Exception {
+        void aSlowDiskIsReportedOnceAndASecondSignalEndsTheProcess() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var said = new CountDownLatch(1);
             scene.disk = new LineFile.Disk() {
@@ -137,14 +141,11 @@ final class PowerTest {
         }
 
         @Test
-        void aDiskThatFailsForTheLogEndsTheBatchBeforeTheRequest() throws Exception {
+        void aFailedForceOfTheLogEndsTheBatchBeforeTheRequest() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            var disk = new Recorder(scene) {
-                @Override
-                void before(String name) throws IOException {
-                    throw new IOException("Input/output error");
-                }
-            };
+            var disk = new Recorder(scene, (_, _) -> {
+                throw new IOException("Input/output error");
+            });
 
             var stop = scene.play().orElseThrow();
 
@@ -156,14 +157,11 @@ final class PowerTest {
         }
 
         @Test
-        void leavesTheRowToALookUpIfTheResultsCannotBeWritten() throws Exception {
+        void aFailedForceOfTheResultsLeavesTheRowToALookUp() throws Exception {
             var scene = Scene.of(folder, "a");
-            var disk = new Recorder(scene) {
-                @Override
-                void before(String name) throws IOException {
-                    if (name.equals("results")) throw new IOException("Input/output error");
-                }
-            };
+            var disk = new Recorder(scene, (name, _) -> {
+                if (name.equals("results")) throw new IOException("Input/output error");
+            });
 
             var stop = scene.play().orElseThrow();
 
@@ -185,12 +183,9 @@ final class PowerTest {
         @ValueSource(strings = {"Invalid argument", "Operation not supported"})
         void aFileSystemThatCannotForceIsNotedOnce(String why) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
-            new Recorder(scene) {
-                @Override
-                void before(String name) throws IOException {
-                    throw new IOException(why);
-                }
-            };
+            new Recorder(scene, (_, _) -> {
+                throw new IOException(why);
+            });
 
             assertEquals(Optional.empty(), scene.play());
 
@@ -200,15 +195,12 @@ final class PowerTest {
         }
 
         @Test
-        void anAttemptThatWaitsForTheDiskIsNotSentOnceTheCallIsToEnd() throws Exception {
+        void anAttemptThatWaitsForTheDiskIsNotSentAfterCtrlC() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            new Recorder(scene) {
-                @Override
-                void before(String name) throws IOException {
-                    if (Files.exists(scene.output) && name.equals("log") && scene.log("attempt").size() == 2)
-                        scene.engine.interrupt("INT");
-                }
-            };
+            new Recorder(scene, (name, _) -> {
+                if (Files.exists(scene.output) && name.equals("log") && scene.log("attempt").size() == 2)
+                    scene.engine.interrupt("INT");
+            });
             scene.inRealTime = true;
 
             assertEquals(Exit.INTERRUPTED, scene.play().orElseThrow().exit());
@@ -222,7 +214,7 @@ final class PowerTest {
         }
 
         @Test
-        void linesAreForcedWithinASecondThoughNothingWaitsForThem() throws Exception {
+        void linesThatNothingWaitsForAreForcedWithinASecond() throws Exception {
             var scene = Scene.of(folder, "a");
             var disk = new Recorder(scene);
             scene.mode = Mode.STREAMING;
