@@ -316,8 +316,7 @@ final class LookUpTest {
                 assertTrue(scene.end(id).isBefore(back.plusSeconds(25)), id + " at " + scene.end(id));
             for (var id : List.of("1", "2", "3", "4", "5")) {
                 assertEquals(List.of("unknown"), scene.outcomes(id));
-                assertTrue(scene.took(id).compareTo(seconds(40)) >= 0, id + " after " + scene.took(id));
-                assertTrue(scene.took(id).compareTo(seconds(50)) <= 0, id + " after " + scene.took(id));
+                Story.isIn("40..51", scene.took(id), id);
             }
         }
 
@@ -347,8 +346,7 @@ final class LookUpTest {
 
             assertEquals(List.of("a", "b", "c"), scene.ids());
             var waited = Duration.between(scene.sent.get(1).at(), scene.sent.get(2).at());
-            assertTrue(waited.compareTo(seconds(after)) >= 0 && waited.compareTo(seconds(after + 1)) < 0,
-                    waited.toString());
+            Story.isIn(after + ".." + (after + 1), waited, "the wait of c");
         }
 
         @Test
