@@ -3209,7 +3209,7 @@ final class DifyExec implements Runnable {
         /// @param version id of the published workflow to run; empty for the newest
         /// @param runs    the largest number of runs at a time, which share the memory for responses
         Connection connect(Optional<Demo> demo, String version, RunOptions retrying, int runs) {
-            var access = demo.map(own -> new Access(own.baseUrl(), own.key(), "", Demo.known(version),
+            var access = demo.map(own -> new Access(own.baseUrl(), own.key(), "", Demo.knownVersion(version),
                     Optional.empty(), Optional.empty()))
                     .orElseGet(() -> server.access(env, version, spec.findOption("--demo") != null, err()));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
@@ -14886,11 +14886,12 @@ final class DifyExec implements Runnable {
 
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs a small Dify inside this process, over real HTTP on loopback, so it costs nothing and needs no network. It
-    /// is one app with a text variable for each column. A run continues after its client has disconnected, and is kept
-    /// until [#close].
+    /// Runs a small Dify inside this process, so it costs nothing and needs no network. It uses real HTTP on loopback,
+    /// so that no part of difyexec works differently in a demo. It is one app with a text variable for each column, and
+    /// responds as the recorded servers do. A run continues after its client has disconnected and is kept until
+    /// [#close], because look-ups must find it.
     static final class Demo implements AutoCloseable {
-        /// The newest Dify that was tested, and the kind of app that `--demo=chatflow` has.
+        /// The newest Dify that was tested, and the kind of app that `--demo=chatflow` simulates.
         static final String VERSION = "1.16.1", CHATFLOW = "chatflow";
         /// The workflow and the chatflow have different keys, so that a batch of one cannot continue with the other.
         static final List<String> KEYS = List.of("app-demo", "app-demo-chatflow");
@@ -14899,18 +14900,24 @@ final class DifyExec implements Runnable {
 
         private final boolean isChatflow;
         private final List<String> columns;
-        private final Set<String> met = ConcurrentHashMap.newKeySet(); // markers, each with the id of its row
-        private final Deque<Job> jobs = new ConcurrentLinkedDeque<>(); // the newest first
+        /// Holds markers that have had their effect, each with the id of its row. Many runs use it and `jobs` at once.
+        private final Set<String> usedMarkers = ConcurrentHashMap.newKeySet();
+        private final Deque<Job> jobs = new ConcurrentLinkedDeque<>(); // the newest first, as Dify lists runs
         private final HttpServer server;
+        /// Every request has a thread, because most of them wait for the end of a run.
         private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
 
-        /// @param kind the text that follows `--demo=`
+        /// Starts the server with the routes that difyexec uses. The longest route that a path begins with gets the
+        /// request, so their order does not matter, and `/v1/workflows/` gets the runs of a pinned version.
+        ///
+        /// @param kind the text that follows `--demo=`, or `VERSION` for `--demo` alone
         Demo(String kind, List<String> columns) throws IOException {
             if (!List.of(VERSION, CHATFLOW).contains(kind))
                 throw new Unusable("--demo=" + kind + ": the demo simulates Dify " + VERSION
                         + " only", "use --demo, or --demo=" + CHATFLOW + " for a chatflow");
             this.isChatflow = kind.equals(CHATFLOW);
             this.columns = List.copyOf(columns);
+            // port 0 is any free port; a large -c opens more connections at once than Java's 50 that may wait
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
             server.setExecutor(threads);
             route("/v1/info", exchange -> send(exchange, 200,
@@ -14918,19 +14925,20 @@ final class DifyExec implements Runnable {
             route("/v1/parameters", exchange -> send(exchange, 200, object("user_input_form", columns.stream()
                     .map(column -> object("paragraph",
                             object("label", column, "variable", column, "type", "paragraph",
-                            "required", false))).toList())));
+                            "required", false))).toList()))); // empty cells are fine
             route("/v1/workflows/run", exchange -> run(exchange, PUBLISHED));
-            route("/v1/workflows/", exchange -> run(exchange, part(exchange, 3)));
+            route("/v1/workflows/", exchange -> run(exchange, part(exchange, 3))); // …/ID/run
             route("/v1/chat-messages", exchange -> run(exchange, PUBLISHED));
-            route("/v1/workflows/run/", this::detail);
-            route("/v1/workflows/logs", exchange -> list(exchange, "created_by_end_user_session_id",
+            route("/v1/workflows/run/", this::sendDetail);
+            // difyexec rejects a log whose entries do not show the user that it asked for
+            route("/v1/workflows/logs", exchange -> sendList(exchange, "created_by_end_user_session_id",
                     job -> object("id", uuid(job.id() + "log"), "workflow_run", job.stored(),
                             "created_by_end_user", object("session_id", job.user()))));
-            route("/v1/conversations", exchange -> list(exchange, "user",
+            route("/v1/conversations", exchange -> sendList(exchange, "user",
                     job -> object("id", uuid(job.id() + "conversation"), "inputs", job.inputs())));
-            route("/v1/messages", exchange -> list(exchange, "user", Job::message));
-            route("/v1/workflows/tasks/", exchange -> stop(exchange, 4));
-            route("/v1/chat-messages/", exchange -> stop(exchange, 3));
+            route("/v1/messages", exchange -> sendList(exchange, "user", Job::message));
+            route("/v1/workflows/tasks/", exchange -> stop(exchange, 4)); // …/TASK/stop
+            route("/v1/chat-messages/", exchange -> stop(exchange, 3)); // …/TASK/stop
             server.start();
         }
 
@@ -14939,92 +14947,111 @@ final class DifyExec implements Runnable {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
         }
 
+        /// Returns the key to send. The demo itself accepts any key.
         String key() {
             return KEYS.get(isChatflow ? 1 : 0);
         }
 
-        /// Returns the version if it is one of the demo's two, else an empty text, because `.env` may name a real
-        /// version.
-        static String known(String workflow) {
+        /// Returns the version if it is one of the demo's two, otherwise an empty text, which means the published
+        /// version. `DIFY_WORKFLOW_ID` may be set for a real server, which does not concern the demo.
+        static String knownVersion(String workflow) {
             return List.of(PUBLISHED, EARLIER).contains(workflow.strip()) ? workflow.strip() : "";
         }
 
         /// Cuts open connections and drops unfinished runs.
         @Override
         public void close() {
-            server.stop(0);
-            threads.shutdownNow();
+            server.stop(0); // seconds; nobody needs the responses that are still open
+            threads.shutdownNow(); // ends the waits for runs
         }
 
-        /// @param error null if the run has no error
-        private record End(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {
-            /// A million tokens cost 1.50 USD.
+        /// Holds the state of a run, which is final except for `running`.
+        ///
+        /// @param error null if the run has no error, as in Dify's JSON
+        /// @param at    when the run ended, or started if it is active
+        private record State(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {
+            /// Returns what the run cost. A million tokens cost 1.50 USD, an invented price. Like Dify's, it is a text
+            /// with seven decimals.
             Map<String, Object> price() {
                 return object("total_tokens", tokens, "total_price", BigDecimal.valueOf(tokens * 15L, 7)
                         .toPlainString(), "currency", "USD");
             }
         }
 
-        /// Holds a run, or a chatflow's message.
+        /// Holds a run. In a chatflow, each run belongs to one message of a conversation of its own. Ids of further
+        /// objects follow from the run's id, so that every response contains the same ones.
         ///
+        /// @param task   the id by which the run can be stopped
+        /// @param user   the name that difyexec gives to the attempt, and by which it looks up the run
         /// @param inputs the values sent; those of a chatflow include its query
+        /// @param end    is complete as soon as the run has ended. The first result counts, so a stop that comes too
+        ///     late changes nothing
         private record Job(boolean isChatflow, String workflow, String id, String task, String user,
-                Map<String, String> inputs, Instant created, CompletableFuture<End> end) {
+                Map<String, String> inputs, Instant created, CompletableFuture<State> end) {
             void fail(String status, String error) {
-                end.complete(new End(status, Map.of(), error, 0, Instant.now()));
+                end.complete(new State(status, Map.of(), error, 0, Instant.now()));
             }
 
-            private End now() {
-                return end.getNow(new End("running", Map.of(), null, 0, created));
+            private State state() {
+                return end.getNow(new State("running", Map.of(), null, 0, created));
             }
 
+            /// Returns how long the run took, in seconds with six decimals, as Dify does. It is 0 for an active run.
             private double seconds() {
-                return Duration.between(created, now().at()).toNanos() / 1000 / 1e6;
+                return Duration.between(created, state().at()).toNanos() / 1000 / 1e6;
             }
 
+            /// Returns the run as Dify stores it, with times in seconds.
             Map<String, Object> stored() {
-                var now = now();
-                return object("id", id, "workflow_id", workflow, "status", now.status(), "outputs", now.outputs(),
-                        "error", now.error(), "elapsed_time", seconds(), "total_tokens", now.tokens(),
-                        "total_steps", now.status().equals("succeeded") ? 3 : 2,
+                var state = state();
+                return object("id", id, "workflow_id", workflow, "status", state.status(), "outputs", state.outputs(),
+                        "error", state.error(), "elapsed_time", seconds(), "total_tokens", state.tokens(),
+                        // start, model and end; only a run that succeeds reaches the end
+                        "total_steps", state.status().equals("succeeded") ? 3 : 2,
                         "created_at", created.getEpochSecond(),
-                        "finished_at", end.isDone() ? now.at().getEpochSecond() : null);
+                        "finished_at", end.isDone() ? state.at().getEpochSecond() : null);
             }
 
+            /// Returns the message as Dify stores it. For a failed run, Dify stores no time
+            /// (`chatflow_blocking_failed.json`). For a stopped one it stores no error (`chatflow_stop.json`).
             Map<String, Object> message() {
-                var now = now();
+                var state = state();
                 var message = chatEvent("message", "id", uuid(id + "message"), "inputs", inputs,
-                        "query", inputs.get("query"), "answer", now.outputs().getOrDefault("answer", ""),
-                        "metadata", object("usage", now.price()), "total_tokens", now.tokens(),
+                        "query", inputs.get("query"), "answer", state.outputs().getOrDefault("answer", ""),
+                        "metadata", object("usage", state.price()), "total_tokens", state.tokens(),
                         "status", "normal", "error", null, "provider_response_latency", seconds());
-                if (now.status().equals("failed")) message.putAll(object("status", "error",
-                        "error", "Run failed: " + now.error(), "provider_response_latency", 0.0));
+                if (state.status().equals("failed")) message.putAll(object("status", "error",
+                        "error", "Run failed: " + state.error(), "provider_response_latency", 0.0));
                 return message;
             }
 
-            /// Waits for the run's end and returns the last events, of which the last one ends the stream.
-            List<Map<String, Object>> closing() {
-                var how = end.join();
+            /// Waits until the run has ended and returns the last events of its stream, in Dify's order. The text comes
+            /// word by word, because a model writes it that way. After a stop, Dify sends no event for the node; after
+            /// a failure, no `message_end`.
+            List<Map<String, Object>> finalEvents() {
+                var state = end.join();
                 var events = new ArrayList<Map<String, Object>>();
-                var text = how.outputs().getOrDefault("answer", "").toString();
+                var text = state.outputs().getOrDefault("answer", "").toString();
                 for (var word : text.split("(?<= )")) if (!word.isEmpty()) events.add(isChatflow
                         ? chatEvent("message", "answer", word)
                         : event("text_chunk", object("text", word, "from_variable_selector", List.of("llm", "text"))));
-                if (!how.status().equals("stopped")) events.add(node("node_finished", "status", how.status(),
-                        "error", how.error(), "outputs", object("text", text), "elapsed_time", seconds(),
-                        "execution_metadata", how.price()));
-                if (isChatflow && how.status().equals("succeeded"))
-                    events.add(chatEvent("message_end", "metadata", object("usage", how.price()), "files", List.of()));
+                if (!state.status().equals("stopped")) events.add(node("node_finished", "status", state.status(),
+                        "error", state.error(), "outputs", object("text", text), "elapsed_time", seconds(),
+                        "execution_metadata", state.price()));
+                if (isChatflow && state.status().equals("succeeded")) events.add(
+                        chatEvent("message_end", "metadata", object("usage", state.price()), "files", List.of()));
                 events.add(event("workflow_finished", stored()));
                 return events;
             }
 
+            /// Returns an event of the only node that the stream shows, the model.
             Map<String, Object> node(String event, Object... more) {
                 var data = object("id", uuid(id + "llm"), "node_id", "llm", "node_type", "llm", "title", "llm");
                 data.putAll(object(more));
                 return event(event, data);
             }
 
+            /// Returns an event with `data`, which the events of a message do not have.
             Map<String, Object> event(String name, Map<String, Object> data) {
                 return isChatflow ? chatEvent(name, "workflow_run_id", id, "data", data)
                         : object("event", name, "task_id", task, "workflow_run_id", id, "data", data);
@@ -15038,14 +15065,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Starts a run of 80 to 300 ms, the same for the same inputs, unless a value asks for trouble:
+        /// Starts a run. It takes 80 to 300 ms, so that progress can be seen and a demo is still quick. The time
+        /// depends only on the inputs, so it is the same in every batch. A marker in a value lets a user try a fault:
         ///
         /// | in any value | the run |
         /// |---|---|
         /// | `[fail]` | fails |
-        /// | `[flaky]` | fails with a rate limit the first time that its `id` comes |
+        /// | `[flaky]` | fails with a rate limit the first time that its `id` is sent |
         /// | `[slow]` | takes 5 s |
-        /// | `[drop]` | loses its connection the first time that its `id` comes, and succeeds |
+        /// | `[drop]` | loses its connection the first time that its `id` is sent, and succeeds |
         private Job start(String workflow, JsonNode body) {
             var inputs = new LinkedHashMap<String, String>();
             columns.forEach(column -> inputs.put(column, body.path("inputs").path(column).asText("")));
@@ -15054,15 +15082,16 @@ final class DifyExec implements Runnable {
                     body.path("user").asText(), inputs, Instant.now(), new CompletableFuture<>());
             jobs.addFirst(job);
             var text = String.join("\n", inputs.values());
+            // a timer, because the run continues although its client may have left
             int millis = text.contains("[slow]") ? 5000 : 80 + Math.floorMod(text.hashCode(), 221);
             CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run).execute(() -> {
                 if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
-                else if (isFirst("[flaky]", job))
+                else if (useMarker("[flaky]", job)) // difyexec must take it for a failure that passes
                     job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
-                else job.end().complete(new End("succeeded", object("answer", (workflow.equals(EARLIER)
-                        ? "Answer to: " : "Demo answer to: ") + question(inputs), "row_id",
+                else job.end().complete(new State("succeeded", object("answer", (workflow.equals(EARLIER)
+                        ? "Answer to: " : "Demo answer to: ") + question(inputs), "row_id", // compare shows the change
                         inputs.get("id")), null,
-                        16 + text.codePointCount(0, text.length()) / 3, Instant.now()));
+                        16 + text.codePointCount(0, text.length()) / 3, Instant.now())); // about as a model counts
             });
             return job;
         }
@@ -15075,11 +15104,13 @@ final class DifyExec implements Runnable {
                     .max(Comparator.comparingInt(String::length)).orElse(inputs.get("id"));
         }
 
-        private boolean isFirst(String marker, Job job) {
+        /// Uses up a marker. Returns whether the inputs contain it and no earlier run of the row did.
+        private boolean useMarker(String marker, Job job) {
             return job.inputs().values().stream().anyMatch(value -> value.contains(marker))
-                    && met.add(marker + job.inputs().get("id"));
+                    && usedMarkers.add(marker + job.inputs().get("id"));
         }
 
+        /// Adds a route. Every response contains the version, from which difyexec learns what to expect.
         private void route(String path, HttpHandler handler) {
             server.createContext(path, exchange -> {
                 exchange.getResponseHeaders().set("X-Version", VERSION);
@@ -15087,25 +15118,29 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Starts a run and responds as the request asks. In blocking mode, Dify reports the failure of a chatflow as
+        /// status 400 without a run (`chatflow_blocking_failed.json`).
         private void run(HttpExchange exchange, String workflow) throws IOException {
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
             var job = start(workflow, body);
-            boolean isDropped = isFirst("[drop]", job);
+            boolean isDropped = useMarker("[drop]", job);
             if (body.path("response_mode").asText().equals("streaming")) {
                 stream(exchange, job, isDropped);
                 return;
             }
-            var how = job.end().join();
-            if (isChatflow && how.status().equals("failed")) send(exchange, 400, object("code", "invalid_param",
-                    "message", "Run failed: " + how.error(), "status", 400));
-            else if (isDropped) exchange.close(); // closes the connection, as no answer has been started
+            var state = job.end().join();
+            if (isChatflow && state.status().equals("failed")) send(exchange, 400, object("code", "invalid_param",
+                    "message", "Run failed: " + state.error(), "status", 400));
+            else if (isDropped) exchange.close(); // no response has been started, so this closes the connection
             else send(exchange, 200, isChatflow ? job.message()
                     : object("task_id", job.task(), "workflow_run_id", job.id(), "data", job.stored()));
         }
 
+        /// Responds with the run's events. A dropped stream stops in the middle of an event, after difyexec has
+        /// received the run's id, so the run can be looked up.
         private void stream(HttpExchange exchange, Job job, boolean isDropped) throws IOException {
             exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
-            exchange.sendResponseHeaders(200, 0);
+            exchange.sendResponseHeaders(200, 0); // 0: the length is not known yet
             var out = exchange.getResponseBody();
             out.write("event: ping\n\n".getBytes(UTF_8));
             write(out, job.event("workflow_started",
@@ -15115,27 +15150,30 @@ final class DifyExec implements Runnable {
             if (isDropped) {
                 out.write("data: {\"event\": \"text_".getBytes(UTF_8));
                 out.flush();
-                throw new IOException("dropped as asked for"); // closes the connection before the body's end
+                throw new IOException("dropped as asked for"); // the server then closes the connection
             }
-            for (var event : job.closing()) write(out, event);
+            for (var event : job.finalEvents()) write(out, event);
             exchange.close();
         }
 
-        private void detail(HttpExchange exchange) throws IOException {
+        /// Responds with a stored run. Dify's detail has the inputs as JSON in a text, unlike the events of a stream.
+        private void sendDetail(HttpExchange exchange) throws IOException {
             var job = jobs.stream().filter(one -> one.id().equals(part(exchange, 4))).findFirst();
             var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found"));
             job.ifPresent(found -> detail.put("inputs", Json.text(found.inputs())));
             send(exchange, job.isPresent() ? 200 : 404, detail);
         }
 
-        /// Sends the jobs of the user that this parameter names.
-        private void list(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
+        /// Responds with the runs of the user whose name is the value of `parameter`. Each attempt has a user of its
+        /// own, so one page is enough.
+        private void sendList(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
                     .replaceFirst(".*\\b" + parameter + "=([^&]*).*", "$1"), UTF_8);
             var listed = jobs.stream().filter(job -> job.user().equals(user)).map(entry).toList();
             send(exchange, 200, object("total", listed.size(), "has_more", false, "data", listed));
         }
 
+        /// Stops a run. As in Dify, the response is the same for a task that is unknown or has ended.
         private void stop(HttpExchange exchange, int taskAt) throws IOException {
             jobs.stream().filter(job -> job.task().equals(part(exchange, taskAt)))
                     .forEach(job -> job.fail("stopped", "Aborted: User requested stop"));
@@ -15161,6 +15199,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
+        /// Returns the same id for the same name, so that a version's id is the same in every demo and in the docs.
         private static String uuid(String name) {
             return UUID.nameUUIDFromBytes(name.getBytes(UTF_8)).toString();
         }
