@@ -5730,6 +5730,7 @@ final class DifyExec implements Runnable {
             for (var sent : inFlight.values()) {
                 if (sent.lookedUp || !sent.isSilent(now) || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
                 sent.lookedUp = true;
+                // empty, because without an event the run's id is unknown
                 agenda.lookUp(Unresolved.withoutWait(sent.attempt, Purpose.QUIET, Optional.empty(), now));
             }
         }
@@ -6007,6 +6008,7 @@ final class DifyExec implements Runnable {
             switch (verdict) {
                 case Outcome outcome -> finishRow(attempt, response, outcome, now);
                 case Verdict.Again(var after, var why) -> {
+                    // one more failure, and no throttle; empty, because no attempt was looked up just before
                     agenda.schedule(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
                     logEnd(attempt, "again", response, why);
                 }
@@ -6016,6 +6018,7 @@ final class DifyExec implements Runnable {
                     if (runsOnServer() > busySlots(now)) pace.noneBefore(now.plus(after));
                     health.noteRefusal(now, runsOnServer());
                     recordThrottle(attempt, why);
+                    // no failure, but one more throttle, which only makes the next wait longer
                     agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
                     logEnd(attempt, "throttled", response, why);
                 }
@@ -6304,13 +6307,15 @@ final class DifyExec implements Runnable {
         /// that a row is completed soon after its first attempt.
         Optional<Waiting> next(Instant now) {
             while (nextWaitingDue().isAfter(now) && fresh.isPresent()) {
+                // as for an attempt that is repeated, because an earlier session may have left unseen attempts
                 schedule(fresh.get(), Attempt.Tries.NONE, now, Optional.empty());
                 readRow();
             }
             return nextWaitingDue().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
         }
 
-        /// Reads one row ahead. If the CSV has changed, no more rows start.
+        /// Reads one row ahead, so that [#hasRows] is known. If the CSV has changed, no more rows start, because the
+        /// other rows may no longer be those that were checked.
         private void readRow() {
             try {
                 fresh = rows.hasNext() ? Optional.of(rows.next()) : Optional.empty();
@@ -6398,6 +6403,7 @@ final class DifyExec implements Runnable {
         void lookForLate(Instant now) {
             if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
+            // empty, because no run of these attempts is known
             unseen.values().forEach(attempts -> attempts.forEach(
                     attempt -> lookUps.add(Unresolved.withoutWait(attempt, Purpose.LATE, Optional.empty(), now))));
         }
@@ -6619,6 +6625,8 @@ final class DifyExec implements Runnable {
             return false;
         }
 
+        /// Returns the workflow's form, or empty if this path alone is refused. Nothing has been left undone so far, so
+        /// a refusal's message needs no addition.
         Optional<JsonNode> form() throws InterruptedException {
             return ask(() -> orUnchecked(client.fetch("/parameters")), "");
         }
@@ -6690,6 +6698,7 @@ final class DifyExec implements Runnable {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Wrong wrong) // a file has changed since it was checked
+                    // false, because another try would read the same file
                     return new Response.NotUploaded(value.getKey() + " " + wrong.why(), false, Optional.empty());
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
@@ -6739,7 +6748,7 @@ final class DifyExec implements Runnable {
         /// fault. A server or connection that failed may work at the next try. A rejected key and throttling count as
         /// they do for a run.
         private static Response notUploaded(String upload, Response response) {
-            return switch (response) {
+            return switch (response) { // false and true: whether another try may succeed
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
                         new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 case Response.Refused refused when refused.status() != 429
@@ -7030,6 +7039,7 @@ final class DifyExec implements Runnable {
                     || run.isMadeUp();
             if (found == LookUpResult.FOREIGN || isMadeUp && found instanceof LookUpResult.Absent) {
                 var own = byName(sent);
+                // if the id belongs to another run, an empty list does not show that this attempt has none
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
             if (!isChat()) return found;
@@ -7041,7 +7051,8 @@ final class DifyExec implements Runnable {
         /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9: with empty fields),
         /// and lists no conversation of another app's user. A record that cannot be read is a record of this app.
         Reply<Boolean> knows(Origin.Recorded run) {
-            var sent = new SentInputs(run.user(), Map.of());
+            var sent = new SentInputs(run.user(), Map.of()); // the user alone must agree
+            // only a stop needs the task, which is left empty
             var found = run.id().isEmpty() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
             if (found == LookUpResult.FOREIGN) return new Reply.Got<>(false);
             if (!(found instanceof LookUpResult.Silent(var response))) return new Reply.Got<>(found.isThere());
@@ -7055,6 +7066,7 @@ final class DifyExec implements Runnable {
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
                             && !row.at("/workflow_run/id").asText("").isEmpty());
+            // the log lacks the task, so it is left empty
             return result(rows, known -> known.isEmpty() ? new LookUpResult.Absent()
                     : detail(new RunRef(known.getFirst().at("/workflow_run/id").asText(), ""), sent));
         }
@@ -7118,6 +7130,7 @@ final class DifyExec implements Runnable {
                 return reader.result(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
             if (isAbsent(reply)) return new LookUpResult.Absent();
+            // with the run's id, which the transport does not know, so that the user can find the paid run
             if (reply instanceof Reply.NotGot(Response.Unreadable(_, var why)))
                 return new LookUpResult.Silent(new Response.Unreadable(Optional.of(run), why));
             return result(reply, Function.identity());
@@ -7139,7 +7152,7 @@ final class DifyExec implements Runnable {
         /// Creates an exception for a response that is JSON, but not what was asked for. It has the type of a syntax
         /// error, because [#ask] treats both alike.
         private static JsonProcessingException unexpected(String what) {
-            return new JsonParseException(null, what);
+            return new JsonParseException(null, what); // there is no parser
         }
 
         // Other requests
@@ -7177,6 +7190,7 @@ final class DifyExec implements Runnable {
                             return id;
                         });
             } catch (IOException problem) {
+                // the file on this machine is at fault, so another try fails, too
                 return new Reply.NotGot<>(
                         new Response.NotUploaded(local.file() + ": " + Text.reason(problem), false, Optional.empty()));
             }
@@ -7496,6 +7510,7 @@ final class DifyExec implements Runnable {
         /// another one.
         private Optional<Map.Entry<String, BigDecimal>> cost() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
+            // all are 0, so any currency will do
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
             return isPriceKnown && paid.size() == 1 ? Optional.of(paid.getFirst()) : Optional.empty();
         }
@@ -7665,6 +7680,7 @@ final class DifyExec implements Runnable {
         /// here, with the user that Dify recorded.
         Results.Success success(Row row) {
             var user = RunReader.text(stored, "sys.user_id");
+            // an earlier attempt without tries and edits; its mode and time are unknown, and the line has neither
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
             var end = Instant.ofEpochSecond(detail.path("finished_at").asLong());
             var took = Duration.ofMillis((long) (ran.usage().seconds() * 1000));
@@ -7786,7 +7802,7 @@ final class DifyExec implements Runnable {
         private static SSLContext trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
-                store.load(null, null);
+                store.load(null, null); // creates an empty store
                 var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
                 factory.init((KeyStore) null); // loads the system's certificates
                 for (var manager : factory.getTrustManagers())
@@ -7797,7 +7813,7 @@ final class DifyExec implements Runnable {
                     store.setCertificateEntry("own" + store.size(), own);
                 factory.init(store);
                 var context = SSLContext.getInstance("TLS");
-                context.init(null, factory.getTrustManagers(), null);
+                context.init(null, factory.getTrustManagers(), null); // no keys of our own, default random numbers
                 return context;
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 throw new Unusable(setting.place() + ": " + Text.reason(problem).replace(setting.text(), "…")
@@ -13002,6 +13018,7 @@ final class DifyExec implements Runnable {
                 // shut out, because look-ups and stops cannot reach the server, too
                 case Response.NotSent(var why, var hint) when !hint.isEmpty() ->
                         new Verdict.StopBatch(Stop.early("cannot connect to " + access + ": " + why, hint), true);
+                // the shortest wait, because [Health] spaces the requests while the server is down
                 case Response.NotSent(var why, _) -> new Verdict.Unreached(backoff.delay(0), why);
                 case Response.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
                         ? again(attempt, why, retryAfter) : Outcome.failed(why);
@@ -13012,6 +13029,7 @@ final class DifyExec implements Runnable {
         /// worker was shut down during the run (Dify 1.16), the row is not at fault and may be sent again.
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
+            // empty: a run has no `Retry-After`
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : Outcome.failed(words(ran));
         }
@@ -13056,6 +13074,7 @@ final class DifyExec implements Runnable {
                 case PAUSED -> Outcome.PAUSED;
                 case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.LookUp(Symptom.CUT, "Dify responded before the run had finished");
+                // empty: a run has no `Retry-After`
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
                         : Outcome.failed(words(ran));
             };
@@ -13206,7 +13225,7 @@ final class DifyExec implements Runnable {
         /// Handles an attempt that counted as not started, before its row is sent again. If a run has appeared, its
         /// outcome is waited for as after a lost response.
         private List<Step> recheck(Unresolved unresolved, LookUpResult found, LookUpContext here, Instant now) {
-            if (found instanceof LookUpResult.Absent)
+            if (found instanceof LookUpResult.Absent) // rechecked, so the row's next attempt is looked up, if any
                 return List.of(new Step.SendAgain(unresolved.attempt().tries(), true));
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
                 return failedLookUp(unresolved.attempt(), silent.response(), lookAgain(unresolved.later(now)));
@@ -13261,7 +13280,8 @@ final class DifyExec implements Runnable {
         /// was unknown.
         private List<Step> failed(Unresolved unresolved, Response.Ran ran, Instant now) {
             var attempt = unresolved.attempt();
-            // the row was about to be sent again, and a failed run does not change that
+            // the row was about to be sent again, and a failed run does not change that; false in `SendAgain`: other
+            // attempts of the row that are unseen are looked up first
             if (unresolved.is(Symptom.RECHECK)) return List.of(new Step.SendAgain(attempt.tries(), false));
             boolean isOverTime = unresolved.is(Symptom.TIMED_OUT) || unresolved.is(Symptom.OVERDUE);
             // Dify may store `stopped` a moment before the real end, see [Unresolved.LookUpState#afterStop]
@@ -13349,7 +13369,7 @@ final class DifyExec implements Runnable {
         /// past this one. A stream of an earlier session may wait until streams of this session show that.
         private List<Step> queued(Unresolved unresolved, LookUpContext here, Instant now) {
             if (here.passed().isPresent()) return settled(unresolved, here.passed().get(), now);
-            var later = unresolved.with(unresolved.state().later(now, false));
+            var later = unresolved.with(unresolved.state().later(now, false)); // a run in the queue holds no slot
             boolean mayBePassed = unresolved.attempt().isEarlier() && here.hasStreamsToCome();
             if (mayBePassed || now.isBefore(unresolved.state().deadline())) return lookAgain(later);
             return unknown(unresolved, "it may still wait in Dify's queue: no stream that was sent later has started");
@@ -13358,6 +13378,7 @@ final class DifyExec implements Runnable {
         /// Considers an attempt not started if no run has appeared for `--settle`. Until then, a server that is slow
         /// may still list the run.
         private List<Step> settled(Unresolved unresolved, Instant since, Instant now) {
+            // false: a run that has not appeared holds no slot
             return now.isBefore(since.plus(limits.settle()))
                     ? lookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
         }
@@ -13369,6 +13390,7 @@ final class DifyExec implements Runnable {
             if (attempt.isOfLostEdits()) return unknown(unresolved, "the edited row was never run, and its edits "
                     + "are lost; make them again in the shell, then 'retry ID'");
             var close = new Step.Close("not_started", Response.NOTHING, unresolved.why());
+            // false: other attempts of the row that are unseen are looked up first
             if (!unresolved.symptom().isOurs()) return List.of(close, new Step.SendAgain(attempt.tries(), false));
             var verdict = judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty());
             var next = verdict instanceof Outcome outcome ? giveUp(unresolved, outcome)
@@ -13405,6 +13427,7 @@ final class DifyExec implements Runnable {
         /// asks for it.
         private List<Step> giveUp(Unresolved unresolved, Outcome outcome) {
             var cut = new Response.Cut(unresolved.run(), unresolved.symptom(), unresolved.why());
+            // sent without tries, because the user asked for it, and without further look-ups
             return unresolved.symptom().isOurs() || !resendUnknown ? List.of(new Step.Judged(cut, outcome))
                     : List.of(new Step.Close("resent", cut, outcome.text()),
                             new Step.SendAgain(Attempt.Tries.NONE, true));
@@ -13427,6 +13450,8 @@ final class DifyExec implements Runnable {
 
             record Say(String text) implements Step {}
 
+            /// Sends the row again. Without `rechecked`, its unseen attempts are looked up first.
+            ///
             /// @param rechecked true if this attempt has no run, or the user accepts to pay twice
             record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
 
@@ -14051,7 +14076,7 @@ final class DifyExec implements Runnable {
 
     /// Holds one row of the input. `index` counts from 0, `line` is the line of the file where the row begins, and
     /// `fingerprint` is the hash of `inputs`. If `isEdited` is true, the CSV lacks the changes that the shell made.
-    /// `typed` contains the inputs that were numbers or dates in the file, not texts.
+    /// `typed` contains the inputs that were numbers or dates in the file, not texts; an export writes them as such.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
@@ -14059,6 +14084,7 @@ final class DifyExec implements Runnable {
             inputs = Collections.unmodifiableMap(inputs); // not Map.copyOf, which would lose the order of the columns
         }
 
+        /// Creates a row as the file contains it: not edited, and all of its cells are texts.
         Row(int index, long line, String id, Map<String, String> inputs) {
             this(index, line, id, inputs, Fingerprint.of(inputs), false, Set.of());
         }
@@ -14068,13 +14094,13 @@ final class DifyExec implements Runnable {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
             if (changed.equals(inputs)) return this;
-            // an edited cell is text, whatever the file had
+            // an edited cell is text, even if the file had a number
             var same = typed.stream().filter(name -> !edits.containsKey(name)).collect(Collectors.toSet());
             return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
         }
 
         /// Returns the row with the inputs of a request that was sent before the row changed. The fingerprint stays
-        /// that of the row in the CSV.
+        /// that of the row in the CSV, so that the attempt still counts as sent before the change.
         Row recorded(Map<String, String> sent) {
             return new Row(index, line, id, sent, fingerprint, isEdited, typed);
         }
@@ -14164,6 +14190,7 @@ final class DifyExec implements Runnable {
                 return prefix + count;
             }
 
+            /// Returns how many users were created, which is the sequence number of the last attempt.
             long count() {
                 return count;
             }
@@ -14257,6 +14284,7 @@ final class DifyExec implements Runnable {
         /// because only Dify sends the header `X-Version`. `run` is known if an error event followed the run's start.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
+            /// Creates a refusal by the status of a response, which is not within a stream and has no run.
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
@@ -14267,7 +14295,7 @@ final class DifyExec implements Runnable {
                 return http(200, false, "", why, Optional.empty());
             }
 
-            /// Creates a refusal for an `error` event of a stream.
+            /// Creates a refusal for an `error` event. Only Dify itself writes into a stream, and without headers.
             static Refused event(int status, String code, String message, Optional<RunRef> run) {
                 return new Refused(status, true, true, code, message, Optional.empty(), run);
             }
@@ -14306,12 +14334,14 @@ final class DifyExec implements Runnable {
         /// request waited before the run started, or empty if unknown. `message` is empty unless the app is a chatflow.
         record Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage,
                 Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
+            /// Creates a run without files, a known wait or a chatflow's message, which are added later.
             Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
                         ChatMessage.NONE);
             }
 
-            /// Creates the run of a chatflow that has answered; its message does not contain the run's id.
+            /// Creates the run of a chatflow that has answered. Its message contains neither the run's id nor the
+            /// workflow's version nor the number of steps, so they stay empty.
             static Ran answered(ObjectNode outputs, double seconds, ChatMessage message) {
                 var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
@@ -14513,6 +14543,8 @@ final class DifyExec implements Runnable {
         /// The run may have started, so it is looked up before anything is sent again.
         record LookUp(Symptom symptom, String why) implements Verdict {}
 
+        /// The batch stops, because every other row would get the same response.
+        ///
         /// @param isShutOut true if the server rejects this key from now on, even for looking up active runs
         record StopBatch(Stop stop, boolean isShutOut) implements Verdict {}
     }
@@ -14574,13 +14606,15 @@ final class DifyExec implements Runnable {
     /// unconfirmed failure counts if nothing else is found. `--settle` counts from `since`.
     record Unresolved(Attempt attempt, Response response, Purpose purpose, Symptom symptom, String why, Instant since,
             LookUpState state) {
+        /// Creates the first look-up of an attempt. No look-up has shown its run yet, as active or as stopped. The run
+        /// holds a slot if this session saw the symptom; a run of an earlier session may have ended long ago.
         Unresolved(Attempt attempt, Response response, Symptom symptom, String why, Instant since, Instant deadline) {
             this(attempt, response, Purpose.OUTCOME, symptom, why, since,
                     new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
         }
 
-        /// Creates a look-up that does not wait for its run to end. It has no deadline, because the first
-        /// response of the server decides.
+        /// Creates a look-up that does not wait for its run to end. It has no deadline, because the first response of
+        /// the server decides, and it holds no slot.
         static Unresolved withoutWait(Attempt attempt, Purpose purpose, Optional<RunRef> run, Instant due) {
             var symptom = purpose == Purpose.QUIET ? Symptom.STREAM_SILENT : Symptom.RECHECK;
             return new Unresolved(attempt, new Response.Cut(run, symptom, symptom.text), purpose, symptom,
