@@ -42,13 +42,13 @@ final class CompareTest extends WholeCommand {
         return new Given.PastBatch(2, 10, 0.5);
     }
 
-    /// A row with these outputs on each side.
+    /// Writes one row with these outputs on each side.
     private void outputs(String first, String second) throws IOException {
         batch().result("r", first).save(file("a.jsonl"));
         batch().result("r", second).save(file("b.jsonl"));
     }
 
-    /// Each kind of row once.
+    /// Writes each kind of row once.
     private void each() throws IOException {
         batch().attempt("same", "other", "gone", "broke").result("same", Map.of("answer", "yes"))
                 .result("other", "{\"answer\":\"a red car\",\"n\":[1,2]}").result("gone", Map.of("answer", "x"))
@@ -123,7 +123,7 @@ final class CompareTest extends WholeCommand {
                     .collect(Collectors.joining(" "));
         }
 
-        /// The files of the second batch lack these fields, as those of the original tool do.
+        /// Removes fields from the files of the second batch. Those of the original tool lack them, too.
         private void without(String fields) throws IOException {
             for (var name : List.of("b.jsonl", "b.jsonl.log")) {
                 var file = file(name);
@@ -448,7 +448,7 @@ final class CompareTest extends WholeCommand {
     class ExpectedValues {
         private static final String[] RULE = {"--expect", "wanted=/a"};
 
-        /// Writes the cells that are wanted from the rows `r-1` … of the files.
+        /// Writes a CSV with the expected values of the rows `r-1` …
         private void wanted(String... cells) throws IOException {
             var csv = new StringBuilder("id,text,wanted\n");
             for (int n = 1; n <= cells.length; n++)
@@ -456,7 +456,7 @@ final class CompareTest extends WholeCommand {
             Files.writeString(file("data.csv"), csv);
         }
 
-        /// Writes a file whose rows have these outputs `a`, as JSON; `-` failed.
+        /// Writes a file whose rows have these outputs `a`, as JSON. The row of a `-` failed.
         private void save(String name, String... outputs) throws IOException {
             var side = batch();
             for (int n = 1; n <= outputs.length; n++) {
@@ -696,7 +696,7 @@ final class CompareTest extends WholeCommand {
             }
         }
 
-        /// The share of seeds for which this holds.
+        /// Returns the share of seeds for which this holds.
         private double share(int broken, Predicate<JsonNode> holds) throws IOException {
             Files.writeString(file("data.csv"), IntStream.range(0, ROWS).mapToObj(row -> row + ",yes\n")
                     .collect(Collectors.joining("", "id,wanted\n", "")));
@@ -731,7 +731,7 @@ final class CompareTest extends WholeCommand {
 
     @Nested
     class TheJUnitReport {
-        /// A report whose counts are those of its test cases.
+        /// Returns a report, after a check that it counts its test cases correctly.
         private Element report(String... more) throws Exception {
             compare(words(List.of("--junit", path("report.xml")), more)).exits(3);
             var suite = DocumentBuilderFactory.newInstance().newDocumentBuilder()
@@ -744,7 +744,7 @@ final class CompareTest extends WholeCommand {
             return suite;
         }
 
-        /// By the name of each test case, the name of the element that it contains, or `passed`.
+        /// Maps the name of each test case to the element that it contains, or to `passed`.
         private static Map<String, String> cases(Element suite) {
             var cases = new LinkedHashMap<String, String>();
             var all = suite.getElementsByTagName("testcase");
@@ -786,7 +786,7 @@ final class CompareTest extends WholeCommand {
             assertTrue(failure.contains("expected no, found yes"), failure);
         }
 
-        /// What a model wrote may be anything: the report stays valid, the page inert, the sheet without formulas.
+        /// A model may write anything. The report stays valid, the page runs none of it, and the sheet has no formulas.
         @ParameterizedTest
         @ValueSource(strings = {"]]>", "<![CDATA[", "<a b='c'>&amp;", "\\u0000\\u001b", "\\ud800", "\\ud83d\\ude00",
                 "\\uffff", "=1+1", "</script><script>alert(1)</script>", "{+x+}", "\\u202e"})

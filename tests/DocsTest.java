@@ -8,7 +8,6 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
@@ -132,7 +131,7 @@ final class DocsTest extends WholeCommand {
             return BLOCK.matcher(text).replaceAll("").replaceAll("`[^`\n]*`", "");
         }
 
-        /// The anchors of the headings, as GitHub makes them.
+        /// Returns the anchors of the headings, as GitHub makes them.
         private static Set<String> anchors(Path page) throws IOException {
             return BLOCK.matcher(Files.readString(page)).replaceAll("").lines()
                     .filter(line -> line.matches("#{1,6} .*")).map(line -> line.replaceFirst("#+ ", "").toLowerCase())
@@ -174,7 +173,7 @@ final class DocsTest extends WholeCommand {
 
     @Nested
     class APage {
-        /// The keys of the list below a heading: the code before the colon of each entry.
+        /// Returns the keys of the list below a heading, which are the code before the colon of each entry.
         private static String entries(String name, String heading) throws IOException {
             return page(name).split(Pattern.quote(heading), 2)[1].lines().dropWhile(line -> !line.startsWith("- "))
                     .takeWhile(line -> line.startsWith("- ") || line.startsWith("  "))

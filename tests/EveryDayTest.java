@@ -16,7 +16,7 @@ final class EveryDayTest extends WholeCommand {
 
     @Nested
     class Resuming {
-        /// Of eight rows, three have succeeded and one has failed.
+        /// Runs half of eight rows. Three succeed and one fails.
         private void startBatch() throws IOException {
             rows(8);
             dify.row("2", dify.ended("failed", "no"));

@@ -14,7 +14,7 @@ import static org.junit.jupiter.api.Assertions.*;
 final class ForecastTest extends WholeCommand {
     private static final int ROWS = 2_000, SAMPLE = 50;
 
-    /// A batch of which some rows have a result, each of one second, so many at a time.
+    /// A batch of which some rows have a result. Each took a second, and so many ran at a time.
     private final class Finished {
         private final Given.PastBatch past = new Given.PastBatch(1, 10, 0);
         private final int together;
@@ -36,7 +36,7 @@ final class ForecastTest extends WholeCommand {
             return this;
         }
 
-        /// Rows 1 to `count`, with as many tokens each.
+        /// Adds rows 1 to `count`, with as many tokens each.
         Finished rows(int count, int tokens, Double price) {
             for (int id = 1; id <= count; id++) row("" + id, tokens, price);
             return this;
@@ -106,7 +106,7 @@ final class ForecastTest extends WholeCommand {
     /// A server that charges by the length of a row's text.
     @Nested
     class AForecastOfASimulatedServer {
-        /// Sorted by length; a row of so many tokens costs 0.0000015 USD for each.
+        /// Writes rows sorted by their length and returns the tokens of each. A token costs 0.0000015 USD.
         private int[] sortedTexts() throws IOException {
             var random = new Random(5);
             var tokens = IntStream.range(0, ROWS).map(_ -> 16 + (int) (100 * Math.exp(random.nextGaussian())))
@@ -308,7 +308,7 @@ final class ForecastTest extends WholeCommand {
             assertEquals("none", limit(dify.run("--sample", "6", "--mode", "blocking").exits(0)));
         }
 
-        /// The limits in the suggested next command.
+        /// Returns the limits in the suggested next command.
         private static String limit(Call call) {
             var limits = Pattern.compile("--max-\\w+ \\S+").matcher(call.next()).results().map(MatchResult::group);
             return limits.reduce((first, second) -> first + " " + second).orElse("none");

@@ -8,7 +8,6 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// The commands that the tool prints for its user to paste.
@@ -22,7 +21,7 @@ final class PasteTest extends WholeCommand {
 
         private final List<String> pasted = new ArrayList<>();
 
-        /// The command typed before the arguments.
+        /// The tool is started with these words, which precede the arguments.
         enum Way {
             LAUNCHER("./jbang DifyExec.java"), JBANG("jbang DifyExec.java"), INSTALLED("difyexec"),
             JAR("java -jar 'one jar.jar'");
@@ -33,7 +32,7 @@ final class PasteTest extends WholeCommand {
                 this.words = words;
             }
 
-            /// The launcher's is that of the script.
+            /// Returns where it is started. The launcher must be beside the script.
             Path folder() {
                 return this == LAUNCHER ? home : home.resolve(name());
             }
@@ -64,7 +63,7 @@ final class PasteTest extends WholeCommand {
                     "JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC", "LC_ALL", "C.UTF-8"), line);
         }
 
-        /// Additions to the system's PATH.
+        /// Returns what comes before the system's PATH.
         private static String programs(Way way) {
             return switch (way) {
                 case LAUNCHER -> "";
@@ -201,8 +200,8 @@ final class PasteTest extends WholeCommand {
             Files.writeString(file("$(id);id"), "");
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log")
                     .replaceAll("\"input\":\"[^\"]*\"", "\"input\":\"\\$(id);id\"")
-                    .replace("\"--user=me\"", Given.json("'--user=$(id)','--mode=a;id','--no-check','',null,'--base-url=http://other',"
-                            + "'--files=--base-url=http://other','--demo x'")));
+                    .replace("\"--user=me\"", Given.json("'--user=$(id)','--mode=a;id','--no-check','',null,"
+                            + "'--base-url=http://other','--files=--base-url=http://other','--demo x'")));
 
             assertEquals("retry -i '$(id);id' -o results.jsonl --demo --user '$(id)' --mode 'a;id' --no-check"
                             + " --files=--base-url=http://other",

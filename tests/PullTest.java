@@ -13,7 +13,6 @@ import module java.net.http;
 
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// `pull`: runs of a simulated app become the rows of a batch.
@@ -84,7 +83,7 @@ final class PullTest extends WholeCommand {
                 .put("upload_file_id", id.asText());
     }
 
-    /// The inputs as a row of JSON lines has them: a file is its URL.
+    /// Returns the inputs as a row of JSON lines has them, with the URL of each file.
     private static JsonNode asRow(String id, ObjectNode inputs) {
         var row = ServerTest.JSON.createObjectNode().put("id", id);
         inputs.properties().forEach(each -> row.set(each.getKey(), each.getValue()));
@@ -170,7 +169,7 @@ final class PullTest extends WholeCommand {
             assertFalse(Files.exists(file("rows.baseline.jsonl")), "a failed run has no outputs");
         }
 
-        /// The topics of the rows, or why there are none.
+        /// Returns the topics of the rows, or why there are none.
         private String topics(Map<String, String> settings, String... more) throws Exception {
             Files.deleteIfExists(file("rows.jsonl"));
             var call = pull(settings, words(List.of("--force"), more));

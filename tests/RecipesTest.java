@@ -15,7 +15,7 @@ import static org.junit.jupiter.api.Assertions.*;
 final class RecipesTest extends WholeCommand {
     private final Dify dify = dify();
 
-    /// A folder as the recipes need it: `difyexec` on the PATH, the key in `.env`, a CSV.
+    /// Prepares what the recipes need: `difyexec` on the PATH, the key in `.env`, and a CSV.
     @BeforeEach
     void install() throws IOException {
         var java = Given.Tool.words().stream().collect(Collectors.joining("' '", "'", "'"));
@@ -46,7 +46,7 @@ final class RecipesTest extends WholeCommand {
         return new Call(child.waitFor(), content("child.out"), content("child.err"));
     }
 
-    /// Each row has the result of a single process, and was sent once.
+    /// Checks that each row has the result of a single process and was sent once.
     private void isWhatOneProcessMakes() throws IOException {
         assertEquals(12, dify.runs());
         var one = path("one.jsonl");

@@ -63,7 +63,7 @@ final class ViewsTest extends WholeCommand {
         }
     }
 
-    /// Three successes, a retried failure, an unknown row and one that has not run yet.
+    /// Returns three successes, a retried failure, an unknown row and one that has not run yet.
     private Written mixed() {
         var batch = new Written().success("a", "first", "{\"answer\":\"yes\",\"score\":0.5}")
                 .success("b", "second", "{\"answer\":\"no\"}")
@@ -488,7 +488,7 @@ final class ViewsTest extends WholeCommand {
             }
         }
 
-        /// The log names the CSV.
+        /// The log contains the name of the CSV.
         @Test
         void neverOverwritesTheCsvOfABatchEvenIfItIsNotNamed() throws IOException {
             var batch = mixed();
@@ -527,7 +527,7 @@ final class ViewsTest extends WholeCommand {
             assertEquals(4, contents().size());
         }
 
-        /// Left by a killed process. A link with such a name is not ours, and its target stays.
+        /// A killed process leaves such files. A link with such a name is not ours, and its target stays.
         @Test
         void removesFilesOfAKilledProcess() throws IOException {
             var target = file("out.csv");
@@ -565,7 +565,7 @@ final class ViewsTest extends WholeCommand {
             assertEquals("x", Files.readString(file));
         }
 
-        /// The file that is being written.
+        /// Returns the name of the file that is being written.
         private String draft() throws IOException {
             var drafts = names().stream().filter(name -> name.startsWith(".")).toList();
             assertEquals(1, drafts.size(), drafts::toString);
@@ -583,7 +583,7 @@ final class ViewsTest extends WholeCommand {
         return ofBatch("status", words(List.of("--html", path("report.html")), more));
     }
 
-    /// The data in elements of the page with this attribute, as its script reads them.
+    /// Returns the data in elements of the page with this attribute, as its script reads them.
     private List<JsonNode> data(String attribute) throws IOException {
         var parts = new ArrayList<JsonNode>();
         var blocks = Pattern.compile("(?s)<script type=\"application/json\" " + attribute + ">(.*?)</script>")
@@ -844,7 +844,7 @@ final class ViewsTest extends WholeCommand {
             browser.isQuiet(file("report.html"));
         }
 
-        /// 5,000 rows, each tenth failed for one of two causes.
+        /// Returns 5,000 rows, of which each tenth failed for one of two causes.
         private Written many() {
             var written = new Written();
             for (int n = 1; n <= 5000; n++) {

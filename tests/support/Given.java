@@ -260,19 +260,19 @@ final class Given {
             return this;
         }
 
-        /// An attempt that did not succeed.
+        /// Adds an attempt that did not succeed.
         PastBatch ended(String id, String outcome, String error) {
             return attempt(id).end(id, outcome, "error", error);
         }
 
-        /// How the last attempt of a row ended, unless it succeeded.
+        /// Ends the last attempt of a row, unless it succeeded.
         PastBatch end(String id, String outcome, Object... fields) {
             return add(log, Json.object("event", "end", "t", end(), "id", id, "user", "user-" + latest(id),
                     "outcome", outcome, "run", "run-" + latest(id), "seconds", seconds,
                     "tokens", tokens, "price", price, "currency", "USD"), fields);
         }
 
-        /// The result of a row's last attempt, or of none that is in the log.
+        /// Adds the result of a row's last attempt, or of a row that the log lacks.
         /// @param outputs a text is JSON
         PastBatch result(String id, Object outputs, Object... fields) {
             return add(results, Json.object("id", id, "status", "success", "inputs", Map.of("id", id),
@@ -282,7 +282,7 @@ final class Given {
                     "total_tokens", tokens, "total_price", price, "currency", "USD"), fields);
         }
 
-        /// Another event of the log, at the current second.
+        /// Adds another event of the log, at the current second.
         PastBatch event(String name, Object... fields) {
             return add(log, Json.object("event", name, "t", NOON.plusSeconds(second)), fields);
         }
@@ -293,7 +293,7 @@ final class Given {
             return this;
         }
 
-        /// The latest attempt of a row.
+        /// Names the latest attempt of a row.
         private String latest(String id) {
             return id + "-" + attempts.getOrDefault(id, 0);
         }
@@ -302,7 +302,7 @@ final class Given {
             return NOON.plusSeconds(second++).plusMillis((long) (1_000 * seconds));
         }
 
-        /// Half of a surrogate pair becomes `?`.
+        /// Writes the files. Half of a surrogate pair becomes `?`.
         void save(Path output) throws IOException {
             Files.write(output, results.toString().getBytes(UTF_8));
             if (!log.isEmpty())
