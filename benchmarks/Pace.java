@@ -419,7 +419,8 @@ final class Pace implements Callable<Integer> {
         private static SimulatedRun run(boolean succeeds) {
             var now = Instant.parse("2026-01-16T12:00:00Z");
             var app = SimulatedRun.App.of(SimulatedRun.Version.V1_14_2, UUID.nameUUIDFromBytes(new byte[0]).toString());
-            var run = SimulatedRun.begin(app, USER, SimulatedJson.object("id", "row", "text", "some text"), now);
+            var inputs = SimulatedJson.object("id", "row", "text", "some text");
+            var run = SimulatedRun.begin(app, USER, inputs, Optional.empty(), now);
             return run.end(succeeds ? new SimulatedRun.State.Succeeded(SimulatedJson.object("answer",
                     "The answer of a model to a sentence that is not a long one.", "row_id", "row"))
                     : new SimulatedRun.State.Failed("Run failed: the model refused this input"), 42,

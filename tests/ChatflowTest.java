@@ -242,6 +242,7 @@ final class ChatflowTest extends WholeCommand {
             assertEquals("r c m", ran.ref().id() + " " + ran.message().conversation() + " " + ran.message().id());
         }
 
+        /// Also if its stream reported the end of another run.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
                 answer | message                                           | found
@@ -256,7 +257,7 @@ final class ChatflowTest extends WholeCommand {
                     "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'},'inputs':{'sys.user_id':'x'}}"))));
 
             for (var found : List.of(found(Optional.empty(), Symptom.NO_ANSWER),
-                    found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED))) // the end of another run in its stream
+                    found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED)))
                 assertEquals(expected, found instanceof LookUpResult.Ended(var ran, _)
                         ? found.word() + " " + ran.outputs() : found.toString());
         }

@@ -13,7 +13,6 @@ import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Data and its basics: times, text, settings.
 final class DataTest {

@@ -41,17 +41,19 @@ final class GrowthTest {
             writer.close();
         }
 
-        /// The last ones are sent again because their runs are not found. Later sessions would look for these once more.
+        /// The last ones are sent again because their runs are not found; later sessions would look for them again.
         static List<Arguments> rows() {
             Function<Attempt, Response> success = attempt -> succeeded("run-" + attempt.row().id());
+            Function<Attempt, Response> transientFailure = attempt -> attempt.tries().failed() == 0
+                    ? failed("Rate Limit Error") : success.apply(attempt);
+            Function<Attempt, Response> cutOff = attempt -> cut(Symptom.CUT, run("run-" + attempt.row().id()));
+            Function<Attempt, Response> lost = attempt -> attempt.tries().equals(Attempt.Tries.NONE)
+                    ? cut(Symptom.CUT) : success.apply(attempt);
             return List.of(Arguments.of("succeed", workflow(success, ABSENT), RowStatus.SUCCEEDED),
                     Arguments.of("fail", workflow(_ -> failed("no such city"), ABSENT), RowStatus.FAILED),
-                    Arguments.of("are retried", workflow(attempt -> attempt.tries().failed() == 0
-                            ? failed("Rate Limit Error") : success.apply(attempt), ABSENT), RowStatus.SUCCEEDED),
-                    Arguments.of("are looked up", workflow(attempt -> cut(Symptom.CUT, run("run-" + attempt.row().id())),
-                            ended(succeeded("run-found"))), RowStatus.SUCCEEDED),
-                    Arguments.of("are sent again", workflow(attempt -> attempt.tries().equals(Attempt.Tries.NONE)
-                            ? cut(Symptom.CUT) : success.apply(attempt), ABSENT), RowStatus.SUCCEEDED));
+                    Arguments.of("are retried", workflow(transientFailure, ABSENT), RowStatus.SUCCEEDED),
+                    Arguments.of("are looked up", workflow(cutOff, ended(succeeded("run-found"))), RowStatus.SUCCEEDED),
+                    Arguments.of("are sent again", workflow(lost, ABSENT), RowStatus.SUCCEEDED));
         }
 
         @Test

@@ -28,8 +28,8 @@ final class VersionsTest extends WholeCommand {
     private Map<String, String> asking(Kind kind, String version) throws IOException {
         boolean isChat = kind == Kind.CHATFLOW;
         csv(isChat ? "id,query" : "id,text", "1,one", "2,two");
-        return start(new Setup("asking", Optional.of(SimulatedGraph.asking(isChat)), kind, _ -> true), "--dify", version,
-                "--columns", isChat ? "id" : "id,text");
+        var setup = new Setup("asking", Optional.of(SimulatedGraph.asking(isChat)), kind, _ -> true);
+        return start(setup, "--dify", version, "--columns", isChat ? "id" : "id,text");
     }
 
     @Nested

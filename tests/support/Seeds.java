@@ -783,7 +783,8 @@ final class Seeds implements Callable<Integer> {
                         || end.path("tokens").asInt() == Job.TOKENS, () -> "the tokens of a stopped run do not count");
             }
             var late = Set.copyOf(Scene.texts("user", scene.log("late")));
-            for (var id : schedule.ids) paid(id).filter(job -> job.fault == Fault.LATE && !late.contains(job.attempt.user()))
+            for (var id : schedule.ids) paid(id).filter(job -> job.fault == Fault.LATE)
+                    .filter(job -> !late.contains(job.attempt.user()))
                     .filter(job -> schedule.crashes == 0 || !runs.contains(job.ref.id())) // killed between both files
                     .filter(this::isPaidAgain).findFirst().ifPresent(job -> Schedule.check(false,
                             () -> "row " + id + ": " + job.ref.id() + " is not reported as late"));

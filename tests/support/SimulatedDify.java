@@ -10,7 +10,6 @@ import difyexec.Simulator.Setup.Kind;
 import module java.base;
 
 import static difyexec.SimulatedJson.object;
-import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
 /// The app's API: answers each exchange, on any thread.
@@ -716,7 +715,8 @@ final class SimulatedDify {
     }
 
     /// Sends pings meanwhile. Empty if the run's worker is killed before.
-    private Optional<Report> awaitEnd(Chunks out, SimulatedJob job, CompletableFuture<Report> reported) throws IOException {
+    private Optional<Report> awaitEnd(Chunks out, SimulatedJob job, CompletableFuture<Report> reported)
+            throws IOException {
         while (!CompletableFuture.anyOf(reported, job.killed).thenApply(_ -> true)
                 .completeOnTimeout(false, pace.millis(PING_PERIOD), MILLISECONDS).join()) out.write(PING);
         return Optional.ofNullable(reported.getNow(null));
@@ -805,7 +805,7 @@ final class SimulatedDify {
         if (found.isPresent()) exchange.ok(found.get().detail());
         else if (worker) throw refused(404, "not_found", "Workflow run not found.");
         else {
-            var detail = SimulatedRun.begin(current.app(), "", Map.of(), Instant.EPOCH).detail();
+            var detail = SimulatedRun.begin(current.app(), "", Map.of(), Optional.empty(), Instant.EPOCH).detail();
             detail.replaceAll((_, _) -> null);
             exchange.ok(detail);
         }

@@ -36,8 +36,8 @@ final class SimulatedFiles {
             case "jpg", "jpeg", "png", "webp", "gif", "svg" -> "image";
             case "mp3", "m4a", "wav", "amr", "mpga" -> "audio";
             case "mp4", "mov", "mpeg", "webm" -> "video";
-            case "txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt", "properties", "doc", "docx",
-                 "csv", "eml", "msg", "pptx", "ppt", "xml", "epub" -> "document";
+            case "txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt", "properties", "doc",
+                 "docx", "csv", "eml", "msg", "pptx", "ppt", "xml", "epub" -> "document";
             default -> "custom";
         };
     }

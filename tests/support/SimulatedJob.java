@@ -284,7 +284,8 @@ final class SimulatedJob {
 
     /// What a chatflow's message contains of the form that its run waited for.
     List<Map<String, Object>> waited() {
-        if (question.isEmpty() || !stored.isDone() || !(stored.join().state() instanceof State.Paused)) return List.of();
+        boolean hasPaused = stored.isDone() && stored.join().state() instanceof State.Paused;
+        if (question.isEmpty() || !hasPaused) return List.of();
         var form = stored.join().reason();
         List.of("TYPE", "approval_channels").forEach(form::remove);
         form.put("display_in_ui", true);

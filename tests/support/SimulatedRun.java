@@ -13,10 +13,6 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
                     Optional<SimulatedMessage> question, Instant created, State state, int tokens, Instant changed) {
     static final String VERSIONS = "1.19.0 (as 1.16.1), 1.16.1, 1.16.0, 1.14.2 or 1.9.2";
 
-    static SimulatedRun begin(App app, String user, Map<String, Object> inputs, Instant now) {
-        return begin(app, user, inputs, Optional.empty(), now);
-    }
-
     static SimulatedRun begin(App app, String user, Map<String, Object> inputs, Optional<SimulatedMessage> question,
             Instant now) {
         return new SimulatedRun(app, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs,
