@@ -297,6 +297,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
+            // in the shell, a retry of one row shows its run as it happens; several rows would be mixed
             if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
             // false, because there is no `retry --fresh`
             return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force), false);
@@ -809,6 +810,8 @@ final class DifyExec implements Runnable {
                     : script(session, new InputStreamReader(System.in, UTF_8), keepGoing);
         }
 
+        /// Starts a session, with a batch if one was given. Checks the settings now, so that a mistake is reported
+        /// before the first command.
         ShellSession session() {
             setup.check(retrying);
             var session = new ShellSession(this);
@@ -3432,7 +3435,8 @@ final class DifyExec implements Runnable {
         String version;
 
         /// Starts the simulated Dify for `--demo`, or returns empty. Its form has each column except the chatflow's
-        /// question, so that every CSV fits.
+        /// question, so that every CSV fits. `--demo` without a value means a workflow on the version that it
+        /// simulates; `--workflow-id` may select another published version.
         Optional<Demo> start(Csv csv) throws IOException {
             if (version == null) return Optional.empty();
             var question = version.equals(Demo.CHATFLOW) ? csv.shape().queryColumn() : "";
@@ -3493,6 +3497,7 @@ final class DifyExec implements Runnable {
                     vars);
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
+            // without a batch, there are no earlier choices, so their log, here `input`, appears in no message
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty()));
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
@@ -3515,6 +3520,7 @@ final class DifyExec implements Runnable {
                 "--timeout", "TIMEOUT", "--max-retries", "MAX_RETRIES", "--initial-retry-delay", "INITIAL_RETRY_DELAY",
                 "--max-retry-delay", "MAX_RETRY_DELAY");
 
+        /// Returns null for an unreadable setting, which [Env#needed] rejects once the command needs it.
         @Override
         public String defaultValue(ArgSpec arg) {
             return setting(arg).filter(setting -> setting.fault().isEmpty()).map(Env.Setting::text).orElse(null);
@@ -5274,6 +5280,7 @@ final class DifyExec implements Runnable {
         /// Holds a rule that applies to a row, its expected value, and what its output contains on each side.
         record Check(String column, String output, String value, String first, String second) {}
 
+        /// @param csv null if nothing is expected
         static Expectations of(Csv csv, List<String> typed, JsonDiff diff, BigDecimal tolerance) {
             var rules = typed.stream().map(rule -> Rule.of(rule, csv)).toList();
             var cells = new ArrayList<Map<Rule, String>>();
