@@ -9003,7 +9003,7 @@ final class DifyExec implements Runnable {
             return stopped;
         }
 
-        /// Returns how many output files of each row could not be downloaded, by the number of the row's entry.
+        /// Returns for each row, by its entry, how many of its output files could not be downloaded.
         SortedMap<Integer, Integer> missingFiles() {
             return Collections.unmodifiableSortedMap(missingFiles);
         }
@@ -9091,6 +9091,7 @@ final class DifyExec implements Runnable {
                         isDoubtful);
             }
 
+            /// Returns the attempt in another state. The methods below also return changed copies.
             Sent as(State state) {
                 return new Sent(event, server, run, state, isElsewhere, isDoubtful);
             }
@@ -10059,6 +10060,7 @@ final class DifyExec implements Runnable {
         static List<BatchFiles> named(BatchFiles whole) {
             var output = whole.results();
             if (whole.shard().isPresent()) return List.of();
+            // removes the endings of a shard's other files, and keeps names that its shard would get from this output
             return Storage.list(output.toAbsolutePath().getParent()).stream().map(file -> output.resolveSibling(file
                             .getFileName().toString().replaceFirst("\\.(log(\\.merged)?|lock|retry)$", ""))).distinct()
                     .filter(file -> Shard.in(file).filter(shard -> shard.of(output).equals(file)).isPresent())
@@ -10088,7 +10090,8 @@ final class DifyExec implements Runnable {
                     "run them with --shard if they did not run elsewhere, then 'merge'");
         }
 
-        /// Refuses a shard whose session read the CSV with other options, because its ids and rows would differ.
+        /// Refuses a shard whose session divided the CSV into other rows or ids. Choices such as `--map` may differ,
+        /// because they change only what a row sends.
         static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
             var then = session.choices();
             var now = csv.shape();
@@ -10552,7 +10555,7 @@ final class DifyExec implements Runnable {
             record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
                     String executedAt, long totalTokens, BigDecimal totalPrice, String currency, boolean edited,
                     String user, String fingerprint, Double seconds, List<String> missing) {
-                Head {
+                Head { // such a line is counted as one that cannot be read
                     if (id.isBlank() || status.isEmpty()) throw new IllegalArgumentException("not a result");
                 }
 
@@ -11472,6 +11475,7 @@ final class DifyExec implements Runnable {
                 }
                 long widest = lines.isEmpty() ? 0 : Collections.max(lines.values());
                 if (filled * 2 > widest - first.stream().takeWhile(String::isBlank).count()) return;
+                // the first row that is more than half as wide as the widest
                 long likelyHeaderRow = lines.keySet().stream().filter(row -> lines.get(row) * 2 > widest)
                         .findFirst().orElse(line);
                 var repair = new Faulty.Repair("--header-row", likelyHeaderRow);
@@ -12506,8 +12510,8 @@ final class DifyExec implements Runnable {
             return type.equals(QUESTION);
         }
 
-        /// Returns whether the variable takes text. An empty cell is a text for these types, and means no value for all
-        /// others.
+        /// Returns whether the variable takes text. For such a variable, an empty cell is an empty text. For any other
+        /// variable, it means that there is no value.
         boolean isText() {
             return type.equals("text-input") || type.equals("paragraph");
         }
@@ -12730,12 +12734,12 @@ final class DifyExec implements Runnable {
         /// Holds a chatflow's question, which is sent beside the inputs.
         record Query(String text) implements Value {}
 
-        /// Holds JSON that is sent as is: a number with all its digits, a boolean, an object, or a file that Dify has
-        /// or fetches.
+        /// Holds JSON that is sent as is. This is a number, whose digits are all kept, a boolean, an object, or a file
+        /// that Dify has or can fetch.
         record Raw(String json) implements Value {}
 
-        /// Holds a file on this machine that must be uploaded first: `name` as in the cell, `file` with all links
-        /// followed.
+        /// Holds a file on this machine that must be uploaded first. `name` is its name in the cell, and `file` its
+        /// real path, because a link could be changed between the check and the upload.
         record Local(String kind, String name, Path file) implements Value {
             Value uploaded(String id) {
                 return Value.file(kind, "local_file", "upload_file_id", id);
