@@ -5559,6 +5559,7 @@ final class DifyExec implements Runnable {
         /// @param halt ends the process at once
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
                 Executor workers, Runnable halt) {
+            /// Creates the ports of a real process. A virtual thread for each request costs little while it waits.
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
                 return new Ports(workflow, watcher, Times.clock(InstantSource.system(), System::nanoTime),
                         new LinkedBlockingQueue<>(), Thread::startVirtualThread,
@@ -5566,6 +5567,8 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Takes over from the batch's history what still counts in this session: figures, the newest stream that had
+        /// begun and the last version of the workflow.
         Engine(Batch.Wanted wanted, Terms terms, BatchWriter writer, Ports ports) {
             this.ports = ports;
             this.watcher = ports.watcher();
@@ -5672,7 +5675,7 @@ final class DifyExec implements Runnable {
                     health.verdict(clock.instant(), inFlight.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
                 writer.recordStop(clock.instant(), agenda.stopReason());
-            } catch (UncheckedIOException problem) {
+            } catch (UncheckedIOException problem) { // of the results or the log: nothing can be recorded any more
                 agenda.stopWith(writer.unwritable(problem.getCause()));
             }
             watcher.end();
@@ -5691,6 +5694,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the session may end: everything is done or, after a stop, no running row is waited for.
+        /// After a stop, look-ups are not waited for either, because the next session can repeat them.
         private boolean isOver() {
             if (agenda.stopReason().isEmpty()) return inFlight.isEmpty() && looking == 0 && agenda.isDone();
             return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
@@ -5755,6 +5759,7 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Takes the result of a probe from its worker.
         private void probed(Optional<Response> failure, Instant sent) {
             probing--;
             // even a refusal shows that the server responds
@@ -5763,6 +5768,7 @@ final class DifyExec implements Runnable {
             failure.ifPresent(response -> obeyPause(response, clock.instant()));
         }
 
+        /// Sends the attempt on a worker thread. Its response comes back as a message.
         private void send(InFlight sent) {
             work(() -> {
                 var response = answer(sent);
@@ -5869,7 +5875,7 @@ final class DifyExec implements Runnable {
             boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
             switch (heard) {
                 case StreamEvent.Uploaded _ -> {
-                    sent.start = clock.instant(); // the request follows
+                    sent.start = clock.instant(); // the request follows, and an upload may take long
                 }
                 // one case for each, so that the compiler reports an event that is added later
                 case StreamEvent.NodeBegan node -> watcher.onStreamEvent(node);
@@ -5896,7 +5902,7 @@ final class DifyExec implements Runnable {
                     noteWait(attempt, waited, "first event after %s");
                     if (taskStopsSent) stopTask(sent); // its task was unknown when the other runs were stopped
                 }
-                case StreamEvent.Idle(var run) -> {
+                case StreamEvent.Idle(var run) -> { // its run may have ended, although the stream is still open
                     var quiet = Unresolved.withoutWait(attempt, Purpose.QUIET, Optional.of(run), clock.instant());
                     if (!sent.lookedUp)
                         agenda.lookUp(quiet.with(quiet.state().withStart(Optional.of(sent.start), Instant.MAX)));
@@ -6165,6 +6171,7 @@ final class DifyExec implements Runnable {
             return unresolved.is(Purpose.QUIET) && !inFlight.containsKey(unresolved.attempt().sequence());
         }
 
+        /// Collects what this session knows about an attempt, for the rules.
         private LookUpRules.LookUpContext lookUpContext(Unresolved unresolved) {
             if (unresolved.is(Purpose.LATE)) writer.write(); // so that a success just found by a look-up counts
             var sent = inFlight.get(unresolved.attempt().sequence());
@@ -6185,6 +6192,7 @@ final class DifyExec implements Runnable {
             var attempt = unresolved.attempt();
             for (var step : steps) switch (step) {
                 case LookUpRules.Step.Take(var sent, var ran, var verdict) -> {
+                    // the summary counts results that were recovered without another run
                     writer.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
                     carryOut(sent, unresolved.start(), ran, verdict);
                 }
@@ -6482,6 +6490,7 @@ final class DifyExec implements Runnable {
         /// @param rest    why the session pauses, if it does
         record Activity(int running, int waiting, int lookUps, Optional<String> rest) {}
 
+        /// Starts with the rows of earlier sessions counted as `others`, because the progress line shows the batch.
         Tally(Batch.Wanted wanted, Pace pace, InstantSource clock) {
             this.ours = wanted.entries();
             this.open = wanted.entries();
@@ -6950,6 +6959,7 @@ final class DifyExec implements Runnable {
             return hasRun ? Response.Ran.failed(refused.message()) : refused;
         }
 
+        /// Returns the URL that starts a run. A workflow's version is part of it; a chatflow's is in the request.
         URI startAddress() {
             if (isChat()) return access.at("/chat-messages");
             var version = access.workflowId().isEmpty() ? "" : encoded(access.workflowId()) + "/";
@@ -7149,6 +7159,7 @@ final class DifyExec implements Runnable {
                     && gone.code().equals("not_found");
         }
 
+        /// Interprets the content of a reply. A reply without content shows nothing about the run.
         private static <T> LookUpResult result(Reply<T> reply, Function<T, LookUpResult> then) {
             return switch (reply) {
                 case Reply.Got(var value) -> then.apply(value);
@@ -7346,6 +7357,7 @@ final class DifyExec implements Runnable {
         sealed interface Reply<T> {
             record Got<T>(T value) implements Reply<T> {}
 
+            /// @param response what happened instead: a refusal, a broken connection or a request that did not leave
             record NotGot<T>(Response response) implements Reply<T> {}
 
             /// Continues with the content. Without content, the response stays the result.
@@ -7558,6 +7570,7 @@ final class DifyExec implements Runnable {
             return data().path("finished_at").asLong(0);
         }
 
+        /// Returns what the response contains about a chatflow's message. The price is that of the whole answer.
         private Response.ChatMessage message() {
             var usage = metadata.path("usage");
             boolean isUnclear = !prices.isEmpty() && cost().isEmpty(); // in this case Dify has added up two currencies
@@ -7767,6 +7780,7 @@ final class DifyExec implements Runnable {
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
 
+        /// Creates the client on another thread, because that takes a quarter of a second.
         Transport(Access access, long maxBytes) {
             this.maxBytes = maxBytes;
             this.proxy = access.proxy();
@@ -7886,6 +7900,7 @@ final class DifyExec implements Runnable {
                 case CertificateExpiredException _, CertificateNotYetValidException _ -> Optional.of(
                         new Response.NotSent("the server's certificate is not valid at this time" + through,
                                 "renew it, or set the clock of this machine"));
+                // such as "No name matching host found"
                 case CertificateException _ when words.startsWith("No ") -> Optional.of(new Response.NotSent(
                         "the server's certificate is for another host" + through,
                         "set DIFY_API_BASE_URL to the host that the certificate names"));
@@ -8008,6 +8023,7 @@ final class DifyExec implements Runnable {
                                 .filter(Duration::isPositive));
             }
 
+            /// Returns the time in a header. A header that cannot be read counts as missing.
             Optional<Instant> date(String name) {
                 try {
                     return header(name).map(DateTimeFormatter.RFC_1123_DATE_TIME::parse).map(Instant::from);
@@ -13002,6 +13018,7 @@ final class DifyExec implements Runnable {
                 stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)",
                         "run the same command again on the next day or in the next period"));
 
+        /// Holds a refusal that stops the batch, with the texts for the user.
         private record Refusal(Pattern answer, Exit exit, String what, String hint) {}
 
         private static Refusal stop(String answer, String what, String hint) {
@@ -13192,6 +13209,7 @@ final class DifyExec implements Runnable {
         enum RetryRuns {
             NEVER, TRANSIENT, ALWAYS;
 
+            /// Returns the value as it is typed, which the help and messages show.
             @Override
             public String toString() {
                 return name().toLowerCase(Locale.ROOT);
@@ -13454,11 +13472,13 @@ final class DifyExec implements Runnable {
             /// Gives the attempt this verdict. `response` is what this session saw of it.
             record Judged(Response response, Verdict verdict) implements Step {}
 
+            /// Looks the run up again later.
             record LookAgain(Unresolved unresolved) implements Step {}
 
             /// Logs that the attempt ended in this way.
             record Close(String end, Response response, String why) implements Step {}
 
+            /// Tells the user something that is not an outcome.
             record Say(String text) implements Step {}
 
             /// Sends the row again. Without `rechecked`, its unseen attempts are looked up first.
@@ -13466,6 +13486,7 @@ final class DifyExec implements Runnable {
             /// @param rechecked true if this attempt has no run, or the user accepts to pay twice
             record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
 
+            /// Stops the batch, because the look-up was refused for a reason that concerns every request.
             record Abort(Verdict.StopBatch refusal) implements Step {}
         }
     }
@@ -13485,6 +13506,7 @@ final class DifyExec implements Runnable {
             return Duration.ofMillis((long) (full * (0.5 + dice.getAsDouble() / 2)));
         }
 
+        /// Returns the wait, or a longer `Retry-After` up to the limit of a [Pause].
         Duration delay(int attempts, Optional<Duration> retryAfter) {
             var delay = delay(attempts);
             return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
@@ -13549,6 +13571,9 @@ final class DifyExec implements Runnable {
         /// Holds when a run was active on the server.
         private record Span(Instant from, Instant to) {}
 
+        /// @param ceiling the value of `-c`, with which the session starts
+        /// @param wait    the value of `--wait`, or null
+        /// @param rate    the value of `--rate`, or null
         Pace(int ceiling, Duration wait, Rate rate) {
             this.ceiling = ceiling;
             this.wait = Optional.ofNullable(wait);
@@ -13739,6 +13764,7 @@ final class DifyExec implements Runnable {
             return nextProbe.isAfter(pausedUntil) ? nextProbe : pausedUntil;
         }
 
+        /// Pauses until this time. A later pause that is shorter does not end the first one sooner.
         void pause(Instant until) {
             if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
@@ -13792,6 +13818,7 @@ final class DifyExec implements Runnable {
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(MAX_REFUSAL).isBefore(now);
         }
 
+        /// Returns why nothing is sent, for the progress line. Returns empty if requests are sent.
         Optional<String> pauseNote(Instant now) {
             if (now.isBefore(pausedUntil)) return Optional.of("waiting "
                     + Text.seconds(Duration.between(now, pausedUntil)) + " (Retry-After)");
@@ -13824,6 +13851,7 @@ final class DifyExec implements Runnable {
         static final int FIRST_ROWS = 20; // if fewer rows fail, that may still be chance
         private static final String CONTINUE = "a higher limit continues";
 
+        /// Stops the batch at `--max-failures`.
         Optional<Stop> tooManyFailed(long failed, long done) {
             return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
                     : Optional.of(Stop.early("--max-failures reached: " + Text.count(failed, "row") + " failed",
@@ -13927,6 +13955,8 @@ final class DifyExec implements Runnable {
         private int refusedStreams = 0;
         private boolean mayStream; // true if streaming may be chosen automatically
 
+        /// @param asked   the value of `--mode`
+        /// @param earlier the last mode of the batch, which may have been chosen because of its server
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.mayStream = asked == Mode.AUTO;
             this.app = app;
@@ -13979,6 +14009,8 @@ final class DifyExec implements Runnable {
                     + " rows inside their streams, and keeps each open for 5 minutes; continuing in blocking mode.");
         }
 
+        /// Returns whether a proxy has probably cut off a request that took too long: it responded with 504 or 524, or
+        /// the connection broke late. Then a stream may last longer, because its pings pass the proxy.
         private static boolean isProxyCut(Response response, Duration took) {
             return switch (response) {
                 case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
@@ -14474,7 +14506,7 @@ final class DifyExec implements Runnable {
             static Optional<RunStatus> of(String word) {
                 return switch (word) {
                     case "partial-succeeded" -> Optional.of(PARTIAL);
-                    case "scheduled" -> Optional.of(RUNNING);
+                    case "scheduled" -> Optional.of(RUNNING); // declared by Dify, but no version was seen to send it
                     default -> Stream.of(values()).filter(status -> status.word().equals(word)).findFirst();
                 };
             }
@@ -14821,6 +14853,7 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds the kinds of apps that run a workflow. They differ in their requests and in how a run is looked up.
     enum AppKind {
         WORKFLOW, CHATFLOW;
 
@@ -14834,7 +14867,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the delay between a request and its first look-up. An earlier look-up of a chatflow's conversation
-        /// can make Dify create two users of that name, which hides the row for good.
+        /// can make Dify create two users of that name, which hides the row for good (`chatflow_early_look.json`, where
+        /// half a second was enough). The log of a workflow creates no user.
         Duration firstLook() {
             return this == CHATFLOW ? Duration.ofSeconds(2) : Duration.ZERO;
         }
@@ -14857,6 +14891,7 @@ final class DifyExec implements Runnable {
             return appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
         }
 
+        /// Returns whether a batch's log recorded this app. The part before the hyphen is the salt.
         boolean hasAppHash(String recorded) {
             return recorded.equals(appHash(recorded.split("-", 2)[0]));
         }
@@ -14870,6 +14905,7 @@ final class DifyExec implements Runnable {
             return URI.create(baseUrl + path);
         }
 
+        /// Returns what to check if the URL does not lead to Dify's API.
         String advice() {
             return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
