@@ -177,7 +177,7 @@ final class DifyExec implements Runnable {
             return;
         }
         setProperties();
-        // ./jbang passes on its folder and the typed words: for the .env there, and for the commands in hints
+        // ./jbang passes on its folder, whose .env is read, and the typed words, which the suggested commands repeat
         var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
         var started = Env.started(System.getenv("DIFYEXEC_COMMAND"), List.of(args),
                 System.getProperty("java.class.path"), Files.exists(Path.of("DifyExec.java")));
@@ -192,7 +192,7 @@ final class DifyExec implements Runnable {
         // Seconds. Dify 1.9 closes a connection after two idle seconds. A request that is sent just then is cut off,
         // and its run is unknown. Later versions never close it, and it takes one of the server's ten connections.
         properties.putIfAbsent("jdk.httpclient.keepalive.timeout", "1");
-        // Lets a proxy for https ask for a password. Java rejects that by default.
+        // Lets a proxy for https ask for a password, which Java does not allow by default.
         properties.putIfAbsent("jdk.http.auth.tunneling.disabledSchemes", "");
         // Bytes. Every connection has such buffers, and with many rows at a time Java's 16 KB cost too much memory.
         properties.putIfAbsent("jdk.httpclient.bufsize", "4096");
@@ -3269,6 +3269,7 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds the options about the workflow and what it gets. `check` has them too, so that it checks what `run` sends.
     static final class WorkflowOptions {
         @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
                 description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
@@ -3445,13 +3446,15 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds the options about the input. Help shows those that are hidden only with `--help-all`, because few users
+    /// need them.
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
         String idColumn;
 
         /// Maps columns to variables. `--map COLUMN=` drops an earlier mapping. The shell joins several values with
-        /// NUL.
+        /// NUL, because a value may contain any other character.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
         Map<String, String> map = Map.of();
@@ -5304,6 +5307,7 @@ final class DifyExec implements Runnable {
             return entry < 0 ? Map.of() : cells.get(entry);
         }
 
+        /// Returns whether a row has an expected value. Without rules, every row is judged by its success.
         boolean isJudged(String id) {
             return isEmpty() || !cells(id).isEmpty();
         }
