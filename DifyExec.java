@@ -12758,8 +12758,8 @@ final class DifyExec implements Runnable {
         /// that Dify has or can fetch.
         record Raw(String json) implements Value {}
 
-        /// Holds a file on this machine that must be uploaded first. `name` is its name in the cell, and `file` its
-        /// real path, because a link could be changed between the check and the upload.
+        /// Holds a file on this machine that must be uploaded first. `name` is its name in the cell. `file` is its real
+        /// path, so that the upload notices a link that was changed after the check.
         record Local(String kind, String name, Path file) implements Value {
             Value uploaded(String id) {
                 return Value.file(kind, "local_file", "upload_file_id", id);
