@@ -6524,22 +6524,22 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        void sent(int entry, Instant at) {
-            super.sent(entry, at);
+        void countSent(int entry, Instant at) {
+            super.countSent(entry, at);
             if (recent.isEmpty()) recent.add(at); // the first rate counts from the start of the first rows
         }
 
         @Override
-        void spent(int entry, long tokens, BigDecimal price, String currency) {
-            super.spent(entry, tokens, price, currency);
+        void countSpending(int entry, long tokens, BigDecimal price, String currency) {
+            super.countSpending(entry, tokens, price, currency);
             if (isSent(entry)) ownSpending.add(tokens, price, currency);
         }
 
         /// Records an outcome. A late run may change an earlier outcome, including that of a row that is not part of
         /// this session.
         @Override
-        void ended(int entry, RowStatus former, Outcome outcome, Double seconds) {
-            super.ended(entry, former, outcome, seconds);
+        void countOutcome(int entry, RowStatus former, Outcome outcome, Double seconds) {
+            super.countOutcome(entry, former, outcome, seconds);
             var now = clock.instant();
             var rows = ours.get(entry) || others.isEmpty() ? counts : others;
             if (!open.get(entry)) rows.computeIfPresent(former, (_, count) -> count - 1);
@@ -8862,11 +8862,11 @@ final class DifyExec implements Runnable {
                 }
                 case AttemptEvent attempt -> {
                     advanceTo(attempt.t());
-                    if (attempt.n() == 0) starts.started(attempt.t()); // not a retry, which starts no other row
+                    if (attempt.n() == 0) starts.addStart(attempt.t()); // not a retry, which starts no other row
                 }
                 case EndEvent end -> {
                     advanceTo(end.t());
-                    starts.ended(end.t());
+                    starts.addEnd(end.t());
                 }
                 case StopEvent stop -> {
                     if (stop.user().isEmpty()) advanceTo(stop.t()); // the session stopped, not a single run
@@ -8878,19 +8878,19 @@ final class DifyExec implements Runnable {
         }
 
         /// Counts a row that was sent. The figures of a session also use the time.
-        void sent(int entry, Instant at) {
+        void countSent(int entry, Instant at) {
             sent.set(entry);
         }
 
         /// Adds the tokens and the price of a run.
         ///
         /// @param price null if it is not known
-        void spent(int entry, long tokens, BigDecimal price, String currency) {
+        void countSpending(int entry, long tokens, BigDecimal price, String currency) {
             spending.add(tokens, price, currency);
         }
 
         /// Notes how many files of a row's outputs could not be saved. The row's last result counts.
-        void saved(int entry, int missing) {
+        void noteMissingFiles(int entry, int missing) {
             if (missing == 0) missingFiles.remove(entry);
             else missingFiles.put(entry, missing);
         }
@@ -8899,7 +8899,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param former  the row's status before
         /// @param seconds null if unknown, as in results of the original tool
-        void ended(int entry, RowStatus former, Outcome outcome, Double seconds) {
+        void countOutcome(int entry, RowStatus former, Outcome outcome, Double seconds) {
             if (outcome.status().isSuccess()) succeeded.set(entry);
             else if (former.isSuccess()) return;
             // at most 31 bits, because `compare` packs the milliseconds and a row's number into one long
@@ -8907,10 +8907,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Extends the session's time to the end of this attempt, which produced the row's result.
-        void resultOf(AttemptEvent attempt, int entry) {
+        void extendToResult(AttemptEvent attempt, int entry) {
             var end = attempt.t().plusMillis(millis(entry).orElse(0));
             if (end.isAfter(lastResult)) lastResult = end;
-            starts.ended(end);
+            starts.addEnd(end);
         }
 
         /// Adds the time since the last event of the session.
@@ -8950,14 +8950,14 @@ final class DifyExec implements Runnable {
             private Instant first = Instant.MAX, last = Instant.MIN, firstEnd = Instant.MAX;
             private long filling = 0, following = 0; // count rows
 
-            void started(Instant at) {
+            void addStart(Instant at) {
                 if (at.isBefore(first)) first = at;
                 last = at;
                 if (at.isBefore(firstEnd)) filling++;
                 else following++;
             }
 
-            void ended(Instant at) {
+            void addEnd(Instant at) {
                 if (at.isBefore(firstEnd)) firstEnd = at;
             }
 
@@ -9232,8 +9232,8 @@ final class DifyExec implements Runnable {
             settle(entry, success.outcome().status());
             if (!success.workflowId().isEmpty()) index.madeBy(success.workflowId());
             spend(entry, success.totalTokens(), success.totalPrice(), success.currency());
-            counting.forEach(one -> one.ended(entry, former, success.outcome(), success.seconds()));
-            counting.forEach(one -> one.saved(entry, success.missing().size()));
+            counting.forEach(one -> one.countOutcome(entry, former, success.outcome(), success.seconds()));
+            counting.forEach(one -> one.noteMissingFiles(entry, success.missing().size()));
             // a row that the CSV lacks, an edited row and a line of the original tool cannot be compared
             changed.set(entry, index.fingerprint(entry) != 0 && !success.edited() && !success.fingerprint().isEmpty()
                     && !success.fingerprint().equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
@@ -9242,7 +9242,7 @@ final class DifyExec implements Runnable {
             lastResult.set(entry, hash(entry, success.user()));
             // a session measures its own time, so only the batch's figures need the attempt
             remove(success.id(), one -> one.event().user().equals(success.user()))
-                    .ifPresent(one -> figures.resultOf(one.event(), entry));
+                    .ifPresent(one -> figures.extendToResult(one.event(), entry));
             // a resent attempt without a run stays, because its run may still appear and was paid for, too
             remove(success.id(), one -> one.state() == State.NOT_STARTED
                     || one.state() == State.RESENT && one.run().isPresent());
@@ -9286,7 +9286,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param price null if it is not known
         private void spend(int entry, long tokens, BigDecimal price, String currency) {
-            counting.forEach(one -> one.spent(entry, tokens, price, currency));
+            counting.forEach(one -> one.countSpending(entry, tokens, price, currency));
             tokensByRow.set(entry, tokensByRow.get(entry) + tokens);
             if (price == null) return;
             var costs = costByRow.computeIfAbsent(currency, _ -> new LongList());
@@ -9311,13 +9311,13 @@ final class DifyExec implements Runnable {
         /// whose success is in the results is over, because the results were read before.
         private void takeAttempt(AttemptEvent attempt) {
             int entry = index.findOrAdd(attempt.id());
-            counting.forEach(one -> one.sent(entry, attempt.t()));
+            counting.forEach(one -> one.countSent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
             failedAfterForm.clear(entry); // it was sent again on purpose
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
-            if (hasResult(entry, attempt.user())) figures.resultOf(attempt, entry);
+            if (hasResult(entry, attempt.user())) figures.extendToResult(attempt, entry);
             else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));
         }
 
@@ -9351,7 +9351,8 @@ final class DifyExec implements Runnable {
             if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
             var former = index.status(entry);
-            counting.forEach(one -> one.ended(entry, former, new Outcome(status.get(), end.error()), end.seconds()));
+            var outcome = new Outcome(status.get(), end.error());
+            counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seconds()));
             if (!settle(entry, status.get())) return;
             failedAfterForm.set(entry, Judge.isAfterForm(end.error(), former == RowStatus.PAUSED));
             ends.put(entry, end);
@@ -9671,7 +9672,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns how the row ended. A success is read from the results; any other outcome is in the history,
-            /// which was read from the log. The line is missing if the results became shorter after they were read.
+            /// which was read from the log. The line is missing if the results became shorter after they were read. The
+            /// log leaves out zeros, so 0 tokens mean that their number is unknown.
             RowEnd of(int entry) {
                 var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
                 if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0) return RowEnd.of(results);

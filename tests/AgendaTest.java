@@ -117,12 +117,12 @@ final class AgendaTest {
         private int row = 0;
 
         private void end(Outcome outcome) {
-            tally.ended(row++, RowStatus.PENDING, outcome, 1.0);
+            tally.countOutcome(row++, RowStatus.PENDING, outcome, 1.0);
         }
 
         @Test
         void theTimeLeftUsesTheRecentRate() {
-            tally.sent(0, world.now());
+            tally.countSent(0, world.now());
             assertEquals(Optional.empty(), tally.timeLeft());
             world.advance(seconds(10));
             for (int row = 0; row < 5; row++) end(Outcome.SUCCEEDED);
@@ -163,12 +163,12 @@ final class AgendaTest {
             var wanted = new Batch.Wanted(batch, BitSet.valueOf(new long[] {0b1}), List.of(), Batch.Selection.PENDING);
             var session = new Tally(wanted, new Pace(5, null, null), world.clock);
 
-            session.ended(1, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);
+            session.countOutcome(1, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);
             assertEquals(List.of(0L, 2L, 2L), List.of(session.done(), session.others(),
                     session.countOfAll(RowStatus.SUCCEEDED)));
 
-            session.ended(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
-            session.ended(0, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);
+            session.countOutcome(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
+            session.countOutcome(0, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);
             assertEquals(List.of(1L, 2L, 3L), List.of(session.done(), session.others(),
                     session.countOfAll(RowStatus.SUCCEEDED)));
             assertEquals(0, session.countOfAll(RowStatus.FAILED));
@@ -193,7 +193,7 @@ final class AgendaTest {
 
         @Test
         void timeInWhichTheProcessWasSuspendedDoesNotCount() {
-            tally.sent(0, world.now());
+            tally.countSent(0, world.now());
             for (int row = 0; row < 4; row++) {
                 world.advance(seconds(2));
                 tally.tick(world.now(), tally.activity());
@@ -227,11 +227,11 @@ final class AgendaTest {
 
         /// 1,240 rows of 5,000, ten a second, one in ten of them failed, each with ten tokens at a price.
         private String line(Optional<String> rest, int columns) {
-            tally.sent(0, world.now());
+            tally.countSent(0, world.now());
             for (int row = 1; row <= 1_240; row++) {
                 if (row % 5 == 1) world.advance(Duration.ofMillis(500));
-                tally.spent(row, 10, new BigDecimal("0.001"), "USD");
-                tally.ended(row, RowStatus.PENDING, row % 10 == 0 ? Outcome.failed("the city is unknown")
+                tally.countSpending(row, 10, new BigDecimal("0.001"), "USD");
+                tally.countOutcome(row, RowStatus.PENDING, row % 10 == 0 ? Outcome.failed("the city is unknown")
                         : Outcome.SUCCEEDED, 1.0);
             }
             tally.tick(world.now(), new Tally.Activity(5, 2, 0, rest));

@@ -173,7 +173,7 @@ final class DataTest {
                 double max) {
             var figures = new Figures();
             for (int row = 0; row < rows; row++)
-                figures.ended(row, RowStatus.PENDING, Outcome.SUCCEEDED, (rows - row) / 1000.0);
+                figures.countOutcome(row, RowStatus.PENDING, Outcome.SUCCEEDED, (rows - row) / 1000.0);
 
             assertEquals(Map.of("p50", p50, "p90", p90, "p99", p99, "max", max), figures.latencies());
         }
@@ -183,7 +183,7 @@ final class DataTest {
             var figures = new Figures();
             assertEquals("", Summary.latencies(figures));
 
-            figures.ended(0, RowStatus.PENDING, Outcome.SUCCEEDED, 1e300);
+            figures.countOutcome(0, RowStatus.PENDING, Outcome.SUCCEEDED, 1e300);
 
             assertEquals(Integer.MAX_VALUE / 1000.0, figures.latencies().get("max"));
         }
@@ -191,11 +191,11 @@ final class DataTest {
         @Test
         void countTheLatestSuccessOfEachRowAndNoFailures() {
             var figures = new Figures();
-            figures.ended(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
-            figures.ended(1, RowStatus.PENDING, Outcome.SUCCEEDED, 2.0);
-            figures.ended(1, RowStatus.SUCCEEDED, Outcome.failed("no"), 3.0);
-            figures.ended(2, RowStatus.FAILED, Outcome.SUCCEEDED, 4.0);
-            figures.ended(2, RowStatus.SUCCEEDED, Outcome.SUCCEEDED, 5.0);
+            figures.countOutcome(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
+            figures.countOutcome(1, RowStatus.PENDING, Outcome.SUCCEEDED, 2.0);
+            figures.countOutcome(1, RowStatus.SUCCEEDED, Outcome.failed("no"), 3.0);
+            figures.countOutcome(2, RowStatus.FAILED, Outcome.SUCCEEDED, 4.0);
+            figures.countOutcome(2, RowStatus.SUCCEEDED, Outcome.SUCCEEDED, 5.0);
 
             assertEquals("p50 2.00, p90 5.00, p99 5.00, max 5.00", Summary.latencies(figures));
         }
