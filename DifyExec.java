@@ -179,9 +179,9 @@ final class DifyExec implements Runnable {
         setProperties();
         // ./jbang passes on its folder, whose .env is read, and the typed words, which the suggested commands repeat
         var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
-        var started = Env.started(System.getenv("DIFYEXEC_COMMAND"), List.of(args),
+        var invocation = Env.findInvocation(System.getenv("DIFYEXEC_COMMAND"), List.of(args),
                 System.getProperty("java.class.path"), Files.exists(Path.of("DifyExec.java")));
-        var env = new Env(System::getenv, started, Path.of(""), Path.of(script));
+        var env = new Env(System::getenv, invocation, Path.of(""), Path.of(script));
         System.exit(commandLine(env, args).execute(args));
     }
 
@@ -1816,7 +1816,7 @@ final class DifyExec implements Runnable {
             if (!Set.of("run", "retry").contains(line.getCommandName())) return;
             var out = new OutputOptions();
             out.json = words.contains("--json");
-            out.onFinish = Env.typed("--on-finish", words).orElse(null);
+            out.onFinish = Env.typedValue("--on-finish", words).orElse(null);
             out.report(problem, line.getOut(), line.getErr());
         }
 
@@ -5324,7 +5324,7 @@ final class DifyExec implements Runnable {
             var text = LineOffsets.RowEnd.text(output);
             if (rule.isPattern()) return isFound(Pattern.compile(cell), text);
             var number = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
-            var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parsed(number);
+            var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parse(number);
             return diff.of("", wanted, output).isEmpty() || tolerance != null && isNear(number, text);
         }
 
@@ -5565,7 +5565,7 @@ final class DifyExec implements Runnable {
                 Executor workers, Runnable halt) {
             /// Creates the ports of a real process. A virtual thread for each request costs little while it waits.
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
-                return new Ports(workflow, watcher, Times.clock(InstantSource.system(), System::nanoTime),
+                return new Ports(workflow, watcher, Times.neverBack(InstantSource.system(), System::nanoTime),
                         new LinkedBlockingQueue<>(), Thread::startVirtualThread,
                         () -> Runtime.getRuntime().halt(Exit.INTERRUPTED.code));
             }
@@ -7350,7 +7350,7 @@ final class DifyExec implements Runnable {
             String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
             // the message to the user contains the target of a redirection
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
-            else if (Json.parsed(text) instanceof ObjectNode error) { // otherwise HTML or plain text
+            else if (Json.parse(text) instanceof ObjectNode error) { // otherwise HTML or plain text
                 code = RunReader.text(error, "code");
                 message = RunReader.text(error, "message");
             }
@@ -7668,7 +7668,7 @@ final class DifyExec implements Runnable {
         static Optional<StoredRun> of(String id, JsonNode detail) {
             var reader = new RunReader();
             reader.add(Json.MAPPER.createObjectNode().set("data", detail)); // the form that the reader expects
-            var stored = Json.parsed(RunReader.text(detail, "inputs"));
+            var stored = Json.parse(RunReader.text(detail, "inputs"));
             boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
             // EPOCH is not used, because only the age of an active run needs the time
             return isWhole && reader.result(RunRef.NONE, Instant.EPOCH) instanceof LookUpResult.Ended(var ran, _)
@@ -10328,7 +10328,7 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final byte[] head; // what a new file begins with: a byte order mark or nothing
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-        private final JsonGenerator json = Json.writing(waiting).setRootValueSeparator(null);
+        private final JsonGenerator json = Json.generator(waiting).setRootValueSeparator(null);
         private final Disk disk;
         private FileChannel channel; // null while the file is not open
         private FileLock held;
@@ -12604,7 +12604,7 @@ final class DifyExec implements Runnable {
 
         /// Reads any JSON object. Dify checks whether it fits the variable's schema.
         private static Value object(String cell) {
-            return Json.parsed(cell).isObject() ? new Value.Raw(cell.strip())
+            return Json.parse(cell).isObject() ? new Value.Raw(cell.strip())
                     : new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
         }
 
@@ -12648,7 +12648,7 @@ final class DifyExec implements Runnable {
                 if (!isList && SECOND_FILE.matcher(cell).find())
                     return new Value.Wrong("takes one file, but the cell has several");
                 if (!isList) return one(cell.strip());
-                var array = Json.parsed(cell);
+                var array = Json.parse(cell);
                 var parts = array.isArray() ? texts(array) : List.of(cell.split(";"));
                 var values = parts.stream().map(String::strip).filter(part -> !part.isEmpty()).map(this::one).toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
@@ -15296,9 +15296,9 @@ final class DifyExec implements Runnable {
 
     static final String VERSION = "0.4.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
-    /// Gives a constant of an enum its key in files and its words for people.
+    /// Gives a constant of an enum its key in files and its words for people, so that neither is written a second time.
     interface Named {
-        String name();
+        String name(); // every enum has this method
 
         default String key() {
             return name().toLowerCase(Locale.ROOT);
@@ -15321,10 +15321,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Ends a command before any run is started. `what` is one sentence that says what cannot be used and where; `hint`
-    /// says what to do about it and is empty if there is nothing to do.
+    /// Ends a command before it starts any run. The message is one sentence that says what cannot be used and where.
+    /// `hint` says what to do about it and is empty if there is nothing to do.
     static class Unusable extends RuntimeException {
-        final Exit exit;
+        final Exit exit; // mostly UNUSABLE, but for example STOPPED if the server does not respond
         final String hint;
 
         Unusable(String what) {
@@ -15357,37 +15357,41 @@ final class DifyExec implements Runnable {
     }
 
     /// Holds the API key of the environment or `.env`. The key is masked wherever text leaves the program, and so is
-    /// all that looks like a key of Dify, or like the password in a URL. Bytes of files are data: there, only the key
-    /// is masked.
+    /// all that looks like a key of Dify, or like the password in a URL. Files contain the user's data, so in them only
+    /// the key itself is masked.
     static final class Secret {
-        /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`.
+        /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`. Real keys are longer than 16 characters,
+        /// and a shorter text may be a word such as `app-store`, unless it was cut off before a `…`.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
         /// Keys with fewer characters are not masked, because such a short text could occur by chance.
-        private static final int SHORTEST = 8;
+        private static final int MIN_LENGTH = 8;
         private static final Secret NONE = new Secret("");
+        /// Holds the key of the command that runs in a thread. Writers of files need it, but are far from the settings.
         static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
 
-        private final String key;
+        private final String key; // empty if there is nothing to mask
         private final Pattern inText, inBytes;
 
+        /// A key of lower-case letters alone is no real key, and could be the name of a field, such as
+        /// `workflow_run_id`. Masking it would damage every file.
         Secret(String key) {
-            this.key = key.length() < SHORTEST || key.matches("[a-z_]*") ? "" : key;
+            this.key = key.length() < MIN_LENGTH || key.matches("[a-z_]*") ? "" : key;
             var others = DIFY_KEY + "|" + PASSWORD_IN_URL;
             inText = Pattern.compile(this.key.isEmpty() ? others : wholeOrCut("…") + "|" + others);
             inBytes = Pattern.compile(wholeOrCut(new String("…".getBytes(UTF_8), ISO_8859_1)));
         }
 
-        /// Builds a pattern of the key, or of its beginning where a text was cut:
-        /// `app-12345|(?:app-12345|app-1234)(?=…)`.
+        /// Builds a pattern of the key, or of its beginning if the text was cut there, as [Text#printable] does:
+        /// `app-12345|(?:app-12345|app-1234)(?=…)`. The longest beginning comes first, because the first match counts.
         private String wholeOrCut(String cut) {
-            var beginnings = IntStream.rangeClosed(SHORTEST, key.length())
+            var beginnings = IntStream.rangeClosed(MIN_LENGTH, key.length())
                     .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
             return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=" + cut + ")";
         }
 
-        /// Returns the key of the command that runs in this thread.
+        /// Returns the key of the command that runs in this thread. Outside of a command, nothing is masked.
         static Secret current() {
             return CURRENT.orElse(NONE);
         }
@@ -15400,19 +15404,23 @@ final class DifyExec implements Runnable {
             return mask(inText, text);
         }
 
+        /// Replaces each match with `***`. The prefix stays, because it shows which kind of key was there.
         private static String mask(Pattern pattern, String text) {
             return pattern.matcher(text).replaceAll(found -> found.group().replaceFirst("^(app-|sk-)?.*", "$1***"));
         }
 
+        /// Masks the key in the bytes of a file. ISO-8859-1 has one character for each byte, so all other bytes stay as
+        /// they are, whatever their encoding. A file hardly ever contains the key, so a fast search comes first.
         byte[] mask(byte[] bytes) {
             if (key.isEmpty()) return bytes;
             var text = new String(bytes, ISO_8859_1);
-            return text.contains(key.substring(0, SHORTEST)) ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
+            return text.contains(key.substring(0, MIN_LENGTH)) ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
         }
 
-        /// Returns a writer that holds back text until a flush, which each line causes, so that a key is masked as a
-        /// whole.
+        /// Returns a writer that holds back text until a flush, which each line causes. A key that is written in two
+        /// parts is then still masked.
         PrintWriter masking(PrintWriter to) {
+            boolean autoFlush = true; // at the end of each line
             return new PrintWriter(new StringWriter() {
                 @Override
                 public void flush() {
@@ -15420,7 +15428,8 @@ final class DifyExec implements Runnable {
                     getBuffer().setLength(0);
                     to.flush();
                 }
-            }, true) {
+            }, autoFlush) {
+                /// A string has no errors, so this asks the writer behind it, whose pipe may be closed.
                 @Override
                 public boolean checkError() {
                     flush();
@@ -15429,8 +15438,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns a stream that holds back as much as may be the beginning of the key, until the next piece or a
-        /// flush.
+        /// Returns a stream that masks its bytes in large pieces, because single bytes may be written. It holds back as
+        /// many bytes as may be the beginning of the key, until the next piece or a flush.
         OutputStream masking(OutputStream out) {
             return key.isEmpty() ? out : new FilterOutputStream(out) {
                 private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
@@ -15443,10 +15452,10 @@ final class DifyExec implements Runnable {
                 @Override
                 public void write(byte[] bytes, int from, int length) throws IOException {
                     waiting.write(bytes, from, length);
-                    if (waiting.size() >= 1 << 16) pass(key.length());
+                    if (waiting.size() >= 1 << 16) writeAllBut(key.length()); // 64 KB
                 }
 
-                private void pass(int kept) throws IOException {
+                private void writeAllBut(int kept) throws IOException {
                     var masked = mask(waiting.toByteArray());
                     int end = Math.max(0, masked.length - kept);
                     out.write(masked, 0, end);
@@ -15456,7 +15465,7 @@ final class DifyExec implements Runnable {
 
                 @Override
                 public void flush() throws IOException {
-                    pass(0);
+                    writeAllBut(0);
                     out.flush();
                 }
             };
@@ -15464,10 +15473,18 @@ final class DifyExec implements Runnable {
     }
 
     /// Holds the settings of the process, from its environment, then from the `.env` files of the current folder and of
-    /// the script's folder. Only [#needed] rejects a file that cannot be read.
+    /// the script's folder. Only [#needed] rejects a file that cannot be read, because most commands work without one.
+    ///
+    /// @param environment returns a variable, or null if it is not set
+    /// @param invocation  the words that start this program, for use in hints
     record Env(UnaryOperator<String> environment, List<DotEnv> files, String invocation) {
+        /// The key in `.env.example`. A user who copies that file and does not edit it has no key yet.
         static final String PLACEHOLDER = "app-your-key-here";
 
+        /// Holds a value and where it is from.
+        ///
+        /// @param source such as ` in .env`, to follow the name in a message. Empty for the environment
+        /// @param fault  why the value cannot be read, or empty. `remedy` is then the hint
         record Setting(String name, String text, String source, String fault, String remedy) {
             /// Describes a setting for messages: `TIMEOUT=abc`, but only `TIMEOUT in .env`, because a line of a file
             /// may contain the key.
@@ -15481,12 +15498,16 @@ final class DifyExec implements Runnable {
                     .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
         }
 
-        /// Returns the words before the arguments, for use in hints: those that `./jbang` passes on, `java -jar` and
-        /// the jar, `jbang DifyExec.java` if the script is in the current folder, or else the installed command
-        /// `difyexec`.
-        static String started(String typed, List<String> args, String classPath, boolean isInFolder) {
+        /// Returns the words that start this program, for use in hints. They are those that `./jbang` passes on,
+        /// `java -jar` and the jar, `jbang DifyExec.java` if the script is in the current folder, and otherwise the
+        /// installed command `difyexec`.
+        ///
+        /// @param typed the words and arguments that `./jbang` passes on, with a separator that nobody types. Null if
+        ///     the program was started without it
+        static String findInvocation(String typed, List<String> args, String classPath, boolean isInFolder) {
             var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
             int own = Math.max(1, words.size() - args.size());
+            // an installed command passes on one word; other arguments are from a ./jbang that started our parent
             boolean isOurs = words.size() == 1
                     || words.size() > args.size() && words.subList(own, words.size()).equals(args);
             if (isOurs) return words.stream().limit(own).map(Text::shell).collect(joining(" "));
@@ -15495,16 +15516,17 @@ final class DifyExec implements Runnable {
             return isInFolder ? "jbang DifyExec.java" : "difyexec";
         }
 
-        /// Reads the file of `--env-file` instead of `.env`, before anything is printed, so that the key can be masked.
+        /// Reads the file of `--env-file` instead of `.env`. This comes before anything is printed, even errors of
+        /// picocli, so that the key is masked in them.
         Env with(String... args) {
-            var file = typed("--env-file", List.of(args)).filter(name -> !name.isBlank());
+            var file = typedValue("--env-file", List.of(args)).filter(name -> !name.isBlank());
             if (file.isEmpty()) return this;
             return new Env(environment, List.of(new DotEnv(Path.of(file.get()).toAbsolutePath())), invocation);
         }
 
-        /// Returns the value of an option that is needed before picocli reads the words, or empty if it is not among
-        /// them.
-        static Optional<String> typed(String option, List<String> words) {
+        /// Returns the value of an option that is needed before picocli parses the words, or although it cannot parse
+        /// them. Words after `--` are not options.
+        static Optional<String> typedValue(String option, List<String> words) {
             var options = words.stream().takeWhile(word -> !word.equals("--")).toList();
             for (int at = 0; at < options.size(); at++) {
                 var word = options.get(at);
@@ -15514,13 +15536,15 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// Returns the first setting that has a value, or whose line cannot be read. Blank values and placeholders do
-        /// not count.
+        /// Returns the first setting that has a value, or whose line cannot be read. Such a line ends the search,
+        /// because the user meant it to count. Blank values and placeholders do not count, because `.env.example`
+        /// contains them.
         Optional<Setting> setting(String name) {
             return settings(name).filter(setting -> !setting.fault().isEmpty()
                     || !setting.text().isBlank() && !setting.text().strip().equals(PLACEHOLDER)).findFirst();
         }
 
+        /// Returns a setting that the command needs. Rejects it if its line or file cannot be read.
         Optional<Setting> needed(String name) {
             var setting = setting(name);
             if (setting.isPresent() && !setting.get().fault().isEmpty())
@@ -15528,17 +15552,19 @@ final class DifyExec implements Runnable {
             return setting;
         }
 
+        /// Returns the value, or an empty text if there is none or it cannot be read.
         String get(String name) {
             return setting(name).map(Setting::text).orElse("");
         }
 
-        /// Returns the first page of the documentation, which is next to the script, or empty for a jar, which has
-        /// none.
+        /// Returns the first page of the documentation, which is next to the script. Returns empty for a jar, which has
+        /// none. The script beside it shows that the page is ours and not that of the user's own project.
         Optional<Path> readme() {
             return files.stream().map(dotEnv -> dotEnv.file.resolveSibling("README.md").normalize()).filter(readme ->
                     Files.exists(readme) && Files.exists(readme.resolveSibling("DifyExec.java"))).findFirst();
         }
 
+        /// Returns all settings of this name, in the order in which they count.
         private Stream<Setting> settings(String name) {
             var set = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", "", ""));
             return Stream.concat(set, files.stream().flatMap(file -> file.setting(name).stream()));
@@ -15548,7 +15574,8 @@ final class DifyExec implements Runnable {
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// Says what is missing: `DIFY_API_KEY is missing in .env (.env has a line that cannot be read)`.
+        /// Returns the message for a missing setting. A line that cannot be read may be the one that is missed:
+        /// `DIFY_API_KEY is missing in .env (.env has a line that cannot be read)`.
         String missing(String name) {
             return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
                     + files.stream().filter(DotEnv::isMalformed).findFirst()
@@ -15563,7 +15590,10 @@ final class DifyExec implements Runnable {
                     .map(name -> name + " in " + file.name())).sorted().toList();
         }
 
-        /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
+        /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case because
+        /// other programs read both. `NO_PROXY` lists hosts and domains, including `.example` and `*.example`. A server
+        /// on this machine never has a proxy, because `localhost` is another machine there. Java's client supports only
+        /// proxies of `http`.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
@@ -15577,62 +15607,71 @@ final class DifyExec implements Runnable {
             var text = proxy.get().text().strip();
             try {
                 var uri = new URI(text.contains("://") ? text : "http://" + text);
+                // a URI may have any port, but a socket fails at a larger one
                 if (uri.getHost() != null && uri.getScheme().equals("http") && uri.getPort() <= 65_535)
                     return Optional.of(uri);
             } catch (URISyntaxException _) {
-                // refused below, without the password that it may contain
+                // the value is rejected below, without the password that it may contain
             }
             throw new Unusable(proxy.get().name() + proxy.get().source()
                     + ": not a proxy address, such as http://proxy.example:3128");
         }
 
+        /// Returns whether the host is this machine. Names are not resolved, so this machine's own host name counts as
+        /// another host.
         static boolean isLoopback(String host) {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
 
-        /// Reads a `.env` file when it is first needed. Only the names of its settings are ever printed, and no
-        /// exception of dotenv-java, because its message quotes the line, which may contain the key.
+        /// Reads a `.env` file when a setting is not in the environment. Only the names of its settings are ever
+        /// printed, and no exception of dotenv-java, because its message quotes the line, which may contain the key.
         static final class DotEnv {
             final Path file;
             private Map<String, String> values; // null until the file is read
-            private String content = "", fault = "";
-            private boolean isMalformed = false;
+            private String content = "", fault = ""; // the fault of the whole file, such as its encoding
+            private boolean isMalformed = false; // true if a line or the whole file cannot be read
 
             DotEnv(Path file) {
                 this.file = file;
             }
 
+            /// Returns `.env` for the current folder, otherwise the whole path, so that messages show which file is
+            /// meant.
             String name() {
                 return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
 
-            Optional<Setting> setting(String asked) {
-                var value = values().get(asked);
+            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault, because
+            /// any of them may be in it.
+            Optional<Setting> setting(String wanted) {
+                var value = values().get(wanted);
                 var source = " in " + name();
-                if (value == null && hasLine(asked)) return Optional.of(new Setting(asked, "", source, "cannot be read",
-                        "write " + asked + "=value, without export, in UTF-8"));
+                if (value == null && hasLine(wanted)) return Optional.of(new Setting(wanted, "", source,
+                        "cannot be read", "write " + wanted + "=value, without export, in UTF-8"));
                 if (value == null && fault.isEmpty()) return Optional.empty();
-                return Optional.of(new Setting(asked, Objects.requireNonNullElse(value, ""), source, fault,
+                return Optional.of(new Setting(wanted, Objects.requireNonNullElse(value, ""), source, fault,
                         fault.isEmpty() ? "" : "save it as UTF-8 text"));
             }
 
-            /// Is true if the file has a line for the name that dotenv-java does not understand: `export DIFY_API_KEY:
-            /// app-1`.
-            private boolean hasLine(String asked) {
-                var line = Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + asked + "\\b");
+            /// Returns whether the file has a line for the name that dotenv-java does not understand, such as
+            /// `export DIFY_API_KEY=app-1` of a shell or `$env:DIFY_API_KEY = "app-1"` of PowerShell.
+            private boolean hasLine(String wanted) {
+                var line = Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + wanted + "\\b");
                 return isMalformed && line.matcher(content).find();
             }
 
             boolean isMalformed() {
-                values();
+                values(); // reads the file, if nobody has yet
                 return isMalformed;
             }
 
-            /// Returns the values by name, without the single quotes that dotenv-java leaves around a value.
+            /// Returns the values by name, without the single quotes that dotenv-java leaves around a value. It loads
+            /// the file twice. The first time, dotenv-java reports that a line is malformed, but then returns nothing.
+            /// The second time, it skips such lines, which may concern other programs.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
-                if (!Files.isRegularFile(file)) return values;
+                if (!Files.isRegularFile(file)) return values; // most folders have none
                 var loader = Dotenv.configure().directory(file.getParent().toString())
                         .filename(file.getFileName().toString());
                 try {
@@ -15642,6 +15681,7 @@ final class DifyExec implements Runnable {
                     } catch (DotenvException _) {
                         isMalformed = true;
                     }
+                    // without the filter, the variables of the environment would be among them
                     loader.ignoreIfMalformed().load().entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).forEach(entry ->
                             values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
                 } catch (IOException | DotenvException _) {
@@ -15653,50 +15693,52 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Knows the terminal at a standard stream. JLine finds it, and takes 0.2 s to load.
+    /// Holds the terminal at a standard stream. JLine finds it, and takes 0.2 s to load.
     record Screen(TerminalProvider provider, SystemStream stream) {
         /// Returns the terminal of standard input (0), output (1) or error (2), if it is one.
         static Optional<Screen> on(int descriptor) {
             if (!mayBeTerminal(descriptor)) return Optional.empty();
             try {
+                // ffm: native calls through Java; the start sets another one if Java does not permit those
                 var provider = TerminalProvider.load(System.getProperty("org.jline.terminal.provider", "ffm"));
                 var stream = SystemStream.values()[descriptor];
                 return provider.isSystemStream(stream) ? Optional.of(new Screen(provider, stream)) : Optional.empty();
             } catch (IOException _) {
-                return Optional.empty(); // plain lines work everywhere
+                return Optional.empty(); // as for a file: plain lines work everywhere
             }
         }
 
-        /// Is false for files and most pipes, so that JLine is not loaded for them.
+        /// Returns false for files and most pipes, so that JLine is not loaded for them.
         private static boolean mayBeTerminal(int descriptor) {
             try {
                 return Path.of("/dev/fd/" + descriptor).toRealPath().startsWith("/dev");
-            } catch (IOException _) { // a pipe on Linux, and everything on Windows
+            } catch (IOException _) { // a pipe on Linux has no path; Windows has no such folder
                 return !Files.isDirectory(Path.of("/dev/fd"));
             }
         }
 
+        /// Returns the number of columns, or 80 if the terminal does not report it: some report 0.
         int width() {
             int columns = provider.systemStreamWidth(stream);
             return columns > 20 ? columns : 80;
         }
     }
 
-    /// Sets Jackson up, once for all. The server decides how large a text may be, and numbers keep all their digits.
+    /// Configures Jackson for the whole program. Responses and cells are a user's data, so numbers keep all their
+    /// digits, and texts may have any length.
     static final class Json {
-        /// Reads JSON as a stream, without databind, whose loading takes 100 ms.
-        static final class Tokens {
-            static final JsonFactory FACTORY = JsonFactory.builder()
-                    .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
-                    .recyclerPool(JsonRecyclerPools.newBoundedPool(256)) // one per virtual thread would be one per row
-                    .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
-                    .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
-                            .maxNumberLength(1_000_000).build())
-                    .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python writes NaN
-                    .build();
-        }
+        private static final JsonFactory FACTORY = JsonFactory.builder()
+                .disable(JsonFactory.Feature.INTERN_FIELD_NAMES) // outputs may have any number of names
+                .recyclerPool(JsonRecyclerPools.newBoundedPool(256)) // one per virtual thread would be one per row
+                // a limit for numbers, because the time to read one grows faster than its length
+                .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
+                        .maxNumberLength(1_000_000).build())
+                .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python writes NaN
+                .build();
 
-        static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
+        /// Reads and writes values and records. The log, the results and Dify write names such as `total_tokens`. A
+        /// null text becomes empty, so that texts of a record are never null. `1.50` stays `1.50`.
+        static final JsonMapper MAPPER = JsonMapper.builder(FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
                 .disable(JsonNodeFeature.STRIP_TRAILING_BIGDECIMAL_ZEROES)
@@ -15708,11 +15750,13 @@ final class DifyExec implements Runnable {
                         return Times.text((Instant) time);
                     }
                 })).build();
+        /// Accepts only what RFC 8259 allows. A cell is sent to Dify as JSON only if Dify can read it.
         private static final ObjectReader STRICT = MAPPER.reader()
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
 
         private static final ObjectWriter WRITER = MAPPER.writer().with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
+        /// Matches half of a surrogate pair only, because a pattern takes a whole pair as one character.
         private static final Pattern LONE_SURROGATE = Pattern.compile("[\\uD800-\\uDFFF]");
         private static final String REPLACEMENT = "\uFFFD";
 
@@ -15727,20 +15771,21 @@ final class DifyExec implements Runnable {
         static String text(Object value) {
             try {
                 return WRITER.writeValueAsString(value);
-            } catch (JsonProcessingException _) { // Jackson writes no exponent beyond 9,999 without `E`
+            } catch (JsonProcessingException _) { // Jackson does not write an exponent beyond 9,999 as digits
                 return MAPPER.valueToTree(value).toString();
             }
         }
 
+        /// Returns JSON as UTF-8, which has no half of a surrogate pair. Java would write `?` for it.
         static byte[] bytes(Object value) {
             return wellFormed(text(value)).getBytes(UTF_8);
         }
 
         /// Returns a generator that accepts half of a surrogate pair, at which Jackson's own UTF-8 output fails. JSON
         /// can contain such a half, but UTF-8 cannot.
-        static JsonGenerator writing(OutputStream out) {
+        static JsonGenerator generator(OutputStream out) {
             try {
-                return Tokens.FACTORY.createGenerator(utf8(out));
+                return FACTORY.createGenerator(utf8(out));
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: nothing is written yet
             }
@@ -15753,27 +15798,28 @@ final class DifyExec implements Runnable {
         }
 
         /// Parses exactly one value, as strictly as RFC 8259, or returns a missing node if the text is anything else.
-        static JsonNode parsed(String text) {
+        static JsonNode parse(String text) {
             try {
                 return STRICT.readTree(text);
-            } catch (JsonProcessingException | NumberFormatException _) {
+            } catch (JsonProcessingException | NumberFormatException _) { // the latter for 1e9999999999
                 return MAPPER.missingNode();
             }
         }
 
-        /// Returns a parser for text that is read part by part, as strict as [#parsed]. An object cannot have a key
-        /// twice.
+        /// Returns a parser for text that is read part by part, as strict as [#parse]. If an object has a key twice,
+        /// that is an error, because one of the two values would be lost.
         static JsonParser parser(Reader text) throws IOException {
             return STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION).createParser(text);
         }
 
-        /// Is true if a text or a field's name that passes the test is anywhere in the value.
+        /// Returns whether the value contains, at any depth, a text or a field's name that passes the test.
         static boolean hasText(JsonNode value, Predicate<String> which) {
             return value.isTextual() && which.test(value.textValue())
                     || value.properties().stream().map(Map.Entry::getKey).anyMatch(which)
                     || value.valueStream().anyMatch(inner -> hasText(inner, which));
         }
 
+        /// Replaces each half of a surrogate pair with U+FFFD.
         static String wellFormed(String text) {
             return LONE_SURROGATE.matcher(text).replaceAll(REPLACEMENT);
         }
@@ -15782,8 +15828,9 @@ final class DifyExec implements Runnable {
     /// Formats and reads times in UTC, to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
         /// Returns a clock that never goes back. If the system clock is set back, it adds the elapsed time to the
-        /// start, so that no planned start is delayed.
-        static InstantSource clock(InstantSource time, LongSupplier nanos) {
+        /// start, so that no planned start is delayed. If the system clock is ahead, because it was set forward or the
+        /// computer slept, that time counts.
+        static InstantSource neverBack(InstantSource time, LongSupplier nanos) {
             var start = time.instant();
             long first = nanos.getAsLong();
             return () -> {
@@ -15793,6 +15840,7 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// Formats a time for files. A whole second has no milliseconds: `2026-01-16T12:00:00Z`.
         static String text(Instant time) {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
@@ -15802,6 +15850,7 @@ final class DifyExec implements Runnable {
             return local("yyyy-MM-dd HH:mm:ss xxx", time);
         }
 
+        /// Formats a time in this machine's time zone, but in no locale, because some have digits of their own.
         static String local(String pattern, Instant time) {
             return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
@@ -15810,7 +15859,7 @@ final class DifyExec implements Runnable {
         /// times.
         static Instant parse(String text) {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
-                return Instant.parse(text);
+                return Instant.parse(text); // for example from another program, or without milliseconds
             long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
             int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19)).toSecondOfDay();
             return Instant.ofEpochSecond(day * 86_400 + second, digits(text, 20, 23) * 1_000_000L);

@@ -141,7 +141,7 @@ final class PasteTest extends WholeCommand {
                 ./jbang test,                    a.jar,       false,       java -jar a.jar
                 """)
         void theInvocationIsWhatPrecedesTheArguments(String typed, String classes, boolean isInFolder, String command) {
-            assertEquals(command, Env.started(typed == null ? null : typed.replace(' ', '\037'),
+            assertEquals(command, Env.findInvocation(typed == null ? null : typed.replace(' ', '\037'),
                     List.of("status", "-V"),
                     classes, isInFolder));
         }
