@@ -621,6 +621,7 @@ final class BatchTest {
             files.acquire().close();
 
             assertEquals(stays, Files.exists(files.lock()));
+            if (stays) assertEquals(text, Files.readString(files.lock()));
         }
 
         @Test

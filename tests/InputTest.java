@@ -116,7 +116,7 @@ final class InputTest {
                 empty cells             | id,b,c/1,"",""/2,3,4/                           | 1~~;2~3~4
                 empty cells, Windows    | id,b,c^1,"",""^2,3,4^                           | 1~~;2~3~4
                 escaped quotes          | id,b/1,"ha ""ha"" ha"/2,3/                      | 1~ha "ha" ha;2~3
-                JSON                    | id,val/1,"{""a"": ""b"", ""c"": [1.5, 2.5]}"/   | 1~{"a": "b", "c": [1.5, 2.5]}
+                JSON                    | id,val/1,"{""a"": ""b"", ""c"": [1.5, 2.5]}"/  | 1~{"a": "b", "c": [1.5, 2.5]}
                 newlines                | id,b,c/1,2,3/"Once upon @a time",5,6/7,8,9/     | error
                 newlines in cells       | id,b,c/1,2,3/x,"Once@upon",6/7,8,9/             | 1~2~3;x~Once@upon~6;7~8~9
                 both, Windows           | id,b,c^1,2,3^x,"Once^upon",6^                   | 1~2~3;x~Once^upon~6
@@ -336,13 +336,6 @@ final class InputTest {
     /// Files saved by spreadsheet programs, accepted or reported with their format.
     @Nested
     class ASheet extends FileOfRows {
-        /// Saved by LibreOffice 7.4; `tests/recorded/README.md` describes the contents.
-        private static byte[] saved(String name) throws IOException {
-            try (var packed = InputTest.class.getResourceAsStream("/recorded/sheets/" + name)) {
-                return packed.readAllBytes();
-            }
-        }
-
         /// The rows, each with its line and cells: `2 {id=a, text=1}`.
         private List<String> rows(Csv csv) {
             return Given.rows(csv).stream().map(row -> row.line() + " " + row.inputs()).toList();
@@ -382,9 +375,13 @@ final class InputTest {
             assertEquals(List.of(), csv.notes());
         }
 
+        /// Saved by LibreOffice 7.4; `tests/recorded/README.md` describes the contents.
         @Test
         void isReadAsSavedByLibreOffice() throws IOException {
-            assertEquals(List.of("2 {id=a, text=größer; 1,5}", "4 {id=b, text=日本語}"), rows(open(saved("utf-8.csv"))));
+            try (var saved = InputTest.class.getResourceAsStream("/recorded/sheets/utf-8.csv")) {
+                assertEquals(List.of("2 {id=a, text=größer; 1,5}", "4 {id=b, text=日本語}"),
+                        rows(open(saved.readAllBytes())));
+            }
         }
 
         @ParameterizedTest
@@ -398,14 +395,6 @@ final class InputTest {
 
     @Nested
     class TheCellWriter {
-        private static String written(String cell, char delimiter) throws IOException {
-            var text = new StringWriter();
-            try (var out = new CellWriter(text, delimiter)) {
-                out.write(List.of(cell));
-            }
-            return text.toString();
-        }
-
         @ParameterizedTest
         @CsvSource(delimiter = '/', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 cell         / written
@@ -423,7 +412,12 @@ final class InputTest {
                 `a\u3000`    / `"a\u3000"`
                 """)
         void quotesWhatAReaderCouldSplitOrStrip(String cell, String written) throws IOException {
-            assertEquals(written.translateEscapes() + "\r\n", written(cell.translateEscapes(), '|'));
+            var text = new StringWriter();
+            try (var out = new CellWriter(text, '|')) {
+                out.write(List.of(cell.translateEscapes()));
+            }
+
+            assertEquals(written.translateEscapes() + "\r\n", text.toString());
         }
 
         @ParameterizedTest
