@@ -5949,12 +5949,14 @@ final class DifyExec implements Runnable {
             if (sent == null) return; // a look-up has found its run's end before
             var now = clock.instant();
             pace.noteEnd(now);
-            if (response instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) { // the next session resends it
+            // a stop of ours shows nothing about the row or the server, and the next session sends the row again
+            if (response instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
                 logEnd(attempt, "interrupted", ran, "stopped on request");
                 return;
             }
             adjustPace(attempt, response, now);
             var verdict = terms.judge().verdict(attempt, response);
+            // only these verdicts mean that no run can have started
             hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Unreached
                     || verdict instanceof Verdict.Throttled);
             if (verdict instanceof Verdict.LookUp) response.run().ifPresent(run -> logRun(sent, run));
@@ -5966,7 +5968,7 @@ final class DifyExec implements Runnable {
         /// Logs the end of an attempt that leaves its row without an outcome.
         private void logEnd(Attempt attempt, String end, Response response, String why) {
             var now = clock.instant();
-            if (!writer.batch().history().isClosed(attempt, end)) // an earlier session recorded it
+            if (!writer.batch().history().isClosed(attempt, end)) // otherwise an earlier session recorded it
                 writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsOnDisk()));
         }
 
@@ -6299,6 +6301,7 @@ final class DifyExec implements Runnable {
         private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have begun
         private volatile Optional<Stop> stopReason = Optional.empty(); // workers read it, too
 
+        /// Holds a row that is sent when it is due.
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
         /// Takes over what earlier sessions left: attempts whose runs may still appear, and unresolved attempts.
@@ -7841,11 +7844,13 @@ final class DifyExec implements Runnable {
                 context.init(null, factory.getTrustManagers(), null); // no keys of our own, default random numbers
                 return context;
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
+                // without the setting's text, because a key may have been pasted into the wrong line
                 throw new Unusable(setting.place() + ": " + Text.reason(problem).replace(setting.text(), "…")
                         + ": not a PEM file of certificates");
             }
         }
 
+        /// Drops all connections, because nobody waits for their responses any more.
         @Override
         public void close() {
             http.join().shutdownNow();
@@ -7949,7 +7954,7 @@ final class DifyExec implements Runnable {
         private static final class LastBody implements BodySubscriber<InputStream> {
             private final BodySubscriber<InputStream> body;
             private Flow.Subscription connection;
-            private long left;
+            private long left; // bytes that are still to come
 
             LastBody(BodySubscriber<InputStream> body, long length) {
                 this.body = body;
@@ -13252,6 +13257,7 @@ final class DifyExec implements Runnable {
             if (!(found instanceof LookUpResult.Ended(var ran, _))) return List.of();
             if (here.stopAsked() && !ran.status().isSuccess())
                 return List.of(new Step.Close("interrupted", ran, "stopped on request"));
+            // `stopped` may not be final yet, so the run is looked up as after a response with this status
             return List.of(ran.status() == Response.RunStatus.STOPPED
                     ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
                     : new Step.Take(unresolved.attempt(), ran, judge.afterLook(unresolved.attempt(), ran)));
@@ -13273,6 +13279,7 @@ final class DifyExec implements Runnable {
         /// has none, because it was paid for. Any other result changes nothing.
         private List<Step> late(Unresolved unresolved, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return List.of();
+            // the inputs that Dify recorded are not needed, because the row has not changed
             return here.hasSuccess() || !unresolved.attempt().isCurrent() ? List.of()
                     : succeeded(unresolved, ran, Map.of());
         }
@@ -13882,10 +13889,11 @@ final class DifyExec implements Runnable {
             if (maxTokens != null && spent.tokens() >= maxTokens)
                 return Optional.of(Stop.early("--max-tokens reached: " + spent.tokens() + " tokens used", CONTINUE));
             if (maxCost == null) return Optional.empty();
+            // otherwise the limit would never stop anything
             if (own.lacksPrices()) return Optional.of(Stop.early(
                     "--max-cost does not work here: Dify reports no prices for this app's runs", "use --max-tokens"));
             var paid = spent.paid();
-            var currencies = Text.printable(String.join(" and ", paid.keySet()), 40);
+            var currencies = Text.printable(String.join(" and ", paid.keySet()), 40); // a server's texts, of any length
             if (paid.size() > 1) return Optional.of(Stop.early(
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
             var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
@@ -14874,7 +14882,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the delay between a request and its first look-up. An earlier look-up of a chatflow's conversation
         /// can make Dify create two users of that name, which hides the row for good (`chatflow_early_look.json`, where
-        /// half a second was enough). The log of a workflow creates no user.
+        /// half a second was enough). A look-up in a workflow's log only filters by the user.
         Duration firstLook() {
             return this == CHATFLOW ? Duration.ofSeconds(2) : Duration.ZERO;
         }
