@@ -1436,12 +1436,12 @@ final class DifyExec implements Runnable {
 
         /// Keeps the outputs until the row's outcome is known, because a run that ended may still be rejected.
         @Override
-        public void ran(Response.Ran ran) {
+        public void onRun(Response.Ran ran) {
             outputs = ran.outputs();
         }
 
         @Override
-        public void ended(Row row, Outcome outcome) {
+        public void onOutcome(Row row, Outcome outcome) {
             end();
             if (outcome.status().isSuccess() && outputs != null)
                 new RowView(false, out).print(outputs); // false cuts long values; `show --full` has them
@@ -3586,7 +3586,7 @@ final class DifyExec implements Runnable {
 
         /// Prints each cause of failure once, with the first row it affected, above the line that is redrawn.
         @Override
-        public synchronized void ended(Row row, Outcome outcome) {
+        public synchronized void onOutcome(Row row, Outcome outcome) {
             if (off || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES
                     || !causes.add(Text.cause(outcome.text()))) return;
             say("Failed: " + Text.cause(outcome.text()) + " (first: " + Text.id(row.id()) + ")");
@@ -3639,7 +3639,7 @@ final class DifyExec implements Runnable {
 
         /// Returns ` (limit 3)` while fewer rows may run at a time than the user asked for, otherwise an empty text.
         private static String limit(Pace pace) {
-            return pace.places() < pace.ceiling ? " (limit " + pace.places() + ")" : "";
+            return pace.slots() < pace.ceiling ? " (limit " + pace.slots() + ")" : "";
         }
 
         private static String some(long count, String what) {
@@ -5939,7 +5939,7 @@ final class DifyExec implements Runnable {
         }
 
         private void recordThrottle(Attempt attempt, String why) {
-            writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.places()));
+            writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.slots()));
         }
 
         /// Takes the response to an attempt from its worker: adapts the pace and the mode, then does what the [Judge]
@@ -5960,7 +5960,7 @@ final class DifyExec implements Runnable {
             hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Unreached
                     || verdict instanceof Verdict.Throttled);
             if (verdict instanceof Verdict.LookUp) response.run().ifPresent(run -> logRun(sent, run));
-            else if (response instanceof Response.Ran ran) watcher.ran(ran);
+            else if (response instanceof Response.Ran ran) watcher.onRun(ran);
             carryOut(attempt, sent.start, response, verdict);
             obeyPause(response, now); // last, because the first reason to stop is the one that counts
         }
@@ -6103,7 +6103,7 @@ final class DifyExec implements Runnable {
                 writer.recordSuccess(new Results.Success(attempt, ran, ended, took, files));
             else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
                     writer.resultsOnDisk()));
-            watcher.ended(attempt.row(), outcome);
+            watcher.onOutcome(attempt.row(), outcome);
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
 
@@ -6139,7 +6139,7 @@ final class DifyExec implements Runnable {
             if (found.isThere()) queue.noteStart(attempt);
             if (found instanceof LookUpResult.Absent) queue.noteAbsent(attempt, now);
             if (found instanceof LookUpResult.Running) terms.modes().noteListedRunning(unresolved);
-            if (found instanceof LookUpResult.Ended(var ran, _)) watcher.ran(ran);
+            if (found instanceof LookUpResult.Ended(var ran, _)) watcher.onRun(ran);
             writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
             if (unresolved.is(Symptom.RECHECK) && found.isThere()) {
@@ -6273,9 +6273,9 @@ final class DifyExec implements Runnable {
             default void onStreamEvent(StreamEvent.Live event) {}
 
             /// Receives a run that has ended, from its response or a look-up, before its row's outcome is reported.
-            default void ran(Response.Ran ran) {}
+            default void onRun(Response.Ran ran) {}
 
-            default void ended(Row row, Outcome outcome) {}
+            default void onOutcome(Row row, Outcome outcome) {}
 
             void say(String sentence);
 
@@ -6400,7 +6400,7 @@ final class DifyExec implements Runnable {
         /// Adds a look-up. Its run holds a slot if it may still be active on the server.
         void lookUp(Unresolved unresolved) {
             lookUps.add(unresolved);
-            if (unresolved.state().holdsPlace())
+            if (unresolved.state().holdsSlot())
                 cutRuns.put(unresolved.attempt().row().index(), unresolved.since());
         }
 
@@ -13574,7 +13574,7 @@ final class DifyExec implements Runnable {
         private final ArrayDeque<Span> atWork = new ArrayDeque<>(); // when the last runs were active on the server
         /// Hold numbers of slots (now, the fewest, and the most since the first cut), then the successes since the last
         /// change, the rounds of successes that add a slot, and the waits that may show a queue.
-        private int places, lowest, highest = 0, successes = 0, rounds = 1, waits = 0;
+        private int slots, lowest, highest = 0, successes = 0, rounds = 1, waits = 0;
         private boolean isTrial = false; // true until the last slot that was added has lasted a round
         private long cutAt = 0; // the last attempt that had been sent when the limit was lowered
         private Duration shortestWait = Duration.ofDays(1), slowest = Duration.ZERO; // a day: longer than any wait
@@ -13591,12 +13591,12 @@ final class DifyExec implements Runnable {
             this.ceiling = ceiling;
             this.wait = Optional.ofNullable(wait);
             this.rate = Optional.ofNullable(rate);
-            this.places = ceiling;
+            this.slots = ceiling;
             this.lowest = ceiling;
         }
 
         boolean hasRoom(Instant now, int busy) {
-            return busy < places && !now.isBefore(nextStart());
+            return busy < slots && !now.isBefore(nextStart());
         }
 
         /// Returns how long a run may be silent before it counts as dead.
@@ -13611,7 +13611,7 @@ final class DifyExec implements Runnable {
         /// @param cut   when each run was cut off whose outcome is unknown
         /// @param quiet how many open streams have been silent for [#patience]
         int held(Collection<Instant> cut, int quiet, Instant now) {
-            if (places > 1) return Math.min(cut.size() + quiet, places / 2);
+            if (slots > 1) return Math.min(cut.size() + quiet, slots / 2);
             return cut.stream().anyMatch(since -> now.isBefore(since.plus(patience()))) ? 1 : 0;
         }
 
@@ -13662,7 +13662,7 @@ final class DifyExec implements Runnable {
             if (sequence > cutAt) cut(running, last);
             else {
                 successes = 0;
-                lower(places - 1);
+                lower(slots - 1);
             }
         }
 
@@ -13675,7 +13675,7 @@ final class DifyExec implements Runnable {
                     && time.compareTo(shortestWait.multipliedBy(QUEUE_FACTOR)) > 0;
             if (!isQueued || sequence <= cutAt || ++waits < WAITS_BEFORE_CUT) return false;
             int active = Math.max(running, peakConcurrency());
-            if (active >= places) return false; // the server runs as many as there are slots, so others cause the queue
+            if (active >= slots) return false; // the server runs as many as there are slots, so others cause the queue
             cut(active, last);
             return true;
         }
@@ -13689,32 +13689,32 @@ final class DifyExec implements Runnable {
             rounds = isTrial ? Math.min(2 * rounds, MAX_ROUNDS) : 1;
             isTrial = false;
             lower(running);
-            highest = Math.max(highest, places);
+            highest = Math.max(highest, slots);
         }
 
         private void lower(int runs) {
-            places = Math.clamp(runs, 1, places); // with no slot, no row would ever show that the server has room again
-            lowest = Math.min(lowest, places);
+            slots = Math.clamp(runs, 1, slots); // with no slot, no row would ever show that the server has room again
+            lowest = Math.min(lowest, slots);
         }
 
         /// Counts a success, and adds a slot after enough rounds of successes.
         void noteSuccess() {
             successes++;
-            if (successes % places == 0) waits = 0; // single waits far apart are no queue
-            if (isTrial && successes >= places) {
+            if (successes % slots == 0) waits = 0; // single waits far apart are no queue
+            if (isTrial && successes >= slots) {
                 rounds = 1;
                 isTrial = false;
             }
-            if (successes < rounds * places) return;
+            if (successes < rounds * slots) return;
             successes = 0;
-            if (places == ceiling) return;
-            places++;
-            highest = Math.max(highest, places);
+            if (slots == ceiling) return;
+            slots++;
+            highest = Math.max(highest, slots);
             isTrial = true;
         }
 
-        int places() {
-            return places;
+        int slots() {
+            return slots;
         }
 
         /// Formats the lowest limit and the highest since the first cut: `2–4 (limit 8)`.
@@ -14713,7 +14713,7 @@ final class DifyExec implements Runnable {
         /// not during a node's call of a model or another server.
         Unresolved overdue(Instant now) {
             return new Unresolved(attempt, response, purpose, Symptom.OVERDUE, why, since, new LookUpState(now, 0,
-                    state.runStart(), now.plusSeconds(30), false, state.holdsPlace()));
+                    state.runStart(), now.plusSeconds(30), false, state.holdsSlot()));
         }
 
         Unresolved with(LookUpState state) {
@@ -14728,7 +14728,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the next look-up of the run, which keeps its slot if it holds one.
         Unresolved later(Instant now) {
-            return with(state.later(now, state.holdsPlace()));
+            return with(state.later(now, state.holdsSlot()));
         }
 
         /// Shifts the times of an earlier session's attempt that seems to lie in the future because the clock was set
@@ -14760,21 +14760,21 @@ final class DifyExec implements Runnable {
         /// Holds the progress of a run's look-ups. `runStart` is empty until the server reports it. An active run is
         /// waited for until `deadline`, and may hold a slot of the server.
         record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline,
-                boolean wasStopped, boolean holdsPlace) {
+                boolean wasStopped, boolean holdsSlot) {
             LookUpState dueAt(Instant due) {
-                return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
+                return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsSlot);
             }
 
             LookUpState withStart(Optional<Instant> runStart, Instant deadline) {
-                return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsPlace);
+                return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsSlot);
             }
 
             /// Schedules the next look-up after a pause. The pause grows from 0.5 s, for runs that are about to end, to
             /// 15 s, so that long runs do not burden the server. The last look-up is at the deadline.
-            LookUpState later(Instant now, boolean holdsPlace) {
+            LookUpState later(Instant now, boolean holdsSlot) {
                 var next = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
                 boolean isLast = now.isBefore(deadline) && next.isAfter(deadline);
-                return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline, wasStopped, holdsPlace);
+                return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline, wasStopped, holdsSlot);
             }
 
             /// Schedules another look-up after 2 s, because Dify may report `stopped` a moment before a run's real end.

@@ -427,7 +427,7 @@ final class LookUpTest {
                 scene.answer = this::run;
                 scene.found = unresolved -> isAway() ? new LookUpResult.Silent(new Response.NotSent("refused", ""))
                         : running(unresolved.run().orElseThrow().id());
-                scene.watched = _ -> fewest = Math.min(fewest, scene.pace.places());
+                scene.watched = _ -> fewest = Math.min(fewest, scene.pace.slots());
             }
 
             private boolean isAway() {

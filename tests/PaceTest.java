@@ -73,7 +73,7 @@ final class PaceTest {
                     case "room", "no" -> assertEquals(words[0].equals("room"), pace.hasRoom(NOON,
                             Integer.parseInt(words[words.length - 1].replaceAll("\\D", "")) - 1), step);
                     case "span" -> assertEquals(step.substring(5), pace.span());
-                    default -> assertEquals(numbers[0], pace.places(), step);
+                    default -> assertEquals(numbers[0], pace.slots(), step);
                 }
             }
         }
@@ -83,9 +83,9 @@ final class PaceTest {
             pace.cutAfterRefusal(1, 2, 1);
             for (int tried = 1, rounds = 1; tried <= 6; tried++, rounds = Math.min(10, 2 * rounds)) {
                 for (int run = 1; run < 2 * rounds; run++) pace.noteSuccess();
-                assertEquals(2, pace.places());
+                assertEquals(2, pace.slots());
                 pace.noteSuccess();
-                assertEquals(3, pace.places());
+                assertEquals(3, pace.slots());
 
                 pace.cutAfterRefusal(tried + 1, 2, tried + 1);
             }

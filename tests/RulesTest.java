@@ -870,7 +870,7 @@ final class RulesTest {
 
             assertEquals(Optional.of(run("run-1")), unresolved.run());
             assertEquals(NOON.plusSeconds(350), unresolved.state().deadline());
-            assertTrue(unresolved.state().holdsPlace());
+            assertTrue(unresolved.state().holdsSlot());
         }
 
         @ParameterizedTest(name = "{0}, the row succeeded: {1}, the same cells: {2}")

@@ -702,7 +702,7 @@ final class Given {
         }
 
         @Override
-        public void ran(Response.Ran ran) {
+        public void onRun(Response.Ran ran) {
             heard.add(ran.ref().id());
         }
 
