@@ -9670,7 +9670,7 @@ final class DifyExec implements Runnable {
                     .mapToLong(offset -> offset).filter(offset -> offset >= 0).min().orElse(Long.MAX_VALUE))).toList();
         }
 
-        /// Reads single rows from the files of a batch, which it holds open.
+        /// Reads single rows from the files of a batch. The files stay open until this is closed.
         record RowEnds(Batch batch, Lines results, Lines log) implements AutoCloseable {
             RowEnds(Batch batch) {
                 this(batch, new Lines(batch.files().results()), new Lines(batch.files().log()));
@@ -10864,7 +10864,7 @@ final class DifyExec implements Runnable {
         record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
 
-            /// Returns whether the session was interrupted and stopped this run. Its row has not failed: it is pending
+            /// Returns whether the session was interrupted and stopped this run. Its row has not failed but is pending
             /// again. A run that timed out has failed.
             boolean isOfInterruptedRun() {
                 return !user.isEmpty() && why.equals(INTERRUPTED);
@@ -12331,7 +12331,7 @@ final class DifyExec implements Runnable {
             this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isText);
         }
 
-        /// Returns the form that sends all cells as texts, for `--no-check`.
+        /// Returns the form that sends all cells as texts, for `--no-check` and if the form cannot be fetched.
         static Form ofText() {
             return new Form(List.of(), List.of(), true);
         }
