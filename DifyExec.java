@@ -10418,9 +10418,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens and locks the file. If a step fails, the file is closed again and a later write retries. `channel` is
-        /// set last, because it shows that all steps have succeeded. The folder is written to disk so that a new file
-        /// survives a power cut.
+        /// Opens and locks the file. If a step fails, the file is closed again, and a later write may retry. `channel`
+        /// is set last, because it shows that all steps have succeeded. The folder is written to disk so that a new
+        /// file survives a power cut.
         private void open() throws IOException {
             var opened = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
                     StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
@@ -10431,6 +10431,7 @@ final class DifyExec implements Runnable {
                 AtomicFile.forceFolder(path);
                 channel = opened;
             } catch (IOException problem) {
+                // the disk itself failed, so that no later write may retry
                 if (problem instanceof AtomicFile.NotForced known) failure = known;
                 try (opened) {
                     throw problem;
@@ -12438,6 +12439,7 @@ final class DifyExec implements Runnable {
             for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
                 losses.add(withRemedy("no column for the required variable " + Text.quoted(variable.name()), columns,
                         variable));
+            // without any other fault, it is one if the workflow gets nothing but the id
             boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
             if (!losses.isEmpty() || !onlyIdMatches || columns.size() + unfilled.size() == 0) return losses;
             var loss = "no column but the id reaches the workflow";
