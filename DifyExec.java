@@ -6774,6 +6774,7 @@ final class DifyExec implements Runnable {
             return switch (response) { // false and true: whether another try may succeed
                 case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
                         new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
+                // below 300: a success without the id of a file, such as a proxy's page
                 case Response.Refused refused when refused.status() != 429
                         && (refused.status() < 300 || refused.isTransient()) ->
                         new Response.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
@@ -6916,7 +6917,7 @@ final class DifyExec implements Runnable {
         /// Limits a downloaded file to 1 GiB, because a link may lead to a response that does not end.
         private static final long MAX_FILE_BYTES = 1L << 30;
 
-        /// Creates a client of a workflow, which [#to] replaces when the server has reported the kind of the app.
+        /// Creates a client of a workflow, which [#forApp] replaces when the server has reported the kind of the app.
         ///
         /// @param runs the largest number of runs at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
@@ -7160,7 +7161,7 @@ final class DifyExec implements Runnable {
             return result(reply, Function.identity());
         }
 
-        /// Returns whether Dify has no such run. A proxy's 404 does not count. It lacks Dify's code.
+        /// Returns whether Dify has no such run. A 404 without Dify's code does not count, because it is a proxy's.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found");
@@ -7385,8 +7386,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns whether a run with these inputs may belong to this request. If the record has a user, the user
-            /// decides, because each attempt has its own. Otherwise only text values are compared: Dify converts the
-            /// others, and drops those that the workflow does not declare.
+            /// decides, because each attempt has its own. Otherwise, only text values are compared, because Dify may
+            /// convert other values. Values that the workflow does not declare are missing in the record.
             boolean matches(JsonNode inputs, JsonNode query) {
                 var stored = inputs.path("sys.user_id");
                 if (stored.isTextual()) return stored.asText().equals(user);
@@ -13333,6 +13334,7 @@ final class DifyExec implements Runnable {
                 return lookAgain(unresolved.with(unresolved.state().afterStop(now)));
             if (attempt.isOfLostEdits()) // the cells that would be sent again are not those that the user edited
                 return List.of(new Step.Take(attempt, ran, Outcome.failed(ran.error())));
+            // an earlier session stopped the run itself, so that is not the row's failure
             if (unresolved.is(Symptom.INTERRUPTED)) return List.of(
                     new Step.Close("interrupted", ran, "stopped on request"),
                     new Step.SendAgain(Attempt.Tries.NONE, false));
@@ -14205,8 +14207,8 @@ final class DifyExec implements Runnable {
             return isEdited && !isCurrent();
         }
 
-        /// Counts a row's attempts in this session. Only `failed` counts against `MAX_RETRIES`. `earlier` counts the
-        /// retries of earlier sessions, which are only part of `retry_count`.
+        /// Counts a row's attempts in this session. Only `failed` counts against `MAX_RETRIES`, and `throttled` makes
+        /// the waits longer. `earlier` counts the retries of earlier sessions, which only `retry_count` includes.
         record Tries(int failed, int throttled, int earlier) {
             static final Tries NONE = new Tries(0, 0, 0);
 
@@ -14781,6 +14783,7 @@ final class DifyExec implements Runnable {
 
             /// Schedules another look-up after 2 s, because Dify may report `stopped` a moment before a run's real end.
             LookUpState afterStop(Instant now) {
+                // stopped once, so that a second `stopped` counts; a stopped run holds no slot
                 return new LookUpState(now.plusSeconds(2), looks + 1, runStart, deadline, true, false);
             }
         }
