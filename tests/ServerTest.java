@@ -675,7 +675,7 @@ class ServerTest {
         @ParameterizedTest
         @CsvSource({"' 120 ', 120", "soon,", "-5,", "'',", "'Wed, 21 Oct 2015 07:28:00 GMT',",
             "99999999999999999999,"})
-        void retryAfterIsHeededIfItIsInTheFuture(String text, Long seconds) {
+        void aUsableRetryAfterIsHeeded(String text, Long seconds) {
             var response = seen(BLOCKING, aResponse().withStatus(429).withHeader("Retry-After", text));
 
             assertEquals(Optional.ofNullable(seconds).map(Given::seconds), refused(response).retryAfter());
