@@ -46,11 +46,6 @@ final class FaultTest extends WholeCommand {
                 .toArray(String[]::new)));
     }
 
-    /// The header of a table for a workflow or a chatflow.
-    private static String header(String app) {
-        return app.equals("chatflow") ? "id,query" : "id,text";
-    }
-
     private static Set<String> oneTo(int count) {
         return IntStream.rangeClosed(1, count).mapToObj(String::valueOf).collect(Collectors.toSet());
     }

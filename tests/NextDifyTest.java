@@ -147,8 +147,7 @@ class NextDifyTest {
         @CsvSource({"blocking, workflow", "streaming, workflow", "streaming, chatflow"})
         void isTimedWithoutTheMove(String mode, String app) throws IOException {
             var dify = new Simulated("--dify", "1.19.0", "--app", app, "--latency", "1s");
-            var kept = app.equals("chatflow") ? "id,query" : "id,text";
-            csv(kept, "1,[move 4s]", "2,[move 4s]", "3,short");
+            csv(header(app), "1,[move 4s]", "2,[move 4s]", "3,short");
 
             call(dify.settings(), typed("run", "--mode", mode, "--timeout", "3s", "-c", "3")).exits(0);
             assertEquals(List.of("1", "2", "3"), ids());
@@ -174,7 +173,7 @@ class NextDifyTest {
         void showsNodeAndExpiryButItsTokenOnlyInLogAndShell(String version, String app, String mode, String node)
                 throws IOException {
             var settings = new Simulated("--dify", version, "--app", app, "--latency", "10ms").settings();
-            csv(app.equals("chatflow") ? "id,query" : "id,text", "1,[pause]", "2,[pause]", "3,fine");
+            csv(header(app), "1,[pause]", "2,[pause]", "3,fine");
 
             var ran = call(settings, typed("run", "--mode", mode)).exits(3);
             assertEquals("succeeded=1 paused=2", status());
@@ -239,7 +238,7 @@ class NextDifyTest {
             var all = new ArrayList<List<String>>();
             for (var version : List.of("1.16.1", "1.19.0")) {
                 var settings = new Simulated("--dify", version, "--app", app, "--latency", "20ms").settings();
-                csv(app.equals("chatflow") ? "id,query" : "id,text", "1,a", "2,[drop-after]", "3,[fail]", "4,[partial]");
+                csv(header(app), "1,a", "2,[drop-after]", "3,[fail]", "4,[partial]");
                 call(settings, typed("run", "--mode", "streaming", "--fresh")).exits(3);
                 all.add(results().stream().map(line -> line.path("id") + " " + line.path("outputs") + " "
                         + line.path("workflow_status") + " " + line.path("total_tokens") + " " + line.path("total_price"))

@@ -201,6 +201,11 @@ abstract class WholeCommand {
         return Files.writeString(file("data.csv"), String.join("\n", lines) + "\n");
     }
 
+    /// The header of a CSV for a workflow or a chatflow.
+    static String header(String app) {
+        return app.equals("chatflow") ? "id,query" : "id,text";
+    }
+
     /// Rows `1` to `count`.
     Path rows(int count) throws IOException {
         var rows = IntStream.rangeClosed(1, count).mapToObj(id -> id + ",text " + id);
