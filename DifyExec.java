@@ -3633,7 +3633,7 @@ final class DifyExec implements Runnable {
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
             int room = columns - String.join(BETWEEN, items).length() - " ()".length(), at = items.indexOf(failed);
             if (at > 0 && room >= SHORTEST_CAUSE) tally.causes().entrySet().stream().max(Map.Entry.comparingByValue())
-                    .ifPresent(cause -> items.set(at, failed + " (" + Text.words(cause.getKey(), room) + ")"));
+                    .ifPresent(cause -> items.set(at, failed + " (" + Text.cutAtWord(cause.getKey(), room) + ")"));
             return Text.cut(String.join(BETWEEN, items), columns);
         }
 
@@ -9889,7 +9889,7 @@ final class DifyExec implements Runnable {
         /// Returns the choices of the last session on these files. Without one, returns those of a shard, because a new
         /// shard and `merge` must read the CSV as the other shards did.
         Choices choices() {
-            var whole = shard.isEmpty() ? this : of(Shard.whole(results));
+            var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
                 var sessions = Event.sessions(files.log);
                 if (!sessions.isEmpty()) return new Choices(sessions.getLast().choices(), files.log,
@@ -9979,7 +9979,7 @@ final class DifyExec implements Runnable {
         Lock acquire() {
             var own = Storage.naming(lock, () -> Lock.of(this));
             try {
-                var whole = shard.isEmpty() ? this : of(Shard.whole(results));
+                var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
                 if (shard.isPresent() && Lock.isHeld(whole.lock)) throw locked(whole.lock);
                 for (var other : Shards.named(whole))
                     if (shard.isEmpty() || Shards.shard(other).count() != shard.get().count())
@@ -10138,7 +10138,7 @@ final class DifyExec implements Runnable {
         /// already.
         private static void refuseOtherBatch(BatchFiles files, Csv csv) throws IOException {
             var own = shard(files);
-            var whole = BatchFiles.of(Shard.whole(files.results()));
+            var whole = BatchFiles.of(Shard.wholeFile(files.results()));
             for (var other : beside(whole)) {
                 requireCount(other, shard(other).count(), own.count());
                 for (var session : Event.sessions(other.log())) requireSame(other, session, csv);
@@ -10850,7 +10850,7 @@ final class DifyExec implements Runnable {
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(),
                         response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
-                        Text.printable(error, Text.LONGEST_ERROR), attempt.took(response, now).toMillis() / 1000.0,
+                        Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
                         usage.tokens(), usage.price().orElse(null), usage.currency(), attempt.isEdited(), results);
             }
         }
@@ -15886,6 +15886,7 @@ final class DifyExec implements Runnable {
     /// Identifies one of the `count` parts of a batch, numbered from 1. The hash of a row's id decides which part the
     /// row belongs to, so the row stays there when other rows are added or removed.
     record Shard(int index, int count) {
+        /// Match `3/8` as typed, and the name of a file such as `results.3-of-8.jsonl`. Five digits fit into an int.
         private static final Pattern TYPED = Pattern.compile("(\\d{1,5})/(\\d{1,5})"),
                 NAMED = Pattern.compile("(.+)\\.(\\d{1,5})-of-(\\d{1,5})(\\.[^.]*)?");
 
@@ -15896,28 +15897,33 @@ final class DifyExec implements Runnable {
                     + ": must be I/N, such as 3/8, with I from 1 to N"));
         }
 
+        /// Returns empty if there is no such shard, such as 9 of 8.
         private static Optional<Shard> of(String index, String count) {
             var shard = new Shard(Integer.parseInt(index), Integer.parseInt(count));
             boolean exists = shard.index >= 1 && shard.index <= shard.count;
             return exists ? Optional.of(shard) : Optional.empty();
         }
 
+        /// Returns the shard that a file is named after.
         static Optional<Shard> in(Path file) {
             var name = NAMED.matcher(file.getFileName().toString());
             return name.matches() ? of(name.group(2), name.group(3)) : Optional.empty();
         }
 
-        static Path whole(Path file) {
+        /// Returns the file of the whole batch: `results.jsonl` for `results.3-of-8.jsonl`.
+        static Path wholeFile(Path file) {
             return file.resolveSibling(NAMED.matcher(file.getFileName().toString()).replaceFirst("$1$4"));
         }
 
-        /// Returns `results.3-of-8.jsonl` for `results.jsonl`, and a file that already has that name unchanged.
+        /// Returns `results.3-of-8.jsonl` for `results.jsonl`, and a file that already has that name unchanged. Another
+        /// shard's file is rejected, because it would get rows that `merge` does not expect there.
         Path of(Path output) {
             var named = in(output);
             if (named.isPresent() && !named.get().equals(this))
                 throw new Unusable(output + " is named after shard " + named.get() + ", not " + this);
             if (named.isPresent()) return output;
             var name = output.getFileName().toString();
+            // the dot of a hidden file such as .results is not the start of an ending
             int end = name.lastIndexOf('.') > 0 ? name.lastIndexOf('.') : name.length();
             return output.resolveSibling(name.substring(0, end) + "." + index + "-of-" + count + name.substring(end));
         }
@@ -15926,6 +15932,8 @@ final class DifyExec implements Runnable {
             return of(id, count).index == index;
         }
 
+        /// Returns the shard of a row. A hash spreads the rows evenly, and every machine computes the same one. Its
+        /// first eight bytes are enough for that.
         static Shard of(String id, int count) {
             var hash = ByteBuffer.wrap(Fingerprint.sha256().digest(id.getBytes(UTF_8)));
             return new Shard((int) Long.remainderUnsigned(hash.getLong(), count) + 1, count);
@@ -15937,18 +15945,20 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also at a delimiter that
-    /// this file does not use: some spreadsheets split cells at any of them.
+    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip. That includes cells with
+    /// a delimiter that this file does not use, because some spreadsheets split cells at any of them.
     static final class CellWriter extends CSVWriter {
         CellWriter(Writer out, char delimiter) {
             super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, "\r\n");
         }
 
-        /// Writes one row. The other `writeNext` of the library swallows exceptions, so this one is used.
+        /// Writes one row. The library's simpler `writeNext` swallows exceptions, so a full disk would go unnoticed.
         void write(Collection<String> cells) throws IOException {
-            writeNext(cells.toArray(String[]::new), false, new StringBuilder());
+            boolean areAllQuoted = false; // only those that need it, see below
+            writeNext(cells.toArray(String[]::new), areAllQuoted, new StringBuilder());
         }
 
+        /// Decides which cells have quotes. The separator may also be another character than those in the list.
         @Override
         protected boolean stringContainsSpecialCharacters(String cell) {
             for (int i = 0; i < cell.length(); i++)
@@ -15957,11 +15967,13 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads what a disk says about files. After an error, `Files.exists` says that a file is missing, and a channel
-    /// does not name its file. Here a file is missing only if the system says so, and every error names its file.
+    /// Wraps file operations so that errors are not lost. After an error, `Files.exists` returns false, so that a batch
+    /// whose disk fails would start from scratch, and a channel's error does not contain the file's name. Here a file
+    /// is missing only if the system reports that it is, and every error contains the name.
     static final class Storage {
 
-        /// Is true also if the system does not say, so that the next call on the file reports the error.
+        /// Returns whether the file exists. Returns true if that is unknown, so that the next call on the file reports
+        /// the error.
         static boolean exists(Path path, LinkOption... links) {
             return !Files.notExists(path, links);
         }
@@ -15975,12 +15987,13 @@ final class DifyExec implements Runnable {
                 try (var files = Files.newDirectoryStream(folder)) {
                     return StreamSupport.stream(files.spliterator(), false).toList();
                 } catch (DirectoryIteratorException problem) {
-                    throw problem.getCause();
+                    throw problem.getCause(); // the error itself, which the stream cannot throw
                 }
             });
         }
 
-        /// Is true if both names mean one file, which may not exist yet.
+        /// Returns whether both paths lead to one file, for example by a link. If one does not exist yet, it compares
+        /// their folders and names.
         static boolean isSame(Path one, Path other) {
             return naming(one, () -> exists(one) && exists(other) ? Files.isSameFile(one, other)
                     : one.getFileName().equals(other.getFileName()) && Files.isSameFile(
@@ -15990,12 +16003,13 @@ final class DifyExec implements Runnable {
         static void close(Path path, Closeable file) {
             naming(path, () -> {
                 file.close();
-                return file;
+                return file; // the result is not used
             });
         }
 
-        /// Passes on an error with the name of its file. For a temporary file, this is the name of the file that it
-        /// becomes.
+        /// Runs an action. If it fails, the error contains the name of its file. For a temporary file, that is the name
+        /// of the file that it becomes, because the user knows no other. An error that already contains a name keeps
+        /// it, because a folder or another file may be at fault.
         static <T> T naming(Path path, IOSupplier<T> action) {
             try {
                 return action.get();
@@ -16013,13 +16027,15 @@ final class DifyExec implements Runnable {
     /// Holds a file under a temporary name. Its lock shows that a process uses it, so that the next start removes only
     /// what a killed process left.
     record Temporary(Path path, FileChannel channel) implements AutoCloseable {
-        static final String HIDDEN = ".difyexec-";
+        static final String HIDDEN = ".difyexec-"; // file managers and ls hide names that begin with a dot
+        /// Identifies this process. A process id would not do, because another machine may write to the same folder.
         private static final String PROCESS = UUID.randomUUID().toString();
+        /// Matches the two ids in the name. Only a file with a complete name of ours is ever removed.
         private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
 
         /// Creates the file and locks it. Until the lock is granted, another process may take the new file for an
-        /// abandoned one and remove it, so another file is made, up to five times in all. After that, the file is used
-        /// in any case, because some file systems never grant the lock.
+        /// abandoned one and remove it. Then another file is created, up to five in all. The fifth is used in any case,
+        /// because some file systems never grant the lock.
         static Temporary of(Path folder, String prefix) throws IOException {
             for (int tries = 1; ; tries++) {
                 var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ".tmp");
@@ -16030,8 +16046,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Removes abandoned files that begin with `prefix`, except those of this process: closing a second channel
-        /// would release their locks. Only one thread does this, because a process cannot lock a file twice.
+        /// Removes abandoned files that begin with `prefix`, except those of this process, because closing a second
+        /// channel would release their locks. Only one thread does this, because a process cannot lock a file twice.
         static synchronized void removeAbandoned(Path folder, String prefix) {
             for (var path : Storage.list(folder)) {
                 var name = path.getFileName().toString();
@@ -16040,11 +16056,13 @@ final class DifyExec implements Runnable {
                 try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
                     if (channel.tryLock() != null) Files.deleteIfExists(path);
                 } catch (IOException _) {
-                    // not ours to remove
+                    // another process has removed the file, or it belongs to another user
                 }
             }
         }
 
+        /// Removes the file, unless it has been renamed, and then releases its lock. In the other order, another
+        /// process could take it for abandoned.
         @Override
         public void close() throws IOException {
             try (channel) {
@@ -16067,14 +16085,18 @@ final class DifyExec implements Runnable {
     }
 
     /// Writes a file that appears whole or not at all. The file gets a temporary name in the same folder, because a
-    /// rename needs that, is written to disk, and is then renamed.
+    /// rename cannot move it to another disk. It is written to disk and then renamed.
     static final class AtomicFile {
+        /// Writes a file that a user asked for. Those of a batch use [#replace], because the batch removes what is
+        /// abandoned once, when it is locked.
         static void write(Path file, IOConsumer<OutputStream> content) {
             removeAbandoned(file);
             replace(file, content);
         }
 
-        /// Replaces a file and keeps its permissions, so that a private file does not become public.
+        /// Replaces a file and keeps its permissions, so that a private file does not become public. The order matters:
+        /// permissions come before the content, and the content is on disk before the rename. Otherwise a power cut
+        /// could leave an empty file under the name.
         static void replace(Path file, IOConsumer<OutputStream> content) {
             Storage.naming(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
@@ -16082,7 +16104,7 @@ final class DifyExec implements Runnable {
                         Files.setPosixFilePermissions(temporary.path(), Files.getPosixFilePermissions(file));
                     var masking = Secret.current().masking(Channels.newOutputStream(temporary.channel()));
                     content.accept(masking);
-                    masking.flush();
+                    masking.flush(); // not closed, because the channel is still needed
                     force(file, temporary.channel());
                     Files.move(temporary.path(), file, StandardCopyOption.ATOMIC_MOVE,
                             StandardCopyOption.REPLACE_EXISTING);
@@ -16092,6 +16114,8 @@ final class DifyExec implements Runnable {
             });
         }
 
+        /// Returns how the names of temporary files for `file` begin. They contain a hash of its name, because a long
+        /// name and the ids together would exceed the limit of 255 bytes.
         static String prefix(Path file) {
             return Temporary.HIDDEN + "%08x-".formatted(file.getFileName().toString().hashCode());
         }
@@ -16109,36 +16133,40 @@ final class DifyExec implements Runnable {
             } catch (NotForced problem) {
                 throw problem;
             } catch (IOException _) {
-                // not every system can open a folder; the file itself is forced
+                // Windows cannot open a folder; the file itself is on disk
             }
         }
 
-        /// Writes a file or folder to disk, if its file system can do so.
+        /// Writes a file or folder to disk. If its file system cannot do so, that is no error, because otherwise no
+        /// batch could run there.
         static void force(Path path, FileChannel channel) throws IOException {
             try {
-                channel.force(true);
+                channel.force(true); // with its length and times
             } catch (IOException problem) {
                 if (!cannotForce(problem)) throw new NotForced(path, problem);
             }
         }
 
-        /// The disk failed, and what was lost is unknown. Another try would not show the loss, because the system
-        /// reports it only once.
+        /// Means that the disk failed, and what was lost is unknown. Another try would not show the loss, because the
+        /// system reports it only once. So nobody tries again.
         static final class NotForced extends IOException {
             NotForced(Path path, IOException problem) {
                 super(path + ": " + Text.reason(problem), problem);
             }
         }
 
-        /// Is true for EINVAL or ENOTSUP, which some network mounts report.
+        /// Returns whether the error is EINVAL or ENOTSUP, which some network mounts report for every file. Java has no
+        /// code for them, only the system's text.
         static boolean cannotForce(IOException problem) {
             return Set.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
         }
     }
 
-    /// Identifies a row's content by a SHA-256 over its names and cells, each after its length. The order of the
-    /// columns does not matter.
+    /// Identifies a row's content by a SHA-256 over its names and cells, each after its length. Without the lengths, a
+    /// text that moves to the next cell would change nothing. The order of the columns does not matter, because Dify
+    /// gets the values by name.
     static final class Fingerprint {
+        /// Returns the first eight bytes. They are enough, because a row is compared only with its own earlier content.
         static long of(Map<String, String> inputs) {
             var digest = sha256();
             new TreeMap<>(inputs).forEach((name, cell) -> {
@@ -16163,7 +16191,7 @@ final class DifyExec implements Runnable {
     /// Holds numbers by index, 0 if not set. It adds blocks and never copies them, because a growing array would take
     /// its memory twice during the copy.
     static final class LongList {
-        private static final int BLOCK = 1 << 12;
+        private static final int BLOCK = 1 << 12; // numbers, or 32 KB, the most that a short list wastes
 
         private final List<long[]> blocks = new ArrayList<>();
         private int size = 0;
@@ -16172,6 +16200,7 @@ final class DifyExec implements Runnable {
             return size;
         }
 
+        /// Returns a number, or 0 beyond the end, so that nobody needs to fill up a list.
         long get(long place) {
             return place < size ? blocks.get((int) (place / BLOCK))[(int) (place % BLOCK)] : 0;
         }
@@ -16189,31 +16218,34 @@ final class DifyExec implements Runnable {
 
     /// Finds the word that the user most likely meant, if one is near enough for a typing error.
     static final class Nearest {
-        private static final Pattern MARKS = Pattern.compile("[\\s_-]");
+        private static final Pattern MARKS = Pattern.compile("[\\s_-]"); // people mix up Body-Text and body_text
 
+        /// Allows one wrong letter in four, and always one. With more, a short word would resemble most others.
         static Optional<String> of(String word, List<String> words) {
             return of(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
         }
 
+        /// Returns the end of a message, or an empty text if no word is near.
         static String hint(String word, List<String> words) {
             return of(word, words).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse("");
         }
 
-        /// Returns the words that differ in at most `farthest` letters, the nearest first, and at most `most` of them.
-        static List<String> of(String word, Stream<String> words, int farthest, int most) {
+        /// Returns the words that differ in at most `maxDistance` letters, the nearest first, and at most `maxWords`.
+        static List<String> of(String word, Stream<String> words, int maxDistance, int maxWords) {
             var wanted = plain(word);
-            var distance = new LevenshteinDistance(farthest);
+            var distance = new LevenshteinDistance(maxDistance);
             var near = new LinkedHashMap<String, Integer>();
             words.forEach(other -> {
                 int letters = distance.apply(wanted, plain(other)); // -1 if more letters differ
                 if (letters >= 0) near.put(other, letters);
             });
-            return near.entrySet().stream().sorted(Map.Entry.comparingByValue()).limit(most)
+            return near.entrySet().stream().sorted(Map.Entry.comparingByValue()).limit(maxWords)
                     .map(Map.Entry::getKey).toList();
         }
 
-        /// Is true if a column may be meant for a variable: they differ only in case and marks, one begins with the
-        /// other, or both have five letters or more and differ in at most two.
+        /// Returns whether a column may be meant for a variable. Either they differ only in case and marks, or one
+        /// begins with the other, or both have five letters or more and differ in at most two. In a shorter name, two
+        /// letters are too much of it. The result is only a suggestion of `--map`, so the user decides.
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
@@ -16229,20 +16261,24 @@ final class DifyExec implements Runnable {
 
     /// Formats text for people, without control characters, with bounded length, and the same in every locale.
     static final class Text {
-        static final int LONGEST_ERROR = 500;
-        /// Matches control characters, marks of direction and line ends, because they change what a terminal shows.
+        /// Limits errors in the log, in characters, because a server's error may be a whole page. Most fit whole.
+        static final int MAX_ERROR_LENGTH = 500;
+        /// Matches control characters, marks of direction and line breaks, because they change what a terminal shows. A
+        /// response could otherwise make its text look like one of ours.
         private static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
         /// Matches the class name that Java puts before the message of a cause.
         private static final Pattern JAVA_NAME = Pattern.compile(
                 "\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
 
+        /// Returns a text that is safe to show, cut to `longest` characters. Only the part that is left is searched,
+        /// because a response may have many megabytes.
         static String printable(String text, int longest) {
             var cut = cut(text, longest);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
         }
 
-        /// Shortens a text to whole words, with a `…` at the end.
-        static String words(String text, int longest) {
+        /// Shortens a text to whole words, with a `…` at the end. If not even the first word fits, only `…` is left.
+        static String cutAtWord(String text, int longest) {
             if (text.length() <= longest) return text;
             int end = text.lastIndexOf(' ', longest - 1);
             return text.substring(0, Math.max(0, end)) + "…";
@@ -16255,22 +16291,26 @@ final class DifyExec implements Runnable {
         }
 
         /// Matches UUIDs, durations, and words with digits, such as ids and dates. It does not match single digits, nor
-        /// 400 to 599, which are mostly HTTP statuses.
+        /// 400 to 599, which are mostly HTTP statuses and distinguish causes.
         private static final Pattern PARTICULAR = Pattern.compile("(?<!\\w)(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
         /// Returns an error message without the ids, times and numbers that differ from row to row, to group rows by
-        /// it.
+        /// it. The message is first cut as it is in the log, so that it gives the same cause before and after it was
+        /// written. The cause is cut to about two lines of a terminal.
         static String cause(String message) {
-            return printable(PARTICULAR.matcher(printable(message, LONGEST_ERROR)).replaceAll("…"), 160);
+            return printable(PARTICULAR.matcher(printable(message, MAX_ERROR_LENGTH)).replaceAll("…"), 160);
         }
 
+        /// Returns a row's id for a message. An id may be a whole cell, but the rest of the line must stay readable.
         static String id(String id) {
             return printable(id, 60);
         }
 
-        /// Shows the first `most` items, then how many more there are, for example `… and 12 more causes`.
+        /// Prints the first `most` items, then how many more there are, for example `… and 12 more causes`.
+        ///
+        /// @param more the format of the last line, such as `%s causes`
         static <T> void printFirst(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
             all.stream().limit(most).forEach(show);
             if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
@@ -16278,30 +16318,35 @@ final class DifyExec implements Runnable {
 
         /// Joins the first texts, and shows with `…` that there are more: `r-1, r-2, …`.
         static String joinFirst(int most, Stream<String> all) {
-            var some = all.limit(most + 1).toList();
+            var some = all.limit(most + 1).toList(); // one more shows that there are more, and the rest is not needed
             return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
         }
 
+        /// Quotes a name or a value in a message. Its quotes are not escaped, because only people read it.
         static String quoted(String text) {
             return '"' + printable(text, 60) + '"';
         }
 
+        /// Returns why something failed, in words for people. Java's own messages come after the known cases, because
+        /// they are only a file's name, are missing, or contain names of classes.
         static String reason(Throwable problem) {
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
-            for (var cause = problem; cause != null; cause = cause.getCause()) // a ConnectException hides it
+            for (var cause = problem; cause != null; cause = cause.getCause()) // Java wraps it in a ConnectException
                 if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
                     return "unknown host";
             var plain = message == null ? "" : printable(JAVA_NAME.matcher(message).replaceAll(""), 300);
             if (!plain.isBlank()) return plain;
             if (problem instanceof ConnectException) return "connection refused";
             if (problem.getCause() != null) return reason(problem.getCause());
-            return problem.getClass().getSimpleName().replaceFirst("(Exception|Error)$", "") // closed channel
+            // without any message, the name of the exception is the only clue, here as words: closed channel
+            return problem.getClass().getSimpleName().replaceFirst("(Exception|Error)$", "")
                     .replaceAll("(?<=[a-z])(?=[A-Z])", " ").toLowerCase(Locale.ROOT);
         }
 
-        /// Formats a duration: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`.
+        /// Formats a duration in at most two units: `0.4 s`, `119 s`, `3 min 5 s`, `2 h 10 min`. Less than two minutes
+        /// are shown in seconds, and less than two hours in minutes, which is shorter.
         static String seconds(Duration time) {
             long whole = time.toSeconds();
             if (whole < 10) return String.format(Locale.ROOT, "%.1f s", time.toMillis() / 1000.0);
@@ -16310,26 +16355,33 @@ final class DifyExec implements Runnable {
             return whole / 3600 + " h " + whole % 3600 / 60 + " min";
         }
 
+        /// Groups the digits of a large number: `1,234,567`.
         static String number(long number) {
             return String.format(Locale.ROOT, "%,d", number);
         }
 
+        /// Returns a number with its noun: `1 row`, `2 rows`.
         static String count(long count, String one) {
             return count(count, one, one + "s");
         }
 
+        /// Returns a number with a noun whose plural has no plain `s`, such as `retries`.
         static String count(long count, String one, String many) {
             return count + " " + (count == 1 ? one : many);
         }
 
-        /// Returns the words that run a command line in the system's own shell.
+        /// Returns the words that run a command line in the system's own shell. Only Windows separates folders with a
+        /// backslash.
         static List<String> command(String line) {
             return File.separatorChar == '\\' ? List.of("cmd", "/c", line) : List.of("sh", "-c", line);
         }
 
+        /// Quotes a word so that a user can paste it into a shell. Most words need no quotes and are easier to read
+        /// without them. Line breaks and tabs are safe inside the quotes, and a cell may need them.
         static String shell(String word) {
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
-            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // none acts on the terminal
+            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // others could act on the terminal
+            // a shell ends the quoted text, reads the escaped quote, and starts another quoted text
             return "'" + harmless.replace("'", "'\\''") + "'";
         }
     }
