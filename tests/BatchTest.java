@@ -123,7 +123,7 @@ final class BatchTest {
         }
 
         @Test
-        void aLineFileIsKeptWhileAnotherProcessWritesToIt() throws IOException {
+        void isLeftAloneWhileAnotherProcessWritesToIt() throws IOException {
             var path = folder.resolve("lines");
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
@@ -308,7 +308,7 @@ final class BatchTest {
         }
 
         @Test
-        void anUnfinishedLastLineMayStillBeWritten() throws IOException {
+        void anUnfinishedLastLineIsNotReported() throws IOException {
             assertEquals("a;", read(json("{'id':'a','status':'success'}\n{'id':'b','st")));
         }
 
@@ -541,7 +541,7 @@ final class BatchTest {
 
         /// A row has the tokens and the cost of all its attempts, whichever of them succeeded.
         @Test
-        void addsUpWhatEachRowHasSpent() throws IOException {
+        void addsUpTheTokensAndCostOfEachRow() throws IOException {
             Files.writeString(folder.resolve("results.jsonl"), json("""
                     {'id':'a','status':'success','inputs':{},'outputs':{},'user':'u2','total_tokens':5,\
                     'total_price':'0.25','currency':'USD'}
@@ -563,7 +563,7 @@ final class BatchTest {
         }
 
         @Test
-        void editsThatAreInTheCsvByNowDoNotCount() {
+        void editsThatTheCsvHasNowDoNotCount() {
             for (var cells : List.of("0123456789abcdef", row("a").hash())) {
                 var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING, cells, true, 0);
 
@@ -640,7 +640,7 @@ final class BatchTest {
         private static final Attempt ATTEMPT = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
 
         @Test
-        void longResultsDoNotWaitForEachOther() throws Exception {
+        void longResultsAreWrittenAtOnce() throws Exception {
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
                 writer.recordSuccess(success("x".repeat(1_000)));
@@ -827,7 +827,7 @@ final class BatchTest {
         }
 
         @Test
-        void aLongLineIsFoundFromItsStart() throws IOException {
+        void aLongTornLineIsCutOffAtItsStart() throws IOException {
             var first = "{\"a\":\"" + "x".repeat(200_000) + "\"}\n";
             var path = Files.writeString(folder.resolve("file"), first + "{\"b\":\"" + "\0".repeat(150_000));
 

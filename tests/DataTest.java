@@ -120,7 +120,7 @@ final class DataTest {
         }
 
         @Test
-        void lookUpsFollowEachOtherEverMoreSlowly() {
+        void lookUpsBecomeLessFrequent() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 300);
             var pauses = new ArrayList<Duration>();
             for (int look = 0; look < 20; look++) {
@@ -243,12 +243,12 @@ final class DataTest {
                 at 0x7f3a, commit 3f9a2c7, chatcmpl-8xQ7bZpLk2VtYw9RsT4u  | at …, commit …, chatcmpl-…
                 due 2026-01-16T12:00:05.123Z, 2026-01-16 or 9:30          | due …, … or …
                 """)
-        void aCauseIsTheMessageWithoutWhatDiffersFromRowToRow(String message, String cause) {
+        void aCauseIsTheMessageWithoutPartsThatVaryByRow(String message, String cause) {
             assertEquals(cause, Text.cause(message));
         }
 
         @Test
-        void aLongMessagesCauseIsTheSameBeforeAndAfterItWasInTheLog() {
+        void aLongMessageHasTheSameCauseInTheLog() {
             for (int at = 0; at < 520; at++) {
                 var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
 
@@ -379,7 +379,7 @@ final class DataTest {
         }
 
         @Test
-        void aFileThatCannotBeReadFailsOnlyThoseThatNeedIt(@TempDir Path folder) throws IOException {
+        void anUnreadableFileFailsOnlyIfItIsNeeded(@TempDir Path folder) throws IOException {
             Files.write(folder.resolve(".env"), "DIFY_API_KEY=app-secr\u00e9t\n".getBytes(
                     StandardCharsets.ISO_8859_1));
 
@@ -428,7 +428,7 @@ final class DataTest {
                 HTTPS_PROXY, http://proxy.example:3128,   https://127.0.0.1/v1,    -
                 HTTPS_PROXY, '  ',                        https://dify.example/v1, -
                 """)
-        void theProxyIsTheOneForTheScheme(String variable, String value, URI target, URI proxy) {
+        void theProxyDependsOnTheScheme(String variable, String value, URI target, URI proxy) {
             assertEquals(Optional.ofNullable(proxy), env(Map.of(variable, value)).proxy(target));
         }
 
@@ -518,7 +518,7 @@ final class DataTest {
         @ParameterizedTest
         @CsvSource(delimiter = '|', value = {"|[", "|{\"a\":", "|[{\"a\":[", "|x", "{\"a\":|x", "{\"|a", "[|\\",
                 "[1,2|]"})
-        void endsWithAnErrorAfterABoundedPartIfItIsEndless(String start, String endless) {
+        void isRejectedAfterABoundedPartIfItIsEndless(String start, String endless) {
             var read = new AtomicLong();
             var beginning = Objects.requireNonNullElse(start, "").getBytes(UTF_8);
             var in = new InputStream() {

@@ -13,7 +13,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Unresolved attempts of earlier sessions, and what the next session does with them.
 final class EarlierCallsTest {
     @Nested
-    class WhatEarlierCallsLeft extends Story.Sessions {
+    class EarlierSessions extends Story.Sessions {
         static final List<Story> STORIES = Story.of("""
                 runs left running are looked up at the next start
                   given   rows a b, interrupt 1
@@ -109,7 +109,7 @@ final class EarlierCallsTest {
         /// Sent by a machine whose clock was ahead, or still is.
         @ParameterizedTest
         @CsvSource({"absent, not_started succeeded", "running run-7 since -30, unknown"})
-        void aCallWithAClockFarAheadDoesNotDelayLaterCalls(String found, String outcomes) throws Exception {
+        void aSessionWithAClockFarAheadDoesNotDelayLaterOnes(String found, String outcomes) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.crash(1);
             var log = scene.file(".log");

@@ -74,7 +74,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"UTF-8, ','", "UTF-8, ;", "UTF-16LE, '\t'", "UTF-16BE, ','"})
-        void isSentCellByCellAsIs(String charset, String delimiter) throws IOException {
+        void sendsEachCellUnchanged(String charset, String delimiter) throws IOException {
             var text = "id,zip,text\n1,007,\"a, \"\"b\"\"\r\nc; あ😀 \"\n2,, x ".replace(",", delimiter)
                     .replace("a" + delimiter, "a,");
             Files.write(file("data.csv"), ("\uFEFF" + text).getBytes(charset));
@@ -301,7 +301,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areTriedAgainBeforeTheRunIsStarted() throws IOException {
+        void areUploadedAgainBeforeTheRunStarts() throws IOException {
             Files.writeString(file("a.txt"), "x");
             csv("id,doc,docs", "1,@a.txt,");
             uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"),
@@ -651,7 +651,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void ofTheOriginalToolHaveTheirListRetriedOnceEach() throws IOException {
+        void ofTheOriginalToolHaveTheirRetryListRunOnce() throws IOException {
             original();
 
             dify.command("retry").exits(0);
@@ -679,7 +679,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void whoseResultsAreGoneAreNotPaidForTwice() throws IOException {
+        void withLostResultsAreNotPaidForTwice() throws IOException {
             rows(3);
             dify.run();
             Files.delete(file("results.jsonl"));
@@ -783,7 +783,7 @@ final class FilesTest extends WholeCommand {
 
         /// A wrong `-i` would run, and pay for, all of another file.
         @Test
-        void areNotMixedWithThoseOfAnotherCsvUnlessThatIsMeant() throws IOException {
+        void areNotMixedWithAnotherCsvUnlessAddIsGiven() throws IOException {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
@@ -823,7 +823,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void reportRowsThatChangedSince() throws IOException {
+        void reportRowsThatHaveChanged() throws IOException {
             rows(3);
             dify.run();
             csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
@@ -893,7 +893,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areNotOverwrittenByARetryListWithoutABatch() throws IOException {
+        void areNotOverwrittenByARetryList() throws IOException {
             rows(2);
             Files.writeString(file("results.jsonl.retry"), "1\nkeep me\n");
 

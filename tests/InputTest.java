@@ -91,7 +91,7 @@ final class InputTest {
                 GB18030      | 这是用简体中文写的文字，请读一下
                 windows-1251 | Это текст на русском языке
                 """)
-        void aLikelyEncodingIsAHint(String encoding, String text) {
+        void aLikelyEncodingIsSuggested(String encoding, String text) {
             var message = problem(("id,text\na," + text + "\n").getBytes(Charset.forName(encoding)));
 
             assertTrue(message.startsWith("data.csv:2: ") && message.contains("\nhint: add --encoding " + encoding),

@@ -255,7 +255,7 @@ final class PowerTest {
         }
 
         @Test
-        void paysTwiceIfNothingHadBeenForced() throws Exception {
+        void paysTwiceIfNothingIsForced() throws Exception {
             var count = new PowerCut().measure(folder, PowerCut.Mode.BLOCKING, 24, 5, true);
 
             assertTrue(count.paidTwice > 0, count::toString);

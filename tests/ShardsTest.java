@@ -102,9 +102,9 @@ final class ShardsTest extends WholeCommand {
     }
 
     @Nested
-    class ACallOfOne {
+    class ARunOfAShard {
         @Test
-        void runsItsRowsAloneInFilesOfItsOwn() throws IOException {
+        void runsOnlyItsRowsInItsOwnFiles() throws IOException {
             shard(3, 3).exits(0).says("2 of 12 rows");
             assertEquals(List.of("5", "7"), ids("results.3-of-3.jsonl"));
             assertEquals("3/3", read("results.3-of-3.jsonl.log").getFirst().path("shard").asText());
@@ -113,7 +113,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void aSecondCallOfAShardContinuesAndRepeatsNoRow() throws IOException {
+        void aSecondRunContinuesWithoutRepeatingARow() throws IOException {
             shard(1, 3, "--limit", "2");
             assertEquals(List.of("6", "8"), ids("results.1-of-3.jsonl"));
 
@@ -213,7 +213,7 @@ final class ShardsTest extends WholeCommand {
     }
 
     @Nested
-    class TheStatusOfAll {
+    class TheStatusOfShards {
         @Test
         void theStatusHasALineForEachShard() throws IOException {
             dify.row("9", dify.ended("failed", "no"));

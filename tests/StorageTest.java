@@ -64,7 +64,7 @@ class StorageTest {
         /// Once per question about the file: "it does not exist" would forget the run that the log records.
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl.log", "results.jsonl", "results.jsonl.retry"})
-        void aFileThatCannotBeExaminedIsNotMissing(String name) throws Exception {
+        void aFileThatCannotBeExaminedIsNotTakenAsMissing(String name) throws Exception {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
