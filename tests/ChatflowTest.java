@@ -39,7 +39,11 @@ final class ChatflowTest extends WholeCommand {
         }
 
         private Response asked(Mode mode) {
-            try (var client = client("")) {
+            return asked(mode, "");
+        }
+
+        private Response asked(Mode mode, String pin) {
+            try (var client = client(pin)) {
                 var sent = ServerTest.attempt(mode, USER, attempt.row().inputs());
                 return client.run(sent, ServerTest.asked(sent), heard::add);
             }
@@ -75,23 +79,14 @@ final class ChatflowTest extends WholeCommand {
                     + "'total_price':'0.0021','currency':'USD'}},'files':[]", RESOURCES));
         }
 
-        @Test
-        void isSentWithTheInputsInItsOwnConversation() {
-            asked(Mode.BLOCKING);
+        @ParameterizedTest
+        @CsvSource({"'', ''", "v-7, '\"workflow_id\": \"v-7\",'"})
+        void isSentWithTheInputsInItsOwnConversation(String pin, String field) {
+            asked(Mode.BLOCKING, pin);
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages")).withRequestBody(equalToJson("""
-                    {"inputs": {"id": "r1"}, "query": "Why?", "response_mode": "blocking", "user": "%s",
-                     "auto_generate_name": false}""".formatted(USER))));
-        }
-
-        @Test
-        void namesAPinnedVersionInItsBody() {
-            try (var client = client("v-7")) {
-                client.run(attempt, ServerTest.asked(attempt), heard::add);
-            }
-
-            dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages"))
-                    .withRequestBody(equalToJson("{\"workflow_id\": \"v-7\"}", true, true)));
+                    {%s "inputs": {"id": "r1"}, "query": "Why?", "response_mode": "blocking", "user": "%s",
+                     "auto_generate_name": false}""".formatted(field, USER))));
         }
 
         @Test

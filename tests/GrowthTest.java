@@ -43,17 +43,18 @@ final class GrowthTest {
 
         /// The last ones are sent again because their runs are not found; later sessions would look for them again.
         static List<Arguments> rows() {
-            Function<Attempt, Response> success = attempt -> succeeded("run-" + attempt.row().id());
-            Function<Attempt, Response> transientFailure = attempt -> attempt.tries().failed() == 0
-                    ? failed("Rate Limit Error") : success.apply(attempt);
-            Function<Attempt, Response> cutOff = attempt -> cut(Symptom.CUT, run("run-" + attempt.row().id()));
-            Function<Attempt, Response> lost = attempt -> attempt.tries().equals(Attempt.Tries.NONE)
-                    ? cut(Symptom.CUT) : success.apply(attempt);
-            return List.of(Arguments.of("succeed", workflow(success, ABSENT), RowStatus.SUCCEEDED),
-                    Arguments.of("fail", workflow(_ -> failed("no such city"), ABSENT), RowStatus.FAILED),
-                    Arguments.of("are retried", workflow(transientFailure, ABSENT), RowStatus.SUCCEEDED),
-                    Arguments.of("are looked up", workflow(cutOff, ended(succeeded("run-found"))), RowStatus.SUCCEEDED),
-                    Arguments.of("are sent again", workflow(lost, ABSENT), RowStatus.SUCCEEDED));
+            Answer success = (attempt, _) -> succeeded("run-" + attempt.row().id());
+            Answer failure = (_, _) -> failed("no such city");
+            Answer transientFailure = (attempt, listener) -> attempt.tries().failed() == 0
+                    ? failed("Rate Limit Error") : success.to(attempt, listener);
+            Answer cutOff = (attempt, _) -> cut(Symptom.CUT, run("run-" + attempt.row().id()));
+            Answer lost = (attempt, listener) -> attempt.tries().equals(Attempt.Tries.NONE)
+                    ? cut(Symptom.CUT) : success.to(attempt, listener);
+            return List.of(Arguments.of("succeed", success, ABSENT, RowStatus.SUCCEEDED),
+                    Arguments.of("fail", failure, ABSENT, RowStatus.FAILED),
+                    Arguments.of("are retried", transientFailure, ABSENT, RowStatus.SUCCEEDED),
+                    Arguments.of("are looked up", cutOff, ended(succeeded("run-found")), RowStatus.SUCCEEDED),
+                    Arguments.of("are sent again", lost, ABSENT, RowStatus.SUCCEEDED));
         }
 
         @Test
@@ -70,15 +71,17 @@ final class GrowthTest {
 
         @ParameterizedTest(name = "rows that {0}")
         @MethodSource("rows")
-        void runsRowsAsFastAsASmallOne(String which, Workflow workflow, RowStatus end) throws Exception {
+        void runsRowsAsFastAsASmallOne(String which, Answer answer, LookUpResult found, RowStatus end) throws Exception {
             var ids = new ArrayDeque<List<String>>();
             for (int round = 0; round <= ROUNDS; round++, used++)
                 ids.add(IntStream.range(used * ROWS, (used + 1) * ROWS).mapToObj(GrowthTest::id).toList());
             var small = IntStream.range(0, ROWS).mapToObj(GrowthTest::id).toList();
-            large.workflow = workflow;
+            large.answer = answer;
+            large.found = _ -> found;
             var ratio = ratio(() -> {
                 var scene = scene(SMALL);
-                scene.workflow = workflow;
+                scene.answer = answer;
+                scene.found = _ -> found;
                 try (var batch = scene.open()) {
                     return play(scene, batch, small, end);
                 }
@@ -102,28 +105,6 @@ final class GrowthTest {
 
     private static String id(int row) {
         return "r" + row;
-    }
-
-    private static Workflow workflow(Function<Attempt, Response> answer, LookUpResult found) {
-        return new Workflow() {
-            @Override
-            public Response run(Attempt attempt, Consumer<StreamEvent> heard) {
-                return answer.apply(attempt);
-            }
-
-            @Override
-            public LookUpResult look(Unresolved unresolved) {
-                return found;
-            }
-
-            @Override
-            public void stop(RunRef run, String user) {}
-
-            @Override
-            public Optional<Response> probe() {
-                return Optional.empty();
-            }
-        };
     }
 
     /// The processor time from the first request to the last result, without reading the file.

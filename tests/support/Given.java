@@ -541,8 +541,9 @@ final class Given {
     static final class Scene implements Workflow, Engine.Watcher {
         final World world = new World();
         final Path csv, output;
-        final List<Attempt> sent = new ArrayList<>();
-        final List<Unresolved> looked = new ArrayList<>();
+        // in real time, workers run at once
+        final List<Attempt> sent = Collections.synchronizedList(new ArrayList<>());
+        final List<Unresolved> looked = Collections.synchronizedList(new ArrayList<>());
         final List<Instant> probes = new ArrayList<>();
         final List<String> stopped = new ArrayList<>(), said = new ArrayList<>(), heard = new ArrayList<>();
         final Map<String, Runnable> alarms = new HashMap<>();
@@ -559,7 +560,6 @@ final class Given {
         Rate rate = null;
         Long maxTokens = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
-        Workflow workflow = this;
         boolean inRealTime = false;
         LineFile.Disk disk = (_, _) -> {};
         AppKind app = AppKind.WORKFLOW;
@@ -624,8 +624,8 @@ final class Given {
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, null, grace, timeout, settle),
                     pace, route, new UserNames("difyexec"));
-            engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(workflow, this)
-                    : new Engine.Ports(workflow, this, world.clock, world.mailbox, world, halted::countDown));
+            engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(this, this)
+                    : new Engine.Ports(this, this, world.clock, world.mailbox, world, halted::countDown));
             tally = engine.tally;
             return engine.run();
         }
