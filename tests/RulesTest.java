@@ -88,7 +88,7 @@ final class RulesTest {
                 400    | bad_request:other           | no such city                     | failed    |
                 403    | :denied                     | no                               | stop      |
                 """)
-        void difysResponseIsJudgedByStatusCodeAndMessage(int status, String code, String message,
+        void classifiesAResponseOfDifyByStatusCodeAndMessage(int status, String code, String message,
                 String verdict, String says) {
             var seen = judge.verdict(attempt(0, 0),
                     http(status, Objects.toString(code, ""), Objects.toString(message, "")));
@@ -119,7 +119,7 @@ final class RulesTest {
                 520,    look up,   520
                 524,    look up,   524
                 """)
-        void aProxysResponseIsJudgedByItsStatus(int status, String verdict, String says) {
+        void classifiesAResponseOfAProxyByItsStatus(int status, String verdict, String says) {
             var seen = judge.verdict(attempt(0, 0), html(status));
 
             assertEquals(verdict, word(seen));
@@ -153,7 +153,7 @@ final class RulesTest {
                 500    |                          | query is required                               | failed
                 500    |                          |                                                 | look up
                 """)
-        void anErrorInAStreamIsJudgedByItsCodeOrItsText(int status, String code, String message, String verdict) {
+        void classifiesAStreamErrorByItsCodeElseByItsText(int status, String code, String message, String verdict) {
             var seen = judge.verdict(attempt(0, 0), Response.Refused.event(status, Objects.toString(code, ""),
                     Objects.toString(message, ""), Optional.empty()));
 
@@ -175,7 +175,7 @@ final class RulesTest {
                 PAUSED    |                                                            | paused
                 RUNNING   |                                                            | look up
                 """)
-        void aRunIsJudgedByItsStatusAndNotByHttp200(RunStatus status, String error, String verdict) {
+        void classifiesARunByItsStatusNotByHttp200(RunStatus status, String error, String verdict) {
             var seen = judge.verdict(attempt(0, 0), ran("run-1", status, Objects.toString(error, "")));
 
             assertEquals(verdict, word(seen));
@@ -197,7 +197,8 @@ final class RulesTest {
                 JSON object for 'V' does not match schema: 5 is not of type 'string'| failed | failed    | again
                 [openai] Authorization Error, 401 Incorrect API key provided        | failed | failed    | again
                 """)
-        void aFailedRunIsRetriedAsRequested(String error, String never, String transientOnly, String always) {
+        void retriesNoneTransientOrAllFailedRunsAsConfigured(String error, String never, String transientOnly,
+                String always) {
             assertEquals(List.of(never, transientOnly, always),
                     words(asked -> asked.afterLook(attempt(0, 0), failed(error))));
         }
@@ -226,7 +227,7 @@ final class RulesTest {
                 Aborted: User requested stop                  | 3     | {}      | failed  | failed    | look up
                                                               | 0     | {}      | look up | look up   | look up
                 """)
-        void aRetriedOrMadeUpFailureIsConfirmedFirst(String error, int steps, String outputs,
+        void looksUpAFailureBeforeARetryOrIfDifyMayHaveMadeItUp(String error, int steps, String outputs,
                 String never, String transientOnly, String always) {
             assertEquals(List.of(never, transientOnly, always),
                     words(asked -> asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs))));
@@ -248,7 +249,7 @@ final class RulesTest {
                 BLOCKING  | 0     | Rate Limit Error                               | failed    | again     | again
                 BLOCKING  | 0     | division by zero                               | failed    | failed    | again
                 """)
-        void aFailureThatIsNotStoredIsJudgedByItsMessage(Mode mode, int steps, String error, String never,
+        void classifiesAFailureWithoutAStoredRunByItsError(Mode mode, int steps, String error, String never,
                 String transientOnly, String always) {
             var attempt = attempt(mode, Tries.NONE);
 
@@ -256,9 +257,9 @@ final class RulesTest {
                     words(asked -> asked.notStored(attempt, failedAfter(steps, error, "{}"))));
         }
 
-        /// A worker that fails in the middle of a run names that run, which may still be active.
+        /// A worker that fails in the middle of a run reports the id of that run, which may still be active.
         @Test
-        void aTransientFailureIsRetriedOnlyIfItsRunIsMadeUp() {
+        void retriesAnUnstoredTransientFailureOnlyIfItsRunIsMadeUp() {
             var attempt = attempt(Mode.STREAMING, Tries.NONE);
             for (var run : List.of(new RunRef("run-1", "run-1"), new RunRef("run-1", "task-1"))) {
                 var end = new Response.Ran(run, RunStatus.FAILED, Given.outputs("{}"), "Connection refused", "",
@@ -277,7 +278,7 @@ final class RulesTest {
                 completion_request_error | Completion request failed.                 | again      | again
                 internal_server_error    | Internal Server Error, please contact      | look up    | again
                 """)
-        void anErrorInTheStreamOfARunIsTrustedAfterALookUp(String code, String message, String notStored,
+        void acceptsAStreamErrorOfAStartedRunOnlyAfterALookUp(String code, String message, String notStored,
                 String stored) {
             int status = "internal_server_error".equals(code) || code == null ? 500 : 400;
             var error = Response.Refused.event(status, Objects.toString(code, ""), message,
@@ -297,7 +298,7 @@ final class RulesTest {
                 4,     3,       failed
                 0,     0,       failed
                 """)
-        void maxRetriesCountsFurtherAttempts(int tried, int allowed, String verdict) {
+        void failsARowOnceItsRetriesReachMaxRetries(int tried, int allowed, String verdict) {
             var few = new Judge(new Backoff(seconds(1), seconds(60), allowed),
                     RetryRuns.TRANSIENT, ACCESS);
 
@@ -307,7 +308,7 @@ final class RulesTest {
 
         @ParameterizedTest
         @EnumSource(Symptom.class)
-        void cutRunsAreLookedUpFirst(Symptom symptom) {
+        void looksUpARunForEverySymptomOfACutRequest(Symptom symptom) {
             assertEquals(symptom, symptom(cut(symptom)));
         }
 
@@ -316,7 +317,7 @@ final class RulesTest {
         }
 
         @Test
-        void aLookUpHasTheSymptomOfItsResponse() {
+        void derivesTheSymptomOfALookUpFromTheResponse() {
             assertEquals(Symptom.SERVER_ERROR, symptom(http(500, "unknown", "Internal Server Error")));
             assertEquals(Symptom.SERVER_ERROR, symptom(http(400, "invalid_param", "queue listening stopped")));
             assertEquals(Symptom.GATEWAY, symptom(html(500)));
@@ -339,7 +340,7 @@ final class RulesTest {
                 Aborted: Maximum execution time exceeded: 1200.51s > 1200s         | 0     | failed  | --timeout
                 Aborted: App execution exceeded 1200 seconds                       | 0     | failed  | --timeout
                 """)
-        void aStoppedRunIsOverUnlessItsWorkerWasShutDown(String error, int tried, String verdict, String says) {
+        void failsAStoppedRunUnlessItsWorkerWasShutDown(String error, int tried, String verdict, String says) {
             var stopped = ran("run-1", RunStatus.STOPPED, error);
             var judged = judge.afterLook(attempt(tried, 0), stopped);
 
@@ -350,7 +351,7 @@ final class RulesTest {
         }
 
         @Test
-        void aRowIsRetriedAfterTheWaitTheServerAsksFor() {
+        void retriesAThrottledRowAfterTheWaitTheServerAsksFor() {
             var refused = Response.Refused.http(429, false, "", "slow down", Optional.of(seconds(90)));
 
             var seen = assertInstanceOf(Verdict.Throttled.class, judge.verdict(attempt(0, 0), refused));
@@ -359,7 +360,7 @@ final class RulesTest {
         }
 
         @Test
-        void aValidationReportThatQuotesTheRowIsNotRepeated() {
+        void leavesTheRowsInputsOutOfAValidationError() {
             var report = "1 validation error for WorkflowRunPayload\ninputs\n  Input should be a valid dictionary "
                     + "[type=dict_type, input_value='my secret row', input_type=str]";
 
@@ -368,14 +369,14 @@ final class RulesTest {
             assertFalse(textOf(seen).contains("secret"), textOf(seen));
         }
 
-        /// Reported by an HTTP 400, after the run was paid for.
+        /// Dify reports such a failure by an HTTP 400, after the run was paid for.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 error                                    | verdict
                 Run failed: no such city                 | failed
                 Run failed: [openai] Rate Limit Error    | look up
                 """)
-        void aFailedChatflowRunIsLookedUpOnlyIfItWouldBePaidForAgain(String error, String verdict) {
+        void looksUpAFailedChatflowRunOnlyIfItWouldBeRetried(String error, String verdict) {
             assertEquals(verdict, word(judge.verdict(attempt(Mode.BLOCKING, Tries.NONE), Response.Ran.failed(error))));
         }
 
@@ -404,7 +405,8 @@ final class RulesTest {
                 dev,        NOT_KNOWN,  NOT_KNOWN,   true
                 1,          NOT_KNOWN,  NOT_KNOWN,   true
                 """)
-        void knowsByTheVersionWhenRunsAreListed(String version, Listing workflow, Listing chatflow, boolean holds) {
+        void determinesFromTheVersionWhenRunsAreListed(String version, Listing workflow, Listing chatflow,
+                boolean holds) {
             var release = Release.of(version);
             assertEquals(workflow, release.listing(AppKind.WORKFLOW));
             assertEquals(chatflow, release.listing(AppKind.CHATFLOW));
@@ -414,12 +416,12 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource({"1.9.2, false", "1.16.0, false", "1.16.1, false", "1.16.2, true", "1.17, true", "1.19.0-rc1, true",
             "2.0, true", "dev, false", "'', false"})
-        void anUntestedNewerVersionGetsANote(String version, boolean isNoted) {
+        void addsANoteIfTheVersionIsNewerThanTested(String version, boolean isNoted) {
             assertEquals(isNoted, Release.note(version).isPresent());
         }
     }
 
-    /// The result of a look-up in a few words; `,` separates steps.
+    /// The steps after a look-up, each in a few words; `,` separates them.
     @Nested
     class TheLookUpRules {
         private static final LookUpContext HERE = here(Listing.FROM_START);
@@ -482,7 +484,7 @@ final class RulesTest {
             return unresolved(symptom, attempt(0, 0), true);
         }
 
-        /// With other cells than its row has now.
+        /// Returns an attempt with other cells than its row has now.
         private static Attempt stale(boolean isEdited) {
             return new Attempt(0, row("a"), Tries.NONE, attempt(0, 0).user(), Mode.BLOCKING,
                     "0123456789abcdef", NOON, isEdited);
@@ -527,7 +529,7 @@ final class RulesTest {
                 RECHECK,     FAILED,    false,   recheck 0
                 RECHECK,     STOPPED,   false,   recheck 0
                 """)
-        void anOutcomeIsAcceptedWhenItIsCertain(Symptom symptom, RunStatus status, boolean stopped,
+        void acceptASuccessAtOnceButAStopOnlyIfSeenTwice(Symptom symptom, RunStatus status, boolean stopped,
                 String step) {
             var unresolved = unresolved(symptom);
 
@@ -535,7 +537,7 @@ final class RulesTest {
         }
 
         @Test
-        void aRunOverItsTimeHasTimedOutWhateverItsOutcome() {
+        void aFailureAfterTheTimeLimitIsReportedAsATimeout() {
             var step = (Step.Take) lookUpRules.steps(unresolved(Symptom.TIMED_OUT),
                     ended(failed("Rate Limit Error")), HERE, NOON).getFirst();
 
@@ -566,7 +568,7 @@ final class RulesTest {
                 RECHECK,     RUNNING, 299,     -,   false,  look
                 RECHECK,     RUNNING, 300,     -,   false,  unknown
                 """)
-        void anActiveRunIsWaitedForUntilItsTimeIsOver(Symptom symptom, RunStatus status,
+        void anActiveRunIsLookedUpAgainUntilItsTimeLimit(Symptom symptom, RunStatus status,
                 long seconds, Long age, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
             var found = new LookUpResult.Running(run("run-1"), status,
@@ -575,10 +577,10 @@ final class RulesTest {
             assertEquals(step, words(lookUpRules(resend).steps(unresolved(symptom), found, HERE, now), now));
         }
 
-        /// Whatever its age: Dify may take a moment to stop it.
+        /// The age of the run does not matter, because Dify may take a moment to stop it.
         @ParameterizedTest
         @CsvSource({"29, 900, look", "30, 0, unknown", "30, 900, unknown"})
-        void aRunThatWasStoppedGetsAMomentToEnd(long seconds, long age, String step) {
+        void aRunAskedToStopIsLookedUpForThirtySecondsMore(long seconds, long age, String step) {
             var overdue = unresolved(Symptom.TIMED_OUT).overdue(NOON).later(NOON);
 
             assertEquals(step, step(overdue, running("run-1", seconds(age)), Listing.FROM_START, seconds));
@@ -587,14 +589,14 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource({"CUT, 499, look", "CUT, 500, unknown", "TIMED_OUT, 499, look", "TIMED_OUT, 500, stop the run",
             "CRASH, 499, look", "CRASH, 500, unknown"})
-        void theTimeInWhichARunMovedDoesNotCount(Symptom symptom, long seconds, String step) {
+        void theTimeLimitExcludesTheMoveToAnotherWorker(Symptom symptom, long seconds, String step) {
             var found = running("run-1", seconds(seconds), seconds(200));
 
             assertEquals(step, step(unresolved(symptom), found, Listing.FROM_START, seconds));
         }
 
         @Test
-        void aRunWithoutATaskCannotBeStopped() {
+        void aTimedOutRunWithoutATaskIsUnknownRatherThanStopped() {
             var nameless = Given.unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), Symptom.TIMED_OUT,
                     "late", NOON, NOON);
 
@@ -618,14 +620,15 @@ final class RulesTest {
                 NOT_KNOWN,  STREAMING, 299,     look
                 NOT_KNOWN,  STREAMING, 300,     unknown
                 """)
-        void anUnlistedRunIsSentAgainOnlyIfItCannotHaveStarted(Listing listing,
+        void aRowWithoutAListedRunIsResentOnlyIfNoneCanHaveStarted(Listing listing,
                 Mode mode, long seconds, String step) {
             var unresolved = unresolved(Symptom.NO_ANSWER, attempt(mode, Tries.NONE), false);
 
             assertEquals(step, step(unresolved, ABSENT, listing, seconds));
         }
 
-        /// A stream of this session, or of an earlier one while this session has streams that have not begun yet.
+        /// The stream is one of this session or of an earlier one. `others` is true if streams of this session have not
+        /// started yet.
         @ParameterizedTest(name = "passed after {0} s; of an earlier session: {1}; others to come: {2}; after {3} s")
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 passed, earlier, others, seconds, step
@@ -641,7 +644,7 @@ final class RulesTest {
                 3600,   true,    false,  3629,    look
                 3600,   true,    false,  3630,    'not_started, recheck 0'
                 """)
-        void anUnlistedStreamIsSentAgainAfterALaterOneBegan(Long passed, boolean earlier, boolean others,
+        void anUnlistedStreamIsResentAfterALaterStreamStarted(Long passed, boolean earlier, boolean others,
                 long seconds, String step) {
             var own = attempt(Mode.STREAMING, Tries.NONE);
             var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.fingerprint(), NOON);
@@ -664,7 +667,7 @@ final class RulesTest {
                 WITHOUT_END, BLOCKING,  false,   300,     CRASH,     unknown
                 FROM_START,  STREAMING, false,   299,     RECHECK,   look
                 """)
-        void aMessageWithoutAnAnswerNeverMeansThatTheRunDidNotStart(Listing listing, Mode mode, boolean isOver,
+        void anUnansweredChatMessageNeverCountsAsNotStarted(Listing listing, Mode mode, boolean isOver,
                 long seconds, Symptom symptom, String step) {
             var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), false);
 
@@ -672,13 +675,13 @@ final class RulesTest {
         }
 
         @Test
-        void aMessageWithoutAnAnswerKeepsItsRowFromBeingSentAgain() {
+        void anUnansweredChatMessageDelaysTheResendOfItsRow() {
             assertEquals("look", step(recheck(attempt(Mode.BLOCKING, Tries.NONE)), new LookUpResult.Unanswered(false)));
         }
 
         @ParameterizedTest
         @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = "UNCONFIRMED")
-        void aRunThatIsKnownIsNeverJudgedNotStarted(Symptom symptom) {
+        void aRunWithAKnownIdNeverCountsAsNotStarted(Symptom symptom) {
             for (var listing : EnumSet.complementOf(EnumSet.of(Listing.OTHER_APP)))
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
                     var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), true);
@@ -688,9 +691,9 @@ final class RulesTest {
                 }
         }
 
-        /// The first event in the stream of a refused row in Dify 1.16.
+        /// The first event in the stream of a refused row in Dify 1.16 has such a run id.
         @Test
-        void aMadeUpRunIdCountsAsNone() {
+        void aMadeUpRunIdIsTreatedAsNoRunId() {
             var unresolved = Given.unresolved(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
                     Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
 
@@ -708,7 +711,7 @@ final class RulesTest {
                 CRASH,       3,      'not_started, recheck 3'
                 INTERRUPTED, 0,      'not_started, recheck 0'
                 """)
-        void aRequestThatStartedNoRunCountsInItsSessionOnly(Symptom symptom, int failed,
+        void aRequestThatStartedNoRunUsesARetryOnlyInItsSession(Symptom symptom, int failed,
                 String step) {
             var unresolved = unresolved(symptom, attempt(failed, 0), false);
 
@@ -724,7 +727,7 @@ final class RulesTest {
                 BLOCKING  | [Errno 111] Connection refused                 | judge again
                 BLOCKING  | no such city                                   | judge failed
                 """)
-        void aFailureThatIsNotStoredIsJudgedByItsMessage(Mode mode, String words, String step) {
+        void anUnconfirmedFailureWithoutAStoredRunIsJudgedByItsError(Mode mode, String words, String step) {
             var unresolved = Given.unresolved(attempt(mode, Tries.NONE), bare(words),
                     Symptom.UNCONFIRMED, "", NOON, NOON);
 
@@ -732,7 +735,7 @@ final class RulesTest {
         }
 
         @Test
-        void aFailureThatIsNotStoredHasNoRunUnlessItTookSteps() {
+        void anUnstoredFailureKeepsItsRunIdOnlyIfItTookSteps() {
             var error = Response.Refused.event(400, "invalid_param", "No class mapping found", Optional.of(run("r")));
 
             for (var said : List.of(bare("x is required in input form"), BARE, error))
@@ -763,7 +766,7 @@ final class RulesTest {
                 CUT,     long log,  10,      false,  unknown
                 RECHECK, 503,       299,     false,  look
                 """)
-        void aFailedLookUpIsRepeatedUnlessItsResponseSaysMore(Symptom symptom, String answer,
+        void aFailedLookUpIsRepeatedUnlessTheResponseIsFinal(Symptom symptom, String answer,
                 long seconds, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
 
@@ -789,13 +792,13 @@ final class RulesTest {
                 FAILED,    false, take failed
                 FAILED,    true,  take failed
                 """)
-        void aSuccessOfChangedCellsIsTakenWithTheInputsSent(RunStatus status, boolean lost, String step) {
+        void aSuccessWithOutdatedInputsIsUsedAndReported(RunStatus status, boolean lost, String step) {
             assertEquals(step, step(unresolved(Symptom.CRASH, stale(lost), true), found(status)));
         }
 
         @ParameterizedTest
         @EnumSource(value = Symptom.class, names = {"CRASH", "INTERRUPTED"})
-        void aRowIsNotSentAgainWithoutItsEdits(Symptom symptom) {
+        void aRowWhoseEditsAreLostIsNotResent(Symptom symptom) {
             var transientFailure = ended(ran("run-1", RunStatus.FAILED, "429 Too Many Requests"));
             var open = unresolved(symptom, stale(true), true);
             var settled = NOON.plusSeconds(400);
@@ -816,7 +819,7 @@ final class RulesTest {
                 STOPPED,   false, judge look up
                 STOPPED,   true,  interrupted
                 """)
-        void theOutcomeOfARunWithAQuietStreamIsUsed(RunStatus status, boolean asked, String step) {
+        void aLookUpDuringAQuietStreamUsesOnlyAFinalOutcome(RunStatus status, boolean asked, String step) {
             var quiet = Unresolved.withoutWait(attempt(0, 0), Purpose.QUIET, Optional.of(run("run-1")), NOON);
             var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, asked, false);
 
@@ -843,12 +846,12 @@ final class RulesTest {
                 RUNNING,   look
                 PAUSED,    paused
                 """)
-        void aRunFoundBeforeItsRowIsSentAgainIsUsedOrWaitedFor(RunStatus found, String step) {
+        void aRunFoundJustBeforeItsRowIsResentIsUsedOrAwaited(RunStatus found, String step) {
             assertEquals(step, step(recheck(earlier("u-1")), found(found)));
         }
 
         @Test
-        void anEarlierAttemptIsLookedUpAgainAfterAFailedLookUp() {
+        void aFailedLookUpBeforeAResendIsRepeatedForTheSameAttempt() {
             var again = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")), silent("503"),
                     HERE, NOON).getFirst()).unresolved();
 
@@ -858,13 +861,13 @@ final class RulesTest {
         }
 
         @Test
-        void aResultOfEarlierInputsIsTaken() {
+        void aSuccessOfEarlierInputsFoundBeforeAResendIsUsed() {
             assertEquals("say, take succeeded", step(recheck(stale(false)),
                     found(RunStatus.SUCCEEDED)));
         }
 
         @Test
-        void anEarlierAttemptFoundRunningHasTheWholeTimeLimit() {
+        void anEarlierAttemptFoundRunningGetsTheFullTimeLimit() {
             var unresolved = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")),
                     found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50)).getFirst()).unresolved();
 
@@ -885,7 +888,7 @@ final class RulesTest {
                 RUNNING,   false,   true,  nothing
                 PAUSED,    false,   true,  nothing
                 """)
-        void aLateRunIsUsedIfItsRowIsUnchangedAndHasNoSuccess(RunStatus status, boolean success,
+        void aLateSuccessIsUsedIfItsUnchangedRowHasNotSucceeded(RunStatus status, boolean success,
                 boolean same, String step) {
             var late = Unresolved.withoutWait(same ? earlier("u-1") : stale(false), Purpose.LATE, Optional.empty(), NOON);
             var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, success);
@@ -896,7 +899,7 @@ final class RulesTest {
         }
 
         @Test
-        void aResentRowKeepsItsRunOnlyIfItIsKnown() {
+        void anAttemptResentOnRequestRecordsItsRunIfKnown() {
             for (boolean known : new boolean[] {true, false}) {
                 var unresolved = unresolved(Symptom.CRASH, earlier("u-1"), known);
 
@@ -923,7 +926,7 @@ final class RulesTest {
                 -,       -,      9,        false
                 -,       -,      10,       true
                 """)
-        void isReachedInTheOnlyReportedCurrency(BigDecimal dollars, BigDecimal others,
+        void stopsTheBatchIfReachedOrIfItCannotBeChecked(BigDecimal dollars, BigDecimal others,
                 int unpriced, boolean stops) {
             var spent = new Spending();
             for (int run = 0; run < unpriced; run++) spent.add(10, null, "");
@@ -934,7 +937,7 @@ final class RulesTest {
         }
 
         @Test
-        void countsTheWholeBatchButOnlyThisSessionsMissingPrices() {
+        void countsPricesOfAllSessionsButMissingPricesOfThisOne() {
             var batch = new Spending();
             for (int run = 0; run < 50; run++) batch.add(10, null, "");
             var own = new Spending();
@@ -945,7 +948,7 @@ final class RulesTest {
         }
 
         @Test
-        void cannotBeEnforcedWithoutStreams() {
+        void isUnavailableInBlockingMode() {
             assertEquals(Optional.empty(), FIVE.costUnavailable(Mode.STREAMING));
             assertTrue(FIVE.costUnavailable(Mode.BLOCKING).isPresent());
         }
@@ -973,7 +976,7 @@ final class RulesTest {
         }
 
         @Test
-        void aBackoffOfAYearDoesNotOverflow() {
+        void doesNotOverflowAtAMaximumOfOneYear() {
             var long1 = new Backoff(Duration.ofDays(365), Duration.ofDays(365), 3);
 
             assertTrue(long1.delay(40).compareTo(Duration.ofDays(182)) >= 0);
@@ -981,14 +984,14 @@ final class RulesTest {
         }
 
         @Test
-        void theServersWaitIsUsedOnlyIfItIsLonger() {
+        void usesTheServersRetryAfterOnlyIfItIsLonger() {
             assertEquals(seconds(120), BACKOFF.delay(0, Optional.of(seconds(120))));
             assertTrue(BACKOFF.delay(4, Optional.of(seconds(1))).compareTo(seconds(8)) >= 0);
             assertTrue(BACKOFF.delay(0, Optional.empty()).compareTo(seconds(1)) <= 0);
         }
 
         @Test
-        void noServerMakesARowWaitForMoreThanTenMinutes() {
+        void capsTheServersRetryAfterAtTenMinutes() {
             assertEquals(Duration.ofMinutes(10), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
         }
 
@@ -1004,7 +1007,7 @@ final class RulesTest {
                 400,    60,    none
                 301,    60,    none
                 """)
-        void aRejectionOfAllRequestsPausesTheBatch(int status, Long asked, String pause) {
+        void pausesOrEndsTheBatchByTheRetryAfterOf429And503(int status, Long asked, String pause) {
             var response = Response.Refused.http(status, false, "", "no",
                     Optional.ofNullable(asked).map(Given::seconds));
 
@@ -1016,7 +1019,7 @@ final class RulesTest {
     @Nested
     class TheBootstrap {
         @Test
-        void findsAnIntervalAroundTheMean() {
+        void estimatesAConfidenceIntervalOfTheMean() {
             var values = new Random(7).doubles(100, 0, 1).toArray();
 
             var interval = Bootstrap.ofMean(values, 0.9);
@@ -1033,7 +1036,7 @@ final class RulesTest {
 
         /// An interval of 90 % contains the mean that the values were drawn from in about 90 of 100 cases.
         @Test
-        void containsTheTrueMeanAsOftenAsItClaims() {
+        void includesTheTrueMeanInAbout90PercentOfCases() {
             long contained = IntStream.range(0, 200).mapToObj(seed -> {
                 var random = new Random(seed);
                 return Bootstrap.ofMean(IntStream.range(0, 60).mapToDouble(_ -> random.nextGaussian(5, 2)).toArray(),
@@ -1044,7 +1047,7 @@ final class RulesTest {
         }
 
         @Test
-        void keepsTheValuesOfARowTogether() {
+        void resamplesTheValuesOfARowTogether() {
             double[] first = new Random(7).doubles(50).toArray(), tenMore = Arrays.stream(first).map(one -> one + 10)
                     .toArray();
 
@@ -1058,7 +1061,7 @@ final class RulesTest {
         }
 
         @Test
-        void leavesOutDrawsWithoutTheFigure() {
+        void ignoresResamplesInWhichTheFigureIsUndefined() {
             var some = Bootstrap.of(2, 0.9, List.of(counts -> counts[0] == 0 ? Double.NaN : 3)).getFirst();
             var none = Bootstrap.ofMean(new double[0], 0.9);
 
