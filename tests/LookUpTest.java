@@ -14,7 +14,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Unresolved and late runs and interrupts. The engine has scripted responses and a clock moved by hand.
 final class LookUpTest {
     @Nested
-    class AnUnresolvedAttempt extends Story.Sessions {
+    class SessionsWithUnresolvedRuns extends Story.Sessions {
         static final List<Story> STORIES = Story.of("""
                 the time of a stream counts from its first event, also when it is cut
                   given   STREAMING
@@ -350,7 +350,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aServerFullOfLostRunsIsNotAskedForEachRow() throws Exception {
+        void aServerFullOfLostRunsGetsFewRequestsWhileItThrottles() throws Exception {
             var scene = Scene.numbered(folder, 1000);
             scene.slots = 5;
             scene.timeout = seconds(60);
@@ -370,7 +370,7 @@ final class LookUpTest {
         /// The run moves from second 100 to 500 and takes 420 seconds in all. Dify shows the move while it lasts.
         @ParameterizedTest
         @EnumSource(names = {"BLOCKING", "STREAMING"})
-        void theTimeInWhichARunMovesToAnotherWorkerDoesNotCount(Mode mode) throws Exception {
+        void aRunIsNotTimedOutForTheTimeOfItsMoveToAnotherWorker(Mode mode) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = mode;
             scene.answer = mode == Mode.STREAMING
@@ -393,7 +393,7 @@ final class LookUpTest {
         }
 
         @Test
-        void streamsThatWaitInTheQueueSlowTheBatchDown() throws Exception {
+        void streamsWaitingInTheServersQueueReduceTheConcurrency() throws Exception {
             var scene = Scene.numbered(folder, 30);
             scene.mode = Mode.STREAMING;
             scene.slots = 6;
@@ -462,12 +462,12 @@ final class LookUpTest {
         }
 
         @Test
-        void rowsContinueAfterTheServerWasKilledWithItsRuns() throws Exception {
+        void otherRowsSucceedAfterTheServerWasKilledWithItsRuns() throws Exception {
             new Restart(120, 8, (attempt, _) -> cut(Symptom.CUT, run("run-" + attempt.row().id()))).assertDone(6, 3);
         }
 
         @Test
-        void rowsContinueDespiteStreamsOfAKilledWorker() throws Exception {
+        void otherRowsContinueWhileStreamsOfAKilledWorkerTimeOut() throws Exception {
             var clock = new AtomicReference<World>();
             var restart = new Restart(0, 0, (attempt, _) -> {
                 clock.get().pass(seconds(295)); // its pings continue
@@ -479,7 +479,7 @@ final class LookUpTest {
         }
 
         @Test
-        void rowsContinueAtFullPaceAfterAGracefulRestart() throws Exception {
+        void rowsContinueAtFullConcurrencyAfterAGracefulRestart() throws Exception {
             new Restart(10, 2, (attempt, _) -> took("run-" + attempt.row().id(), 2)).assertDone(0, 6);
         }
 
@@ -568,7 +568,7 @@ final class LookUpTest {
                 3,      5000,  5000
                 3,      2000,  9000
                 """)
-        void rowsThatWaitForAConnectionSlowTheBatchDown(int places, long least, long most)
+        void rowsWaitingForAConnectionReduceTheConcurrency(int places, long least, long most)
                 throws Exception {
             var limits = new ArrayList<Integer>();
             ToLongFunction<Attempt> millis = attempt -> least
@@ -585,7 +585,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aRowIsSentAgainAfterLookUpsOfAllItsAttempts() throws Exception {
+        void allAttemptsOfARowAreLookedUpBeforeItIsResent() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
             scene.found = unresolved -> unresolved.is(Purpose.RESEND) && scene.sent.size() == 2
@@ -619,7 +619,7 @@ final class LookUpTest {
         }
 
         @Test
-        void theLogExplainsEveryAttempt() throws Exception {
+        void theLogRecordsAllEventsOfAttemptsButNoInputs() throws Exception {
             Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"ses");
             var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlater,x\nlast,x\n");
             scene.mode = Mode.STREAMING;
