@@ -16,7 +16,7 @@ final class EngineTest {
     @Nested
     class TheEngine extends Story.Sessions {
         @Test
-        void everySuccessIsALineOfTheResults() throws Exception {
+        void writesALineWithInputsAndOutputsForEverySuccess() throws Exception {
             var scene = new Scene(folder, "id,text\na,hello\nb,wörld\n");
 
             assertEquals(Optional.empty(), scene.play());
@@ -248,7 +248,7 @@ final class EngineTest {
                 """);
 
         @Test
-        void aRunIsLookedUpAfterItsWorkerRanOutOfMemory() throws Exception {
+        void looksUpTheRunInTheNextSessionIfMemoryRanOut() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (_, _) -> {
                 throw new OutOfMemoryError("as if");
@@ -266,7 +266,7 @@ final class EngineTest {
         }
 
         @Test
-        void aServerThatRunsTwoAtOnceGetsTwo() throws Exception {
+        void adaptsConcurrencyToAServerThatRunsTwoAtOnce() throws Exception {
             var scene = Scene.numbered(folder, 20);
             scene.slots = 6;
             scene.backoff = new Backoff(seconds(1), seconds(4), 0);
@@ -285,7 +285,7 @@ final class EngineTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"{\"answer\":\"\uFFFD\"}", "{\"answer\":[\"half: \\ud83d\"]}", "{\"\\ude00\":1}"})
-        void aDamagedCharacterIsNotedOnceWithItsRow(String outputs) throws Exception {
+        void reportsDamagedCharactersOnceWithTheRow(String outputs) throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> new Response.Ran(run("run-" + attempt.row().id()), RunStatus.SUCCEEDED,
                     Given.outputs(outputs), "", "workflow-1", succeeded("x").usage());
@@ -298,7 +298,7 @@ final class EngineTest {
         }
 
         @Test
-        void oneProbeAtATimeAsksWhetherTheServerIsBack() throws Exception {
+        void sendsOneProbeAtATimeWhileTheServerIsDown() throws Exception {
             var scene = Scene.numbered(folder, 30);
             scene.slots = 5;
             var probing = new AtomicInteger();
@@ -324,7 +324,7 @@ final class EngineTest {
         }
 
         @Test
-        void anExceptionInAWorkerEndsTheSessionAsABug() throws Exception {
+        void rethrowsAnUnexpectedExceptionOfAWorker() throws Exception {
             var scene = Scene.of(folder, "a");
             var bug = new IndexOutOfBoundsException("7");
             scene.answer = (_, _) -> {
@@ -337,7 +337,7 @@ final class EngineTest {
         }
 
         @Test
-        void aTruncatedCsvStopsTheBatchWithAMessage() throws Exception {
+        void stopsTheBatchWithTheLineIfTheCsvIsTruncated() throws Exception {
             var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
             var scene = Scene.of(folder, ids); // more than is read ahead
             scene.slots = 2;
@@ -364,7 +364,7 @@ final class EngineTest {
         }
 
         @Test
-        void theProgressShowsTheWaitForTheNextStart() throws Exception {
+        void showsTheWaitForTheNextStartInTheProgressLine() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var shown = new HashSet<String>();
             scene.wait = seconds(5);
@@ -376,7 +376,7 @@ final class EngineTest {
         }
 
         @Test
-        void aNewVersionIsReportedOnceWithTheOptionToPinTheOldOne() throws Exception {
+        void reportsANewVersionOnceWithTheOptionToPinTheOldOne() throws Exception {
             var ids = new ArrayList<String>();
             var said = new ArrayList<String>();
             for (var version : List.of("workflow-1", "workflow-2", "workflow-1", "workflow-1")) {
@@ -421,8 +421,8 @@ final class EngineTest {
                 STREAMING | 1.9.2  | madeUp Workflow stream ended without a terminal event | absent                        | unknown                | 0     | 2
                 STREAMING | 1.16.0 | madeUp Rate Limit Error                           | failed no such city               | failed                 | 0     | 1
                 """)
-        void aRowsOutcomeFollowsFromItsResponsesAndLookUps(Mode mode, String server, String answers, String found, String ends,
-                long least, long most) throws Exception {
+        void derivesARowsOutcomeFromItsResponsesAndLookUps(Mode mode, String server, String answers, String found,
+                String ends, long least, long most) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = mode;
             scene.server = server;
@@ -440,7 +440,7 @@ final class EngineTest {
         }
 
         @Test
-        void aStoredFailureKeepsTheReportedErrorAndPrice() throws Exception {
+        void recordsTheStreamsRunAndPriceForAConfirmedFailure() throws Exception {
             var priced = new Response.Ran(run("run-7"), RunStatus.FAILED, outputs("{}"),
                     "Rate Limit Error", "workflow-1", new Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
             var scene = Scene.of(folder, "a");
