@@ -79,14 +79,14 @@ final class FaultTest extends WholeCommand {
 
     @Nested
     @Execution(ExecutionMode.CONCURRENT)
-    class AFullDisk {
+    class AnUnwritableDisk {
         private static final int ROWS = 20;
 
         /// Space for this many bytes or files, so that a different write fails each time.
         @ParameterizedTest
         @ValueSource(strings = {"nr_inodes=2", "nr_inodes=3", "nr_inodes=4", "size=4k", "size=8k", "size=12k",
                 "size=16k", "size=20k", "size=28k", "size=36k"})
-        void losesNoRowAndPaysForNoRowTwice(String room) throws Exception {
+        void causesNeitherLostRowsNorDoublePaymentsIfFull(String room) throws Exception {
             var disk = disk(room);
             try {
                 fill(disk);
@@ -97,7 +97,7 @@ final class FaultTest extends WholeCommand {
 
         /// Shards may come from a machine whose disk is read-only here.
         @Test
-        void aReadOnlyDiskShowsWhetherAShardRuns() throws Exception {
+        void doesNotMakeAnUnheldLockSeemHeldIfReadOnly() throws Exception {
             var disk = disk("size=64k");
             var lock = Files.createFile(disk.resolve("results.1-of-2.jsonl.lock"));
             try (var _ = FileChannel.open(lock, StandardOpenOption.READ)) {
@@ -187,7 +187,7 @@ final class FaultTest extends WholeCommand {
 
         /// A file may have a kilobyte here, so the log, which is longer, cannot grow.
         @Test
-        void aTornUnwritableLogIsReportedInOneSentence() throws Exception {
+        void aTornLogThatCannotBeRepairedIsRejectedByItsName() throws Exception {
             var dify = new Simulated("--latency", "5ms");
             rows(10);
             call(dify.settings(), quiet()).exits(0);
@@ -229,7 +229,7 @@ final class FaultTest extends WholeCommand {
         @CsvSource({"workflow, blocking, deleted", "workflow, streaming, halved", "workflow, blocking, older",
             "chatflow, blocking, halved", "chatflow, streaming, deleted", "chatflow, streaming, older",
             "workflow, streaming, older", "chatflow, blocking, deleted"})
-        void areFetchedAgain(String app, String mode, String how) throws Exception {
+        void areRecoveredFromDifyWithoutRunningRowsAgain(String app, String mode, String how) throws Exception {
             var dify = finished(app, mode);
             int left = damage(how);
 
@@ -242,7 +242,7 @@ final class FaultTest extends WholeCommand {
 
         @ParameterizedTest(name = "{2} of a {0}, {1}")
         @CsvSource({"workflow, blocking, deleted", "chatflow, streaming, halved"})
-        void areFetchedAgainThoughTheToolIsKilledMeanwhile(String app, String mode, String how) throws Exception {
+        void areRecoveredEvenIfTheToolIsKilledMeanwhile(String app, String mode, String how) throws Exception {
             var dify = finished(app, mode);
             int left = damage(how);
             var child = start(dify.settings(), quiet("--mode", mode, "-c", "1"));
@@ -257,7 +257,7 @@ final class FaultTest extends WholeCommand {
         @ParameterizedTest(name = "{2} of a {0}, {1}")
         @CsvSource({"workflow, blocking, deleted", "workflow, streaming, halved", "chatflow, blocking, older",
             "chatflow, streaming, deleted"})
-        void ofDeletedRunsStayUnknownInLaterSessions(String app, String mode, String how) throws Exception {
+        void stayUnknownIfDifyHasDeletedTheirRuns(String app, String mode, String how) throws Exception {
             var dify = finished(app, mode);
             int lost = ROWS - damage(how);
             var restored = SimulatedDify.of("--app", app, "--dify", "1.16.1"); // the same app, but without its runs
@@ -303,7 +303,7 @@ final class FaultTest extends WholeCommand {
                 1.16.0,  kill,           streaming, 0
                 1.16.0,  kill,           blocking,  3
                 """)
-        void paysForNoRowTwiceAndMixesUpNoResults(String version, String fault, String mode, int unknown)
+        void causesNeitherDoublePaymentsNorMixedUpResults(String version, String fault, String mode, int unknown)
                 throws Exception {
             var dify = new Simulated("--dify", version, "--latency", "200ms", "--silence", "1s");
             rows(6, id -> id > 3 ? "[" + fault + "]" : "[queue 500ms]");
@@ -324,7 +324,7 @@ final class FaultTest extends WholeCommand {
     class ASuspendedProcess {
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void losesNothingBeyondItsTimeout(String mode) throws Exception {
+        void finishesEachRowOnceAfterASuspensionBeyondTheTimeout(String mode) throws Exception {
             var dify = new Simulated("--latency", "1s");
             rows(6);
             var child = start(dify.settings(), quiet("-c", "3", "--mode", mode, "--timeout", "2s", "--settle", "1s"));
@@ -365,7 +365,7 @@ final class FaultTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"workflow, blocking", "workflow, streaming", "chatflow, blocking", "chatflow, streaming"})
-        void areDistinguishedByTheRunsOfTheBatch(String app, String mode) throws Exception {
+        void areDistinguishedByWhichOneHasTheRunsOfTheBatch(String app, String mode) throws Exception {
             var dify = killed(app, mode);
             var first = events("session").getLast().path("app_hash").asText();
 
@@ -385,7 +385,7 @@ final class FaultTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"blocking", "streaming"})
-        void areNotMixedUpBySameApp(String mode) throws Exception {
+        void leaveUnfinishedRowsUnknownIfSameAppIsWrong(String mode) throws Exception {
             var dify = killed("workflow", mode);
             var settings = dify.settings("DIFY_API_KEY", OTHER_KEY);
 
@@ -442,7 +442,7 @@ final class FaultTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void leavesItsRowUnknownAndTheBatchContinues(String mode) throws Exception {
+        void leavesOnlyItsRowUnknownWhileTheBatchContinues(String mode) throws Exception {
             this.mode = mode;
             rows(12);
             var settings = settingsFor(serve(this::answer), "JDK_JAVA_OPTIONS", "-Xmx64m");
@@ -481,7 +481,7 @@ final class FaultTest extends WholeCommand {
         }
 
         @Test
-        void showsAProgressLineAndLetsRunningRowsEndAtCtrlC() throws Exception {
+        void showsProgressAndLetsRunningRowsFinishAfterCtrlC() throws Exception {
             var dify = started(9, 120, "--latency", "4s");
             until("a progress line", () -> screen().contains("0/9 (0 %) · ") && screen().contains("3 running"));
 
@@ -521,7 +521,7 @@ final class FaultTest extends WholeCommand {
         }
 
         @Test
-        void clearsTheWholeLineAfterItIsMadeNarrower() throws Exception {
+        void clearsTheWideProgressLineAfterItIsMadeNarrower() throws Exception {
             started(40, 120, "--latency", "900ms", "--fail", "50%");
             until("a wide line", () -> progress().stream()
                     .anyMatch(line -> line.length() > 70 && showsTheTimeLeft(line)));
@@ -535,7 +535,7 @@ final class FaultTest extends WholeCommand {
 
         /// `0/9 (0 %) · 1.2 s · 3 running` would reach the edge, and the terminal's `^C` the line below.
         @Test
-        void clearsAFullLineAtCtrlC() throws Exception {
+        void clearsAProgressLineOfFullWidthAtCtrlC() throws Exception {
             started(9, 32, "--latency", "30s");
             until("a progress line", () -> screen().contains(" s · 3 running"));
 
@@ -549,7 +549,7 @@ final class FaultTest extends WholeCommand {
         }
 
         @Test
-        void showsTheSummaryInTheColoursOfTheStatus() throws Exception {
+        void showsTheNumberOfFailuresInRed() throws Exception {
             started(2, 120, "--latency", "10ms", "--fail", "100%");
             ends(3);
 
@@ -561,7 +561,7 @@ final class FaultTest extends WholeCommand {
     // ── Many look-ups ───────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class ALogOfManyOpenAttempts {
+    class ManyUnresolvedAttempts {
         private static final int OPEN = 1_000, LOOKS = 100;
         private final AtomicInteger looking = new AtomicInteger(), most = new AtomicInteger();
         private final AtomicInteger looks = new AtomicInteger();
@@ -592,7 +592,7 @@ final class FaultTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {4, 16})
-        void isLookedUpAFewAtATimeWhileNewRowsStart(int concurrency) throws Exception {
+        void areLookedUpAFewAtATimeWhileNewRowsStart(int concurrency) throws Exception {
             rows(OPEN + 100);
             Files.writeString(file("results.jsonl.log"), IntStream.rangeClosed(1, OPEN)
                     .mapToObj(id -> ("{'event':'attempt','t':'2026-01-01T00:00:00Z','id':'" + id + "','n':0,'user':"
