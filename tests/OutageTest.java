@@ -10,10 +10,10 @@ import static difyexec.DifyExec.*;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// Queues that stand still, servers that are away and apps that are gone, in virtual time.
+/// Queues that do not move, servers that are down and apps that are deleted, in virtual time.
 final class OutageTest {
     @Nested
-    class WhenTheServerStops extends Story.Sessions {
+    class AnOutage extends Story.Sessions {
         /// A server whose worker takes streamed runs in turn, but not before a certain time. They take two seconds.
         private static final class QueueOfWorker {
             private final Instant back;
@@ -87,7 +87,7 @@ final class OutageTest {
                 CHATFLOW, 5,     100
                 CHATFLOW, 12,    200
                 """)
-        void rowsThatWaitForAWorkerArePaidOnce(AppKind app, int slots, Long killed) throws Exception {
+        void causesNoSecondRunOfRowsThatWaitForAWorker(AppKind app, int slots, Long killed) throws Exception {
             var queue = new QueueOfWorker(NOON.plusSeconds(400));
             var scene = queued(queue, app, slots);
             if (killed != null) {
@@ -156,7 +156,7 @@ final class OutageTest {
                 """);
 
         @Test
-        void theTimeLeftIsHiddenWhileARowIsLookedUp() throws Exception {
+        void hidesTheTimeLeftWhileARowIsLookedUp() throws Exception {
             var scene = rows(5, Mode.STREAMING);
             var lines = new TreeSet<String>();
             scene.watched = tally -> {
@@ -178,7 +178,7 @@ final class OutageTest {
         /// once and some later, until it is back.
         @ParameterizedTest
         @EnumSource(value = Mode.class, names = {"BLOCKING", "STREAMING"})
-        void anOutageLeavesNoMoreRowsUnresolvedThanSlots(Mode mode) throws Exception {
+        void leavesNoMoreRowsUnresolvedThanThereAreSlots(Mode mode) throws Exception {
             Instant gone = NOON.plusSeconds(5), back = gone.plusSeconds(8);
             var scene = rows(60, mode);
             scene.slots = 6;
@@ -224,7 +224,7 @@ final class OutageTest {
 
         @ParameterizedTest(name = "{0} at a time")
         @ValueSource(ints = {1, 2, 5})
-        void aServerThatIsDownGetsProbesInsteadOfRows(int slots) throws Exception {
+        void makesTheBatchSendProbesInsteadOfRows(int slots) throws Exception {
             var scene = rows(20, Mode.BLOCKING);
             scene.slots = slots;
             var back = NOON.plusSeconds(60);
@@ -247,7 +247,7 @@ final class OutageTest {
                         scene.probes::toString);
         }
 
-        /// The app is deleted while one stream goes on.
+        /// The app is deleted while one stream continues.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 status, code,          most
@@ -255,7 +255,7 @@ final class OutageTest {
                 403,    access_denied, 10
                 404,    not_found,     121
                 """)
-        void aKeyThatIsRejectedLaterStopsTheBatchWithinTenSeconds(int status, String code, long most) throws Exception {
+        void endsTheBatchAfterActiveRunsOrSoonIfTheKeyIsRejected(int status, String code, long most) throws Exception {
             var scene = rows(3, Mode.STREAMING);
             scene.slots = 2;
             scene.answer = (attempt, listener) -> {
