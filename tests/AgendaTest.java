@@ -16,7 +16,7 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// The engine's bookkeeping: files to keep, names, sessions, the tally.
 final class AgendaTest {
-    /// Rows whose outputs contain files, which their workers save.
+    /// Some rows have outputs that contain files. Their workers save them.
     @Nested
     class OutputFiles {
         @TempDir Path folder;
@@ -34,7 +34,7 @@ final class AgendaTest {
         }
 
         @Test
-        void areInTheResultAndDoNotDelayTheRow() throws Exception {
+        void areListedInTheResultAndExcludedFromItsSeconds() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, _) -> {
                 scene.world.pass(seconds(32));
@@ -49,7 +49,7 @@ final class AgendaTest {
         }
 
         @Test
-        void missingFilesAreRecordedInTheResultOfTheirRow() throws Exception {
+        void areRecordedAsMissingWithTheReasonIfNotSaved() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> with(new Response.SavedFiles(List.of(), new TreeMap<>(Map.of("1.txt", "HTTP 403",
                     "2.txt", "HTTP 503")), seconds(1)), attempt.row().id());
@@ -86,9 +86,9 @@ final class AgendaTest {
     }
 
     @Nested
-    class TheNames {
+    class TheUserNames {
         @Test
-        void noTwoAttemptsOfTwoSessionsShareAUser() {
+        void areUniqueAcrossAttemptsAndSessions() {
             var first = new UserNames("nightly");
             var second = new UserNames("nightly");
 
@@ -101,7 +101,7 @@ final class AgendaTest {
 
         /// Dify 1.9 to 1.16 answer 500 to a user of more than 255 characters.
         @Test
-        void aNameLeavesRoomForTheRestOfTheUser() {
+        void areLimitedSoThatAUserHas255CharactersAtMost() {
             var longest = "n".repeat(200);
 
             assertTrue(UserNames.isUsable(longest) && new UserNames(longest).next().length() + 18 <= 255);
@@ -121,7 +121,7 @@ final class AgendaTest {
         }
 
         @Test
-        void theTimeLeftUsesTheRecentRate() {
+        void estimatesTheTimeLeftFromTheRateUntilAllRowsAreDone() {
             tally.countSent(0, world.now());
             assertEquals(Optional.empty(), tally.timeLeft());
             world.advance(seconds(10));
@@ -133,7 +133,7 @@ final class AgendaTest {
         }
 
         @Test
-        void aSessionCountsWhatItsFilesContain(@TempDir Path folder) throws Exception {
+        void agreesWithTheFiguresReadFromTheFiles(@TempDir Path folder) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e");
             scene.answer = Answer.byRow(Map.of("a", List.of(succeeded("run-a")),
                     "b", List.of(later(503, seconds(1))), "c", List.of(failed("no such city")),
@@ -154,7 +154,7 @@ final class AgendaTest {
 
         /// Row `a` is to run; `b` failed and `c` succeeded in an earlier session.
         @Test
-        void aLateRunChangesItsRowsStatusAndAddsNoRow() {
+        void changesTheStatusButAddsNoRowForALateRun() {
             var index = new Index();
             for (var id : List.of("a", "b", "c")) index.findOrAdd(id);
             index.setStatus(1, RowStatus.FAILED);
@@ -180,7 +180,7 @@ final class AgendaTest {
         }
 
         @Test
-        void theRateIsThatOfTheLastRows() {
+        void computesTheRateFromRecentRowsWithoutASlowStart() {
             world.advance(seconds(100)); // a slow start
             for (int row = 0; row < 5; row++) {
                 end(Outcome.SUCCEEDED);
@@ -192,7 +192,7 @@ final class AgendaTest {
         }
 
         @Test
-        void timeInWhichTheProcessWasSuspendedDoesNotCount() {
+        void excludesTheTimeThatTheProcessWasSuspended() {
             tally.countSent(0, world.now());
             for (int row = 0; row < 4; row++) {
                 world.advance(seconds(2));
@@ -208,7 +208,7 @@ final class AgendaTest {
         }
 
         @Test
-        void theRateCountsRowsThatEndBeforeASuspensionIsNoticed() {
+        void countsRowsInTheRateThatEndBeforeASuspensionIsNoticed() {
             tally.tick(world.now(), tally.activity());
             world.advance(seconds(45)); // asleep
             for (int row = 0; row < 201; row++) end(Outcome.SUCCEEDED);
@@ -254,7 +254,7 @@ final class AgendaTest {
                 · 2 min 4 s · 6 min 8 s left · 5 running · 2 waiting · 12400 tokens · 1.24 USD
                 45      | Retry-After | 1240/5000 (24 %) · Retry-After · 10.2/s
                 """)
-        void dropsTheRightmostPartsThatDoNotFit(int columns, String rest, String line) {
+        void shortensTheReasonThenDropsRightmostPartsToFit(int columns, String rest, String line) {
             assertEquals(line, line(Optional.ofNullable(rest), columns));
         }
     }
