@@ -79,7 +79,7 @@ final class PaceTest {
         }
 
         @Test
-        void aSlotRefusedAtOnceIsRetriedAfterTwiceAsManyRounds() {
+        void doublesTheRoundsBeforeItTriesARefusedSlotAgain() {
             pace.cutAfterRefusal(1, 2, 1);
             for (int tried = 1, rounds = 1; tried <= 6; tried++, rounds = Math.min(10, 2 * rounds)) {
                 for (int run = 1; run < 2 * rounds; run++) pace.noteSuccess();
@@ -99,7 +99,7 @@ final class PaceTest {
                 2000,     8000,   false
                 2000,     9000,   true
                 """)
-        void longWaitsCountAsQueueing(long shortest, long others, boolean queue) {
+        void treatsWaitsFarAboveTheShortestAsQueueing(long shortest, long others, boolean queue) {
             pace.cutIfQueued(Duration.ofMillis(shortest), 1, 1, 8);
             pace.cutIfQueued(Duration.ofMillis(others), 2, 1, 8);
 
@@ -122,7 +122,7 @@ final class PaceTest {
                 1,      7,   0,     1
                 1,      0,   1,     0
                 """)
-        void runsThatMayNeverEndTakeHalfTheSlotsAtMost(int places, int cut, int quiet, int held) {
+        void reservesAtMostHalfTheSlotsForRunsThatMayNeverEnd(int places, int cut, int quiet, int held) {
             assertEquals(held, new Pace(places, null, null).held(Collections.nCopies(cut, NOON), quiet, NOON));
         }
 
@@ -138,7 +138,7 @@ final class PaceTest {
                 60,      239, 1
                 60,      240, 0
                 """)
-        void theOnlySlotIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
+        void anUnresolvedRunHoldsTheOnlySlotForFourTimesTheSlowestRun(long slowest, long ago, int held) {
             var one = new Pace(1, null, null);
             for (long took : List.of(1L, slowest, 0L)) one.noteRunTime(seconds(took), NOON);
 
@@ -146,14 +146,14 @@ final class PaceTest {
         }
 
         @Test
-        void heldRunsTakeHalfOfTheSlotsTheServerAccepts() {
+        void limitsHeldSlotsToHalfOfThoseTheServerAccepts() {
             pace.cutAfterRefusal(6, 3, 8);
 
             assertEquals(1, pace.held(Collections.nCopies(5, NOON), 0, NOON));
         }
 
         @Test
-        void nothingStartsInAPause() {
+        void startsNothingBeforeTheLongestPauseEnds() {
             pace.noneBefore(NOON.plusSeconds(9));
             pace.noneBefore(NOON.plusSeconds(3));
 
@@ -163,7 +163,7 @@ final class PaceTest {
         }
 
         @Test
-        void aRateNeitherAddsADelayNorCatchesUp() {
+        void spacesStartsEvenlyWithoutDriftOrCatchingUp() {
             var even = new Pace(9, null, new Rate(seconds(2)));
 
             even.noteStart(NOON);
@@ -195,7 +195,7 @@ final class PaceTest {
         }
 
         @Test
-        void doesNotCountARunThatReplacedAnother() {
+        void ignoresTheOverlapOfARunAndItsSuccessor() {
             for (int run = 0; run < 4; run++) {
                 finished(10 * run, 10 * run + 10);
                 pace.noteRunTime(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
@@ -205,7 +205,7 @@ final class PaceTest {
         }
 
         @Test
-        void forgetsOldRuns() {
+        void ignoresRunsThatEndedManyRunsAgo() {
             finished(0, 10, 0, 10, 0, 10, 0, 10, 0, 10);
             for (int run = 1; run <= 8; run++) finished(10 * run, 10 * run + 10);
 
@@ -213,7 +213,7 @@ final class PaceTest {
         }
 
         @Test
-        void isUnknownIfTheServerReportsNoTimes() {
+        void isZeroIfTheServerReportsNoRunTimes() {
             finished(5, 5);
 
             assertEquals(0, pace.peakConcurrency());
@@ -273,7 +273,7 @@ final class PaceTest {
 
         @ParameterizedTest(name = "{0}")
         @FieldSource("STORIES")
-        void decidesByFailuresRefusalsAndPauses(Story story) {
+        void decidesWhenToPauseProbeOrStopTheBatch(Story story) {
             for (var step : story.steps()) {
                 var words = step.split(" ");
                 var numbers = Pattern.compile("-?\\d+").matcher(step).results()
@@ -307,7 +307,7 @@ final class PaceTest {
         }
 
         @Test
-        void thePauseNoteShowsHowLongTheBatchWaits() {
+        void reportsHowLongTheBatchPauses() {
             assertEquals(Optional.empty(), health.pauseNote(NOON));
 
             for (int time = 0; time < 5; time++) health.noteFailure(NOON, NOON);
@@ -320,7 +320,7 @@ final class PaceTest {
         }
 
         @Test
-        void probesThatFailComeLaterButNoLaterThanThreeSeconds() {
+        void delaysProbesMoreAfterEachFailureUpToThreeSeconds() {
             var quick = new Health(new Backoff(seconds(1), seconds(60), 3));
             for (int time = 0; time < 6; time++) quick.noteFailure(NOON, NOON);
             assertFalse(quick.nextProbe().isBefore(NOON.plusSeconds(1)));
@@ -355,7 +355,7 @@ final class PaceTest {
                 CHATFLOW, 1.9.2,  AUTO,      STREAMING, STREAMING
                 CHATFLOW, 1.9.2,  STREAMING, -,         STREAMING
                 """)
-        void startsWithTheModeAskedForOrUsedBeforeOrSuitedToTheApp(AppKind app, String server, Mode asked,
+        void startsInTheRequestedThePreviousOrTheAppsDefaultMode(AppKind app, String server, Mode asked,
                 Mode earlier, Mode mode) {
             assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), app, server).mode());
         }
@@ -412,7 +412,7 @@ final class PaceTest {
                 '',     user,     FROM_START
                 1.9.2,  user,     AT_END
                 """)
-        void anActiveRunShowsWhenAnUnknownServerListsRuns(String server, String foundBy, Listing listing) {
+        void infersFromAnActiveRunThatRunsAreListedFromTheStart(String server, String foundBy, Listing listing) {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, server);
             var cut = foundBy.equals("id") ? cut(Symptom.CUT, run("run-1")) : cut(Symptom.CUT);
 
@@ -429,7 +429,7 @@ final class PaceTest {
                 1.14.2,  1.9.2,  NOT_KNOWN
                 '',      1.14.2, NOT_KNOWN
                 """)
-        void nothingIsKnownOfAServerReplacedBetweenSessions(String earlier, String now, Listing listing) {
+        void assumesAListingAfterAnUpgradeOnlyIfBothVersionsHaveIt(String earlier, String now, Listing listing) {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
             policy.noteEarlierServer(EARLIER.user(), earlier, false);
@@ -438,7 +438,7 @@ final class PaceTest {
         }
 
         @Test
-        void aRequestOfThisSessionIsListedByItsOwnServer() {
+        void usesTheCurrentServersListingForAttemptsOfThisSession() {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
 
             policy.noteEarlierServer(EARLIER.user(), "1.9.2", false);
@@ -449,7 +449,7 @@ final class PaceTest {
         }
 
         @Test
-        void anActiveRunShowsNothingOfAReplacedServer() {
+        void infersNothingAboutAReplacedServerFromAnActiveRun() {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
             policy.noteEarlierServer(EARLIER.user(), "1.9.2", false);
 
