@@ -40,7 +40,7 @@
 //SOURCES FormatsTest.java
 //SOURCES UserFilesTest.java
 //SOURCES FaultTest.java
-//SOURCES ForeignAnswerTest.java
+//SOURCES ForeignResponseTest.java
 //SOURCES ConformanceTest.java
 //SOURCES support/Recorded.java
 //SOURCES ViewsTest.java
@@ -101,9 +101,9 @@ final class DifyExecTest {
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class, FormatsTest.class,
-            StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ForeignAnswerTest.class,
-            ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class, RecipesTest.class, VerifyTest.class,
-            PullTest.class, UserFilesTest.class,
+            StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
+            ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
+            RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
             SeedsTest.class);
 

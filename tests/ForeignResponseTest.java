@@ -10,28 +10,27 @@ import module java.base;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// Answers to another request or for another row. They must prove nothing, least of all that a row may be sent
-/// again.
-final class ForeignAnswerTest extends WholeCommand {
+/// Responses to another request or for another row. The tool must not use them, least of all to send a row again.
+final class ForeignResponseTest extends WholeCommand {
     private static final String OTHER = "difyexec-ffffffffffffffff-9";
 
-    /// Plays a Dify whose runs are cut off and whose look-ups get the answers of the test.
-    private final class Looked {
+    /// Plays a Dify that cuts off each run and responds to look-ups as the test says.
+    private final class ScriptedLookUps {
         private final List<String> sent = new CopyOnWriteArrayList<>();
         private final boolean isChat;
         private final String version;
-        private final Answers answers;
+        private final Responses responses;
         private final URI url;
 
         /// Takes the path and the number of the row, from 0. `USER` is replaced by the user of the request.
-        @FunctionalInterface private interface Answers {
+        @FunctionalInterface private interface Responses {
             String to(String path, int row);
         }
 
-        Looked(boolean isChat, String version, Answers answers) throws IOException {
+        ScriptedLookUps(boolean isChat, String version, Responses responses) throws IOException {
             this.isChat = isChat;
             this.version = version;
-            this.answers = answers;
+            this.responses = responses;
             url = serve(this::answer);
         }
 
@@ -40,14 +39,14 @@ final class ForeignAnswerTest extends WholeCommand {
             var body = new String(exchange.getRequestBody().readAllBytes(), UTF_8);
             if (exchange.getRequestMethod().equals("POST")) {
                 sent.add(tree(body).path("user").asText());
-                return; // cut off without an answer
+                return; // cut off without a response
             }
             var user = exchange.getRequestURI().getQuery() == null ? ""
                     : exchange.getRequestURI().getQuery().replaceAll(".*(user|session_id)=([^&]*).*", "$2");
             var text = switch (path) {
                 case "/info" -> text("{'name':'a','mode':'%s'}", isChat ? "advanced-chat" : "workflow");
                 case "/parameters" -> text("{'user_input_form':[{'text-input':{'variable':'id','type':'text-input'}}]}");
-                default -> answers.to(path, Math.max(0, sent.indexOf(user)));
+                default -> responses.to(path, Math.max(0, sent.indexOf(user)));
             };
             int status = text.matches("\\d{3} (?s).*") ? Integer.parseInt(text.substring(0, 3)) : 200;
             var known = user.isEmpty() && !sent.isEmpty() ? sent.getLast() : user;
@@ -90,11 +89,11 @@ final class ForeignAnswerTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"false,1.9.2", "false,1.14.2", "false,1.16.0", "true,1.9.2", "true,1.14.2", "true,1.16.0"})
-        void provesNothingByAnUnexpectedResponse(boolean isChat, String version) throws IOException {
+        void leavesItsRowUnknownIfTheResponseIsUnexpected(boolean isChat, String version) throws IOException {
             var ways = Stream.concat(COMMON.stream(), (isChat ? CONVERSATIONS : LOGS).stream())
                     .map(way -> way.replace('\'', '"')).toList();
             assertTrue(ways.size() >= 30);
-            var dify = new Looked(isChat, version, (path, row) -> path.startsWith("/workflows/run/")
+            var dify = new ScriptedLookUps(isChat, version, (path, row) -> path.startsWith("/workflows/run/")
                     ? "{\"id\":\"r\",\"status\":\"succeeded\",\"outputs\":{}}" : ways.get(row));
 
             dify.run(ways.size()).exits(3);
@@ -108,7 +107,7 @@ final class ForeignAnswerTest extends WholeCommand {
                 "{'data':[{'id':'m','query':'text 1','inputs':{'id':'another row'},'answer':'Theirs.'}]}",
                 "{'data':[{'id':'m','conversation_id':'d','query':'text 1','inputs':{'id':'1'},'answer':'Theirs.'}]}"})
         void ignoresTheMessageOfAnotherRow(String messages) throws IOException {
-            var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
+            var dify = new ScriptedLookUps(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}]}") : text(messages));
 
             dify.run(1).exits(3);
@@ -119,7 +118,7 @@ final class ForeignAnswerTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"", "{'id':'l','conversation_id':'d','query':'text 1','answer':'Theirs.','status':'normal'},"})
         void usesTheMessageOfItsOwnRow(String foreign) throws IOException {
-            var dify = new Looked(true, "1.16.0", (path, _) -> path.equals("/conversations")
+            var dify = new ScriptedLookUps(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}],'has_more':false}")
                     : text("{'data':[" + foreign + "{'id':'m','conversation_id':'c','query':'text 1','inputs':{'id':'1'},"
                             + "'answer':'Mine.','status':'normal'}]}"));
@@ -136,8 +135,8 @@ final class ForeignAnswerTest extends WholeCommand {
                 {"id":"another row"}               | unknown=1
                 {"id":"1","sys.user_id":"another"} | unknown=1
                 """)
-        void usesARunOnlyWithTheInputsOfItsRow(String inputs, String status) throws IOException {
-            var dify = new Looked(false, "1.14.2", (path, _) -> path.equals("/workflows/logs")
+        void usesARunOnlyIfItHasTheInputsOfItsRow(String inputs, String status) throws IOException {
+            var dify = new ScriptedLookUps(false, "1.14.2", (path, _) -> path.equals("/workflows/logs")
                     ? text("{'data':[" + LOGGED.formatted("{'id':'r'}", "USER") + "],'has_more':false,'total':1}")
                     : text("{'id':'r','status':'succeeded','outputs':{},'inputs':%s}", inputs));
 
@@ -149,9 +148,9 @@ final class ForeignAnswerTest extends WholeCommand {
         }
     }
 
-    /// A proxy that sends the answer of one request twice, on a connection that it keeps open.
+    /// A proxy that sends the response to one request twice, on a connection that it keeps open.
     @Nested
-    class ASurplusAnswer {
+    class ASurplusResponse {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 chunked, at once
@@ -160,7 +159,7 @@ final class ForeignAnswerTest extends WholeCommand {
                 true,    true
                 true,    false
                 """)
-        void reachesNoOtherRow(boolean chunked, boolean atOnce) throws IOException {
+        void isNotUsedForAnotherRow(boolean chunked, boolean atOnce) throws IOException {
             var runs = new AtomicInteger();
             try (var wire = new ServerTest.Wire(connection -> {
                 while (connection.request()) {
