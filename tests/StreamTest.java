@@ -60,7 +60,7 @@ final class StreamTest {
                 {"event":"error","message":"x is required in input form","status":500}                      | Refused
                 {"event":"error","workflow_run_id":null,"code":"invalid_param","status":400,"message":"m"}  | Refused
                 """)
-        void endsAtItsLastEventThoughTheServerKeepsItOpen(String last, String kind) throws Exception {
+        void isClosedAfterItsFinalEventEvenIfTheServerKeepsItOpen(String last, String kind) throws Exception {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -111,21 +111,21 @@ final class StreamTest {
         }
 
         @Test
-        void belongsToItsFirstRunIfItIsCutAfterAnotherOnesEvent() throws IOException {
+        void isAttributedToItsFirstRunIfAnEventOfAnotherFollows() throws IOException {
             var cut = cut(seen(Events.started() + another(Events.nodeFinished("{}"))));
 
             assertEquals(Optional.of(Events.REF), cut.run());
         }
 
         @Test
-        void theSameOutcomeTwiceCountsOnce() throws IOException {
+        void countsARepeatedFinalEventOnce() throws IOException {
             var ran = ranBy(Events.started() + Events.finished("{\"a\":1}") + Events.finished("{\"a\":1}"));
 
             assertEquals("{\"a\":1}", outputs(ran));
         }
 
         @Test
-        void eventsJustAfterAnErrorCount() throws IOException {
+        void readsTheRunFromEventsJustAfterAnError() throws IOException {
             var error = Given.json("data: {'event':'error','workflow_run_id':null,'code':'invalid_param','status':400,"
                     + "'message':'No class mapping found'}\n\n");
 
@@ -142,7 +142,7 @@ final class StreamTest {
         }
 
         @Test
-        void isNotReadToItsEndAfterItsRunHasEnded() throws IOException {
+        void isNotReadFurtherAfterItsRunHasFinished() throws IOException {
             var half = Events.finished("{}").substring(0, 40);
 
             var response = seen(Duration.ofMinutes(10), connection -> {
@@ -154,7 +154,7 @@ final class StreamTest {
         }
 
         @Test
-        void anErrorWithoutACodeKeepsItsMessageAndStatus() throws IOException {
+        void keepsTheMessageAndStatusOfAnErrorWithoutACode() throws IOException {
             var response = seen(Events.PING
                     + Given.json("data: {'event':'error','message':'x is required in input form','status':500}\n\n"));
 
@@ -168,7 +168,7 @@ final class StreamTest {
                 a ping,                false
                 the start,             true
                 """)
-        void leavesItsRunUnresolvedWithoutALastEvent(String before, boolean known) throws IOException {
+        void leavesItsRunUnresolvedIfItEndsWithoutAFinalEvent(String before, boolean known) throws IOException {
             var text = switch (before) {
                 case "nothing" -> "";
                 case "a ping" -> Events.PING;
@@ -192,7 +192,7 @@ final class StreamTest {
         }
 
         @Test
-        void aTruncatedLastEventIsNotAnOutcome() throws IOException {
+        void leavesItsRunUnresolvedIfItsFinalEventIsTruncated() throws IOException {
             var finished = Events.finished("{\"answer\":\"x\"}");
 
             for (int length : List.of(finished.indexOf(",\"error\""), finished.length() - 3, finished.length() - 4))
@@ -201,7 +201,7 @@ final class StreamTest {
 
         @ParameterizedTest
         @CsvSource({"true, TIMED_OUT", "false, STREAM_SILENT"})
-        void silenceTimesOutOnlyAfterTheFirstEvent(boolean known, Symptom symptom) throws IOException {
+        void timesOutIfItsRunHasStartedAndIsSilentOtherwise(boolean known, Symptom symptom) throws IOException {
             var cut = cut(seen(SHORT, connection -> {
                 connection.chunk(Events.PING + (known ? Events.started() : ""));
                 connection.hold();
@@ -212,7 +212,7 @@ final class StreamTest {
         }
 
         @Test
-        void theTimeOfARunCountsFromItsFirstEvent() throws IOException {
+        void appliesTheTimeLimitOfARunFromItsFirstEvent() throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -229,7 +229,7 @@ final class StreamTest {
         }
 
         @Test
-        void aBlockingResponseIsAccepted() throws IOException {
+        void acceptsABlockingResponseInsteadOfEvents() throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.answer(Events.blocking("{\"a\":1}"));
