@@ -34,7 +34,7 @@ record Story(String name, List<String> lines) {
 
         @ParameterizedTest(name = "{0}")
         @FieldSource("STORIES")
-        void followItsStory(Story story) throws Exception {
+        void eachStoryHasItsExpectedOutcome(Story story) throws Exception {
             story.play(folder);
         }
     }
