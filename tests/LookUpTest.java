@@ -159,6 +159,11 @@ final class LookUpTest {
                   finds   succeeded run-7
                   then    a succeeded, runs run-7, sent none
 
+                a failure of a run that was stopped is an interruption of its row
+                  given   STREAMING, interrupt 1
+                  answers a: stoppable run-7 failed no such city
+                  then    stop INTERRUPTED, stopped task-of-run-7, a interrupted
+
                 a made-up failure of a run that was stopped is not one of its row
                   given   STREAMING, server 1.16.0, interrupt 1
                   answers a: stoppable run-7 madeUp Workflow stream ended without a terminal event
