@@ -16824,9 +16824,12 @@ final class DifyExec implements Runnable {
           return made;
         }
 
+        // numbers such as -5 begin like formulas but do no harm, and =1+cmd does; `export` has the same rule
+        const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?$/;
+
         // the rows that are chosen, as a CSV that a spreadsheet opens without running anything
         function csv() {
-          const safe = value => ('' + value).replace(/^[=+@\\t\\r-](?!\\d)/, "'$&");
+          const safe = value => (FORMULA.test(value) && !NUMBER.test(value) ? "'" : '') + value;
           const shown = columns.filter(({key}) => isComparison || key !== 'input' && key !== 'result');
           if (!isComparison) shown.push({title: 'Error', by: row => lastError(row) ?? ''});
           for (const part of ['inputs', 'outputs'])

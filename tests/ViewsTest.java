@@ -913,6 +913,16 @@ final class ViewsTest extends WholeCommand {
             assertEquals(List.of("Id", "Outcome", "text"), browser.texts("#heads th").subList(0, 3));
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"=A1", "=1+cmd|' /C calc'!A0", "+1+A1", "-2+3", "@1", "\t=1", "\r=1"})
+        void theDownloadEscapesFormulas(String cell) throws Exception {
+            open(new Written().success("a", cell, Map.of("number", "-5", "share", "+1,234.5e-3%")));
+
+            var csv = browser.evaluate("csv()").asText();
+            assertTrue(csv.contains("\"'" + cell + "\""), csv);
+            assertTrue(csv.contains("\"-5\",\"+1,234.5e-3%\"") || csv.contains("\"+1,234.5e-3%\",\"-5\""), csv);
+        }
+
         @Test
         void allRowsThatHaveNotSucceededArePrinted() throws Exception {
             open(many());
