@@ -16388,9 +16388,13 @@ final class DifyExec implements Runnable {
 
     // ── Page ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds the page of `status --html` and `compare --html`, whose script draws all from JSON that follows the body.
+    /// Holds the page of `status --html` and `compare --html`. The page is one file that loads nothing, so that it can
+    /// be sent to a colleague and opened offline. Its script draws everything from JSON that follows the body, for two
+    /// reasons. A browser would need too long for the HTML of 100,000 rows, and a value that a script adds as text
+    /// cannot become markup. Comments in the texts below are part of the page.
     static final class Html {
-        /// The head of a page. Its placeholders are the hashes of style and script, the version, and the style.
+        /// The head of a page. Its placeholders are the hashes of style and script, the version, and the style. The
+        /// policy allows nothing but this style and script, so that nothing in a value can load or run.
         static final String HEAD = """
         <!doctype html>
         <html lang="en">
@@ -16405,6 +16409,8 @@ final class DifyExec implements Runnable {
         </head>
         """;
 
+        /// The parts of both pages. The script fills those with an id and hides what a page does not need. `aria-`
+        /// attributes and `caption` are for screen readers.
         static final String BODY = """
         <body>
         <header><h1 id="title"></h1><p id="about"></p></header>
@@ -16437,8 +16443,10 @@ final class DifyExec implements Runnable {
         </dialog>
         """;
 
+        /// The look of both pages. A class that is named after an outcome only sets a hue, which chips, bars and marks
+        /// then use. Lengths in `rem` grow with the reader's font.
         static final String STYLE = """
-        :root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518);
+        :root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518); /* as the reader's system */
           --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
           --soft: light-dark(#5c636c, #a0a8b1); --line: light-dark(#dfe1e4, #31363c);
           --accent: light-dark(#1f57b5, #86b3ff); }
@@ -16454,16 +16462,16 @@ final class DifyExec implements Runnable {
         * { box-sizing: border-box; }
         body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
           color: var(--ink); font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-        main { display: flex; flex-direction: column; }
+        main { display: flex; flex-direction: column; } /* so that a phone can have another order */
         h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
         h2 { margin: 0 0 .6rem; font-size: 1rem; }
         div + h2 { margin-top: 1.2rem; }
         header p { margin: .2rem 0 1.2rem; }
         header p, small, dt, th, .ids, #count, .cut { color: var(--soft); }
         dt, th, .cut { font-size: .85rem; font-weight: 500; }
-        h1, p, dd, .bar h2, dt, pre { overflow-wrap: anywhere; }
-        main .listed td { min-width: 4.5rem; overflow-wrap: anywhere; }
-        td, th, pre { unicode-bidi: isolate; }
+        h1, p, dd, .bar h2, dt, pre { overflow-wrap: anywhere; } /* values may be long and without spaces */
+        main .listed td { min-width: 4.5rem; overflow-wrap: anywhere; } /* short ids do not break */
+        td, th, pre { unicode-bidi: isolate; } /* a text from right to left does not reorder its neighbours */
         dd, pre { margin: 0; }
         .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
         .card, dialog, input, select, button { background: var(--card); border: 1px solid var(--line); }
@@ -16477,13 +16485,13 @@ final class DifyExec implements Runnable {
         .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
         .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
         .totals table { width: auto; }
-        .totals { overflow-x: auto; }
+        .totals { overflow-x: auto; } /* if its table is too wide, it scrolls and not the page */
         .totals .number { padding-left: 2rem; }
         #charts { display: grid; gap: 0 1rem;
           grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
         figcaption { margin-bottom: .3rem; font-weight: 600; }
         figcaption h2 { display: inline; font-size: inherit; }
-        dd:has(> button) pre { display: inline-block; margin-right: .6rem; }
+        dd:has(> button) pre { display: inline-block; margin-right: .6rem; } /* beside the button Copy */
         figcaption .chip { margin-left: 1rem; font-weight: 400; white-space: nowrap; }
         figure text { fill: var(--soft); font-size: 11px; }
         .grid { stroke: var(--line); }
@@ -16497,21 +16505,21 @@ final class DifyExec implements Runnable {
           color: inherit; }
         button { cursor: pointer; }
         button:disabled { opacity: .45; }
-        table button { padding: 0; border: 0; background: none; text-align: inherit; }
+        table button { padding: 0; border: 0; background: none; text-align: inherit; } /* looks like text */
         td button { color: var(--accent); }
         .tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
         #count { margin-left: auto; }
         #cause { width: 15rem; }
 
-        caption { position: absolute; clip-path: inset(50%); }
-        #left { display: none; }
+        caption { position: absolute; clip-path: inset(50%); } /* for screen readers; others see the heading */
+        #left { display: none; } /* only paper needs it */
         #table thead { position: sticky; top: 0; background: var(--card); }
         #table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
         #table td { max-width: 16rem; }
-        #table td:last-child { width: 100%; max-width: 0; }
+        #table td:last-child { width: 100%; max-width: 0; } /* gets the room that is left, whatever its text is */
         #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
-        [aria-sort=ascending] button::after { content: " \\2191"; }
-        [aria-sort=descending] button::after { content: " \\2193"; }
+        [aria-sort=ascending] button::after { content: " \\2191"; } /* an arrow up */
+        [aria-sort=descending] button::after { content: " \\2193"; } /* an arrow down */
 
         dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
           padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
@@ -16520,45 +16528,53 @@ final class DifyExec implements Runnable {
         .bar h2 { flex: 1; margin: 0; }
         h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
         dialog dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem; margin: 0; }
-        dialog div { overflow-x: auto; }
+        dialog div { overflow-x: auto; } /* around tables */
         .both { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
         pre { white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
         ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-decoration: none; }
 
-        @media (max-width: 40rem) {
+        @media (max-width: 40rem) { /* phones */
           body { padding: 1rem .75rem 2rem; font-size: 14px; }
-          #charts { order: 1; }
-          .wide, .ids, #table .number { display: none; }
+          #charts { order: 1; } /* below the rows, which matter more */
+          .wide, .ids, #table .number { display: none; } /* a row's dialog has these figures */
           .totals th, .totals td { padding: .35rem 0; font-size: .8rem; }
           .totals .number { padding-left: .5rem; }
           .tools > *, #cause { width: 100%; }
           #table th, #table td { white-space: normal; padding: .35rem .5rem .35rem 0; }
           #table td { max-width: 5.5rem; white-space: nowrap; }
-          #table td:nth-child(2) { max-width: none; }
+          #table td:nth-child(2) { max-width: none; } /* the outcome */
           dialog dl { grid-template-columns: 1fr; }
         }
         @media print {
           :root { color-scheme: light; }
-          * { print-color-adjust: exact; }
+          * { print-color-adjust: exact; } /* browsers otherwise leave out the colors of bars and chips */
           body { max-width: none; padding: 0; background: none; font-size: 11px; }
           figure, tr { break-inside: avoid; }
           #charts { grid-template-columns: 1fr 1fr; }
           input, select, .tools button, dialog, .wide, #none, #more { display: none; }
           #table td:nth-child(n) { width: auto; max-width: none; white-space: normal; overflow-wrap: anywhere; }
-          #table td:nth-child(-n+2) { max-width: 16rem; white-space: nowrap; }
+          #table td:nth-child(-n+2) { max-width: 16rem; white-space: nowrap; } /* id, outcome; other texts are whole */
           #left { display: block; }
         }
         """;
 
+        /// Draws both pages. It uses no library, because the page loads nothing, and no `innerHTML`, because a value
+        /// must stay text.
         static final String SCRIPT = """
         'use strict';
-        const DRAWN = 200, PRINTED = 1000; // rows
+        // rows that are drawn at a time, because a browser is slow with very many, and rows that are printed at least
+        const DRAWN = 200, PRINTED = 1000;
         const at = id => document.getElementById(id);
         const batch = JSON.parse(at('batch').textContent);
+        // a comparison has two sides, or checks one side against expected values
         const isComparison = 'comparison' in batch, isPair = isComparison && !batch.one;
+        // all rows, and the text of each in which the search looks, as soon as somebody searches
         const rows = [], haystacks = [];
+        // chosen has the indexes of the rows that match, in their order. The first `drawn` of them are in the table,
+        // and the dialog shows number `shown`.
         let chosen = [], drawn = 0, sort = {key: '', down: false}, shown = -1;
 
+        // adds strings as text, never as markup
         function element(name, look, ...content) {
           const made = document.createElement(name);
           made.className = look;
@@ -16566,6 +16582,7 @@ final class DifyExec implements Runnable {
           return made;
         }
 
+        // the namespace is only a name, which nothing loads
         function svg(name, attributes, ...content) {
           const made = document.createElementNS('http://www.w3.org/2000/svg', name);
           for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -16573,47 +16590,50 @@ final class DifyExec implements Runnable {
           return made;
         }
 
-        // columns: titles, or pairs of title and class
+        // Columns are titles, or pairs of a title and a class.
         function table(caption, look, columns, lines) {
           const row = (name, cells) => element('tr', '',
             ...cells.map((cell, n) => element(name, [columns[n]].flat()[1] ?? '', cell)));
           const heads = row('th', columns.map(column => [column].flat()[0]));
-          for (const head of heads.children) head.scope = 'col';
+          for (const head of heads.children) head.scope = 'col'; // for screen readers
           return element('table', look, element('caption', '', caption), element('thead', '', heads),
             element('tbody', '', ...lines.map(line => row('td', line))));
         }
 
-        // with a heading, if there are any lines
+        // Returns a heading and a table, or nothing if there are no lines.
         const titled = (level, title, columns, lines) => lines.length
           ? [element(level, '', title), element('div', '', table(title, 'listed', columns, lines))] : [];
 
         const button = text => Object.assign(element('button', '', text), {type: 'button'});
-        const chip = name => element('span', 'chip ' + name, name);
+        const chip = name => element('span', 'chip ' + name, name); // the class sets its color
         const sum = values => values.reduce((a, b) => a + b, 0);
-        const number = count => count.toLocaleString('en-US');
+        const number = count => count.toLocaleString('en-US'); // the page is in English for every reader
         const fixed = seconds => seconds ? seconds.toFixed(2) : '';
-        const short = value => +value.toPrecision(3);
+        const short = value => +value.toPrecision(3); // 0.30000000000000004 becomes 0.3
+        // a value is a string, or an object: {text, length} if it was cut, {json} if it was no string
         const plain = value => value.text ?? value.json ?? value;
         const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
+        // most causes are of failed rows, so only those of others get their outcome
         const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
-        // rows that need a person come first
+        // Returns how much a row needs a person: most if it got worse, then if it got better, then if it has a problem.
         const needs = ({outcome, trend}) => 4 * (trend === 'worse') + 2 * (trend === 'better') + !['succeeded',
           'partial', 'pending', 'same', 'unstable', 'neither', 'correct', 'not judged'].includes(outcome);
 
         for (const block of document.querySelectorAll('script.rows')) {
           rows.push(...JSON.parse(block.textContent));
-          block.remove();
+          block.remove(); // its text needs much memory
         }
-        rows.sort((a, b) => needs(b) - needs(a));
+        rows.sort((a, b) => needs(b) - needs(a)); // other rows stay in the order of the CSV
 
+        // Draws the counts and figures of the whole batch, and fills the menu of outcomes from them.
         function totals() {
           const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
           const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
           let x = 0;
           for (const [name, rows] of counts) {
             const width = 1000 * rows / sum(Object.values(batch.totals));
-            bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12}));
+            bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12})); // 1: stays visible
             list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
               element('small', '', (width / 10).toFixed(1) + ' %')));
             at('outcome').append(new Option(name, name));
@@ -16628,7 +16648,8 @@ final class DifyExec implements Runnable {
             ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
         }
 
-        // what every reader of a comparison asks first
+        // Draws what every reader of a comparison asks first: which side is better, and which rows changed. 20 of each
+        // are enough here, because the table below has all of them.
         function verdict() {
           const text = (error, found) => [error, ...found].filter(part => part).join(' · ') || 'succeeded';
           const isJudged = rows.some(({expected}) => expected.length);
@@ -16646,15 +16667,18 @@ final class DifyExec implements Runnable {
           return element('section', 'card', element('h2', '', batch.verdict), ...moved);
         }
 
+        // Shows a row in the dialog, whose buttons need it among the chosen rows.
         function open(n) {
-          if (!chosen.includes(n)) filter('');
+          if (!chosen.includes(n)) filter(''); // '' is no cause
           show(chosen.indexOf(n));
         }
 
-        // what the rows of a comparison are filtered by: outputs that differ, trends and verdicts
+        // Returns what the rows of a comparison are filtered by: outputs that differ, trends and verdicts.
         const tags = ({changes, trend, verdict}) => isPair
           ? [...changes.map(({name}) => name), trend, verdict].filter(tag => tag) : [];
 
+        // Fills the menu of causes and draws the list of them. In a comparison, the menu has the tags, and there is no
+        // list. A menu of more than 500 entries helps nobody; other causes are found by the search.
         function causes() {
           if (isComparison) batch.causes = Object.entries(Object.groupBy(rows.flatMap(tags), tag => tag))
             .map(([cause, {length}]) => ({cause, count: length}));
@@ -16669,15 +16693,18 @@ final class DifyExec implements Runnable {
             [['Rows', 'number'], 'Cause', 'Outcome', ['Examples', 'ids']], lines))];
         }
 
+        // Draws how long rows took, and how many were completed over time. Attempts that were retried have no result,
+        // so they are left out.
         function charts() {
           const isSuccess = ({outcome}) => outcome === 'succeeded' || outcome === 'partial';
           const ends = rows.flatMap(row => row.attempts ?? []).filter(({outcome}) => outcome in batch.totals)
             .map(one => ({...one, end: one.start / 1000 + (one.seconds ?? 0)})).sort((a, b) => a.end - b.end);
           const seconds = ends.filter(isSuccess).map(({seconds}) => seconds ?? 0);
-          if (ends.length < 2) return;
+          if (ends.length < 2) return; // one row makes no distribution
           if (seconds.length) at('charts').append(chart('Latency in seconds', [['succeeded', seconds]]));
 
-          // a pause that is longer than any row takes is between two calls
+          // Time between two sessions is left out. A pause of over a minute that is three times longer than any row
+          // took is one. (reduce, because Math.max cannot take 100,000 arguments)
           const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
           let time = ends[0].seconds ?? 0;
           ends.forEach((one, n) => one.time = time += n ? Math.min(one.end - ends[n - 1].end, pause) : 0);
@@ -16687,18 +16714,21 @@ final class DifyExec implements Runnable {
             [['succeeded', times(true)], ['failed', times(false)]]));
         }
 
-        // 1, 2 or 5 times a power of ten
+        // Returns the distance of ticks so that there are at most `parts`: 1, 2 or 5 times a power of ten, as people
+        // expect on a scale.
         function tick(whole, parts) {
           const least = whole / parts, ten = 10 ** Math.floor(Math.log10(least));
           return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
         }
 
-        // how many values of each series are in each range; pointing at a range shows them
+        // Draws how many values of each series are in each range. Pointing at a range shows the numbers.
         function chart(title, series) {
-          const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170;
+          const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170; // the axes, in units of the viewBox below
           const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
-          const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01;
+          // a few far larger values count in the last range, because all others would be in the first one otherwise
+          const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01; // not 0
           const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
+          // 1e-9, because 0.3 / 0.1 is a little less than 3
           const count = Math.floor(last / width + 1e-9) + 1, end = count * width;
           const ranges = [...Array(count).keys()];
           const place = value => Math.min(count - 1, Math.floor(value / width + 1e-9));
@@ -16708,6 +16738,7 @@ final class DifyExec implements Runnable {
             return counts;
           });
           const highest = Math.max(...ranges.map(n => sum(counts.map(of => of[n]))));
+          // at least 1, because there are no parts of rows
           const step = Math.max(1, tick(highest, 4)), ceiling = Math.ceil(highest / step) * step;
           const over = value => LEFT + (RIGHT - LEFT) * value / end;
           const down = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
@@ -16720,7 +16751,7 @@ final class DifyExec implements Runnable {
             svg('path', {class: 'grid', d: `M${LEFT} ${down(rows)}H${RIGHT}`})]);
           const scale = ticks(end, tick(end, 8)).map(value =>
             text(over(value), BOTTOM + 16, 'middle', short(value)));
-          const bars = ranges.map(n => { // stacked
+          const bars = ranges.map(n => { // stacked, with 7 % of space on both sides
             const words = series.map(([name], of) => number(counts[of][n]) + ' ' + name).join(', ');
             return svg('g', {}, svg('title', {}, `${short(n * width)} to ${short((n + 1) * width)}: ${words}`),
               ...series.map(([name], of) => svg('rect', {class: name,
@@ -16732,9 +16763,11 @@ final class DifyExec implements Runnable {
             svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars));
         }
 
+        // the error of the last attempt is whole, while that of a cause has no ids and numbers
         const lastError = row => row.attempts?.at(-1)?.error;
         const errors = row => [row.error_first, row.error_second].filter(error => error).join(' · ');
 
+        // Returns the last column's text, by which it is also sorted.
         function result(row) {
           if (isComparison && errors(row)) return errors(row);
           if (isPair) return row.differs ?? '';
@@ -16742,6 +16775,8 @@ final class DifyExec implements Runnable {
           return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
         }
 
+        // Returns the last column as it is shown. For two sides, that is the start of each difference, with a few
+        // characters before it.
         function preview(row) {
           if (!isPair || errors(row)) return result(row);
           return row.changes.flatMap(({name, change: {before, first, second, after}}) => [
@@ -16749,8 +16784,10 @@ final class DifyExec implements Runnable {
             element('ins', '', second.slice(0, 200)), after.slice(0, 200), ' ']);
         }
 
+        // the table has the first input that is not the id, so that a reader recognizes the row
         const given = row => Object.entries(row.inputs ?? {});
         const input = rows.flatMap(row => given(row).filter(([, value]) => plain(value) !== row.id))[0]?.[0];
+        // `by` returns what a column is sorted by and, without `show`, what it shows; phones hide wide ones
         const columns = [
           {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
           {key: 'outcome', title: isPair ? 'Kind' : 'Outcome', by: row => row.outcome,
@@ -16775,8 +16812,10 @@ final class DifyExec implements Runnable {
         }
 
         const strings = value => value === Object(value) ? Object.values(value).flatMap(strings) : [value];
+        // the line breaks prevent matches that begin in one value and end in the next
         const haystack = n => haystacks[n] ??= strings(rows[n]).join('\\n').toLowerCase();
 
+        // Chooses the rows that match the search and both menus, and draws the first of them.
         function choose() {
           const needle = at('search').value.trim().toLowerCase();
           const outcome = at('outcome').value, cause = at('cause').value;
@@ -16792,6 +16831,7 @@ final class DifyExec implements Runnable {
           draw(DRAWN);
         }
 
+        // Shows the rows of one cause, whatever was chosen before.
         function filter(cause) {
           for (const id of ['search', 'outcome']) at(id).value = '';
           at('cause').value = cause;
@@ -16799,6 +16839,7 @@ final class DifyExec implements Runnable {
           at('rows').scrollIntoView();
         }
 
+        // Adds the next rows to the table.
         function draw(most) {
           const next = chosen.slice(drawn, drawn + most);
           at('body').append(...next.map((n, i) => line(n, drawn + i)));
@@ -16809,8 +16850,9 @@ final class DifyExec implements Runnable {
             + ' not printed. Download CSV in the report has all rows; filters choose those to print.' : '';
         }
 
-        const compare = new Intl.Collator('en', {numeric: true}).compare;
+        const compare = new Intl.Collator('en', {numeric: true}).compare; // r-2 comes before r-10
 
+        // Sorts the chosen rows. Values are computed once for each row, because a sort compares it many times.
         function order() {
           const {by} = columns.find(({key}) => key === sort.key), up = sort.down ? -1 : 1;
           const values = new Map(chosen.map(n => [n, by(rows[n])]));
@@ -16827,7 +16869,8 @@ final class DifyExec implements Runnable {
         // numbers such as -5 begin like formulas but do no harm, and =1+cmd does; `export` has the same rule
         const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?$/;
 
-        // the rows that are chosen, as a CSV that a spreadsheet opens without running anything
+        // Returns the chosen rows as a CSV that a spreadsheet opens without running anything. Inputs and outputs get
+        // columns of their own, so the two columns that show parts of them are left out.
         function csv() {
           const safe = value => (FORMULA.test(value) && !NUMBER.test(value) ? "'" : '') + value;
           const shown = columns.filter(({key}) => isComparison || key !== 'input' && key !== 'result');
@@ -16836,10 +16879,12 @@ final class DifyExec implements Runnable {
             for (const name of new Set(chosen.flatMap(n => Object.keys(rows[n][part] ?? {}))))
               shown.push({title: part + '.' + name, by: row => plain(row[part]?.[name] ?? '')});
           const cells = [shown.map(({title}) => title), ...chosen.map(n => shown.map(({by}) => by(rows[n])))];
+          // with the mark, Excel reads it as UTF-8
           return '\\uFEFF' + cells.map(line => line.map(cell => '"' + safe(cell).replaceAll('"', '""') + '"')
             .join(',') + '\\r\\n').join('');
         }
 
+        // A page without a server can only offer a file by a link.
         function download() {
           const link = element('a', '');
           link.href = URL.createObjectURL(new Blob([csv()], {type: 'text/csv'}));
@@ -16847,7 +16892,7 @@ final class DifyExec implements Runnable {
           link.click();
         }
 
-        // only if no digit is lost: 12345678901234567890 stays as it is
+        // Indents JSON, but only if no digit is lost: 12345678901234567890 stays as it is.
         function pretty(text) {
           try {
             const value = JSON.parse(text);
@@ -16858,6 +16903,7 @@ final class DifyExec implements Runnable {
         const part = (title, items) => items.length
           ? [element('h3', '', title), element('dl', '', ...items)] : [];
 
+        // Returns named values under a title. Only runs have a button to copy them, because Dify finds a run by its id.
         const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
           if (value === undefined) return [];
           const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
@@ -16889,6 +16935,7 @@ final class DifyExec implements Runnable {
           (row.attempts ?? []).map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
             outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]));
 
+        // Opens the dialog for a chosen row. Its link goes into the address bar, without a new step for Back.
         function show(place) {
           shown = place;
           const row = rows[chosen[place]];
@@ -16904,15 +16951,17 @@ final class DifyExec implements Runnable {
           at('after').disabled = place === chosen.length - 1;
           history.replaceState(null, '', '#row=' + encodeURIComponent(row.id));
           if (!at('detail').open) at('detail').showModal();
-          at('detail').scrollTop = 0;
+          at('detail').scrollTop = 0; // the row before may have been scrolled
         }
 
-        function follow() { // report.html#row=r-15
+        // Opens the row that the link contains, such as report.html#row=r-15.
+        function follow() {
           const id = new URLSearchParams(location.hash.slice(1)).get('row');
           const n = rows.findIndex(row => row.id === id);
           if (n >= 0) open(n);
         }
 
+        // Sorts by a column, or turns its order around if the table is sorted by it.
         function sortBy(th) {
           sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
           for (const other of at('heads').children) other.removeAttribute('aria-sort');
@@ -16920,12 +16969,13 @@ final class DifyExec implements Runnable {
           choose();
         }
 
+        // one handler for all rows, which come and go
         at('body').onclick = event => {
           const row = event.target.closest('tr');
           if (row) show(+row.dataset.place);
         };
-        let soon;
-        at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
+        let timer; // searches when nobody has typed for 120 ms, because a search of many rows is slow
+        at('search').oninput = () => { clearTimeout(timer); timer = setTimeout(choose, 120); };
         for (const id of ['outcome', 'cause']) at(id).onchange = choose;
         at('reset').onclick = () => filter('');
         at('download').onclick = download;
@@ -16935,17 +16985,19 @@ final class DifyExec implements Runnable {
         at('after').onclick = () => show(shown + 1);
         at('detail').onclose = () => history.replaceState(null, '', '#');
         onhashchange = follow;
+        // prints the first rows, and as many more as needed to have all rows that need a person
         onbeforeprint = () =>
           draw(Math.max(0, Math.max(PRINTED, 1 + chosen.findLastIndex(n => needs(rows[n]))) - drawn));
 
         document.title = at('title').textContent = batch.title;
         at('about').textContent = batch.about;
+        // totals and causes first, because they fill the menus that choose() reads
         at('overview').append(...(isComparison ? [verdict()] : []), totals(), ...causes());
         at('heads').append(...columns.map(header));
         if (!isComparison) charts();
         choose();
         follow();
-        document.documentElement.dataset.ready = 'yes';
+        document.documentElement.dataset.ready = 'yes'; // for the tests
         """;
     }
 }
