@@ -45,7 +45,7 @@ final class VersionsTest extends WholeCommand {
             call(settings, typed("run", "--mode", mode)); // it still waits, or waits again
             assertEquals("paused=2", status());
 
-            dify.ledger().each(job -> job.resume("fine"));
+            dify.ledger().all().forEach(job -> job.resume("fine"));
             call(settings, typed("run", "--mode", mode)).exits(0);
             assertEquals("succeeded=2", status());
             var outputs = result("1").path("outputs");
@@ -59,7 +59,7 @@ final class VersionsTest extends WholeCommand {
         void failsItsRowOn1_16_0UntilRetriedByName(Kind kind, String mode) throws IOException {
             var settings = asking(kind, "1.16.0");
             call(settings, typed("run", "--mode", mode));
-            dify.ledger().each(job -> job.resume("fine"));
+            dify.ledger().all().forEach(job -> job.resume("fine"));
 
             call(settings, typed("run", "--mode", mode));
 
@@ -80,7 +80,7 @@ final class VersionsTest extends WholeCommand {
 
             call(settings, typed("run", "--mode", "blocking", "--settle", "1s"));
             assertEquals("paused=1", status());
-            dify.ledger().each(job -> job.resume("fine"));
+            dify.ledger().all().forEach(job -> job.resume("fine"));
             call(settings, typed("run", "--mode", "blocking"));
 
             assertEquals("succeeded=1", status());

@@ -560,6 +560,7 @@ final class Given {
         Rate rate = null;
         Long maxTokens = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
+        Workflow workflow = this;
         boolean inRealTime = false;
         LineFile.Disk disk = (_, _) -> {};
         AppKind app = AppKind.WORKFLOW;
@@ -624,8 +625,8 @@ final class Given {
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, null, grace, timeout, settle),
                     pace, route, new UserNames("difyexec"));
-            engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(this, this)
-                    : new Engine.Ports(this, this, world.clock, world.mailbox, world, halted::countDown));
+            engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(workflow, this)
+                    : new Engine.Ports(workflow, this, world.clock, world.mailbox, world, halted::countDown));
             tally = engine.tally;
             return engine.run();
         }

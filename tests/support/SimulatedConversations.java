@@ -41,11 +41,6 @@ final class SimulatedConversations {
         }
     }
 
-    /// The number of questions in a conversation of this user, or 0 if it does not exist.
-    int questions(String user, String conversation) {
-        return of(user, conversation).size();
-    }
-
     /// The messages of a conversation, oldest first, or none if it is not found.
     List<Map<String, Object>> messages(String user, String conversation) {
         return of(user, conversation).stream()

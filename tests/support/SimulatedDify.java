@@ -111,23 +111,23 @@ final class SimulatedDify {
 
     /// Asks the worker to shut down, as at each deployment; another one replaces it.
     void endWorker() {
-        ledger.each(SimulatedJob::endWorker);
+        ledger.all().forEach(SimulatedJob::endWorker);
     }
 
     /// Kills the worker. The one that replaces it knows nothing of its runs.
     void killWorker() {
-        ledger.each(SimulatedJob::killWorker);
+        ledger.all().forEach(SimulatedJob::killWorker);
     }
 
     /// Kills API and worker: active runs stay running for ever.
     void kill() {
-        ledger.each(SimulatedJob::kill);
+        ledger.all().forEach(SimulatedJob::kill);
     }
 
     /// Active runs end now, and later ones at once.
     void finishRuns() {
         isAtOnce = true;
-        ledger.each(SimulatedJob::finish);
+        ledger.all().forEach(SimulatedJob::finish);
     }
 
     /// The worker starts no run before this time.
@@ -314,7 +314,7 @@ final class SimulatedDify {
                 ? mistake(payload(), "conversation_id", "Value error, conversation_id must be a valid UUID",
                         "value_error", "str")
                 : mismatch("conversation_id", "Existing conversation ID " + conversation + " is not a valid uuid.");
-        int before = conversations.questions(user, conversation);
+        int before = conversations.messages(user, conversation).size();
         if (before == 0 && !conversation.isEmpty() && behaviour.version() != Version.V1_14_2)
             throw noConversation("/v1/chat-messages", "/v1/chat-messages or /api/chat-messages or "
                     + "/v1/chat-messages/<string:task_id>/stop");

@@ -72,10 +72,6 @@ final class SimulatedLedger {
         return kept;
     }
 
-    void each(Consumer<SimulatedJob> what) {
-        all().forEach(what);
-    }
-
     Stream<SimulatedJob> all() {
         return rows.values().stream().flatMap(List::stream);
     }
