@@ -197,7 +197,7 @@ final class RulesTest {
                 JSON object for 'V' does not match schema: 5 is not of type 'string'| failed | failed    | again
                 [openai] Authorization Error, 401 Incorrect API key provided        | failed | failed    | again
                 """)
-        void retriesNoneTransientOrAllFailedRunsAsConfigured(String error, String never, String transientOnly,
+        void retriesAConfirmedFailureAsRetryFailedRunsAllows(String error, String never, String transientOnly,
                 String always) {
             assertEquals(List.of(never, transientOnly, always),
                     words(asked -> asked.afterLook(attempt(0, 0), failed(error))));
@@ -259,7 +259,7 @@ final class RulesTest {
 
         /// A worker that fails in the middle of a run reports the id of that run, which may still be active.
         @Test
-        void retriesAnUnstoredTransientFailureOnlyIfItsRunIsMadeUp() {
+        void retriesAnUnstoredTransientFailureOnlyIfItsRunIdIsMadeUp() {
             var attempt = attempt(Mode.STREAMING, Tries.NONE);
             for (var run : List.of(new RunRef("run-1", "run-1"), new RunRef("run-1", "task-1"))) {
                 var end = new Response.Ran(run, RunStatus.FAILED, Given.outputs("{}"), "Connection refused", "",
@@ -644,7 +644,7 @@ final class RulesTest {
                 3600,   true,    false,  3629,    look
                 3600,   true,    false,  3630,    'not_started, recheck 0'
                 """)
-        void anUnlistedStreamIsResentAfterALaterStreamStarted(Long passed, boolean earlier, boolean others,
+        void aRowWithoutAListedRunIsResentAfterALaterStreamStarted(Long passed, boolean earlier, boolean others,
                 long seconds, String step) {
             var own = attempt(Mode.STREAMING, Tries.NONE);
             var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.fingerprint(), NOON);
@@ -1007,7 +1007,7 @@ final class RulesTest {
                 400,    60,    none
                 301,    60,    none
                 """)
-        void pausesOrEndsTheBatchByTheRetryAfterOf429And503(int status, Long asked, String pause) {
+        void pausesTheBatchForAShortRetryAfterAndEndsItForALongOne(int status, Long asked, String pause) {
             var response = Response.Refused.http(status, false, "", "no",
                     Optional.ofNullable(asked).map(Given::seconds));
 
