@@ -39,7 +39,7 @@ final class EngineTest {
                   answers a: unreadable run-a
                   then    sent a b, looked 0, a unknown, ended run-a, retry a, results b
 
-                a run too large for memory is taken once there is more of it
+                a run too large for memory is recovered in a session with enough memory
                   answers a: cut run-a
                   finds   silent unreadable run-a
                   then    looked 1, a unknown, ended run-a, error too large
@@ -89,7 +89,7 @@ final class EngineTest {
                   answers each: throttled
                   then    stop STOPPED, hint hint:, passed 60..180, retry none
 
-                a requested pause of ten minutes is kept and is not silence
+                a requested pause of ten minutes is kept and does not count as silence
                   given   rows 1 2 3 4 5 6 7 8, slots 8, timeout 3600
                   answers each: later 600
                   finds   succeeded own
@@ -133,7 +133,7 @@ final class EngineTest {
                   given   listed
                   then    results a
 
-                a server that is seen to list a running run proves what it does not list
+                an unlisted run counts as not started after the server has listed a running one
                   given   rows a b, server unknown
                   answers a: cut; b: cut
                   finds   a: running run-7, succeeded run-7; b: absent
@@ -180,7 +180,7 @@ final class EngineTest {
                   answers a: chunk Good succeeded run-7
                   then    runs run-7, heard run-7
 
-                a pause that the server asks for is one of the whole batch, but active runs continue
+                a pause that the server asks for delays all starts while active runs continue
                   given   rows a b c d, slots 2
                   answers a: later 120; each: 30s succeeded own
                   then    at 0 0 120 120 150, took b 30, said 1, done 4
@@ -337,7 +337,7 @@ final class EngineTest {
         }
 
         @Test
-        void stopsTheBatchWithTheLineIfTheCsvIsTruncated() throws Exception {
+        void stopsTheBatchAndReportsTheLineIfTheCsvIsTruncated() throws Exception {
             var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
             var scene = Scene.of(folder, ids); // more than is read ahead
             scene.slots = 2;
