@@ -97,7 +97,7 @@ final class FaultTest extends WholeCommand {
 
         /// Shards may come from a machine whose disk is read-only here.
         @Test
-        void doesNotMakeAnUnheldLockSeemHeldIfReadOnly() throws Exception {
+        void doesNotMakeAFreeLockLookHeldIfReadOnly() throws Exception {
             var disk = disk("size=64k");
             var lock = Files.createFile(disk.resolve("results.1-of-2.jsonl.lock"));
             try (var _ = FileChannel.open(lock, StandardOpenOption.READ)) {
