@@ -255,7 +255,7 @@ final class OutageTest {
                 403,    access_denied, 10
                 404,    not_found,     121
                 """)
-        void endsTheBatchAfterActiveRunsOrSoonIfTheKeyIsRejected(int status, String code, long most) throws Exception {
+        void waitsForActiveRunsUnlessTheKeyIsRejected(int status, String code, long most) throws Exception {
             var scene = rows(3, Mode.STREAMING);
             scene.slots = 2;
             scene.answer = (attempt, listener) -> {
