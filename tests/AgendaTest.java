@@ -101,7 +101,7 @@ final class AgendaTest {
 
         /// Dify 1.9 to 1.16 answer 500 to a user of more than 255 characters.
         @Test
-        void areLimitedSoThatAUserHas255CharactersAtMost() {
+        void areRejectedIfAUserCouldExceed255Characters() {
             var longest = "n".repeat(200);
 
             assertTrue(UserNames.isUsable(longest) && new UserNames(longest).next().length() + 18 <= 255);
@@ -208,7 +208,7 @@ final class AgendaTest {
         }
 
         @Test
-        void countsRowsInTheRateThatEndBeforeASuspensionIsNoticed() {
+        void theRateIncludesRowsThatEndBeforeASuspensionIsNoticed() {
             tally.tick(world.now(), tally.activity());
             world.advance(seconds(45)); // asleep
             for (int row = 0; row < 201; row++) end(Outcome.SUCCEEDED);
