@@ -59,7 +59,7 @@ final class PaceTest {
 
         @ParameterizedTest(name = "{0}")
         @FieldSource("STORIES")
-        void adaptsToRefusalsSuccessesAndWaits(Story story) {
+        void adaptsTheConcurrencyToRefusalsSuccessesAndWaits(Story story) {
             for (var step : story.steps()) {
                 var words = step.split(" ");
                 var numbers = Stream.of(words).filter(word -> word.matches("\\d+")).mapToInt(Integer::parseInt)
@@ -79,7 +79,7 @@ final class PaceTest {
         }
 
         @Test
-        void doublesTheRoundsBeforeItTriesARefusedSlotAgain() {
+        void doublesTheSuccessesNeededToRetryARefusedSlot() {
             pace.cutAfterRefusal(1, 2, 1);
             for (int tried = 1, rounds = 1; tried <= 6; tried++, rounds = Math.min(10, 2 * rounds)) {
                 for (int run = 1; run < 2 * rounds; run++) pace.noteSuccess();
@@ -163,7 +163,7 @@ final class PaceTest {
         }
 
         @Test
-        void spacesStartsEvenlyWithoutDriftOrCatchingUp() {
+        void spacesStartsByTheRateWithoutDriftOrCatchingUp() {
             var even = new Pace(9, null, new Rate(seconds(2)));
 
             even.noteStart(NOON);
@@ -429,7 +429,7 @@ final class PaceTest {
                 1.14.2,  1.9.2,  NOT_KNOWN
                 '',      1.14.2, NOT_KNOWN
                 """)
-        void assumesAListingAfterAnUpgradeOnlyIfBothVersionsHaveIt(String earlier, String now, Listing listing) {
+        void expectsEarlierRunsInTheListOnlyIfBothVersionsListThem(String earlier, String now, Listing listing) {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
             policy.noteEarlierServer(EARLIER.user(), earlier, false);
