@@ -201,7 +201,7 @@ final class StreamTest {
 
         @ParameterizedTest
         @CsvSource({"true, TIMED_OUT", "false, STREAM_SILENT"})
-        void timesOutIfItsRunHasStartedAndIsSilentOtherwise(boolean known, Symptom symptom) throws IOException {
+        void countsSilenceAsATimeoutOnlyAfterItsFirstEvent(boolean known, Symptom symptom) throws IOException {
             var cut = cut(seen(SHORT, connection -> {
                 connection.chunk(Events.PING + (known ? Events.started() : ""));
                 connection.hold();
