@@ -27,18 +27,18 @@ final class LookUpTest {
                   answers a: 300s silent
                   then    a unknown, passed 300..301
 
-                a run of an earlier start has its time from its own start
+                the time limit of a run of an earlier session counts from the start of the run
                   given   crash 1, clock 200
                   finds   running run-a since 100
                   then    a unknown, passed 200
 
-                a run over its time is stopped and gets a moment to end, whatever its start
+                a run that exceeds its time limit is stopped and looked up a little longer
                   given   STREAMING
                   answers a: began run-7 300s overdue run-7
                   finds   running run-7 since 0, running run-7 since 0, stopped run-7
                   then    a failed, error timed out, run run-7, tasks task-of-run-7
 
-                a run stopped for its time is not run again at a later start
+                a row whose run was stopped for its time limit is not sent again in a later session
                   given   STREAMING
                   answers a: overdue run-7
                   finds   running run-7, running run-7, dies
@@ -159,12 +159,12 @@ final class LookUpTest {
                   finds   succeeded run-7
                   then    a succeeded, runs run-7, sent none
 
-                a failure of a run that was stopped is an interruption of its row
+                a failure of a run that was asked to stop counts as an interruption
                   given   STREAMING, interrupt 1
                   answers a: stoppable run-7 failed no such city
                   then    stop INTERRUPTED, stopped task-of-run-7, a interrupted
 
-                a made-up failure of a run that was stopped is not one of its row
+                a made-up failure of a run that was stopped does not count as one of its row
                   given   STREAMING, server 1.16.0, interrupt 1
                   answers a: stoppable run-7 madeUp Workflow stream ended without a terminal event
                   then    stop INTERRUPTED, stopped task-of-run-7
