@@ -15465,7 +15465,7 @@ final class DifyExec implements Runnable {
                 @Override
                 public void write(byte[] bytes, int from, int length) throws IOException {
                     waiting.write(bytes, from, length);
-                    if (waiting.size() >= 1 << 16) writeAllBut(key.length()); // 64 KB
+                    if (waiting.size() >= 1 << 16) writeAllBut(key.length() + 2); // 64 KB; 2 of the 3 bytes of …
                 }
 
                 private void writeAllBut(int kept) throws IOException {

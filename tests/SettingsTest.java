@@ -484,6 +484,19 @@ final class SettingsTest extends WholeCommand {
             assertEquals(IntStream.range(0, 20_000).mapToObj(i -> "app-***-" + i + "\n").collect(
                     java.util.stream.Collectors.joining()), bytes.toString(UTF_8));
         }
+
+        @Test
+        void isMaskedIfItWasCutAtTheEndOfAPiece() throws IOException {
+            var start = KEY.substring(0, KEY.length() - 1);
+            var text = ("x".repeat((1 << 16) - start.length() - 2) + start + "…").getBytes(UTF_8);
+            var bytes = new ByteArrayOutputStream();
+            try (var out = new Secret(KEY).masking(bytes)) {
+                out.write(text, 0, 1 << 16);
+                out.write(text, 1 << 16, 1);
+                out.flush();
+            }
+            assertTrue(bytes.toString(UTF_8).endsWith("xapp-***…"));
+        }
     }
 
     @Nested
