@@ -15027,7 +15027,7 @@ final class DifyExec implements Runnable {
                             object("label", column, "variable", column, "type", "paragraph",
                             "required", false))).toList()))); // empty cells are fine
             route("/v1/workflows/run", exchange -> run(exchange, PUBLISHED));
-            route("/v1/workflows/", exchange -> run(exchange, part(exchange, 3))); // …/ID/run
+            route("/v1/workflows/", exchange -> run(exchange, part(exchange, 3))); // the version's id
             route("/v1/chat-messages", exchange -> run(exchange, PUBLISHED));
             route("/v1/workflows/run/", this::sendDetail);
             // difyexec rejects a log whose entries do not show the user that it asked for
@@ -15037,8 +15037,8 @@ final class DifyExec implements Runnable {
             route("/v1/conversations", exchange -> sendList(exchange, "user",
                     job -> object("id", uuid(job.id() + "conversation"), "inputs", job.inputs())));
             route("/v1/messages", exchange -> sendList(exchange, "user", Job::message));
-            route("/v1/workflows/tasks/", exchange -> stop(exchange, 4)); // …/TASK/stop
-            route("/v1/chat-messages/", exchange -> stop(exchange, 3)); // …/TASK/stop
+            route("/v1/workflows/tasks/", exchange -> stop(exchange, 4)); // the task is part 4 of the path
+            route("/v1/chat-messages/", exchange -> stop(exchange, 3)); // followed by /stop, too
             server.start();
         }
 
@@ -15047,7 +15047,7 @@ final class DifyExec implements Runnable {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
         }
 
-        /// Returns the key to send. The demo itself accepts any key.
+        /// Returns the key to send. The demo itself accepts any key, but the batch records to which app it belongs.
         String key() {
             return KEYS.get(isChatflow ? 1 : 0);
         }
@@ -15088,6 +15088,7 @@ final class DifyExec implements Runnable {
         ///     late changes nothing
         private record Job(boolean isChatflow, String workflow, String id, String task, String user,
                 Map<String, String> inputs, Instant created, CompletableFuture<State> end) {
+            /// Ends the run without outputs and tokens.
             void fail(String status, String error) {
                 end.complete(new State(status, Map.of(), error, 0, Instant.now()));
             }
@@ -15307,9 +15308,11 @@ final class DifyExec implements Runnable {
 
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// The version of this program, which requests, logs and pages contain.
     static final String VERSION = "0.4.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
     /// Gives a constant of an enum its key in files and its words for people, so that neither is written a second time.
+    /// To rename such a constant is to change a file format.
     interface Named {
         String name(); // every enum has this method
 
@@ -15322,8 +15325,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Lists the exit codes. picocli itself returns 2 for a bad command line and 1 for an exception that nothing
-    /// catches.
+    /// Lists the exit codes, which the doc of [DifyExec] explains. picocli itself returns 2 for a bad command line, and
+    /// 1 for an exception that nothing catches. Shells report 130 for a program that Ctrl-C ended.
     enum Exit {
         OK(0), BUG(1), UNUSABLE(2), ROWS_FAILED(3), STOPPED(4), INTERRUPTED(130);
 
@@ -15596,6 +15599,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns unknown names in `.env`, because a misspelled name of the URL would send the key to another server.
+        /// It does not search the environment, where other programs may have such variables.
         List<String> unknownNames() {
             var known = Set.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_APP_ID", "DIFY_WORKFLOW_ID", "DIFY_CA_FILE");
             return files.stream().flatMap(file -> file.values().keySet().stream()
@@ -15730,7 +15734,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the number of columns, or 80 if the terminal does not report it: some report 0.
+        /// Returns the number of columns, or 80 if the terminal does not report it. Some report 0.
         int width() {
             int columns = provider.systemStreamWidth(stream);
             return columns > 20 ? columns : 80;
@@ -15800,7 +15804,7 @@ final class DifyExec implements Runnable {
             try {
                 return FACTORY.createGenerator(utf8(out));
             } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: nothing is written yet
+                throw new UncheckedIOException(problem); // cannot happen, because nothing is written yet
             }
         }
 
@@ -15825,7 +15829,8 @@ final class DifyExec implements Runnable {
             return STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION).createParser(text);
         }
 
-        /// Returns whether the value contains, at any depth, a text or a field's name that passes the test.
+        /// Returns whether the value contains, at any depth, a text or a field's name that passes the test. Jackson
+        /// limits the depth, so this cannot overflow the stack.
         static boolean hasText(JsonNode value, Predicate<String> which) {
             return value.isTextual() && which.test(value.textValue())
                     || value.properties().stream().map(Map.Entry::getKey).anyMatch(which)
@@ -15873,6 +15878,7 @@ final class DifyExec implements Runnable {
         static Instant parse(String text) {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
                 return Instant.parse(text); // for example from another program, or without milliseconds
+            // no other ISO form has this length and these marks, so the rest of the marks need no check
             long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
             int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19)).toSecondOfDay();
             return Instant.ofEpochSecond(day * 86_400 + second, digits(text, 20, 23) * 1_000_000L);
@@ -16394,7 +16400,8 @@ final class DifyExec implements Runnable {
     /// cannot become markup. Comments in the texts below are part of the page.
     static final class Html {
         /// The head of a page. Its placeholders are the hashes of style and script, the version, and the style. The
-        /// policy allows nothing but this style and script, so that nothing in a value can load or run.
+        /// policy allows nothing but this style and script, so that nothing in a value can load or run. The generator
+        /// shows that difyexec wrote the file, so that the next page may overwrite it.
         static final String HEAD = """
         <!doctype html>
         <html lang="en">
@@ -16488,7 +16495,7 @@ final class DifyExec implements Runnable {
         .totals { overflow-x: auto; } /* if its table is too wide, it scrolls and not the page */
         .totals .number { padding-left: 2rem; }
         #charts { display: grid; gap: 0 1rem;
-          grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
+          grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); } /* as many in a line as fit */
         figcaption { margin-bottom: .3rem; font-weight: 600; }
         figcaption h2 { display: inline; font-size: inherit; }
         dd:has(> button) pre { display: inline-block; margin-right: .6rem; } /* beside the button Copy */
@@ -16499,7 +16506,7 @@ final class DifyExec implements Runnable {
 
         table { width: 100%; border-collapse: collapse; text-align: left; }
         th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-        th:first-child, td:first-child { padding-left: 0; }
+        th:first-child, td:first-child { padding-left: 0; } /* in line with the heading */
         .number { text-align: right; }
         button, input, select { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; font: inherit;
           color: inherit; }
@@ -16508,8 +16515,8 @@ final class DifyExec implements Runnable {
         table button { padding: 0; border: 0; background: none; text-align: inherit; } /* looks like text */
         td button { color: var(--accent); }
         .tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
-        #count { margin-left: auto; }
-        #cause { width: 15rem; }
+        #count { margin-left: auto; } /* at the right end */
+        #cause { width: 15rem; } /* otherwise as wide as its longest cause */
 
         caption { position: absolute; clip-path: inset(50%); } /* for screen readers; others see the heading */
         #left { display: none; } /* only paper needs it */
@@ -16744,7 +16751,7 @@ final class DifyExec implements Runnable {
           const down = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
           const text = (x, y, anchor, words) => svg('text', {x, y, 'text-anchor': anchor}, words);
           const ticks = (last, step) =>
-            Array.from({length: Math.floor(last / step + 1e-3) + 1}, (_, n) => n * step);
+            Array.from({length: Math.floor(last / step + 1e-3) + 1}, (_, n) => n * step); // 1e-3 against rounding
 
           const grid = ticks(ceiling, step).flatMap(rows => [
             text(LEFT - 6, down(rows) + 4, 'end', number(rows)),
@@ -16767,7 +16774,7 @@ final class DifyExec implements Runnable {
         const lastError = row => row.attempts?.at(-1)?.error;
         const errors = row => [row.error_first, row.error_second].filter(error => error).join(' · ');
 
-        // Returns the last column's text, by which it is also sorted.
+        // Returns the last column's text, by which it is also sorted. It is cut, as the table shows one line of it.
         function result(row) {
           if (isComparison && errors(row)) return errors(row);
           if (isPair) return row.differs ?? '';
@@ -16776,7 +16783,7 @@ final class DifyExec implements Runnable {
         }
 
         // Returns the last column as it is shown. For two sides, that is the start of each difference, with a few
-        // characters before it.
+        // characters before it. The dialog shows all of it.
         function preview(row) {
           if (!isPair || errors(row)) return result(row);
           return row.changes.flatMap(({name, change: {before, first, second, after}}) => [
