@@ -90,7 +90,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void namesTheVersionsOfTheResults() throws IOException {
+        void listsTheWorkflowVersionsOfTheResults() throws IOException {
             new Given.PastBatch(1, 0, 0).result("r", Map.of(), "workflow_id", "v-1")
                     .result("s", Map.of(), "workflow_id", "v-2").save(file("results.jsonl"));
 
@@ -99,7 +99,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void theStatusTableIsAsInTheGoldenFile() throws IOException {
+        void matchesItsGoldenFile() throws IOException {
             mixed().save();
 
             var call = ofBatch("status").exits(3);
@@ -110,7 +110,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void theStatusAsJsonIsAsInTheGoldenFile() throws IOException {
+        void matchesItsGoldenFileInJson() throws IOException {
             mixed().save();
 
             var call = ofBatch("status", "--json");
@@ -120,7 +120,7 @@ final class ViewsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"status -o ", "status --json -o ", "export --help "})
-        void saysThatStandardOutputCannotBeWritten(String words) throws IOException {
+        void reportsThatStandardOutputCannotBeWritten(String words) throws IOException {
             mixed().save();
             var closed = OutputStream.nullOutputStream();
             closed.close();
@@ -136,7 +136,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void readsARedirectedInputWhichCanBeReadOnce() throws IOException {
+        void readsTheCsvFromStandardInputOnceForTableAndReport() throws IOException {
             mixed().save();
             var before = System.in;
             try (var in = Files.newInputStream(file("data.csv"))) {
@@ -152,7 +152,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void leavesOutTheTimeBetweenSessions() throws IOException {
+        void excludesTheTimeBetweenSessionsFromTheRate() throws IOException {
             var written = new Written().success("a", "", "{}");
             written.past.second = 100_000;
             written.past.session();
@@ -165,7 +165,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void aRowIsInFlightIfItsResultIsWrittenMeanwhile() throws IOException {
+        void countsARowAsInFlightIfItsResultIsJustBeingWritten() throws IOException {
             mixed().save();
             var late = "{\"id\":\"late\",\"status\":\"success\",\"outputs\":{}}\n";
             var attempt = Json.object("event", "attempt", "t", Given.NOON, "id", "late", "n", 0, "user", "u",
@@ -221,7 +221,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void showsTextsOfServersAndFilesSafely() throws IOException {
+        void printsServerTextsWithoutControlCharacters() throws IOException {
             var written = new Written();
             int n = 0;
             for (var text : HOSTILE)
@@ -233,7 +233,7 @@ final class ViewsTest extends WholeCommand {
     }
 
     @Nested
-    class WrongFiles {
+    class UnusableFiles {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 results                 | log   | named
@@ -249,7 +249,7 @@ final class ViewsTest extends WholeCommand {
                 -                       | 'id,text' | results.jsonl.log
                 ''                      | 'abc' | results.jsonl.log
                 """)
-        void areNamedInOneSentence(String results, String log, String named) throws IOException {
+        void areRejectedByNameWithoutWritingAnything(String results, String log, String named) throws IOException {
             mixed().save();
             for (var name : List.of("results.jsonl", "results.jsonl.log")) Files.delete(file(name));
             if (!"-".equals(results)) Files.writeString(file("results.jsonl"), results);
@@ -265,7 +265,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void missingResultsAreReported() throws IOException {
+        void missingResultsAreCountedAsLost() throws IOException {
             var batch = mixed();
             batch.past.event("stop", "results", 700);
             batch.save();
@@ -276,7 +276,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void aPathThatIsNotAFileIsReported() throws IOException {
+        void aPathThatIsNotARegularFileIsRejected() throws IOException {
             mixed().save();
             Files.createDirectory(file("other.jsonl.log"));
 
@@ -290,7 +290,7 @@ final class ViewsTest extends WholeCommand {
     // ── Export ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheSpreadsheet {
+    class TheExportedCsv {
         private String written(String... more) throws IOException {
             ofBatch("export", words(List.of("--force", path("out.csv")), more)).exits(0);
             return content("out.csv");
@@ -309,14 +309,14 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void theSpreadsheetIsAsInTheGoldenFile() throws IOException {
+        void matchesItsGoldenFile() throws IOException {
             mixed().save();
 
             Given.Golden.check("export.txt", written());
         }
 
         @Test
-        void canContainOnlyFailedRows() throws IOException {
+        void containsOnlyFailedRowsOnRequest() throws IOException {
             mixed().save();
 
             var rows = strictly(written("--failed"));
@@ -327,7 +327,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void rawCellsEqualTheOutputsInTheResults() throws IOException {
+        void keepsOutputsUnescapedInRawMode() throws IOException {
             var written = new Written();
             int n = 0;
             for (var text : HOSTILE)
@@ -369,7 +369,7 @@ final class ViewsTest extends WholeCommand {
                 it's                | it's
                 1-1                 | 1-1
                 """)
-        void keepsASpreadsheetFromRunningText(String cell, String written) throws IOException {
+        void escapesCellsThatASpreadsheetWouldRunAsFormulas(String cell, String written) throws IOException {
             new Written().success("a", cell, Map.of("o", cell)).save();
 
             var row = strictly(written()).get(1);
@@ -379,7 +379,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void keepsNestedOutputsAndNumbersAsTheyWereWritten() throws IOException {
+        void keepsNestedOutputsAndNumbersUnchanged() throws IOException {
             new Written().success("a", "", "{\"deep\":{\"n\":12345678901234567890,\"p\":1.10},"
                     + "\"big\":12345678901234567890,\"price\":1.10,\"no\":null,\"yes\":true}").save();
 
@@ -392,7 +392,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void keepsTheDelimiterOfTheInput() throws IOException {
+        void usesTheDelimiterOfTheInput() throws IOException {
             new Written().success("a", "x,y", "{\"o\":\"p;q\"}").save();
             Files.writeString(file("data.csv"), "id|text\na|\"x,y\"\n");
 
@@ -411,7 +411,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void readsResultsOfTheOriginalTool() throws IOException {
+        void containsResultsThatTheOriginalToolWrote() throws IOException {
             Files.writeString(file("data.csv"), "id,status\na,new\nb,old\n");
             Files.writeString(file("results.jsonl"), """
                     \uFEFF{"id": "a", "status": "success", "outputs": {"outputs": {"answer": "1"}}, "retry_count": 0}
@@ -426,7 +426,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void hasEachNameOnceEvenIfTheInputIsAnExport() throws IOException {
+        void hasUniqueColumnNamesEvenIfTheInputIsAnExport() throws IOException {
             new Written().success("a", "x", "{\"answer\":\"yes\"}").save();
             Files.writeString(file("data.csv"),
                     "id,text,output.answer,status,run.status,run.run.status\na,x,no,,,\n");
@@ -443,7 +443,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void goesToStandardOutputAsUtf8() throws Exception {
+        void isWrittenToStandardOutputAsUtf8InAnyLocale() throws Exception {
             new Written().success("a", "größer", "{}").save();
 
             var call = ended(start(Map.of("LC_ALL", "C"), "export", "-i", input(), "-o", output(), "-")).exits(0);
@@ -452,7 +452,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void namesTheIdsThatTheCsvLacks() throws IOException {
+        void isRejectedIfTheCsvLacksIdsOfTheResults() throws IOException {
             mixed().save();
             Files.writeString(file("data.csv"), "id,text\na,1\ne,2\nnew,3\n");
 
@@ -474,7 +474,8 @@ final class ViewsTest extends WholeCommand {
                 .                 | --force | a folder
                 none/out.csv      | --force | no such folder
                 """)
-        void overwritesNothingThatMatters(String file, String option, String said) throws IOException {
+        void overwritesNoOtherFileWithoutForceAndNoBatchFileEver(String file, String option, String said)
+                throws IOException {
             mixed().save();
             Files.writeString(file("there.csv"), "kept");
             Files.createSymbolicLink(file("link"), folder);
@@ -490,7 +491,7 @@ final class ViewsTest extends WholeCommand {
 
         /// The log contains the name of the CSV.
         @Test
-        void neverOverwritesTheCsvOfABatchEvenIfItIsNotNamed() throws IOException {
+        void neverOverwritesTheCsvNamedInTheLog() throws IOException {
             var batch = mixed();
             batch.past.session("input", "data.csv");
             batch.save();
@@ -511,7 +512,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void leavesNoHalfFile() throws IOException {
+        void keepsTheOldFileIfWritingFails() throws IOException {
             mixed().save();
             Files.writeString(file("out.csv"), "kept");
 
@@ -529,7 +530,7 @@ final class ViewsTest extends WholeCommand {
 
         /// A killed process leaves such files. A link with such a name is not ours, and its target stays.
         @Test
-        void removesFilesOfAKilledProcess() throws IOException {
+        void removesTemporaryFilesOfAKilledProcess() throws IOException {
             var target = file("out.csv");
             var others = new ArrayList<Path>();
             AtomicFile.write(target, out -> {
@@ -599,7 +600,7 @@ final class ViewsTest extends WholeCommand {
     @Nested
     class TheReport {
         @Test
-        void holdsEveryRowWithInputsOutputsAndAttempts() throws IOException {
+        void containsEveryRowWithInputsOutputsAndAttempts() throws IOException {
             mixed().save();
 
             report().exits(3);
@@ -620,7 +621,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void allowsOnlyItsOwnStyleAndScript() throws Exception {
+        void permitsNoStyleOrScriptButItsOwn() throws Exception {
             mixed().save();
             report();
 
@@ -642,7 +643,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void theReportCutsLongValuesAndShowsTheirLength() throws IOException {
+        void cutsLongValuesAndShowsTheirLength() throws IOException {
             new Written().success("a", "y".repeat(1_000_000), Map.of("long", "😀".repeat(1_500),
                     "short", "x".repeat(2_000), "deep", List.of("z".repeat(5_000)))).save();
             report();
@@ -657,7 +658,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void anEarlierReportIsReplacedWithoutForce() throws IOException {
+        void replacesAnEarlierReportWithoutForce() throws IOException {
             mixed().save();
             Files.writeString(file("report.html"), "<html>mine</html>");
 
@@ -855,7 +856,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void rowsAreSearchedFilteredSortedAndOpenedByClicks() throws Exception {
+        void searchesFiltersSortsAndOpensRowsByClicks() throws Exception {
             open(many());
 
             assertEquals("5,000 of 5,000 rows", browser.text("#count"));
@@ -896,7 +897,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void theDownloadHasTheRowsThatMatch() throws Exception {
+        void downloadsTheRowsThatMatchTheFilter() throws Exception {
             open(mixed());
 
             browser.evaluate("at('outcome').value = 'succeeded'; choose()");
@@ -924,7 +925,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void allRowsThatHaveNotSucceededArePrinted() throws Exception {
+        void printsAllRowsThatHaveNotSucceeded() throws Exception {
             open(many());
 
             browser.evaluate("window.dispatchEvent(new Event('beforeprint'))");
@@ -938,7 +939,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void aRowHasALinkAndARunThatCanBeCopied() throws Exception {
+        void opensARowByItsLinkAndCopiesItsRunId() throws Exception {
             open(new Written().success("a", "", "{}").success("b c+%", "", "{}"));
 
             browser.click("#body tr:nth-child(2) button");
@@ -956,7 +957,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void aReportOfOneRowHasCaptionsButNoChart() throws Exception {
+        void captionsItsTablesAndOmitsChartsForOneRow() throws Exception {
             open(new Written().ended("a", "", "failed", "refused"));
 
             assertEquals(List.of(), browser.texts("figure"));
@@ -971,7 +972,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void chartsHaveTicksAndTooltips() throws Exception {
+        void drawsChartsWithTicksAndTooltips() throws Exception {
             var written = new Written();
             for (int n = 0; n < 5; n++) written.success("r" + n, "", "{}");
             written.past.second = 12;
@@ -990,7 +991,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void chartsLeaveOutTheTimeBetweenSessions() throws Exception {
+        void excludesTheTimeBetweenSessionsFromCharts() throws Exception {
             var written = new Written().success("a", "", "{}");
             written.past.second = 100_000;
 
@@ -1000,7 +1001,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void hostileValuesAreOnlyText() throws Exception {
+        void showsHostileValuesAsPlainText() throws Exception {
             var written = new Written();
             int n = 0;
             for (var text : HOSTILE) {
@@ -1033,7 +1034,8 @@ final class ViewsTest extends WholeCommand {
                 390,   true,              light,  'rgb(246, 246, 244)'
                 390,   true,              dark,   'rgb(19, 21, 24)'
                 """)
-        void fitsPhonesAndDarkScreens(int width, boolean below, String scheme, String background) throws Exception {
+        void adaptsToNarrowScreensAndADarkColourScheme(int width, boolean below, String scheme, String background)
+                throws Exception {
             browser.call("Emulation.setDeviceMetricsOverride",
                     "{'width':%d,'height':800,'deviceScaleFactor':1,'mobile':false}".formatted(width));
             browser.call("Emulation.setEmulatedMedia",
