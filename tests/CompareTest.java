@@ -82,7 +82,7 @@ final class CompareTest extends WholeCommand {
                 {"a":"x y"}               | {"a":"xy"}                | true  | false
                 {"a":"e\\u0301"}          | {"a":"\\u00e9"}           | false | false
                 """)
-        void comparesValuesRatherThanTheirText(String first, String second, boolean trim, boolean same)
+        void comparesJsonValuesRatherThanTheirText(String first, String second, boolean trim, boolean same)
                 throws IOException {
             outputs(first, second);
 
@@ -92,7 +92,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void namesThePointerOfEachDifference() throws IOException {
+        void reportsEachDifferenceWithItsJsonPointer() throws IOException {
             outputs("{\"a\":{\"b/c\":[{\"d\":1},2]},\"e\":1}", "{\"a\":{\"b/c\":[{\"d\":2},2,3]}}");
 
             var diff = diff();
@@ -104,7 +104,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void countsEachKindOfRowInTheOrderOfTheFirst() throws IOException {
+        void countsRowsByKindAndListsThemInTheOrderOfTheFirstFile() throws IOException {
             each();
 
             var diff = diff();
@@ -144,7 +144,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void leavesOutFiguresThatTheFilesLack() throws IOException {
+        void leavesFiguresEmptyThatTheFilesLack() throws IOException {
             each();
             without(",\"(total_)?price\":[^,}]+");
 
@@ -166,14 +166,14 @@ final class CompareTest extends WholeCommand {
                 1.004, 1.001,  ''
                 0,     1500,   '+1,500.00'
                 """)
-        void subtractsRoundedFigures(double first, double second, String change) {
+        void showsTheDifferenceOfTheRoundedFigures(double first, double second, String change) {
             var none = new Bootstrap.Interval(Double.NaN, Double.NaN, Double.NaN);
 
             assertEquals(change, new Comparison.Figure("seconds p50", 2, first, second, none).texts().get(3));
         }
 
         @Test
-        void aComparisonOfAFileWithItselfFindsNoDifference() throws IOException {
+        void findsNoDifferenceBetweenAFileAndItself() throws IOException {
             each();
 
             with(path("a.jsonl"), path("a.jsonl")).exits(0)
@@ -191,7 +191,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void reportsThatInputsDiffer() throws IOException {
+        void reportsHowManyRowsHaveDifferentInputs() throws IOException {
             batch().result("r", Map.of("a", 1), "inputs", Map.of("text", "one")).save(file("a.jsonl"));
             batch().result("r", Map.of("a", 1), "inputs", Map.of("text", "two")).save(file("b.jsonl"));
 
@@ -206,7 +206,7 @@ final class CompareTest extends WholeCommand {
                 r-1,   r-1,    true
                 r-1,   x-1,    false
                 """)
-        void reportsThatTheFilesHaveNoIdInCommon(String first, String second, boolean common) throws IOException {
+        void reportsFilesWithoutACommonId(String first, String second, boolean common) throws IOException {
             batch().result(first, Map.of("a", 1)).result("r-2", Map.of("a", 1)).save(file("a.jsonl"));
             batch().result(second, Map.of("a", 1)).save(file("b.jsonl"));
 
@@ -216,7 +216,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void reportsLinesThatCannotBeRead() throws IOException {
+        void reportsUnreadableLinesWithTheirNumber() throws IOException {
             outputs("{\"a\":1}", "{\"a\":1}");
             Files.writeString(file("b.jsonl"), "{\"id\":\n", StandardOpenOption.APPEND);
 
@@ -224,7 +224,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void readsFilesOfTheOriginalToolAndOfAShard() throws IOException {
+        void acceptsResultsOfTheOriginalToolAndOfAShard() throws IOException {
             Files.writeString(file("a.jsonl"), "\uFEFF{\"id\": \"r\", \"status\": \"success\", "
                     + "\"inputs\": {}, \"outputs\": {\"outputs\": {\"answer\": \"yes\"}}, \"retry_count\": 0}\n");
             batch().result("r", Map.of("answer", "yes")).save(file("results.3-of-8.jsonl"));
@@ -233,7 +233,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void showsTheFirstTenDifferencesOrAll() throws IOException {
+        void showsTenDifferentRowsUnlessAllAreRequested() throws IOException {
             var first = batch();
             var second = batch();
             for (int n = 1; n <= 12; n++) {
@@ -252,7 +252,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void showsNumbersWithAnyExponent() throws IOException {
+        void showsNumbersWithHugeExponentsInScientificNotation() throws IOException {
             outputs("{\"n\":1e10000}", "{\"n\":-2.5e-10000}");
 
             var difference = compare("--json").out();
@@ -263,7 +263,7 @@ final class CompareTest extends WholeCommand {
 
         /// Results are in the order of completion; the log has the order of sending.
         @Test
-        void showsRowsAsTheFirstLogHasSentThem() throws IOException {
+        void listsRowsInTheOrderInWhichTheFirstBatchSentThem() throws IOException {
             var first = batch().attempt("a", "b", "c");
             var second = batch();
             for (var id : List.of("c", "a", "b", "x")) first.result(id, Map.of("a", 1));
@@ -279,7 +279,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void showsNoControlCharacters() throws IOException {
+        void printsOutputsWithoutControlCharacters() throws IOException {
             outputs("{\"\\u001b]0;x\\u0007\":\"\\u001b[31m\"}", "{\"\\u001b]0;x\\u0007\":\"\\u202e\"}");
 
             compare().isSafeOnATerminal();
@@ -319,7 +319,7 @@ final class CompareTest extends WholeCommand {
                 - A ., . . .,  only_first,    3
                 - - -, . - .,  neither,       0
                 """)
-        void areDifferentIfTheSidesDifferMoreThanEachFromItself(String first, String second, String kind, int code)
+        void countAsDifferentOnlyBeyondTheVariationOfEachSide(String first, String second, String kind, int code)
                 throws IOException {
             int before = runs("a", first), after = runs("b", second);
 
@@ -332,7 +332,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void showTwoUnequalResults() throws IOException {
+        void showOneDifferingResultOfEachSide() throws IOException {
             runs("a", "A B A");
             runs("b", "A A A");
 
@@ -342,7 +342,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void haveAColumnForEachRunInTheCsv() throws IOException {
+        void haveACsvColumnForEachRunAndOutput() throws IOException {
             runs("a", "A B");
             runs("b", "C -");
 
@@ -356,7 +356,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void haveFiguresThatAreMeansOfTheirFiles() throws IOException {
+        void averageTheFiguresOfTheirFiles() throws IOException {
             runs("a", "A - A");
             runs("b", "A");
 
@@ -373,7 +373,7 @@ final class CompareTest extends WholeCommand {
         @ValueSource(strings = {"--first a1.jsonl", "--second b1.jsonl", "a1.jsonl", "a1.jsonl --second b1.jsonl",
                 "a1.jsonl b1.jsonl --first a2.jsonl --second b1.jsonl", "--first a1.jsonl a1.jsonl --second b1.jsonl",
                 "--first a1.jsonl - --second b1.jsonl"})
-        void areRefusedUnlessThereAreTwoSides(String words) throws IOException {
+        void areRejectedUnlessThereAreTwoSides(String words) throws IOException {
             runs("a", "A A");
             runs("b", "A");
 
@@ -384,7 +384,7 @@ final class CompareTest extends WholeCommand {
     }
 
     @Nested
-    class TheVerdict {
+    class TheComparisonVerdict {
         /// Writes 40 rows, of which so many failed.
         private void fail(String name, int failed, double price) throws IOException {
             var side = new Given.PastBatch(2, 10, price);
@@ -403,7 +403,7 @@ final class CompareTest extends WholeCommand {
                 1,     2,      unclear
                 0,     0,      unclear
                 """)
-        void dependsOnTheIntervalOfTheDifference(int first, int second, String verdict) throws IOException {
+        void isBetterOrWorseOnlyIfTheIntervalExcludesZero(int first, int second, String verdict) throws IOException {
             fail("a.jsonl", first, 1);
             fail("b.jsonl", second, 1);
 
@@ -420,7 +420,7 @@ final class CompareTest extends WholeCommand {
         /// A side without results has no share of successes, nor of correct rows.
         @ParameterizedTest
         @ValueSource(strings = {"--all", "-i DATA --expect wanted=/a"})
-        void isAbsentIfASideHasNothingToJudge(String options) throws IOException {
+        void isOmittedIfASideHasNoResultsToJudge(String options) throws IOException {
             batch().result("r-1", Map.of("a", 1)).save(file("a.jsonl"));
             batch().session().save(file("b.jsonl"));
             Files.writeString(file("data.csv"), "id,wanted\nr-1,1\n");
@@ -433,7 +433,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void isTheLastSentenceAndNamesASignificantCostChange() throws IOException {
+        void isPrintedLastWithAnySignificantCostChange() throws IOException {
             fail("a.jsonl", 20, 100);
             fail("b.jsonl", 20, 110);
 
@@ -503,7 +503,8 @@ final class CompareTest extends WholeCommand {
                 2            | {"x":[1]}     | --expect wanted~=/a/x/1    | false
                 .            | null          | --expect wanted=/b         | false
                 """)
-        void expectedValuesAreJudged(String cell, String output, String options, boolean correct) throws IOException {
+        void matchOutputsByValueToleranceOrRegularExpression(String cell, String output, String options,
+                boolean correct) throws IOException {
             wanted(cell);
             save("b.jsonl", output);
 
@@ -514,7 +515,7 @@ final class CompareTest extends WholeCommand {
 
         /// A row that was not run is not correct.
         @Test
-        void areCheckedInOneFile() throws IOException {
+        void countCorrectMissedAndMissingResultsOfOneFile() throws IOException {
             wanted("1", "2", "", " ", "5", "6", "");
             save("b.jsonl", "1", "3", "1", "1", "-");
 
@@ -532,7 +533,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void areShownWithAnErrorOfBothSidesOnce() throws IOException {
+        void areShownWithTheErrorOnceIfBothSidesFailAlike() throws IOException {
             wanted("1");
             save("a.jsonl", "-");
             save("b.jsonl", "-");
@@ -544,7 +545,7 @@ final class CompareTest extends WholeCommand {
 
         /// A row without an expected value is neither right nor wrong, whether it succeeded or failed.
         @Test
-        void areNeededForAVerdictAboutARow() throws IOException {
+        void leaveRowsWithoutOneUnjudged() throws IOException {
             wanted("1", "", "", "");
             save("a.jsonl", "1", "-", "1", "1");
             save("b.jsonl", "1", "1", "-", "2");
@@ -564,7 +565,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void areRefusedIfNoRowWithOneHasAResult() throws IOException {
+        void areRejectedIfNoRowWithOneHasAResult() throws IOException {
             wanted("", "1");
             save("b.jsonl", "1");
 
@@ -574,7 +575,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void areAllNeededIfThereAreSeveral() throws IOException {
+        void mustAllMatchForARowToBeCorrect() throws IOException {
             Files.writeString(file("data.csv"), "id,one,two\nr-1,1,x\nr-2,1,y\nr-3,1,\n");
             save("b.jsonl", "{\"p\":1,\"q\":\"x\"}", "{\"p\":1,\"q\":\"x\"}", "{\"p\":1}");
 
@@ -598,7 +599,8 @@ final class CompareTest extends WholeCommand {
                 1 - -,   missed,    0.333, 3
                 - -,     no_result, 0.000, 3
                 """)
-        void areJudgedByMostResultsOfARow(String results, String verdict, String share, int code) throws IOException {
+        void areMetIfAtLeastHalfTheResultsOfARowMatch(String results, String verdict, String share, int code)
+                throws IOException {
             wanted("1");
             var runs = results.split(" ");
             for (int n = 1; n <= runs.length; n++) save("b" + n + ".jsonl", runs[n - 1]);
@@ -613,7 +615,7 @@ final class CompareTest extends WholeCommand {
 
         /// Without expected values, neither of these rows would be a difference.
         @Test
-        void decideTheVerdictAndTheExitCodeOfTwoSides() throws IOException {
+        void determineTheVerdictAndExitCodeForTwoSides() throws IOException {
             wanted("1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1");
             save("a.jsonl", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "2", "-");
             save("b.jsonl", "1", "1", "2", "2", "2", "2", "2", "2", "2", "2", "1", "-");
@@ -633,7 +635,7 @@ final class CompareTest extends WholeCommand {
 
         /// The log remembers the id column, the delimiter and the decimal comma.
         @Test
-        void areReadWithTheChoicesOfTheBatch() throws IOException {
+        void areReadWithTheCsvOptionsOfTheBatch() throws IOException {
             Files.writeString(file("data.csv"), "key;wanted\nr-1;1.001,50\n");
             batch().session("choices", new Csv.Shape("key", null, ';', "", null, ',', "", Map.of(), Map.of()))
                     .result("r-1", Map.of("a", 1001.5)).save(file("b.jsonl"));
@@ -642,7 +644,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void areRefusedIfAnExpressionIsTooComplexForAnOutput() throws IOException {
+        void areRejectedIfARegularExpressionIsTooComplex() throws IOException {
             wanted("(a|b)*c");
             save("b.jsonl", "\"" + "ab".repeat(50_000) + "\"");
 
@@ -664,7 +666,7 @@ final class CompareTest extends WholeCommand {
                 -i NONE --expect wanted=/a                 | none.csv
                 -i DATA --expect wanted=/a --csv DATA --force  | data.csv
                 """)
-        void areRefusedIfTheyCannotBeUsed(String options, String facts) throws IOException {
+        void areRejectedIfAnOptionOrExpressionIsInvalid(String options, String facts) throws IOException {
             wanted("1", "(");
             save("b.jsonl", "1", "1");
             var before = content("data.csv");
@@ -680,7 +682,7 @@ final class CompareTest extends WholeCommand {
     /// more than the suite has time for.
     @Nested
     @Timeout(600)
-    class ResponsesThatVary {
+    class VaryingResponses {
         private static final int ROWS = 200, SEEDS = Integer.getInteger("compare.seeds", 20);
 
         /// @param broken rows that are always wrong
@@ -721,7 +723,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void varyingResponsesDoNotHideAVersionThatIsTenPointsWorse() throws IOException {
+        void doNotHideAVersionThatIsTenPointsWorse() throws IOException {
             double worse = share(ROWS / 10, json -> json.path("verdict").asText().equals("worse")
                     && json.at("/expected/low").asDouble() <= -10 && -10 <= json.at("/expected/high").asDouble());
 
@@ -757,7 +759,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void isAboutTheSecondSide() throws Exception {
+        void reportsTheRowsOfTheSecondSide() throws Exception {
             each();
 
             var suite = report();
@@ -773,7 +775,7 @@ final class CompareTest extends WholeCommand {
 
         /// A row may be different and still be correct, or equal and wrong on both sides.
         @Test
-        void isAboutExpectedValuesIfThereAreAny() throws Exception {
+        void judgesRowsByExpectedValuesIfThereAreAny() throws Exception {
             each();
             Files.writeString(file("data.csv"), "id,wanted\nsame,no\nother,blue\nnew,\nbroke,x\n");
 
@@ -790,7 +792,7 @@ final class CompareTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"]]>", "<![CDATA[", "<a b='c'>&amp;", "\\u0000\\u001b", "\\ud800", "\\ud83d\\ude00",
                 "\\uffff", "=1+1", "</script><script>alert(1)</script>", "{+x+}", "\\u202e"})
-        void staysValidWhateverTextsAre(String text) throws Exception {
+        void staysValidWithHostileIdsAndOutputs(String text) throws Exception {
             var read = tree("\"r-" + text.replaceAll("\\\\u(00..|ffff|d800)", "") + "\"").textValue();
             batch().result(read, Map.of("a", "x")).save(file("a.jsonl"));
             batch().result(read, "{\"a\":\"" + text + "\"}").save(file("b.jsonl"));
@@ -808,7 +810,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void anEarlierJUnitReportIsReplaced() throws Exception {
+        void replacesAnEarlierReportWithoutForce() throws Exception {
             each();
             report();
             report();
@@ -816,7 +818,7 @@ final class CompareTest extends WholeCommand {
     }
 
     @Nested
-    class TheWordsOfATextOutput {
+    class AWordDiff {
         private String marked(String first, String second) {
             var nodes = Given.JSON.getNodeFactory();
             var change = new JsonDiff(false).change(new JsonDiff.Difference("", nodes.textNode(first),
@@ -834,12 +836,12 @@ final class CompareTest extends WholeCommand {
                 我喜欢红色       ; 我喜欢蓝色       ; 我喜欢[红|蓝]色
                 naïve café       ; naïve tea        ; naïve [café|tea]
                 """)
-        void areMarkedWhereTheyDiffer(String first, String second, String marked) {
+        void marksTheWordsThatDiffer(String first, String second, String marked) {
             assertEquals(marked, marked(first, second));
         }
 
         @Test
-        void areShortenedAroundTheDifference() {
+        void cutsTheEqualTextAroundADifference() {
             var many = "word ".repeat(1_000);
 
             assertEquals("word ".repeat(20) + "[x |y ]" + "word ".repeat(20),
@@ -851,7 +853,7 @@ final class CompareTest extends WholeCommand {
     class AnInvalidComparison {
         @ParameterizedTest
         @ValueSource(strings = {"--output answer", "--output /a~2", "--output /nowhere"})
-        void anOutputThatCannotBeComparedIsNamed(String options) throws IOException {
+        void anInvalidOrMissingOutputPointerIsRejected(String options) throws IOException {
             outputs("{\"a\":1}", "{\"b\":1}");
 
             compare(options.split(" ")).exits(2).says(options);
@@ -859,7 +861,7 @@ final class CompareTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"a.jsonl", "b.jsonl"})
-        void aMissingOrForeignFileIsReported(String name) throws IOException {
+        void aMissingOrForeignFileIsRejected(String name) throws IOException {
             outputs("{\"a\":1}", "{\"a\":1}");
             Files.writeString(file(name), "id,text\n");
             compare().exits(2).says(path(name) + ": ").hints();
@@ -880,7 +882,7 @@ final class CompareTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"--csv", "--html", "--junit"})
-        void aForeignFileIsNotOverwrittenByAComparison(String option) throws IOException {
+        void aForeignFileIsNotOverwritten(String option) throws IOException {
             outputs("{\"a\":1}", "{\"a\":2}");
             Files.writeString(file("mine"), "mine");
 
@@ -899,7 +901,7 @@ final class CompareTest extends WholeCommand {
     @Nested
     class TheComparisonCsv {
         @Test
-        void hasInputsAndOutputsSideBySide() throws IOException {
+        void listsInputsAndBothOutputsSideBySide() throws IOException {
             var inputs = Map.of("text", "=1+1");
             batch().result("r", "{\"a\":\"x\",\"b\":[1]}", "inputs", inputs).result("s", Map.of("a", 1))
                     .save(file("a.jsonl"));
@@ -930,7 +932,7 @@ final class CompareTest extends WholeCommand {
     @Nested
     class TheComparisonPage {
         @Test
-        void filtersByClicksAndMarksWords() throws Exception {
+        void filtersRowsByClicksAndMarksDifferingWords() throws Exception {
             each();
             compare("--html", path("page.html")).exits(3);
 
