@@ -72,7 +72,7 @@ final class ForecastTest extends WholeCommand {
 
         /// An interval of 90 % from 50 so skewed values holds the true mean in about 84 % of the samples.
         @Test
-        void itsRangeContainsTheTrueCostOfMostSamples() throws IOException {
+        void containsTheTrueCostForMostSamples() throws IOException {
             rows(ROWS);
             var files = BatchFiles.of(file("results.jsonl"));
             int contained = 0;
@@ -92,7 +92,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void theForecastIsTheSameEachTime() throws IOException {
+        void isTheSameEachTimeItIsComputed() throws IOException {
             rows(ROWS);
             var first = new BitSet();
             first.set(0, ROWS - 1); // more rows than are drawn from
@@ -105,7 +105,7 @@ final class ForecastTest extends WholeCommand {
 
     /// A server that charges by the length of a row's text.
     @Nested
-    class AForecastOfASimulatedServer {
+    class AForecastAgainstTheSimulator {
         /// Writes rows sorted by their length and returns the tokens of each. A token costs 0.0000015 USD.
         private int[] sortedTexts() throws IOException {
             var random = new Random(5);
@@ -124,7 +124,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void itsRangeFromASampleContainsTheCostOfTheRest() throws IOException {
+        void containsTheCostOfTheRestIfMadeFromASample() throws IOException {
             var dify = new Simulated("--latency", "20ms");
             var tokens = sortedTexts();
 
@@ -141,7 +141,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void itsRangeFromTheFirstRowsMissesTheCostOfTheRest() throws IOException {
+        void missesTheCostOfTheRestIfMadeFromTheFirstRows() throws IOException {
             var dify = new Simulated("--latency", "20ms");
             var tokens = sortedTexts();
 
@@ -154,7 +154,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void eachRowIsPaidForOnce() throws IOException {
+        void letsTheRunAfterASamplePayForEachRowOnce() throws IOException {
             var dify = new Simulated("--latency", "20ms");
             rows(120);
 
@@ -169,7 +169,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void aForecastForAChatflowCountsTokens() throws IOException {
+        void estimatesTokensInsteadOfCostForAChatflow() throws IOException {
             var dify = new Simulated("--latency", "20ms", "--app", "chatflow", "--columns", "id");
             rows(30);
             Files.writeString(file("data.csv"), content("data.csv").replace("id,text", "id,query"));
@@ -191,7 +191,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void isTheSameForTheSameSeed() throws IOException {
+        void containsTheSameRowsForTheSameSeed() throws IOException {
             rows(40);
             var seed = dify.run("--sample", "10").exits(0).err().replaceFirst("(?s).*--seed (\\d+).*", "$1");
             var chosen = ids();
@@ -204,7 +204,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void isTakenFromRowsWithoutAnOutcome() throws IOException {
+        void containsOnlyRowsWithoutAnOutcome() throws IOException {
             rows(12);
             dify.row("2", dify.refused(400, "invalid_param", "city is required"));
             dify.run("--limit", "4").exits(3);
@@ -219,7 +219,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void streamsUnlessAModeIsTyped() throws IOException {
+        void runsInStreamingModeUnlessAnotherIsGiven() throws IOException {
             rows(20);
 
             dify.run("--sample", "6").exits(0);
@@ -241,7 +241,8 @@ final class ForecastTest extends WholeCommand {
                 run   | --sample x           | --sample
                 retry | --sample 5           | --sample
                 """)
-        void anInvalidOrUnsuitableSampleIsRefused(String command, String options, String named) throws IOException {
+        void isRejectedIfInvalidOrUsedWithRetryOrALimit(String command, String options, String named)
+                throws IOException {
             rows(5);
 
             dify.command(command, options.split(" ")).exits(2).says(named).hints();
@@ -250,7 +251,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void aSampleIsTakenFromAShardOrFromNamedRows() throws IOException {
+        void canBeTakenFromAShardOrFromListedIds() throws IOException {
             rows(60);
             dify.run("--sample", "6", "--shard", "1/2").exits(0);
 
@@ -267,7 +268,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void aSampleCanBeTakenFromJsonLinesAndWorkbooks() throws IOException {
+        void canBeTakenFromJsonLinesAndWorkbooks() throws IOException {
             rows(30);
             dify.run("--limit", "1").exits(0);
 
@@ -294,14 +295,14 @@ final class ForecastTest extends WholeCommand {
                 --max-cost 0.02 -c 1        | --max-cost AMOUNT
                 --max-tokens 20             | --max-tokens N
                 """)
-        void suggestsALimitThatCoversTheRest(String options, String limit) throws IOException {
+        void suggestsALimitThatCoversTheRemainingRows(String options, String limit) throws IOException {
             rows(20);
 
             assertEquals(limit, limit(dify.run(options.split(" "))));
         }
 
         @Test
-        void aSampleWithoutPricesSuggestsNoCostLimit() throws IOException {
+        void suggestsNoCostLimitWithoutPrices() throws IOException {
             rows(20);
             dify.rows(new Dify("1.16.1", "blocking").ended("succeeded", ""));
 
@@ -316,9 +317,9 @@ final class ForecastTest extends WholeCommand {
     }
 
     @Nested
-    class ARange {
+    class TheForecastRange {
         @Test
-        void needsFiveRows() throws IOException {
+        void isOmittedForFewerThanFiveFinishedRows() throws IOException {
             rows(100);
             new Finished(5).rows(4, 25, 0.01).save();
 
@@ -328,7 +329,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void isRoundedToTwoDigits() throws IOException {
+        void isRoundedToTwoSignificantDigits() throws IOException {
             rows(9_000);
             var batch = new Finished(5);
             for (int id = 1; id <= 20; id++)
@@ -342,7 +343,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void coversAllAttemptsOfARow() throws IOException {
+        void includesAllAttemptsOfEachRow() throws IOException {
             rows(40);
             var batch = new Finished(5).rows(2, 10, 0.01);
             batch.past.attempt("3").end("3", "failed", "tokens", 40, "price", 0.07, "currency", "USD");
@@ -356,7 +357,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void eachCurrencyHasARangeOfItsOwn() throws IOException {
+        void isSeparateForEachCurrency() throws IOException {
             rows(100);
             var batch = new Finished(5);
             for (int id = 1; id <= 20; id++) batch.row("" + id, 10, 0.5, id % 2 == 0 ? "USD" : "RMB", 1);
@@ -371,7 +372,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void aForecastWithoutPricesNamesTheModeThatShowsPrices() throws IOException {
+        void suggestsStreamingModeIfNoPriceIsKnown() throws IOException {
             rows(100);
             new Finished(5).rows(20, 10, null).save();
 
@@ -382,7 +383,7 @@ final class ForecastTest extends WholeCommand {
 
         /// A run without a price was not free.
         @Test
-        void theRangeOfCostUsesOnlyRowsWithAPrice() throws IOException {
+        void usesOnlyPricedRowsForTheCost() throws IOException {
             rows(100);
             var batch = new Finished(5).rows(10, 10, null);
             for (int id = 11; id <= 20; id++) batch.row("" + id, 10, 0.5);
@@ -396,7 +397,7 @@ final class ForecastTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {1, 5, 20})
-        void theRangeOfTimeDependsOnTheConcurrency(int concurrency) throws IOException {
+        void estimatesTheTimeFromTheConcurrency(int concurrency) throws IOException {
             rows(1_020);
             new Finished(concurrency).rows(20, 10, null).save();
 
