@@ -111,7 +111,7 @@ final class PullTest extends WholeCommand {
     @Nested
     class APull {
         @Test
-        void writesTheNewestRunsThatCanBeRepeated() throws Exception {
+        void writesTheNewestRepeatableRunsWithTheirOutputs() throws Exception {
             var settings = start(FORM);
             dify.app.limitPages(20);
             var outputs = new HashMap<String, JsonNode>();
@@ -137,7 +137,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void makesRowsThatGiveTheSameOutputsAgain() throws Exception {
+        void writesRowsThatProduceTheSameOutputsAgain() throws Exception {
             var settings = start(FORM);
             for (int number = 1; number <= 24; number++) run("person", inputs(number));
             pull(settings).exits(0);
@@ -148,7 +148,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void takesTheRunsThatAreWanted() throws Exception {
+        void selectsRunsByUserDateKeywordAndStatus() throws Exception {
             var settings = start(FORM);
             for (var topic : List.of("apples", "pears", "apples", "apples [fail!]", "plums"))
                 run("person", tree(text("{'topic':'%s'}", topic)));
@@ -177,7 +177,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void fitsRowsToTheFormThatIsPublishedNow() throws Exception {
+        void keepsOnlyInputsOfTheCurrentWorkflowForm() throws Exception {
             var settings = start("""
                     [{'text-input':{'variable':'id','label':'Id'}},{'text-input':{'variable':'x','label':'X'}},
                      {'text-input':{'variable':'old','label':'Old'}}]""");
@@ -193,7 +193,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void suggestsTheBatchAndItsComparison() throws Exception {
+        void suggestsCommandsThatRunAndCompareTheRows() throws Exception {
             var settings = start(FORM);
             run("person", inputs(1));
 
@@ -206,7 +206,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void refusesChatflowsAndTheFilesOfABatch() throws Exception {
+        void rejectsChatflowsAndOverwritesNoFileOfABatch() throws Exception {
             pull(start("[]", "--app", "chatflow")).exits(2).reports("chatflow");
 
             var settings = start(FORM);
@@ -250,7 +250,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void aShiftingListOfRunsGivesEachRunOnce() throws Exception {
+        void yieldsEachRunOnceEvenIfItsPagesShift() throws Exception {
             list(1, page(true, 1, 2));
             list(2, page(true, 2, 3));
             list(3, page(false, 3, 4));
@@ -262,7 +262,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void keepsTheDigitsOfNumbers() throws Exception {
+        void keepsAllDigitsOfNumbers() throws Exception {
             list(1, page(false, 1));
             record(1, "{\"text\": 12345678901234567890.50, \"sys.user_id\": \"me\", \"userinput.files\": []}",
                     "{\"big\": 1.10, \"n\": 1e3}");
@@ -277,7 +277,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void leavesOutRunsWithoutAReadableRecord() throws Exception {
+        void skipsRunsWithoutAReadableRecord() throws Exception {
             list(1, page(false, 1, 2, 3, 4));
             record(1, "{\"text\": \"cut o", "{}");
             record(2, "{\"text\": \"t\"}", "{\"answer\": \"cut o");
@@ -290,7 +290,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void theListOfRunsIsRequestedAgainWhenTheServerAsksToWait() throws Exception {
+        void isRequestedAgainAfterTheRetryAfterTime() throws Exception {
             record(1, "{\"text\": \"t\"}", "{}");
             server.inTurn(() -> get(urlPathEqualTo("/v1/workflows/logs")),
                     server.answer(429, "").withHeader("Retry-After", "1"), page(false, 1));
@@ -304,7 +304,7 @@ final class PullTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {500, 401, 200})
-        void anIncompleteListOfRunsLeavesNoFile(int status) throws Exception {
+        void leavesNoFilesIfItIsIncomplete(int status) throws Exception {
             list(1, page(true, 1));
             list(2, server.answer(status, "{}"));
             record(1, "{\"text\": \"t\"}", "{}");
@@ -315,7 +315,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void theListOfRunsIsRequestedWithTheFilters() throws Exception {
+        void isRequestedWithTheFiltersOfTheOptions() throws Exception {
             record(1, "{\"text\": \"t\"}", "{}");
             list(1, page(false, 1));
 
