@@ -15,7 +15,7 @@ final class EveryDayTest extends WholeCommand {
     private final Dify dify = new Dify("1.16.0", "blocking");
 
     @Nested
-    class Resuming {
+    class ResumingABatch {
         /// Runs half of eight rows. Three succeed and one fails.
         private void startBatch() throws IOException {
             rows(8);
@@ -26,7 +26,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void countsTheWholeBatch() throws IOException {
+        void runsTheRemainingRowsAndCountsTheWholeBatch() throws IOException {
             startBatch();
 
             var call = dify.run().exits(0).says("8 succeeded in ");
@@ -38,7 +38,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void leavesFailedRowsAloneOnRequest() throws IOException {
+        void skipsFailedRowsOnRequest() throws IOException {
             startBatch();
 
             dify.run("--pending-only").exits(0).says("7 succeeded", "1 failed");
@@ -48,7 +48,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void aPartOfTheBatchIsCountedAlone() throws IOException {
+        void countsOnlyTheSelectedRowsOfALimitedRun() throws IOException {
             startBatch();
 
             dify.run("--limit", "2").omits("Resuming").says("2 succeeded in ");
@@ -58,7 +58,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class TheSameFailure {
         @Test
-        void theSameFailureOfTheFirstTwentyRowsEndsTheSession() throws IOException {
+        void endsTheSessionAfterTheFirstTwentyRows() throws IOException {
             rows(30);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
 
@@ -70,7 +70,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void theSameFailureAfterASuccessDoesNotEndTheSession() throws IOException {
+        void doesNotEndTheSessionAfterASuccess() throws IOException {
             rows(25);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
             dify.row("3", dify.ended("succeeded", ""));
@@ -80,7 +80,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isPrintedOnceAsItHappens() throws IOException {
+        void isPrintedOnceWhenItFirstOccurs() throws IOException {
             rows(9);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
 
@@ -97,7 +97,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class TheNextStep {
         @Test
-        void theNextStepAfterRejectedRowsIsTheShell() throws IOException {
+        void isTheShellAfterRejectedRows() throws IOException {
             rows(2);
             dify.row("1", dify.refused(400, "invalid_param", "city is required"));
 
@@ -108,7 +108,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void theNextStepAfterASecondFailureIsTheShell() throws IOException {
+        void isTheShellAfterASecondFailure() throws IOException {
             rows(2);
             dify.row("1", dify.ended("failed", "no"));
 
@@ -119,7 +119,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void theNextStepAfterSuccessIsTheExport() throws IOException {
+        void isTheExportAfterSuccess() throws IOException {
             rows(2);
 
             var next = dify.run().next();
@@ -129,7 +129,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void theNextStepAfterAShardIsTheNextShardAndThenTheMerge() throws IOException {
+        void isTheNextShardOrFinallyTheMergeAfterAShard() throws IOException {
             rows(20);
 
             assertTrue(dify.run("--shard", "1/2").next().endsWith(" --shard 2/2"));
@@ -140,7 +140,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class TheEndOfASession {
         @Test
-        void anEarlyEndIsExplainedByStatusReportAndShell() throws IOException {
+        void isExplainedByStatusReportAndShellIfItIsEarly() throws IOException {
             rows(4);
             dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
             dify.run("-c", "1").exits(4);
@@ -159,7 +159,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void theEndOfASessionAsJsonIsOneObject() throws IOException {
+        void isPrintedAsOneJsonObject() throws IOException {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
 
@@ -177,7 +177,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void theSummaryIsPassedToOnFinishWithoutTheKey() throws IOException {
+        void isPassedToTheOnFinishCommandWithoutTheKey() throws IOException {
             rows(2);
             var seen = path("seen");
 
@@ -193,7 +193,7 @@ final class EveryDayTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"--timeout, abc", "--no-such-option, x", "--timeout, 0", "--limit, 0", "--encoding, nonsense"})
-        void isReportedForAnUnusableCommandLine(String option, String value) throws IOException {
+        void isReportedAsJsonForAnInvalidCommandLine(String option, String value) throws IOException {
             rows(1);
             var seen = path("seen");
 
@@ -207,7 +207,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isReportedForAnUnusableSetting() throws IOException {
+        void isReportedAsJsonForAnInvalidSetting() throws IOException {
             rows(1);
 
             var call = call(dify.settings("TIMEOUT", "abc"), typed("run", "--json")).exits(2);
@@ -216,7 +216,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void keepsItsExitCodeIfTheCommandOfOnFinishFails() throws IOException {
+        void keepsItsExitCodeIfTheOnFinishCommandFails() throws IOException {
             rows(2);
 
             dify.run("--on-finish", "echo oops; exit 7").exits(0).says("oops", "7");
@@ -224,13 +224,13 @@ final class EveryDayTest extends WholeCommand {
     }
 
     @Nested
-    class AnotherEnvFile {
+    class EnvFiles {
         private Call with(String... args) throws IOException {
             return call(Given.env(Map.of(), folder), args);
         }
 
         @Test
-        void isReadInsteadOfDotEnv() throws IOException {
+        void theGivenOneIsReadInsteadOfDotEnv() throws IOException {
             rows(1);
             Files.writeString(file(".env"), "DIFY_API_BASE_URL=http://127.0.0.1:1/v1\nDIFY_API_KEY=app-other\n");
             var other = Files.createDirectories(file("app")).resolve(".env");
@@ -241,7 +241,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void anExampleEnvFileIsShownIfTheKeyIsMissing() throws IOException {
+        void anExampleIsPrintedIfTheKeyIsMissing() throws IOException {
             rows(1);
 
             var call = with(typed("run")).exits(2);
@@ -256,7 +256,7 @@ final class EveryDayTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"export -i data.csv -o results.jsonl -", "status -i data.csv -o results.jsonl",
                 "generate-completion"})
-        void aClosedPipeEndsTheCommandWithoutAnError(String command) throws Exception {
+        void endsTheCommandWithoutAnError(String command) throws Exception {
             rows(20);
             call(Map.of(), typed("run", "--demo", "-c", "20")).exits(0);
             var line = java().stream().map(Text::shell).collect(Collectors.joining(" ")) + " " + command;
