@@ -93,12 +93,12 @@ final class PasteTest extends WholeCommand {
 
         @ParameterizedTest
         @EnumSource(mode = EnumSource.Mode.EXCLUDE, names = "JAR")
-        void isSuggestedInACommandThatRuns(Way way) throws Exception {
+        void appearsInSuggestedCommandsThatRunWhenPasted(Way way) throws Exception {
             runByPasting(way);
         }
 
         @Test
-        void isSuggestedByEachCommand() throws Exception {
+        void appearsInTheSuggestionsOfEachCommand() throws Exception {
             var run = runByPasting(Way.JAR);
             var log = Way.JAR.folder().resolve("results.jsonl.log");
             var before = Files.readString(log);
@@ -140,7 +140,7 @@ final class PasteTest extends WholeCommand {
                 -,                               one jar.jar, true,        java -jar 'one jar.jar'
                 ./jbang test,                    a.jar,       false,       java -jar a.jar
                 """)
-        void theInvocationIsWhatPrecedesTheArguments(String typed, String classes, boolean isInFolder, String command) {
+        void isTheCommandLineWithoutItsArguments(String typed, String classes, boolean isInFolder, String command) {
             assertEquals(command, Env.findInvocation(typed == null ? null : typed.replace(' ', '\037'),
                     List.of("status", "-V"),
                     classes, isInFolder));
@@ -166,7 +166,7 @@ final class PasteTest extends WholeCommand {
         private static final String AGAIN = "retry -i data.csv -o results.jsonl";
 
         @Test
-        void leavesOutOptionsForOneSessionOrInTheLog() throws IOException {
+        void omitsOptionsOfOneSessionAndThoseInTheLog() throws IOException {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown")));
             assertEquals("shell -i data.csv -o results.jsonl --demo",
@@ -175,7 +175,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void afterStatusNamesTheFiles() throws IOException {
+        void hasTheInputAndOutputAfterStatus() throws IOException {
             next(run());
 
             assertEquals(AGAIN + " --demo --user me", next("status", "-o", "results.jsonl"));
@@ -184,7 +184,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void afterStatusNamesTheInputThatMovedWithTheResults() throws IOException {
+        void usesTheInputThatMovedWithTheResults() throws IOException {
             next(run());
             Files.createDirectories(file("moved"));
             for (var name : List.of("data.csv", "results.jsonl.log"))
@@ -195,7 +195,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void quotesShellCommandsThatTheLogContains() throws IOException {
+        void quotesShellSyntaxFromTheLog() throws IOException {
             next(run());
             Files.writeString(file("$(id);id"), "");
             Files.writeString(file("results.jsonl.log"), content("results.jsonl.log")
@@ -209,7 +209,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void afterStatusKeepsWhatTheBatchNeeds() throws IOException {
+        void repeatsTheOptionsThatTheBatchNeeds() throws IOException {
             next("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "-c", "2", "--demo",
                     "--user", "it's me", "--mode=blocking", "--allow-empty", "--save-files=a folder",
                     "--workflow-id", "main");
@@ -222,7 +222,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void afterRowsOfAnotherFileExportsThem() throws IOException {
+        void exportsTheAddedRowsOfAnotherFile() throws IOException {
             next(run());
             Files.writeString(file("data.csv"), "it's\nb\nc\n");
 
@@ -235,7 +235,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void keepsTheChatflowOfTheDemo() throws IOException {
+        void repeatsThatTheDemoIsAChatflow() throws IOException {
             next("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "--query-column", "it's",
                     "--demo=chatflow");
 
