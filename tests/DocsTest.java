@@ -34,7 +34,7 @@ final class DocsTest extends WholeCommand {
     }
 
     @Nested
-    class ACommandThatIsShown {
+    class ACommandInTheDocs {
         /// Commands not run here, by their first words: they need a network, a key, or minutes.
         private static final Pattern NOT_RUN = Pattern.compile(
                 "(git|curl|jq|java|benchmarks/\\w+|(\\./)?jbang (app|export|test)) .*|\\./jbang test");
@@ -77,7 +77,7 @@ final class DocsTest extends WholeCommand {
         /// the page instead.
         @ParameterizedTest(name = "in {0}")
         @MethodSource("difyexec.DocsTest#pagesWithCommands")
-        void runsAndPrintsWhatThePageSays(Path page) throws Exception {
+        void printsTheOutputShownOnThePage(Path page) throws Exception {
             var text = Files.readString(page);
             var updated = new StringBuilder();
             int copied = 0;
@@ -102,7 +102,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void isRunUnlessItNeedsANetworkOrAKey() throws IOException {
+        void isTestedUnlessItNeedsANetworkOrAKey() throws IOException {
             var run = new ArrayList<String>();
             for (var page : pagesWithCommands())
                 BLOCK.matcher(Files.readString(page)).results().filter(block -> block.group(1).equals("sh"))
@@ -114,7 +114,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void theCommandForAllTestsIsAnAliasOfTheCatalog() throws IOException {
+        void startsAllTestsThroughAnExistingAlias() throws IOException {
             assertTrue(page("README.md").contains("```sh\n./jbang test\n```"));
 
             var alias = tree(page("jbang-catalog.json")).at("/aliases/test/script-ref").asText();
@@ -123,7 +123,7 @@ final class DocsTest extends WholeCommand {
     }
 
     @Nested
-    class ALink {
+    class ALinkInTheDocs {
         private static final Pattern LINK = Pattern.compile("\\[[^\\]]*]\\(([^)\\s]+)\\)");
 
         /// Removes code, in which brackets are not links.
@@ -154,7 +154,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void leadsToEachPage() throws IOException {
+        void leadsFromTheReadmeToEachPage() throws IOException {
             var readme = page("README.md");
             for (var page : pages()) assertTrue(page.endsWith("README.md")
                     || readme.contains("(" + checkout().relativize(page).toString().replace('\\', '/') + ")"),
@@ -162,7 +162,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void inTheJBangHeaderPointsToAnExistingPage() throws IOException {
+        void leadsFromTheJBangHeaderToAnExistingPage() throws IOException {
             var links = page("DifyExec.java").lines().takeWhile(line -> !line.isBlank())
                     .filter(line -> line.startsWith("//DOCS ")).map(line -> line.replaceFirst(".*[ =]", "")).toList();
 
@@ -172,7 +172,7 @@ final class DocsTest extends WholeCommand {
     }
 
     @Nested
-    class APage {
+    class ADocsPage {
         /// Returns the keys of the list below a heading, which are the code before the colon of each entry.
         private static String entries(String name, String heading) throws IOException {
             return page(name).split(Pattern.quote(heading), 2)[1].lines().dropWhile(line -> !line.startsWith("- "))
@@ -188,7 +188,7 @@ final class DocsTest extends WholeCommand {
                 docs/files.md  | ## `status --json`  | status --json -o OUT -i
                 docs/inputs.md | ### check --json    | check --demo --json -i
                 """)
-        void listsTheKeysOfJsonInTheirOrder(String page, String heading, String command) throws IOException {
+        void listsTheKeysOfJsonOutputInOrder(String page, String heading, String command) throws IOException {
             rows(1);
             call(Map.of(), typed("run", "--demo"));
 
@@ -198,7 +198,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void saysCorrectlyHowCheckReportsAnUnreadableFile() throws IOException {
+        void isRightThatCheckPrintsNoJsonForAnUnreadableFile() throws IOException {
             Files.writeString(Path.of(input()), "id,text\n1,a\n1,b\n");
             var known = tree(call(Map.of(), "check", "--demo", "--json", "-i", input()).out());
             assertEquals("line 3", known.at("/problems/0/place").asText());
@@ -209,7 +209,7 @@ final class DocsTest extends WholeCommand {
 
         /// These files contain inputs and outputs.
         @Test
-        void namesOnlyOutputsThatGitIgnores() throws IOException {
+        void writesOnlyFilesThatGitIgnores() throws IOException {
             var output = Pattern.compile("(?:--html|--csv|export -i \\S+ -o \\S+) ([a-z][\\w-]*\\.(?:html|csv))");
             var named = new TreeSet<String>();
             for (var page : pages()) output.matcher(Files.readString(page)).results()
@@ -240,7 +240,7 @@ final class DocsTest extends WholeCommand {
     /// The JDK and JLine read these properties once. `main` sets them, so that they need not be given at each start.
     @Nested
     @ResourceLock(Resources.SYSTEM_PROPERTIES)
-    class TheProperties {
+    class TheJavaProperties {
         private static final List<String> NAMES = List.of("jdk.httpclient.keepalive.timeout",
                 "jdk.http.auth.tunneling.disabledSchemes", "jdk.httpclient.bufsize");
 
@@ -252,7 +252,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void stayAsTheyWereTyped() {
+        void keepTheValuesGivenToJava() {
             NAMES.forEach(name -> System.setProperty(name, "7"));
 
             setProperties();
@@ -261,7 +261,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void keepATerminalFreeOfWarningsOfNativeAccess() throws Exception {
+        void preventNativeAccessWarningsInATerminal() throws Exception {
             assumeTrue(Files.isExecutable(Path.of("/usr/bin/script")), "script (a fake terminal) is not installed");
             var java = String.join(" ", Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-cp",
                     System.getProperty("java.class.path"), "difyexec.DifyExec shell");
