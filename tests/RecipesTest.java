@@ -56,10 +56,10 @@ final class RecipesTest extends WholeCommand {
     }
 
     @Nested
-    class ARecipe {
+    class Recipes {
         @ParameterizedTest
         @ValueSource(strings = {"parallel.sh data.csv results.jsonl 3", "parallel-ssh.sh data.csv results.jsonl 3 :"})
-        void theParallelRecipeGivesTheSameBatchAsOneProcess(String line) throws Exception {
+        void parallelProcessesProduceTheSameBatchAsOne(String line) throws Exception {
             need("parallel");
             var words = line.split(" ");
             words[0] = recipe(words[0]);
@@ -78,7 +78,7 @@ final class RecipesTest extends WholeCommand {
 
         /// Sets the variables of such a job. A failed row still completes the index.
         @Test
-        void forKubernetesRunsItsIndexAndSucceedsEvenIfRowsFail() throws Exception {
+        void aKubernetesJobRunsItsShardAndSucceedsIfOnlyRowsFail() throws Exception {
             dify.row("5", dify.ended("failed", "no"));
             var index = Shard.of("5", 8).index();
 
@@ -89,7 +89,7 @@ final class RecipesTest extends WholeCommand {
         }
 
         @Test
-        void forKubernetesKeepsTheCodeThatFailsTheJob() throws Exception {
+        void aKubernetesJobFailsIfNothingCanRun() throws Exception {
             Files.delete(file(".env")); // nothing can run without a key
 
             exec(Map.of("JOB_COMPLETION_INDEX", "0"), "sh", "-c", script()).exits(Exit.UNUSABLE.code);
@@ -97,7 +97,7 @@ final class RecipesTest extends WholeCommand {
 
         /// Runs each task as the array job starts it.
         @Test
-        void theSlurmRecipeGivesTheSameBatchAsOneProcess() throws Exception {
+        void slurmTasksProduceTheSameBatchAsOneProcess() throws Exception {
             for (int task = 1; task <= 4; task++)
                 slurmTask(task).exits(Exit.OK.code).mentions("shard " + task + " of 4: ");
             ofBatch("merge").exits(Exit.OK.code);
@@ -113,7 +113,7 @@ final class RecipesTest extends WholeCommand {
                 4,                4
                 130,              130
                 """)
-        void aSlurmTaskSucceedsThoughRowsFailed(int code, int expected) throws Exception {
+        void aSlurmTaskSucceedsIfOnlyRowsFailed(int code, int expected) throws Exception {
             executable(file("bin/difyexec"), "#!/bin/sh\nexit " + code + "\n");
 
             slurmTask(1).exits(expected);
