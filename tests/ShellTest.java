@@ -115,7 +115,7 @@ final class ShellTest extends WholeCommand {
     // ── Words ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class ALine {
+    class AShellLine {
         @ParameterizedTest(name = "{0}")
         @CsvSource(delimiter = '|', quoteCharacter = '~', useHeadersInDisplayName = true, textBlock = """
                 line                      | words
@@ -128,12 +128,12 @@ final class ShellTest extends WholeCommand {
                 show a\\ b                | show·a b
                 # a remark                | ~~
                 """)
-        void aLineIsSplitAsAShellSplitsIt(String line, String words) {
+        void isSplitIntoWordsAsInASystemShell(String line, String words) {
             assertEquals(words == null ? "" : words, String.join("·", Shell.words(line).orElseThrow()));
         }
 
         @Test
-        void aLineContinuesUntilItsQuoteIsClosed() {
+        void continuesUntilItsQuoteIsClosed() {
             assertEquals(Optional.empty(), Shell.words("set 1 text=\"first"));
             assertEquals(List.of("set", "1", "text=first\nsecond"),
                     Shell.words("set 1 text=\"first\nsecond\"").orElseThrow());
@@ -144,7 +144,7 @@ final class ShellTest extends WholeCommand {
     // ── Story ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheStory {
+    class TheShellStory {
         private static final List<String> LINES = List.of("failures", "show r-2",
                 "set r-2 text=\"The parcel came late\"", "retry r-2");
 
@@ -158,7 +158,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void goesFromTwoFailedRowsToOne() throws IOException {
+        void printsTheTranscriptOfTheGoldenFile() throws IOException {
             var session = five();
             var transcript = new StringBuilder();
 
@@ -175,7 +175,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void theStoryIsTheSameInTheDocs() throws IOException {
+        void isTheSameInTheDocs() throws IOException {
             var page = Files.readString(WholeCommand.checkout().resolve("docs/shell.md"));
             var block = Pattern.compile("(?s)```\n(results\\.jsonl \\(2 failed\\) dify> .*?)```").matcher(page);
 
@@ -187,9 +187,9 @@ final class ShellTest extends WholeCommand {
     // ── Commands ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class ACommand {
+    class AShellCommand {
         @Test
-        void aWrongShellCommandSaysWhatIsWrong() throws IOException {
+        void isRejectedWithTheReasonIfInvalid() throws IOException {
             var session = five();
 
             for (var line : List.of("show r-22", "retry r-22")) session.refused(line).shows("r-2");
@@ -206,7 +206,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void inheritsNoOptionOfThePreviousOne() throws IOException {
+        void inheritsNoOptionOfThePreviousCommand() throws IOException {
             var session = five();
             session.say("run --fresh --limit 1 --progress off");
 
@@ -214,7 +214,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void usesTheConstantsOfItsShell() throws IOException {
+        void usesTheVarOptionsOfTheShell() throws IOException {
             csv("id", "1");
             var session = reopened("--var", "text=a,b=c", "--var", "tone=plain");
 
@@ -225,7 +225,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void showsTheRunOfAnUnfinishedAttempt() throws IOException {
+        void showPrintsTheRunIdOfAnUnfinishedAttempt() throws IOException {
             csv("id", "a");
             Files.writeString(file("results.jsonl.log"), new Given.Log().session("1.14.2").attempt("a", "u")
                     .run("a", "u", "r1").toString());
@@ -234,7 +234,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void needsABatch() {
+        void isRejectedBeforeABatchIsOpen() {
             var session = new Session(Map.of());
 
             assertEquals("dify> ", session.session.prompt());
@@ -271,7 +271,7 @@ final class ShellTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", ".log", ".retry"})
-        void leavesForeignFilesUnchanged(String suffix) throws IOException {
+        void isRejectedForForeignFilesAndLeavesThemUnchanged(String suffix) throws IOException {
             Files.writeString(file("data.csv"), FIVE);
             var session = reopened();
             Files.writeString(file("results.jsonl" + suffix), "keep me");
@@ -286,7 +286,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isRejectedWhileAnotherProcessWrites() throws IOException {
+        void isRejectedWhileAnotherProcessWritesToTheBatch() throws IOException {
             var session = five();
             try (var _ = BatchFiles.of(file("results.jsonl")).acquire()) {
                 session.say("retry r-2").shows("results.jsonl.lock");
@@ -297,7 +297,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void showsFailures() throws IOException {
+        void failuresListsTheFailedRowsThatMatch() throws IOException {
             var session = five();
 
             assertTrue(session.ok("failures").out().matches("(?s).*r-2 +Run failed.*r-4 +Run failed.*"));
@@ -308,9 +308,9 @@ final class ShellTest extends WholeCommand {
     }
 
     @Nested
-    class AnEdit {
+    class AShellEdit {
         @Test
-        void anEditIsShownAsADiffUntilItIsUndone() throws IOException {
+        void isShownAsADiffUntilItIsUndone() throws IOException {
             var session = five();
 
             session.ok("set r-2 text=\"a\nb\" tone=plain").shows("- [fail] The parcel came late\n  + a\n  + b");
@@ -323,7 +323,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void editsOfSeveralRowsAreShownAsOneDiffWithACount() throws IOException {
+        void isShownWithARowCountIfItChangesSeveralRows() throws IOException {
             var session = five();
 
             var failed = session.ok("set failed text=fine tone=plain").out();
@@ -338,7 +338,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void anEditOfAMissingRowChangesNoRow() throws IOException {
+        void changesNothingIfARowIsMissing() throws IOException {
             var session = five();
 
             for (var ids : List.of("r-1,r-22,r-3", "r-1,", "faild", "all"))
@@ -348,7 +348,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void anEditPrefersTheRowWhoseIdIsExactlyTheWord() throws IOException {
+        void prefersAnExactIdToAKeyword() throws IOException {
             csv("id,text", "failed,a", "\"x,y\",b", "x,c", "y,d");
             var session = reopened();
 
@@ -366,7 +366,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void anEditIsMadeInAnEditor() throws IOException {
+        void canBeMadeInAnExternalEditor() throws IOException {
             var session = withEditor(Map.of("EDITOR", "sed -i 's/late/soon/'"));
             var visual = withEditor(Map.of("EDITOR", "false", "VISUAL", "printf 'two\\nlines\\n' >"));
             var unchanged = withEditor(Map.of("VISUAL", " ", "EDITOR", "true"));
@@ -388,7 +388,7 @@ final class ShellTest extends WholeCommand {
                 rm,                      so nothing was changed
                 printf '\\377' >,      so nothing was changed
                 """, quoteCharacter = '`')
-        void aBrokenEditorChangesNothing(String editor, String fact) throws IOException {
+        void isNotMadeIfTheEditorFails(String editor, String fact) throws IOException {
             var session = withEditor("''".equals(editor) ? Map.of() : Map.of("EDITOR", editor));
 
             session.refused("edit r-2 text").shows(fact);
@@ -399,7 +399,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isSavedIntoACsvThatIsOtherwiseUnchanged() throws IOException {
+        void leavesTheRestOfTheSavedCsvUnchanged() throws IOException {
             var session = five();
             session.ok("set r-4 text='a \"quote\", and\nanother line'");
 
@@ -416,7 +416,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isNotSavedUnderAnInvalidNameOrAFileOfTheBatch() throws IOException {
+        void isNotSavedToAnInvalidPathOrAFileOfTheBatch() throws IOException {
             Files.writeString(file("data.csv"), FIVE);
             var session = reopened();
 
@@ -431,7 +431,7 @@ final class ShellTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"\uFEFFid;text\r\n1;\"a, b\"\r\n2;c\r\n", "id,text,\"a\nb\"\r\n1,a,\r\n2,c,\r\n",
                 "\uFEFFsep=|\r\nid|text\r\n1|a\r\n2|c\r\n"})
-        void keepsTheCsvsMarkAndDelimiter(String text) throws IOException {
+        void keepsTheByteOrderMarkAndDelimiterOfTheCsv(String text) throws IOException {
             Files.writeString(file("data.csv"), text);
             var session = reopened();
             session.ok("set 2 text=d");
@@ -442,7 +442,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isSavedInTheCsvsEncodingAndLineEndsOrRefused() throws IOException {
+        void isSavedInTheEncodingOfTheCsvOrRejected() throws IOException {
             var shiftJis = java.nio.charset.Charset.forName("Shift_JIS");
             Files.writeString(file("data.csv"), "id,text\r\n1,\u5c0f\u5305\r\n2,b\r\n", shiftJis);
             Files.writeString(file("fixed.csv.tmp"), "of somebody");
@@ -459,7 +459,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void outlivesAChangeOfTheCsv() throws IOException {
+        void isKeptWhenTheCsvChanges() throws IOException {
             var session = five();
             session.ok("set r-2 text=better");
             Files.writeString(file("data.csv"), FIVE.replace(",tone", "").replaceAll(",(formal|plain)", "")
@@ -476,7 +476,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isNotSilentlyDroppedForAnotherBatch() throws IOException {
+        void isDroppedForAnotherBatchOnlyWithForce() throws IOException {
             var session = five();
             session.ok("set r-2 text=better");
             Files.writeString(file("other.csv"), "id\n1\n");
@@ -492,7 +492,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void aValueThatIsNotAnOptionOfASelectIsRefused() throws IOException {
+        void isNotSentIfItIsNotAnOptionOfTheSelect() throws IOException {
             var dify = dify();
             dify.form("[{'select':{'variable':'tone','options':['formal','very plain']}},{'number':{'variable':'n'}}]");
             csv("id,tone,n", "1,formal,many");
@@ -503,7 +503,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void doesNotMakeASuccessCountAsChanged() throws IOException {
+        void isNotRunAgainByRerunChanged() throws IOException {
             var session = five();
             session.ok("set r-2 text=better");
             session.ok("retry r-2");
@@ -520,11 +520,11 @@ final class ShellTest extends WholeCommand {
     }
 
     @Nested
-    class ARetry {
+    class AShellRetry {
         private static final String SET = "set 1 text=better\n", RETRY = "retry 1\n";
 
         @Test
-        void aRetryOfOneRowShowsItsNodesAndTextAndIsRecorded() throws IOException {
+        void showsNodesAndTextOfOneRowAndIsRecorded() throws IOException {
             var session = five();
             session.ok("set r-2 text=\"Just this once\"");
 
@@ -538,14 +538,14 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void aFailedRetryShowsItsReason() throws IOException {
+        void showsTheReasonIfItFails() throws IOException {
             five().say("retry r-2").exits(3).shows("1 failed in ", "the model refused");
 
             assertFalse(events("end").getLast().has("edited"));
         }
 
         @Test
-        void streamsUnlessBlockingIsAskedFor() throws Exception {
+        void streamsUnlessBlockingModeIsGiven() throws Exception {
             var dify = new Simulated();
             csv("id,text", "1,a", "2,b");
             var session = session(dify);
@@ -574,7 +574,7 @@ final class ShellTest extends WholeCommand {
         /// The log has no values, so only those who set them again can use the result.
         @ParameterizedTest
         @ValueSource(strings = {"--add", "--resend-unknown"})
-        void aRetryKilledWhileAnEditedRowRunsIsNotPaidForAgain(String option) throws Exception {
+        void isNotPaidForAgainIfKilledWhileAnEditedRowRuns(String option) throws Exception {
             var dify = new Simulated("--latency", "1s");
             killed(dify, SET + RETRY, "run");
 
@@ -589,7 +589,7 @@ final class ShellTest extends WholeCommand {
         /// A crash may lose the last line of the log.
         @ParameterizedTest
         @ValueSource(booleans = {false, true})
-        void aRetryKilledAfterAnEditedRowSucceededIsNotPaidForAgain(boolean isEndLost) throws Exception {
+        void isNotPaidForAgainIfKilledAfterAnEditedRowSucceeded(boolean isEndLost) throws Exception {
             var dify = new Simulated("--latency", "50ms");
             killed(dify, SET + RETRY + "retry nobody\n", "stop");
             if (isEndLost) {
@@ -605,7 +605,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void anEditedRunIsUsedOnceTheCsvHasItsEdits() throws Exception {
+        void countsAsUneditedIfTheCsvLaterHasItsEdits() throws Exception {
             var dify = new Simulated("--latency", "1s");
             killed(dify, SET + RETRY, "run");
             csv("id,text", "1,better");
@@ -620,9 +620,9 @@ final class ShellTest extends WholeCommand {
     // ── Completion ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class Completion {
+    class ShellCompletion {
         @Test
-        void proposesFailedIdsFirstThenColumnsAndFiles() throws IOException {
+        void proposesFailedIdsFirstAndColumnsAndFiles() throws IOException {
             var session = five();
 
             assertEquals(List.of("r-2", "r-4", "r-1", "r-3", "r-5"), session.completed("show r"));
@@ -635,7 +635,7 @@ final class ShellTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"two words", "It's \"new\" \\ and\n C:\\temp\\", ""})
-        void insertsThePresentValueQuotedAsNeeded(String value) throws IOException {
+        void insertsTheCurrentValueQuotedIfNeeded(String value) throws IOException {
             Files.writeString(file("data.csv"), "id,text,n\n1,\"" + value.replace("\"", "\"\"") + "\",2\n");
             var session = reopened();
             session.ok("set 1 n=3");
@@ -649,7 +649,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void proposesCommandsAndOptionsWithoutChangingCommands() throws IOException {
+        void proposesCommandsAndOptionsWithoutSideEffects() throws IOException {
             var session = five();
             var before = refusals(session);
 
@@ -669,9 +669,9 @@ final class ShellTest extends WholeCommand {
     // ── Text of others ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class ATextOfAWorkflow {
+    class TheTextOfARun {
         @Test
-        void reachesTheScreenWithoutControlCharacters() throws IOException {
+        void isPrintedWithoutControlCharacters() throws IOException {
             var bad = "red \033[31m, \u009b2J, \u202e, bell \007 and\r";
             var out = new StringWriter();
             var printer = new PrintWriter(out);
@@ -689,7 +689,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void aLongTextIsCutUnlessTheWholeTextIsAskedFor() {
+        void isCutUnlessTheFullTextIsRequested() {
             var text = "x".repeat(5000);
             for (boolean full : new boolean[] {false, true}) {
                 var out = new StringWriter();
@@ -703,7 +703,7 @@ final class ShellTest extends WholeCommand {
     // ── Not a terminal ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class AScript {
+    class AShellScript {
         @BeforeEach
         void rows() throws IOException {
             Files.writeString(file("data.csv"), FIVE);
@@ -719,7 +719,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void stopsAtAFailedCommandAndNamesItsLine() throws IOException {
+        void stopsAtAFailedCommandAndReportsItsLine() throws IOException {
             var session = five(); // rows that failed (`status`) do not end it
 
             assertEquals(3, run(session, false, "status\n\nshow r-9\nset r-1 text=better\n"));
@@ -728,7 +728,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void endsAtAnInterrupt() throws Exception {
+        void stopsAtAnInterruptWithExitCode130() throws Exception {
             var session = session(new Simulated("--latency", "30s"));
             var thread = Thread.currentThread();
             var threads = Executors.newVirtualThreadPerTaskExecutor();
@@ -745,13 +745,13 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void continuesOnRequestAndEndsWithTheHighestCode() throws IOException {
+        void continuesOnRequestAndReturnsTheHighestExitCode() throws IOException {
             assertEquals(3, run(reopened(), true, "show r-9\nrun --progress off\nedits\n"));
             assertTrue(Files.exists(file("results.jsonl")));
         }
 
         @Test
-        void anUnclosedQuoteIsReportedWithItsLine() throws IOException {
+        void reportsAnUnclosedQuoteWithItsLine() throws IOException {
             var session = five();
 
             assertEquals(3, run(session, true, "status\n# it's\nset r-1 text=\"two\nlines\n"));
@@ -759,7 +759,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void endsAtExit() throws IOException {
+        void ignoresTheLinesAfterExit() throws IOException {
             var session = reopened();
 
             assertEquals(0, run(session, false, "exit\nshow r-9\n"));
@@ -828,7 +828,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void completesWordsAndRemembersLines() throws Exception {
+        void completesWordsAndRecallsEarlierLines() throws Exception {
             five();
             var settings = Map.of("XDG_STATE_HOME", path("state"), "DIFY_API_KEY", KEY);
             begin(settings, "--demo");
@@ -884,7 +884,7 @@ final class ShellTest extends WholeCommand {
 
         /// The editor gets all keys, Ctrl-C too.
         @Test
-        void editsAValueInAnEditorAndAfterTab() throws Exception {
+        void editsAValueInAnEditorOrAfterTab() throws Exception {
             five();
             Files.writeString(file("editor"), """
                     trap 'echo not yet' INT
@@ -927,7 +927,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void stopsARunOnTheServerAtCtrlC() throws Exception {
+        void stopsTheRunOnTheServerAfterCtrlC() throws Exception {
             var dify = new Simulated("--latency", "30s");
             csv("id,text", "1,a");
             begin(dify.settings());
