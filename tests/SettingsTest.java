@@ -45,7 +45,7 @@ final class SettingsTest extends WholeCommand {
                 runs | 403    | workflow_version_execution_not_allowed | Not on this plan | v-1     | plan
                 runs | 429    | rate_limit_error | Workflow execution quota limit reached for tenant t | - | quota
                 """)
-        void aRefusalOfAllRunsStopsTheBatch(String to, int status, String code, String message, String version,
+        void stopsTheBatchIfItRefusesAllRuns(String to, int status, String code, String message, String version,
                 String named) throws IOException {
             if (to.equals("info")) dify.info(dify.refused(status, code, message));
             else dify.rows(dify.refused(status, code, message));
@@ -64,7 +64,7 @@ final class SettingsTest extends WholeCommand {
                 200 | application/json | {"status":"ok"}
                 308 | text/html        | moved
                 """)
-        void aUrlOfAnotherServiceStopsTheRun(int status, String type, String body) throws IOException {
+        void isRejectedBeforeAnyRunIfItIsAnotherService(int status, String type, String body) throws IOException {
             dify.info(aResponse().withStatus(status).withHeader("Content-Type", type).withBody(body)
                     .withHeader("Location", dify.url() + "/info"));
 
@@ -75,7 +75,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {200, 404})
-        void aUrlWithoutItsPathStopsTheRunAndShowsTheFullUrl(int status) throws IOException {
+        void isRejectedWithTheFullUrlIfThePathIsMissing(int status) throws IOException {
             var address = dify.url().replace("/v1", "");
             dify.server.stubFor(get(urlEqualTo("/info")).willReturn(aResponse().withStatus(status)
                     .withHeader("Content-Type", "text/html").withBody("<html>Dify</html>")));
@@ -86,7 +86,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void canServeItsApiWithoutAPath() throws IOException {
+        void canServeItsApiAtTheRootPath() throws IOException {
             rows(1);
             dify.server.stubFor(get(urlEqualTo("/info")).willReturn(dify.answer(200, "{\"mode\":\"workflow\"}")));
             dify.server.stubFor(get(urlEqualTo("/parameters")).willReturn(dify.answer(200, "{}")));
@@ -96,7 +96,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anUnknownHostNameIsReported() throws IOException {
+        void isReportedIfItsHostNameIsUnknown() throws IOException {
             var name = "a".repeat(64) + ".test"; // this is too long for a name, so that no server is asked for it
 
             var call = run("--base-url", "http://" + name + "/v1", "--max-retries", "0");
@@ -105,7 +105,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aServerThatDoesNotRespondEndsTheCommand() throws IOException {
+        void endsTheSessionAfterAllRetriesIfItDoesNotRespond() throws IOException {
             var settings = dify.settings();
             dify.close();
 
@@ -119,7 +119,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aBusyServerIsTriedOncePlusTheAllowedRetries() throws IOException {
+        void isRequestedAgainOnlyForTheAllowedRetriesIfBusy() throws IOException {
             rows(3);
             dify.info(aResponse().withStatus(503));
 
@@ -130,7 +130,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aShortPauseThatTheServerAsksForIsKept() throws IOException {
+        void isRequestedAgainAfterAShortRetryAfterTime() throws IOException {
             dify.inTurn(() -> get(urlEqualTo("/v1/info")), aResponse().withStatus(429).withHeader("Retry-After", "1"),
                     dify.answer(200, "{\"mode\":\"workflow\"}"));
 
@@ -140,7 +140,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aPauseOfADayThatTheServerAsksForEndsTheSession() throws IOException {
+        void endsTheSessionIfItsRetryAfterTimeIsADay() throws IOException {
             dify.info(aResponse().withStatus(503).withHeader("Retry-After", "86400"));
             var call = run();
 
@@ -150,7 +150,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aStopHasAHintThatIsNotInTheLog() throws IOException {
+        void causesAStopThatIsLoggedWithoutItsHint() throws IOException {
             rows(2);
             dify.rows(dify.refused(400, "provider_quota_exceeded", "Quota exceeded"));
 
@@ -182,7 +182,7 @@ final class SettingsTest extends WholeCommand {
                 --max-retry-delay,     MAX_RETRY_DELAY,     PT1M,                   PT5S,                   PT2M
                 --timeout,             TIMEOUT,             PT5M,                   PT1M30S,                PT0.5S
                 """)
-        void theOptionOverridesTheVariableWhichOverridesTheDefault(String option, String variable, String standard,
+        void preferOptionsToVariablesAndVariablesToDefaults(String option, String variable, String standard,
                 String one, String other) {
             String typed = plain(one), set = plain(other);
 
@@ -201,7 +201,7 @@ final class SettingsTest extends WholeCommand {
         @CsvSource({"TIMEOUT, abc", "TIMEOUT, -1", "MAX_RETRY_DELAY, 1 day", "INITIAL_RETRY_DELAY, 1s2",
             "MAX_RETRIES, many", "MAX_RETRIES, 1.5", "DIFY_API_BASE_URL, dify", "DIFY_API_BASE_URL, ftp://dify/v1",
             "DIFY_API_BASE_URL, //127.0.0.1/v1", "DIFY_CA_FILE, none.pem"})
-        void aBadVariableIsReportedWithItsSource(String variable, String text) throws IOException {
+        void anInvalidVariableIsRejectedWithItsSource(String variable, String text) throws IOException {
             rows(1);
 
             call(dify.settings(variable, text), typed("run")).exits(2)
@@ -246,8 +246,8 @@ final class SettingsTest extends WholeCommand {
                 the example            | \\nDIFY_API_KEY=app-your-key-here\\n                | UTF-8      | false
                 empty                  | DIFY_API_KEY=\\n                                    | UTF-8      | false
                 """)
-        void aHandWrittenFileWorksOrIsReportedWithTheVariable(String kind, String text, Charset charset, boolean works)
-                throws IOException {
+        void aHandWrittenEnvFileWorksOrIsRejectedWithTheVariable(String kind, String text, Charset charset,
+                boolean works) throws IOException {
             rows(1);
             Files.write(file(".env"), text.translateEscapes().replace("@", KEY).getBytes(charset));
             var env = Given.env(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
@@ -266,7 +266,7 @@ final class SettingsTest extends WholeCommand {
 
         /// `check` and `verify` have no options for runs, but say what `run` could not use.
         @Test
-        void settingsOfRunsAreCheckedByCommandsThatStartNone() throws IOException {
+        void checkAndVerifyRejectInvalidSettingsForRuns() throws IOException {
             rows(1);
             call(dify.settings(), typed("run")).exits(0);
 
@@ -278,7 +278,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aBadFileDoesNotMatterIfItsSettingsAreGiven() throws IOException {
+        void aMalformedEnvFileIsIgnoredIfItsVariablesAreSet() throws IOException {
             rows(1);
             var env = withFile(dify.settings("TIMEOUT", "5"), "DIFY_API_KEY: " + KEY + "\nTIMEOUT " + KEY + "\n");
 
@@ -287,7 +287,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"TIMEOUT, TIMEOUT 5", "HTTPS_PROXY, export HTTPS_PROXY=x"})
-        void anUnreadableLineIsReported(String variable, String line) throws IOException {
+        void aMalformedLineOfDotEnvIsRejectedWithItsVariable(String variable, String line) throws IOException {
             rows(1);
 
             call(withFile(dify.settings(), line + "\n"), typed("run", "--base-url", "https://dify.test/v1")).exits(2)
@@ -297,7 +297,7 @@ final class SettingsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"TIMEOUT", "MAX_RETRIES", "INITIAL_RETRY_DELAY", "DIFY_API_BASE_URL",
                 "DIFY_CA_FILE"})
-        void aKeyInTheWrongPlaceIsNotShown(String variable) throws IOException {
+        void aKeyInAnotherVariableIsRejectedWithoutPrintingIt(String variable) throws IOException {
             rows(1);
             var env = withFile(dify.settings(variable, ""), "\n" + variable + "=" + KEY);
 
@@ -326,7 +326,7 @@ final class SettingsTest extends WholeCommand {
                 DIFY_APP_ID,      secreté
                 DIFY_APP_ID,      a_secret
                 """)
-        void aMalformedKeyOrIdIsReportedButNotShown(String variable, String text) throws IOException {
+        void aMalformedKeyOrIdIsRejectedWithoutPrintingIt(String variable, String text) throws IOException {
             rows(1);
 
             call(dify.settings(variable, text), typed("run")).exits(2).reports(variable).hints()
@@ -359,7 +359,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anUnknownSettingInDotEnvIsReported() throws IOException {
+        void anUnknownVariableInDotEnvCausesAWarning() throws IOException {
             rows(1);
             Files.writeString(file(".env"), "DIFY_BASE_URL=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
 
@@ -371,7 +371,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anUnusableSettingThatIsNotNeededIsIgnored() throws IOException {
+        void anInvalidSettingIsIgnoredIfAnOptionReplacesIt() throws IOException {
             rows(1);
             var settings = dify.settings("TIMEOUT", "abc");
 
@@ -390,7 +390,7 @@ final class SettingsTest extends WholeCommand {
             "--save-files KEY/KEY", "--delimiter KEY", "--query-column KEY", "-c KEY", "--mode KEY", "--KEY", "-KEY",
             "--encoding KEY", "--rate KEY", "--max-cost KEY", "KEY", "--timeout KEY", "--base-url KEY",
             "--max-retries KEY", "--workflow-id KEY", "--app-id KEY"})
-        void aKeyTypedAsAValueIsNotShown(String words) throws IOException {
+        void isNotPrintedIfTypedAsAnOptionValue(String words) throws IOException {
             rows(1);
             Files.createFile(file(KEY));
 
@@ -400,7 +400,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aKeyGivenAsARowOrAFileIsNotShown() throws IOException {
+        void isNotPrintedIfPassedAsAnIdOrAFileName() throws IOException {
             rows(1);
             dify.run().exits(0);
 
@@ -412,7 +412,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aKeyInASettingsFileGivenAsCsvIsNotShown() throws IOException {
+        void isMaskedIfTheEnvFileIsPassedAsTheCsv() throws IOException {
             Files.writeString(file(".env"), "DIFY_API_KEY=" + KEY + "\n" + KEY + "\n");
             Files.writeString(file("other.env"), "DIFY_API_KEY=app-AbCdEfGhIjKlMnOpQrStUvWx\n");
 
@@ -422,7 +422,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aKeyAsTheIdOfARowIsRefused() throws IOException {
+        void isRejectedInTheIdOfARow() throws IOException {
             var input = Files.writeString(file(".env"), "id,text\nr-" + KEY + ",a\n").toString();
 
             call(dify.settings(), "run", "-i", input, "-o", output()).exits(2);
@@ -431,7 +431,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void isInNoFileEvenIfTheServerReturnsIt(String mode) throws IOException {
+        void isNeverWrittenToAFileEvenIfTheServerReturnsIt(String mode) throws IOException {
             rows(1);
             var end = "{'event':'workflow_finished','workflow_run_id':'KEY','task_id':'KEY','data':{'id':'KEY',"
                     + "'workflow_id':'KEY','status':'succeeded','outputs':{'KEY':'KEY'},'total_tokens':1}}";
@@ -475,7 +475,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void isFoundAcrossThePiecesOfALongFile() throws IOException {
+        void isMaskedAcrossTheBuffersOfALongFile() throws IOException {
             var bytes = new ByteArrayOutputStream();
             try (var out = new Secret(KEY).masking(bytes)) {
                 for (int i = 0; i < 20_000; i++) out.write((KEY + "-" + i + "\n").getBytes(UTF_8));
@@ -527,7 +527,7 @@ final class SettingsTest extends WholeCommand {
                 retry -i IN                          | --output
                 status                               | --output
                 """)
-        void anUnusableCommandLineIsReportedInOneSentence(String typed, String named) throws IOException {
+        void isRejectedInOneSentenceIfInvalid(String typed, String named) throws IOException {
             rows(2);
             var words = typed.replace("IN", input()).replace("OUT", output()).split(" ");
 
@@ -541,7 +541,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aCommandLineWithoutArgumentsShowsTheUsage() throws IOException {
+        void printsTheUsageIfEmpty() throws IOException {
             var call = call(Map.of()).exits(0).saysNothing();
 
             assertTrue(call.out().startsWith("Usage: difyexec "), call.out());
@@ -551,7 +551,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"-V", "--version", "run --version", "status -V"})
-        void theVersionIsOneLine(String typed) throws IOException {
+        void printsTheVersionOnOneLine(String typed) throws IOException {
             assertEquals("difyexec " + VERSION, call(Map.of(), typed.split(" ")).out().strip());
         }
     }
@@ -597,7 +597,7 @@ final class SettingsTest extends WholeCommand {
                 -1d,   ip:127.0.0.1, false, DIFY_CA_FILE
                 -1d,   dns:other.example, true, another host
                 """)
-        void anUntrustedCertificateEndsTheSessionAtOnce(String start, String name, boolean known, String says)
+        void endsTheSessionAtOnceIfUntrusted(String start, String name, boolean known, String says)
                 throws Exception {
             var settings = serve(start, name);
             rows(2);
@@ -608,7 +608,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aTrustedCertificateIsNotMentioned() throws Exception {
+        void isAcceptedSilentlyIfTrusted() throws Exception {
             var settings = serve("-1d", "ip:127.0.0.1");
             rows(2);
             settings.put("DIFY_CA_FILE", path("authority.pem"));
@@ -636,7 +636,7 @@ final class SettingsTest extends WholeCommand {
                 demo,                 1,    recorded run:
                 demo,                 2,    last 2 recorded runs:
                 """)
-        void isRefusedSinceItsRunsCouldNotBeLookedUp(String server, int runs, String said) throws IOException {
+        void isRejectedBecauseItsRunsCannotBeLookedUp(String server, int runs, String said) throws IOException {
             rows(2);
             var log = new Given.Log().session("1.14.2").attempt("1", "u-0");
             for (int id = 1; id <= runs; id++) log.attempt("" + id, "u-" + id).run("" + id, "u-" + id, "r" + id);
