@@ -21,7 +21,7 @@ class CommandTest extends WholeCommand {
     class TheDemo {
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void everyRowHasItsOwnOutcome(String mode) throws IOException {
+        void givesEachRowItsOwnOutcome(String mode) throws IOException {
             csv("id,name,text", "9,Zoë,[fail] at first", "2,Bob,\"a, \"\"b\"\"\nあ😀\"", "7,İı,[flaky] then fine",
                     "x y,,plain", "1,Ann,[fail] as well",
                     "d,,[drop] me");
@@ -43,7 +43,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void resultsStartWithAByteOrderMarkUnlessItIsUnwanted() throws IOException {
+        void writesAByteOrderMarkUnlessNoBomIsGiven() throws IOException {
             csv("id,text", "1,x");
             call(Map.of(), typed("run", "--demo"));
             assertTrue(content("results.jsonl").startsWith("\uFEFF{"));
@@ -72,7 +72,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void aFinishedBatchSendsNothing() throws IOException {
+        void sendsNothingIfTheBatchIsFinished() throws IOException {
             rows(2);
             dify.run();
             dify.server.resetRequests();
@@ -90,7 +90,7 @@ class CommandTest extends WholeCommand {
                 '1,3', run --ids 1, '2\n4\n'
                 none,  retry,       '2\n4\n'
                 """)
-        void anOutdatedListIsRewrittenEvenIfNothingIsLeftToRun(String list, String typed, String expected)
+        void rewritesAnOutdatedRetryListEvenIfNoRowIsRun(String list, String typed, String expected)
                 throws IOException {
             firstRun();
             if (list == null) Files.delete(file("results.jsonl.retry"));
@@ -104,7 +104,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void aRetryWithoutFailedRowsNamesThePendingOnes() throws IOException {
+        void suggestsRunForPendingRowsIfNoneFailed() throws IOException {
             rows(3);
             dify.run("--limit", "1");
 
@@ -114,7 +114,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void retryAsksOnlyForTheListedIds() throws IOException {
+        void retriesOnlyTheIdsOfTheRetryList() throws IOException {
             firstRun();
             Files.writeString(file("results.jsonl.retry"), "4\n");
 
@@ -126,7 +126,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void retryOfASuccessNeedsForce() throws IOException {
+        void retriesASucceededRowOnlyWithForce() throws IOException {
             firstRun();
 
             dify.command("retry", "3").exits(2).reports("row 3 ").hints("--force");
@@ -141,7 +141,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void retryStartsNoBatchAndMovesNoneAside() throws IOException {
+        void rejectsARetryThatWouldStartANewBatch() throws IOException {
             firstRun();
 
             dify.line("retry --fresh").exits(2).reports("--fresh");
@@ -154,7 +154,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void aForcedRunThatFailsKeepsTheSuccess() throws IOException {
+        void keepsTheEarlierSuccessIfAForcedRetryFails() throws IOException {
             rows(1);
             dify.run();
             dify.row("1", dify.ended("failed", "no"));
@@ -169,7 +169,7 @@ class CommandTest extends WholeCommand {
     // ── Status ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheStatus {
+    class TheStatusCommand {
         private final Dify dify = dify();
 
         private Call status(String... more) throws IOException {
@@ -187,7 +187,7 @@ class CommandTest extends WholeCommand {
 
         /// Without `-i`, a batch that is half done must not look as if it were complete.
         @Test
-        void statusCountsTheRowsOfTheInputInTheLog() throws IOException {
+        void countsTheRowsOfTheInputNamedInTheLog() throws IOException {
             batch();
 
             assertEquals(5, tree(status("--json").out()).path("total").asInt());
@@ -202,7 +202,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void statusDoesNotCallABatchCompleteWithoutItsCsv() throws IOException {
+        void doesNotCallABatchCompleteWithoutItsCsv() throws IOException {
             rows(3);
             dify.run("--limit", "2");
 
@@ -212,7 +212,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void statusWritesNoFile() throws IOException {
+        void writesNoFile() throws IOException {
             batch();
             Files.delete(file("results.jsonl.lock"));
             var before = List.of(content("results.jsonl"), content("results.jsonl.log"), names());
@@ -237,7 +237,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
-        void aPartialSuccessIsKeptAndFlagged(String version, String mode) throws IOException {
+        void isKeptAndFlaggedIfItSucceededPartially(String version, String mode) throws IOException {
             var dify = new Dify(version, mode);
             rows(2);
             dify.row("2", dify.ended("partial-succeeded", ""));
@@ -253,7 +253,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
-        void aThrottledRowWaitsAndLosesNoRetry(String version, String mode) throws IOException {
+        void losesNoRetryIfThrottled(String version, String mode) throws IOException {
             var dify = new Dify(version, mode);
             rows(3);
             dify.row("2", dify.refused(400, "invalid_param", "Too many requests. Please try again later."),
@@ -274,7 +274,7 @@ class CommandTest extends WholeCommand {
                 transient, the model said no,      1
                 always,    the model said no,      2
                 """)
-        void aFailedRowIsRunAgainOnlyAsAllowed(String when, String error, int runs) throws IOException {
+        void isRunAgainAfterAFailureOnlyAsTheOptionAllows(String when, String error, int runs) throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", dify.ended("failed", error));
@@ -286,7 +286,7 @@ class CommandTest extends WholeCommand {
 
         /// The run of the first request appears once the row was sent again.
         @Test
-        void aRunFoundAfterItsRowWasSentAgainIsReportedLast() throws IOException {
+        void isReportedLastIfItsFirstRunAppearsAfterTheResend() throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
@@ -303,7 +303,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void anUnknownRowKeepsItsFirstReasonUntilItIsResent(String mode) throws IOException {
+        void keepsTheFirstReasonWhyItIsUnknownUntilItIsResent(String mode) throws IOException {
             var dify = new Dify("1.9.2", mode);
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
@@ -319,7 +319,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void aRowOverItsTimeLimitIsStoppedAndFails() throws IOException {
+        void isStoppedAndFailsAtItsTimeLimit() throws IOException {
             var dify = new Simulated("--latency", "30s");
             rows(1);
 
@@ -334,7 +334,7 @@ class CommandTest extends WholeCommand {
     // ── Selections and limits ───────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheSelection {
+    class ALimitedRun {
         private final Dify dify = dify();
 
         @ParameterizedTest
@@ -345,7 +345,7 @@ class CommandTest extends WholeCommand {
                 20   | free   | --max-cost 5 --mode streaming | 4    | 10
                 4    | 0.5    | --max-cost 2 --mode streaming | 0    | 4
                 """)
-        void aReachedLimitEndsTheSession(int rows, String answer, String limit, int code, int runs) throws IOException {
+        void endsWhenItsLimitIsReached(int rows, String answer, String limit, int code, int runs) throws IOException {
             rows(rows);
             dify.rows(switch (answer) {
                 case "failed" -> dify.ended("failed", "no");
@@ -377,7 +377,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"auto, 20, 1", "auto, 9, 0", "blocking, 20, 0"})
-        void namesTheModeThatShowsPricesOnce(String mode, int rows, int notes) throws IOException {
+        void suggestsStreamingModeOnceIfPricesAreUnknown(String mode, int rows, int notes) throws IOException {
             rows(rows);
 
             var said = call(dify.settings(), typed("run", "--mode", mode)).exits(0).notes();
@@ -400,7 +400,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void saysWhatWasSpentAndWhatTheRestWouldCost() throws IOException {
+        void reportsTheCostSoFarAndOfTheRemainingRows() throws IOException {
             rows(100);
             dify.rows(dify.paid("0.01", "USD"));
 
