@@ -57,7 +57,7 @@ final class ProcessTest extends WholeCommand {
                 HUP,    blocking,  0,     3 runs may still be active
                 TERM,   blocking,  0,     3 runs may still be active
                 """)
-        void anInterruptedProcessLeavesItsRowsToTheNextOne(String signal, String mode, int stops, String said)
+        void leavesItsRowsPendingIfInterrupted(String signal, String mode, int stops, String said)
                 throws Exception {
             var dify = new Simulated();
             var child = startHeld(dify, mode, "--grace", "0.2");
@@ -95,7 +95,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void aPullThatIsInterruptedLeavesNoFile() throws Exception {
+        void leavesNoFileIfAPullIsInterrupted() throws Exception {
             var third = new CountDownLatch(1);
             var goesOn = new AtomicBoolean();
             try (var wire = new ServerTest.Wire(connection -> {
@@ -118,7 +118,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void aProcessFailsIfItsOutputCannotBeWritten() throws Exception {
+        void failsIfStandardOutputCannotBeWritten() throws Exception {
             assumeTrue(Files.exists(Path.of("/dev/full")));
             rows(1);
             assertEquals(0, start(Map.of(), List.of(), "run", "--demo", "-i", input(), "-o", output()).waitFor());
@@ -131,7 +131,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void anEndedProcessAlsoEndsTheCommandOfOnFinish() throws Exception {
+        void stopsTheOnFinishCommandWhenItIsTerminated() throws Exception {
             assumeTrue(Files.exists(Path.of("/proc/self/stat")));
             rows(1);
             var child = start(Map.of(), List.of(), "run", "--demo", "-i", input(), "-o", output(), "--on-finish",
@@ -156,7 +156,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void aProcessInterruptedTwiceEndsAtOnce() throws Exception {
+        void endsAtOnceIfInterruptedTwice() throws Exception {
             var child = startHeld(new Simulated(), "blocking", "--grace", "60");
             signal("INT", child);
             until("an answer", () -> content("child.err").contains("Ctrl-C again"));
@@ -166,7 +166,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void aRunningProcessKeepsOtherProcessesFromItsBatch() throws Exception {
+        void locksItsBatchAgainstOtherProcesses() throws Exception {
             var dify = new Simulated();
             startHeld(dify, "blocking");
 
@@ -180,7 +180,7 @@ final class ProcessTest extends WholeCommand {
 
         /// The copies of its log are those of another process with this id, and of a session that ended in a shell.
         @Test
-        void statusShowsARunningProcessUntilItEnds() throws Exception {
+        void isShownByStatusUntilItEnds() throws Exception {
             var dify = new Simulated();
             var child = startHeld(dify, "blocking");
             var log = content("results.jsonl.log");
@@ -208,7 +208,7 @@ final class ProcessTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"--shard=1/2, '', 1", "--shard=1/2, --shard=1/3, 1", "--shard=1/2, --shard=2/2, 2",
             "--shard=2/2, --shard=2/2, 1"})
-        void twoProcessesStartedTogetherExcludeEachOther(String first, String second, int started) throws Exception {
+        void excludesAnotherProcessStartedAtTheSameTime(String first, String second, int started) throws Exception {
             rows(12);
             var asked = new CountDownLatch(2);
             try (var wire = new ServerTest.Wire(connection -> {
@@ -243,7 +243,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void worksTheSameInAnyLocale() throws Exception {
+        void writesTheSameFilesInAnyLocale() throws Exception {
             csv("id,title,text", "1,İıŞ,あ😀 \"x\"", "2,TITLE,[fail]", "3,I,[flaky]");
 
             var turkish = List.of("-Duser.language=tr", "-Duser.country=TR");
@@ -285,7 +285,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void namesTheFolderThatCannotKeepStandardInput() throws Exception {
+        void reportsTheTemporaryFolderThatCannotBeWritten() throws Exception {
             Files.createFile(file("none"));
             var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("none")), "run", "--demo", "-i", "-", "-o",
                     "results.jsonl");
@@ -297,7 +297,7 @@ final class ProcessTest extends WholeCommand {
         /// A copy has no name from the beginning, so not even a kill leaves one.
         @ParameterizedTest
         @CsvSource({"KILL, -", "INT, data.xlsx"})
-        void aCopyOfItsInputIsNeverLeftInTheTemporaryFolder(String signal, String input) throws Exception {
+        void leavesNoCopyOfItsInputInTheTemporaryFolder(String signal, String input) throws Exception {
             Files.createDirectory(file("tmp"));
             Files.write(file("data.xlsx"), FormatsTest.book("s:id|s:text", "n:1|s:[slow]"));
             var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("tmp")), "run", "--demo", "-i", input, "-o",
@@ -314,7 +314,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void takesSettingsFromDotEnvUnlessTheEnvironmentHasThem() throws Exception {
+        void readsDotEnvButPrefersTheEnvironment() throws Exception {
             var dify = dify();
             rows(1);
             Files.writeString(file(".env"), """
@@ -416,7 +416,7 @@ final class ProcessTest extends WholeCommand {
 
         /// Without the option, Java would take the home from the system and find no command there.
         @Test
-        void uninstallsFromTheHomeThatItInstalledTo() throws Exception {
+        void uninstallsFromTheSameHomeFolder() throws Exception {
             launch(Map.of("HOME", path("home")), file("home/.cache"), "app", "uninstall", "difyexec")
                     .shows("\n-Duser.home=" + file("home") + "\n");
         }
@@ -491,7 +491,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void leavesEverythingToAJBangOnThePath() throws Exception {
+        void passesAllArgumentsToAJBangOnThePath() throws Exception {
             executable(Files.createDirectories(file("bin")).resolve("jbang"), "#!/bin/sh\n#\nprintf '<%s>' \"$@\"\n");
 
             var call = launch(Map.of("HOME", file("home").toString(), "PATH", file("bin") + ":/usr/bin:/bin"),
@@ -502,7 +502,7 @@ final class ProcessTest extends WholeCommand {
 
         /// A wrapper that calls the launcher again comes back until the launcher stops asking it.
         @Test
-        void stopsCallingAWrapperThatCallsItBack() throws Exception {
+        void stopsCallingAJBangWrapperThatCallsItBack() throws Exception {
             executable(Files.createDirectories(file("bin")).resolve("jbang"),
                     "#!/bin/sh\n#\necho round\nexec '" + launcher() + "' \"$@\"\n");
 
@@ -515,7 +515,7 @@ final class ProcessTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"C", "no_SUCH.UTF-8"})
-        void givesJavaALocaleWithUtf8(String locale) throws Exception {
+        void startsJavaInAUtf8Locale(String locale) throws Exception {
             var call = launch(Map.of("HOME", file("home").toString(), "LC_ALL", locale, "REF", "x"),
                     file("home/.cache"), "version");
 
@@ -525,7 +525,7 @@ final class ProcessTest extends WholeCommand {
 
         /// Nothing can be kept, so JBang is asked twice: whether it can be kept, and for the command.
         @Test
-        void startsFromAHomeThatCannotBeWritten() throws Exception {
+        void startsTheToolEvenIfTheHomeIsReadOnly() throws Exception {
             assumeTrue(new ProcessBuilder("unshare", "-m", "true").start().waitFor() == 0, "needs a mount of its own");
             var script = Files.writeString(file("DifyExec.java"), "one");
             Files.createFile(file("tool.jar"));
@@ -575,7 +575,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void runsTheJBangThatTheInstallerHasLeft() throws Exception {
+        void usesAnInstalledJBangWithoutDownloading() throws Exception {
             executable(Files.createDirectories(file("home/.jbang/bin")).resolve("jbang"),
                     "#!/bin/sh\n#\necho \"left: $*\"\n");
 
@@ -586,14 +586,14 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void saysThatTheInstallerCannotBeReached() throws Exception {
+        void reportsThatTheInstallerCannotBeDownloaded() throws Exception {
             var call = launchBare("echo half\nexit 28\n", false, "DifyExec.java").exits(2);
             assertTrue(call.out().endsWith("\njbang: https://sh.jbang.dev cannot be reached: check the network, "
                     + "or install JBang.\n"), call.out());
         }
 
         @Test
-        void saysWhatToInstallIfThereIsNoDownloader() throws Exception {
+        void listsThePackagesToInstallIfThereIsNoDownloader() throws Exception {
             var call = launchBare("", false, "DifyExec.java").exits(2);
             assertEquals(1, call.out().lines().count(), call.out());
             for (var words : List.of("openjdk-25-jdk-headless and maven (Debian)",
@@ -603,7 +603,7 @@ final class ProcessTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "/"})
-        void usesAFolderOfItsOwnIfThereIsNoHome(String home) throws Exception {
+        void usesAPrivateTemporaryFolderIfHomeIsNotSet(String home) throws Exception {
             boolean atTheRoot = Files.exists(Path.of("/.cache"));
             var own = file("difyexec-" + Files.getAttribute(folder, "unix:uid"));
             var settings = Map.of("HOME", home, "TMPDIR", folder.toString());
