@@ -29,7 +29,7 @@ final class OptionsTest extends WholeCommand {
                 "compare", "verify", "merge", "pull");
 
         @Test
-        void theHelpIsAsInTheGoldenFiles() throws IOException {
+        void matchesItsGoldenFiles() throws IOException {
             Golden.check("help.txt", call("--help").out());
             for (var command : COMMANDS) Golden.check(command + "-help.txt", call(command, "--help").out());
             Golden.check("run-help-all.txt", call("run", "--help-all").out());
@@ -37,7 +37,7 @@ final class OptionsTest extends WholeCommand {
 
         /// The table names the commands that have an option.
         @Test
-        void listsTheOptionsThatTheCommandCanUse() throws IOException {
+        void listsExactlyTheOptionsOfEachCommand() throws IOException {
             var commands = new TreeMap<String, List<String>>();
             for (var command : COMMANDS) Pattern.compile("(?m)^ {2,6}(?:-\\w, )?(--[\\w-]+)")
                     .matcher(call(command, "--help-all").out()).results().map(option -> option.group(1)).distinct()
@@ -48,7 +48,7 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void namesTheDocumentationNextToTheScript(@TempDir Path here, @TempDir Path script) throws IOException {
+        void pointsToTheReadmeNextToTheScript(@TempDir Path here, @TempDir Path script) throws IOException {
             Files.writeString(here.resolve("README.md"), "of another project");
             Files.writeString(script.resolve("README.md"), "");
             Files.writeString(script.resolve("DifyExec.java"), "");
@@ -59,7 +59,7 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void showsAllOptionsOfEveryCommand() throws IOException {
+        void showsAllOptionsOnlyWithHelpAll() throws IOException {
             for (var command : Stream.concat(COMMANDS.stream(), Stream.of("help", "generate-completion")).toList()) {
                 call(command, "--help-all").exits(0).shows("--help");
             }
@@ -69,13 +69,13 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void theHelpOptionShowsTheSameAsTheHelpCommand() throws IOException {
+        void isTheSameForHelpOptionAndHelpCommand() throws IOException {
             assertEquals(call("--help"), call("help"));
             for (var command : COMMANDS) assertEquals(call(command, "--help"), call("help", command));
         }
 
         @Test
-        void isAsWideAsTheTerminalWithinLimits() throws IOException {
+        void fitsTheWidthOfTheTerminalWithinLimits() throws IOException {
             for (var command : COMMANDS)
                 for (int columns : List.of(60, 80, 120)) call(columns, command, "--help-all").out().lines()
                         .forEach(line -> assertTrue(line.length() <= columns, line));
@@ -85,7 +85,7 @@ final class OptionsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"run", "retry"})
-        void fitsOnAScreenWithoutRarelyUsedOptions(String command) throws IOException {
+        void omitsRareOptionsToFitOnAScreen(String command) throws IOException {
             var help = call(command, "--help").out();
             var rare = List.of("--settle", "--grace", "--user", "--initial-retry-delay",
                     "--max-retry-delay", "--retry-failed-runs", "--no-check", "--files", "--no-bom");
@@ -97,7 +97,7 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void hasExamplesThatCanBeTyped() throws IOException {
+        void hasExamplesThatAreValidCommands() throws IOException {
             for (var command : COMMANDS) {
                 var lines = call(command, "--help").out().lines().toList();
                 var examples = lines.subList(lines.indexOf("Examples:") + 1, lines.size());
@@ -111,26 +111,26 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void startsExamplesAsTheToolWasStarted() throws IOException {
+        void startsExamplesWithTheInvocationOfTheTool() throws IOException {
             var env = new Env(Map.of("NO_COLOR", "1")::get, List.of(), "./jbang DifyExec.java");
 
             call(env, "status", "--help").shows("\n  ./jbang DifyExec.java status -o results.jsonl\n");
         }
 
         @Test
-        void hasTheValuesThatCompletionOffers() throws IOException {
+        void offersTheValuesOfOptionsForCompletion() throws IOException {
             assertTrue(call("generate-completion").out().contains("\"auto\" \"blocking\" \"streaming\""));
         }
     }
 
     @Nested
-    class TheTree {
+    class TheCommandTree {
         private static Set<String> commands(String... args) {
             return commandLine(Given.env(Map.of()), args).getSubcommands().keySet();
         }
 
         @Test
-        void hasOnlyTheNamedCommandIfThatNeedsNoOther() {
+        void containsOnlyTheTypedCommandUnlessOthersAreNeeded() {
             for (var name : List.of("run", "retry", "status", "export", "compare", "merge", "check", "verify",
                     "pull"))
                 assertEquals(Set.of(name), commands(name, "-o", "status"));
@@ -140,7 +140,7 @@ final class OptionsTest extends WholeCommand {
     }
 
     @Nested
-    class AMistypedWord {
+    class AnInvalidCommandLine {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 typed                              | word        | hint
@@ -162,7 +162,7 @@ final class OptionsTest extends WholeCommand {
                 run -o b.jsonl -i a.csv c.csv      | c.csv       | --help
                 -i data.csv run                    | -i          | after the command
                 """)
-        void aMistypedWordIsNamedWithAHint(String typed, String word, String hint) throws IOException {
+        void isRejectedWithAHintForAMistypedWord(String typed, String word, String hint) throws IOException {
             var call = call(typed.split(" ")).exits(2).reports(word).hints(hint);
 
             assertEquals(2, call.err().lines().count(), call.err());
@@ -180,13 +180,13 @@ final class OptionsTest extends WholeCommand {
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
                 run -i a.csv -o b.jsonl --mode fast                     | BLOCKING
                 """)
-        void aValueThatCannotBeUsedIsRefused(String typed, String named) throws IOException {
+        void isRejectedWithTheOptionOfAnInvalidValue(String typed, String named) throws IOException {
             call(Stream.of(typed.split(" +")).map(word -> word.replace('_', ' ')).toArray(String[]::new)).exits(2)
                     .reports(named);
         }
 
         @Test
-        void outOfMemoryIsOneSentence() throws IOException {
+        void outOfMemoryIsReportedInOneSentenceWithAHint() throws IOException {
             csv("id", "1");
             var env = new Env(name -> {
                 if (name.equals("DIFY_CA_FILE")) throw new OutOfMemoryError("Java heap space");
@@ -200,7 +200,7 @@ final class OptionsTest extends WholeCommand {
     }
 
     @Nested
-    class TheOptions {
+    class OptionValues {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 text,    millis
@@ -215,7 +215,7 @@ final class OptionsTest extends WholeCommand {
                 0.5,     500
                 ' 7 s ', 7000
                 """)
-        void aDurationIsSecondsUnlessItNamesItsUnit(String text, long millis) {
+        void aDurationIsInSecondsUnlessItHasAUnit(String text, long millis) {
             assertEquals(Duration.ofMillis(millis), CommandLines.Converters.duration(text));
         }
 
@@ -227,7 +227,7 @@ final class OptionsTest extends WholeCommand {
                 ' http://dify.example:8080//',  http://dify.example:8080
                 http://[::1]:5001/v1,           http://[::1]:5001/v1
                 """)
-        void aBaseUrlEndsWithoutASlash(String text, URI address) {
+        void aBaseUrlLosesItsTrailingSlash(String text, URI address) {
             assertEquals(address, CommandLines.Converters.parseUrl(text));
         }
 
@@ -235,7 +235,7 @@ final class OptionsTest extends WholeCommand {
         @ValueSource(strings = {"", "api.dify.ai/v1", "ftp://dify.example", "file:/v1", "https://", "https:///v1",
                 "http://two words", "https://dify.example/v1?key=1", "https://dify.example/v1#top",
                 "https://me:secret@dify.example/v1"})
-        void anInvalidBaseUrlIsRefusedWithoutRepeatingIt(String text) {
+        void anInvalidBaseUrlIsRejectedWithoutPrintingIt(String text) {
             var problem = assertThrows(CommandLine.TypeConversionException.class,
                     () -> CommandLines.Converters.parseUrl(text));
 
@@ -256,7 +256,7 @@ final class OptionsTest extends WholeCommand {
                 100%, 19,     20,    false
                 100%, 20,     20,    true
                 """)
-        void aCeilingIsANumberOrAShareFromTwentyRowsOn(String text, long failed, long ended, boolean reached) {
+        void aFailureLimitMayBeAPercentageFromTwentyRowsOn(String text, long failed, long ended, boolean reached) {
             assertEquals(reached, CommandLines.Converters.ceiling(text).isReached(failed, ended));
         }
 
@@ -269,12 +269,12 @@ final class OptionsTest extends WholeCommand {
                 500/h,     7200
                 ' 1/h ',   3600000
                 """)
-        void aRateIsTheTimeBetweenTwoStarts(String text, long millis) {
+        void aRateIsConvertedToTheTimeBetweenTwoStarts(String text, long millis) {
             assertEquals(Duration.ofMillis(millis), CommandLines.Converters.rate(text).interval());
         }
 
         @Test
-        void anInvalidDurationCeilingOrRateIsRefused() {
+        void anInvalidDurationFailureLimitOrRateIsRejected() {
             for (var text : List.of("", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣",
                     "99999999999999999999"))
                 assertInvalid(() -> CommandLines.Converters.duration(text));
@@ -296,7 +296,7 @@ final class OptionsTest extends WholeCommand {
                 8,           -,    8
                 1,           2,    1
                 """)
-        void waitingRunsOneRowAtATime(Long concurrency, Integer wait, int slots) {
+        void waitLimitsConcurrencyToOne(Long concurrency, Integer wait, int slots) {
             var pace = new Work.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
@@ -306,7 +306,7 @@ final class OptionsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(nullValues = "-", value = {"10001, -", "99999999999, -", "2, 1"})
-        void anInvalidConcurrencyIsRefused(long concurrency, Integer wait) {
+        void anInvalidConcurrencyIsRejected(long concurrency, Integer wait) {
             var pace = new Work.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
