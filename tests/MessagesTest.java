@@ -129,7 +129,7 @@ final class MessagesTest {
         }
 
         @Test
-        void messagesAreFoundInTheSource() {
+        void areExtractedFromTheSource() {
             var texts = source.messages.stream().map(Message::text).collect(Collectors.joining("\n"));
             assertTrue(source.messages.size() > 300, () -> source.messages.size() + "");
             for (var known : List.of("Run every row that has not succeeded yet.", "choose another -o",
@@ -138,7 +138,7 @@ final class MessagesTest {
         }
 
         @Test
-        void messagesUsePlainWords() {
+        void usePlainWords() {
             var dialect = where(text -> DIALECT.matcher(text).find());
 
             assertTrue(dialect.size() <= MOST, () -> dialect.size() + "\n" + String.join("\n", dialect));
@@ -168,7 +168,7 @@ final class MessagesTest {
 
         /// A sentence without words of its own has them from a message that is listed elsewhere.
         @Test
-        void messagesThatStopASessionAreOnTheTroubleshootingPage() throws IOException {
+        void areOnTheTroubleshootingPageIfTheyStopASession() throws IOException {
             var shown = onThePage();
 
             assertTrue(source.stops.size() > 140, source.stops.size() + " found");
@@ -182,7 +182,7 @@ final class MessagesTest {
         }
 
         @Test
-        void messagesOnTheTroubleshootingPageExistInTheTool() throws IOException {
+        void existInTheToolIfTheTroubleshootingPageListsThem() throws IOException {
             var known = Stream.of(source.messages.stream().map(Message::text), source.stops.stream(),
                     Files.readString(WholeCommand.checkout().resolve("jbang")).lines()).flatMap(texts -> texts)
                     .map(TheMessages::plain).toList();
@@ -192,12 +192,12 @@ final class MessagesTest {
         }
 
         @Test
-        void messagesHaveNoLineOver180Characters() {
+        void haveNoLineOver180Characters() {
             assertEquals(List.of(), where(text -> text.lines().anyMatch(line -> line.length() > 180)));
         }
 
         @Test
-        void messagesArePunctuated() {
+        void arePunctuatedConsistently() {
             assertEquals(List.of(), where(text -> Pattern.compile("[a-z]  [a-z]| [,.;:](?!\\w)|!( |$)|\\.\\.")
                     .matcher(text).find()));
             assertTrue(source.hints.size() > 60, () -> source.hints.size() + " hints");
