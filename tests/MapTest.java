@@ -326,7 +326,7 @@ final class MapTest {
         }
 
         @Test
-        void theWholeSourceIsRead() {
+        void readsAllTypesAndMethodsOfTheSource() {
             assertTrue(map.members.size() > 50 && map.methods.size() > 500, map.members.size() + " members");
         }
 
@@ -336,7 +336,7 @@ final class MapTest {
 
         @ParameterizedTest(name = "{0}")
         @MethodSource("laws")
-        void theSourceKeepsEachLaw(Law law) {
+        void theSourceFollowsEachReadingLaw(Law law) {
             assertTrue(law.places().size() <= law.most(), law.places()::toString);
         }
 
@@ -346,7 +346,7 @@ final class MapTest {
         }
 
         @Test
-        void theFileIsNotTooLong() {
+        void theSourceFileStaysWithinItsLineLimit() {
             assertTrue(map.codeLines() <= 12_090, map.codeLines() + " code lines");
         }
     }
