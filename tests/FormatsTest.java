@@ -123,7 +123,7 @@ final class FormatsTest extends WholeCommand {
     }
 
     @Nested
-    class FilesAsExported {
+    class ExportedFiles {
         /// @param facts the rows as `line {cells}`, or parts of the error message
         record Case(String name, byte[] bytes, String... facts) {
             @Override
@@ -246,7 +246,7 @@ final class FormatsTest extends WholeCommand {
 
         @ParameterizedTest(name = "{0}")
         @MethodSource("cases")
-        void anExportedFileIsReadOrRefusedWithAHint(Case one) throws IOException {
+        void areReadOrRejectedWithTheReason(Case one) throws IOException {
             var path = Files.write(folder.resolve(one.name), one.bytes);
 
             if (one.facts[0].matches("(?s)\\d+ \\{.*")) {
@@ -263,7 +263,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void hiddenRowsAreReadAndCounted() throws IOException {
+        void haveTheirHiddenRowsReadAndReported() throws IOException {
             var book = edited(book("s:id", "n:1", "n:2", "n:3"), "sheet1.xml", "<row r=\"([134])\"",
                     "<row hidden=\"1\" r=\"$1\"");
 
@@ -275,7 +275,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void aLibreOfficeSpreadsheetHasTheRowsOfItsCsv() throws IOException {
+        void haveTheSameRowsAsLibreOfficeWorkbookAndAsCsv() throws IOException {
             var ids = new ArrayList<List<String>>();
             for (var name : List.of("sheet.xlsx", "utf-8.csv"))
                 try (var in = FormatsTest.class.getResourceAsStream("/recorded/sheets/" + name);
@@ -288,7 +288,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void aCopyHasNoNameAndManyReaders() throws IOException {
+        void areCopiedOnceForSeveralReaders() throws IOException {
             try (var copies = new TextFile.Copies(folder.resolve("data.csv"))) {
                 var copy = copies.add(out -> out.write("text".getBytes(UTF_8)));
 
@@ -329,7 +329,7 @@ final class FormatsTest extends WholeCommand {
                 id               | q            | --var q=VALUE
                 id,note          | id           | which has no variables
                 """)
-        void unmatchedColumnsEndTheSessionWithTheOption(String header, String fields, String option)
+        void areRejectedWithTheRightOptionIfUnmatched(String header, String fields, String option)
                 throws IOException {
             form(fields.split(","));
             csv(header, header.replaceAll("[^,]+", "1"));
@@ -342,7 +342,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void columnsNamedByAnOptionMustExistInTheWorkflow() throws IOException {
+        void areNotMappedToVariablesThatTheWorkflowLacks() throws IOException {
             form("q", "extra");
             csv("id,q,Note", "1,a,b");
 
@@ -352,7 +352,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void unmatchedColumnsAreListedExceptTheIdAndTheQuestion() throws IOException {
+        void areListedIfUnmatchedExceptTheIdColumn() throws IOException {
             form("q", "extra");
             csv("id,q,other", "1,a,b");
 
@@ -362,7 +362,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void areRenamedAndAddedInRequestsResultsAndHashes() throws IOException {
+        void areMappedAndAddedInRequestsAndResults() throws IOException {
             form("q", "tone");
             csv("Key,Frage", "1,a", "2,b");
             var options = new String[] {"--id-column", "key", "--map", "Frage=q", "--var", "tone=x=y"};
@@ -408,7 +408,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void columnNamesInAHintCannotControlTheTerminal() throws IOException {
+        void arePrintedInHintsWithoutControlCharacters() throws IOException {
             csv("\u001b]0;x\u0007key,text", "1,a", "2,a");
 
             var call = dify.run().exits(2).hints("--id-column '\uFFFD]0;x\uFFFDkey'");
@@ -417,7 +417,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void canBeRenamedMappedAgainAndDropped() throws IOException {
+        void canBeMappedAgainAfterTheCsvWasChanged() throws IOException {
             form("q", "tone", "lang");
             csv("id,Frage", "1,a");
             dify.run("--map", "Frage=q", "--var", "tone=warm", "--var", "lang=de").exits(0);
@@ -446,7 +446,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void idColumnsAreNotConfusedIfTheyDifferOnlyInCase() throws IOException {
+        void idColumnsThatDifferOnlyInCaseAreDistinguished() throws IOException {
             csv("ID,id,text", "1,2,a");
             dify.run("--id-column", "ID").exits(0);
 
@@ -458,7 +458,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void aRenamedWorksheetNeedsItsNewName() throws IOException {
+        void aRenamedWorksheetIsReadIfItsNewNameIsGiven() throws IOException {
             var cells = List.of("s:id|s:text", "n:1|s:a");
             var words = List.of("run", "-i", path("data.xlsx"), "-o", output(), "--mode", "blocking");
             Files.write(file("data.xlsx"), book(false, Map.of("Old", cells)));
@@ -475,7 +475,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void columnsHaveTheirOwnHeadingsInAnExport() throws IOException {
+        void areNotConfusedWithVariablesOfTheSameNameInAnExport() throws IOException {
             form("tone", "lang");
             csv("id,lang", "1,warm");
             dify.run("--map", "lang=tone", "--var", "lang=de").exits(0);
@@ -491,7 +491,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void aWorkbookSurvivesARoundTrip() throws Exception {
+        void keepTheirWorkbookValuesFromRunToExport() throws Exception {
             form("text", "n");
             var book = Files.write(file("data.xlsx"), book("s:id|s:text|s:n", "n5:1|s: =1+1 |n:0.5", "",
                     "s:b|s:x<y\n+2|n:7")).toString();
@@ -520,7 +520,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void charactersAreKeptInAWorkbook() throws Exception {
+        void keepSpecialCharactersInAnExportedWorkbook() throws Exception {
             csv("id,text", "1,_x000D_ and _x0041_ \u0007\uFFFF");
             dify.row("1", dify.answer(200, text("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','status':"
                     + "'succeeded','outputs':{'a':'_x000D_\\u0001\\u001f_x000d_'}}}")));
@@ -536,7 +536,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void anOutputFileOfTheWrongKindIsRefused() throws IOException {
+        void anOutputFileOfTheWrongTypeIsRejected() throws IOException {
             rows(1);
             for (var name : List.of("r.csv", "r.TSV", "r.xls", "r.xlsx"))
                 call(dify.settings(), "run", "-i", input(), "-o", path(name)).exits(2).hints();
