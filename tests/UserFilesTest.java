@@ -128,7 +128,7 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
-    class TheFirstStart {
+    class TheFirstCheck {
         static List<Case> files() throws IOException {
             return UserFilesTest.files();
         }
@@ -136,7 +136,7 @@ final class UserFilesTest extends WholeCommand {
         /// The next start uses the command that was printed, and nothing else.
         @ParameterizedTest(name = "{0}")
         @MethodSource("files")
-        void showsEverythingThatKeepsAFileFromBeingSent(Case one) throws IOException {
+        void reportsAllProblemsOfAFileAndSuggestsTheCommand(Case one) throws IOException {
             var file = Files.write(file(one.name), one.bytes).toString();
 
             var calls = calls("check", "-i", file);
@@ -153,7 +153,7 @@ final class UserFilesTest extends WholeCommand {
         /// No suggested command numbers the rows, because that would lose the ids of the others and pay for the totals.
         @ParameterizedTest
         @ValueSource(strings = {",,9", "2,y,3"})
-        void aRowOfTotalsIsReportedAndNothingIsSent(String last) throws IOException {
+        void isReportedWithItsLineBeforeAnythingIsSent(String last) throws IOException {
             csv("id,Frage,Datum", "1,x,2", "2,y,3", "3,z,4", last);
 
             for (var call : List.of(dify.check(), dify.run().hints())) {
@@ -164,7 +164,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void compareSuggestsNoOptionThatItLacks() throws IOException {
+        void isRejectedByCompareWithoutAnUnsupportedHint() throws IOException {
             csv("id,Frage", "1,x");
             dify.run().exits(0);
             csv("id,Frage", ",x", "1,x", ",y");
@@ -175,7 +175,7 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
-    class TheRun {
+    class TheFirstRun {
         private Map<String, String> sent() throws IOException {
             var sent = new TreeMap<String, String>();
             for (var line : results()) sent.put(line.path("id").asText(), line.path("inputs").path("Frage").asText());
@@ -186,7 +186,7 @@ final class UserFilesTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"01_ansi.csv, 7 8 9, Gerät läßt sich nicht öffnen", "04_title.xlsx, 7 8, Was kostet es?",
                 "15_pandas.csv, 1 2, Was?", "19_mongo.json, 1 2, b", "21_cover.xlsx, 7 8, Was kostet es?"})
-        void sendsNothingUntilTheShownCommandIsTyped(String name, String ids, String last) throws IOException {
+        void sendsNothingUntilTheSuggestedCommandIsRun(String name, String ids, String last) throws IOException {
             var file = Files.write(file(name), files().stream().filter(one -> one.name().equals(name)).findFirst()
                     .orElseThrow().bytes()).toString();
             call(dify.settings(), "run", "-i", file, "-o", output(), "--mode", "blocking", "--limit", "9").exits(2)
@@ -208,7 +208,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void reportsTheFileEvenIfTheServerDoesNotAnswer() throws IOException {
+        void reportsProblemsOfTheFileEvenIfTheKeyIsRefused() throws IOException {
             dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
             Files.write(file("data.csv"), "编号,Frage\nA1,请问我的包裹在哪里\nA2,我想要一张发票，谢谢\n".getBytes("GB18030"));
 
@@ -217,7 +217,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void anotherEncodingFarDownInTheFileIsFound() throws IOException {
+        void detectsAnotherEncodingFarDownInTheFile() throws IOException {
             var rows = IntStream.range(0, 40_000).mapToObj(i -> i + ",a\n").collect(Collectors.joining());
             Files.write(file("data.csv"), ("id,Question\n" + rows + "x,größer als die Straße für Fußgänger\n")
                     .getBytes(ANSI));
@@ -234,14 +234,14 @@ final class UserFilesTest extends WholeCommand {
     class TheHeaderRow {
         @ParameterizedTest
         @CsvSource({"3, 0", "1, 2", "2, 2", "5, 2", "99, 2", "0, 2", "-1, 2", "x, 2"})
-        void isReadFromTheLineGivenWithTheOption(String row, int code) throws IOException {
+        void isReadFromTheGivenLineIfThatIsAHeader(String row, int code) throws IOException {
             csv("Title", "", "id,Frage", "a,\"x", "y\"");
 
             dify.check("--header-row", row).exits(code);
         }
 
         @Test
-        void isRememberedAndCannotBeARowWithoutTheIdColumn() throws IOException {
+        void isRememberedAndMustContainTheIdColumn() throws IOException {
             csv("Title", "id,Frage", "a,x");
             dify.run("--header-row", "2").exits(0);
             csv("Title", "id,Frage", "a,x", "b,y");
@@ -256,7 +256,7 @@ final class UserFilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"id", "Nr"})
-        void theHeaderRowCanChangeAfterTheTitleIsRemoved(String id) throws IOException {
+        void canChangeAfterTheTitleIsRemoved(String id) throws IOException {
             csv("Title", "", id + ",Frage", "a,x");
             dify.run("--header-row", "3", "--id-column", id).exits(0);
             csv(id + ",Frage", "a,x", "b,y", "c,z");
@@ -270,7 +270,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void aDifferentHeaderRowIsRefusedForNumberedRows() throws IOException {
+        void cannotChangeIfTheRowsAreNumbered() throws IOException {
             csv("Title", "Frage,n", "a,1");
             dify.run("--header-row", "2", "--id-column", "#").exits(0).says("numbered");
 
@@ -278,7 +278,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void isNotLookedForInJsonLines() throws IOException {
+        void isRejectedForJsonLines() throws IOException {
             Files.writeString(file("data.csv"), "{\"id\":1,\"Frage\":\"a\"}\n");
 
             dify.check("--header-row", "1").exits(2)
@@ -288,7 +288,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void columnsMayLackNames() throws IOException {
+        void mayContainColumnsWithoutNames() throws IOException {
             csv(",Frage,Datum,", "x,a,,Technik", "y,b,"); // Excel leaves out the last cell of a column without a name
 
             dify.run("--id-column", "column 1", "--map", "column 4=kategorie").exits(0);
@@ -313,7 +313,7 @@ final class UserFilesTest extends WholeCommand {
                 12.3456        | wrong
                 1,2,3          | wrong
                 """)
-        void cellsMayHaveADecimalComma(String cell, String number) throws IOException {
+        void areReadWithADecimalCommaOnRequest(String cell, String number) throws IOException {
             csv("id;Frage;Betrag", "1;a;" + cell, "2;a;");
 
             dify.run("--decimal", ",").exits(number == null ? 2 : 0);
@@ -326,7 +326,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void numbersOfAWorkbookHaveADecimalPoint() throws IOException {
+        void keepTheDecimalPointOfWorkbookNumbers() throws IOException {
             Files.write(file("data.csv"), FormatsTest.book("s:id|s:Frage|s:Betrag", "n:1|s:a|n:1.234",
                     "n:2|s:a|s:1.234,5"));
 
@@ -335,14 +335,14 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void onlyTwoDecimalMarksAreAllowed() throws IOException {
+        void areRejectedWithOtherDecimalMarksThanPointAndComma() throws IOException {
             csv("id,Frage", "1,a");
             for (var mark : List.of(";", "x", ",,")) dify.check("--decimal", mark).exits(2).says("--decimal");
         }
 
         /// `--decimal ,`, which the tool suggests for the other cell, would multiply them by a thousand.
         @Test
-        void cellsWithAPointAreNotSilentlyReadWithADecimalComma() throws IOException {
+        void areReportedIfADecimalCommaWouldChangeThem() throws IOException {
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5", "3;a;0.500", "4;a;2.5");
             for (var call : List.of(dify.check(), dify.run()))
                 call.exits(2).mentions("1.234 in the column \"Betrag\" into 1234 (2 such");
@@ -357,7 +357,7 @@ final class UserFilesTest extends WholeCommand {
 
         /// If a column has other faults, all its cells are listed.
         @Test
-        void decimalCommasAreOneProblemIfAllCellsHaveThem() throws IOException {
+        void areListedOneByOneIfNotAllFaultsAreDecimalCommas() throws IOException {
             csv("id;Frage;Betrag", "1;a;1,5", "2;a;abc", "3;a;2,5");
 
             var call = dify.check();
@@ -366,7 +366,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void emptyRequiredCellsAreSentIfAllowed() throws IOException {
+        void areSentEmptyForRequiredInputsOnlyWithAllowEmpty() throws IOException {
             csv("id,Frage", "1,a", "Summe,");
 
             dify.run().exits(2).says("line 3, id Summe", "--allow-empty");
@@ -379,10 +379,10 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
-    class TheTerminal {
+    class TheTableOfCheck {
         @ParameterizedTest
         @CsvSource({"80", "120", "200"})
-        void showsColumnsThatReachTheWorkflowAndNamesTheOthers(int width) throws IOException {
+        void showsMatchedColumnsAndListsTheOthers(int width) throws IOException {
             var names = Stream.concat(Stream.of("id", "Frage", "a rather long name of a column"), IntStream.range(0, 47)
                     .mapToObj(i -> "spalte_" + i)).toList();
             var path = Files.writeString(file("data.csv"), String.join(",", names) + "\n1," + "text ".repeat(90)
@@ -406,7 +406,7 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
-    class TheExport {
+    class TheExportedWorkbook {
         private String export(String name, byte[] bytes) throws Exception {
             Files.write(file(name), bytes);
             dify.rows(dify.paid("0.0000105", "USD"));
@@ -424,7 +424,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void keepsTheTypesOfAWorkbook() throws Exception {
+        void keepsTheCellTypesOfTheInputWorkbook() throws Exception {
             var printed = export("data.xlsx", FormatsTest.book("s:id|s:Frage|s:Betrag|s:Datum|s:zeit|s:plz|s:uhr",
                     "n:7|s:12|n:-1.19|n2:46327|n3:46327.5|n5:701|n4:0.75"));
 
@@ -436,7 +436,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void keepsTheNumbersOfJsonLinesAndTheTextsOfACsv() throws Exception {
+        void storesJsonNumbersAsNumbersAndCsvCellsAsText() throws Exception {
             var line = Given.json("{'id':1,'Frage':'5','Betrag':1.5,'n':12345678901234567}\n");
             var json = export("data.jsonl", line.getBytes(UTF_8));
             assertTrue(json.startsWith("['id:str:1', 'Frage:str:5', 'Betrag:float:1.5', 'n:str:12345678901234567'"),
