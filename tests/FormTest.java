@@ -73,7 +73,7 @@ class FormTest {
     @DisplayName("Compared with real servers")
     class RecordedValues {
         @TestFactory
-        Stream<DynamicTest> recordedValuesAreJudgedAsByTheServer() {
+        Stream<DynamicTest> areAcceptedOrRejectedAsByTheServer() {
             var tests = new ArrayList<DynamicTest>();
             int left = 0;
             for (var version : Recorded.VERSIONS) {
@@ -209,7 +209,7 @@ class FormTest {
                 meta      | '{"a": [1, 2.50]}'     | Raw[json={"a": [1, 2.50]}]
                 ext       | ''                     | None[]
                 """)
-        void aCellBecomesATypedValue(String column, String cell, String value) {
+        void areConvertedToTheTypeOfTheirVariable(String column, String cell, String value) {
             var form = form(FIELDS, List.of(column));
 
             assertEquals(value, form.value(column, cell).toString());
@@ -236,14 +236,14 @@ class FormTest {
                 meta | '{a:1}'        | JSON object
                 ext  | 'x'            | external_data_tool
                 """)
-        void aCellThatIsNotAcceptedIsRefusedWithTheReason(String column, String cell, String facts) {
+        void areRejectedWithTheReasonIfInvalid(String column, String cell, String facts) {
             var value = form(FIELDS, List.of(column)).value(column, cell);
 
             assertRefused(value, facts);
         }
 
         @Test
-        void aLabelNamesItsVariable() {
+        void areMatchedToAVariableByItsLabel() {
             var form = form(FIELDS, List.of("Your name"));
 
             assertEquals(Map.of("name", new Value.Str("Ann")),
@@ -251,7 +251,7 @@ class FormTest {
         }
 
         @Test
-        void serverTextCannotControlTheTerminal() {
+        void areCheckedWithoutPrintingControlCharacters() {
             var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"));
             var row = new Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
             var inspector = new Inspection.Inspector(csv("id", "x"), form);
@@ -289,7 +289,7 @@ class FormTest {
         }
 
         @Test
-        void aPathIsRelativeToTheFolderOfTheCsv() throws IOException {
+        void aPathIsResolvedAgainstTheFolderOfTheCsv() throws IOException {
             Files.writeString(folder.resolve("a b.pdf"), "x");
 
             assertEquals(new Value.Local("document", "a b.pdf", folder.resolve("a b.pdf").toRealPath()),
@@ -323,7 +323,7 @@ class FormTest {
                 @to-other.txt        | false | true
                 @out/other/more.txt  | false | true
                 """)
-        void aPathStaysInTheFolderOfTheCsvOrOfFiles(String cell, boolean taken, boolean more)
+        void aPathOutsideTheAllowedFoldersIsRejected(String cell, boolean taken, boolean more)
                 throws IOException {
             var data = Files.createDirectories(folder.resolve("data/deep")).getParent();
             var other = Files.createDirectories(folder.resolve("other")).toRealPath();
@@ -345,7 +345,7 @@ class FormTest {
         }
 
         @Test
-        void aLinkIsNamedAsTheCellNamesIt() throws IOException {
+        void aLinkedFileIsSentUnderTheNameInTheCell() throws IOException {
             Files.writeString(folder.resolve("4711"), "x");
             Files.createSymbolicLink(folder.resolve("report.pdf"), Path.of("4711"));
 
@@ -366,12 +366,12 @@ class FormTest {
                 @a.pdf;@b.pdf          | "allowed_file_types":["document"] | one file
                 https://h/a; https://h | "allowed_file_types":["document"] | one file
                 """)
-        void aFileThatIsNotAcceptedIsRefusedWithTheReason(String cell, String rules, String facts) {
+        void anInvalidFileIsRejectedWithTheReason(String cell, String rules, String facts) {
             assertRefused(read("file", cell, rules), facts);
         }
 
         @Test
-        void aListIsSplitAtSemicolonsAndCounted() {
+        void aListIsSplitAtSemicolonsAndLimitedInLength() {
             var rules = "\"allowed_file_types\":[\"document\",\"image\"],\"max_length\":2";
 
             assertEquals(new Value.Several(List.of(Value.file("document", "remote_url", "url", "https://h/a.pdf"),
@@ -382,13 +382,13 @@ class FormTest {
 
         @ParameterizedTest
         @CsvSource({"'',", "';',", "' ; ;',"})
-        void aBlankListIsEmpty(String cell) {
+        void aListOfSpacesContainsNoFile(String cell) {
             assertEquals(new Value.None(), read("file-list", cell, "\"max_length\":2"));
             assertRefused(read("file-list", cell, "\"required\":true"), "required");
         }
 
         @Test
-        void aFileOverTheServersLimitIsRefusedBeforeItIsSent() throws IOException {
+        void aFileOverTheServersSizeLimitIsRejectedBeforeUpload() throws IOException {
             Files.write(folder.resolve("big.png"), new byte[(1 << 20) + 1]);
 
             assertRefused(read("file", "@big.png", "\"allowed_file_types\":[\"image\"]"), "1 MB");
@@ -404,7 +404,7 @@ class FormTest {
                 .x           | a     | .txt      | -
                 日本          | out   | pdf       | 日本-out-1.pdf
                 """)
-        void aNameNeverLeadsOutOfTheFolder(String id, String output, String extension, String name) {
+        void haveNamesThatStayInsideTheFolder(String id, String output, String extension, String name) {
             var made = Sender.FileSaver.fileName(id, output, 1, extension);
 
             assertFalse(made.contains("/") || made.contains("..") || made.startsWith("."), made);
@@ -421,7 +421,7 @@ class FormTest {
         }
 
         @Test
-        void aFileGetsAFreeNameOrThatOfAnIdenticalFile(@TempDir Path folder) throws IOException {
+        void getAFreeNameOrReuseAnIdenticalFile(@TempDir Path folder) throws IOException {
             assertEquals("a.b.txt", named(folder, "one"));
             assertEquals("a.b~2.txt", named(folder, "two"));
             assertEquals("a.b.txt", named(folder, "one"));
@@ -433,7 +433,7 @@ class FormTest {
         }
 
         @Test
-        void twoRowsNeverShareAName() {
+        void haveDifferentNamesForDifferentRows() {
             var ids = List.of("a/b", "a_b", "a b", "a?b", ".a", "_a", "x".repeat(200), "x".repeat(201));
 
             assertEquals(ids.size(), ids.stream().map(id -> Sender.FileSaver.fileName(id, "out", 1, ".txt")).distinct()
@@ -441,7 +441,7 @@ class FormTest {
         }
 
         @Test
-        void aNameIsNeverTooLongForAFileSystem() {
+        void haveNamesOfAtMost255Bytes() {
             for (var letter : List.of("x", "ß", "語", "𠮷")) {
                 var made = Sender.FileSaver.fileName(letter.repeat(300), letter.repeat(300), 1_000_000,
                         letter.repeat(90));
