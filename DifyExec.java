@@ -15197,7 +15197,8 @@ final class DifyExec implements Runnable {
             return job;
         }
 
-        /// Returns the chatflow's query, or for a workflow the longest text apart from the id.
+        /// Returns the chatflow's query. For a workflow, returns the longest text apart from the id, which is most likely
+        /// what the row is about.
         private String question(Map<String, String> inputs) {
             if (isChatflow) return inputs.get("query");
             return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id"))
@@ -15224,7 +15225,7 @@ final class DifyExec implements Runnable {
         private void run(HttpExchange exchange, String workflow) throws IOException {
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
             var job = start(workflow, body);
-            boolean isDropped = useMarker("[drop]", job);
+            boolean isDropped = useMarker("[drop]", job); // after the start, because the run itself succeeds
             if (body.path("response_mode").asText().equals("streaming")) {
                 stream(exchange, job, isDropped);
                 return;
@@ -15295,6 +15296,7 @@ final class DifyExec implements Runnable {
             exchange.close();
         }
 
+        /// Sends an event at once, because a stream shows what happens while it happens.
         private static void write(OutputStream out, Map<String, Object> event) throws IOException {
             out.write(("data: " + Json.text(event) + "\n\n").getBytes(UTF_8));
             out.flush();
@@ -15407,7 +15409,8 @@ final class DifyExec implements Runnable {
             return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=" + cut + ")";
         }
 
-        /// Returns the key of the command that runs in this thread. Outside of a command, nothing is masked.
+        /// Returns the key of the command that runs in this thread. Outside of a command there is none, and only what
+        /// looks like a key is masked.
         static Secret current() {
             return CURRENT.orElse(NONE);
         }
@@ -15955,6 +15958,7 @@ final class DifyExec implements Runnable {
     /// a delimiter that this file does not use, because some spreadsheets split cells at any of them.
     static final class CellWriter extends CSVWriter {
         CellWriter(Writer out, char delimiter) {
+            // the default escape is a quote, so a quote within a cell is doubled, as the RFC requires
             super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, "\r\n");
         }
 
@@ -16077,7 +16081,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Uses a value that is read from a file, or a stream that is written to one and that it does not close.
+    /// Uses a value that is read from a file, or a stream that is written to one and that it does not close. Java's own
+    /// interfaces of this kind allow no IOException.
     interface IOConsumer<T> {
         void accept(T value) throws IOException;
     }
@@ -16102,7 +16107,7 @@ final class DifyExec implements Runnable {
 
         /// Replaces a file and keeps its permissions, so that a private file does not become public. The order matters:
         /// permissions come before the content, and the content is on disk before the rename. Otherwise a power cut
-        /// could leave an empty file under the name.
+        /// could leave an empty file under the name. Whatever the content is, the key does not get into the file.
         static void replace(Path file, IOConsumer<OutputStream> content) {
             Storage.naming(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
@@ -16399,7 +16404,7 @@ final class DifyExec implements Runnable {
     /// reasons. A browser would need too long for the HTML of 100,000 rows, and a value that a script adds as text
     /// cannot become markup. Comments in the texts below are part of the page.
     static final class Html {
-        /// The head of a page. Its placeholders are the hashes of style and script, the version, and the style. The
+        /// Begins a page. Its placeholders are the hashes of style and script, the version, and the style. The
         /// policy allows nothing but this style and script, so that nothing in a value can load or run. The generator
         /// shows that difyexec wrote the file, so that the next page may overwrite it.
         static final String HEAD = """
@@ -16416,8 +16421,8 @@ final class DifyExec implements Runnable {
         </head>
         """;
 
-        /// The parts of both pages. The script fills those with an id and hides what a page does not need. `aria-`
-        /// attributes and `caption` are for screen readers.
+        /// Holds the parts of both pages. The script fills those with an id and hides what a page does not need.
+        /// Attributes that begin with `aria-` and `caption` are for screen readers.
         static final String BODY = """
         <body>
         <header><h1 id="title"></h1><p id="about"></p></header>
@@ -16450,8 +16455,8 @@ final class DifyExec implements Runnable {
         </dialog>
         """;
 
-        /// The look of both pages. A class that is named after an outcome only sets a hue, which chips, bars and marks
-        /// then use. Lengths in `rem` grow with the reader's font.
+        /// Sets the look of both pages. A class that is named after an outcome only sets a hue, which chips, bars and
+        /// marks then use. Lengths in `rem` grow with the reader's font.
         static final String STYLE = """
         :root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518); /* as the reader's system */
           --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
@@ -16685,7 +16690,7 @@ final class DifyExec implements Runnable {
           ? [...changes.map(({name}) => name), trend, verdict].filter(tag => tag) : [];
 
         // Fills the menu of causes and draws the list of them. In a comparison, the menu has the tags, and there is no
-        // list. A menu of more than 500 entries helps nobody; other causes are found by the search.
+        // list. A menu of more than 500 entries, or a list of more than 50, helps nobody. The search finds the rest.
         function causes() {
           if (isComparison) batch.causes = Object.entries(Object.groupBy(rows.flatMap(tags), tag => tag))
             .map(([cause, {length}]) => ({cause, count: length}));
@@ -16710,8 +16715,8 @@ final class DifyExec implements Runnable {
           if (ends.length < 2) return; // one row makes no distribution
           if (seconds.length) at('charts').append(chart('Latency in seconds', [['succeeded', seconds]]));
 
-          // Time between two sessions is left out. A pause of over a minute that is three times longer than any row
-          // took is one. (reduce, because Math.max cannot take 100,000 arguments)
+          // Nights between two sessions would squeeze the bars, so a pause counts at most a minute and three times the
+          // slowest row. Within a session, pauses are shorter. (Math.max cannot take 100,000 arguments at once)
           const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
           let time = ends[0].seconds ?? 0;
           ends.forEach((one, n) => one.time = time += n ? Math.min(one.end - ends[n - 1].end, pause) : 0);
@@ -16924,11 +16929,13 @@ final class DifyExec implements Runnable {
           return [element('dt', '', title === 'Run' ? name.replace('_', ' ') : name), cell];
         }));
 
+        // Returns what was expected of a row and what was found, or nothing if nothing was expected.
         const checks = row => titled('h3', 'Expected',
           ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])],
           (row.expected ?? []).map(({output, value, first, second}) =>
             [output, value, ...(isPair ? [first] : []), second]));
 
+        // Returns the outputs that differ, side by side, with the same text around the part that differs.
         const changes = row => (row.changes ?? []).flatMap(({name, change: {before, first, second, after}}) => {
           const side = (word, look, text) => element('div', '', chip(word),
             element('pre', '', before, element(look, '', text), after));
@@ -16936,8 +16943,10 @@ final class DifyExec implements Runnable {
             element('div', 'both', side('first', 'del', first), side('second', 'ins', second))];
         });
 
+        // in UTC, as in the log, and with milliseconds
         const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
 
+        // Returns all attempts. One without an outcome may still be active, or its session was killed.
         const attempts = row => titled('h3', 'Attempts', ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'],
           (row.attempts ?? []).map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
             outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]));
