@@ -15197,8 +15197,8 @@ final class DifyExec implements Runnable {
             return job;
         }
 
-        /// Returns the chatflow's query. For a workflow, returns the longest text apart from the id, because that is most
-        /// likely what the row is about.
+        /// Returns the chatflow's query. For a workflow, returns the longest text apart from the id, because that is
+        /// most likely what the row is about.
         private String question(Map<String, String> inputs) {
             if (isChatflow) return inputs.get("query");
             return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id"))
