@@ -515,7 +515,7 @@ final class CompareTest extends WholeCommand {
 
         /// A row that was not run is not correct.
         @Test
-        void countCorrectMissedAndMissingResultsOfOneFile() throws IOException {
+        void sortResultsOfOneFileIntoCorrectAndMissed() throws IOException {
             wanted("1", "2", "", " ", "5", "6", "");
             save("b.jsonl", "1", "3", "1", "1", "-");
 
@@ -545,7 +545,7 @@ final class CompareTest extends WholeCommand {
 
         /// A row without an expected value is neither right nor wrong, whether it succeeded or failed.
         @Test
-        void leaveRowsWithoutOneUnjudged() throws IOException {
+        void rowsWithoutOneAreNotJudged() throws IOException {
             wanted("1", "", "", "");
             save("a.jsonl", "1", "-", "1", "1");
             save("b.jsonl", "1", "1", "-", "2");

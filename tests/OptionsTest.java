@@ -296,7 +296,7 @@ final class OptionsTest extends WholeCommand {
                 8,           -,    8
                 1,           2,    1
                 """)
-        void waitLimitsConcurrencyToOne(Long concurrency, Integer wait, int slots) {
+        void waitBetweenRowsLimitsConcurrencyToOne(Long concurrency, Integer wait, int slots) {
             var pace = new Work.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);

@@ -93,12 +93,12 @@ final class PasteTest extends WholeCommand {
 
         @ParameterizedTest
         @EnumSource(mode = EnumSource.Mode.EXCLUDE, names = "JAR")
-        void appearsInSuggestedCommandsThatRunWhenPasted(Way way) throws Exception {
+        void printsCommandsThatRunWhenPasted(Way way) throws Exception {
             runByPasting(way);
         }
 
         @Test
-        void appearsInTheSuggestionsOfEachCommand() throws Exception {
+        void theJarPrintsRunnableCommandsAfterEachCommand() throws Exception {
             var run = runByPasting(Way.JAR);
             var log = Way.JAR.folder().resolve("results.jsonl.log");
             var before = Files.readString(log);
@@ -175,7 +175,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void hasTheInputAndOutputAfterStatus() throws IOException {
+        void containsInputAndOutputAfterStatus() throws IOException {
             next(run());
 
             assertEquals(AGAIN + " --demo --user me", next("status", "-o", "results.jsonl"));

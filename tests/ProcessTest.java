@@ -335,7 +335,7 @@ final class ProcessTest extends WholeCommand {
 
     /// These tests need the checkout. A script replaces Java and plays JBang.
     @Nested
-    class TheLauncher {
+    class TheJBangLauncher {
         private static final String JAVA = """
                 #!/bin/sh
                 printf '%s\\n' "HOME=$HOME" "LC_ALL=${LC_ALL:-}" "$@"

@@ -150,7 +150,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void causesAStopThatIsLoggedWithoutItsHint() throws IOException {
+        void aStopOfTheBatchIsLoggedWithoutItsHint() throws IOException {
             rows(2);
             dify.rows(dify.refused(400, "provider_quota_exceeded", "Quota exceeded"));
 
@@ -486,7 +486,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void isMaskedIfItWasCutAtTheEndOfAPiece() throws IOException {
+        void isMaskedIfCutOffAtTheEndOfABuffer() throws IOException {
             var start = KEY.substring(0, KEY.length() - 1);
             var text = ("x".repeat((1 << 16) - start.length() - 2) + start + "…").getBytes(UTF_8);
             var bytes = new ByteArrayOutputStream();

@@ -884,7 +884,7 @@ final class ShellTest extends WholeCommand {
 
         /// The editor gets all keys, Ctrl-C too.
         @Test
-        void editsAValueInAnEditorOrAfterTab() throws Exception {
+        void editsAValueInAnEditorOrOnTheCommandLine() throws Exception {
             five();
             Files.writeString(file("editor"), """
                     trap 'echo not yet' INT

@@ -379,7 +379,7 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
-    class TheTableOfCheck {
+    class TheCheckTable {
         @ParameterizedTest
         @CsvSource({"80", "120", "200"})
         void showsMatchedColumnsAndListsTheOthers(int width) throws IOException {

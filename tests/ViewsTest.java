@@ -916,7 +916,7 @@ final class ViewsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"=A1", "=1+cmd|' /C calc'!A0", "+1+A1", "-2+3", "@1", "\t=1", "\r=1"})
-        void theDownloadEscapesFormulas(String cell) throws Exception {
+        void escapesFormulasInTheDownload(String cell) throws Exception {
             open(new Written().success("a", cell, Map.of("number", "-5", "share", "+1,234.5e-3%")));
 
             var csv = browser.evaluate("csv()").asText();
