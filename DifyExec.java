@@ -15269,6 +15269,7 @@ final class DifyExec implements Runnable {
         /// Responds with the runs of the user whose name is the value of `parameter`. Each attempt has a user of its
         /// own, so one page is enough.
         private void sendList(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
+            // \b, because other names may end the same way
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
                     .replaceFirst(".*\\b" + parameter + "=([^&]*).*", "$1"), UTF_8);
             var listed = jobs.stream().filter(job -> job.user().equals(user)).map(entry).toList();
@@ -15382,6 +15383,7 @@ final class DifyExec implements Runnable {
         /// and a shorter text may be a word such as `app-store`, unless it was cut off before a `…`.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
+        /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`, without what is around them.
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
         /// Keys with fewer characters are not masked, because such a short text could occur by chance.
         private static final int MIN_LENGTH = 8;
@@ -15429,7 +15431,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Masks the key in the bytes of a file. ISO-8859-1 has one character for each byte, so all other bytes stay as
-        /// they are, whatever their encoding. A file hardly ever contains the key, so a fast search comes first.
+        /// they are in any encoding. A file hardly ever contains the key, so a fast search comes first.
         byte[] mask(byte[] bytes) {
             if (key.isEmpty()) return bytes;
             var text = new String(bytes, ISO_8859_1);
@@ -15465,7 +15467,7 @@ final class DifyExec implements Runnable {
 
                 @Override
                 public void write(int one) {
-                    waiting.write(one);
+                    waiting.write(one); // the next piece or a flush takes it along
                 }
 
                 @Override
@@ -15512,6 +15514,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// @param folders where `.env` is searched for. They may be the same, and each file is read once
         Env(UnaryOperator<String> environment, String invocation, Path... folders) {
             this(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct()
                     .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
@@ -15775,6 +15778,7 @@ final class DifyExec implements Runnable {
                 .with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .without(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS);
 
+        /// Writes `1E+2` as `100` where Jackson can.
         private static final ObjectWriter WRITER = MAPPER.writer().with(StreamWriteFeature.WRITE_BIGDECIMAL_AS_PLAIN);
         /// Matches half of a surrogate pair only, because a pattern takes a whole pair as one character.
         private static final Pattern LONE_SURROGATE = Pattern.compile("[\\uD800-\\uDFFF]");
@@ -15788,6 +15792,7 @@ final class DifyExec implements Runnable {
             return object;
         }
 
+        /// Returns JSON in one line.
         static String text(Object value) {
             try {
                 return WRITER.writeValueAsString(value);
@@ -16580,7 +16585,7 @@ final class DifyExec implements Runnable {
         const batch = JSON.parse(at('batch').textContent);
         // a comparison has two sides, or checks one side against expected values
         const isComparison = 'comparison' in batch, isPair = isComparison && !batch.one;
-        // all rows, and the text of each in which the search looks, as soon as somebody searches
+        // all rows, and the searchable text of each, which is made when somebody searches
         const rows = [], haystacks = [];
         // chosen has the indexes of the rows that match, in their order. The first `drawn` of them are in the table,
         // and the dialog shows number `shown`.
