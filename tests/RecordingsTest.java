@@ -300,21 +300,16 @@ final class RecordingsTest {
             if (!hasFailed) assertEquals(message.path("id").asText(), ran.message().id(), messages::toString);
         }
 
-        /// Three times after the question: while it waits, and 1 s and 4 s after its form was sent.
+        /// While it waits, and 1 s and 4 s after its form was sent.
         @TestFactory
         Stream<DynamicTest> aPausedChatflowEndsAsItsRunDoes() {
-            return Recorded.VERSIONS.stream().skip(1).flatMap(version -> Stream.of("blocking", "streaming").flatMap(mode -> {
-                var all = Recorded.cases(version).get("chatflow_paused_" + mode);
-                var messages = all.stream().filter(each -> each.line().startsWith("GET /v1/messages?")).toList();
-                var details = all.stream().filter(TheRecordings::isDetail).toList();
-                return IntStream.range(0, details.size()).mapToObj(time -> DynamicTest.dynamicTest(version + " " + mode
-                        + " " + time, () -> isDecidedByItsRun(messages.get(time), details.get(time))));
-            }));
+            return tests(exchange -> isDetail(exchange) && exchange.name().startsWith("chatflow_paused_"),
+                    this::isDecidedByItsRun);
         }
 
-        private void isDecidedByItsRun(Exchange messages, Exchange detail) throws IOException {
+        private void isDecidedByItsRun(Exchange detail, List<Exchange> all) throws IOException {
             var run = json(detail.text());
-            stored(messages, detail);
+            stored(detail, all);
 
             for (var known : List.of(Optional.<RunRef>empty(), Optional.of(new RunRef(run.path("id").asText(), "")))) {
                 var found = look(known);
@@ -328,18 +323,18 @@ final class RecordingsTest {
 
         @TestFactory
         Stream<DynamicTest> aMessageGivesTheAnswerAndItsRunTheStatus() {
-            return Recorded.VERSIONS.stream().skip(1).flatMap(version -> Stream.of("chatflow_moderated_out",
-                    "chatflow_partial").map(name -> DynamicTest.dynamicTest(version + " " + name, () -> {
-                var all = Recorded.cases(version).get(name);
-                var detail = all.stream().filter(TheRecordings::isDetail).toList().getLast();
-                stored(all.get(all.indexOf(detail) - 1), detail);
-                var run = json(detail.text());
+            return tests(exchange -> isDetail(exchange) && exchange.name().matches("chatflow_(moderated_out|partial)"),
+                    this::isCombined);
+        }
 
-                var ran = ((LookUpResult.Ended) look(Optional.of(new RunRef(run.path("id").asText(), "")))).ran();
+        private void isCombined(Exchange detail, List<Exchange> all) throws IOException {
+            var run = json(detail.text());
+            var message = stored(detail, all);
 
-                assertEquals(name.equals("chatflow_partial") ? "PARTIAL fallback" : "SUCCEEDED PRESET ANSWER",
-                        ran.status() + " " + answer(ran));
-            })));
+            var ran = ((LookUpResult.Ended) look(Optional.of(new RunRef(run.path("id").asText(), "")))).ran();
+
+            assertEquals(Optional.of(ran.status()), RunStatus.of(run.path("status").asText()));
+            assertEquals(message.path("answer").asText(), answer(ran), "may differ from the run's");
         }
 
         private static final String USER = "difyexec-0123456789abcdef-1";
@@ -360,11 +355,14 @@ final class RecordingsTest {
             return message;
         }
 
-        private void stored(Exchange messages, Exchange detail) throws IOException {
-            stored(messages);
+        /// Also serves this detail, for which the recorder asked just after the messages.
+        private JsonNode stored(Exchange detail, List<Exchange> all) throws IOException {
+            var messages = all.get(all.indexOf(detail) - 1);
+            var message = stored(messages);
             var user = messages.line().replaceAll(".*user=([^&]*).*", "$1");
             dify.stubFor(get(urlPathMatching("/v1/workflows/run/.*"))
                     .willReturn(response(detail).withBody(detail.text().replace(user, USER))));
+            return message;
         }
 
         private LookUpResult look(Optional<RunRef> run) {
