@@ -16672,7 +16672,7 @@ final class DifyExec implements Runnable {
           const isJudged = rows.some(({expected}) => expected.length);
           const moved = ['worse', 'better'].flatMap(trend => {
             const found = [...rows.keys()].filter(n => rows[n].trend === trend);
-            const lines = found.slice(0, 20).map(n => {
+            const lines = found.slice(0, 20).map(n => { // long texts are cut, because the dialog shows them
               const {id, expected, error_first, error_second} = rows[n];
               return [Object.assign(button(id), {onclick: () => open(n)}),
                 ...[expected.map(({value}) => value).join(' · '), text(error_first, expected.map(({first}) => first)),
@@ -16820,6 +16820,7 @@ final class DifyExec implements Runnable {
             {key: 'attempts', title: 'Attempts', look: 'number wide', by: row => row.attempts.length || ''}]),
           {key: 'result', title: isPair ? 'Differences' : 'Output or error', by: result, show: preview}];
 
+        // The title is a button, so that a keyboard can sort, too.
         function header({key, title, look = ''}) {
           const th = element('th', look, button(title));
           th.scope = 'col';
@@ -16832,7 +16833,8 @@ final class DifyExec implements Runnable {
         // the line breaks prevent matches that begin in one value and end in the next
         const haystack = n => haystacks[n] ??= strings(rows[n]).join('\\n').toLowerCase();
 
-        // Chooses the rows that match the search and both menus, and draws the first of them.
+        // Chooses the rows that match the search and both menus, and draws the first of them. A row of a report has the
+        // index of its cause; one of a comparison has tags.
         function choose() {
           const needle = at('search').value.trim().toLowerCase();
           const outcome = at('outcome').value, cause = at('cause').value;
@@ -16876,6 +16878,7 @@ final class DifyExec implements Runnable {
           chosen.sort((a, b) => up * compare(values.get(a), values.get(b)) || a - b);
         }
 
+        // The handler below finds a clicked row by its place.
         function line(n, place) {
           const made = element('tr', '', ...columns.map(({look = '', by, show = by}) =>
             element('td', look, ...[show(rows[n])].flat())));
@@ -16924,7 +16927,7 @@ final class DifyExec implements Runnable {
         const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
           if (value === undefined) return [];
           const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
-          if (value.length && value.text)
+          if (value.length && value.text) // a string has a length, too
             cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
           if (title === 'Run' && name.endsWith('run')) cell.append(Object.assign(button('Copy'),
             {onclick: async ({target}) => {
