@@ -16,10 +16,10 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Whole commands: inputs, files of rows, files of earlier versions and foreign files.
 final class FilesTest extends WholeCommand {
     @Nested
-    class TheInput {
+    class InputAndOutputFiles {
         private final Dify dify = dify();
 
-        private void refused(Call call, String... facts) {
+        private void assertRejected(Call call, String... facts) {
             call.exits(2).showsNothing().says(facts).omits("Exception");
             assertEquals(0, dify.runs());
         }
@@ -31,23 +31,24 @@ final class FilesTest extends WholeCommand {
                 text,key/a,1                     | csv:1: | --id-column
                 id,text/1,a/2,"open/3,c          | csv:3: | quote
                 """)
-        void isRefusedWithItsLineBeforeARequest(String csv, String line, String what) throws IOException {
+        void anInvalidCsvIsRejectedWithItsLineBeforeAnyRequest(String csv, String line, String what)
+                throws IOException {
             Files.writeString(file("data.csv"), csv.replace('/', '\n').replace("'", "") + (csv.isEmpty() ? "" : "\n"));
 
-            refused(dify.run(), line, what);
+            assertRejected(dify.run(), line, what);
 
             assertEquals(Set.of("data.csv"), names());
         }
 
         @Test
-        void anOutputThatIsTheInputFileIsRefused() throws IOException {
+        void anOutputThatIsTheInputFileIsRejected() throws IOException {
             rows(1);
             var before = content("data.csv");
 
             var link = Files.createSymbolicLink(file("link"), file("data.csv"));
             var twin = Files.createLink(file("twin"), file("data.csv"));
             for (var output : List.of(input(), folder + "/./data.csv", link.toString(), twin.toString()))
-                refused(call(dify.settings(), "run", "-i", input(), "-o", output));
+                assertRejected(call(dify.settings(), "run", "-i", input(), "-o", output));
 
             assertEquals(before, content("data.csv"));
             assertEquals(Set.of("data.csv", "link", "twin"), names());
@@ -55,26 +56,26 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {".retry", ".log", ".lock"})
-        void anInputThatIsAnotherFileOfTheBatchIsRefused(String suffix) throws IOException {
+        void anInputThatIsAFileOfTheBatchIsRejected(String suffix) throws IOException {
             Files.writeString(file("results.jsonl" + suffix), "id,text\n1,a\n");
 
-            refused(call(dify.settings(), "run", "-i", output() + suffix, "-o", output()), output() + suffix);
+            assertRejected(call(dify.settings(), "run", "-i", output() + suffix, "-o", output()), output() + suffix);
 
             assertEquals("id,text\n1,a\n", content("results.jsonl" + suffix));
         }
 
         @Test
-        void outputInAMissingFolderIsReported() throws IOException {
+        void anOutputInAMissingFolderIsRejected() throws IOException {
             rows(1);
 
-            refused(call(dify.settings(), "run", "-i", input(), "-o", path("no/results.jsonl")), path("no"));
+            assertRejected(call(dify.settings(), "run", "-i", input(), "-o", path("no/results.jsonl")), path("no"));
 
             assertEquals(Set.of("data.csv"), names());
         }
 
         @ParameterizedTest
         @CsvSource({"UTF-8, ','", "UTF-8, ;", "UTF-16LE, '\t'", "UTF-16BE, ','"})
-        void sendsEachCellUnchanged(String charset, String delimiter) throws IOException {
+        void cellsAreSentUnchangedForEachEncodingAndDelimiter(String charset, String delimiter) throws IOException {
             var text = "id,zip,text\n1,007,\"a, \"\"b\"\"\r\nc; あ😀 \"\n2,, x ".replace(",", delimiter)
                     .replace("a" + delimiter, "a,");
             Files.write(file("data.csv"), ("\uFEFF" + text).getBytes(charset));
@@ -110,7 +111,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void checksEveryCellAgainstTheFormBeforeSendingAnything() throws IOException {
+        void reportsAllInvalidCellsBeforeTheFirstRequest() throws IOException {
             bad();
 
             var call = dify.run().exits(2).reports("3 problems");
@@ -125,7 +126,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void namesEachOfTwelveFaults() throws IOException {
+        void reportsLineColumnAndValueOfEachInvalidCellAsJson() throws IOException {
             dify.form("""
                     [{'text-input': {'variable': 'short', 'required': false, 'max_length': 3}},
                      {'number': {'variable': 'num', 'required': true}},
@@ -163,7 +164,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void showsTheRequestsWithoutTheKeyNextToTheJson() throws IOException {
+        void printsRequestsToStandardErrorIfTheReportIsJson() throws IOException {
             csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
             var request = text("{'id':'1','text':'fine','lang':'en','count':1}");
 
@@ -176,7 +177,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void showsNothingThatActsOnATerminal() throws Exception {
+        void printsCellsWithoutControlAndFormatCharacters() throws Exception {
             dify.form("[{'paragraph': {'variable': 'text'}}, {'json_object': {'variable': 'meta'}}]");
             csv("id,text,meta", "1,it's \u009b31m \u202e \u2028 \ue007f \udb40\udc41,\"{\r\n\"\"a\u007f\"\": 1}\"");
 
@@ -187,7 +188,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void printsTheSameNotesAsTheRun() throws IOException {
+        void printsTheSameNotesAboutTheCsvAsARun() throws IOException {
             csv("sep=;", "id;text;;", "1;fine;;", ";;;", "2;[fail];;", ";;;", "", "3;fine;;");
 
             var notes = call(Map.of(), "check", "--demo", "-i", input()).exits(0).notes();
@@ -198,7 +199,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void showsTheUrlOfARun() throws Exception {
+        void printsTheUrlThatARunWithAWorkflowIdRequests() throws Exception {
             csv("id,text,lang,count", "1,fine,en,1");
             var settings = dify.settings("DIFY_WORKFLOW_ID", " v 1/2 ");
             dify.rows(dify.ended("succeeded", ""));
@@ -213,7 +214,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {404, 502})
-        void warnsIfTheFormCannotBeRead(int status) throws IOException {
+        void warnsAndContinuesIfTheFormCannotBeRead(int status) throws IOException {
             bad();
             form(aResponse().withStatus(status).withBody("<html>no</html>"));
 
@@ -222,7 +223,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {429, 503})
-        void asksABusyServerForTheFormAgain(int status) throws IOException {
+        void requestsTheFormAgainIfTheServerWasBusy(int status) throws IOException {
             bad();
             dify.server.stubFor(get(urlEqualTo("/v1/parameters")).inScenario("busy").whenScenarioStateIs("Started")
                     .willReturn(aResponse().withStatus(status)).willSetStateTo("free"));
@@ -234,7 +235,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {429, 503})
-        void sendsNothingWhileTheServerIsTooBusyForTheForm(int status) throws IOException {
+        void sendsNoRowsIfTheServerStaysTooBusyToReturnTheForm(int status) throws IOException {
             rows(2);
             form(aResponse().withStatus(status));
 
@@ -244,7 +245,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void stopsIfNothingIsPublished() throws IOException {
+        void stopsTheRunIfTheAppIsNotPublished() throws IOException {
             rows(2);
             form(dify.refused(400, "app_unavailable", "App unavailable, please check your app configurations."));
 
@@ -279,7 +280,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areUploadedOnceWithTheUserOfTheRun() throws IOException {
+        void areUploadedOnceEvenIfUsedTwiceUnderTheUserOfTheRun() throws IOException {
             Files.writeString(file("a.txt"), "größe");
             csv("id,doc,docs", "1,@a.txt,@a.txt;https://h/b.pdf");
 
@@ -301,7 +302,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areUploadedAgainBeforeTheRunStarts() throws IOException {
+        void areUploadedAgainAfterErrorsBeforeTheRunStarts() throws IOException {
             Files.writeString(file("a.txt"), "x");
             csv("id,doc,docs", "1,@a.txt,");
             uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"),
@@ -315,7 +316,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {408, 425, 429, 500, 502, 503, 504})
-        void areUploadedAgainWithoutLookingUpARun(int status) throws IOException {
+        void areUploadedAgainWithoutALookUpAfterATransientError(int status) throws IOException {
             Files.writeString(file("a.txt"), "x");
             csv("id,doc,docs", "1,@a.txt,");
             uploads(dify.answer(status, "later"), uploaded());
@@ -327,7 +328,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void thatDifyRejectsFailTheirRowWithoutARun() throws IOException {
+        void failTheirRowWithoutARunIfDifyRejectsThem() throws IOException {
             Files.writeString(file("a.txt"), "x");
             csv("id,doc,docs", "1,@a.txt,", "2,,");
             uploads(dify.refused(415, "unsupported_file_type", "File type not allowed."));
@@ -347,7 +348,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void outsideTheFolderOfTheCsvAreNeverUploaded() throws IOException {
+        void areNotUploadedFromOutsideTheFolderOfTheCsv() throws IOException {
             var checked = call(dify.settings(), outside("check")).exits(2);
             var ran = call(dify.settings(), outside("run", "-o", output(), "--progress", "off")).exits(2);
 
@@ -358,7 +359,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areUploadedFromAGivenFolder() throws IOException {
+        void areUploadedFromTheFolderOfTheFilesOption() throws IOException {
             call(dify.settings(), outside("run", "-o", output(), "--progress", "off", "--files", folder.toString()))
                     .exits(0);
 
@@ -366,7 +367,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areNotSearchedInAMissingFolder() throws IOException {
+        void areRejectedIfTheFolderOfTheFilesOptionIsMissing() throws IOException {
             call(dify.settings(), outside("check", "--files", path("none"))).exits(2)
                     .reports(path("none"));
 
@@ -375,7 +376,7 @@ final class FilesTest extends WholeCommand {
 
         /// While `a.txt` is uploaded, a link to a file that must not be sent replaces `b.txt`.
         @Test
-        void thatBecomeLinksAfterTheCheckFailTheirRow() throws IOException {
+        void failTheirRowIfALinkReplacesThemAfterTheCheck() throws IOException {
             outside("check");
             Files.writeString(file("batch/a.txt"), "a");
             var b = Files.writeString(file("batch/b.txt"), "b");
@@ -445,7 +446,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void madeByTheWorkflowAreFetchedBeforeTheRowIsDone() throws IOException {
+        void outputFilesAreSavedUnderASafeNameAndFetchedWithoutTheKey() throws IOException {
             givesAFile("../1", 4);
 
             save().exits(0);
@@ -458,7 +459,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void madeByTheWorkflowCauseOneWarningIfTheyAreNotFetched() throws IOException {
+        void causeOneWarningIfTheyAreInTheOutputsButNotSaved() throws IOException {
             givesAFile();
             csv("id,doc,docs", "1,,", "2,,");
 
@@ -470,7 +471,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"null", "\"\"", "\" \"", "\"ht tp://x\"", "\"file:///etc/hostname\""})
-        void withoutAUrlAreReportedAsMissing(String link) throws IOException {
+        void countAsMissingIfTheyHaveNoValidUrl(String link) throws IOException {
             csv("id,doc,docs", "1,,");
             gives("'url':" + link);
             dify.server.stubFor(get(urlPathMatching("/v1/?")).willReturn(aResponse().withBody("welcome")));
@@ -483,7 +484,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"403, 1", "503, 2"})
-        void aFileThatCannotBeFetchedDoesNotFailItsRow(int status, int tries) throws IOException {
+        void countAsMissingButDoNotFailTheirRowIfFetchingFails(int status, int tries) throws IOException {
             givesAFile();
             fileIs(aResponse().withStatus(status), aResponse().withStatus(status), aResponse().withBody("made"));
 
@@ -526,7 +527,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areFetchedAfterTheirRunIsInTheLog() throws IOException {
+        void areFetchedOnlyAfterTheirRunIsInTheLog() throws IOException {
             givesAFile();
             var runs = new CopyOnWriteArrayList<List<JsonNode>>();
             dify.server.addMockServiceRequestListener((request, _) -> {
@@ -539,7 +540,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areNotSavedBeyondAGibibyte() throws IOException {
+        void areNotFetchedIfTheyAreLargerThanOneGibibyte() throws IOException {
             givesAFile("1", -1);
             fileIs(aResponse().withBody("made").withHeader("Content-Length", "1073741825"));
 
@@ -566,7 +567,7 @@ final class FilesTest extends WholeCommand {
                 http://127.0.0.1/v1,   http://169.254.169.254/latest,         false
                 http://169.254.1.1/v1, http://169.254.169.254/f,              true
                 """)
-        void areNotFetchedFromThisMachineUnlessDifyIsOnIt(String base, String link, boolean allowed) {
+        void areNotFetchedFromLocalHostsUnlessDifyIsLocalToo(String base, String link, boolean allowed) {
             try (var client = ServerTest.client(URI.create(base), Duration.ofMillis(1))) {
                 var saver = new Sender.FileSaver(client, file("out"));
 
@@ -576,7 +577,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areCheckedByContentLengthIfDifyGivesNoSize() throws IOException {
+        void areFetchedAgainIfShorterThanTheirContentLength() throws IOException {
             givesAFile("1", -1);
             fileIs(aResponse().withBody("made").withHeader("Content-Length", "5"), aResponse().withBody("made"));
 
@@ -587,7 +588,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void neverOverwriteAnotherFile() throws IOException {
+        void areSavedUnderANewNameInsteadOfOverwritingAFile() throws IOException {
             givesAFile();
             Files.createDirectories(file("out"));
             Files.writeString(file("out/1-made-1.txt"), "mine");
@@ -603,13 +604,13 @@ final class FilesTest extends WholeCommand {
     }
 
     @Nested
-    class EarlierFiles {
+    class ExistingBatchFiles {
         private final Dify dify = dify();
 
         /// The first versions wrote format 1, and 0.3.0 wrote 3. A later version writes a higher one.
         @ParameterizedTest
         @CsvSource({"1, 0.1.0", "1, 0.2.0", "3, 0.3.0", "99, 9.9"})
-        void withALogOfAnotherFormatAreRejectedByEveryCommand(int format, String version) throws IOException {
+        void areRejectedByEveryCommandIfTheLogHasAnotherFormat(int format, String version) throws IOException {
             rows(1);
             Files.writeString(file("results.jsonl"), text("{'id':'1','status':'success','inputs':{},'outputs':{}}\n"));
             Files.writeString(file("results.jsonl.log"), new Given.Log().session("1.14.2").attempt("1", "u").toString()
@@ -639,7 +640,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void ofTheOriginalToolAreContinued() throws IOException {
+        void areContinuedIfTheOriginalToolWroteThem() throws IOException {
             original();
             var before = content("results.jsonl");
 
@@ -651,7 +652,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void ofTheOriginalToolHaveTheirRetryListRunOnce() throws IOException {
+        void retryRunsEachIdOfTheOriginalToolsRetryListOnce() throws IOException {
             original();
 
             dify.command("retry").exits(0);
@@ -660,10 +661,10 @@ final class FilesTest extends WholeCommand {
             assertEquals("succeeded=4 pending=1", status());
         }
 
-        /// Before, between and after the lines that a call writes.
+        /// Before, between and after the lines that a session writes.
         @ParameterizedTest
         @CsvSource({"results.jsonl, 2", "results.jsonl, 3", "results.jsonl.log, 2"})
-        void withHalfALineOfAnotherProgramEndTheSession(String name, String id) throws Exception {
+        void stopTheSessionIfAnotherProgramWritesHalfALine(String name, String id) throws Exception {
             rows(3);
             dify.server.addMockServiceRequestListener((request, _) -> {
                 if (request.getBodyAsString().contains("\"id\":\"" + id + "\""))
@@ -679,7 +680,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void withLostResultsAreNotPaidForTwice() throws IOException {
+        void lostResultsAreRecoveredFromDifyWithoutNewRuns() throws IOException {
             rows(3);
             dify.run();
             Files.delete(file("results.jsonl"));
@@ -699,7 +700,7 @@ final class FilesTest extends WholeCommand {
         /// PowerShell's `>` writes them so. An editor may leave out the byte order mark.
         @ParameterizedTest
         @ValueSource(strings = {"UTF-16LE", "UTF-16BE", "UTF-16"})
-        void savedAsUtf16AreRefusedAndLeftUnchanged(String encoding) throws IOException {
+        void areRejectedAndLeftUnchangedIfTheyAreUtf16(String encoding) throws IOException {
             rows(3);
             dify.run();
             var text = content("results.jsonl").replaceFirst("^\uFEFF", "");
@@ -717,7 +718,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {1, 2, 3})
-        void withOnlyABeginningOfTheirByteOrderMarkAreContinued(int bytes) throws IOException {
+        void areContinuedIfTheirByteOrderMarkIsTruncated(int bytes) throws IOException {
             rows(2);
             Files.write(file("results.jsonl"), Arrays.copyOf(Lines.BOM, bytes));
 
@@ -728,7 +729,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void ofAnotherServerAreLeftUnchanged() throws IOException {
+        void areRejectedAndLeftUnchangedIfTheServerHasChanged() throws IOException {
             rows(2);
             dify.run("--limit", "1");
             var other = dify();
@@ -757,7 +758,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void stayInPlaceWhenAFreshStartIsRefused() throws IOException {
+        void stayInPlaceIfAFreshStartIsRejected() throws IOException {
             rows(1);
             dify.run();
             var before = names();
@@ -769,7 +770,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void reportIdsThatAreNotInTheCsv() throws IOException {
+        void runAndStatusReportIdsThatAreNotInTheCsv() throws IOException {
             rows(2);
             assertEquals(List.of(), dify.run().notes());
             csv("id,text", "2,text 2", "a,another", "b,another");
@@ -783,7 +784,7 @@ final class FilesTest extends WholeCommand {
 
         /// A wrong `-i` would run, and pay for, all of another file.
         @Test
-        void areNotMixedWithAnotherCsvUnlessAddIsGiven() throws IOException {
+        void areRejectedWithAnotherCsvUnlessAddIsGiven() throws IOException {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
@@ -807,7 +808,7 @@ final class FilesTest extends WholeCommand {
         /// Parts of the file, and another one whose rows are added. The failed rows of the file come first.
         @ParameterizedTest
         @CsvSource({"'1,text 1', run, 2 3", "'3,text 3', run, 3 2", "'x-1,a', run --add, 2 3"})
-        void keepFailedRowsThatAnotherCsvLacks(String row, String typed, String listed) throws IOException {
+        void theRetryListKeepsFailedIdsThatAreNotInTheCsv(String row, String typed, String listed) throws IOException {
             rows(3);
             for (var id : List.of("2", "3")) dify.row(id, dify.ended("failed", "no"));
             dify.run();
@@ -823,7 +824,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void reportRowsThatHaveChanged() throws IOException {
+        void changedRowsAreReportedAndRunAgainOnlyOnRequest() throws IOException {
             rows(3);
             dify.run();
             csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
@@ -844,13 +845,13 @@ final class FilesTest extends WholeCommand {
     }
 
     @Nested
-    class FilesOfOthers {
+    class UnrelatedFiles {
         private static final String SECRET = "app-of-somebody-else";
 
         private final Dify dify = dify();
 
-        /// Every call that writes refuses this file and changes nothing.
-        private void refused(String name) throws IOException {
+        /// Every command that writes rejects this file and changes nothing.
+        private void assertRejected(String name) throws IOException {
             var before = contents();
             for (var words : List.of("run", "retry", "retry 1 --force", "run --fresh", "run --no-bom")) {
                 var call = dify.line(words).exits(2).omits(SECRET);
@@ -866,12 +867,12 @@ final class FilesTest extends WholeCommand {
                 "{\n  \"id\": \"1\",\n  \"status\": \"success\"\n}\n", "{\"id\":\"1\",\"name\":\"Bo",
                 "{\"id\":\"1\",\"status\":\"open\",\"title\":\"a ticket of theirs\"}\n",
                 "DIFY_API_KEY=" + SECRET + "\n", "\u0000\u0001\u0002\u007fELF", "\u00ff\u00fek\u0000e\u0000"})
-        void areLeftUnchanged(String text) throws IOException {
+        void areRejectedAndLeftUnchanged(String text) throws IOException {
             rows(2);
 
             for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry")) {
                 Files.writeString(file(name), text, StandardCharsets.ISO_8859_1);
-                refused(name);
+                assertRejected(name);
                 Files.delete(file(name));
             }
 
@@ -880,14 +881,14 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl", "results.jsonl.log"})
-        void areLeftUnchangedNextToABatch(String name) throws IOException {
+        void areRejectedIfTheyReplacedTheResultsOrTheLog(String name) throws IOException {
             rows(2);
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
             int before = dify.requests();
             Files.writeString(file(name), "keep me");
 
-            refused(name);
+            assertRejected(name);
 
             assertEquals(before, dify.requests());
         }
@@ -897,7 +898,7 @@ final class FilesTest extends WholeCommand {
             rows(2);
             Files.writeString(file("results.jsonl.retry"), "1\nkeep me\n");
 
-            refused("results.jsonl.retry");
+            assertRejected("results.jsonl.retry");
             dify.run().hints();
         }
 
@@ -929,27 +930,27 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", ".log", ".retry", ".lock"})
-        void aFolderPipeOrLinkIsRefusedAsAFileOfTheBatch(String suffix) throws Exception {
+        void aFolderPipeOrLinkIsRejectedAsAFileOfTheBatch(String suffix) throws Exception {
             rows(1);
             var name = "results.jsonl" + suffix;
 
             Files.createDirectory(file(name));
-            refused(name);
+            assertRejected(name);
             Files.delete(file(name));
             Files.createSymbolicLink(file(name), file("none"));
-            refused(name);
+            assertRejected(name);
             Files.writeString(file("none"), "");
-            refused(name);
+            assertRejected(name);
             Files.delete(file(name));
             Assumptions.assumeTrue(new ProcessBuilder("mkfifo", path(name)).start().waitFor() == 0);
-            refused(name);
+            assertRejected(name);
 
             assertEquals(0, dify.requests());
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"-", "/dev/null", "/dev/stdout", "/proc/stat"})
-        void aDeviceIsRefusedAsOutput(String output) throws IOException {
+        void aDeviceIsRejectedAsOutput(String output) throws IOException {
             Assumptions.assumeTrue(output.equals("-") || Files.exists(Path.of(output)));
             rows(1);
 
