@@ -74,12 +74,12 @@ final class BatchTest {
                 {'event':'click','t':'2026-01-16                                       | none
                 {'event':'session','t':'2026-01-16T12:00:00Z'\\n                        | none
                 """)
-        void showsWhichFileOfABatchItIs(String text, String kind) throws IOException {
+        void identifiesAFileAsResultsOrLog(String text, String kind) throws IOException {
             assertEquals(kind, kind(json(text).translateEscapes()));
         }
 
         @Test
-        void aVeryLongFirstLineIsRecognizedByItsBeginning() throws IOException {
+        void isRecognizedByItsBeginningIfItIsVeryLong() throws IOException {
             var rest = "x".repeat(200_000);
             var id = json("{'id':'") + rest;
             var inputs = json("{'id':'a','status':'success','inputs':{'text':'") + rest;
@@ -94,7 +94,7 @@ final class BatchTest {
     @Nested
     class TheLineFile extends WholeCommand {
         @Test
-        void hasItsLinesAfterOneByteOrderMark() throws IOException {
+        void startsWithOneByteOrderMarkEvenIfItIsReopened() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one", "two"))
                 try (var file = new LineFile(path, Lines.BOM, FileChannel::force)) {
@@ -123,7 +123,7 @@ final class BatchTest {
         }
 
         @Test
-        void isLeftAloneWhileAnotherProcessWritesToIt() throws IOException {
+        void isNotWrittenWhileAnotherProcessHasItOpen() throws IOException {
             var path = folder.resolve("lines");
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
@@ -150,7 +150,7 @@ final class BatchTest {
         }
 
         @Test
-        void anInputThatDoesNotFitOnAFullDiskLeavesNothing() throws Exception {
+        void aCopyOfStandardInputIsRemovedIfTheDiskIsFull() throws Exception {
             var process = onASmallDisk("check", "--demo", "-i", "-");
             try (var input = process.outputWriter()) {
                 input.write("id,text\n" + "1,more\n".repeat(10_000));
@@ -183,7 +183,7 @@ final class BatchTest {
     @Nested
     class TheLog {
         @Test
-        void readsEachEventAsItWasWritten() throws IOException {
+        void everyKindOfEventIsReadAsItWasWritten() throws IOException {
             var path = folder.resolve("log");
             var events = List.<Event>of(session(0, "1.14.2"),
                     new MergeEvent(NOON, 8, 7, List.of(3), List.of(2), 5120), attempt(1, "größe \"1\" 😀", "user-1"),
@@ -210,7 +210,7 @@ final class BatchTest {
         }
 
         @Test
-        void linesThatCannotBeReadAreNumbered() throws IOException {
+        void unreadableLinesAreReportedWithTheirNumbers() throws IOException {
             var path = Files.writeString(folder.resolve("log"), """
                     {"event":"look","t":"2026-01-16T12:00:00Z","user":"u","saw":"absent","later":{"is":"ignored"}}
                     {"event":"look","t":"2026-
@@ -236,7 +236,7 @@ final class BatchTest {
     @Nested
     class TheResults {
         @Test
-        void writesTheLinesOfTheGoldenFile() throws IOException {
+        void matchTheirGoldenFile() throws IOException {
             var cells = new LinkedHashMap<String, String>();
             cells.put("id", "r-1");
             cells.put("text", "größer \"日本語\" 😀\nnext line");
@@ -291,7 +291,7 @@ final class BatchTest {
                 no JSON                                                                    | bad
                 \\0\\0\\0                                                                  | bad
                 """)
-        void aLineIsASuccessOrOtherOrBad(String line, String kind) throws IOException {
+        void aLineCountsAsASuccessOrIsIgnoredOrUnreadable(String line, String kind) throws IOException {
             var index = new Index();
             var path = Files.writeString(folder.resolve("results.jsonl"), line.translateEscapes() + "\r\n\n");
             var bad = Results.read(path, new History(index), List.of());
@@ -301,14 +301,14 @@ final class BatchTest {
         }
 
         @Test
-        void linesOfAnyLengthAreReadAndBadOnesNumbered() throws IOException {
+        void longLinesAreReadAndUnreadableOnesReportedByNumber() throws IOException {
             assertEquals("a b c; 3 5", read(json("\uFEFF{'id':'a','status':'success','outputs':{'t':'"
                     + "ä".repeat(200_000) + "'}}\n\nhalf a li\n\uFEFF{'id':'b','status':'success'}\r\n{}\n"
                     + "{'id':'c','status':'success'}")));
         }
 
         @Test
-        void anUnfinishedLastLineIsNotReported() throws IOException {
+        void anUnfinishedLastLineIsIgnored() throws IOException {
             assertEquals("a;", read(json("{'id':'a','status':'success'}\n{'id':'b','st")));
         }
 
@@ -331,7 +331,7 @@ final class BatchTest {
         }
 
         @Test
-        void isReadWithoutMarksBlanksAndDuplicates() throws IOException {
+        void isReadWithoutByteOrderMarksSpacesOrDuplicates() throws IOException {
             assertEquals(List.of(), files().retryIds());
 
             Files.writeString(files().retry(), "\uFEFFb\r\na\n\n  c  \nb\n\uFEFFa\nd\uFEFF\n");
@@ -348,7 +348,7 @@ final class BatchTest {
         }
 
         @Test
-        void isWrittenInTheOrderOfTheFile() throws IOException {
+        void listsFailedUnknownAndPausedRowsInTheOrderOfTheCsv() throws IOException {
             files().writeRetryList(index(RowStatus.FAILED, RowStatus.SUCCEEDED, RowStatus.UNKNOWN,
                     RowStatus.PENDING, RowStatus.PAUSED, RowStatus.PARTIAL));
 
@@ -356,7 +356,7 @@ final class BatchTest {
         }
 
         @Test
-        void isReplacedAsAWholeAndDeletedWhenNothingIsLeft() throws IOException {
+        void isReplacedAtomicallyAndDeletedIfNoRowIsLeft() throws IOException {
             Files.writeString(files().retry(), "old\n");
             try (var reader = Files.newBufferedReader(files().retry())) {
                 files().writeRetryList(index(RowStatus.FAILED));
@@ -407,7 +407,7 @@ final class BatchTest {
         }
 
         @Test
-        void theLastOutcomeOfARowCounts() throws IOException {
+        void determinesTheStatusOfARowByItsLastOutcome() throws IOException {
             var batch = batch(new Log().attempt("a", "u1").end("a", "u1", "again", "").attempt("a", "u2")
                     .end("a", "u2", "failed", "").attempt("b", "u3").end("b", "u3", "failed", "").attempt("b", "u4")
                     .end("b", "u4", "unknown", "").attempt("c", "u5").end("c", "u5", "throttled", "").attempt("c", "u6")
@@ -421,7 +421,7 @@ final class BatchTest {
 
         /// Row `a` lacks two files. Row `b` lacks one, which a later run has.
         @Test
-        void missingFilesAreThoseOfTheLastSuccess() throws IOException {
+        void countsTheMissingFilesOfTheLastSuccessOfARow() throws IOException {
             var history = new History(new Index());
             for (var line : List.of(success("a", "u1", "1.txt", "2.txt"), success("b", "u2", "1.txt"),
                     success("b", "u3")))
@@ -437,7 +437,7 @@ final class BatchTest {
         }
 
         @Test
-        void keepsTheModeOfSessionsThatLeftItToTheTool() throws IOException {
+        void remembersAModeOnlyIfTheToolChoseIt() throws IOException {
             var auto = session(0, "1.16.0").with(NOON, Mode.BLOCKING, true, 0);
             var typed = session(0, "1.16.0").with(NOON, Mode.STREAMING, false, 0);
 
@@ -446,7 +446,7 @@ final class BatchTest {
         }
 
         @Test
-        void anAttemptWithoutAnEndIsUnresolvedAndKeepsItsRun() throws IOException {
+        void anAttemptWithoutAFinalOutcomeIsUnresolvedAndKeepsItsRun() throws IOException {
             var log = new Log();
             for (var outcome : List.of("open", "failed", "unknown", "again", "not_started")) {
                 log.attempt(outcome, "u-" + outcome);
@@ -465,7 +465,7 @@ final class BatchTest {
             assertEquals(Mode.STREAMING, unresolved.attempt().mode());
             assertEquals(NOON.plusSeconds(300), unresolved.state().deadline());
             assertEquals(Symptom.CRASH, unresolved.symptom());
-            assertFalse(unresolved.why().contains("killed"), "the call may have ended by a limit");
+            assertFalse(unresolved.why().contains("killed"), "the session may have ended by a limit");
         }
 
         @ParameterizedTest
@@ -479,7 +479,7 @@ final class BatchTest {
                 resent,  r1,  false, false
                 -,       '',  true,  false
                 """)
-        void aRunIsAwaitedIfNoneWasKnownWhenItsRowWasSentAgain(String outcome, String run, boolean late,
+        void aResentAttemptIsTrackedUntilItsRunIsKnown(String outcome, String run, boolean late,
                 boolean awaited) throws IOException {
             var log = new Log().attempt("a", "u1").end("a", "u1", "not_started", "");
             if (outcome != null) log.end("a", "u1", outcome, run);
@@ -500,7 +500,7 @@ final class BatchTest {
                 succeeded, failed,    false
                 running,   succeeded, false
                 """)
-        void anActiveLateRunIsAwaitedUntilItsRowSucceeds(String saw, String outcome, boolean awaited)
+        void anActiveRunFoundAfterAResendIsTrackedUntilItsRowSucceeds(String saw, String outcome, boolean awaited)
                 throws IOException {
             var log = new Log().attempt("a", "u1").end("a", "u1", "not_started", "").attempt("a", "u2")
                     .add(new LateEvent(NOON, "a", "u1", "r1", saw));
@@ -514,7 +514,7 @@ final class BatchTest {
         }
 
         @Test
-        void anEndThatNamesItsRunKeepsTheTask() throws IOException {
+        void keepsTheTaskOfARunIfItsEndEventHasOnlyTheRunId() throws IOException {
             var history = history(new Log().attempt("a", "u").run("a", "u", "r1").end("a", "u", "unknown", "r1"));
 
             assertEquals(Optional.of(run("r1")), history.unresolvedByRow().get(0).run());
@@ -527,7 +527,7 @@ final class BatchTest {
                 unknown, NOT_KNOWN
                 failed,  FROM_START
                 """)
-        void remembersOnlyTheServersOfUnresolvedAttempts(String ended, Listing listing)
+        void remembersTheDifyVersionsOfUnresolvedAttemptsOnly(String ended, Listing listing)
                 throws IOException {
             var log = new Log().session("1.9.2").attempt("a", "u1");
             if (ended != null) log.end("a", "u1", ended, "r");
@@ -563,7 +563,7 @@ final class BatchTest {
         }
 
         @Test
-        void editsThatTheCsvHasNowDoNotCount() {
+        void editsOfAnAttemptCountAsLostOnlyIfTheCsvLacksThem() {
             for (var cells : List.of("0123456789abcdef", row("a").hash())) {
                 var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING, cells, true, 0);
 
@@ -578,7 +578,7 @@ final class BatchTest {
     @Nested
     class TheLock {
         @Test
-        void aDeletedLockStillKeepsASecondBatchOut() throws Exception {
+        void aSecondSessionIsRejectedEvenIfTheLockFileIsDeleted() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> {
                 if (attempt.row().id().equals("b")) {
@@ -594,7 +594,7 @@ final class BatchTest {
         }
 
         @Test
-        void aLinkToTheResultsUsesTheSameLock() throws IOException {
+        void aSymbolicLinkIsRejectedAndAHardLinkSharesTheLock() throws IOException {
             var scene = Scene.of(folder, "a");
             Files.createFile(scene.output);
             var link = Files.createSymbolicLink(folder.resolve("link.jsonl"), scene.output);
@@ -616,7 +616,7 @@ final class BatchTest {
         @CsvSource({"'', false", "keep me, true"})
         void anUnusedLockFileIsDeletedUnlessItHasText(String text, boolean stays) throws IOException {
             var files = BatchFiles.of(folder.resolve("results.1-of-2.jsonl"));
-            Files.writeString(files.lock(), text); // left by a killed call
+            Files.writeString(files.lock(), text); // left by a killed session
 
             files.acquire().close();
 
@@ -625,7 +625,7 @@ final class BatchTest {
         }
 
         @Test
-        void aRefusedBatchReleasesItsLock() throws IOException {
+        void isReleasedIfTheBatchIsRejected() throws IOException {
             var scene = Scene.of(folder, "a");
             Files.writeString(scene.file(".log"),
                     json("{'event':'session','t':'2030-01-01T00:00:00Z','format':9,'tool':'difyexec 9.9'}\n"));
@@ -640,7 +640,7 @@ final class BatchTest {
         private static final Attempt ATTEMPT = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
 
         @Test
-        void longResultsAreWrittenAtOnce() throws Exception {
+        void resultsAreBufferedUntilTheyAreLarge() throws Exception {
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
                 writer.recordSuccess(success("x".repeat(1_000)));
@@ -659,7 +659,7 @@ final class BatchTest {
         }
 
         @Test
-        void aLostResultThatDifyDeletedIsUnknownAndNotPaidAgain() throws Exception {
+        void aRowWhoseLostResultDifyDeletedIsUnknownAndNotResent() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.play();
             Files.delete(scene.output);
@@ -702,7 +702,7 @@ final class BatchTest {
         }
 
         @Test
-        void eventsCountOnceTheyAreWritten() throws IOException {
+        void eventsCountOnlyAfterTheyAreWritten() throws IOException {
             try (var writer = Scene.of(folder, "a").open()) {
                 writer.record(AttemptEvent.of(ATTEMPT, 0));
                 assertEquals(0, writer.batch().history().inFlight());
@@ -720,7 +720,7 @@ final class BatchTest {
         }
 
         @Test
-        void aResultThatCannotBeWrittenDoesNotCount() throws IOException {
+        void aRowStaysPendingIfItsResultCannotBeWritten() throws IOException {
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
                 writer.record(AttemptEvent.of(ATTEMPT, 0));
@@ -778,23 +778,24 @@ final class BatchTest {
         }
 
         @Test
-        void anInvalidSelectionIsReported() throws Exception {
+        void anInvalidSelectionIsRejected() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.play();
 
-            refused("--force", scene, Batch.Selection.named(List.of("a"), false), _ -> {});
-            refused("\"z\"", scene, Batch.Selection.named(List.of("z"), false), _ -> {});
-            refused("--ids: ", scene, Batch.Selection.PENDING, options -> options.ids = List.of("z"));
+            assertRejected("--force", scene, Batch.Selection.named(List.of("a"), false), _ -> {});
+            assertRejected("\"z\"", scene, Batch.Selection.named(List.of("z"), false), _ -> {});
+            assertRejected("--ids: ", scene, Batch.Selection.PENDING, options -> options.ids = List.of("z"));
         }
 
-        private void refused(String fact, Scene scene, Batch.Selection selection, Consumer<Work.RowOptions> set) {
+        private void assertRejected(String fact, Scene scene, Batch.Selection selection,
+                Consumer<Work.RowOptions> set) {
             var problem = assertThrows(Unusable.class, () -> selected(scene, selection, set));
             assertTrue(problem.text().contains(fact), problem.text());
         }
     }
 
     @Nested
-    class TheTornEnd {
+    class AnUnfinishedLastLine {
         private static Optional<TornEvent> repair(Path path) throws IOException {
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 return file.repair();
@@ -814,7 +815,7 @@ final class BatchTest {
                 {"a":1}\\n               | {       | true
                 ``                       | {"a":   | true
                 """)
-        void aLastLineWithoutItsEndIsCutOffUnlessItIsWhole(String whole, String last, boolean cut) throws IOException {
+        void isCutOffUnlessItsJsonIsComplete(String whole, String last, boolean cut) throws IOException {
             whole = whole.translateEscapes();
             var path = Files.writeString(folder.resolve("file"), whole + last);
 
@@ -827,7 +828,7 @@ final class BatchTest {
         }
 
         @Test
-        void aLongTornLineIsCutOffAtItsStart() throws IOException {
+        void isCutOffAtItsStartEvenIfItIsLong() throws IOException {
             var first = "{\"a\":\"" + "x".repeat(200_000) + "\"}\n";
             var path = Files.writeString(folder.resolve("file"), first + "{\"b\":\"" + "\0".repeat(150_000));
 
