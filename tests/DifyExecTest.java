@@ -21,7 +21,7 @@
 //SOURCES RecordingsTest.java
 //SOURCES LookUpTest.java
 //SOURCES OutageTest.java
-//SOURCES EarlierCallsTest.java
+//SOURCES EarlierSessionsTest.java
 //SOURCES OptionsTest.java
 //SOURCES EngineTest.java
 //SOURCES AgendaTest.java
@@ -97,7 +97,7 @@ final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
             ConformanceTest.class, // the longest
             MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
-            EarlierCallsTest.class,
+            EarlierSessionsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
             ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class, FormatsTest.class,

@@ -11,7 +11,7 @@ import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Unresolved attempts of earlier sessions, and what the next session does with them.
-final class EarlierCallsTest {
+final class EarlierSessionsTest {
     @Nested
     class EarlierSessions extends Story.Sessions {
         static final List<Story> STORIES = Story.of("""
@@ -109,7 +109,7 @@ final class EarlierCallsTest {
         /// Sent by a machine whose clock was ahead, or still is.
         @ParameterizedTest
         @CsvSource({"absent, not_started succeeded", "running run-7 since -30, unknown"})
-        void aSessionWithAClockFarAheadDoesNotDelayLaterOnes(String found, String outcomes) throws Exception {
+        void doNotDelayLaterOnesIfTheirClockWasFarAhead(String found, String outcomes) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.crash(1);
             var log = scene.file(".log");
@@ -123,7 +123,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void severalLookUpsRecordOnceThatAnAttemptDidNotStart() throws Exception {
+        void anAttemptIsRecordedAsNotStartedOnlyOnceInSeveralSessions() throws Exception {
             Scene.of(folder, "a").crash(1);
             for (int start = 1; start <= 3; start++) {
                 var scene = Scene.of(folder, "a");
@@ -153,7 +153,7 @@ final class EarlierCallsTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"run-7", ""})
-        void aRowChangedDuringItsRunKeepsTheInputsThatWereSent(String run) throws Exception {
+        void theResultOfARowChangedDuringItsRunHasTheInputsSent(String run) throws Exception {
             var next = changedDuringItsRun(run, Map.of("text", "old"));
 
             assertEquals(List.of("succeeded"), next.outcomes("a"));
@@ -165,7 +165,7 @@ final class EarlierCallsTest {
         }
 
         @Test
-        void aRowChangedDuringItsRunIsUnknownIfItsInputsAreUnknown() throws Exception {
+        void aRowChangedDuringItsRunIsUnknownIfItsRunHasNoInputs() throws Exception {
             assertEquals(List.of("unknown"), changedDuringItsRun("run-7", Map.of()).outcomes("a"));
         }
     }
