@@ -18,7 +18,7 @@ final class ShardsTest extends WholeCommand {
     private final Dify dify = dify();
 
     @BeforeEach
-    void hasTwelveRows() throws IOException {
+    void createTwelveRows() throws IOException {
         rows(12);
     }
 
@@ -58,7 +58,7 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"row-1, 3, 3", "row-1, 8, 6", "row-1, 1000, 934", "größe, 8, 8", "日本語, 1000, 372", "😀, 8, 8",
                 "1, 1, 1", "42, 3, 1", "42, 1000, 638"})
-        void theShardOfARowDependsOnAHashOfItsId(String id, int count, int index) {
+        void isDeterminedByAHashOfTheRowsId(String id, int count, int index) {
             assertEquals(new Shard(index, count), Shard.of(id, count));
             assertTrue(new Shard(index, count).holds(id));
             assertEquals(count == 1, new Shard(index % count + 1, count).holds(id));
@@ -66,7 +66,7 @@ final class ShardsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"row-", "", "uuid"})
-        void hasAnEqualShareOfTheRows(String kind) {
+        void containsAboutAnEqualShareOfTheRows(String kind) {
             var random = new SplittableRandom(1);
             var ids = IntStream.rangeClosed(1, 100_000).mapToObj(number -> kind.equals("uuid")
                     ? new UUID(random.nextLong(), random.nextLong()).toString() : kind + number);
@@ -81,7 +81,7 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"results.jsonl, results.3-of-8.jsonl", "results, results.3-of-8", "a.b.csv, a.b.3-of-8.csv",
                 "results.3-of-8.jsonl, results.3-of-8.jsonl"})
-        void namesItsFiles(String output, String named) {
+        void addsItsNumberAndTheCountToItsFileNames(String output, String named) {
             var shard = new Shard(3, 8);
 
             assertEquals(Path.of("d", named), shard.of(Path.of("d", output)));
@@ -90,13 +90,13 @@ final class ShardsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl", "results.0-of-8.jsonl", "results.9-of-8.jsonl", "1-of-8.jsonl"})
-        void otherFileNamesContainNoShard(String name) {
+        void isNotDetectedInFileNamesOfOtherForms(String name) {
             assertEquals(Optional.empty(), Shard.in(Path.of(name)));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"0/4", "5/4", "x/4", "1", "1/0", "auto", "auto/8", "-1/2"})
-        void anInvalidShardNumberOrCountIsRefused(String typed) throws IOException {
+        void isRejectedIfItsNumberOrCountIsInvalid(String typed) throws IOException {
             call(Map.of(), typed("run", "--demo", "--shard=" + typed)).exits(2).reports("--shard " + typed + ": ");
         }
     }
@@ -104,7 +104,7 @@ final class ShardsTest extends WholeCommand {
     @Nested
     class ARunOfAShard {
         @Test
-        void runsOnlyItsRowsInItsOwnFiles() throws IOException {
+        void runsOnlyItsRowsAndWritesItsOwnFiles() throws IOException {
             shard(3, 3).exits(0).says("2 of 12 rows");
             assertEquals(List.of("5", "7"), ids("results.3-of-3.jsonl"));
             assertEquals("3/3", read("results.3-of-3.jsonl.log").getFirst().path("shard").asText());
@@ -113,7 +113,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void aSecondRunContinuesWithoutRepeatingARow() throws IOException {
+        void continuesAnEarlierRunWithoutRepeatingRows() throws IOException {
             shard(1, 3, "--limit", "2");
             assertEquals(List.of("6", "8"), ids("results.1-of-3.jsonl"));
 
@@ -125,7 +125,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void canAlsoBeNamedByItsResults() throws IOException {
+        void continuesWithoutTheShardOptionIfGivenItsResultsFile() throws IOException {
             shard(3, 3, "--limit", "1");
             var results = path("results.3-of-3.jsonl");
 
@@ -137,7 +137,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void skipsIdsOfOtherShards() throws IOException {
+        void skipsAndReportsSelectedIdsOfOtherShards() throws IOException {
             shard(3, 3, "--ids", "5,6,8").exits(0).says("(6, 8)");
             dify.command("retry", "1", "7", "--shard", "3/3").exits(0).says("(1)");
 
@@ -145,7 +145,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void aShardWithoutRowsHasNothingToDo() throws IOException {
+        void sendsNothingIfTheShardHasNoRows() throws IOException {
             rows(4); // none belongs to the third shard
 
             shard(3, 3).exits(0).says("shard has no rows").omits("every row has succeeded");
@@ -155,7 +155,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void aCheckOfAShardCountsItsRowsAndNamesTheShardToRun() throws IOException {
+        void isSuggestedByACheckThatCountsOnlyItsRows() throws IOException {
             var check = call(dify.settings(), "check", "-i", input(), "--shard", "3/3", "--json");
             var demo = call(Map.of(), "check", "--demo", "-i", input(), "--shard", "3/3");
 
@@ -167,7 +167,7 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"run --shard 1/3, run --shard 1/4, 'in 3 shards, not 4'",
                 "run --shard 1/3, run, results.1-of-3.jsonl.log", "run, run --shard 1/3, without --shard"})
-        void isRefusedNextToABatchWithOtherShards(String first, String then, String fact) throws IOException {
+        void isRejectedNextToABatchWithAnotherShardCount(String first, String then, String fact) throws IOException {
             dify.line(first);
             int runs = dify.runs();
 
@@ -182,7 +182,8 @@ final class ShardsTest extends WholeCommand {
                 id,text/1,a/2,c/5,e         | -c 1          | --encoding=ISO-8859-1
                 id;text;a,b/1;t;2,3/5;t;6,7 | --delimiter=; | --delimiter=, --id-column=b
                 """)
-        void isRefusedIfItReadsTheCsvDifferently(String csv, String options, String others) throws IOException {
+        void isRejectedIfItReadsTheCsvDifferentlyThanEarlierShards(String csv, String options, String others)
+                throws IOException {
             csv(csv.split("/"));
             dify.line("run --shard 3/3 " + options).exits(0);
             int runs = dify.runs();
@@ -193,7 +194,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isRefusedWithACsvWhoseRowsAreAllOfOtherShards() throws IOException {
+        void isRejectedIfAllRowsOfTheCsvBelongToOtherShards() throws IOException {
             shard(1, 3);
             int runs = dify.runs();
             csv("id,text", "5,a", "7,b");
@@ -203,7 +204,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void aShardIsRefusedInFilesOfAnotherShard() throws IOException {
+        void isRejectedIfItsFilesAreThoseOfAnotherShard() throws IOException {
             shard(1, 3);
             for (var suffix : List.of("", ".log"))
                 Files.move(file("results.1-of-3.jsonl" + suffix), file("results.2-of-3.jsonl" + suffix));
@@ -215,7 +216,7 @@ final class ShardsTest extends WholeCommand {
     @Nested
     class TheStatusOfShards {
         @Test
-        void theStatusHasALineForEachShard() throws IOException {
+        void printsOneLinePerShardAndTheNextCommand() throws IOException {
             dify.row("9", dify.ended("failed", "no"));
             shard(1, 3);
             shard(3, 3, "--limit", "1");
@@ -230,7 +231,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void namesTheCsvAndOptionsOfItsShardsWithoutTheCsv() throws IOException {
+        void suggestsTheNextCommandWithTheOptionsOfTheShards() throws IOException {
             shard(1, 3, "--id-column", "id", "--demo");
             var run = next("run", " --demo --mode blocking --shard 2/3");
 
@@ -242,7 +243,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void theStatusOfAllShardsAsJsonIsOneObject() throws IOException {
+        void isOneJsonObjectWithTotalsAndEachShard() throws IOException {
             allThree();
 
             var json = tree(ofBatch("status", "--json").exits(0).out());
@@ -253,7 +254,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void knowsItsRowsWithoutTheCsv() throws IOException {
+        void countsOnlyRecordedRowsIfTheCsvIsGone() throws IOException {
             shard(3, 3);
             assertEquals(12, tree(call(Map.of(), "status", "--json", "-o", output()).out()).path("total").asInt());
             Files.move(file("data.csv"), file("gone.csv"));
@@ -264,7 +265,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void pagesAndExportsNeedTheMerge() throws IOException {
+        void htmlReportAndExportAreRejectedBeforeTheMerge() throws IOException {
             allThree();
 
             ofBatch("status", "--html", path("report.html")).exits(2).says("merge");
@@ -304,7 +305,7 @@ final class ShardsTest extends WholeCommand {
             }
         }
 
-        private void refused(String fact, String... more) throws IOException {
+        private void assertRejected(String fact, String... more) throws IOException {
             var before = contents();
             merge(more).exits(2).reports(fact).hints();
             assertEquals(before, contents(), "nothing is changed");
@@ -317,7 +318,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void mergedShardsEqualTheBatchOfOneProcess() throws IOException {
+        void producesTheSameBatchAsASingleProcess() throws IOException {
             for (var id : List.of("9", "3")) dify.row(id, dify.ended("failed", "no"));
             var one = path("one.jsonl");
             call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking", "-c", "1");
@@ -332,11 +333,11 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isRefusedWithTheCsvOfAnotherBatch() throws IOException {
+        void isRejectedWithTheCsvOfAnotherBatch() throws IOException {
             allThree();
             csv("id,text", "x-1,a", "x-2,b");
 
-            refused("none of them is in this file", "--partial");
+            assertRejected("none of them is in this file", "--partial");
             assertEquals(3, names().stream().filter(name -> name.endsWith(".log")).count());
 
             rows(12);
@@ -344,7 +345,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void reportsAndKeepsRowsThatItsCsvLacks() throws IOException {
+        void reportsAndKeepsRowsThatAreNotInTheCsv() throws IOException {
             dify.row("9", dify.ended("failed", "no"));
             allThree();
             csv("id,text", "1,text 1");
@@ -355,7 +356,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void sortsTheLogsByTime() throws IOException {
+        void ordersTheEventsOfAllLogsByTime() throws IOException {
             shard(3, 3, "--limit", "1");
             shard(1, 3);
             shard(3, 3);
@@ -379,7 +380,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void mergedShardsCannotBeStartedAgain() throws IOException {
+        void preventsFurtherRunsOfMergedShards() throws IOException {
             mergedOfThree();
 
             for (var more : List.of(List.<String>of(), List.of("--fresh"), List.of("--ids", "6")))
@@ -399,7 +400,7 @@ final class ShardsTest extends WholeCommand {
         /// As after a crash while the logs of the shards were moved aside: 0 to 3 of them were.
         @ParameterizedTest
         @ValueSource(ints = {0, 1, 2, 3})
-        void anInterruptedMergeIsRepeated(int moved) throws IOException {
+        void isCompletedIfItWasKilledWhileMovingLogsAside(int moved) throws IOException {
             mergedOfThree();
             var after = snapshot();
             unmerge(moved + 1);
@@ -417,7 +418,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void canBeContinuedAndIsThenNotRepeated() throws IOException {
+        void producesABatchThatCanBeRetriedButNotMergedAgain() throws IOException {
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             mergedOfThree();
             assertEquals("9\n", content("results.jsonl.retry"));
@@ -426,7 +427,7 @@ final class ShardsTest extends WholeCommand {
             assertEquals("succeeded=12", status());
             assertEquals(13, dify.runs());
 
-            refused("results.jsonl.log: ");
+            assertRejected("results.jsonl.log: ");
             sendsNothing(() -> dify.command("retry", "--shard", "1/3"), "results.jsonl.log: ");
             sendsNothing(() -> shard(2, 3), "results.jsonl.log: ");
             dify.run().exits(0);
@@ -434,20 +435,20 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isRefusedIfTheBatchWasStartedWithoutShards() throws IOException {
+        void isRejectedIfTheBatchWasStartedWithoutShards() throws IOException {
             dify.run();
             var whole = snapshot();
             restore(Map.of("", "", ".log", ""));
             mergedOfThree();
 
             restore(whole);
-            refused("results.jsonl");
+            assertRejected("results.jsonl");
             Files.delete(file("results.jsonl.log"));
-            refused("results.jsonl");
+            assertRejected("results.jsonl");
         }
 
         @Test
-        void takesTheLastResultOfARowThatHasChanged() throws IOException {
+        void keepsTheLatestResultOfAChangedRow() throws IOException {
             allThree();
             replace("data.csv", "text 9", "new 9");
 
@@ -462,15 +463,15 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void refusesARowOutsideItsShard() throws IOException {
+        void rejectsAShardWithARowOfAnotherShard() throws IOException {
             allThree();
             var log = content("results.3-of-3.jsonl.log");
             append("results.3-of-3.jsonl.log", line("results.1-of-3.jsonl.log", "\"event\":\"attempt\""));
-            refused("results.3-of-3.jsonl: row 6 ");
+            assertRejected("results.3-of-3.jsonl: row 6 ");
 
             Files.writeString(file("results.3-of-3.jsonl.log"), log);
             append("results.3-of-3.jsonl", line("results.1-of-3.jsonl", "\"id\":\"9\""));
-            refused("results.3-of-3.jsonl: row 9 ");
+            assertRejected("results.3-of-3.jsonl: row 9 ");
         }
 
         /// The first line of a file that has this text.
@@ -480,9 +481,9 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void refusesAMissingShardUnlessPartialIsAllowed() throws IOException {
+        void isRejectedIfAShardIsMissingUnlessPartialIsGiven() throws IOException {
             shard(2, 3);
-            refused("1/3, 3/3, with 7 rows");
+            assertRejected("1/3, 3/3, with 7 rows");
             rows(4); // all of shard 2
             merged();
             rows(12);
@@ -493,7 +494,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void aPartialMergeLeavesOutTheRowsOfMissingShards() throws IOException {
+        void aPartialMergeCanBeCompletedWithTheMissingShards() throws IOException {
             dify.row("2", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             shard(2, 3);
             merge("--partial");
@@ -511,7 +512,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void aPartialMergeNamesTheNextShardToRunAndThenTheMerge() throws IOException {
+        void aPartialMergeSuggestsTheMissingShardsThenTheMerge() throws IOException {
             shard(2, 3);
 
             merge("--partial").says("--shard 1/3");
@@ -525,11 +526,11 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void mergedShardsStayInTheBatchAndAreNotRunAgain() throws IOException {
+        void preventsRunsOfMergedShardsEvenIfTheirFilesAreGone() throws IOException {
             mergedOfThree();
             for (var suffix : List.of("", ".log.merged")) Files.delete(file("results.3-of-3.jsonl" + suffix));
 
-            refused("includes shard 3/3", "--partial");
+            assertRejected("includes shard 3/3", "--partial");
             sendsNothing(() -> shard(3, 3), "results.jsonl.log: includes shard 3/3");
             for (int index = 1; index <= 2; index++) for (var suffix : List.of("", ".log.merged"))
                 Files.delete(file("results." + index + "-of-3.jsonl" + suffix));
@@ -538,20 +539,20 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isRefusedWhileAShardRuns() throws IOException {
+        void isRejectedWhileAShardOrTheBatchRuns() throws IOException {
             allThree();
             try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).acquire()) {
-                refused("results.3-of-3.jsonl.lock is locked");
+                assertRejected("results.3-of-3.jsonl.lock is locked");
             }
             try (var _ = BatchFiles.of(file("results.jsonl")).acquire()) {
-                refused("results.jsonl.lock is locked");
+                assertRejected("results.jsonl.lock is locked");
                 sendsNothing(() -> shard(1, 3), "results.jsonl.lock is locked");
             }
             merged();
 
             try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).acquire()) {
                 sendsNothing(() -> dify.run(), "results.3-of-3.jsonl.lock is locked");
-                refused("results.3-of-3.jsonl.lock is locked");
+                assertRejected("results.3-of-3.jsonl.lock is locked");
             }
             dify.run().exits(0);
             assertEquals(12, dify.runs());
@@ -581,28 +582,28 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void refusesShardsThatDoNotBelongTogetherOrLackTheirLog() throws IOException {
-            refused("results.jsonl: no shards");
+        void rejectsShardsThatDoNotMatchOrLackTheirLog() throws IOException {
+            assertRejected("results.jsonl: no shards");
             allThree();
             var log = content("results.3-of-3.jsonl.log");
             for (var change : Map.of("\"base_url\":\"http://", "\"base_url\":\"https://",
                     "\"id_column\":\"id\"", "\"id_column\":\"text\"",
                     "\"shard\":\"3/3\"", "\"shard\":\"2/3\"").entrySet()) {
                 replace("results.3-of-3.jsonl.log", change.getKey(), change.getValue());
-                refused("results.3-of-3.jsonl.log");
+                assertRejected("results.3-of-3.jsonl.log");
                 Files.writeString(file("results.3-of-3.jsonl.log"), log);
             }
             Files.copy(file("results.1-of-3.jsonl"), file("results.1-of-4.jsonl"));
-            refused("results.1-of-4.jsonl");
+            assertRejected("results.1-of-4.jsonl");
 
             Files.delete(file("results.1-of-4.jsonl"));
             Files.delete(file("results.3-of-3.jsonl.log"));
-            refused("results.3-of-3.jsonl.log");
+            assertRejected("results.3-of-3.jsonl.log");
         }
 
         /// The server has no runs of the other rows either: these could have been deleted there.
         @Test
-        void aShardWithoutItsResultsLeavesItsRowsToALookUp() throws IOException {
+        void leavesRowsOfAShardWithoutResultsToALookUp() throws IOException {
             allThree();
             Files.delete(file("results.3-of-3.jsonl"));
 
@@ -619,7 +620,7 @@ final class ShardsTest extends WholeCommand {
         /// The log is moved into place first, then the results, the retry list, and the log's last line.
         @ParameterizedTest
         @ValueSource(ints = {1, 2, 3})
-        void aKilledMergeIsRepeated(int done) throws IOException {
+        void isCompletedIfItWasKilledWhileReplacingFiles(int done) throws IOException {
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             dify.row("3", dify.ended("failed", "no"));
             shard(1, 3);
@@ -650,7 +651,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void theMergeKeepsUnresolvedAttempts() throws IOException {
+        void keepsUnresolvedAttemptsForALookUp() throws IOException {
             dify.listed("5");
             dify.recorded("5", "succeeded");
             allThree();
@@ -674,7 +675,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void leavesTheByteOrderMarkOutOnRequest() throws IOException {
+        void writesOneByteOrderMarkOrNoneOnRequest() throws IOException {
             mergedOfThree();
             assertTrue(content("results.jsonl").startsWith("\uFEFF{"));
             assertEquals(1, content("results.jsonl").chars().filter(c -> c == '\uFEFF').count());
