@@ -64,7 +64,7 @@ class StorageTest {
         /// Once per question about the file: "it does not exist" would forget the run that the log records.
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl.log", "results.jsonl", "results.jsonl.retry"})
-        void aFileThatCannotBeExaminedIsNotTakenAsMissing(String name) throws Exception {
+        void aFileThatCannotBeExaminedIsNotTreatedAsMissing(String name) throws Exception {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
@@ -99,7 +99,7 @@ class StorageTest {
             "run,                        results.jsonl,      seek",
             "merge,                      .,                  readdir"
         })
-        void anErrorBeforeARequestNamesTheFile(String command, String file, String fault) throws Exception {
+        void anErrorBeforeAnyRequestIsReportedWithTheFile(String command, String file, String fault) throws Exception {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
@@ -113,7 +113,7 @@ class StorageTest {
 
         /// After a power cut, a file that was renamed before could be there without its content.
         @Test
-        void theOldFileIsKeptUntilTheNewOneIsOnDisk() throws Exception {
+        void anExportKeepsTheOldFileIfTheNewOneCannotBeSynced() throws Exception {
             rows(3);
             dify.run();
             Files.writeString(file("out.csv"), "old");
@@ -125,7 +125,7 @@ class StorageTest {
 
         /// The file is opened for its first line, when the row has run.
         @Test
-        void aResultIsKeptThoughItsFileCouldNotBeLockedAtFirst() throws Exception {
+        void aResultIsStillWrittenIfItsFileCannotBeLockedAtFirst() throws Exception {
             rows(1);
 
             var call = broken("results.jsonl", once("lock", 1), typed("run", "--json")).orElseThrow().exits(4);
@@ -137,7 +137,7 @@ class StorageTest {
 
         @ParameterizedTest(name = "{1} of {0}")
         @CsvSource({"results.jsonl.lock, stat", "results.jsonl.lock, lock", "results.jsonl, lock"})
-        void aLockThatFailedHalfwayDoesNotLockTheBatchInTheShell(String file, String fault) throws Exception {
+        void aFailedLockDoesNotBlockTheNextRunInTheShell(String file, String fault) throws Exception {
             rows(2);
             // one row at a time: no second run is under way when the first one stops
             Files.writeString(file("stdin"), "run --progress off --mode blocking -c 1\n".repeat(2));
@@ -158,7 +158,7 @@ class StorageTest {
         }
 
         @Test
-        void anInputThatCannotBeCopiedIsNamed() throws Exception {
+        void aReadErrorOfTheInputIsReportedWithItsFile() throws Exception {
             Files.writeString(file("data.jsonl"), "{\"id\":\"1\",\"text\":\"a\"}\n");
 
             var calls = brokenAtEach("read", "data.jsonl", "check", "--demo", "-i", path("data.jsonl"));
@@ -170,9 +170,9 @@ class StorageTest {
 
     /// Faults that need no library.
     @Nested
-    class TheCloseOfAFile extends WholeCommand {
+    class AFileError extends WholeCommand {
         @Test
-        void anErrorAtTheCloseOfABatchThatRanStopsTheSession() throws Exception {
+        void stopsTheSessionIfItOccursWhileClosingTheLog() throws Exception {
             var scene = Scene.of(folder, "a");
             Stop stop;
             try (var writer = scene.open()) {
@@ -187,7 +187,7 @@ class StorageTest {
         }
 
         @Test
-        void aFileThatCannotBeExaminedIsReportedAsJsonToo() throws Exception {
+        void isReportedAndLeadsToExitCodeTwoInTheJson() throws Exception {
             rows(1);
             var name = "x".repeat(250) + ".jsonl";
 
@@ -201,7 +201,7 @@ class StorageTest {
         private static final String OTHER = "01234567-89ab-cdef-0123-456789abcdef-01234567-89ab-cdef-0123-456789abcdef";
 
         @Test
-        void isGoneAfterwards() throws IOException {
+        void isDeletedWhenClosedButNotWhileInUse() throws IOException {
             try (var temporary = Temporary.of(folder, "x-")) {
                 Temporary.removeAbandoned(folder, "x-");
                 assertTrue(Files.exists(temporary.path()), "a file in use stays");
@@ -221,7 +221,7 @@ class StorageTest {
             "x-{.tmp, false",
             "x-[.tmp, false"
         })
-        void onlyFilesOfOurFormAreRemoved(String name, boolean isRemoved) throws IOException {
+        void isRemovedIfAbandonedUnlessItsNameIsOfAnotherForm(String name, boolean isRemoved) throws IOException {
             Files.createFile(file(name));
 
             Temporary.removeAbandoned(folder, "x-");
@@ -230,7 +230,7 @@ class StorageTest {
         }
 
         @Test
-        void anEarlierCallsDownloadIsRemoved() throws IOException {
+        void isRemovedByTheNextSessionIfADownloadLeftIt() throws IOException {
             var dify = dify();
             rows(1);
             Files.createDirectory(file("out"));
@@ -245,7 +245,7 @@ class StorageTest {
 
         /// Any user can write to the folder for temporary files.
         @Test
-        void foreignFilesAreUntouched() throws Exception {
+        void otherFilesInTheTemporaryFolderAreLeftUntouched() throws Exception {
             rows(1);
             var names = Set.of("difyexec-{.lock", "difyexec-[.lock", "difyexec-nightly.lock", "difyexec-nightly.lock-1",
                     "difyexec-" + OTHER + ".lock", OTHER + ".tmp");
@@ -262,7 +262,7 @@ class StorageTest {
         }
 
         @Test
-        void aMissingFileIsNoErrorButAnUnusablePathIs() {
+        void aMissingFileCountsAsAbsentButAnUnusablePathAsAnError() {
             assertFalse(Storage.exists(file("none")));
             var tooLong = folder.resolve("x".repeat(300));
             assertTrue(Storage.exists(tooLong), "the system does not say");
