@@ -15,15 +15,15 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Which data is on disk, and when.
 final class PowerTest {
-    /// The engine with a disk that is slow, fails, or cannot force data.
+    /// The engine with a disk that is slow, fails, or cannot sync data.
     @Nested
     @Timeout(60)
     class TheDisk {
         @TempDir Path folder;
 
-        /// The content of each file of a scene when it was last forced to disk.
+        /// The content of each file of a scene when it was last synced to disk.
         private static class Recorder implements LineFile.Disk {
-            /// Runs before the n-th time that the results or the log are forced.
+            /// Runs before the n-th time that the results or the log are synced.
             @FunctionalInterface interface Trouble {
                 void before(String name, int time) throws IOException;
             }
@@ -54,7 +54,7 @@ final class PowerTest {
 
         @ParameterizedTest
         @ValueSource(ints = {1, 3})
-        void noRequestLeavesBeforeItsAttemptIsOnDisk(int slots) throws Exception {
+        void aRequestIsSentOnlyAfterItsAttemptIsOnDisk(int slots) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e");
             var disk = new Recorder(scene);
             scene.slots = slots;
@@ -73,12 +73,12 @@ final class PowerTest {
         }
 
         @Test
-        void anOutcomeIsShownOnlyOnceItsResultIsOnDisk() throws Exception {
+        void anOutcomeIsShownOnlyAfterItsResultIsOnDisk() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d");
             var disk = new Recorder(scene);
             var shown = new TreeSet<Long>();
             scene.slots = 2;
-            scene.wait = seconds(5); // the next attempt, which is forced to disk, does not follow at once
+            scene.wait = seconds(5); // the next attempt, which is synced to disk, does not follow at once
             scene.watched = tally -> {
                 shown.add(tally.succeeded());
                 assertTrue(disk.forced.get("results").lines().count() >= tally.succeeded());
@@ -92,7 +92,7 @@ final class PowerTest {
         }
 
         @Test
-        void linesAddedWhileTheDiskIsBusyAreForcedTogether() throws Exception {
+        void linesAddedWhileTheDiskIsBusyAreSyncedTogether() throws Exception {
             var scene = Scene.numbered(folder, 20);
             var answered = new CountDownLatch(20);
             var disk = new Recorder(scene, (name, time) -> {
@@ -141,7 +141,7 @@ final class PowerTest {
         }
 
         @Test
-        void aFailedForceOfTheLogEndsTheBatchBeforeTheRequest() throws Exception {
+        void aFailedSyncOfTheLogStopsTheBatchBeforeTheRequest() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var disk = new Recorder(scene, (_, _) -> {
                 throw new IOException("Input/output error");
@@ -157,7 +157,7 @@ final class PowerTest {
         }
 
         @Test
-        void aFailedForceOfTheResultsLeavesTheRowToALookUp() throws Exception {
+        void aFailedSyncOfTheResultsLeavesTheRowToALookUp() throws Exception {
             var scene = Scene.of(folder, "a");
             var disk = new Recorder(scene, (name, _) -> {
                 if (name.equals("results")) throw new IOException("Input/output error");
@@ -181,7 +181,7 @@ final class PowerTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"Invalid argument", "Operation not supported"})
-        void aFileSystemThatCannotForceIsNotedOnce(String why) throws Exception {
+        void aFileSystemThatCannotSyncIsReportedOnce(String why) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             new Recorder(scene, (_, _) -> {
                 throw new IOException(why);
@@ -214,7 +214,7 @@ final class PowerTest {
         }
 
         @Test
-        void linesThatNothingWaitsForAreForcedWithinASecond() throws Exception {
+        void aRunIdFromAStreamIsSyncedWithinASecond() throws Exception {
             var scene = Scene.of(folder, "a");
             var disk = new Recorder(scene);
             scene.mode = Mode.STREAMING;
@@ -239,13 +239,13 @@ final class PowerTest {
         @TempDir Path folder;
 
         @BeforeEach
-        void needsStrace() {
+        void skipWithoutStrace() {
             assumeTrue(PowerCut.isPossible(), "strace cannot be used here");
         }
 
         @ParameterizedTest
         @CsvSource({"BLOCKING, 7", "STREAMING, 7", "CHATFLOW, 2", "MERGE, 4"})
-        void losesNothingAndPaysForNothingTwice(PowerCut.Mode mode, int states) throws Exception {
+        void losesNoResultAndRunsNoRowTwice(PowerCut.Mode mode, int states) throws Exception {
             var count = new PowerCut().measure(folder, mode, 24, states, false);
 
             assertTrue(count.isGood(), count::toString);
@@ -255,7 +255,7 @@ final class PowerTest {
         }
 
         @Test
-        void paysTwiceIfNothingIsForced() throws Exception {
+        void makesRowsRunTwiceIfNothingIsSynced() throws Exception {
             var count = new PowerCut().measure(folder, PowerCut.Mode.BLOCKING, 24, 5, true);
 
             assertTrue(count.paidTwice > 0, count::toString);
