@@ -88,7 +88,7 @@ final class VerifyTest extends WholeCommand {
                 chatflow, 1.9.2,   streaming
                 chatflow, 1.16.0,  streaming
                 """)
-        void findsNothingWrongInASoundBatch(String app, String version, String mode) throws IOException {
+        void confirmsEveryResultOfASoundBatch(String app, String version, String mode) throws IOException {
             finds("matches=3", rows(app, version, mode, 3)).exits(0);
         }
 
@@ -108,13 +108,13 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void distinguishesFailedAttemptsFromWrongOnes() throws IOException {
+        void countsAFailedRowAsFailedAndExitsWithZero() throws IOException {
             finds("failed=1 matches=1", batch("--dify 1.14.2", "blocking", "id,text", "1,one", "2,[fail!] two"))
                     .exits(0);
         }
 
         @Test
-        void findsWhatWasChangedInAResultAndAMissingLine() throws IOException {
+        void findsChangedAndMissingResults() throws IOException {
             var settings = rows("workflow", "1.16.1", "blocking", 6);
             var other = result("6").path("outputs");
             damage(line -> switch (line.path("id").asText()) {
@@ -134,7 +134,7 @@ final class VerifyTest extends WholeCommand {
 
         /// A killed session leaves no event that its rows were done. The size of the results shows that one is gone.
         @Test
-        void findsADeletedLineOfAKilledSession() throws IOException {
+        void findsADeletedResultOfAKilledSession() throws IOException {
             var settings = rows("workflow", "1.16.1", "blocking", 3);
             replace(LOG, content(LOG).lines().toList().getLast() + "\n", "");
             rows(4);
@@ -147,7 +147,7 @@ final class VerifyTest extends WholeCommand {
 
         /// The log records first that the row waits for a person, and then only that its result was taken.
         @Test
-        void findsADeletedLineOfARowThatWasPaused() throws IOException {
+        void findsADeletedResultOfARowThatWasPaused() throws IOException {
             var settings = rows("workflow", "1.16.1", "blocking", 2);
             var stop = content(LOG).lines().toList().getLast();
             replace(LOG, stop, Given.json("""
@@ -160,7 +160,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void findsARowPaidTwiceUnlessThatWasAskedFor() throws IOException {
+        void reportsARowThatRanTwiceUnlessThatWasRequested() throws IOException {
             var settings = rows("workflow", "1.14.2", "blocking", 2);
             call(settings, typed("retry", "1", "--force", "--mode", "blocking")).exits(0);
             finds("matches=2 sent_again=1", settings).exits(0);
@@ -182,13 +182,13 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void countsWhatTheServerCannotShowAsNotVerifiable() throws IOException {
+        void countsARowAsNotVerifiableIfDifyCannotShowItsRun() throws IOException {
             finds("matches=1 not_verifiable=1", batch("--dify 1.9.2", "streaming",
                     "id,text", "1,one", "2,[drop-before!] two")).exits(0);
         }
 
         @Test
-        void verifiesASampleAndRefusesAnotherServer() throws IOException {
+        void verifiesASampleButNotOnAnotherServerOrWithoutALog() throws IOException {
             var settings = rows("workflow", "1.14.2", "auto", 9);
 
             assertEquals(3, tree(verify(settings, "--sample", "3").out()).path("rows").asInt());
@@ -212,7 +212,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void reportsARunThatDifyRecordsAsRunningAsOpen() throws IOException {
+        void countsARunThatDifyStillRecordsAsRunningAsOpen() throws IOException {
             finds("matches=1 open=1", batch("--dify 1.16.1", "streaming",
                     "id,text", "1,one", "2,[unrecorded] two")).exits(0);
         }
@@ -296,7 +296,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void comparesAColumnThatMapRenames() throws IOException {
+        void comparesInputsOfAColumnRenamedByMap() throws IOException {
             var settings = new Simulated("--dify", "1.16.1").settings();
             csv("id,words", "1,one", "2,two");
             call(settings, typed("run", "--map", "words=text")).exits(0);
@@ -307,7 +307,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void cannotVerifyARowIfTheServerMayRunAnotherApp() throws IOException {
+        void countsARowAsNotVerifiableIfTheServerMayRunAnotherApp() throws IOException {
             var settings = batch("--dify 1.16.1", "blocking", "id,text", "1,[throttle] one");
             finds("matches=1 never_started=1", settings);
             var again = ((ObjectNode) events("session").getFirst()).put("same_app", true);
@@ -324,7 +324,7 @@ final class VerifyTest extends WholeCommand {
                 without a name   | {'data':[{RUN,'created_by_end_user':null}]}
                 as a page        | {}
                 """)
-        void concludesNothingFromAnotherListThanRequested(String name, String list) throws IOException {
+        void countsRowsAsNotVerifiableIfDifyReturnsAnUnexpectedList(String name, String list) throws IOException {
             var server = dify();
             server.row("1", server.ended("succeeded", ""));
             server.row("2", server.ended("failed", "no"));
@@ -344,7 +344,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void concludesNothingFromAnotherRunOrAnEmptyBody() throws IOException {
+        void countsRowsAsNotVerifiableIfDifyReturnsAWrongOrEmptyRun() throws IOException {
             var server = dify();
             rows(3);
             server.run().exits(0);
