@@ -17,7 +17,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Data and its basics: times, text, settings.
 final class DataTest {
     @Nested
-    class TheData {
+    class RowsAndRuns {
         /// `succeeded A`, `failed A`, `error`, separated by commas.
         private static List<Response> ends(String words) {
             return Stream.of(words.split(", ")).<Response>map(word -> switch (word) {
@@ -46,7 +46,7 @@ final class DataTest {
                 A          | error, succeeded A       | Refused   | A      | -
                 A          | error, failed B          | Refused   | A      | -
                 """)
-        void onlyASingleEndOfTheSameRunIsTrusted(String began, String reported, String kind, String run,
+        void aStreamIsTrustedOnlyIfItReportsOneResultOfItsRun(String began, String reported, String kind, String run,
                 String why) {
             var response = Response.ofEnds(Optional.ofNullable(began).map(id -> run(id)), ends(reported));
 
@@ -59,7 +59,7 @@ final class DataTest {
         }
 
         @Test
-        void theTaskOfARunMayBecomeKnownAtItsEnd() {
+        void aRunIsTheSameIfItsTaskBecomesKnownOnlyAtItsEnd() {
             var began = Optional.of(new RunRef("A", ""));
 
             assertInstanceOf(Response.Ran.class, Response.ofEnds(began, ends("succeeded A")));
@@ -77,7 +77,7 @@ final class DataTest {
         }
 
         @Test
-        void anEditedRowKnowsThatItIs() {
+        void anEditedRowHasANewHashUnlessItsCellsAreUnchanged() {
             var inCsv = new Row(0, 2, "a", Map.of("id", "a", "text", "x"));
 
             var edited = inCsv.with(Map.of("text", "y"));
@@ -100,13 +100,13 @@ final class DataTest {
                 scheduled,         RUNNING
                 something-new,     -
                 """)
-        void aRunStatusIsReadByDifysWord(String word, RunStatus status) {
+        void aRunStatusIsParsedFromDifysWordForIt(String word, RunStatus status) {
             assertEquals(Optional.ofNullable(status), RunStatus.of(word));
         }
 
         @ParameterizedTest
         @EnumSource(RowStatus.class)
-        void aStatusIsFoundByItsWordInTheLog(RowStatus status) {
+        void aRowStatusIsParsedFromItsWordInTheLog(RowStatus status) {
             assertEquals(Optional.of(status), RowStatus.of(status.word()));
         }
 
@@ -120,7 +120,7 @@ final class DataTest {
         }
 
         @Test
-        void lookUpsBecomeLessFrequent() {
+        void pausesBetweenLookUpsGrowFromHalfASecondToFifteen() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 300);
             var pauses = new ArrayList<Duration>();
             for (int look = 0; look < 20; look++) {
@@ -134,7 +134,7 @@ final class DataTest {
         }
 
         @Test
-        void theLastLookUpIsAtTheDeadline() {
+        void aLookUpTakesPlaceExactlyAtTheDeadline() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 1);
             for (int look = 0; look < 8; look++) unresolved = unresolved.later(NOON);
 
@@ -143,7 +143,7 @@ final class DataTest {
         }
 
         @Test
-        void theEarliestKnownStartOfARunCounts() {
+        void theDeadlineFollowsTheEarliestKnownStartOfARun() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 40);
 
             var known = unresolved;
@@ -179,7 +179,7 @@ final class DataTest {
         }
 
         @Test
-        void anOverlongTimeIsKeptAsTheLongestPossible() {
+        void areCappedIfATimeIsImpossiblyLong() {
             var figures = new Figures();
             assertEquals("", Summary.latencies(figures));
 
@@ -212,13 +212,13 @@ final class DataTest {
         }
 
         @Test
-        void longTextIsCutWithAnEllipsis() {
+        void isCutWithAnEllipsisIfItIsTooLong() {
             assertEquals("12345", Text.printable("12345", 5));
             assertEquals("12345…", Text.printable("123456", 5));
         }
 
         @Test
-        void textIsNotCutInTheMiddleOfACharacter() {
+        void isNotCutInTheMiddleOfACharacter() {
             for (int longest = 1; longest < 8; longest++) {
                 var cut = Text.printable("ab😀😀😀", longest);
 
@@ -248,7 +248,7 @@ final class DataTest {
         }
 
         @Test
-        void aLongMessageHasTheSameCauseInTheLog() {
+        void theCauseIsTheSameForAMessageShortenedInTheLog() {
             for (int at = 0; at < 520; at++) {
                 var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
 
@@ -257,7 +257,7 @@ final class DataTest {
         }
 
         @Test
-        void aLongCauseIsCutAfterThePartThatDiffers() {
+        void aLongCauseIsShortenedAfterItsVariablePartsAreReplaced() {
             var tail = " " + "word ".repeat(100);
 
             assertEquals(Text.cause("row 1234567" + tail), Text.cause("row 12" + tail));
@@ -277,7 +277,7 @@ final class DataTest {
                 7800000,  2 h 10 min
                 90000000, 25 h 0 min
                 """)
-        void timesHaveAtMostTwoUnits(long millis, String text) {
+        void aDurationIsPrintedInAtMostTwoUnits(long millis, String text) {
             assertEquals(text, Text.seconds(Duration.ofMillis(millis)));
         }
 
@@ -291,12 +291,12 @@ final class DataTest {
                 größe.csv  | größe.csv
                 ``         | ''
                 """)
-        void aWordIsQuotedForAShell(String word, String typed) {
+        void aWordIsQuotedForAShellOnlyIfNeeded(String word, String typed) {
             assertEquals(typed, Text.shell(word));
         }
 
         @Test
-        void problemsAreReportedInWords() {
+        void exceptionsAreDescribedInPlainWords() {
             assertEquals("permission denied: x", Text.reason(new AccessDeniedException("x")));
             assertEquals("no such file: x", Text.reason(new NoSuchFileException("x")));
             assertEquals("unknown host", Text.reason(new UnknownHostException("dify.example")));
@@ -320,7 +320,7 @@ final class DataTest {
         }
 
         @Test
-        void theFirstSourceWithAValueWins(@TempDir Path here, @TempDir Path script) throws IOException {
+        void aSettingComesFromTheFirstSourceThatHasAValue(@TempDir Path here, @TempDir Path script) throws IOException {
             Files.writeString(here.resolve(".env"), "A=2\nB=3\nC=4\nD=\n");
             Files.writeString(script.resolve(".env"), "C=5\nD=6\n");
             var all = env(Map.of("A", "1", "B", ""), here, script);
@@ -354,7 +354,8 @@ final class DataTest {
                 A="b" c             | -
                 A b                 | -
                 """)
-        void aLineIsAValueOrCannotBeRead(String line, String value, @TempDir Path folder) throws IOException {
+        void aDotEnvLineSetsItsUnquotedValueOrNothing(String line, String value, @TempDir Path folder)
+                throws IOException {
             Files.writeString(folder.resolve(".env"), line);
 
             var setting = env(Map.of(), folder).setting("A");
@@ -371,7 +372,7 @@ final class DataTest {
         }
 
         @Test
-        void aMalformedLineIsNamedByItsFileAndNeverShown(@TempDir Path folder) throws IOException {
+        void aMalformedDotEnvLineIsReportedByFileButNotPrinted(@TempDir Path folder) throws IOException {
             Files.writeString(folder.resolve(".env"), "app-secret\nA=b\n" + "app-secret=\"\n".repeat(6));
 
             assertTrue(missing(folder).contains(folder.resolve(".env").toString()), missing(folder));
@@ -379,7 +380,7 @@ final class DataTest {
         }
 
         @Test
-        void anUnreadableFileFailsOnlyIfItIsNeeded(@TempDir Path folder) throws IOException {
+        void anUnreadableDotEnvFileIsAnErrorOnlyIfItIsNeeded(@TempDir Path folder) throws IOException {
             Files.write(folder.resolve(".env"), "DIFY_API_KEY=app-secr\u00e9t\n".getBytes(
                     StandardCharsets.ISO_8859_1));
 
@@ -388,7 +389,7 @@ final class DataTest {
         }
 
         @Test
-        void theKeyIsNotPartOfAnyText() {
+        void theKeyIsTrimmedAndOmittedFromToString() {
             var env = env(Map.of("DIFY_API_KEY", " app-secret "));
 
             var access = access(env, "https://dify.example/v1", new StringWriter());
@@ -406,7 +407,7 @@ final class DataTest {
                 http://127.0.0.1/v1,      false
                 http://[::1]:5001/v1,     false
                 """)
-        void aKeySentUnencryptedCausesAWarning(String address, boolean warned) {
+        void aKeySentUnencryptedToAnotherHostCausesAWarning(String address, boolean warned) {
             var err = new StringWriter();
 
             access(env(Map.of("DIFY_API_KEY", "app-secret")), address, err);
@@ -428,7 +429,7 @@ final class DataTest {
                 HTTPS_PROXY, http://proxy.example:3128,   https://127.0.0.1/v1,    -
                 HTTPS_PROXY, '  ',                        https://dify.example/v1, -
                 """)
-        void theProxyDependsOnTheScheme(String variable, String value, URI target, URI proxy) {
+        void theProxyIsChosenByTheSchemeOfTheTargetUrl(String variable, String value, URI target, URI proxy) {
             assertEquals(Optional.ofNullable(proxy), env(Map.of(variable, value)).proxy(target));
         }
 
@@ -446,7 +447,7 @@ final class DataTest {
                 *                          | dify.example      | false
                 ,                          | dify.example      | true
                 """)
-        void noProxyNamesHostsAndDomains(String exempt, String host, boolean proxied) {
+        void noProxyExcludesHostsAndTheirSubdomains(String exempt, String host, boolean proxied) {
             var env = env(Map.of("HTTPS_PROXY", "http://proxy.example:3128", "NO_PROXY", exempt));
 
             assertEquals(proxied, env.proxy(URI.create("https://" + host + "/v1")).isPresent());
@@ -484,7 +485,7 @@ final class DataTest {
         }
 
         @Test
-        void continuesWhenTheTimeOfDayIsSetBack() {
+        void keepsAdvancingIfTheTimeOfDayIsSetBack() {
             after(3, Duration.ZERO);
 
             assertEquals(NOON.plusSeconds(5), after(2, Duration.ofHours(-1)));
@@ -493,7 +494,7 @@ final class DataTest {
     }
 
     @Nested
-    class TheWrittenJson {
+    class TheJson {
         @Test
         void replacesLoneSurrogatesAndKeepsEmoji() throws IOException {
             var text = "\ud83d end " + "😀".repeat(10_000) + " \ude00";
@@ -518,7 +519,7 @@ final class DataTest {
         @ParameterizedTest
         @CsvSource(delimiter = '|', value = {"|[", "|{\"a\":", "|[{\"a\":[", "|x", "{\"a\":|x", "{\"|a", "[|\\",
                 "[1,2|]"})
-        void isRejectedAfterABoundedPartIfItIsEndless(String start, String endless) {
+        void isRejectedAfterALimitIfItIsEndless(String start, String endless) {
             var read = new AtomicLong();
             var beginning = Objects.requireNonNullElse(start, "").getBytes(UTF_8);
             var in = new InputStream() {
@@ -538,7 +539,7 @@ final class DataTest {
         }
 
         @Test
-        void cannotBeNestedWithoutLimit() {
+        void isRejectedIfItIsNestedTooDeeply() {
             var deep = "[".repeat(1_500) + "]".repeat(1_500);
 
             assertThrows(IOException.class, () -> Json.MAPPER.readTree(deep));
