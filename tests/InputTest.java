@@ -75,7 +75,7 @@ final class InputTest {
                 windows-1252, größer
                 UTF-8,        größer
                 """)
-        void aGivenEncodingIsUsed(Charset encoding, String text) throws IOException {
+        void isReadInTheGivenEncoding(Charset encoding, String text) throws IOException {
             var path = Files.writeString(folder.resolve("data.csv"), "id,text\na," + text + "\n", encoding);
 
             var csv = Csv.open(path, shape(null, encoding, null));
@@ -91,7 +91,7 @@ final class InputTest {
                 GB18030      | 这是用简体中文写的文字，请读一下
                 windows-1251 | Это текст на русском языке
                 """)
-        void aLikelyEncodingIsSuggested(String encoding, String text) {
+        void theLikelyEncodingIsSuggestedIfTheCsvIsNotUtf8(String encoding, String text) {
             var message = problem(("id,text\na," + text + "\n").getBytes(Charset.forName(encoding)));
 
             assertTrue(message.startsWith("data.csv:2: ") && message.contains("\nhint: add --encoding " + encoding),
@@ -99,7 +99,7 @@ final class InputTest {
         }
 
         @Test
-        void onlyIdsAreStripped() throws IOException {
+        void spacesAreStrippedFromIdsAndHeadersOnly() throws IOException {
             var row = rows("id , the text\n a\u3000,  x \n").getFirst();
 
             assertEquals("a", row.id());
@@ -129,7 +129,7 @@ final class InputTest {
                 no end at the end       | id,b/1,x                                        | 1~x
                 backslashes             | id,b/1,C:\\t\\/2,"C:\\"/                        | 1~C:\\t\\;2~C:\\
                 """)
-        void everyShapeOfACellIsReadAsItIsMeant(String name, String file, String cells) throws IOException {
+        void quotedEmptyAndMultilineCellsAreReadAsWritten(String name, String file, String cells) throws IOException {
             var text = file.replace('/', '\n').replace('@', '\n').replace("^", "\r\n").replace('%', '\r');
             if (cells.equals("error")) {
                 assertThrows(Unusable.class, () -> rows(text));
@@ -142,7 +142,7 @@ final class InputTest {
         }
 
         @Test
-        void rowsAreTheSameWhereOneReadEndsAndTheNextBegins() throws IOException {
+        void rowsAcrossReadBufferBoundariesAreReadCorrectly() throws IOException {
             for (int size = (1 << 14) - 60; size < 1 << 14; size++) {
                 var rows = rows("id,text\r\na," + "x".repeat(size) + "\r\nb,\"q\"\"\r\n\rq\"\r\nc,z\r\n");
 
@@ -152,7 +152,7 @@ final class InputTest {
         }
 
         @Test
-        void aCellCanBeTenMegabytesLongAndContainNul() throws IOException {
+        void aCellOfTenMegabytesWithANulIsReadUnchanged() throws IOException {
             var cell = "x\0" + "é,\n".repeat(2 << 20);
 
             assertEquals(List.of(cell), texts(rows("id,text\na,\"" + cell + "\"\n")));
@@ -220,7 +220,7 @@ final class InputTest {
                 id,text/,/,                    |      | no rows
                 id,text/                       |      | no rows
                 """)
-        void aProblemIsReportedWithItsLine(String file, Integer line, String facts) {
+        void anInvalidRowOrHeaderIsReportedWithItsLine(String file, Integer line, String facts) {
             var message = problem(file.replace('/', '\n').replace("\\t", "\t"));
 
             assertTrue(message.startsWith("data.csv:" + (line == null ? "" : line + ":") + " "), message);
@@ -231,7 +231,7 @@ final class InputTest {
         /// A quote that is never closed, and a cell without any.
         @ParameterizedTest
         @ValueSource(strings = {"\"", ""})
-        void aCellOver64MebibytesIsRefusedWhileItIsRead(String quote) throws IOException {
+        void aCellOver64MebibytesIsRejectedWhileItIsRead(String quote) throws IOException {
             var path = folder.resolve("data.csv");
             try (var out = Files.newBufferedWriter(path)) {
                 out.write("id,text\na,1\nb," + quote);
@@ -248,7 +248,7 @@ final class InputTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "\n", "  \n", "\uFEFF", "sep=;\n", ",,\n\n ,,\n"})
-        void anEmptyFileHasNoHeader(String text) {
+        void isRejectedAsEmptyIfItHasNoHeader(String text) {
             assertTrue(problem(text).startsWith("data.csv: empty"), problem(text));
         }
 
@@ -263,7 +263,7 @@ final class InputTest {
         }
 
         @Test
-        void twentyProblemsAreListedAndAllAreCounted() {
+        void onlyTwentyProblemsAreListedButAllAreCounted() {
             var message = problem("id,text\na,1\n" + "a,1\n".repeat(25));
 
             assertTrue(message.contains("25 problems"), message);
@@ -281,7 +281,7 @@ final class InputTest {
 
         @ParameterizedTest
         @CsvSource({"none.csv, no such file", "'', is a folder"})
-        void aMissingFileAndAFolderAreDistinguished(String name, String what) {
+        void aMissingFileOrAFolderIsRejectedWithTheReason(String name, String what) {
             var path = folder.resolve(name);
 
             var problem = assertThrows(Unusable.class, () -> Csv.open(path, Csv.Shape.DEFAULT));
@@ -309,7 +309,7 @@ final class InputTest {
         @ParameterizedTest
         @ValueSource(strings = {"a,1/b/c,'3/33'/", "a,1/b,9/c,'3/33'/", "a,1/c,'3/33'/b,2/", "a,1/z,2/c,'3/33'/",
                 "a,1/,2/c,'3/33'/", "new,0/a,1/b,2/c,'3/33'/", "a,1/b,2/", "a,1/b,2/c,'3", "a,1/b,2/c,'3/3", ""})
-        void aFileChangedSinceItsCheckIsReportedAndNotMisread(String changed) throws IOException {
+        void aFileChangedSinceItsCheckIsRejectedInsteadOfMisread(String changed) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\n");
             var index = Index.of(csv, _ -> {});
             Files.writeString(csv.file().input(), "id,text\n" + changed.replace('/', '\n').replace('\'', '"'));
@@ -335,7 +335,7 @@ final class InputTest {
 
     /// Files saved by spreadsheet programs, accepted or reported with their format.
     @Nested
-    class ASheet extends FileOfRows {
+    class ASpreadsheetCsv extends FileOfRows {
         /// The rows, each with its line and cells: `2 {id=a, text=1}`.
         private List<String> rows(Csv csv) {
             return Given.rows(csv).stream().map(row -> row.line() + " " + row.inputs()).toList();
@@ -345,7 +345,7 @@ final class InputTest {
         @ValueSource(strings = {"sep=;\nid;text\na;x,y\n", "\uFEFFsep=|\r\nid|text\r\na|x,y\r\n",
                 "\"SEP=;\"\n\"id\";\"text\"\na;\"x,y\"\n", "sep=,\nid,text\na,\"x,y\"\n",
                 "sep=\t\nid\ttext\na\tx,y\n"})
-        void canNameItsDelimiterInItsFirstLine(String text) throws IOException {
+        void isReadWithTheDelimiterOfItsSepLine(String text) throws IOException {
             var csv = open(text);
 
             assertEquals(List.of("3 {id=a, text=x,y}"), rows(csv));
@@ -353,14 +353,14 @@ final class InputTest {
         }
 
         @Test
-        void prefersTheOptionToTheDelimiterOfItsFirstLine() throws IOException {
+        void isReadWithTheDelimiterOptionDespiteItsSepLine() throws IOException {
             var path = write("sep=;\nid|text\na|x;y\n".getBytes(UTF_8));
 
             assertEquals(List.of("3 {id=a, text=x;y}"), rows(Csv.open(path, shape(null, null, '|'))));
         }
 
         @Test
-        void canHaveEmptyColumnsWithoutNames() throws IOException {
+        void isReadWithoutItsEmptyUnnamedColumns() throws IOException {
             var csv = open(",id, ,text,,\n,a,,1,,\n,b,,2\n,c, ,3,\n");
 
             assertEquals(List.of("2 {id=a, text=1}", "3 {id=b, text=2}", "4 {id=c, text=3}"), rows(csv));
@@ -368,7 +368,7 @@ final class InputTest {
         }
 
         @Test
-        void canHaveBlankRowsAndBlankLines() throws IOException {
+        void isReadWithoutItsEmptyRowsAndLines() throws IOException {
             var csv = open(",\nid,text\n , \n\na,1\n\"\",\nb,2\n,\n,,,\n\n");
 
             assertEquals(List.of("5 {id=a, text=1}", "7 {id=b, text=2}"), rows(csv));
@@ -386,7 +386,7 @@ final class InputTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"1f8b0800", "89504e470d0a1a0a", "255044462d312e37", "ffd8ffe0", "504b0304"})
-        void aGzipPngPdfJpegOrZipFileIsRefusedWithAHint(String start) {
+        void aGzipPngPdfJpegOrZipFileIsRejectedWithAHint(String start) {
             var message = problem(HexFormat.of().parseHex(start));
 
             assertTrue(message.matches("data.csv: .*\nhint: .*"), message);
@@ -411,7 +411,7 @@ final class InputTest {
                 ` a`         / `" a"`
                 `a\u3000`    / `"a\u3000"`
                 """)
-        void quotesWhatAReaderCouldSplitOrStrip(String cell, String written) throws IOException {
+        void quotesCellsThatAReaderCouldSplitOrStrip(String cell, String written) throws IOException {
             var text = new StringWriter();
             try (var out = new CellWriter(text, '|')) {
                 out.write(List.of(cell.translateEscapes()));
@@ -436,7 +436,7 @@ final class InputTest {
         }
 
         @Test
-        void aFailureIsReportedAtOnce() {
+        void throwsAtOnceIfWritingFails() {
             var out = new CellWriter(new PipedWriter(), ','); // not connected
 
             assertThrows(IOException.class, () -> out.write(List.of("x".repeat(100_000))));
@@ -444,7 +444,7 @@ final class InputTest {
     }
 
     @Nested
-    class TheCells {
+    class TheRowHash {
         private static String hash(String... namesAndCells) {
             var inputs = new LinkedHashMap<String, String>();
             for (int name = 0; name < namesAndCells.length; name += 2)
@@ -453,14 +453,14 @@ final class InputTest {
         }
 
         @Test
-        void theHashIsSixteenHexDigitsAndAlwaysTheSame() {
+        void isSixteenHexDigitsAndTheSameInEveryVersion() {
             assertEquals("b27bfd5bbb9c6917", hash("id", "a", "text", "größer"));
             assertEquals("e3b0c44298fc1c14", hash());
             assertEquals(hash("id", "a"), "%016x".formatted(Fingerprint.of(Map.of("id", "a"))));
         }
 
         @Test
-        void theHashChangesWithAnyCellAndAnyName() {
+        void changesWithAnyCellOrColumnName() {
             var all = List.of(hash("id", "a", "text", "x"), hash("id", "b", "text", "x"), hash("id", "a", "text", "y"),
                     hash("id", "a", "more", "x"), hash("id", "a"), hash("id", "a", "text", "x", "more", ""),
                     hash("id", "a", "text", "x "), hash("id", "a", "text", "X"), hash("id", "a", "text", ""),
@@ -470,7 +470,7 @@ final class InputTest {
         }
 
         @Test
-        void theHashIsTheSameWhenColumnsChangePlaces() {
+        void isTheSameIfColumnsAreReordered() {
             assertEquals(hash("id", "a", "text", "x", "more", "y"), hash("id", "a", "more", "y", "text", "x"));
         }
     }
@@ -480,7 +480,7 @@ final class InputTest {
         private final Index index = new Index();
 
         @Test
-        void entriesAreNumberedAsTheyCome() {
+        void numbersEntriesInInsertionOrder() {
             assertEquals(0, index.add("a", 2, 7));
             assertEquals(1, index.add("b", 3, 8));
 
@@ -495,7 +495,7 @@ final class InputTest {
         }
 
         @Test
-        void idsOfTheSameHashAreKeptApart() {
+        void distinguishesIdsWithTheSameHash() {
             var ids = new ArrayList<>(List.of(""));
             for (int pair = 0; pair < 10; pair++) // "Aa" and "BB" have the same hash, and so do all chains of them
                 ids.replaceAll(id -> id + "Aa");
@@ -511,7 +511,7 @@ final class InputTest {
         }
 
         @Test
-        void growsPastItsFirstTablesAndBlocks() {
+        void keepsAllEntriesWhenItGrows() {
             var random = new Random(7);
             var ids = IntStream.range(0, 30_000).mapToObj(n -> n + "-" + "x".repeat(random.nextInt(120))).toList();
             ids.forEach(id -> index.setStatus(index.add(id, id.length(), id.hashCode()), RowStatus.FAILED));
@@ -528,7 +528,7 @@ final class InputTest {
         }
 
         @Test
-        void idsOfAnyLengthAndLanguageAreTheSameWhenRead() {
+        void returnsIdsOfAnyLengthAndScriptUnchanged() {
             var ids = List.of("ö", "日本語", "😀", "x".repeat(255), "x".repeat(256), "x".repeat(65_536),
                     "ß".repeat(600_000), "x".repeat(1 << 24), "x".repeat((1 << 24) + 1), "last");
             ids.forEach(id -> index.add(id, 1, 1));
@@ -541,7 +541,7 @@ final class InputTest {
         }
 
         @Test
-        void onlyRowsOfTheFileCount() {
+        void countsOnlyRowsOfTheCsv() {
             index.setStatus(index.add("a", 2, 1), RowStatus.SUCCEEDED);
             index.setStatus(index.add("b", 3, 1), RowStatus.PARTIAL);
             index.endOfRows(0);
@@ -557,7 +557,7 @@ final class InputTest {
         }
 
         @Test
-        void withoutAFileAllKnownIdsCount() {
+        void countsAllKnownIdsIfThereIsNoCsv() {
             index.findOrAdd("a");
             index.setStatus(index.findOrAdd("b"), RowStatus.PARTIAL);
             index.setStatus(index.findOrAdd("b"), RowStatus.SUCCEEDED);
