@@ -414,15 +414,15 @@ class ServerTest {
     // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheRequest extends Served {
-        TheRequest() {
+    class TheDifyClient extends Served {
+        TheDifyClient() {
             dify.stubFor(any(anyUrl()).willReturn(aResponse().withHeader("Content-Type", "application/json")
                     .withHeader("X-Version", "1.14.2").withBody(Events.blocking("{}"))));
         }
 
         @ParameterizedTest
         @CsvSource({"BLOCKING, blocking", "STREAMING, streaming"})
-        void hasTheCellsAsTextTheModeAndTheUser(Mode mode, String word) {
+        void sendsCellsAsTextWithTheModeAndTheUser(Mode mode, String word) {
             var cells = Map.of("id", "7", "zip", "007", "empty", "", "text", "say \"あ\" 😀,\n\ttwice \\ \u0001");
 
             ask(client -> run(client, attempt(mode, "difyexec-00-1", cells), new Ears()));
@@ -439,7 +439,7 @@ class ServerTest {
 
         @ParameterizedTest
         @CsvSource({"5e0dfc88-8475-4946-a840-d85d8e9e04d1, 5e0dfc88-8475-4946-a840-d85d8e9e04d1", "a b/c, a%20b%2Fc"})
-        void hasItsOwnRouteForAPinnedVersion(String version, String inPath) {
+        void sendsRunsToTheRouteOfAPinnedVersion(String version, String inPath) {
             var access = new Access(url(), KEY, "", version, Optional.empty(), Optional.empty());
 
             try (var client = DifyClient.of(access, LONG, 1)) {
@@ -451,7 +451,7 @@ class ServerTest {
         }
 
         @Test
-        void namesTheTaskAndTheUserToStopARun() {
+        void stopsARunByItsTaskAndUser() {
             try (var client = client(url())) {
                 client.stop(Events.REF, "difyexec-00-\"1\"");
             }
@@ -462,7 +462,7 @@ class ServerTest {
         }
 
         @Test
-        void stopsATimedOutRunOnceBeforeItIsLookedUp() {
+        void stopsATimedOutRunOnceBeforeLookingItUp() {
             var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
             var overdue = unresolved.overdue(Instant.now());
 
@@ -474,7 +474,7 @@ class ServerTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
-        void asksForTheUserOfTheAttemptToLookItUp(String user) {
+        void looksUpAnAttemptWithoutARunIdByItsUser(String user) {
             look(unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
 
             dify.verify(1, getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
@@ -483,7 +483,7 @@ class ServerTest {
         }
 
         @Test
-        void aRunThatIsListedWithoutAnIdIsNotAbsent() {
+        void leavesARunUnknownIfTheLogListsItWithoutAnId() {
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("""
                     {"data": [{"workflow_run": {"id": ""}, "created_by_end_user": {"session_id": "user-1"}}]}""")));
             dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withBody("<html></html>")));
@@ -521,7 +521,7 @@ class ServerTest {
         }
 
         @Test
-        void neverCarriesAPostTwiceWhenItBreaks() throws IOException {
+        void neverResendsAPostWhenItBreaks() throws IOException {
             var posts = new AtomicInteger();
             try (var wire = new Wire(connection -> {
                 while (connection.request()) {
@@ -538,7 +538,7 @@ class ServerTest {
         }
 
         @Test
-        void anAbsentServerCountsAsNotReached() throws IOException {
+        void aServerThatIsDownCountsAsNotReached() throws IOException {
             var gone = new Wire(_ -> {});
             gone.close();
 
@@ -550,7 +550,7 @@ class ServerTest {
         }
 
         @Test
-        void anUntrustedServerCountsAsNotReached() {
+        void anUntrustedCertificateSendsNothingAndSuggestsACaFile() {
             var dify = new WireMockServer(options().dynamicPort().dynamicHttpsPort().bindAddress("127.0.0.1"));
             dify.start();
             try (var client = client(URI.create("https://127.0.0.1:" + dify.httpsPort() + "/v1"))) {
@@ -578,7 +578,7 @@ class ServerTest {
         }
 
         @Test
-        void sendsTheProxyTheLoginFromItsUrl() throws IOException {
+        void logsInToTheProxyWithTheCredentialsInItsUrl() throws IOException {
             try (var proxy = new Wire(connection -> {
                 while (connection.request()) {
                     if (connection.last.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"))
@@ -600,7 +600,7 @@ class ServerTest {
     // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class AnAnswer extends Served {
+    class AResponse extends Served {
         private Response seen(Mode mode, ResponseDefinitionBuilder answer) {
             dify.stubFor(post(anyUrl()).willReturn(answer));
             return ask(client -> run(client, mode));
@@ -614,7 +614,7 @@ class ServerTest {
                 RANDOM_DATA_THEN_CLOSE,   NO_ANSWER
                 MALFORMED_RESPONSE_CHUNK, CUT
                 """)
-        void aFailureAfterTheRequestLeavesTheRunUnresolved(Fault fault, Symptom symptom) {
+        void aConnectionBrokenAfterTheRequestRequiresALookUp(Fault fault, Symptom symptom) {
             for (var mode : List.of(BLOCKING, STREAMING)) {
                 var response = seen(mode, aResponse().withHeader("X-Version", "1.14.2").withFault(fault));
 
@@ -641,7 +641,7 @@ class ServerTest {
                 {"data": {"status": "succeeded"}}         | Dify   | CUT
                 {"data": null}                            | proxy  | GATEWAY
                 """)
-        void http200WithoutTheEndOfARunIsNotASuccess(String body, String from, Symptom symptom) {
+        void http200WithoutARunResultIsNotASuccess(String body, String from, Symptom symptom) {
             var answer = aResponse().withBody(body);
             if (from.equals("Dify")) answer.withHeader("X-Version", "1.14.2");
 
@@ -660,7 +660,7 @@ class ServerTest {
                 504,    proxy, GATEWAY
                 524,    proxy, GATEWAY
                 """)
-        void aServerErrorSaysNothingAboutTheRun(int status, String from, Symptom symptom) {
+        void aServerErrorRequiresALookUpOfTheRun(int status, String from, Symptom symptom) {
             var page = "<html><head><title>" + status + " Oops</title><style>p {}</style></head>Sorry</html>";
             var answer = aResponse().withStatus(status).withHeader("Content-Type", "text/html").withBody(page);
             if (from.equals("Dify")) answer.withHeader("X-Version", "1.9.2");
@@ -675,14 +675,14 @@ class ServerTest {
         @ParameterizedTest
         @CsvSource({"' 120 ', 120", "soon,", "-5,", "'',", "'Wed, 21 Oct 2015 07:28:00 GMT',",
             "99999999999999999999,"})
-        void aUsableRetryAfterIsHeeded(String text, Long seconds) {
+        void retryAfterInSecondsIsUsedAndAnInvalidOneIgnored(String text, Long seconds) {
             var response = seen(BLOCKING, aResponse().withStatus(429).withHeader("Retry-After", text));
 
             assertEquals(Optional.ofNullable(seconds).map(Given::seconds), refused(response).retryAfter());
         }
 
         @Test
-        void retryAfterAsADateIsHeeded() {
+        void retryAfterAsADateIsConvertedToADelay() {
             var until = Instant.now().plusSeconds(90);
             var date = DateTimeFormatter.RFC_1123_DATE_TIME.format(until.atZone(ZoneOffset.UTC));
 
@@ -693,7 +693,7 @@ class ServerTest {
         }
 
         @Test
-        void theWaitIsTheTimeThatTheRunDidNotTake() {
+        void theQueueTimeExcludesTheRunAndIsUnknownInAStream() {
             var began = System.nanoTime();
 
             var ran = ran(seen(BLOCKING, aResponse().withBody(Events.blocking("{}"))));
@@ -706,7 +706,7 @@ class ServerTest {
 
         /// By the server's clock, which may differ.
         @Test
-        void theWaitExcludesTheDelayAfterTheEndOfTheRun() throws IOException {
+        void theQueueTimeExcludesTheDelayAfterTheRunFinished() throws IOException {
             var finished = Instant.parse("2026-11-27T12:00:00Z");
             var body = Events.blocking("{}").replaceFirst("\\{\"id\"", "{\"finished_at\":" + finished.getEpochSecond()
                     + ",\"id\"").replaceFirst("\"elapsed_time\": ?[0-9.]+", "\"elapsed_time\":0.1");
@@ -721,7 +721,7 @@ class ServerTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{\"data\": {"})
-        void anIncompleteAnswerAtTheTimeLimitIsATimeOut(String beginning) throws IOException {
+        void timesOutIfIncompleteAtTheTimeLimit(String beginning) throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.say(beginning);
@@ -737,7 +737,7 @@ class ServerTest {
 
     /// For a client that has room for twenty thousand bytes.
     @Nested
-    class AnAnswerTooLargeForMemory {
+    class AResponseTooLargeForMemory {
         private static final String LARGE = "{\"text\":\"" + "x".repeat(30_000) + "\"}";
         private final Ears heard = new Ears();
 
@@ -763,7 +763,7 @@ class ServerTest {
         }
 
         @Test
-        void isReportedOrLookedUpIfItsRunIsKnown() throws IOException {
+        void suggestsMoreMemoryOrIsLookedUpIfItsRunIsKnown() throws IOException {
             isTooLarge(by(connection -> connection.answer(Events.blocking(LARGE)), client -> run(client, BLOCKING)));
             isTooLarge(by(connection -> {
                 connection.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -773,7 +773,7 @@ class ServerTest {
         }
 
         @Test
-        void isHandledLikeOneNestedTooDeeply() throws IOException {
+        void aTooDeeplyNestedResponseIsUnreadableOrLookedUp() throws IOException {
             var deep = "{\"a\":" + "[".repeat(3000) + "]".repeat(3000) + "}";
 
             assertInstanceOf(Response.Unreadable.class, by(connection -> connection.answer(Events.blocking(deep)),
@@ -782,7 +782,7 @@ class ServerTest {
         }
 
         @Test
-        void leavesALookUpWithoutResult() throws IOException {
+        void leavesALookUpWithoutAResult() throws IOException {
             var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
                     ServerTest.look(client, unresolved("u", Optional.of(Events.REF), Symptom.CUT)));
 
@@ -790,13 +790,13 @@ class ServerTest {
         }
 
         @Test
-        void exceedsAShareOfTheMemoryOfAtLeastAMegabyte() {
+        void theLimitIsAShareOfTheMemoryButAtLeastAMegabyte() {
             assertEquals(Runtime.getRuntime().maxMemory() / 40, Transport.share(4));
             assertEquals(1 << 20, Transport.share(10_000));
         }
 
         @Test
-        void isNotAStreamOfSmallerEvents() throws IOException {
+        void aLongStreamOfSmallEventsIsStillRead() throws IOException {
             var node = Events.nodeFinished(LARGE.substring(0, 9_000) + "\"}");
 
             var ran = ran(streamed(Events.started(), node, node, node, Events.finished("{\"a\":1}")));
@@ -824,7 +824,7 @@ class ServerTest {
                 500    | Dify  | {"code": "unknown", "message": "Internal Server Error", "status": 500}
                 502    | proxy | <html>Bad Gateway</html>
                 """)
-        void leavesTheRunUnknownIfItIsNotADetail(int status, String from, String body) {
+        void leavesTheRunUnknownIfItIsAnErrorOrUnreadable(int status, String from, String body) {
             var answer = aResponse().withStatus(status).withBody(body);
 
             var found = detail(from.equals("Dify") ? answer.withHeader("X-Version", "1.14.2") : answer);
@@ -862,7 +862,7 @@ class ServerTest {
                 CRASH,        own,    ,          failed own
                 CRASH,        ,       ,          absent
                 """)
-        void isOfTheRunWithTheIdAndUserOfTheAttempt(Symptom symptom, String listed, String status,
+        void findsTheRunByItsIdOrIfThatIsDoubtfulByItsUser(Symptom symptom, String listed, String status,
                 String expected) {
             stored("r", Objects.toString(status, ""));
             stored("own", "failed");
@@ -876,7 +876,7 @@ class ServerTest {
 
         /// As a caching proxy returns it.
         @Test
-        void isIgnoredIfItIsOfAnotherRow() {
+        void isIgnoredIfItHasAnotherRunId() {
             var found = detail(aResponse().withBody("{\"id\":\"s\",\"status\":\"succeeded\",\"outputs\":{\"a\":1}}"));
 
             assertEquals(LookUpResult.FOREIGN, found);
@@ -889,7 +889,7 @@ class ServerTest {
                 soon                          | 1000  | 999999999
                 -                             | 1000  | 999999999
                 """)
-        void givesTheAgeOfARunByTheServersClock(String date, long least, long most) {
+        void measuresTheAgeOfARunByTheServersClock(String date, long least, long most) {
             var answer = aResponse().withBody("{\"id\":\"r\",\"status\":\"running\",\"created_at\":1768564740}");
             if (date != null) answer.withHeader("Date", date);
 
@@ -899,7 +899,7 @@ class ServerTest {
         }
 
         @Test
-        void leavesTheRunUnknownIfTheServerIsAway() {
+        void leavesTheRunUnknownIfTheServerIsUnreachable() {
             try (var client = client(url())) {
                 dify.stop();
 
