@@ -15,7 +15,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Reading what the server sends: streams, events, answers.
 final class DifyTest {
     @Nested
-    class TheStreamOfEvents {
+    class TheEventStream {
         private static List<String> events(String text, int pieces) throws IOException {
             var found = new ArrayList<String>();
             var lines = new BufferedReader(new InputStreamReader(inPieces(text, pieces), UTF_8));
@@ -41,14 +41,14 @@ final class DifyTest {
                 data: {"half":                                                            | [{"half":]
                 data: größer 日本語 😀;;data: ß;;                                         | [größer 日本語 😀, ß]
                 """)
-        void givesTheDataOfEachEvent(String stream, String data) throws IOException {
+        void isSplitIntoTheDataOfItsEvents(String stream, String data) throws IOException {
             for (int pieces : new int[] {1, 2, 3, 7, 1 << 20})
                 assertEquals(data.replace(';', '\n'), events(stream.translateEscapes().replace(';', '\n'), pieces)
                         .toString(), pieces + " bytes a read");
         }
 
         @Test
-        void givesALineOfMegabytes() throws IOException {
+        void deliversALineOfSeveralMegabytesWhole() throws IOException {
             var text = "ä".repeat(3 << 20);
 
             assertEquals(List.of(text, "end"), events("data: " + text + "\n\ndata: end\n\n", 100_000));
@@ -92,12 +92,12 @@ final class DifyTest {
                 {"\\ud83d\\ude00": "\\ud83d\\ud83d\\ude00"}  | {"😀":"\uFFFD😀"}
                 "{\\"text\\": \\"\\\\ud83d end\\"}"            | {"text":"\uFFFD end"}
                 """)
-        void outputsKeepTheirNumbersAsWritten(String reported, String kept) throws IOException {
+        void keepsOutputsWithTheirNumbersAsWritten(String reported, String kept) throws IOException {
             assertEquals(kept, outputs(answered(reported)));
         }
 
         @Test
-        void longOutputsAreKept() throws IOException {
+        void keepsOutputsOfThirtyMegabytesWhole() throws IOException {
             var large = "{\"a\":" + "[".repeat(900) + "]".repeat(900) + ",\"b\":\"" + "x".repeat(30_000_000) + "\"}";
 
             assertEquals(large, outputs(answered(large)));
@@ -113,7 +113,7 @@ final class DifyTest {
         }
 
         @Test
-        void reasoningIsShownLikeText() throws IOException {
+        void showsReasoningLikeText() throws IOException {
             events(event("reasoning_chunk", "{'reasoning':'Let me think.','node_id':'llm','is_final':true}"));
 
             assertEquals(new StreamEvent.Chunk("Let me think."), reader.streamEvent());
@@ -121,7 +121,7 @@ final class DifyTest {
 
         @ParameterizedTest
         @CsvSource({"1795537934, 2026-11-24T16:32:14Z", "null, -", "0, -", "-5, -", "1e300, -", "'\"soon\"', -"})
-        void aFormMayHaveNoExpiryTime(String expiration, String until) throws IOException {
+        void readsTheExpiryTimeOfAFormOnlyIfItIsValid(String expiration, String until) throws IOException {
             events(event("human_input_required", "{'form_id':'f','node_title':'Sign','form_token':null,"
                     + "'expiration_time':" + expiration + "}"));
 
@@ -131,7 +131,7 @@ final class DifyTest {
         }
 
         @Test
-        void idsOfNodesAndMessagesAreNotTakenForTheRuns() throws IOException {
+        void doesNotMistakeANodeOrMessageIdForTheRunId() throws IOException {
             events("{'event':'message','id':'m1','message_id':'m1','answer':'x'}");
             assertEquals(Optional.empty(), reader.ref());
 
@@ -145,7 +145,7 @@ final class DifyTest {
         }
 
         @Test
-        void eventsAndFieldsOfLaterVersionsAreIgnored() throws IOException {
+        void ignoresEventsAndFieldsOfLaterVersions() throws IOException {
             events(event("reasoning_chunk", "{'id':'x','status':'failed','reasoning':[{}]}"));
             assertEquals(Optional.empty(), reader.ran());
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
@@ -156,7 +156,7 @@ final class DifyTest {
         }
 
         @Test
-        void pricesOfNodesAreSummedExactly() throws IOException {
+        void sumsThePricesOfNodesExactly() throws IOException {
             var data = "{'id':'n','execution_metadata':{'total_price':%s,'currency':'USD','more':{'total_price':'9'}}}";
             events(event("node_finished", data.formatted("'0.1'")), event("node_finished", data.formatted("0.2")),
                     event("node_finished", data.formatted("'0.0000123'")), event("node_retry", data.formatted("'5'")),
@@ -180,7 +180,7 @@ final class DifyTest {
                 1,       USD,  much,  USD,    -,     ''
                 1E99999, USD,  1,     USD,    -,     ''
                 """)
-        void pricesInTwoCurrenciesAreNotAddedUp(String one, String its, String other, String theirs, BigDecimal price,
+        void doesNotAddUpPricesInTwoCurrencies(String one, String its, String other, String theirs, BigDecimal price,
                 String currency) throws IOException {
             var data = "{'id':'n','execution_metadata':{'total_price':'%s','currency':'%s'}}";
             events(event("node_finished", data.formatted(one, its)), event("node_finished", data.formatted(other, theirs)),
@@ -209,7 +209,7 @@ final class DifyTest {
                 null                                    | {}
                 "{\\"n\\": 12345678901234567890}"       | {"n":12345678901234567890}
                 """)
-        void aDetailHasItsOutputsAsAnObjectOrAsText(String outputs, String kept) throws IOException {
+        void acceptsTheOutputsOfARunRecordAsAnObjectOrAsText(String outputs, String kept) throws IOException {
             var found = assertInstanceOf(LookUpResult.Ended.class, detail("succeeded", "'outputs':" + outputs));
 
             assertEquals(kept, outputs(found.ran()));
@@ -218,7 +218,7 @@ final class DifyTest {
         /// As Dify 1.9 has stored some.
         @ParameterizedTest
         @ValueSource(strings = {"{", "{\\\"a\\\": \\\"cut o", "[1]"})
-        void damagedOutputsOfADetailAreNotTakenAsEmpty(String outputs) throws IOException {
+        void leavesTheRunUnknownIfItsRecordHasDamagedOutputs(String outputs) throws IOException {
             var found = assertInstanceOf(LookUpResult.Silent.class, detail("succeeded", "'outputs':'" + outputs + "'"));
 
             assertEquals(Optional.of(new RunRef("r1", "t1")),
@@ -226,7 +226,7 @@ final class DifyTest {
         }
 
         @Test
-        void aDetailShowsTheInputsThatWereSent() throws IOException {
+        void readsTheSentInputsFromTheRunRecord() throws IOException {
             var found = (LookUpResult.Ended) detail("succeeded",
                     "'inputs':{'text':'a','n':7,'o':{'x':[1]},'sys.user_id':'u','sys.query':'q'}");
 
@@ -245,7 +245,7 @@ final class DifyTest {
                 failed,            failed
                 stopped,           stopped
                 """)
-        void onlyFinalStatusesAreAnEnd(String status, String word) throws IOException {
+        void treatsARunInAnUnknownStatusAsRunning(String status, String word) throws IOException {
             assertEquals(word, detail(status, "'outputs':{}").word());
         }
 
@@ -261,7 +261,7 @@ final class DifyTest {
                 '"yesterday"',         -
                 1768564740000,         0
                 """)
-        void aDetailShowsTheAgeOfItsRun(String createdAt, Long age) throws IOException {
+        void computesTheAgeOfARunFromItsCreationTime(String createdAt, Long age) throws IOException {
             var found = assertInstanceOf(LookUpResult.Running.class, detail("running", "'created_at':" + createdAt));
 
             assertEquals(Optional.ofNullable(age).map(Given::seconds), found.age());
@@ -269,7 +269,7 @@ final class DifyTest {
 
         @ParameterizedTest
         @CsvSource({"0, 0", "null, 0", "400, 400", "20.9, 20", "12001, 12000", "-5, 0", "'\"long\"', 0"})
-        void aDetailShowsHowLongItsRunHasMoved(String handoff, long moved) throws IOException {
+        void readsHowLongARunHasMovedFromItsRecord(String handoff, long moved) throws IOException {
             var found = assertInstanceOf(LookUpResult.Running.class,
                     detail("running", "'created_at':1768564740,'handoff_duration':" + handoff));
 
