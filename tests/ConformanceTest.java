@@ -243,7 +243,7 @@ class ConformanceTest {
     class TheSimulator {
         @ParameterizedTest
         @ValueSource(strings = {"1.9.2", "1.14.2", "1.16.0", "1.16.1"})
-        void answersLikeTheRecordedServer(String version) throws Exception {
+        void respondsLikeTheRecordedServer(String version) throws Exception {
             var cases = Recorded.cases(version).values().stream()
                     .map(Recorded::linked).toList();
             var differing = ConcurrentHashMap.<List<Exchange>>newKeySet();
