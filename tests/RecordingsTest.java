@@ -51,7 +51,7 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyRunHasTheRecordedOutcome() {
+        Stream<DynamicTest> everyReplayedRunHasTheRecordedOutcome() {
             return tests(TheRecordings::isWholeRun, (exchange, _) -> replay(exchange));
         }
 
@@ -170,7 +170,7 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyMadeUpEndIsCheckedAgainstTheRunsRecord() {
+        Stream<DynamicTest> everyMadeUpResultIsReplacedByTheStoredOneIfAny() {
             return tests(TheRecordings::isMadeUp, this::confirm);
         }
 
@@ -223,7 +223,7 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyDetailShowsTheEndOfItsRun() {
+        Stream<DynamicTest> everyLookUpOfARunFindsItsRecordedOutcome() {
             return tests(TheRecordings::isDetail, this::look);
         }
 
@@ -277,7 +277,7 @@ final class RecordingsTest {
 
         /// Finding a chatflow's run that is not known.
         @TestFactory
-        Stream<DynamicTest> everyMessageLeadsToTheOutcomeOfItsQuestion() {
+        Stream<DynamicTest> everyStoredMessageYieldsTheAnswerOrErrorOfItsRun() {
             return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
                     && !exchange.text().contains("\"workflow_run_id\""),
                     (messages, _) -> message(messages));
@@ -302,7 +302,7 @@ final class RecordingsTest {
 
         /// While it waits, and 1 s and 4 s after its form was sent.
         @TestFactory
-        Stream<DynamicTest> aPausedChatflowEndsAsItsRunDoes() {
+        Stream<DynamicTest> aPausedChatflowHasTheStatusOfItsRun() {
             return tests(exchange -> isDetail(exchange) && exchange.name().startsWith("chatflow_paused_"),
                     this::isDecidedByItsRun);
         }
@@ -322,7 +322,7 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> aMessageGivesTheAnswerAndItsRunTheStatus() {
+        Stream<DynamicTest> theAnswerComesFromTheMessageAndTheStatusFromTheRun() {
             return tests(exchange -> isDetail(exchange) && exchange.name().matches("chatflow_(moderated_out|partial)"),
                     this::isCombined);
         }
@@ -370,7 +370,7 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyLogLeadsToTheRunOfItsUserOrToNone() {
+        Stream<DynamicTest> everyLookUpInALogFindsTheRunOfItsUserOrNone() {
             return tests(TheRecordings::isLog, (log, _) -> find(log));
         }
 
