@@ -49,7 +49,7 @@ class NextDifyTest {
 
         @ParameterizedTest
         @CsvSource({"blocking, workflow", "streaming, workflow", "blocking, chatflow", "streaming, chatflow"})
-        void runsRetriesVerifiesAndUploadsInTheNamedApp(String mode, String app) throws IOException {
+        void sendsTheRequestsOfEveryCommandToTheGivenApp(String mode, String app) throws IOException {
             serve("--app", app);
             Files.writeString(file("a.txt"), "a document");
             csv("id,text,doc,query", "1,a,@a.txt,q", "2,[fail],,[fail]", "3,c,,q");
@@ -73,7 +73,7 @@ class NextDifyTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "11111111-1111-4111-8111-111111111111"})
-        void startsNoRunWithoutAnAppThatItIsFor(String id) throws IOException {
+        void startsNoRunWithAMissingOrForeignAppId(String id) throws IOException {
             serve();
             rows(3);
             var settings = settings("DIFY_APP_ID", id);
@@ -85,7 +85,7 @@ class NextDifyTest {
 
         /// The app is taken from the key while rows run, so this is no longer a setting that nothing was sent with.
         @Test
-        void stopsTheBatchWhenItsAppIsLost() throws IOException {
+        void stopsTheBatchWhenItLosesAccessToTheApp() throws IOException {
             serve();
             rows(30);
             var settings = settings("DIFY_APP_ID", Simulator.FIRST_APP);
@@ -101,7 +101,7 @@ class NextDifyTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void continuesABatchOnlyInItsApp(String mode) throws IOException {
+        void continuesABatchOnlyWithTheSameAppId(String mode) throws IOException {
             serve();
             rows(4);
             call(settings("DIFY_APP_ID", Simulator.FIRST_APP), typed("run", "--limit", "2", "--mode", mode)).exits(0);
@@ -116,7 +116,7 @@ class NextDifyTest {
         }
 
         @Test
-        void isMaskedInTheServersText() throws IOException {
+        void isMaskedInMessagesOfTheServer() throws IOException {
             var dify = dify();
             var foreign = "sk-7f6e5d4c-3b2a-4190-8f7e-6d5c4b3a2910";
             rows(1);
@@ -126,7 +126,7 @@ class NextDifyTest {
         }
 
         @Test
-        void anAppKeyIsSentWithoutAnAppId() throws IOException {
+        void anAppKeyIsSentWithoutAnAppIdHeader() throws IOException {
             var dify = dify();
             rows(1);
 
@@ -145,7 +145,7 @@ class NextDifyTest {
         /// chatflow does not name its run, so nothing shows that it moves.
         @ParameterizedTest
         @CsvSource({"blocking, workflow", "streaming, workflow", "streaming, chatflow"})
-        void isTimedWithoutTheMove(String mode, String app) throws IOException {
+        void isNotTimedOutForTheTimeOfTheMove(String mode, String app) throws IOException {
             var dify = new Simulated("--dify", "1.19.0", "--app", app, "--latency", "1s");
             csv(header(app), "1,[move 4s]", "2,[move 4s]", "3,short");
 
@@ -158,7 +158,7 @@ class NextDifyTest {
     // ── Forms ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class AFormOfARun extends WholeCommand {
+    class AHumanInputForm extends WholeCommand {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 version, app,      mode,      node
@@ -170,7 +170,7 @@ class NextDifyTest {
                 1.19.0,  chatflow, blocking,  Approve refund
                 1.19.0,  chatflow, streaming, Approve refund
                 """)
-        void showsNodeAndExpiryButItsTokenOnlyInLogAndShell(String version, String app, String mode, String node)
+        void showsItsNodeAndExpiryButItsTokenOnlyInLogAndShell(String version, String app, String mode, String node)
                 throws IOException {
             var settings = new Simulated("--dify", version, "--app", app, "--latency", "10ms").settings();
             csv(header(app), "1,[pause]", "2,[pause]", "3,fine");
@@ -204,7 +204,7 @@ class NextDifyTest {
 
         /// The record that a later look-up finds has nothing of the form.
         @Test
-        void isKeptWhenALaterSessionFindsTheRunPaused() throws IOException {
+        void isStillShownWhenALaterSessionFindsTheRunPaused() throws IOException {
             var dify = dify();
             rows(1);
             var answer = "{'task_id':'task-1','workflow_run_id':'run-1','data':{'id':'run-1','workflow_id':'w',"
@@ -234,7 +234,7 @@ class NextDifyTest {
         /// With `id:` lines, comments, `reasoning_chunk` and events that nobody knows.
         @ParameterizedTest
         @ValueSource(strings = {"workflow", "chatflow"})
-        void givesTheSameResults(String app) throws IOException {
+        void givesTheSameResultsAsThatOfAnEarlierVersion(String app) throws IOException {
             var all = new ArrayList<List<String>>();
             for (var version : List.of("1.16.1", "1.19.0")) {
                 var settings = new Simulated("--dify", version, "--app", app, "--latency", "20ms").settings();
