@@ -20,11 +20,11 @@ final class ChatflowTest extends WholeCommand {
     // ── One exchange ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class AQuestion extends ServerTest.Served {
+    class AChatflowQuestion extends ServerTest.Served {
         private final Attempt attempt = ServerTest.attempt(Mode.BLOCKING, USER, Map.of("id", "r1", "text", "Why?"));
         private final List<StreamEvent> heard = new CopyOnWriteArrayList<>();
 
-        AQuestion() {
+        AChatflowQuestion() {
             answers(200, "{}");
         }
 
@@ -81,7 +81,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"'', ''", "v-7, '\"workflow_id\": \"v-7\",'"})
-        void isSentWithTheInputsInItsOwnConversation(String pin, String field) {
+        void isSentWithTheInputsInANewConversation(String pin, String field) {
             asked(Mode.BLOCKING, pin);
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages")).withRequestBody(equalToJson("""
@@ -90,7 +90,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isStoppedByItsTask() {
+        void isStoppedByItsTaskId() {
             try (var client = client("")) {
                 client.stop(new RunRef("r", "t"), USER);
             }
@@ -100,7 +100,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
-        void hasItsSourcesIfTheMessageEndsFirstOrLast(boolean isLast) throws IOException {
+        void includesItsSourcesIfTheMessageEndsBeforeOrAfterTheRun(boolean isLast) throws IOException {
             var response = ServerTest.ran(isLast ? streamed(started(), finished(), messageEnd())
                     : streamed(started(), messageEnd(), finished()));
 
@@ -112,7 +112,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void includesEventsJustAfterTheEndOfItsRun() throws IOException {
+        void includesTheUsageReportedJustAfterTheRunFinished() throws IOException {
             try (var wire = new ServerTest.Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -137,7 +137,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
-        void hasTheReplacementAnswerIfItsRunKeepsTheOld(boolean isLast) {
+        void takesTheReplacedAnswerInsteadOfThatOfTheRun(boolean isLast) {
             var pieces = event("message", Given.json("'answer':'So.'"))
                     + event("message_replace", Given.json("'answer':'Not'"))
                     + event("message", Given.json("'answer':' said.'"));
@@ -160,7 +160,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
-        void takesAModeratedAnswerWithoutARun(boolean isEndMadeUp) {
+        void succeedsWithAModeratedAnswerWithoutARun(boolean isEndMadeUp) {
             var made = ofRun("workflow_finished", Given.json("{'status':'failed','outputs':null,'total_steps':0}"));
 
             var ran = ServerTest.ran(streamed(event("message", Given.json("'answer':'Not '")), event("message",
@@ -198,7 +198,7 @@ final class ChatflowTest extends WholeCommand {
                 400    | {"code":"invalid_param","message":"Run failed: no city"}                    | FAILED no city
                 400    | {"code":"invalid_param","message":"id is required in input form"}           | 400
                 """)
-        void isReadFromItsBlockingAnswer(int status, String body, String seen) {
+        void getsItsOutcomeFromABlockingResponse(int status, String body, String seen) {
             answers(status, body);
 
             assertEquals(seen, switch (asked(Mode.BLOCKING)) {
@@ -225,7 +225,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isFoundByItsRunWithTheDataOfItsMessage() {
+        void isLookedUpByItsRunAndCompletedFromItsMessage() {
             stored("So.", "'status':'normal','retriever_resources':" + RESOURCES);
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(aResponse().withBody(Given.json(
                     "{'id':'r','status':'succeeded','outputs':{'answer':'So.','files':[]}}"))));
@@ -246,7 +246,7 @@ final class ChatflowTest extends WholeCommand {
                 ``     | 'status':'normal'                                 | Unanswered[isOver=false]
                 ``     | 'status':'normal','provider_response_latency':1.5 | Unanswered[isOver=true]
                 """)
-        void isFoundByItsUserIfItsRunIsNotKnown(String answer, String message, String expected) {
+        void isLookedUpByItsUserIfItsRunIsUnknownOrForeign(String answer, String message, String expected) {
             stored(answer, message);
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/other")).willReturn(aResponse().withBody(Given.json(
                     "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'},'inputs':{'sys.user_id':'x'}}"))));
@@ -258,7 +258,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void hasNotStartedIfItsUserHasNoConversation() {
+        void countsAsNotStartedIfItsUserHasNoConversation() {
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).willReturn(aResponse().withBody("{\"data\":[]}")));
 
             assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_ANSWER));
@@ -269,7 +269,7 @@ final class ChatflowTest extends WholeCommand {
     // ── Whole commands ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class ABatchOfQuestions {
+    class AChatflowBatch {
         private Simulated dify;
 
         private Map<String, String> start(String app, String... options) throws IOException {
@@ -280,7 +280,7 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"1.16.0, auto, streaming", "1.16.0, blocking, blocking", "1.14.2, auto, streaming",
             "1.9.2, auto, blocking", "1.9.2, streaming, streaming"})
-        void isAnsweredRowByRow(String version, String mode, String sent) throws IOException {
+        void writesTheAnswerToEachQuestionToTheResults(String version, String mode, String sent) throws IOException {
             var settings = start("chatflow", "--dify", version, "--columns", "id");
             csv("id,query", "1,\"Why, so?\"", "2,[flaky] あ", "3,[fail]");
 
@@ -311,7 +311,7 @@ final class ChatflowTest extends WholeCommand {
                 1.16.0,  streaming, broken-running, 6
                 1.16.0,  blocking,  kill,        3
                 """)
-        void isPaidOnceAndFoundAgainAfterACut(String version, String mode, String fault, int results)
+        void runsNoRowTwiceAndRecoversAnswersAfterAFault(String version, String mode, String fault, int results)
                 throws IOException {
             var settings = start("chatflow", "--dify", version, "--columns", "id",
                     "--latency", "200ms", "--silence", "1s");
@@ -332,7 +332,7 @@ final class ChatflowTest extends WholeCommand {
         /// Also if no answer had the id of its run.
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.9.2, blocking"})
-        void isFetchedAgainIfItsResultsWereLost(String version, String mode) throws IOException {
+        void restoresLostResultsWithoutRunningAgain(String version, String mode) throws IOException {
             var settings = start("chatflow", "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
             call(settings, typed("run", "--mode", mode));
@@ -346,7 +346,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.14.2, auto", "1.9.2, auto", "1.9.2, blocking"})
-        void isNotRunAgainAfterTheShellRanIt(String version, String mode) throws IOException {
+        void doesNotRepeatARowThatTheShellRan(String version, String mode) throws IOException {
             var settings = start("chatflow", "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
             inShell(settings, "retry 1", "--mode", mode).exits(0);
@@ -358,7 +358,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"--mode=auto", "--no-check"})
-        void isNotSentIfItsCellIsBlank(String option) throws IOException {
+        void isRejectedIfAQuestionIsEmpty(String option) throws IOException {
             var settings = start("chatflow", "--columns", "id");
             csv("id,query", "1,Why?", "2,");
 
@@ -368,7 +368,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"chat", "agent-chat", "completion"})
-        void isNotSentToAnAppWithoutRuns(String kind) throws IOException {
+        void isRejectedForAChatbotAgentOrCompletionApp(String kind) throws IOException {
             var settings = start(kind);
             csv("id,query", "1,Why?");
 
@@ -377,10 +377,10 @@ final class ChatflowTest extends WholeCommand {
     }
 
     @Nested
-    class TheDemosChatflow {
+    class TheDemoChatflow {
         @ParameterizedTest
         @ValueSource(strings = {"auto", "blocking"})
-        void answersWhatItIsAsked(String mode) throws IOException {
+        void answersTheQuestionInTheGivenColumn(String mode) throws IOException {
             csv("id,question,text", "1,Why?,a longer text beside it", "2,[drop] Who?,x", "3,[flaky] How?,x",
                     "4,[fail] No,x");
 
@@ -393,7 +393,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isCheckedWithWhatItIsAsked() throws IOException {
+        void checkReportsAnEmptyQuestionAndShowsTheRequest() throws IOException {
             csv("id,query", "1,Why?", "2,");
             var faulty = call(Map.of(), "check", "--demo=chatflow", "-i", input());
             csv("id,query", "1,Why?");
@@ -406,14 +406,14 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"'id,Question', --query-column Question", "'id,querry', --query-column querry",
                 "'id,tone', --query-column"})
-        void suggestsAColumnIfTheQuestionIsMissing(String header, String option) throws IOException {
+        void suggestsAColumnIfThereIsNoQueryColumn(String header, String option) throws IOException {
             csv(header, "1,x");
 
             call(Map.of(), typed("run", "--demo=chatflow")).exits(2).says(option);
         }
 
         @Test
-        void cannotBeInTheColumnOfAVariable() throws IOException {
+        void rejectsAQueryColumnThatIsAlsoAVariable() throws IOException {
             csv("id,tone", "1,x");
             var csv = Csv.open(file("data.csv"), Csv.Shape.DEFAULT);
             var variable = new Variable("tone", "", "text-input", false, false, Value.Str::new);
@@ -426,7 +426,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isRetriedInTheShellWithALiveAnswer() throws IOException {
+        void printsItsAnswerLiveWhenRetriedInTheShell() throws IOException {
             csv("id,question", "1,Why?");
 
             inShell(Map.of(), "retry 1", "--demo=chatflow", "--query-column", "question")
