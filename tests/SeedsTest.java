@@ -11,15 +11,15 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 final class SeedsTest {
     @Nested
     @Execution(ExecutionMode.CONCURRENT)
-    class TheSeeds {
+    class ASeededBatch {
         @ParameterizedTest
         @ValueSource(ints = {1, 251, 501, 751})
-        void breakNoPromise(int from) throws Exception {
+        void keepsEveryGuarantee(int from) throws Exception {
             for (int seed = from; seed < from + 250; seed++) new Seeds.Schedule(seed).play();
         }
 
         @Test
-        void theSameSeedGivesTheSameTrace() throws Exception {
+        void leavesTheSameTraceForTheSameSeed() throws Exception {
             var first = new Seeds.Schedule(7);
             var second = new Seeds.Schedule(7);
 
