@@ -51,8 +51,8 @@ final class AgendaTest {
         @Test
         void areRecordedAsMissingWithTheReasonIfNotSaved() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.answer = (attempt, _) -> with(new Response.SavedFiles(List.of(), new TreeMap<>(Map.of("1.txt", "HTTP 403",
-                    "2.txt", "HTTP 503")), seconds(1)), attempt.row().id());
+            scene.answer = (attempt, _) -> with(new Response.SavedFiles(List.of(),
+                    new TreeMap<>(Map.of("1.txt", "HTTP 403", "2.txt", "HTTP 503")), seconds(1)), attempt.row().id());
 
             assertEquals(Optional.empty(), scene.play());
 
@@ -138,12 +138,13 @@ final class AgendaTest {
             scene.answer = Answer.byRow(Map.of("a", List.of(succeeded("run-a")),
                     "b", List.of(later(503, seconds(1))), "c", List.of(failed("no such city")),
                     "d", List.of(later(429, seconds(1))), "e", List.of(cut(Symptom.NO_ANSWER))));
-            scene.found = unresolved -> unresolved.attempt().row().id().equals("b") ? ABSENT : ended(succeeded("run-e"));
+            scene.found = unresolved -> unresolved.attempt().row().id().equals("b")
+                    ? ABSENT : ended(succeeded("run-e"));
 
             scene.play();
 
-            var read = Batch.peek(BatchFiles.of(scene.output), Optional.of(Csv.open(scene.csv, Csv.Shape.DEFAULT)), false,
-                    List.of());
+            var read = Batch.peek(BatchFiles.of(scene.output),
+                    Optional.of(Csv.open(scene.csv, Csv.Shape.DEFAULT)), false, List.of());
             assertEquals(List.of(7L, 2L, 1L, 1L), counts(scene.tally));
             assertEquals(counts(scene.tally), counts(read.figures()));
             for (var status : RowStatus.values())

@@ -106,8 +106,8 @@ final class ChatflowTest extends WholeCommand {
 
             assertEquals("{\"answer\":\"So.\",\"retriever_resources\":" + RESOURCES + "}",
                     response.outputs().toString());
-            assertEquals(List.of("c", "m", Events.RUN), List.of(response.message().conversation(), response.message().id(),
-                    response.ref().id()));
+            assertEquals(List.of("c", "m", Events.RUN),
+                    List.of(response.message().conversation(), response.message().id(), response.ref().id()));
             assertEquals(new Usage(1.5, 40, 3, Optional.of(new BigDecimal("0.0021")), "USD"), response.usage());
         }
 
@@ -152,8 +152,8 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"{}", "null", "{'files':[]}", "{'answer':null}"})
         void isLookedUpIfItsRunEndedWithoutAnAnswer(String outputs) {
-            var response = ServerTest.cut(streamed(started(), event("message", Given.json("'answer':'So'")), messageEnd(),
-                    ofRun("workflow_finished", Events.ended("succeeded", Given.json(outputs)))));
+            var response = ServerTest.cut(streamed(started(), event("message", Given.json("'answer':'So'")),
+                    messageEnd(), ofRun("workflow_finished", Events.ended("succeeded", Given.json(outputs)))));
 
             assertEquals(Optional.of(Events.REF), response.run());
         }
@@ -173,8 +173,8 @@ final class ChatflowTest extends WholeCommand {
 
         @Test
         void isPausedWhileItWaitsForAHuman() {
-            answers(200, Given.json("{'event':'workflow_paused','workflow_run_id':'r','task_id':'t','answer':'Let me ask. ',"
-                    + "'data':{'id':'m','status':'paused','total_steps':3}}"));
+            answers(200, Given.json("{'event':'workflow_paused','workflow_run_id':'r','task_id':'t',"
+                    + "'answer':'Let me ask. ','data':{'id':'m','status':'paused','total_steps':3}}"));
 
             var ran = ServerTest.ran(asked(Mode.BLOCKING));
 
@@ -249,7 +249,8 @@ final class ChatflowTest extends WholeCommand {
         void isLookedUpByItsUserIfItsRunIsUnknownOrForeign(String answer, String message, String expected) {
             stored(answer, message);
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/other")).willReturn(aResponse().withBody(Given.json(
-                    "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'},'inputs':{'sys.user_id':'x'}}"))));
+                    "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'},"
+                            + "'inputs':{'sys.user_id':'x'}}"))));
 
             for (var found : List.of(found(Optional.empty(), Symptom.NO_ANSWER),
                     found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED)))

@@ -283,7 +283,8 @@ class ConformanceTest {
             var form = Files.writeString(file("form.json"), "[" + field("text-input", "id", "'required':true") + ","
                     + field("file", "doc", KINDS) + "]");
             csv("id,doc", "1,http://127.0.0.1:9/a.txt", "2,http://127.0.0.1:80/a.txt");
-            var setup = new Simulator.Setup("files", Optional.empty(), Kind.WORKFLOW, address -> address.getPort() != 9);
+            var setup = new Simulator.Setup("files", Optional.empty(), Kind.WORKFLOW,
+                    address -> address.getPort() != 9);
             var dify = new Simulated(new SimulatedDify(behaviour(version, "--form", form.toString()), setup));
 
             call(dify.settings(), typed("run", "--mode", mode)).exits(3);

@@ -99,9 +99,9 @@ final class DifyExecTest {
             MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
             EarlierSessionsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
-            InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class, CommandTest.class,
-            ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class, FormatsTest.class,
-            StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
+            InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class,
+            CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class,
+            FormatsTest.class, StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
             RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
@@ -142,7 +142,8 @@ final class DifyExecTest {
 
     private static Stream<Class<?>> nested(String name) {
         var found = CLASSES.stream().flatMap(type -> Stream.<Class<?>>of(type.getDeclaredClasses()))
-                .filter(inner -> inner.isAnnotationPresent(Nested.class) && inner.getSimpleName().equals(name)).toList();
+                .filter(inner -> inner.isAnnotationPresent(Nested.class)
+                        && inner.getSimpleName().equals(name)).toList();
         if (found.isEmpty()) System.err.println("unknown @Nested class " + name);
         return found.stream();
     }

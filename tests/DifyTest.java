@@ -183,7 +183,8 @@ final class DifyTest {
         void doesNotAddUpPricesInTwoCurrencies(String one, String its, String other, String theirs, BigDecimal price,
                 String currency) throws IOException {
             var data = "{'id':'n','execution_metadata':{'total_price':'%s','currency':'%s'}}";
-            events(event("node_finished", data.formatted(one, its)), event("node_finished", data.formatted(other, theirs)),
+            events(event("node_finished", data.formatted(one, its)),
+                    event("node_finished", data.formatted(other, theirs)),
                     event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
 
             var usage = reader.ran().orElseThrow().usage();

@@ -115,7 +115,8 @@ final class FaultTest extends WholeCommand {
             return disk;
         }
 
-        /// The command has closed its files. A process that another test is just starting may hold the disk for a moment.
+        /// The command has closed its files. A process that another test is just starting may hold the disk for a
+        /// moment.
         private static void unmount(Path disk) throws Exception {
             var open = "ls -l /proc/" + ProcessHandle.current().pid() + "/fd | grep -F " + disk;
             assertEquals(1, shell("sh", "-c", open), "grep finds no open file");
@@ -133,7 +134,8 @@ final class FaultTest extends WholeCommand {
 
             assertEquals(dify.count("started") > 0 ? 4 : 2, full.code(), full.err());
             full.says("cannot write");
-            var kept = read("disk/results.jsonl").stream().map(line -> line.path("id").asText()).collect(Collectors.toSet());
+            var kept = read("disk/results.jsonl").stream().map(line -> line.path("id").asText())
+                    .collect(Collectors.toSet());
             assertTrue(kept.size() >= count("succeeded", full), full::err); // the log may not have room for the rest
             assertEquals(kept.size() < ROWS, full.err().contains("Next: difyexec"), full::err);
             for (var line : read("disk/results.jsonl.log"))
@@ -236,8 +238,8 @@ final class FaultTest extends WholeCommand {
             var call = call(dify.settings(), quiet("--mode", mode)).exits(0);
             hasEachOnce(ROWS, results());
             assertEquals(ROWS, dify.count("started"));
-            assertEquals(1, call.err().lines().filter(line -> line.contains(ROWS - left + " results recovered")).count(),
-                    call.err());
+            assertEquals(1, call.err().lines()
+                    .filter(line -> line.contains(ROWS - left + " results recovered")).count(), call.err());
         }
 
         @ParameterizedTest(name = "{2} of a {0}, {1}")
@@ -345,8 +347,8 @@ final class FaultTest extends WholeCommand {
         private static final String OTHER_KEY = "app-of-another-app";
         private SimulatedDify other;
 
-        /// Kills the tool when rows 1 to 3 have succeeded and 4 to 9 are in flight; 10 and 11 were not sent. A second app
-        /// of the same name has the key [#OTHER_KEY].
+        /// Kills the tool when rows 1 to 3 have succeeded and 4 to 9 are in flight; 10 and 11 were not sent. A second
+        /// app of the same name has the key [#OTHER_KEY].
         private Simulated killed(String app, String mode) throws Exception {
             var dify = new Simulated("--latency", "100ms", "--app", app);
             other = SimulatedDify.of("--latency", "100ms", "--app", app);
@@ -584,7 +586,8 @@ final class FaultTest extends WholeCommand {
                     if (tree(body).at("/inputs/id").asInt() > OPEN) hasNew.set(true);
                     enough.await();
                     say(exchange, 401, "{\"code\":\"unauthorized\",\"message\":\"enough seen\",\"status\":401}");
-                } else say(exchange, 200, "{\"mode\":\"workflow\",\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}");
+                } else say(exchange, 200, "{\"mode\":\"workflow\","
+                        + "\"user_input_form\":[{\"paragraph\":{\"variable\":\"text\"}}]}");
             } catch (InterruptedException problem) {
                 throw new IOException(problem);
             }

@@ -45,7 +45,8 @@ final class ForeignResponseTest extends WholeCommand {
                     : exchange.getRequestURI().getQuery().replaceAll(".*(user|session_id)=([^&]*).*", "$2");
             var text = switch (path) {
                 case "/info" -> text("{'name':'a','mode':'%s'}", isChat ? "advanced-chat" : "workflow");
-                case "/parameters" -> text("{'user_input_form':[{'text-input':{'variable':'id','type':'text-input'}}]}");
+                case "/parameters" -> text("{'user_input_form':[{'text-input':{'variable':'id',"
+                        + "'type':'text-input'}}]}");
                 default -> responses.to(path, Math.max(0, sent.indexOf(user)));
             };
             int status = text.matches("\\d{3} (?s).*") ? Integer.parseInt(text.substring(0, 3)) : 200;
@@ -68,17 +69,18 @@ final class ForeignResponseTest extends WholeCommand {
     @Nested
     class ALookUp {
         private static final String LOGGED = "{'id':'l','workflow_run':%s,'created_by_end_user':{'session_id':'%s'}}";
-        private static final List<String> COMMON = List.of("", " ", "{}", "[]", "null", "true", "0", "'data'", "{'data':[",
-                "{'data':null}", "{'data':{}}", "{'data':''}", "{'data':0}", "{'total':0}",
+        private static final List<String> COMMON = List.of("", " ", "{}", "[]", "null", "true", "0", "'data'",
+                "{'data':[", "{'data':null}", "{'data':{}}", "{'data':''}", "{'data':0}", "{'total':0}",
                 "{'code':'internal_server_error','message':'x','status':500}", "{'errors':{},'message':'x'}",
                 "{'data':[],'has_more':true}", "{'data':[],'has_more':null}", "{'data':[],'total':1}",
-                "{'data':[],'total':'many'}", "{'data':[]} {'data':[]}", "{'data':[]}x", "<html>login</html>", "data: []",
-                "204 ", "500 {'data':[]}");
+                "{'data':[],'total':'many'}", "{'data':[]} {'data':[]}", "{'data':[]}x", "<html>login</html>",
+                "data: []", "204 ", "500 {'data':[]}");
         private static final List<String> LOGS = List.of("{'data':[null]}", "{'data':[{}]}", "{'data':['USER']}",
                 list(LOGGED, "null", "USER"), list(LOGGED, "{'id':null}", "USER"), list(LOGGED, "{'id':''}", "USER"),
                 list(LOGGED, "{'id':'r'}", OTHER), list(LOGGED, "{'id':'r'}", ""),
                 "{'data':[{'workflow_run':{'id':'r'}}]}",
-                "{'data':[" + LOGGED.formatted("{'id':'r'}", OTHER) + "," + LOGGED.formatted("{'id':'r'}", "USER") + "]}");
+                "{'data':[" + LOGGED.formatted("{'id':'r'}", OTHER) + ","
+                        + LOGGED.formatted("{'id':'r'}", "USER") + "]}");
         private static final List<String> CONVERSATIONS = List.of("{'data':[null]}", "{'data':[{}]}", "{'data':['c']}",
                 "{'data':[{'id':null}]}", "{'data':[{'id':''}]}", "{'data':[{'id':7,'inputs':{'id':'another row'}}]}",
                 "{'data':[{'id':'c','inputs':{'id':'another row'}}]}");
@@ -116,12 +118,13 @@ final class ForeignResponseTest extends WholeCommand {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"", "{'id':'l','conversation_id':'d','query':'text 1','answer':'Theirs.','status':'normal'},"})
+        @ValueSource(strings = {"",
+            "{'id':'l','conversation_id':'d','query':'text 1','answer':'Theirs.','status':'normal'},"})
         void usesTheMessageOfItsOwnRow(String foreign) throws IOException {
             var dify = new ScriptedLookUps(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}],'has_more':false}")
-                    : text("{'data':[" + foreign + "{'id':'m','conversation_id':'c','query':'text 1','inputs':{'id':'1'},"
-                            + "'answer':'Mine.','status':'normal'}]}"));
+                    : text("{'data':[" + foreign + "{'id':'m','conversation_id':'c','query':'text 1',"
+                            + "'inputs':{'id':'1'},'answer':'Mine.','status':'normal'}]}"));
 
             assertEquals(0, dify.run(1).code());
             assertEquals("Mine.", result("1").at("/outputs/answer").asText());
@@ -169,8 +172,8 @@ final class ForeignResponseTest extends WholeCommand {
                         continue;
                     }
                     var id = connection.last.replaceAll("(?s).*\"id\":\"(\\d+)\".*", "$1");
-                    var body = text("{'workflow_run_id':'r%1$s','task_id':'t','data':{'id':'r%1$s','status':'succeeded',"
-                            + "'outputs':{'of':'%1$s'},'total_steps':1,'elapsed_time':0.01}}", id);
+                    var body = text("{'workflow_run_id':'r%1$s','task_id':'t','data':{'id':'r%1$s',"
+                            + "'status':'succeeded','outputs':{'of':'%1$s'},'total_steps':1,'elapsed_time':0.01}}", id);
                     var answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Version: 1.16.0\r\n" + (chunked
                             ? "Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n".formatted(body.length(), body)
                             : "Content-Length: %d\r\n\r\n%s".formatted(body.length(), body));

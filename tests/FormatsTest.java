@@ -47,7 +47,8 @@ final class FormatsTest extends WholeCommand {
             parts.put("xl/sharedStrings.xml", "<sst xmlns=\"" + main
                     + "\"><si><t>zero</t></si><si><r><t>o</t></r><r><t>ne</t>"
                     + "</r><rPh sb=\"0\" eb=\"1\"><t>reading</t></rPh></si></sst>");
-            parts.put("[Content_Types].xml", "<Types xmlns=\"http://schemas.openxmlformats.org/package/2006/content-types\">"
+            parts.put("[Content_Types].xml",
+                    "<Types xmlns=\"http://schemas.openxmlformats.org/package/2006/content-types\">"
                     + "<Override PartName=\"/xl/workbook.xml\" ContentType=\"" + type + "sheet.main+xml\"/>"
                     + "<Override PartName=\"/xl/sharedStrings.xml\" ContentType=\"" + type + "sharedStrings+xml\"/>"
                     + "<Override PartName=\"/xl/styles.xml\" ContentType=\"" + type + "styles+xml\"/></Types>");
@@ -55,7 +56,8 @@ final class FormatsTest extends WholeCommand {
                     + "\"><workbookPr date1904=\""
                     + is1904 + "\"/><sheets>" + each(names, (name, i) -> "<sheet name=\"" + name + "\" sheetId=\"" + i
                             + "\" r:id=\"r" + i + "\"/>") + "</sheets></workbook>");
-            parts.put("xl/_rels/workbook.xml.rels", "<Relationships xmlns=\"http://schemas.openxmlformats.org/package/2006/"
+            parts.put("xl/_rels/workbook.xml.rels",
+                    "<Relationships xmlns=\"http://schemas.openxmlformats.org/package/2006/"
                     + "relationships\"><Relationship Id=\"texts\" Type=\"" + office + "/sharedStrings\" "
                     + "Target=\"sharedStrings.xml\"/>" + each(names, (_, i) -> "<Relationship Id=\"r" + i
                     + "\" Type=\"" + office

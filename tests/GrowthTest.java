@@ -71,7 +71,8 @@ final class GrowthTest {
 
         @ParameterizedTest(name = "rows that {0}")
         @MethodSource("rows")
-        void runsRowsAsFastAsASmallOne(String which, Answer answer, LookUpResult found, RowStatus end) throws Exception {
+        void runsRowsAsFastAsASmallOne(String which, Answer answer, LookUpResult found, RowStatus end)
+                throws Exception {
             var ids = new ArrayDeque<List<String>>();
             for (int round = 0; round <= ROUNDS; round++, used++)
                 ids.add(IntStream.range(used * ROWS, (used + 1) * ROWS).mapToObj(GrowthTest::id).toList());

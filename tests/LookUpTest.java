@@ -594,7 +594,8 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
             scene.found = unresolved -> unresolved.is(Purpose.RESEND) && scene.sent.size() == 2
-                    && unresolved.attempt().user().equals(scene.sent.getLast().user()) ? ended(succeeded("run-7")) : ABSENT;
+                    && unresolved.attempt().user().equals(scene.sent.getLast().user())
+                    ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -626,7 +627,8 @@ final class LookUpTest {
         @Test
         void theLogRecordsAllEventsOfAttemptsButNoInputs() throws Exception {
             Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"ses");
-            var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlater,x\nlast,x\n");
+            var scene = new Scene(folder,
+                    "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlater,x\nlast,x\n");
             scene.mode = Mode.STREAMING;
             var priced = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs("{}"), "",
                     "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));

@@ -107,10 +107,11 @@ final class MessagesTest {
     @Nested
     class TheMessages {
         /// Finds the words that our guide to plain English counts.
-        private static final Pattern DIALECT = Pattern.compile("(?i)\\b(told|tells?|telling|anew|whoever|whose run|of which"
-                + "|begun|stands?|standing|has a success|without success|cannot be learnt|held against|turn(ed|s) up"
-                + "|go(es)? on|by itself|what parts|is said to|was said|are said|no use for|please|for whom|at work on"
-                + "|of itself|beside it lie|lie beside|the bracket|does not tell|(is|are) no|keeps? to)\\b");
+        private static final Pattern DIALECT = Pattern.compile("(?i)\\b(told|tells?|telling|anew|whoever|whose run"
+                + "|of which|begun|stands?|standing|has a success|without success|cannot be learnt|held against"
+                + "|turn(ed|s) up|go(es)? on|by itself|what parts|is said to|was said|are said|no use for|please"
+                + "|for whom|at work on|of itself|beside it lie|lie beside|the bracket|does not tell"
+                + "|(is|are) no|keeps? to)\\b");
         private static final int MOST = 8;
 
         private static Reader source;

@@ -187,7 +187,8 @@ class NextDifyTest {
 
             var status = call(Map.of(), "status", "-o", output(), "--html", path("report.html"));
             var json = call(Map.of(), "status", "-o", output(), "--json");
-            var first = forms.stream().map(one -> one.path("until").asText()).min(Comparator.naturalOrder()).orElseThrow();
+            var first = forms.stream().map(one -> one.path("until").asText())
+                    .min(Comparator.naturalOrder()).orElseThrow();
             var shown = List.of(status.out(), json.out(), content("report.html"));
             for (var text : shown)
                 assertTrue(text.contains(node + ", until " + Times.local(Instant.parse(first))), text);
@@ -241,7 +242,8 @@ class NextDifyTest {
                 csv(header(app), "1,a", "2,[drop-after]", "3,[fail]", "4,[partial]");
                 call(settings, typed("run", "--mode", "streaming", "--fresh")).exits(3);
                 all.add(results().stream().map(line -> line.path("id") + " " + line.path("outputs") + " "
-                        + line.path("workflow_status") + " " + line.path("total_tokens") + " " + line.path("total_price"))
+                        + line.path("workflow_status") + " " + line.path("total_tokens") + " "
+                        + line.path("total_price"))
                         .sorted().toList());
             }
             assertEquals(3, all.getFirst().size());

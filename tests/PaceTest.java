@@ -198,7 +198,8 @@ final class PaceTest {
         void ignoresTheOverlapOfARunAndItsSuccessor() {
             for (int run = 0; run < 4; run++) {
                 finished(10 * run, 10 * run + 10);
-                pace.noteRunTime(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
+                // the clocks differ a little
+                pace.noteRunTime(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100));
             }
 
             assertEquals(2, pace.peakConcurrency());

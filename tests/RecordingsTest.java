@@ -94,7 +94,8 @@ final class RecordingsTest {
 
         /// Uses the recorded text: numbers and files would come back changed.
         private static Attempt attempt(Exchange exchange, Mode mode, String user) {
-            var inputs = new LinkedHashMap<>(Map.of("id", "r1", "text", exchange.request().at("/body/query").asText("x")));
+            var inputs = new LinkedHashMap<>(
+                    Map.of("id", "r1", "text", exchange.request().at("/body/query").asText("x")));
             exchange.request().at("/body/inputs").properties().stream().filter(each -> each.getValue().isTextual())
                     .forEach(each -> inputs.put(each.getKey(), each.getValue().asText()));
             return ServerTest.attempt(mode, user, inputs);
@@ -192,11 +193,13 @@ final class RecordingsTest {
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
             var said = assertInstanceOf(Verdict.LookUp.class, judge().verdict(attempt, response), exchange::toString);
             assertEquals(Symptom.UNCONFIRMED, said.symptom(), exchange::toString);
-            var unresolved = Given.unresolved(attempt, response, said.symptom(), said.why(), attempt.at(), attempt.at());
+            var unresolved = Given.unresolved(attempt, response, said.symptom(), said.why(),
+                    attempt.at(), attempt.at());
 
             var rules = new LookUpRules(judge(), new Limits(null, null, null, LONG, LONG, LONG), false);
             var step = rules.steps(unresolved, ServerTest.look(client, unresolved),
-                    new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, false), attempt.at()).getFirst();
+                    new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, false),
+                    attempt.at()).getFirst();
 
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
                 var take = assertInstanceOf(Step.Take.class, step, exchange::toString);

@@ -23,8 +23,8 @@ final class RulesTest {
     class TheJudge {
         private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
 
-        /// Responses of Dify itself, with or without a code. The message must contain the text of the last column. A code
-        /// with a colon comes from something in front of Dify.
+        /// Responses of Dify itself, with or without a code. The message must contain the text of the last column. A
+        /// code with a colon comes from something in front of Dify.
         @ParameterizedTest(name = "{0} {1} {2}: {3}")
         @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 status | code                        | message                          | verdict   | says
@@ -457,7 +457,8 @@ final class RulesTest {
         }
 
         private static String words(List<Step> steps, Instant now) {
-            return steps.isEmpty() ? "nothing" : String.join(", ", steps.stream().map(step -> word(step, now)).toList());
+            return steps.isEmpty() ? "nothing"
+                    : String.join(", ", steps.stream().map(step -> word(step, now)).toList());
         }
 
         private String step(Unresolved unresolved, LookUpResult found, Listing listing, long seconds) {
@@ -533,7 +534,8 @@ final class RulesTest {
                 String step) {
             var unresolved = unresolved(symptom);
 
-            assertEquals(step, step(stopped ? unresolved.with(unresolved.state().afterStop(NOON)) : unresolved, found(status)));
+            assertEquals(step, step(
+                    stopped ? unresolved.with(unresolved.state().afterStop(NOON)) : unresolved, found(status)));
         }
 
         @Test
@@ -597,8 +599,8 @@ final class RulesTest {
 
         @Test
         void aTimedOutRunWithoutATaskIsUnknownRatherThanStopped() {
-            var nameless = Given.unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), Symptom.TIMED_OUT,
-                    "late", NOON, NOON);
+            var nameless = Given.unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")),
+                    Symptom.TIMED_OUT, "late", NOON, NOON);
 
             assertEquals("unknown", step(nameless, running("run-1", seconds(300)), Listing.FROM_START, 300));
         }
@@ -647,9 +649,10 @@ final class RulesTest {
         void aRowWithoutAListedRunIsResentAfterALaterStreamStarted(Long passed, boolean earlier, boolean others,
                 long seconds, String step) {
             var own = attempt(Mode.STREAMING, Tries.NONE);
-            var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.fingerprint(), NOON);
-            var here = new LookUpContext(Listing.FROM_START, Optional.ofNullable(passed).map(NOON::plusSeconds), others, false,
-                    false);
+            var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.fingerprint(),
+                    NOON);
+            var here = new LookUpContext(Listing.FROM_START, Optional.ofNullable(passed).map(NOON::plusSeconds),
+                    others, false, false);
             var now = NOON.plusSeconds(seconds);
 
             assertEquals(step, words(lookUpRules.steps(unresolved(earlier ? Symptom.CRASH : Symptom.CUT, asked, false),
@@ -694,8 +697,8 @@ final class RulesTest {
         /// The first event in the stream of a refused row in Dify 1.16 has such a run id.
         @Test
         void aMadeUpRunIdIsTreatedAsNoRunId() {
-            var unresolved = Given.unresolved(attempt(Mode.STREAMING, Tries.NONE), cut(Symptom.CRASH, new RunRef("one", "one")),
-                    Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
+            var unresolved = Given.unresolved(attempt(Mode.STREAMING, Tries.NONE),
+                    cut(Symptom.CRASH, new RunRef("one", "one")), Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
 
             assertEquals("look", step(unresolved, ABSENT, Listing.FROM_START, 29));
             assertEquals("not_started, recheck 0", step(unresolved, ABSENT, Listing.FROM_START, 30));
@@ -834,7 +837,8 @@ final class RulesTest {
         }
 
         private static Unresolved recheck(Attempt earlier) {
-            return Unresolved.withoutWait(earlier.with(earlier.row(), new Tries(2, 0, 0)), Purpose.RESEND, Optional.empty(), NOON);
+            return Unresolved.withoutWait(earlier.with(earlier.row(), new Tries(2, 0, 0)),
+                    Purpose.RESEND, Optional.empty(), NOON);
         }
 
         @ParameterizedTest
@@ -890,7 +894,8 @@ final class RulesTest {
                 """)
         void aLateSuccessIsUsedIfItsUnchangedRowHasNotSucceeded(RunStatus status, boolean success,
                 boolean same, String step) {
-            var late = Unresolved.withoutWait(same ? earlier("u-1") : stale(false), Purpose.LATE, Optional.empty(), NOON);
+            var late = Unresolved.withoutWait(same ? earlier("u-1") : stale(false), Purpose.LATE,
+                    Optional.empty(), NOON);
             var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, success);
 
             assertEquals(step, words(lookUpRules.steps(late, found(status), here, NOON), NOON));

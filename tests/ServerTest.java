@@ -338,7 +338,8 @@ class ServerTest {
             if (exchange.status() == 0) return new Expected("look up", "");
             if (exchange.isStream()) return ofStream(exchange.text(), exchange.isQuestion());
             var body = parsed(exchange.text());
-            if (exchange.status() == 200 && exchange.isQuestion() && body.path("event").asText().equals("workflow_paused"))
+            if (exchange.status() == 200 && exchange.isQuestion()
+                    && body.path("event").asText().equals("workflow_paused"))
                 return ofRun(body.path("data"), body);
             if (exchange.status() == 200 && exchange.isQuestion())
                 return new Expected(body.path("answer").asText().isEmpty() ? "look up" : "succeeded", "", body);
@@ -363,7 +364,8 @@ class ServerTest {
                 switch (event.path("event").asText("")) {
                     case "message" -> answer += event.path("answer").asText();
                     case "message_end" -> { // API §14.3: nothing ran
-                        if (isQuestion && !isRun) return new Expected("succeeded", "", ((ObjectNode) event).put("answer", answer));
+                        if (isQuestion && !isRun)
+                            return new Expected("succeeded", "", ((ObjectNode) event).put("answer", answer));
                     }
                     case "workflow_finished", "workflow_paused" -> {
                         return ofRun(event.path("data"), event);
@@ -488,7 +490,8 @@ class ServerTest {
                     {"data": [{"workflow_run": {"id": ""}, "created_by_end_user": {"session_id": "user-1"}}]}""")));
             dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withBody("<html></html>")));
 
-            assertInstanceOf(LookUpResult.Silent.class, look(unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
+            assertInstanceOf(LookUpResult.Silent.class,
+                    look(unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
         }
 
         @Test
@@ -711,7 +714,8 @@ class ServerTest {
             var body = Events.blocking("{}").replaceFirst("\\{\"id\"", "{\"finished_at\":" + finished.getEpochSecond()
                     + ",\"id\"").replaceFirst("\"elapsed_time\": ?[0-9.]+", "\"elapsed_time\":0.1");
             for (int late : List.of(0, 30)) {
-                var sent = DateTimeFormatter.RFC_1123_DATE_TIME.format(finished.plusSeconds(late).atZone(ZoneOffset.UTC));
+                var sent = DateTimeFormatter.RFC_1123_DATE_TIME
+                        .format(finished.plusSeconds(late).atZone(ZoneOffset.UTC));
 
                 var ran = ran(seen(BLOCKING, aResponse().withFixedDelay(1200).withHeader("Date", sent).withBody(body)));
 
@@ -837,9 +841,9 @@ class ServerTest {
         private void stored(String id, String status) {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(status.isEmpty()
                     ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\",\"message\":\"\",\"status\":404}")
-                    : aResponse().withBody("{\"id\":\"%s\",\"status\":\"%s\",\"outputs\":{},\"inputs\":{%s}}".formatted(id,
-                            status.replace("another's", "succeeded"),
-                            status.equals("another's") ? "\"sys.user_id\":\"another\"" : ""))));
+                    : aResponse().withBody("{\"id\":\"%s\",\"status\":\"%s\",\"outputs\":{},\"inputs\":{%s}}"
+                            .formatted(id, status.replace("another's", "succeeded"),
+                                    status.equals("another's") ? "\"sys.user_id\":\"another\"" : ""))));
         }
 
         private void listed(String... runs) {

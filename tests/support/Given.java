@@ -40,8 +40,9 @@ final class Given {
         }
     }
 
-    /// Starts the tool in a process of its own, as the launcher does: with a cache of its classes, which halves the time
-    /// of a start. The first test that needs it makes it. Java makes none for classes in folders, and starts without.
+    /// Starts the tool in a process of its own, as the launcher does: with a cache of its classes, which halves the
+    /// time of a start. The first test that needs it makes it. Java makes none for classes in folders, and starts
+    /// without.
     static final class Tool {
         private static Path cache;
 
@@ -317,7 +318,8 @@ final class Given {
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
-        return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, delimiter, "", null, null, "", Map.of(), Map.of());
+        return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, delimiter, "", null, null, "",
+                Map.of(), Map.of());
     }
 
     /// A CSV with these columns, for tests that need nothing else of it.
@@ -333,7 +335,8 @@ final class Given {
     }
 
     static TextFile text(Path file) {
-        return new TextFile(file, () -> Files.newInputStream(file), UTF_8, "", false, "", TextFile.Extras.NONE, new TextFile.Copies(file));
+        return new TextFile(file, () -> Files.newInputStream(file), UTF_8, "", false, "",
+                TextFile.Extras.NONE, new TextFile.Copies(file));
     }
 
     /// All rows of a CSV, after a check.
@@ -619,7 +622,8 @@ final class Given {
                     Long.MAX_VALUE, OptionalLong.empty(), false, resendUnknown || selection.resendUnknown(), false);
             var wanted = batch.select(asked, timeout);
             var route = batch.history().modePolicy(mode, app, server, false);
-            writer.record(Event.SessionEvent.of(batch, ACCESS.name(), new AppClaim("1-2", "", false), server, List.of(), false)
+            writer.record(Event.SessionEvent.of(batch, ACCESS.name(),
+                            new AppClaim("1-2", "", false), server, List.of(), false)
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
@@ -752,7 +756,8 @@ final class Given {
         /// How each attempt of a row ended, by time: an event of the log, or a line in the results.
         private List<JsonNode> ends(String id) throws IOException {
             var results = Files.exists(output) ? results() : List.<JsonNode>of();
-            return Stream.concat(log("end").stream(), results.stream()).filter(end -> end.path("id").asText().equals(id))
+            return Stream.concat(log("end").stream(), results.stream())
+                    .filter(end -> end.path("id").asText().equals(id))
                     .sorted(Comparator.comparing(Scene::time)).toList();
         }
 

@@ -212,8 +212,8 @@ final class PowerCut implements Callable<Integer> {
 
     private List<String> arguments(String command, String... more) {
         var words = new ArrayList<>(List.of(command, "-i", "data.csv", "-o", "results.jsonl"));
-        if (command.equals("run")) words.addAll(List.of("-c", "" + concurrency, "--settle", "1", "--timeout", "10", "--progress", "off",
-                "--mode", mode == Mode.BLOCKING || mode == Mode.MERGE ? "blocking" : "streaming"));
+        if (command.equals("run")) words.addAll(List.of("-c", "" + concurrency, "--settle", "1", "--timeout", "10",
+                "--progress", "off", "--mode", mode == Mode.BLOCKING || mode == Mode.MERGE ? "blocking" : "streaming"));
         words.addAll(List.of(more));
         return words;
     }

@@ -24,7 +24,8 @@ final class SimulatedFiles {
     }
 
     /// A file for a variable: what the client sent, and what the server found out.
-    private record LookUpResult(String kind, String method, String name, String type, long size, String url, String upload) {}
+    private record LookUpResult(String kind, String method, String name, String type, long size, String url,
+            String upload) {}
 
     private static String extension(String name) {
         int dot = name.lastIndexOf('.');

@@ -141,7 +141,8 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         private void start() {
             var events = run.opening();
             out.add(events.get(0));
-            if (!steps.isEmpty() && steps.getFirst() instanceof Step.Say(var id)) out.add(run.textChunk(FIRST_PART, id, "answer"));
+            if (!steps.isEmpty() && steps.getFirst() instanceof Step.Say(var id))
+                out.add(run.textChunk(FIRST_PART, id, "answer"));
             if (worker) texts();
             out.add(events.get(1));
             texts();
@@ -231,8 +232,8 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             out.add(run.nodeStarted(last, last));
             values.put("end.started", true);
             texts();
-            out.add(run.nodeFinished(last, last, last.equals("end") ? given() : Map.of(), Map.of(), given(), "succeeded",
-                    null, null));
+            out.add(run.nodeFinished(last, last, last.equals("end") ? given() : Map.of(), Map.of(), given(),
+                    "succeeded", null, null));
         }
 
         private Map<String, Object> given() {
@@ -242,8 +243,8 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return given;
         }
 
-        /// The outputs that can be reported by now. In 1.9.2, a failure replaced by a default value leaves it open whether
-        /// the End node is reached.
+        /// The outputs that can be reported by now. In 1.9.2, a failure replaced by a default value leaves it open
+        /// whether the End node is reached.
         private void texts() {
             boolean open = !worker && !values.containsKey("end.started") && steps.stream().anyMatch(step ->
                     step instanceof Step.Call(var id, var forgiving) && forgiving && values.containsKey(id + ".error"));

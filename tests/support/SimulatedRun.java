@@ -67,7 +67,8 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
     /// looked for as it is stored.
     boolean has(String text) {
         var part = app.version().hasWorker() ? text : SimulatedJson.SPACED.json(text).replaceAll("^\"|\"$", "");
-        return Stream.of(SimulatedJson.SPACED.json(storedInputs()), SimulatedJson.SPACED.json(state.outputs()), user, id)
+        return Stream.of(SimulatedJson.SPACED.json(storedInputs()), SimulatedJson.SPACED.json(state.outputs()),
+                        user, id)
                 .anyMatch(whole -> whole.toLowerCase(Locale.ROOT).contains(part.toLowerCase(Locale.ROOT)));
     }
 

@@ -38,7 +38,8 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
         sortOptions = false, usageHelpWidth = 100,
         description = {"Simulates a Dify server over HTTP. Prints its address on the first line of stdout. Accepts "
                 + "any key that starts with app-, and the key " + Simulator.WORKSPACE_KEY + " for two apps, "
-                + Simulator.FIRST_APP + " and " + Simulator.SECOND_APP + ". GET /__stats counts the runs of each row (?rows=0: totals only).", "",
+                + Simulator.FIRST_APP + " and " + Simulator.SECOND_APP + ". GET /__stats counts the runs of each row "
+                + "(?rows=0: totals only).", "",
                 "A share is 3%% or 0.03, and is rolled at each start of a row. A row can request a fault by name in "
                 + "any of its inputs: [drop-before] for its first start, [drop-before!] for every start; "
                 + "also [latency 5s], [queue 10s] and [move 400s].", ""},
@@ -169,7 +170,8 @@ final class Simulator implements Callable<Integer> {
             if (option != null && option.getValue() instanceof Share share) shares.put(fault, share);
         }
         if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " must be at least 1");
-        return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, move, silence, limit, shares);
+        return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, move, silence, limit,
+                shares);
     }
 
     private JsonNode fields() {

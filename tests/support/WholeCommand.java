@@ -390,8 +390,9 @@ abstract class WholeCommand {
         }
 
         ResponseDefinitionBuilder record(String id, String status) {
-            return answer(200, text("{'id':'run-%s','workflow_id':'w','status':'%s','outputs':{'row_id':'%s','from':'record'},"
-                    + "'error':null,'elapsed_time':2.5,'total_tokens':3,'total_steps':3}", id, status, id));
+            return answer(200, text("{'id':'run-%s','workflow_id':'w','status':'%s',"
+                    + "'outputs':{'row_id':'%s','from':'record'},'error':null,"
+                    + "'elapsed_time':2.5,'total_tokens':3,'total_steps':3}", id, status, id));
         }
 
         /// The log leads from the user of the one row that was sent to its run.
@@ -494,8 +495,8 @@ abstract class WholeCommand {
         }
     }
 
-    /// A server that answers as the handler does, on a thread for each request, or else cuts the connection. Returns its
-    /// address.
+    /// A server that answers as the handler does, on a thread for each request, or else cuts the connection. Returns
+    /// its address.
     URI serve(HttpHandler handler) throws IOException {
         var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 100);
         server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
