@@ -373,7 +373,7 @@ final class DifyExec implements Runnable {
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
             // rejects -i if it is a file of a shard, such as its results
-            if (input != null) for (var files : shards.files()) files.refuse(input);
+            if (input != null) for (var files : shards.files()) files.refuseAsInput(input);
             try (var csv = open(shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
                 if (json) console.out().println(Json.text(view.json()));
@@ -1589,7 +1589,7 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             // a retry needs an earlier session, except of a shard, which has no files if it has no rows
             if (asked.listed() && files.shard().isEmpty()) files.requireStarted();
-            files.refuse(input.csv);
+            files.refuseAsInput(input.csv);
             // a fresh batch does not take over how the earlier one read its input
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
@@ -3487,7 +3487,7 @@ final class DifyExec implements Runnable {
 
         /// Opens the input for a command that sends no row, so it needs no question and has no `--query-column`.
         Csv open(Path input, BatchFiles files) throws IOException {
-            files.refuse(input);
+            files.refuseAsInput(input);
             return open(input, "", Optional.of(files));
         }
 
@@ -8236,7 +8236,7 @@ final class DifyExec implements Runnable {
                     + ")", "check that this is the right CSV; --force exports its rows anyway");
         }
 
-        /// Returns the CSV of this command and the one of the last session. No output may overwrite either of them.
+        /// Returns the CSV files of this command and of the last session, which no output may overwrite.
         List<Path> inputs() {
             return Stream.concat(csv.map(known -> known.file().input()).stream(),
                     history.input(files.results()).stream()).toList();
@@ -8248,13 +8248,15 @@ final class DifyExec implements Runnable {
         /// @param hint continues the hint with an option that accepts the CSV, if the command has one
         void refuseOtherFile(Path input, String hint) {
             long others = index.size() - index.rows();
+            // without other ids, the rows have no lines because none of them has run yet
             boolean isOther = others > 0 && IntStream.range(0, index.rows()).noneMatch(history::hasLines);
             if (isOther) throw new Unusable(input + ": " + files.results() + " has "
                     + Text.count(others, "id") + ", and none of them is in this file (first: "
                     + Text.id(index.id(index.rows())) + ")", "check that this is the right CSV" + hint);
         }
 
-        /// Returns the wanted rows, or none if there is no CSV.
+        /// Returns the wanted rows, or none if there is no CSV. The hashes make sure that no row has changed since the
+        /// index was made.
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = entrySet(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
@@ -8276,7 +8278,7 @@ final class DifyExec implements Runnable {
         /// Describes the rows of a session: the ids in `.retry`, the given ids, or all rows.
         ///
         /// @param listed        whether the rows are those in `.retry`
-        /// @param ids           the ids that `retry ID` names; empty for all rows or those in `.retry`
+        /// @param ids           the ids given to `retry`; empty for all rows or those in `.retry`
         /// @param force         whether rows that have succeeded run again
         /// @param among         the ids of `--ids`, which limit the rows further; empty for no further limit
         /// @param limit         the largest number of rows
@@ -8305,8 +8307,8 @@ final class DifyExec implements Runnable {
                         OptionalLong.empty(), false, !ids.isEmpty(), false);
             }
 
-            /// Selects a random sample of the pending rows. Failed rows are left out, because they are not like the
-            /// rows that the forecast is for.
+            /// Selects a random sample of the pending rows. Failed rows are left out, because the sample must resemble
+            /// the pending rows that are forecast from it.
             Selection random(long rows, long seed) {
                 return new Selection(listed, ids, force, among, rows, OptionalLong.of(seed), rerunChanged,
                         resendUnknown, true); // true: only pending rows
@@ -8351,6 +8353,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param timeout how long a run may take; a look-up waits no longer than that for a run that is still active
         Wanted select(Selection asked, Duration timeout) throws IOException {
+            // `.retry` may have ids that the CSV lacks, for which there is no row to send
             var rows = asked.listed() ? entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
                     : asked.ids().isEmpty() ? entrySet(IntStream.range(0, index.rows())) : entriesOf(asked.ids(), "");
             if (!asked.ids().isEmpty() && !asked.force())
@@ -8423,10 +8426,10 @@ final class DifyExec implements Runnable {
         private final List<Runnable> effects = new ArrayList<>();
         /// `mustForce` is true if something waits for added lines to be on disk.
         private boolean mustForce = false, retryListDue = false, cannotForceNoted = false;
-        /// Whether an attempt was added, and whether an attempt is on disk and may therefore have been sent.
+        /// `hasAttempts` is true if an attempt was added, and `hasSent` if one is on disk and may have been sent.
         private boolean hasAttempts = false, hasSent = false;
         private long nextRetryList = 0; // by System.nanoTime()
-        private Instant nextForce = Instant.MIN;
+        private Instant nextForce = Instant.MIN; // so that the first commit does not wait
         private volatile long forcingSince = 0; // by System.nanoTime(); 0 while no fsync is in progress
 
         private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log, LineFile.Disk disk) {
@@ -8451,6 +8454,7 @@ final class DifyExec implements Runnable {
                     var index = Batch.readIndex(files, Optional.of(csv));
                     var lock = files.acquire();
                     var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
+                    // the log has no byte order mark, because the original tool has no log
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
                         if (fresh.isPresent()) {
@@ -8623,7 +8627,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the reason to stop after a failed write. Exit code 2 means that nothing was sent, and 4 that runs
-        /// may have been paid for.
+        /// may have been paid for. If another program changed a file, starting again is not safe, because attempts may
+        /// be missing from the log.
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
@@ -8863,7 +8868,7 @@ final class DifyExec implements Runnable {
                     lastResult = Instant.MIN;
                     updatedAt = Optional.of(started.t()); // the time since the last session does not count
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
-                    if (starts.isEnough()) lastEnough = starts; // these are of the session before
+                    if (starts.isEnough()) lastEnough = starts; // `starts` still holds those of the session before
                     starts = new Starts();
                 }
                 case AttemptEvent attempt -> {
@@ -8928,7 +8933,8 @@ final class DifyExec implements Runnable {
             updatedAt = Optional.of(now);
         }
 
-        /// Returns the time from the session's last event to its last result, or to `most` if that is earlier.
+        /// Returns the time from the session's last event to its last result. It ends at `most`, the start of the next
+        /// session, because that session counts the time after its start.
         private Duration untilLastResult(Instant most) {
             var last = lastResult.isBefore(most) ? lastResult : most;
             return updatedAt.filter(last::isAfter)
@@ -8937,7 +8943,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the duration of all sessions, without the time between them.
         Duration timeTaken() {
-            return timeTaken.plus(untilLastResult(Instant.MAX));
+            return timeTaken.plus(untilLastResult(Instant.MAX)); // no session has followed
         }
 
         /// Returns how many rows ran at a time in the last session that had enough rows, or in the last session if none
@@ -9080,7 +9086,7 @@ final class DifyExec implements Runnable {
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
-        Optional<Mode> mode = Optional.empty(); // the last one that the tool chose itself
+        Optional<Mode> mode = Optional.empty(); // the last mode that the tool chose itself
         private Optional<String> stopped = Optional.empty();
         /// Holds the last session until its end is in the log, and is empty afterwards.
         private Optional<SessionEvent> unfinished = Optional.empty();
@@ -9100,7 +9106,7 @@ final class DifyExec implements Runnable {
         /// Holds an attempt that was sent, and what the later lines about it showed.
         ///
         /// @param server      Dify's version, which decides where its run can be found
-        /// @param isElsewhere whether only `--same-app` shows that the app of later sessions is the one that got it
+        /// @param isElsewhere whether it is only assumed, by `--same-app`, that later sessions use the attempt's app
         /// @param isDoubtful  whether its result may be among the lost lines of the results
         record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state, boolean isElsewhere,
                 boolean isDoubtful) {
@@ -9233,7 +9239,7 @@ final class DifyExec implements Runnable {
         /// Takes a success, when its line is read or after it was written. Returns the entry of its row. If an id has
         /// several lines, the last one counts.
         int take(Results.Success.Head success) {
-            int entry = index.findOrAdd(success.id().strip());
+            int entry = index.findOrAdd(success.id().strip()); // as the CSV's ids are
             var former = index.status(entry);
             settle(entry, success.outcome().status());
             if (!success.workflowId().isEmpty()) index.madeBy(success.workflowId());
@@ -9481,7 +9487,8 @@ final class DifyExec implements Runnable {
                     .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
         }
 
-        /// Returns the attempts whose row was sent again. They have no cells, because they are only looked for.
+        /// Returns the attempts whose row was sent again. Their rows have no line (0) and no cells, because the
+        /// attempts are only looked for.
         ///
         /// @param hasRun true for the attempts whose run has appeared and may still succeed, false for the others
         List<Attempt> resent(boolean hasRun) {
@@ -9495,8 +9502,8 @@ final class DifyExec implements Runnable {
             return newestBegun;
         }
 
-        /// Returns for each row, by its entry, the attempt to look up before the row is sent. It is the last one of the
-        /// most urgent. A row has several attempts if their results are lost.
+        /// Returns for each row, by its entry, the attempt to look up before the row is sent. This is the most urgent
+        /// attempt, or the last of several that are equally urgent. A row has several if their results are lost.
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
             all(state -> state != State.RESENT).forEach(one -> {
@@ -9540,7 +9547,8 @@ final class DifyExec implements Runnable {
     ///
     /// @param sessions the last session on these files, or the last one of each shard if no session followed a merge
     record Origin(BatchFiles files, List<SessionEvent> sessions) {
-        /// So many runs are looked up to recognize the app, one request each. Dify may have deleted one of them.
+        /// At most this many runs are looked up to recognize the app, with one request each. A single run is not
+        /// enough, because Dify may have deleted it.
         private static final int MAX_RUNS = 3;
 
         static Origin of(BatchFiles files) throws IOException {
@@ -9570,7 +9578,7 @@ final class DifyExec implements Runnable {
         /// Creates the refusal for a key or app id that is new to this batch.
         ///
         /// @param runs     the recorded runs, none of which this app has
-        /// @param isSameId whether the app id is the same as before, so that the key is what differs
+        /// @param isSameId whether the app id is the same as before, so that only the key differs
         Unusable otherApp(Runs runs, boolean isSameId) {
             var reason = runs.newest().isEmpty() ? "no recorded run can show whether the app is the same"
                     : "this app has none of the last " + Text.count(runs.newest().size(), "recorded run")
@@ -9592,7 +9600,7 @@ final class DifyExec implements Runnable {
         record Runs(boolean mayHaveStarted, Collection<Recorded> newest) {}
 
         /// Reads what shows which app a session used. Only a start with another server or key needs this, so it is not
-        /// part of the history. The results are read last, because a later run replaces an earlier one.
+        /// part of the history. The results are read after the log, because the runs that are added last are kept.
         Runs runs(SessionEvent session) throws IOException {
             Predicate<String> isRow = session.shard().isEmpty() ? _ -> true : Shard.parse(session.shard())::holds;
             var newest = new LinkedHashMap<String, Recorded>(); // by user
@@ -9633,8 +9641,8 @@ final class DifyExec implements Runnable {
     /// read, and [Lines] then reads single lines, so that views need not hold the contents of all rows. The lines of a
     /// row form a chain from the last one to the first.
     static final class LineOffsets implements Batch.Listener {
-        /// Holds for each row, and in the second list for each line, the number of the row's last line, or of its line
-        /// before. Lines are numbered from 1, so that 0 means that there is none.
+        /// `newest` holds the number of each row's last line, and `before` holds for each line the number of the same
+        /// row's previous line. Lines are numbered from 1, so that 0 means that there is no such line.
         private final LongList newest = new LongList(), before = new LongList();
         /// Holds the offset of each line in the log. For a line of the results, it holds -1 minus the offset, which is
         /// negative even for the first line.
@@ -9722,6 +9730,7 @@ final class DifyExec implements Runnable {
                         var event = Event.read(log.seek(offset).bytes()).orElseThrow(); // it was read before
                         if (event instanceof AttemptEvent attempt)
                             traces.put(attempt.user(), new Trace(attempt, new ArrayList<>()));
+                        // an event is left out if the line of its attempt could not be read
                         else if (traces.containsKey(event.user())) traces.get(event.user()).events().add(event);
                     }
                 }
@@ -9747,7 +9756,7 @@ final class DifyExec implements Runnable {
                         .at(pointer.tail());
             }
 
-            /// Reads the line of a success. If it has been changed since the files were read, it is an error.
+            /// Reads the line of a success. Fails if the line has been changed since the files were read.
             static RowEnd of(Lines line) {
                 var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(() -> new Unusable(line.path
                         + ": cannot read the JSON of the line at byte " + line.place()));
@@ -9873,7 +9882,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses an input that is a file of the batch, because the output would destroy it.
-        void refuse(Path input) throws IOException {
+        void refuseAsInput(Path input) throws IOException {
             if (isAny(all(), input)) throw new Unusable(input
                     + " is both input and output", "choose another -o");
         }
@@ -9886,8 +9895,8 @@ final class DifyExec implements Runnable {
         /// it is known.
         record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
-        /// Returns the choices of the last session on these files. Without one, returns those of a shard, because a new
-        /// shard and `merge` must read the CSV as the other shards did.
+        /// Returns the choices of the last session on these files. Without a session, returns the choices of a shard,
+        /// because a new shard and `merge` must read the CSV as the other shards did.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
@@ -9964,13 +9973,13 @@ final class DifyExec implements Runnable {
         /// Renames the files of a batch for `--fresh`, so that nothing of it is lost. The log goes last. If the process
         /// is killed before that, the next start looks its attempts up and does not send their rows again.
         void moveAside(PrintWriter err) throws IOException {
-            var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
+            var stamp = "." + Instant.now().toString().replaceAll("[-:]", ""); // Windows allows no colon in a name
             for (var file : List.of(results, retry, log)) {
                 if (!Storage.exists(file)) continue;
                 Files.move(file, sibling(file, stamp));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
             }
-            AtomicFile.forceFolder(results);
+            AtomicFile.forceFolder(results); // so that the new names survive a power cut
         }
 
         /// Takes the lock of these files. A whole batch and its shards exclude each other, and so do shards of
@@ -10034,7 +10043,7 @@ final class DifyExec implements Runnable {
             static boolean isHeld(Path path) {
                 return Storage.exists(path) && Storage.naming(path, () -> {
                     try (var channel = FileChannel.open(path)) { // reading is enough, see above
-                        return channel.tryLock(0, Long.MAX_VALUE, true) == null;
+                        return channel.tryLock(0, Long.MAX_VALUE, true) == null; // the whole file, shared (true)
                     } catch (OverlappingFileLockException _) {
                         return true; // held by this process
                     }
@@ -10046,6 +10055,7 @@ final class DifyExec implements Runnable {
             /// at first, closing the channel tries again; otherwise a shell would hold it for good.
             @Override
             public void close() {
+                // after the first call, the lock file may be that of another process
                 if (held.isValid()) Storage.close(files.lock, () -> {
                     try (var channel = held.channel(); held) {
                         if (!files.isStarted() && channel.size() == 0) Files.deleteIfExists(files.lock);
@@ -10146,6 +10156,7 @@ final class DifyExec implements Runnable {
             var sessions = Event.sessions(whole.log());
             var merged = merged(sessions);
             for (var shard : merged) requireCount(whole, shard.count(), own.count());
+            // the renamed log shows the merge even if the batch's log is no longer there
             if (merged.contains(own) || Storage.exists(files.mergedLog()))
                 throw new Unusable(whole.log() + ": includes shard " + own + ", which was merged",
                         "continue without --shard, or choose another -o");
@@ -10233,6 +10244,7 @@ final class DifyExec implements Runnable {
                     log.write();
                     log.force();
                 }
+                // replaces the log of an earlier merge, if the shard's log was copied here again after it
                 for (var part : shards.files())
                     if (!part.isMerged()) Files.move(part.log(), part.mergedLog(), StandardCopyOption.REPLACE_EXISTING);
                 AtomicFile.forceFolder(whole.log());
@@ -10270,6 +10282,7 @@ final class DifyExec implements Runnable {
                         session.requireFormat(part.files.log());
                         Shards.requireSame(part.files, session, csv);
                         var last = history.last(SessionEvent.class).orElse(session);
+                        // the app cannot be compared, because the hash of each log has a salt of its own
                         if (!last.baseUrl().equals(session.baseUrl()))
                             throw new Unusable(part.files.log()
                                     + ": ran on another server than the other shards",
@@ -10307,7 +10320,7 @@ final class DifyExec implements Runnable {
                     event = log.<Event>read(Event.READER).orElse(null);
                     if (event != null) {
                         t = event.t();
-                        if (event.results() >= 0) noteResultsSize(event.results());
+                        if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
                     }
                     waiting.add(this);
                 }
@@ -10334,7 +10347,7 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final byte[] head; // what a new file begins with: a byte order mark or nothing
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-        private final JsonGenerator json = Json.generator(waiting).setRootValueSeparator(null);
+        private final JsonGenerator json = Json.generator(waiting).setRootValueSeparator(null); // [#add] ends the line
         private final Disk disk;
         private FileChannel channel; // null while the file is not open
         private FileLock held;
@@ -10631,7 +10644,8 @@ final class DifyExec implements Runnable {
                 return line;
             }
 
-            /// Returns what [#READER] would read from the line, without reading it.
+            /// Returns what [#READER] would read from the line, without reading it. Only a partial success has its
+            /// status here, because no other status matters to [Head#outcome].
             Head head() {
                 var usage = ran.usage();
                 return new Head(attempt.row().id(), SUCCESS,
@@ -10712,7 +10726,8 @@ final class DifyExec implements Runnable {
             return kind(getClass());
         }
 
-        /// Returns the word for a type of event in the log, such as `attempt` for [AttemptEvent].
+        /// Returns the word for a type of event in the log, such as `attempt` for [AttemptEvent]. Renaming a type
+        /// changes the log's format.
         private static String kind(Class<?> type) {
             return type.getSimpleName().replace("Event", "").toLowerCase(Locale.ROOT);
         }
@@ -10745,7 +10760,8 @@ final class DifyExec implements Runnable {
                 // no relative path leads to another drive of Windows
                 boolean isSameDisk = folder.getRoot().equals(input.getRoot());
                 return new SessionEvent(Instant.now(), FORMAT, NAME_AND_VERSION, ProcessKey.own(), baseUrl,
-                        app.hash(), app.id(), app.isAssumed(), server, null, false, // [#with] sets the mode
+                        // [#with] sets the mode (null), whether it was chosen, and the size of the results (0)
+                        app.hash(), app.id(), app.isAssumed(), server, null, false,
                         (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
                         batch.files().shard().map(Shard::toString).orElse(""), typed, again, 0);
             }
@@ -10888,6 +10904,7 @@ final class DifyExec implements Runnable {
     /// several files leaves them there. Bytes are searched for line breaks and only lines that matter are parsed,
     /// because a log may have millions of lines.
     static final class Lines implements AutoCloseable {
+        /// Holds the byte order mark of UTF-8. The results begin with it, because those of the original tool do.
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         /// Reads lines of a batch. Unknown fields are ignored, because the original tool and later versions have
         /// others. Text after the JSON is an error, because it comes from two lines that were joined. Missing and null
@@ -10914,7 +10931,7 @@ final class DifyExec implements Runnable {
         final Path path;
         private final FileChannel file; // null if the file does not exist
         private byte[] page = new byte[1 << 16]; // a part of the file; grows if a line is longer
-        /// `first` is the offset in the file at which the page begins, and `number` is that of the line, from 1.
+        /// `first` is the offset in the file at which the page begins, and `number` is the line's number, from 1.
         private long first = 0, number = 0;
         /// Holds offsets in the page. `filled` is where its bytes end. `begin` is where the line begins, `start` where
         /// its text does after byte order marks, and `end` where it ends.
