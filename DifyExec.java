@@ -3542,8 +3542,8 @@ final class DifyExec implements Runnable {
 
     /// Prints progress on stderr. A terminal shows one line that is redrawn five times a second, which looks
     /// continuous. Elsewhere, a plain line is added every ten seconds, so that the log of a night has only some
-    /// thousand lines. All public methods are synchronized, because
-    /// the engine's thread and the one that watches the disk use them.
+    /// thousand lines. All public methods are synchronized, because the engine's thread and the one that watches the
+    /// disk use them.
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
         /// `MAX_CAUSES` limits how many causes are printed as they occur. The summary groups all of them.
@@ -3561,7 +3561,7 @@ final class DifyExec implements Runnable {
         Progress(PrintWriter err, Style style) {
             this.err = err;
             this.off = style == Style.OFF;
-            this.screen = style == Style.AUTO ? Screen.on(2) : Optional.empty();
+            this.screen = style == Style.AUTO ? Screen.on(2) : Optional.empty(); // 2 is stderr
             if (screen.isEmpty()) nextLineDue += PRINT_EVERY.toNanos();
         }
 
@@ -3609,6 +3609,7 @@ final class DifyExec implements Runnable {
 
         /// Formats the progress, with as many items as fit into `columns` characters. The most important come first,
         /// because the last ones are dropped. If there is room, the most frequent cause is added to the failed rows.
+        /// Rows with an outcome of an earlier session (`others`) count as done, because the line shows the batch.
         ///
         /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens`
         static String line(Tally tally, int columns) {
@@ -3632,6 +3633,7 @@ final class DifyExec implements Runnable {
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
             int room = columns - String.join(BETWEEN, items).length() - " ()".length(), at = items.indexOf(failed);
+            // `at` is -1 if no row has failed, or if there was no room for that item
             if (at > 0 && room >= SHORTEST_CAUSE) tally.causes().entrySet().stream().max(Map.Entry.comparingByValue())
                     .ifPresent(cause -> items.set(at, failed + " (" + Text.cutAtWord(cause.getKey(), room) + ")"));
             return Text.cut(String.join(BETWEEN, items), columns);
@@ -3746,6 +3748,7 @@ final class DifyExec implements Runnable {
     ///
     /// @param concurrency how many rows ran at a time; 0 if that is not known
     /// @param spent what the batch has cost so far, by currency
+    /// @param isStream whether the last session used streaming mode, because Dify reports no price in blocking mode
     record Forecast(long rows, double concurrency, Bootstrap.Interval seconds, Bootstrap.Interval tokens,
             SortedMap<String, Bootstrap.Interval> cost, Usage.Spending spent, boolean isStream) {
         /// The level of the intervals. A forecast needs less certainty than a comparison, whose level is 0.95.
@@ -3809,7 +3812,8 @@ final class DifyExec implements Runnable {
             var figures = new ArrayList<String>();
             if (concurrency > 0) figures.add(range(seconds, (time, _) -> Text.seconds(Duration.ofMillis(
                     Math.round(time * 1000)))) + " at -c " + Math.max(1, Math.round(concurrency)));
-            boolean inMillions = Math.max(tokens.estimate(), tokens.high()) >= 1e6; // false without a range (NaN)
+            // one unit for both bounds; without a range, `high` is NaN, and this is false
+            boolean inMillions = Math.max(tokens.estimate(), tokens.high()) >= 1e6;
             if (inMillions) figures.add(range(times(tokens, 1e-6), Forecast::figure) + " million tokens");
             else if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
             cost.forEach((currency, amount) ->
@@ -3915,9 +3919,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Prints a request as JSON, then as a command for `curl`. Only the key is masked, so it can be tried by hand.
+        /// The app's id is in the command if it is set, because a key can belong to several apps.
         static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
-            var body = Text.printable(sent, Integer.MAX_VALUE);
+            var body = Text.printable(sent, Integer.MAX_VALUE); // JSON can contain marks that turn a line around
             out.println("\n" + body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
                     + " -H 'Authorization: Bearer app-***'"
@@ -3971,7 +3976,7 @@ final class DifyExec implements Runnable {
         /// Draws a bar for each count above zero: `  succeeded           19   95.0 %  █████████████████████████████`.
         /// The smallest count still gets one block, so that it is not overlooked.
         ///
-        /// @param wide how many characters the longest word has
+        /// @param wide how many characters each word takes, with spaces after it
         static <T> List<String> bars(Map<T, Long> counts, int wide, Function<T, String> word,
                 BiFunction<T, String, String> paint) {
             double all = sum(counts);
@@ -4046,7 +4051,7 @@ final class DifyExec implements Runnable {
             if (changed.length > 0) notes.add(Text.count(changed.length, "succeeded row")
                     + " changed in the CSV (first: " + Text.id(index.id(changed[0]))
                     + "); 'run --rerun-changed' runs " + (changed.length == 1 ? "it" : "them") + " again");
-            int strangers = index.size() - index.rows();
+            int strangers = index.size() - index.rows(); // they follow the rows of the CSV
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
             // a retry would ask a person to fill in the form again
@@ -4117,7 +4122,8 @@ final class DifyExec implements Runnable {
                 var whole = shards.whole().results();
                 var batches = IntStream.rangeClosed(1, shards.count())
                         .mapToObj(number -> BatchFiles.of(new Shard(number, shards.count()).of(whole)))
-                        .map(files -> Batch.peek(files, csv, false, List.of())).toList(); // false, without single rows
+                        // false, because only counts are shown
+                        .map(files -> Batch.peek(files, csv, false, List.of())).toList();
                 return new OfShards(whole, batches, csv.isPresent());
             }
 
@@ -4185,7 +4191,7 @@ final class DifyExec implements Runnable {
             static Group of(Batch batch, Cause cause, List<Integer> entries) {
                 return new Group(cause, entries.stream().map(batch.index()::id).toList(), entries.stream()
                         .flatMap(batch.history()::forms).map(Event.FormEvent::until).filter(time -> !time.isEmpty())
-                        .min(Comparator.naturalOrder()).orElse(""));
+                        .min(Comparator.naturalOrder()).orElse("")); // times in UTC sort as text
             }
 
             /// Formats a cause and its first rows: `3 × unknown: the answer broke off (r-1, r-2, …)`
@@ -4242,6 +4248,7 @@ final class DifyExec implements Runnable {
         private BookWriter book;
         private long rows = -1, escaped = 0, tooLong = 0; // rows starts at -1 because the header is not a row
 
+        /// @param raw whether a CSV keeps formulas and control characters, for programs that do not run formulas
         Spreadsheet(Path path, char delimiter, boolean raw) {
             this.path = path;
             this.delimiter = delimiter;
@@ -4365,19 +4372,19 @@ final class DifyExec implements Runnable {
         private int row = 0;
 
         BookWriter(OutputStream out) {
-            book = new Workbook(out, "difyexec", null); // its version would have to look like one of Excel
+            book = new Workbook(out, "difyexec", null); // no version, because it must look like Excel's, such as 16.03
             sheet = book.newWorksheet("Results");
             sheet.freezePane(0, 1); // the header, which is one row, stays in view
         }
 
-        /// Writes a row. Fails at a limit of Excel, because the rest would be lost without a message.
+        /// Writes a row. Fails at Excel's limits of rows and columns, because the rest would be lost without a message.
         void write(Collection<String> cells, BitSet typed) throws IOException {
             if (row == Book.MAX_ROWS || cells.size() > MAX_COLUMNS)
                 throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MAX_ROWS) + " rows, "
                         + Text.number(MAX_COLUMNS) + " columns)", "export a .csv");
             int column = 0;
             for (var whole : cells) {
-                var cell = whole.substring(0, Math.min(LONGEST, whole.length()));
+                var cell = whole.substring(0, Math.min(LONGEST, whole.length())); // `tooLong` counts these
                 // a workbook is compressed, so the stream that masks other files would not find the API key
                 if (Secret.current().occursIn(cell)) cell = Secret.current().mask(cell);
                 // in characters, wide enough for a short name, and not so wide that a text fills the screen
@@ -4389,9 +4396,11 @@ final class DifyExec implements Runnable {
             if (++row % BLOCK == 0) flush();
         }
 
+        /// Writes a text as an inline string. The other form, `value`, keeps spaces at the ends, but all such texts
+        /// stay in memory until the end.
         private void writeText(int column, String cell) {
             if (cell.equals(cell.strip())) sheet.inlineString(row, column, escaped(cell));
-            else sheet.value(row, column, escaped(cell)); // unlike an inline string, it keeps spaces at the ends
+            else sheet.value(row, column, escaped(cell));
         }
 
         /// Writes a number. Returns false if the cell must stay text, because Excel keeps only 15 digits.
@@ -4528,7 +4537,8 @@ final class DifyExec implements Runnable {
             return value.isTextual() ? text : object("json", text);
         }
 
-        /// Leaves out empty and zero fields to keep the page small, because it may have 100,000 rows.
+        /// Leaves out empty and zero fields to keep the page small, because it may have 100,000 rows. An `Integer` 0
+        /// stays, because it is the index of the first cause.
         static Map<String, Object> prune(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
             return object;
@@ -4598,13 +4608,15 @@ final class DifyExec implements Runnable {
                 return second.isSuccess() ? FAILED_FIRST : NEITHER;
             }
 
+            /// Returns whether the sides differ. An unstable row may differ by chance, and a row without a success on
+            /// either side has nothing to compare.
             boolean isDifference() {
                 return this != SAME && this != UNSTABLE && this != NEITHER;
             }
         }
 
-        /// Grades the second side of a row, by most of its results. Without expected values, the first side is what
-        /// is expected.
+        /// Grades a row by its results on the second side. Without expected values, those of the first side are what is
+        /// expected.
         enum Grade implements Named { CORRECT, MISSED, NO_RESULT, NOT_JUDGED }
 
         /// Selects a part of the outputs by its JSON pointer, or all but the ignored ones.
@@ -4856,7 +4868,9 @@ final class DifyExec implements Runnable {
             expected.judged().forEach(rows::findOrAdd);
             for (var match : Match.values()) matches.put(match, 0L);
             for (var grade : Grade.values()) grades.put(grade, 0L);
-            for (int number = 0; number < rows.size(); number++) count(number, pair(number)); // after all of `rows`
+            // only now, because each side holds its figures in arrays with one value for each of `rows`
+            for (int number = 0; number < rows.size(); number++) count(number, pair(number));
+            // a failed row may lack the part, so this is an error only if a row succeeded on both sides
             long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT) + matches.get(Match.UNSTABLE);
             if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
                 throw new Unusable("--output " + Text.printable(scope.part(), 100)
@@ -4866,7 +4880,7 @@ final class DifyExec implements Runnable {
         }
 
         private Stream<Side> sides() {
-            return Stream.of(first, second).filter(side -> !side.labels().isEmpty());
+            return Stream.of(first, second).filter(side -> !side.labels().isEmpty()); // one label for each file
         }
 
         private boolean isOne() {
@@ -4922,7 +4936,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the verdict, such as
-        /// `percent correct: second is better, +6.5 points (+2.0 to +11.0), 8 % dearer (+5 % to +11 %)`.
+        /// `percent correct: second is better, +6.5 points (+2.0 to +11.0), 8 % dearer (+5 % to +11 %)`. The cost is
+        /// left out if its interval includes 0 or is unknown.
         private String sentence() {
             long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
             if (isOne()) return grades.get(Grade.CORRECT) + " of " + Text.count(judged, "judged row") + " correct";
@@ -4957,6 +4972,7 @@ final class DifyExec implements Runnable {
             double unequal = Compared.shareOfUnequal(across);
             double unequalFirst = Compared.shareOfUnequal(scope.compare(before, before));
             double unequalSecond = Compared.shareOfUnequal(scope.compare(after, after));
+            // without a first side, the second also takes its place, so that nothing differs
             Result two = shown(after), one = before.isEmpty() ? two : shown(before);
             var match = Match.of(one.status(), two.status());
             if (unequal > 0) match = Match.UNSTABLE;
@@ -5013,8 +5029,9 @@ final class DifyExec implements Runnable {
             matches.merge(pair.match(), 1L, Long::sum);
             grades.merge(pair.grade(), 1L, Long::sum);
             boolean isMissed = pair.grade() == Grade.MISSED || pair.grade() == Grade.NO_RESULT;
+            // without expected values, a row is also missed if it failed on both sides, which is no difference
             unequal.set(number, pair.match().isDifference() || !expected.isEmpty() && isMissed);
-            // --json lists unstable rows, which may differ by chance, but the terminal does not
+            // the terminal, unlike --json, does not list unstable rows, because they may differ by chance
             listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
             pair.outputs().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
@@ -5224,6 +5241,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
+        /// Returns a row of `--json`. A value that is missing on one side has no key, unlike a `null` in the outputs.
         private Map<String, Object> json(Pair pair) {
             var json = object("id", pair.id(), "kind", pair.match().key(), "differences",
                     pair.differences().stream().map(difference -> WebPage.prune(object("pointer", difference.pointer(),
@@ -5239,7 +5257,7 @@ final class DifyExec implements Runnable {
     /// Holds the cells of the input that outputs are checked against. Without rules, every success is as expected, so
     /// that a comparison needs no special case.
     ///
-    /// @param cells     by row, the cells that are not blank
+    /// @param cells     by row, the cells that are not blank, because a blank cell expects nothing
     /// @param tolerance null if numbers must be equal
     record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, boolean hasDecimalComma,
             JsonDiff diff, BigDecimal tolerance) {
@@ -5253,6 +5271,7 @@ final class DifyExec implements Runnable {
                 var match = FORM.matcher(typed);
                 if (!match.matches() || !JsonDiff.POINTER.matcher(match.group(3)).matches()) throw new Unusable(option
                         + ": must be COLUMN=/POINTER or COLUMN~=/POINTER", "such as answer_expected=/answer");
+                // people know a column by its title, but a row has the name that --map may have given to it
                 var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst()
                         .orElseThrow(() -> csv.file().unusable(csv.header().line(), 0, option + ": no column "
                                 + Text.quoted(match.group(1)), csv.header().hint()));
@@ -5491,6 +5510,8 @@ final class DifyExec implements Runnable {
             return new Ansi(isWanted(env) && Screen.on(2).isPresent());
         }
 
+        /// Returns whether the user wants colours. By convention, any `NO_COLOR` turns them off, and a terminal that
+        /// calls itself `dumb` has none.
         private static boolean isWanted(Env env) {
             return env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb");
         }
@@ -15200,15 +15221,16 @@ final class DifyExec implements Runnable {
                     body.path("user").asText(), inputs, Instant.now(), new CompletableFuture<>());
             jobs.addFirst(job);
             var text = String.join("\n", inputs.values());
-            // a timer, because the run continues although its client may have left
             int millis = text.contains("[slow]") ? 5000 : 80 + Math.floorMod(text.hashCode(), 221);
+            // a timer, because the run continues although its client may have left; Runnable::run uses its own thread
             CompletableFuture.delayedExecutor(millis, MILLISECONDS, Runnable::run).execute(() -> {
                 if (text.contains("[fail]")) job.fail("failed", "Run failed: the model refused this input");
                 else if (useMarker("[flaky]", job)) // difyexec must take it for a failure that passes
                     job.fail("failed", "[openai] Rate Limit Error, 429 Too Many Requests");
-                else job.end().complete(new State("succeeded", object("answer", (workflow.equals(EARLIER)
-                        ? "Answer to: " : "Demo answer to: ") + question(inputs), "row_id", // compare shows the change
-                        inputs.get("id")), null,
+                else job.end().complete(new State("succeeded", object(
+                        // the two versions answer differently, so that `compare` has something to show
+                        "answer", (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ") + question(inputs),
+                        "row_id", inputs.get("id")), null, // shows that each row gets its own result
                         16 + text.codePointCount(0, text.length()) / 3, Instant.now())); // about as a model counts
             });
             return job;
@@ -15397,7 +15419,8 @@ final class DifyExec implements Runnable {
     /// the key itself is masked.
     static final class Secret {
         /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`. Real keys are longer than 16 characters,
-        /// and a shorter text may be a word such as `app-store`, unless it was cut off before a `…`.
+        /// and a shorter text may be a word such as `app-store`, unless it was cut off before a `…`. The end of a
+        /// longer word, such as `my-app-…`, is not a key.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
         /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`, without what is around them.
@@ -15544,6 +15567,7 @@ final class DifyExec implements Runnable {
         /// @param typed the words and arguments that `./jbang` passes on, with a separator that nobody types. Null if
         ///     the program was started without it
         static String findInvocation(String typed, List<String> args, String classPath, boolean isInFolder) {
+            // -1 keeps empty words at the end, so that their number can be compared with that of `args`
             var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
             int own = Math.max(1, words.size() - args.size());
             // an installed command passes on one word; other arguments are from a ./jbang that started our parent
@@ -15658,7 +15682,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the host is this machine. Names are not resolved, so this machine's own host name counts as
-        /// another host.
+        /// another host. In a URL, an IPv6 address is in brackets.
         static boolean isLoopback(String host) {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
@@ -16103,8 +16127,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Uses a value that is read from a file, or a stream that is written to one and that it does not close. Java's own
-    /// interfaces of this kind allow no IOException.
+    /// Uses a value, for example a stream, which it leaves open. Java's own interfaces of this kind allow no
+    /// IOException.
     interface IOConsumer<T> {
         void accept(T value) throws IOException;
     }
@@ -16205,7 +16229,7 @@ final class DifyExec implements Runnable {
             new TreeMap<>(inputs).forEach((name, cell) -> {
                 for (var text : List.of(name, cell)) {
                     var bytes = text.getBytes(UTF_8);
-                    digest.update(ByteBuffer.allocate(Integer.BYTES).putInt(0, bytes.length));
+                    digest.update(ByteBuffer.allocate(Integer.BYTES).putInt(0, bytes.length)); // read from index 0
                     digest.update(bytes);
                 }
             });
@@ -16651,11 +16675,12 @@ final class DifyExec implements Runnable {
         const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
         // Returns how much a row needs a person: most if it got worse, then if it got better, then if it has a problem.
+        // An unstable row may differ by chance, and one that succeeded on neither side has nothing to compare.
         const needs = ({outcome, trend}) => 4 * (trend === 'worse') + 2 * (trend === 'better') + !['succeeded',
           'partial', 'pending', 'same', 'unstable', 'neither', 'correct', 'not judged'].includes(outcome);
 
         for (const block of document.querySelectorAll('script.rows')) {
-          rows.push(...JSON.parse(block.textContent));
+          rows.push(...JSON.parse(block.textContent)); // a block has few enough rows for one call
           block.remove(); // its text needs much memory
         }
         rows.sort((a, b) => needs(b) - needs(a)); // other rows stay in the order of the CSV
@@ -16907,7 +16932,8 @@ final class DifyExec implements Runnable {
         const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?$/;
 
         // Returns the chosen rows as a CSV that a spreadsheet opens without running anything. Inputs and outputs get
-        // columns of their own, so the two columns that show parts of them are left out.
+        // columns of their own, so the two columns that show parts of them are left out. A comparison keeps its
+        // last column, which contains the outputs that differ.
         function csv() {
           const safe = value => (FORMULA.test(value) && !NUMBER.test(value) ? "'" : '') + value;
           const shown = columns.filter(({key}) => isComparison || key !== 'input' && key !== 'result');
@@ -16925,6 +16951,7 @@ final class DifyExec implements Runnable {
         function download() {
           const link = element('a', '');
           link.href = URL.createObjectURL(new Blob([csv()], {type: 'text/csv'}));
+          // the title without "Report: " or "Comparison: "
           link.download = batch.title.replace(/^\\w+: /, '').replaceAll('.jsonl', '') + '.csv';
           link.click();
         }
