@@ -152,8 +152,7 @@ import static java.util.stream.Collectors.joining;
 /// | 0 | every requested row succeeded |
 /// | 1 | internal error |
 /// | 2 | unusable command line, settings or input; nothing was sent |
-/// | 3 | done, but some rows failed, are paused, unknown or perhaps paid twice; or `compare` or `verify` found
-/// something |
+/// | 3 | rows failed, are paused, unknown or perhaps paid twice; `compare` or `verify` found problems, `pull` nothing |
 /// | 4 | stopped early: refused, no answer, a limit, or a file that cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
@@ -177,7 +176,8 @@ final class DifyExec implements Runnable {
             return;
         }
         setProperties();
-        // ./jbang passes on its folder, whose .env is read, and the typed words, which the suggested commands repeat
+        // ./jbang passes on its folder, whose .env is read, and the typed words, which the suggested commands repeat.
+        // Without the words, the class path and the current folder show how the tool was started.
         var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
         var invocation = Env.findInvocation(System.getenv("DIFYEXEC_COMMAND"), List.of(args),
                 System.getProperty("java.class.path"), Files.exists(Path.of("DifyExec.java")));
@@ -190,13 +190,14 @@ final class DifyExec implements Runnable {
     static void setProperties() {
         var properties = System.getProperties();
         // Seconds. Dify 1.9 closes a connection after two idle seconds. A request that is sent just then is cut off,
-        // and its run is unknown. Later versions never close it, and it takes one of the server's ten connections.
+        // and its run is unknown. Later versions wait for the client to close an idle connection, and until then it
+        // takes one of the server's ten places.
         properties.putIfAbsent("jdk.httpclient.keepalive.timeout", "1");
         // Lets a proxy for https ask for a password, which Java does not allow by default.
         properties.putIfAbsent("jdk.http.auth.tunneling.disabledSchemes", "");
         // Bytes. Every connection has such buffers, and with many rows at a time Java's 16 KB cost too much memory.
         properties.putIfAbsent("jdk.httpclient.bufsize", "4096");
-        // JLine then calls `stty`. Without permission for native code, its own calls make Java print warnings.
+        // On Unix, JLine then calls `stty`. Without permission for native code, its own calls make Java print warnings.
         if (!DifyExec.class.getModule().isNativeAccessEnabled() && File.separatorChar == '/')
             properties.putIfAbsent("org.jline.terminal.provider", "exec");
     }
@@ -224,7 +225,7 @@ final class DifyExec implements Runnable {
         (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
         line.getOut(); // picocli now creates the writers, and setOut and setErr above mask those of the whole tree
         line.getErr();
-        return CommandLines.configure(line, new EnvDefaults(env, args), env)
+        return CommandLines.configure(line, new EnvDefaults(env, args), env) // a typed option replaces a setting
                 .setParameterExceptionHandler((problem, words) -> { // scripts with --json rely on an outcome here too
                     var unusable = CommandLines.unusable(problem, env);
                     Work.report(unusable, problem.getCommandLine(), List.of(words));
@@ -372,7 +373,7 @@ final class DifyExec implements Runnable {
         /// the first one are used to read the input and to suggest the next command.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
-            // rejects -i if it is a file of a shard, such as its results
+            // of every shard, because opening the input checks only that it is not a file of the first one
             if (input != null) for (var files : shards.files()) files.refuseAsInput(input);
             try (var csv = open(shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
@@ -417,7 +418,7 @@ final class DifyExec implements Runnable {
             boolean toFile = !file.toString().equals("-");
             var names = new LinkedHashSet<String>();
             try (var csv = shape.open(input.csv, files)) {
-                var batch = Batch.peek(files, Optional.of(csv), true,
+                var batch = Batch.peek(files, Optional.of(csv), true, // the offsets of the rows to write are kept
                         failed ? List.of() : List.of(Spreadsheet.addOutputs(names))); // failed rows have no outputs
                 if (toFile) files.requireWritableTarget(file, batch.inputs(), _ -> force);
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
@@ -511,7 +512,8 @@ final class DifyExec implements Runnable {
             if (expect.isEmpty() != (input == null) || expect.isEmpty() && tolerance != null)
                 throw new Unusable("--expect, -i and --tolerance are used together",
                         "such as -i data.csv --expect answer_expected=/answer");
-            var sides = sides().parallelStream().map(side -> side.parallelStream().map(file -> // each reads other files
+            // in parallel, because each batch has its own files; true keeps the offsets of the rows to compare
+            var sides = sides().parallelStream().map(side -> side.parallelStream().map(file ->
                     Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList())
                     .toList();
             // a file to write must not belong to any of the batches, not even with --force
@@ -642,7 +644,7 @@ final class DifyExec implements Runnable {
                     if (code == Exit.OK.code && !json) setup.next().suggestRun(part).ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
-                    Index.of(csv, _ -> {}); // if the server does not respond, at least the first fault is reported
+                    Index.of(csv, _ -> {}); // faults of the file itself are found without the server and thrown instead
                     throw problem;
                 }
             }
@@ -712,6 +714,7 @@ final class DifyExec implements Runnable {
             Event.sessions(files.log()); // fails with a clear message if another version wrote the log
             var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
+            // without a demo, whose runs end with its process, and without a version, which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
                 var origin = Origin.of(files);
                 var server = dify.greet(origin, "");
@@ -730,6 +733,7 @@ final class DifyExec implements Runnable {
                             + ", checked against Dify " + server.version() + " in " + Text.seconds(seconds));
                     Verification.print(found, setup.out());
                 }
+                // if there are none, a known run must be enough to confirm the batch
                 boolean hasResults = ids.stream().anyMatch(evidence.results()::containsKey);
                 return Verification.exit(found.keySet(), hasResults).code;
             }
@@ -773,7 +777,8 @@ final class DifyExec implements Runnable {
 
     // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs commands on one open batch, which a person types on a terminal or a script contains.
+    /// Runs commands on one open batch. A person types them on a terminal, or a script contains them. The options of
+    /// `shell` are the defaults of these commands.
     ///
     /// ```
     /// Dialogue or script ──line──▶ ShellSession: the open batch, edits ──▶ its own commands, or those of the tool
@@ -900,13 +905,13 @@ final class DifyExec implements Runnable {
                 var chosen = env.get("XDG_STATE_HOME");
                 var state = chosen.isEmpty() ? System.getProperty("user.home") + "/.local/state" : chosen;
                 var folder = Path.of(state, "difyexec");
-                if (!folder.isAbsolute()) return; // Java could not find the home of this user
+                if (!folder.isAbsolute()) return; // the home is unknown to Java, or XDG_STATE_HOME is invalid
                 var history = folder.resolve("history");
                 try {
                     Files.createDirectories(folder);
                     if (folder.getFileSystem().supportedFileAttributeViews().contains("posix")) {
                         Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwx------"));
-                        if (Files.exists(history)) // JLine warns if others may read it, as in earlier versions
+                        if (Files.exists(history)) // JLine warns if others may read it
                             Files.setPosixFilePermissions(history, PosixFilePermissions.fromString("rw-------"));
                     }
                     reader.setVariable(LineReader.HISTORY_FILE, history);
@@ -1105,6 +1110,7 @@ final class DifyExec implements Runnable {
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row's id.") String id,
                 @Option(names = "--full", description = "Show long values in full.") boolean full) throws IOException {
+            // "" because the message begins with no option's name
             new RowView(full, out).print(batch(), batch.requireEntry(id.strip(), ""), edits);
         }
 
@@ -1269,6 +1275,7 @@ final class DifyExec implements Runnable {
             if (index.isRow(index.find(word))) entries.set(index.find(word));
             else if (word.equals("failed")) IntStream.range(0, index.rows())
                     .filter(entry -> index.status(entry) == RowStatus.FAILED).forEach(entries::set);
+            // -1 keeps an empty id after a last comma, so that it is rejected
             else Stream.of(word.split(",", -1)).forEach(id -> entries.set(batch.requireEntry(id.strip(), "")));
             if (entries.isEmpty()) throw new Unusable("no row has failed");
             var rows = new ArrayList<Row>();
@@ -1383,6 +1390,7 @@ final class DifyExec implements Runnable {
                     throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
                 var all = new BitSet();
                 all.set(0, index.rows());
+                // the fingerprints show whether another program has changed the CSV since it was opened
                 AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index::fingerprint)));
                 isSaved = true;
             }
@@ -1520,7 +1528,9 @@ final class DifyExec implements Runnable {
             if (end.http() != 0) text += ", HTTP " + end.http();
             text += String.format(Locale.ROOT, " after %.2f s", end.seconds());
             if (end.tokens() != 0) text += ", " + Text.count(end.tokens(), "token");
+            // the last response may lack the run that the stream began with
             text += run(end.run().isEmpty() ? trace.run() : end.run());
+            // trace.error adds the forms that a paused row waits for
             if (!end.error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
             return text;
         }
@@ -1617,7 +1627,8 @@ final class DifyExec implements Runnable {
                     var server = dify.greet("; nothing was moved or sent");
                     check(wanted, dify.form(workflow, server, csv), dify.err());
                 }
-                // tests pass a disk that fails instead of FileChannel::force
+                // With --fresh, the writer reports on `err` that it moved the earlier batch aside. Tests pass a disk
+                // that fails instead of FileChannel::force.
                 return BatchWriter.open(files, csv, out.noBom, fresh.map(_ -> dify.err()), FileChannel::force);
             } catch (Faulty problem) {
                 throw refusal(problem, csv.with(files.shard()), dify);
@@ -1661,9 +1672,9 @@ final class DifyExec implements Runnable {
             announceShard(batch, asked);
             // the rows of a CSV that was given by mistake would be paid for
             if (!rows.add) batch.refuseOtherFile(input.csv, " --add adds its rows to the batch");
-            var wanted = batch.select(asked, retrying.timeout);
+            var wanted = batch.select(asked, retrying.timeout); // a look-up waits no longer than a run may take
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
-            // even without rows to run, runs that may still appear after their rows were sent again are looked up
+            // even without rows to run, runs of rows that were sent again are looked up if none has appeared (false)
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                 writer.finish().ifPresent(stop -> { // writes the retry list, which may be missing or out of date
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
@@ -1672,8 +1683,9 @@ final class DifyExec implements Runnable {
                 // a tally of nothing needs no pace
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
+            // A server may take long to respond, unlike the demo. In the shell, this would be repeated for each retry.
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
-                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …"); // this may take long
+                err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
             var origin = Origin.of(batch.files());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
@@ -1684,11 +1696,13 @@ final class DifyExec implements Runnable {
             CheckView.printProblems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
             var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
+            // runs of attempts that perhaps went to another app are found by other rules
             var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
             var options = setup.next().options();
+            // the number of bytes on disk shows later whether lines of the results were lost
             writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
                     .with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
@@ -1813,6 +1827,7 @@ final class DifyExec implements Runnable {
         /// Reports an unusable command line or setting for `--json` and `--on-finish`. Looks for these options among
         /// the typed words, because picocli may have stopped before it read them.
         static void report(Unusable problem, CommandLine line, List<String> words) throws InterruptedException {
+            // the `--json` of other commands is not an outcome
             if (!Set.of("run", "retry").contains(line.getCommandName())) return;
             var out = new OutputOptions();
             out.json = words.contains("--json");
@@ -1852,7 +1867,8 @@ final class DifyExec implements Runnable {
         }
 
         static final class PaceOptions {
-            /// More is hardly meant. Each run needs a connection, and Linux has some 28,000 ports for those.
+            /// A larger number is probably a mistake. Each run needs a connection, and Linux has some 28,000 ports for
+            /// connections.
             private static final int MAX_CONCURRENCY = 10_000;
 
             @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
@@ -1999,8 +2015,8 @@ final class DifyExec implements Runnable {
 
         private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
 
-        /// Reads the form first, because rows get only inputs that the workflow still has. The cells are not checked
-        /// against it, so the folder for files, the decimal point and empty texts do not matter here. The id column
+        /// Reads the form first, because rows get only inputs that the workflow still has. No cells are checked against
+        /// it, so columns, the folder for files, the decimal point and empty texts do not matter here. The id column
         /// gets the first of `id`, `run_id`, `run_run_id` … that is not mapped to a variable, by name or by label.
         AppRuns(Connection dify, Wanted wanted) throws InterruptedException {
             this.dify = dify;
@@ -2157,7 +2173,7 @@ final class DifyExec implements Runnable {
     /// Checks a batch against the server's records. It interprets log and results itself and shares no decision with
     /// the engine, so that it can find the engine's mistakes.
     record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
-        /// Few, because a batch may be running, and a server with default settings has only ten connections.
+        /// Is small, because a batch may be running, and a server with default settings has only ten connections.
         static final int ROWS_AT_ONCE = 4;
 
         /// Holds an attempt and the session that sent it.
@@ -2214,8 +2230,9 @@ final class DifyExec implements Runnable {
                         }
                         // The run is no longer paused or unknown. If it failed, another `end` event follows.
                         case Event.HarvestEvent taken -> read.outcomes.remove(taken.user());
+                        // These record what the engine did or concluded, which is not evidence.
                         case Event.LookEvent _, Event.ThrottleEvent _, Event.LateEvent _,
-                                Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {} // the engine's view
+                                Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {}
                     }
                 });
                 if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
@@ -2340,6 +2357,7 @@ final class DifyExec implements Runnable {
             for (var sent : evidence.attempts(id)) {
                 boolean isOwn = own.isPresent() && own.get() == sent;
                 boolean isAsked = sent.session().again() || own.isPresent() && own.get().session().again();
+                // the run that led to the result is not asked for again, because `result` has compared it
                 var runs = isOwn ? ownRuns.get() : withNamedRun(sent, runs(sent));
                 if (runs instanceof DifyClient.Reply.NotGot(var why)) found.add(unseen(sent, why));
                 else if (known(runs).isEmpty() && !isOwn) found.add(unlisted(sent));
@@ -2439,11 +2457,12 @@ final class DifyExec implements Runnable {
 
         /// Adds the run that the log contains if the list lacks it, because Dify 1.9 does not list a stream whose
         /// client has left. In a chatflow, the run replaces the only message, which may contain text of a run that was
-        /// stopped. Dify makes up the events of a rejected row, with an id that belongs to no run, so that one is not
+        /// stopped. Dify makes up the events of a rejected row, with an id that belongs to no run, so that run is not
         /// asked for.
         private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
+                // of several messages, it is unclear which one the run would replace
                 boolean isListed = runs.size() > 1 || runs.stream().anyMatch(one -> text(one, "id").equals(run.id()));
                 if (!run.isNamed() || run.isMadeUp() || isListed) return listed;
                 var named = detail(run.id());
@@ -2455,7 +2474,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the finding about an attempt without runs. Only if the server lists each run from its start, and
-        /// the attempt went to this app, does an empty list show that none was started.
+        /// the attempt went to this app, does an empty list show that none was started. Every version lists a
+        /// chatflow's conversation from the start of its run.
         private Finding unlisted(Sent sent) {
             boolean isListed = isChat || Release.of(sent.session().server()).listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
@@ -2539,6 +2559,7 @@ final class DifyExec implements Runnable {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
             var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
+            // an empty answer may be of a run that was stopped or lost, see [#status]
             if (outputs.isTextual() || isChat && text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
             var differences = differences(sent, line, stored);
@@ -3115,7 +3136,7 @@ final class DifyExec implements Runnable {
         /// Suggests the run of a shard that has no files here. If all shards have files, suggests the merge.
         String suggestShard(Collection<Shard> others, History known) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
-            if (away.isEmpty()) return continuing(known).with(List.of()).line("merge");
+            if (away.isEmpty()) return continuing(known).with(List.of()).line("merge"); // needs no option
             return "No files for shard " + away.get() + " here. Copy them over if it ran on another machine.\n"
                     + continuing(known).with("--shard", away.get().toString()).line("run");
         }
@@ -3262,7 +3283,9 @@ final class DifyExec implements Runnable {
                             + "put these lines into .env (in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
                             + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
-                if (key.matches("[!-~&&[^\"\\\\]]+")) return key; // a header cannot carry other characters
+                // A header can carry only ASCII. JSON escapes quotes and backslashes, so a key with them would not be
+                // masked there.
+                if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
                 throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
                         + "(such as a space, a quote or a non-ASCII letter)", "copy it again");
             }
