@@ -11194,8 +11194,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses another id column than before, because the rows could not be matched with their results. A title may
-        /// now be written in other cases, but not if the file also has the former title.
+        /// Refuses another id column than before, because the rows could not be matched with their results. Upper and
+        /// lower case may differ, unless the file also has the former title. If the table has faults, a repair may have
+        /// chosen the id column, and [#check] refuses the table anyway.
         void requireSameIds(String before, Path log) {
             boolean isSame = idColumn.title().equalsIgnoreCase(before) && !header.titles().contains(before);
             if (faults.isEmpty() && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
@@ -11236,7 +11237,7 @@ final class DifyExec implements Runnable {
         private static Csv of(TextFile file, Header header, Shape shape, List<Faulty> faults) {
             var inputs = new ArrayList<Input>();
             int id = idColumn(file, header, shape);
-            if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1));
+            if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1)); // before the constants, which have -1, too
             for (int place = 0; place < header.names().size(); place++) {
                 var title = header.title(place);
                 if (!header.names().get(place).isEmpty() || place == id || shape.map().containsKey(title))
@@ -11252,6 +11253,7 @@ final class DifyExec implements Runnable {
             for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(), 0,
                     "duplicate column " + Text.quoted(input.name()), shape.waysToDrop(input.name()));
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
+            // the log stores these choices, so that later sessions use the same columns and worksheet
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
                     shape.headerRow(), shape.decimal(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
@@ -11266,7 +11268,7 @@ final class DifyExec implements Runnable {
             if (names.contains(name)) return names.indexOf(name);
             var found = names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
-            if (name.equals(NUMBERS)) return -1;
+            if (name.equals(NUMBERS)) return -1; // not before, because a column may have this title
             var where = shape.headerRow() == null ? "" : " in the row of --header-row " + shape.headerRow();
             // at most five, to fit on a line; the first one is used to read on
             var repairs = Stream.concat(unique(file, header).limit(5), Stream.of(NUMBERS))
@@ -11483,7 +11485,7 @@ final class DifyExec implements Runnable {
             }
 
             private String value(Input input) {
-                if (input == idColumn) return id();
+                if (input == idColumn) return id(); // without spaces around it, or the row's number
                 if (input.place() < 0) return shape.vars().get(input.name());
                 return input.place() < cells.size() ? cells.get(input.place()) : "";
             }
@@ -11847,6 +11849,7 @@ final class DifyExec implements Runnable {
         /// once.
         static TextFile rereadable(Path input) throws IOException {
             var copies = new Copies(input);
+            // the encoding and the other details are not known yet, see [#of]
             return new TextFile(input, source(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
         }
 
@@ -11895,6 +11898,7 @@ final class DifyExec implements Runnable {
             return new TextFile(input, source, charset, start, isCopy, sheet, extras, copies);
         }
 
+        /// Returns the input for messages about this worksheet. Its `start` is empty, because a workbook is not a text.
         TextFile ofSheet(String sheet) {
             return new TextFile(input, source, UTF_8, "", false, sheet, extras, copies);
         }
@@ -11906,6 +11910,7 @@ final class DifyExec implements Runnable {
             read((_, object) -> object.fieldNames().forEachRemaining(columns::add));
             if (columns.isEmpty()) throw new Unusable(name() + ": no rows", "write each row as a JSON object");
             return copied(out -> {
+                // 0, because the column names are in no line
                 write(out, 0, columns.stream().map(TextFile::quoted).toList());
                 read((number, object) -> write(out, number,
                         columns.stream().map(name -> cell(object.path(name))).toList()));
@@ -11946,6 +11951,7 @@ final class DifyExec implements Runnable {
                 if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
             } catch (JsonProcessingException problem) {
                 var place = problem.getLocation();
+                // only the beginning of Jackson's message is used, because the rest is in Jackson's own terms
                 throw unusable(isArray() ? number : place.getLineNr(), "not valid JSON at line " + place.getLineNr()
                         + ", column " + place.getColumnNr() + " ("
                         + problem.getOriginalMessage().split("[:(]")[0].strip() + ")");
@@ -12061,6 +12067,7 @@ final class DifyExec implements Runnable {
                 var options = shown.stream().flatMap(fault -> fault.repair.stream()).map(Faulty.Repair::option)
                         .distinct().collect(joining(" "));
                 var hint = shown.stream().map(fault -> fault.hint).filter(text -> !text.isEmpty()).findFirst();
+                // no line and no column, because each problem has its own place
                 throw file.unusable(0, 0, count + " problems" + lines + rest,
                         options.isEmpty() ? hint.orElse("") : "use " + options);
             }
@@ -12370,7 +12377,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns this part of the workbook, or an empty one if it is missing. The JDK's zip stream cannot read parts
-        /// whose sizes follow the data, as in the workbooks that difyexec exports.
+        /// whose sizes follow the data, as in the workbooks that difyexec exports. Upper and lower case in the names of
+        /// parts do not matter in this format.
         private static XMLStreamReader part(byte[] zip, String path) throws IOException, XMLStreamException {
             var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
             for (var entry = parts.getNextEntry(); entry != null; entry = parts.getNextEntry())
@@ -12382,16 +12390,16 @@ final class DifyExec implements Runnable {
     /// Holds the workflow's form, matched with the columns of a CSV. It finds the variable of each column and the value
     /// of each cell.
     ///
-    /// @param isText whether the form is unknown, so that all cells are sent as texts
-    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isText) {
+    /// @param isUnknown whether the form is unknown, so that all cells are sent as texts
+    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown) {
         /// Matches variables with columns: by name, and otherwise by label, which CSVs of Dify's web app have as
         /// titles. A column whose name fits one variable is not taken for the label of another.
-        Form(List<Variable> variables, List<String> columns, boolean isText) {
+        Form(List<Variable> variables, List<String> columns, boolean isUnknown) {
             var byColumn = new LinkedHashMap<String, Variable>();
             for (var variable : variables)
                 if (columns.contains(variable.name())) byColumn.put(variable.name(), variable);
                 else if (columns.contains(variable.label())) byColumn.putIfAbsent(variable.label(), variable);
-            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isText);
+            this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown);
         }
 
         /// Returns the form that sends all cells as texts, for `--no-check` and if the form cannot be fetched.
@@ -12414,7 +12422,7 @@ final class DifyExec implements Runnable {
         Form withQuestion(String column, List<String> columns) {
             // required (true), and not even `--allow-empty` sends it empty (false)
             var question = new Variable(column, "", Variable.QUESTION, true, false, Value.Query::new);
-            return new Form(Stream.concat(Stream.of(question), variables.stream()).toList(), columns, isText);
+            return new Form(Stream.concat(Stream.of(question), variables.stream()).toList(), columns, isUnknown);
         }
 
         Optional<Variable> variable(String column) {
@@ -12463,7 +12471,7 @@ final class DifyExec implements Runnable {
             var option = questionColumn(csv.columns()).map(column -> "--query-column " + Text.shell(column)).orElse("");
             for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
                 faults.add(noQuestion(variable.name(), option));
-            if (!isLenient && !isText) faults.addAll(mappingFaults(csv));
+            if (!isLenient && !isUnknown) faults.addAll(mappingFaults(csv));
             return faults;
         }
 
@@ -12501,7 +12509,8 @@ final class DifyExec implements Runnable {
             for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
                 losses.add(withRemedy("no column for the required variable " + Text.quoted(variable.name()), columns,
                         variable));
-            // without any other fault, it is one if the workflow gets nothing but the id
+            // without any other fault, it is one if the workflow gets nothing but the id, although there are other
+            // columns or variables
             boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
             if (!losses.isEmpty() || !onlyIdMatches || columns.size() + unfilled.size() == 0) return losses;
             var loss = "no column but the id reaches the workflow";
@@ -12534,7 +12543,7 @@ final class DifyExec implements Runnable {
         /// Returns what the user should know about the columns although the rows can be sent. Each note has at most ten
         /// names, because a CSV may have hundreds of columns.
         List<String> notes(Csv csv) {
-            if (isText) return List.of();
+            if (isUnknown) return List.of(); // Dify may take any column
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
             var missing = Text.joinFirst(10, unfilled().stream().map(Variable::name).map(Text::quoted));
             var notes = new ArrayList<String>();
@@ -12545,6 +12554,7 @@ final class DifyExec implements Runnable {
             return notes;
         }
 
+        /// Returns the variables without a column. A missing question has a fault of its own, see [#faults].
         private List<Variable> unfilled() {
             return variables.stream()
                     .filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
@@ -12608,7 +12618,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a cell. An empty cell is sent only to a text; for other types, Dify requires that it is left out.
-        /// Spaces are not an empty cell for a select, because its value must equal a choice exactly.
+        /// Spaces are not an empty cell for a select, because its value must equal a choice exactly, and `[]` and `;`
+        /// are an empty list. Dify accepts an empty text for a required variable, but it is more often a mistake, as in
+        /// a row of totals.
         Value value(String cell) {
             boolean isEmpty = switch (type) {
                 case "select" -> cell.isEmpty();
@@ -12662,7 +12674,8 @@ final class DifyExec implements Runnable {
                     : new Value.Wrong("must be a number such as 12, -0,5 or 1.234,56");
         }
 
-        /// Reads a checkbox. These are the words that Dify knows; it passes on any other text unchanged.
+        /// Reads a checkbox. These are the words that Dify knows; it passes on any other text unchanged. They become
+        /// JSON booleans, because Dify 1.9 takes nothing else.
         private static Value checkbox(String cell) {
             return switch (cell.strip().toLowerCase(Locale.ROOT)) {
                 case "true", "yes", "1", "on" -> new Value.Raw("true");
@@ -13013,8 +13026,8 @@ final class DifyExec implements Runnable {
 
     // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Decides what a response means for its row. Only [Sender] decides before, whether a failed upload is the row's
-    /// fault.
+    /// Decides what a response means for its row. Only for a failed upload, [Sender] has decided before whether the row
+    /// is at fault.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
         /// Matches errors of failed runs that may not come back when the row is sent again. Dify passes on the errors
         /// of models and nodes, so the list cannot be complete. Dify's own text is `Reached maximum retries` of an HTTP
@@ -13046,9 +13059,10 @@ final class DifyExec implements Runnable {
         /// text.
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// Lists refusals that stop the batch, because every other row would be refused, too. A pattern matches the
-        /// beginning of `status code: message`, and the first match counts, so general patterns come last. The texts
-        /// get Dify's message (`%1$s`), the URL, the status, advice about the URL and the target of a redirection. A
-        /// message about a malformed request quotes the request, so it is not repeated.
+        /// beginning of `status code: message`, and the first match counts, so general patterns come last. Dify's
+        /// API sends a code with 403 and 404. Without one, they come from a firewall, another server or a wrong path.
+        /// The texts get Dify's message (`%1$s`), the URL, the status, advice about the URL and the target of a
+        /// redirection. A message about a malformed request quotes the request, so it is not repeated.
         ///
         /// The recordings contain drafts in `publish_again.json`, keys in `keys.json` and `keys_changed.json`,
         /// malformed requests in `bodies.json` and unknown nodes in `odd_graphs.json`. They do not contain the quotas,
@@ -13118,7 +13132,7 @@ final class DifyExec implements Runnable {
                 case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 // the run is paid for, and another one would be as large; a later session may have more memory
                 case Response.Unreadable(_, var why) -> new Outcome(RowStatus.UNKNOWN, why);
-                // shut out, because look-ups and stops cannot reach the server, too
+                // shut out (true), because look-ups and stops cannot reach the server either
                 case Response.NotSent(var why, var hint) when !hint.isEmpty() ->
                         new Verdict.StopBatch(Stop.early("cannot connect to " + access + ": " + why, hint), true);
                 // the shortest wait, because [Health] spaces the requests while the server is down
@@ -13129,7 +13143,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Judges a run that was looked up. Unlike a response's `stopped`, that of the stored run is final. If the
-        /// worker was shut down during the run (Dify 1.16), the row is not at fault and may be sent again.
+        /// worker was shut down during the run (Dify 1.16), the row is not at fault and is sent again, unless the user
+        /// wants no failed run to be repeated.
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
             // empty: a run has no `Retry-After`
@@ -13138,7 +13153,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether a failure must be looked up before it counts. Dify may have made it up, or the row would be
-        /// sent again, which costs again. Any other failure ends its row, so a look-up would change nothing.
+        /// sent again, which costs again. A failure that may pass is looked up even with `never`, because a later
+        /// session may send the row again. Any other failure ends its row, so a look-up would change nothing.
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || mayPass(ran.error()) || isWorthAnother(ran.error()));
@@ -13164,6 +13180,8 @@ final class DifyExec implements Runnable {
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
             // as Dify 1.14 reports the same rejection, with status 500 and without a code
             var verdict = refused(attempt, Response.Refused.event(500, "", words(ran), Optional.empty()));
+            // no run has this id and the fault may pass, so the row is sent again without another look-up; with
+            // `never`, the attempt is looked up as after an unknown text
             boolean isRetried = failedRuns != RetryRuns.NEVER && mayPass(ran.error()) && ran.ref().isMadeUp();
             return verdict instanceof Verdict.LookUp && isRetried ? ran(attempt, ran) : verdict;
         }
@@ -13230,11 +13248,13 @@ final class DifyExec implements Runnable {
             if (status == 400 && response.message().startsWith("queue listening stopped"))
                 return new Verdict.LookUp(Symptom.SERVER_ERROR, message(response));
             if (status == 429) return throttled(attempt, response);
+            // below 300: a success whose content is not Dify's
             if (response.isTransient() || status < 300)
                 return new Verdict.LookUp(response.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, response.why());
             var words = message(response).isEmpty() ? "" : ": " + message(response);
             if (status == 400 && !words.isEmpty()) return Outcome.failed(response.message());
             return Outcome.failed(switch (status) {
+                // Dify's own 403 has a code, so it has stopped the batch above
                 case 403 -> "HTTP 403 from a firewall" + words;
                 case 413 -> "too large for the server (413)" + words;
                 default -> "HTTP " + status + words;
@@ -13332,6 +13352,7 @@ final class DifyExec implements Runnable {
         private List<Step> recheck(Unresolved unresolved, LookUpResult found, LookUpContext here, Instant now) {
             if (found instanceof LookUpResult.Absent) // rechecked, so the row's next attempt is looked up, if any
                 return List.of(new Step.SendAgain(unresolved.attempt().tries(), true));
+            // the time limit begins when the server responds again
             if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
                 return failedLookUp(unresolved.attempt(), silent.response(), lookAgain(unresolved.later(now)));
             return decideUnresolved(new Unresolved(unresolved.attempt(), unresolved.response(),
@@ -13364,6 +13385,7 @@ final class DifyExec implements Runnable {
                         giveUp(unresolved.withRun(run), new Outcome(RowStatus.UNKNOWN, why));
                 case LookUpResult.Silent(Response.Refused refused) -> failedLookUp(unresolved.attempt(), refused,
                         waited(unresolved, "looking up the run failed: HTTP " + refused.status(), now));
+                // without a response there is no deadline, because [Health] ends a session with a silent server
                 case LookUpResult.Silent(var response) ->
                         failedLookUp(unresolved.attempt(), response, lookAgain(unresolved.later(now)));
             };
@@ -13390,7 +13412,8 @@ final class DifyExec implements Runnable {
             // attempts of the row that are unseen are looked up first
             if (unresolved.is(Symptom.RECHECK)) return List.of(new Step.SendAgain(attempt.tries(), false));
             boolean isOverTime = unresolved.is(Symptom.TIMED_OUT) || unresolved.is(Symptom.OVERDUE);
-            // Dify may store `stopped` a moment before the real end, see [Unresolved.LookUpState#afterStop]
+            // Dify may store `stopped` a moment before the real end, see [Unresolved.LookUpState#afterStop]; after the
+            // time limit, the run is not looked up again, because its row counts as timed out
             if (ran.status() == Response.RunStatus.STOPPED && !unresolved.state().wasStopped() && !isOverTime)
                 return lookAgain(unresolved.with(unresolved.state().afterStop(now)));
             if (attempt.isOfLostEdits()) // the cells that would be sent again are not those that the user edited
@@ -13451,6 +13474,7 @@ final class DifyExec implements Runnable {
                     "the run was not found; with --same-app, it may belong to another app");
             if (known.isPresent())
                 return waited(unresolved, "Dify no longer has run " + known.get().id(), now);
+            // it may have had a result, so it never counts as not started
             if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "Dify no longer has its run");
             return switch (here.listing()) {
                 // Dify makes up an id only after the run has left the queue
@@ -13462,7 +13486,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Handles a server that may list a run only after its end, and may never list a stream whose client has
-        /// disconnected.
+        /// disconnected. Up to 1.10 (`AT_END`), it never does, so waiting is useless. A server whose version is not
+        /// known may still list it.
         private List<Step> unlisted(Unresolved unresolved, Release.Listing listing, Instant now) {
             if (unresolved.attempt().mode() != Mode.STREAMING) return waited(unresolved,
                     "no run was found within the time limit, but this Dify lists runs only after they end", now);
@@ -13540,7 +13565,7 @@ final class DifyExec implements Runnable {
                             new Step.SendAgain(Attempt.Tries.NONE, true));
         }
 
-        /// A step for the engine to carry out.
+        /// Describes a step for the engine to carry out.
         sealed interface Step {
             /// Takes the outcome from the server's records.
             ///
@@ -13594,7 +13619,7 @@ final class DifyExec implements Runnable {
         /// Holds a server's `Retry-After`, before which no request of the batch is sent. If it is too long, the command
         /// ends instead, so that it does not seem to hang.
         record Pause(Instant until, boolean isTooLong) {
-            /// Is documented in docs/pace.md. A person should decide about a longer wait.
+            /// A person should decide about a longer wait. The limit is documented in docs/pace.md.
             static final Duration LONGEST = Duration.ofMinutes(10);
 
             static Optional<Pause> of(Response response, Instant now) {
@@ -13671,7 +13696,8 @@ final class DifyExec implements Runnable {
 
         /// Counts the slots that runs without a known outcome occupy. They occupy at most half of all slots, because
         /// after a server's restart they may be active forever by its records, and other rows must continue. If there
-        /// is only one slot, a run that was cut off holds it for [#patience].
+        /// is only one slot, a run that was cut off holds it for [#patience]. A quiet stream has held it that long
+        /// already.
         ///
         /// @param cut   when each run was cut off whose outcome is unknown
         /// @param quiet how many open streams have been silent for [#patience]
@@ -13939,6 +13965,7 @@ final class DifyExec implements Runnable {
         /// Stops the batch if its first rows all failed for one reason, because the other rows would probably fail,
         /// too.
         Optional<Stop> sameCause(Map<String, Long> causes, long done) {
+            // the user's own `--max-failures` replaces this limit
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
             var cause = causes.entrySet().iterator().next();
             return done < FIRST_ROWS || cause.getValue() < done ? Optional.empty()
@@ -13990,7 +14017,7 @@ final class DifyExec implements Runnable {
         /// Requests that leave within this time may enter the queue in another order.
         private static final Duration REORDERING = Duration.ofSeconds(1);
 
-        private final Map<String, Instant> passedSince = new HashMap<>(); // by user
+        private final Map<String, Instant> passedSince = new HashMap<>(); // by user, of which each attempt has its own
         private Instant newestBegun;
 
         /// @param newestBegun when an earlier session sent the newest stream that has begun
@@ -14005,7 +14032,8 @@ final class DifyExec implements Runnable {
             if (attempt.mode() == Mode.STREAMING && attempt.at().isAfter(newestBegun)) newestBegun = attempt.at();
         }
 
-        /// Notes that the server has no run of this attempt.
+        /// Notes that the server has no run of this attempt. If it is past its turn, `--settle` counts from the first
+        /// time that this is seen, because a run that began in its turn would soon be listed.
         void noteAbsent(Attempt attempt, Instant now) {
             if (attempt.at().plus(REORDERING).isBefore(newestBegun)) passedSince.putIfAbsent(attempt.user(), now);
         }
@@ -14064,8 +14092,9 @@ final class DifyExec implements Runnable {
             if (isUnknownApp) listings.put(user, Release.Listing.OTHER_APP);
         }
 
-        /// Notes that the server listed an active run, so it lists runs from their start. This is not true up to 1.10,
-        /// where the client that started the run may have disconnected.
+        /// Notes that the server listed an active run. If the version is not known, this shows that it lists runs from
+        /// their start. A run whose id is known was found by the id and not in a list. Up to 1.10, a run is also listed
+        /// if Dify has given up listening to it, although it is still active.
         void noteListedRunning(Unresolved unresolved) {
             if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN)
                 listing = Release.Listing.FROM_START;
@@ -14078,6 +14107,7 @@ final class DifyExec implements Runnable {
                 return Optional.of("A proxy cut off a run after " + Text.seconds(took)
                         + "; continuing in streaming mode.");
             }
+            // with a run, the error came after the row had been accepted
             if (response instanceof Response.Refused refused && refused.inStream() && refused.run().isEmpty())
                 refusedStreams++;
             boolean isHeld = holdsRefused && refusedStreams >= MAX_REJECTED_STREAMS;
@@ -14777,6 +14807,7 @@ final class DifyExec implements Runnable {
         /// Returns the look-up of a run that is stopped now and has 30 s to end. Dify stops a run within a second, but
         /// not during a node's call of a model or another server.
         Unresolved overdue(Instant now) {
+            // without a look-up so far (0), so that the run is stopped first
             return new Unresolved(attempt, response, purpose, Symptom.OVERDUE, why, since, new LookUpState(now, 0,
                     state.runStart(), now.plusSeconds(30), false, state.holdsSlot()));
         }
@@ -14808,6 +14839,7 @@ final class DifyExec implements Runnable {
         /// Notes that the server reported the run as active. The timeout counts from the run's start, because the
         /// request may have waited in a queue. The server's clock may be wrong, but the run started after its request
         /// was sent and before the look-up. The time that Dify took to move the run to another worker does not count.
+        /// An overdue run keeps the deadline that it got when it was stopped.
         Unresolved running(LookUpResult.Running found, Instant now, Duration timeout) {
             var known = withRun(Optional.of(found.ref()));
             var start = state.runStart().or(() -> found.age().map(now::minus).map(reported -> between(reported, now)));
@@ -14871,7 +14903,8 @@ final class DifyExec implements Runnable {
 
         /// The look-up failed: no response came, or a response that shows nothing about the run.
         record Silent(Response response) implements LookUpResult {
-            /// Returns whether the server responds at all, which the [Health] needs to know.
+            /// Returns whether the response shows that the server works. An error that may pass counts as silence,
+            /// because a proxy may have sent it while Dify is down.
             boolean isAnswer() {
                 return response instanceof Response.Unreadable
                         || response instanceof Response.Refused refused && !refused.isTransient();
@@ -15029,7 +15062,7 @@ final class DifyExec implements Runnable {
         /// The run has succeeded, and its files are about to be saved once the log has its id.
         record Finished(RunRef run, CompletableFuture<Void> recorded) implements StreamEvent {}
 
-        /// The run waits for a person. Whoever has the token can answer the form.
+        /// The run waits for a person. Anyone with the token can answer the form.
         record Form(String run, String node, String token, Optional<Instant> until) implements StreamEvent {}
 
         /// Any other event came. A ping is not an event.
