@@ -8344,8 +8344,8 @@ final class DifyExec implements Runnable {
                         OptionalLong.empty(), rerunChanged, false, pendingOnly);
             }
 
-            /// Selects rows by id. A user who types an id has decided to send its row again, even if its outcome is
-            /// unknown.
+            /// Selects rows by id, or all rows if there are no ids. A user who types an id has decided to send its row
+            /// again, even if its outcome is unknown.
             static Selection named(List<String> ids, boolean force) {
                 return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE,
                         OptionalLong.empty(), false, !ids.isEmpty(), false);
@@ -8400,6 +8400,7 @@ final class DifyExec implements Runnable {
             // `.retry` may have ids that the CSV lacks, for which there is no row to send
             var rows = asked.listed() ? entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
                     : asked.ids().isEmpty() ? entrySet(IntStream.range(0, index.rows())) : entriesOf(asked.ids(), "");
+            // an id that was typed is refused; below, other selections leave succeeded rows out
             if (!asked.ids().isEmpty() && !asked.force())
                 rows.stream().filter(entry -> index.status(entry).isSuccess()).findFirst().ifPresent(entry -> {
                     throw new Unusable("row " + Text.id(index.id(entry))
@@ -8602,7 +8603,7 @@ final class DifyExec implements Runnable {
             if (!mustForce && now.isBefore(nextForce)) return;
             nextForce = now.plus(FORCE_EVERY);
             force();
-            if (cannotForceNoted || !log.cannotForce()) return;
+            if (cannotForceNoted || !log.cannotForce()) return; // the results are in the same folder as the log
             cannotForceNoted = true;
             say.accept("The file system of " + batch.files().log()
                     + " does not support fsync. "
@@ -8773,7 +8774,8 @@ final class DifyExec implements Runnable {
             versions.addLast(version);
         }
 
-        /// Returns the versions of the workflow that made results. The version of the last result comes last.
+        /// Returns the versions of the workflow that made results. The version of the last result comes last, because a
+        /// session reports when the version changes.
         SequencedSet<String> versions() {
             return Collections.unmodifiableSequencedSet(versions);
         }
@@ -8787,7 +8789,8 @@ final class DifyExec implements Runnable {
             return places.size();
         }
 
-        /// Returns whether the entry is a row of the CSV. Without a CSV, every known id counts as a row.
+        /// Returns whether the entry is a row of the CSV. Without a CSV, every known id counts as a row, so that views
+        /// show what the files contain.
         boolean isRow(int entry) {
             return entry >= 0 && (rows < 0 || entry < rows);
         }
@@ -8903,7 +8906,8 @@ final class DifyExec implements Runnable {
         /// Holds the starts of the current session, and those of the last session that had enough rows.
         private Starts starts = new Starts(), lastEnough = starts;
 
-        /// Takes an event of the log. Its time extends the session, but the time between two sessions does not count.
+        /// Takes an event of the log. Attempts, outcomes and the end of a session extend the session's time up to
+        /// them. The time between two sessions does not count.
         void take(Event event) {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
@@ -8928,7 +8932,7 @@ final class DifyExec implements Runnable {
                     if (stop.isOfInterruptedRun()) stopped++;
                 }
                 case MergeEvent _, RunEvent _, FormEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, LateEvent _,
-                        TornEvent _ -> {} // only the number of these events matters
+                        TornEvent _ -> {} // only their number matters; the next event above includes their time
             }
         }
 
@@ -9183,6 +9187,7 @@ final class DifyExec implements Runnable {
             /// Returns this attempt for the row. It does not count as edited if the CSV now contains the edits that it
             /// was sent with.
             Attempt attempt(Row row) {
+                // the hash of a row that is still edited includes the edits, so it does not show what the CSV contains
                 boolean isEdited = event.edited() && (row.isEdited() || !event.fingerprint().equals(row.hash()));
                 // sequence 0 marks an attempt of an earlier session, whose tries count only as earlier ones
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
@@ -9563,7 +9568,8 @@ final class DifyExec implements Runnable {
         Unresolved unresolved(Sent one, Row row, Duration timeout) {
             boolean isStopped = one.run().filter(run -> stoppedTasks.contains(run.task())).isPresent();
             var symptom = one.isDoubtful() ? Symptom.LOST_RESULT : isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
-            // the first part of a cause; the second is why the last look-up failed
+            // the first part of the cause, because the second is why the last look-up failed; a row that has succeeded
+            // has no cause
             var why = one.state() == State.UNSETTLED && ends.containsKey(row.index())
                     ? cause(row.index()).split("; ")[0] : symptom.text;
             var sentAt = one.event().t();
@@ -9700,7 +9706,7 @@ final class DifyExec implements Runnable {
         @Override
         public void event(Index index, Event event, long at) {
             int entry = index.find(event.id());
-            if (entry >= 0) add(entry, at);
+            if (entry >= 0) add(entry, at); // -1 if the event is not about a row
         }
 
         private void add(int entry, long offset) {
@@ -9874,8 +9880,8 @@ final class DifyExec implements Runnable {
             return Storage.exists(results) ? Storage.attributes(results).size() : 0;
         }
 
-        /// Returns the ids in `<output>.retry`, each once. Editors put byte order marks before a text, and `cat` of
-        /// several files puts them into it, so they are removed from each line.
+        /// Returns the ids in `<output>.retry`, each once, because the original tool repeats ids. Editors put byte
+        /// order marks before a text, and `cat` of several files puts them into it, so they are removed from each line.
         List<String> retryIds() throws IOException {
             if (!Storage.exists(retry)) return List.of();
             return new String(Storage.naming(retry, () -> Files.readAllBytes(retry)), UTF_8).lines()
@@ -10615,7 +10621,7 @@ final class DifyExec implements Runnable {
         /// Gives each success to the history, and then its line to the listeners. Returns where the lines are that
         /// cannot be read. Lines of the original tool with another status are skipped.
         static List<String> read(Path results, History history, List<Batch.Listener> listeners) throws IOException {
-            return Lines.<Success.Head>scan(results, "", Success.READER, (success, line) -> {
+            return Lines.<Success.Head>scan(results, "", Success.READER, (success, line) -> { // "" for all lines
                 if (!success.isSuccess()) return;
                 int entry = history.take(success);
                 for (var listener : listeners) listener.result(entry, line);
@@ -10641,7 +10647,7 @@ final class DifyExec implements Runnable {
             record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
                     String executedAt, long totalTokens, BigDecimal totalPrice, String currency, boolean edited,
                     String user, String fingerprint, Double seconds, List<String> missing) {
-                Head { // such a line is counted as one that cannot be read
+                Head { // a line without an id or a status counts as a line that cannot be read
                     if (id.isBlank() || status.isEmpty()) throw new IllegalArgumentException("not a result");
                 }
 
@@ -10713,7 +10719,8 @@ final class DifyExec implements Runnable {
 
     /// Represents a line of the attempt log. Lines are appended and never changed. `t` is the time of the event. A text
     /// that is unknown is empty, and empty values are left out of the line. `event` comes first in a line, so that
-    /// lines of one kind can be found without parsing all of them. A line without a required field cannot be read.
+    /// lines of one kind can be found without parsing all of them. A line without a required field cannot be read; an
+    /// attempt without an id, for example, would add a row that does not exist.
     @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, include = JsonTypeInfo.As.EXISTING_PROPERTY, property = "event")
     @JsonPropertyOrder("event")
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
