@@ -5629,7 +5629,7 @@ final class DifyExec implements Runnable {
             this.queue = new StreamQueue(writer.batch().history().newestBegun(), clock.instant());
             this.writer = writer;
             this.tally = new Tally(wanted, pace, clock);
-            writer.batch().history().count(tally);
+            writer.batch().history().count(tally); // adds it, so that it counts all later lines
             // each look-up needs one of the server's connections, and most of them are for new rows; with at least two
             // look-ups, a slow one does not hold up all others
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
@@ -5662,7 +5662,7 @@ final class DifyExec implements Runnable {
 
         /// Stops the session. May be called from any thread.
         void interrupt(String signal) {
-            interrupts.incrementAndGet();
+            interrupts.incrementAndGet(); // other threads see it at once, even if the engine's waits for the disk
             ports.mailbox().add(() -> onInterrupt(signal));
         }
 
@@ -5720,10 +5720,11 @@ final class DifyExec implements Runnable {
                     writer.write();
                     checkLimits();
                     notePrices();
+                    // does not stop while a request may still get a response
                     health.verdict(clock.instant(), inFlight.size() + looking + probing).ifPresent(agenda::stopWith);
                 }
                 writer.recordStop(clock.instant(), agenda.stopReason());
-            } catch (UncheckedIOException problem) { // of the results or the log: nothing can be recorded any more
+            } catch (UncheckedIOException problem) { // without the results or the log, nothing can be recorded
                 agenda.stopWith(writer.unwritable(problem.getCause()));
             }
             watcher.end();
@@ -5741,8 +5742,8 @@ final class DifyExec implements Runnable {
             } else if (inFlight.isEmpty() && looking == 0) agenda.lookForLate(now);
         }
 
-        /// Returns whether the session may end: everything is done or, after a stop, no running row is waited for.
-        /// After a stop, look-ups are not waited for either, because the next session can repeat them.
+        /// Returns whether the session may end. After a stop, it waits for running rows until `hardStop`, and longer if
+        /// Dify was then asked to stop them. It does not wait for look-ups, because the next session can repeat them.
         private boolean isOver() {
             if (agenda.stopReason().isEmpty()) return inFlight.isEmpty() && looking == 0 && agenda.isDone();
             return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
@@ -5760,6 +5761,7 @@ final class DifyExec implements Runnable {
                 if (due.isEmpty()) break; // no row is due, or a changed CSV has just stopped the batch
                 var row = due.get().row();
                 var user = terms.names().next();
+                // each attempt has its own user name, so the number of names is also its sequence number
                 var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user,
                         terms.modes().mode(), row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
@@ -5772,14 +5774,17 @@ final class DifyExec implements Runnable {
             lookUpSilent(now);
             while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLookDue().isAfter(now))
                 look(agenda.takeLookUp());
+            // one probe at a time is enough to see that the server is back
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
             return starts;
         }
 
         /// Returns whether a row may start. Unresolved runs keep their slots until the server responds, so that an
         /// outage leaves no more of them than there are slots.
+        ///
+        /// @param when the time of the start; `Instant.MAX` is after every wait between starts, so only slots count
         private boolean hasRoom(Instant when, Instant now) {
-            // silent streams give up slots but stay open, so they need a limit of their own
+            // streams that send only pings give up slots but stay open, so they need a limit of their own
             return pace.hasRoom(when, busySlots(now) + health.doubts()) && inFlight.size() < 2 * pace.ceiling;
         }
 
@@ -5798,7 +5803,8 @@ final class DifyExec implements Runnable {
             return (int) inFlight.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
-        /// Asks the server for something that starts nothing. A row would become unresolved if no response came.
+        /// Asks the server for something that starts nothing. A row that was sent instead would become unresolved if no
+        /// response came.
         private void probe(Instant now) {
             probing++;
             work(() -> {
@@ -5810,7 +5816,7 @@ final class DifyExec implements Runnable {
         /// Takes the result of a probe from its worker.
         private void probed(Optional<Response> failure, Instant sent) {
             probing--;
-            // even a refusal shows that the server responds
+            // a refusal shows that the server responds, too, unless it may pass, such as a proxy's 502
             if (failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer()) health.noteResponse(sent);
             else health.noteFailure(clock.instant(), sent);
             failure.ifPresent(response -> obeyPause(response, clock.instant()));
@@ -5828,10 +5834,10 @@ final class DifyExec implements Runnable {
         private Response answer(InFlight sent) {
             // the engine's thread may be waiting for the disk, and then sees a signal later than this thread
             if (agenda.stopReason().isPresent() || interrupts.get() > 0)
-                return new Response.NotSent("not sent: the batch was stopping", "");
+                return new Response.NotSent("not sent: the batch was stopping", ""); // a hint would stop the batch
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
-                if (!(heard instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant();
+                if (!(heard instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant(); // Idle reports silence
                 // only a live view gets the texts, because the texts of all rows would be too much for the mailbox
                 if (watcher.isLive() || !(heard instanceof StreamEvent.Live || heard instanceof StreamEvent.OtherEvent))
                     ports.mailbox().add(() -> onStreamEvent(sent, heard));
@@ -5844,7 +5850,7 @@ final class DifyExec implements Runnable {
             if (hasEnded(unresolved)) return; // its stream ended while it waited for this look-up
             var now = clock.instant();
             looking++;
-            if (unresolved.stopsFirst())
+            if (unresolved.stopsFirst()) // then its task is known
                 writer.record(new StopEvent(now, StopEvent.TIMED_OUT, unresolved.attempt().user(),
                         unresolved.run().get().task(), writer.resultsOnDisk()));
             work(() -> {
@@ -5877,9 +5883,10 @@ final class DifyExec implements Runnable {
         private Duration untilNext() {
             var now = clock.instant();
             var redrawn = now.plusMillis(200); // five updates of the progress line a second are enough to look live
-            // a look-up that has to wait for another one starts with that one's message
+            // if no more look-ups may start, the result of one that is in progress ends the wait
             var nextLook = looking < looksAtOnce
                     ? Collections.max(List.of(agenda.nextLookDue(), health.opens())) : Instant.MAX;
+            // after a stop, nothing starts any more
             var next = Collections.min(agenda.stopReason().isPresent() ? List.of(redrawn, hardStop)
                     : List.of(redrawn, nextStart(now), nextLook, probing > 0 ? Instant.MAX : health.nextProbe()));
             // at least 1 ms, so that something that is due but cannot start does not make the loop spin
@@ -5952,6 +5959,7 @@ final class DifyExec implements Runnable {
                 }
                 case StreamEvent.Idle(var run) -> { // its run may have ended, although the stream is still open
                     var quiet = Unresolved.withoutWait(attempt, Purpose.QUIET, Optional.of(run), clock.instant());
+                    // its time limit counts from the first event; no deadline, because the open stream has one
                     if (!sent.lookedUp)
                         agenda.lookUp(quiet.with(quiet.state().withStart(Optional.of(sent.start), Instant.MAX)));
                     sent.lookedUp = true;
@@ -5978,7 +5986,8 @@ final class DifyExec implements Runnable {
             int active = (int) inFlight.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
                     ? other.isStreaming : other.attempt.at().isBefore(before)).count();
             if (attempt.mode() == Mode.BLOCKING) active++; // the run that has just ended
-            if (pace.cutIfQueued(waited, attempt.sequence(), active, terms.names().count()))
+            long last = terms.names().count(); // the number of the newest attempt, because each has its own user name
+            if (pace.cutIfQueued(waited, attempt.sequence(), active, last))
                 recordThrottle(attempt, why.formatted(Text.seconds(waited)));
         }
 
@@ -6003,6 +6012,7 @@ final class DifyExec implements Runnable {
             // only these verdicts mean that no run can have started
             hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Unreached
                     || verdict instanceof Verdict.Throttled);
+            // a run that is looked up is shown with the result of its look-up
             if (verdict instanceof Verdict.LookUp) response.run().ifPresent(run -> logRun(sent, run));
             else if (response instanceof Response.Ran ran) watcher.onRun(ran);
             carryOut(attempt, sent.start, response, verdict);
@@ -6016,7 +6026,8 @@ final class DifyExec implements Runnable {
                 writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsOnDisk()));
         }
 
-        /// Obeys a pause that the server asks for. It holds for the whole session.
+        /// Obeys a pause that the server asks for, which holds for every request of the session. A pause that is too
+        /// long stops the batch. After a stop, nothing is sent, so nothing has to pause.
         private void obeyPause(Response response, Instant now) {
             var pause = Backoff.Pause.of(response, now);
             if (pause.isEmpty() || agenda.stopReason().isPresent()) return;
@@ -6024,7 +6035,7 @@ final class DifyExec implements Runnable {
             if (agenda.stopReason().isPresent()) return;
             var text = pause.get().text();
             health.pause(pause.get().until());
-            if (!text.equals(lastPause)) watcher.say(text);
+            if (!text.equals(lastPause)) watcher.say(text); // many responses may ask for the same pause
             lastPause = text;
         }
 
@@ -6076,6 +6087,7 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, "again", response, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
+                    // the last argument is the number of the newest attempt, because each has its own user name
                     pace.cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
                     // runs that were cut off hold slots on the server, so other rows would be refused in turn
                     if (runsOnServer() > busySlots(now)) pace.noneBefore(now.plus(after));
@@ -6165,7 +6177,7 @@ final class DifyExec implements Runnable {
                         + "such as half an emoji.");
             }
             if (linksNoted || !ran.status().isSuccess() || ran.files().isPresent()) return;
-            linksNoted = Json.hasText(ran.outputs(), "__dify__file__"::equals);
+            linksNoted = Json.hasText(ran.outputs(), "__dify__file__"::equals); // every file object of Dify contains it
             if (linksNoted) watcher.say("The outputs contain links to files that expire within minutes; "
                     + "--save-files DIR downloads them.");
         }
@@ -6186,7 +6198,7 @@ final class DifyExec implements Runnable {
             if (found instanceof LookUpResult.Ended(var ran, _)) watcher.onRun(ran);
             writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
-            if (unresolved.is(Symptom.RECHECK) && found.isThere()) {
+            if (unresolved.is(Symptom.RECHECK) && found.isThere()) { // its attempt counted as not started
                 if (agenda.isLate(attempt)) recordLate(attempt, found);
                 agenda.noteAppeared(attempt);
             }
@@ -6252,11 +6264,12 @@ final class DifyExec implements Runnable {
                 case LookUpRules.Step.Say(var text) -> watcher.say(text);
                 case LookUpRules.Step.Close(var end, var response, var why) -> {
                     logEnd(attempt, end, response, why);
-                    // a run may still appear, so it is looked for before the row is sent again
+                    // a run without a known id may still appear, so it is looked for before the row is sent again
                     if (response instanceof Response.Cut && response.run().isEmpty()) agenda.addUnseen(attempt);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
-                    // with `--resend-unknown`, the user accepts that another attempt may have started a run, too
+                    // `rechecked` with `--resend-unknown`: the user accepts that other attempts may have started runs;
+                    // `rechecked` for RESEND: only the attempts that follow this one are still to be looked up
                     if (rechecked && !unresolved.is(Purpose.RESEND))
                         agenda.enqueue(attempt.row(), tries, clock.instant());
                     else agenda.schedule(attempt.row(), tries, clock.instant(),
@@ -6360,7 +6373,7 @@ final class DifyExec implements Runnable {
             for (boolean hasRun : List.of(false, true))
                 for (var attempt : batch.history().resent(hasRun)) {
                     addUnseen(attempt.before(now));
-                    // attempts with a run are added later, so they are not marked: their runs were reported before
+                    // attempts with a run are added after the marking, because their runs were reported before
                     if (!hasRun) markResent(attempt.row());
                 }
             // the log contains only ids, so the cells are read from the CSV
@@ -6373,7 +6386,7 @@ final class DifyExec implements Runnable {
         /// that a row is completed soon after its first attempt.
         Optional<Waiting> next(Instant now) {
             while (nextWaitingDue().isAfter(now) && fresh.isPresent()) {
-                // as for an attempt that is repeated, because an earlier session may have left unseen attempts
+                // scheduled like a repeated attempt, because an earlier session may have left unseen attempts
                 schedule(fresh.get(), Attempt.Tries.NONE, now, Optional.empty());
                 readRow();
             }
@@ -6544,7 +6557,7 @@ final class DifyExec implements Runnable {
         /// Starts with the rows of earlier sessions counted as `others`, because the progress line shows the batch.
         Tally(Batch.Wanted wanted, Pace pace, InstantSource clock) {
             this.ours = wanted.entries();
-            this.open = wanted.entries();
+            this.open = wanted.entries(); // a second copy, from which rows are removed
             this.asked = wanted.rows();
             this.pace = pace;
             this.clock = clock;
@@ -6589,6 +6602,7 @@ final class DifyExec implements Runnable {
             super.countOutcome(entry, former, outcome, seconds);
             var now = clock.instant();
             var rows = ours.get(entry) || others.isEmpty() ? counts : others;
+            // a row that has had an outcome was counted under its former status
             if (!open.get(entry)) rows.computeIfPresent(former, (_, count) -> count - 1);
             open.clear(entry);
             rows.merge(outcome.status(), 1L, Long::sum);
@@ -6698,8 +6712,10 @@ final class DifyExec implements Runnable {
             return ask(() -> orUnchecked(client.fetch("/parameters")), "");
         }
 
-        /// Returns an empty form if the refusal concerns this path alone. Dify's own refusals have a code, and a
-        /// refusal without a code may come from a proxy that blocks the path.
+        /// Returns an empty form if the failure may concern this path alone. A busy server is asked again. A refusal
+        /// with a code comes from Dify itself, and counts if it would also stop a batch. Any other failure, even a
+        /// broken connection, may come from a proxy that blocks the path, because the server has just responded on
+        /// another one.
         private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
             if (!(form instanceof DifyClient.Reply.NotGot(var response)))
                 return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
@@ -6915,7 +6931,7 @@ final class DifyExec implements Runnable {
                 var row = safeName(id, 100).replaceFirst("^\\.", "_"); // a leading dot would hide the file
                 var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("", id)));
                 return row + mark + "-" + safeName(output, 80) + "-" + number
-                        + safeName(extension.replaceFirst("^(?=[^.])", "."), 20);
+                        + safeName(extension.replaceFirst("^(?=[^.])", "."), 20); // adds a missing dot
             }
 
             /// Shortens a text to whole characters within a number of bytes. Replaces characters that a file system or
@@ -6992,6 +7008,7 @@ final class DifyExec implements Runnable {
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
             var overdue = streaming ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
+            // `lastBody`, so that no response that is left over on this connection goes to another row
             var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> {
                 if (answer.status != 200) return new Reply.Got<>(refusedOrFailed(answer));
                 return new Reply.Got<>(answer.isStream ? stream(answer, sent, heard) : blocking(answer, heard));
@@ -7038,11 +7055,12 @@ final class DifyExec implements Runnable {
         /// Returns the time until the run started, which is the time without a response less the run's own time. Dify
         /// 1.16.1 can hold a response back for up to 300 s after the run's end, and this time does not count either.
         private static Optional<Duration> waited(Transport.Answer answer, long finishedAt, Usage usage) {
-            if (usage.seconds() <= 0) return Optional.empty();
+            if (usage.seconds() <= 0) return Optional.empty(); // Dify did not report the run's time
             var waited = answer.waited.minus(usage.within(answer.waited));
             if (waited.toSeconds() < 1) return Optional.of(waited); // too short for a response that was held back
             long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
             long late = sent - finishedAt - 1; // both are whole seconds of the server's clock, so 1 s may be rounding
+            // no run is held back for longer, so a larger difference comes from a missing or wrong time
             waited = waited.minusSeconds(late > 0 && late <= 300 ? late : 0);
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
@@ -7066,6 +7084,7 @@ final class DifyExec implements Runnable {
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), answer, reader);
+                    // an error of Dify 1.16 may lack the run id that the made-up end after it has (`odd_graphs.json`)
                     var response = Response.ofEnds(answer.run().or(reader::ref), ends);
                     return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
                 }
@@ -7194,7 +7213,7 @@ final class DifyExec implements Runnable {
                 var id = RunReader.text(detail, "id");
                 if (id.isEmpty()) throw unexpected("Dify returned a different run");
                 var reader = new RunReader();
-                reader.add(Json.MAPPER.createObjectNode().set("data", detail)); // the form that the reader expects
+                reader.add(Json.MAPPER.createObjectNode().set("data", detail)); // the reader expects a run there
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
                 return reader.result(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
@@ -7522,7 +7541,7 @@ final class DifyExec implements Runnable {
 
         private String ownRunId() {
             var id = text(last, "workflow_run_id");
-            return id.isEmpty() && isOfRun() ? text(data(), "id") : id;
+            return id.isEmpty() && isOfRun() ? text(data(), "id") : id; // a run's detail has only the second one
         }
 
         /// Returns whether the last payload contains inputs that were not sent.
@@ -7648,6 +7667,7 @@ final class DifyExec implements Runnable {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
+            // 0, because the response lacks the run's time; its `latency` is the model's
             return answer.isEmpty() ? Optional.empty()
                     : Optional.of(Response.Ran.answered(withSources(outputs, metadata), 0, message()));
         }
@@ -7666,7 +7686,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param now the time on the server's clock
         LookUpResult result(RunRef asked, Instant now) {
-            taskId = asked.task();
+            taskId = asked.task(); // the detail lacks it
             var status = Response.RunStatus.of(text(data(), "status")).orElse(Response.RunStatus.RUNNING);
             if (status.isSuccess() && isDamaged()) return new LookUpResult.Silent(new Response.Unreadable(
                     Optional.of(asked), "Dify's record of the outputs is damaged"));
@@ -7688,6 +7708,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the outputs are text but not the JSON of an object. Dify 1.9.2 cuts long outputs like this.
+        /// An empty text and `null` count as no outputs.
         private boolean isDamaged() {
             var text = text(data(), "outputs");
             return data().path("outputs").isTextual() && !text.isBlank() && !text.equals("null")
@@ -7715,7 +7736,7 @@ final class DifyExec implements Runnable {
         /// ended, or for a detail of another run.
         static Optional<StoredRun> of(String id, JsonNode detail) {
             var reader = new RunReader();
-            reader.add(Json.MAPPER.createObjectNode().set("data", detail)); // the form that the reader expects
+            reader.add(Json.MAPPER.createObjectNode().set("data", detail)); // the reader expects a run there
             var stored = Json.parse(RunReader.text(detail, "inputs"));
             boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
             // EPOCH is not used, because only the age of an active run needs the time
@@ -7823,7 +7844,8 @@ final class DifyExec implements Runnable {
         private final long maxBytes;
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         private final HttpClient.Builder builder; // kept for further clients, see [#lastBody]
-        /// Loads while the caller reads its files, because loading takes a quarter of a second.
+        /// Loads on another thread while the caller reads its files, because that takes a quarter of a second. It is
+        /// volatile, because [#lastBody] replaces it while other workers send requests.
         private volatile CompletableFuture<HttpClient> http;
         private final Optional<URI> proxy;
         /// Holds the responses that are being read. One thread checks all of them, because a timer for each would cost
@@ -7832,7 +7854,6 @@ final class DifyExec implements Runnable {
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
 
-        /// Creates the client on another thread, because that takes a quarter of a second.
         Transport(Access access, long maxBytes) {
             this.maxBytes = maxBytes;
             this.proxy = access.proxy();
@@ -7848,8 +7869,9 @@ final class DifyExec implements Runnable {
             clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
         }
 
-        /// Returns the bytes that each of several runs may have in its response, so that all of them fit into memory.
-        /// At least 1 MiB is allowed, because with a small heap and a high `-c` hardly any response would be accepted.
+        /// Returns the bytes that each of several runs may have in its response, so that all of them fit into memory at
+        /// ten times their size, see [#maxBytes]. At least 1 MiB is allowed, because with a small heap and a high `-c`
+        /// hardly any response would be accepted.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
@@ -8189,9 +8211,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the data of the next server-sent event. Returns empty if the stream has ended, which may have cut
-        /// the last event off. A ping has no `data:` line, and later versions of Dify add `id:` lines, so all other
-        /// lines are skipped.
+        /// Returns the data of the next server-sent event, or empty if the stream has ended. Its last event may be cut
+        /// off. It is returned as well, because only the empty line after it may be missing; callers skip invalid JSON.
+        /// A ping has no `data:` line, and later versions of Dify add `id:` lines, so all other lines are skipped.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
             for (var line = lines.readLine(); line != null; line = lines.readLine()) {
