@@ -5592,7 +5592,9 @@ final class DifyExec implements Runnable {
         private final Map<Long, InFlight> inFlight = new LinkedHashMap<>(); // by the attempt's sequence number
         private final int looksAtOnce;
         private int looking = 0, probing = 0; // look-ups and probes without a response so far
-        private Instant hardStop = Instant.MAX; // when a stopped session no longer waits for running rows
+        /// Holds when a stopped session no longer waits for running rows. A limit lets all of them finish
+        /// (docs/settings.md), so only a signal or a rejected key sets this.
+        private Instant hardStop = Instant.MAX;
         /// Each becomes true when a notice or request that must not be repeated was sent.
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false;
         private String version, lastPause = ""; // the workflow version of the last run, and the last pause reported
@@ -5883,7 +5885,7 @@ final class DifyExec implements Runnable {
         private Duration untilNext() {
             var now = clock.instant();
             var redrawn = now.plusMillis(200); // five updates of the progress line a second are enough to look live
-            // if no more look-ups may start, the result of one that is in progress ends the wait
+            // if no more look-ups or probes may start, the result of one that is in progress ends the wait
             var nextLook = looking < looksAtOnce
                     ? Collections.max(List.of(agenda.nextLookDue(), health.opens())) : Instant.MAX;
             // after a stop, nothing starts any more
@@ -6053,7 +6055,7 @@ final class DifyExec implements Runnable {
                     pace.noteSuccess();
                     health.noteSuccess(attempt.at());
                 }
-                // a 5xx may come from a proxy or a crash after the run has started
+                // a 5xx may come from a proxy or a crash after the run has started; an error event is Dify's own
                 case Response.Refused refused when refused.status() >= 500
                         && !refused.inStream() -> health.noteUnseenEnd(now, attempt.at());
                 case Response.Refused _ -> health.noteResponse(attempt.at());
@@ -6089,7 +6091,8 @@ final class DifyExec implements Runnable {
                 case Verdict.Throttled(var after, var why) -> {
                     // the last argument is the number of the newest attempt, because each has its own user name
                     pace.cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
-                    // runs that were cut off hold slots on the server, so other rows would be refused in turn
+                    // runs that were cut off may hold more of the server's slots than [#busySlots] counts, so other
+                    // rows would be refused in turn
                     if (runsOnServer() > busySlots(now)) pace.noneBefore(now.plus(after));
                     health.noteRefusal(now, runsOnServer());
                     recordThrottle(attempt, why);
@@ -6120,7 +6123,7 @@ final class DifyExec implements Runnable {
         /// session looks the other runs up.
         private void stopAll(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
-            if (!isShutOut || taskStopsSent) return;
+            if (!isShutOut || taskStopsSent) return; // after requests to stop, `hardStop` is set already
             taskStopsSent = true; // requests to stop would be refused, too
             hardStop = clock.instant().plus(REJECTED_KEY_TIMEOUT);
         }
@@ -6130,6 +6133,7 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
+            // the limits are for the whole batch; only this session shows whether its runs have prices
             terms.limits().limitReached(writer.batch().figures().spending(), tally.ownSpending)
                     .ifPresent(agenda::stopWith);
             // a row that succeeded shows that the workflow and its settings can work
@@ -6236,7 +6240,7 @@ final class DifyExec implements Runnable {
         /// Collects what this session knows about an attempt, for the rules.
         private LookUpRules.LookUpContext lookUpContext(Unresolved unresolved) {
             if (unresolved.is(Purpose.LATE)) writer.write(); // so that a success just found by a look-up counts
-            var sent = inFlight.get(unresolved.attempt().sequence());
+            var sent = inFlight.get(unresolved.attempt().sequence()); // null unless its stream is open
             return new LookUpRules.LookUpContext(terms.modes().listing(unresolved.attempt()),
                     queue.passedSince(unresolved.attempt()), hasStreamsToCome(),
                     sent != null && sent.stopAsked,
@@ -7046,6 +7050,7 @@ final class DifyExec implements Runnable {
                 return new Response.Cut(symptom, "HTTP 200, " + problem.getOriginalMessage());
             }
             reader.forms().forEach(heard);
+            // a chatflow's response lacks the run's time, so how long it waited is unknown
             var ran = isChat() ? reader.chatflowRun()
                     : reader.ran().map(end -> end.withWait(waited(answer, reader.finishedAt(), end.usage())));
             if (ran.isPresent()) return ran.get();
@@ -7148,7 +7153,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Looks a run up by the user of its attempt. A workflow's runs are in its log. A chatflow's runs are not, so
-        /// their conversations are listed instead. One entry is expected; a job that Dify ran twice has two.
+        /// their conversations are listed instead. One entry is expected. A job that Dify ran twice has two entries,
+        /// both of the same run.
         private LookUpResult byName(SentInputs sent) {
             if (isChat()) return result(message(sent), message -> ofMessage(message, sent));
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
@@ -7644,7 +7650,8 @@ final class DifyExec implements Runnable {
         /// Returns what the response contains about a chatflow's message. The price is that of the whole answer.
         private Response.ChatMessage message() {
             var usage = metadata.path("usage");
-            boolean isUnclear = !prices.isEmpty() && cost().isEmpty(); // in this case Dify has added up two currencies
+            // in this case, Dify has added up two currencies, or a price that cannot be read
+            boolean isUnclear = !prices.isEmpty() && cost().isEmpty();
             return new Response.ChatMessage(conversation, messageId, usage.path("total_tokens").asLong(0),
                     isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
         }
