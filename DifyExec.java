@@ -3792,7 +3792,8 @@ final class DifyExec implements Runnable {
                     && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).boxed()
                     .collect(Collectors.toCollection(ArrayList::new));
             if (rest == 0 || finished.isEmpty()) return Optional.empty();
-            Collections.shuffle(finished, new Random(1)); // rows of a sorted file that are alike must not form a group
+            // rows of a sorted file that are alike must not form a group; the seed gives the same forecast each time
+            Collections.shuffle(finished, new Random(1));
             var seconds = mean(finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
             double concurrency = figures.concurrency(seconds.estimate()); // 0 hides the time, which is infinite
             var cost = new TreeMap<String, Bootstrap.Interval>();
@@ -3967,6 +3968,7 @@ final class DifyExec implements Runnable {
         static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
             out.println(headline(batch, paint));
             out.println();
+            // 10 characters are enough for any status
             bars(counts(batch.index()::count), 10, RowStatus::word, paint::by).forEach(out::println);
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
@@ -3999,7 +4001,7 @@ final class DifyExec implements Runnable {
         /// Draws a bar for each count above zero: `  succeeded           19   95.0 %  █████████████████████████████`.
         /// The smallest count still gets one block, so that it is not overlooked.
         ///
-        /// @param wide how many characters each word takes, with spaces after it
+        /// @param wide how many characters each word takes, padded with spaces
         static <T> List<String> bars(Map<T, Long> counts, int wide, Function<T, String> word,
                 BiFunction<T, String, String> paint) {
             double all = sum(counts);
@@ -4176,6 +4178,7 @@ final class DifyExec implements Runnable {
             void print(PrintWriter out, Ansi paint, String next) {
                 out.println(paint.bold(results.toString()) + ": " + started().size() + " of "
                         + Text.count(shards.size(), "shard") + " started, not merged yet\n");
+                // 10 characters are enough for any status
                 bars(counts(), 10, RowStatus::word, paint::by).forEach(out::println);
                 out.println();
                 for (var shard : shards) {
@@ -4337,6 +4340,8 @@ final class DifyExec implements Runnable {
         /// Writes a batch in the input's order. Its columns are those of the input, `output.<name>` for each output,
         /// then the outcome. If two of them have the same name, the later one gets a prefix, because programs find
         /// columns by their names.
+        ///
+        /// @param failed whether to leave out all rows but those that `retry` runs
         void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
@@ -4463,6 +4468,7 @@ final class DifyExec implements Runnable {
         }
 
         void finish() throws IOException {
+            // a filter needs a column
             if (!widths.isEmpty()) sheet.setAutoFilter(0, 0, row - 1, widths.size() - 1);
             if (row < BLOCK) flush(); // sets the widths, for which there was no block yet
             book.finish();
@@ -4484,7 +4490,7 @@ final class DifyExec implements Runnable {
             try (var in = Files.newInputStream(file)) {
                 return new String(in.readNBytes(1_000), UTF_8).contains(mark);
             } catch (IOException _) {
-                return false;
+                return false; // a file that cannot be read may be the user's own
             }
         }
 
@@ -4571,7 +4577,7 @@ final class DifyExec implements Runnable {
             return batch.figures().millis(entry).orElse(0) / 1000.0;
         }
 
-        /// Returns the attempts of a row, each with its last outcome, which replaced those before it.
+        /// Returns the attempts of a row, each with its last outcome, because that replaced any outcome before it.
         ///
         /// @param run the row's own run; an attempt shows its run only if that is another one
         private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
@@ -4854,7 +4860,7 @@ final class DifyExec implements Runnable {
 
             /// Returns the cells of a line, such as `seconds p50`, `0.24`, `0.27`, `+0.03 (+12.5 %)`, `+0.01 to +0.05`.
             /// A percentage gets no change in percent, which would be mistaken for points. An interval without width is
-            /// left out, because it says nothing about chance.
+            /// left out, because it does not show what is due to chance.
             List<String> texts() {
                 var change = difference();
                 boolean isChanged = change != null && change.signum() != 0;
@@ -4889,6 +4895,7 @@ final class DifyExec implements Runnable {
             // "nothing differs" would pass for a good result, and a file without rows could have no header
             if (recorded == 0) throw new Unusable("no file to compare has a row that was sent", "run the batches");
             expected.judged().forEach(rows::findOrAdd);
+            // counted from 0, because scripts rely on a key for every kind of row
             for (var match : Match.values()) matches.put(match, 0L);
             for (var grade : Grade.values()) grades.put(grade, 0L);
             // only now, because each side holds its figures in arrays with one value for each of `rows`
@@ -5195,6 +5202,7 @@ final class DifyExec implements Runnable {
             sides().forEach(side -> side.batches().forEach(batch ->
                     out.println("%-8s".formatted(side.name) + StatusView.headline(batch, paint))));
             out.println();
+            // 13 characters are enough for any match or grade
             if (!isOne()) StatusView.bars(matches, 13, Match::word, (_, text) -> text).forEach(out::println);
             if (!isOne() && !expected.isEmpty()) out.println("\n  " + paint.faint("second, by expected value"));
             if (!expected.isEmpty()) StatusView.bars(grades, 13, Grade::word, (_, text) -> text).forEach(out::println);
@@ -5394,7 +5402,7 @@ final class DifyExec implements Runnable {
             return checks(pair, (_, _) -> true);
         }
 
-        /// Returns the checks that a result of the second side does not meet.
+        /// Returns the checks that a success of the second side does not meet. Other results have no outputs to check.
         List<Check> missed(Comparison.Pair pair) {
             return checks(pair, (rule, cell) -> !pair.after().stream().filter(Comparison.Result::isSuccess)
                     .allMatch(result -> isMet(rule, cell, result.end().at(rule.output()))));
@@ -15191,7 +15199,7 @@ final class DifyExec implements Runnable {
         /// Cuts open connections and drops unfinished runs.
         @Override
         public void close() {
-            server.stop(0); // seconds; nobody needs the responses that are still open
+            server.stop(0); // 0 seconds, because nobody needs the responses that are still open
             threads.shutdownNow(); // ends the waits for runs
         }
 
@@ -15373,7 +15381,7 @@ final class DifyExec implements Runnable {
         /// received the run's id, so the run can be looked up.
         private void stream(HttpExchange exchange, Job job, boolean isDropped) throws IOException {
             exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
-            exchange.sendResponseHeaders(200, 0); // 0: the length is not known yet
+            exchange.sendResponseHeaders(200, 0); // 0, because the length is not known yet
             var out = exchange.getResponseBody();
             out.write("event: ping\n\n".getBytes(UTF_8));
             write(out, job.event("workflow_started",
@@ -15471,8 +15479,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Ends a command before it starts any run. The message is one sentence that says what cannot be used and where.
-    /// `hint` says what to do about it and is empty if there is nothing to do.
+    /// Ends a command before it starts any run. The message is one sentence about what cannot be used and where. `hint`
+    /// is the remedy, or empty if there is none.
     static class Unusable extends RuntimeException {
         final Exit exit; // mostly UNUSABLE, but for example STOPPED if the server does not respond
         final String hint;
@@ -15652,7 +15660,7 @@ final class DifyExec implements Runnable {
                     .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
         }
 
-        /// Returns the words that start this program, for use in hints. They are those that `./jbang` passes on,
+        /// Returns the words that start this program, for use in hints. They are the words that `./jbang` passes on,
         /// `java -jar` and the jar, `jbang DifyExec.java` if the script is in the current folder, and otherwise the
         /// installed command `difyexec`.
         ///
@@ -15748,8 +15756,8 @@ final class DifyExec implements Runnable {
 
         /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case because
         /// other programs read both. `NO_PROXY` lists hosts and domains, including `.example` and `*.example`. A server
-        /// on this machine never has a proxy, because `localhost` is another machine there. Java's client supports only
-        /// proxies of `http`.
+        /// on this machine never has a proxy, which would take `localhost` for its own machine. Java's client supports
+        /// only proxies of `http`.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
@@ -15855,7 +15863,7 @@ final class DifyExec implements Runnable {
         static Optional<Screen> on(int descriptor) {
             if (!mayBeTerminal(descriptor)) return Optional.empty();
             try {
-                // ffm: native calls through Java; the start sets another one if Java does not permit those
+                // ffm makes native calls through Java; the start sets another provider if Java does not permit them
                 var provider = TerminalProvider.load(System.getProperty("org.jline.terminal.provider", "ffm"));
                 var stream = SystemStream.values()[descriptor];
                 return provider.isSystemStream(stream) ? Optional.of(new Screen(provider, stream)) : Optional.empty();
@@ -16102,7 +16110,7 @@ final class DifyExec implements Runnable {
 
         /// Writes one row. The library's simpler `writeNext` swallows exceptions, so a full disk would go unnoticed.
         void write(Collection<String> cells) throws IOException {
-            boolean areAllQuoted = false; // only those that need it, see below
+            boolean areAllQuoted = false; // only the cells that need quotes, see below
             writeNext(cells.toArray(String[]::new), areAllQuoted, new StringBuilder());
         }
 
@@ -16398,7 +16406,7 @@ final class DifyExec implements Runnable {
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
-            if (one.isEmpty() || other.isEmpty()) return false;
+            if (one.isEmpty() || other.isEmpty()) return false; // every name begins with an empty one
             if (one.startsWith(other) || other.startsWith(one)) return true;
             return Math.min(one.length(), other.length()) >= 5 && new LevenshteinDistance(2).apply(one, other) >= 0;
         }
@@ -16529,7 +16537,7 @@ final class DifyExec implements Runnable {
         /// without them. Line breaks and tabs are safe inside the quotes, and a cell may need them.
         static String shell(String word) {
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
-            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // others could act on the terminal
+            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // other control characters act on it
             // a shell ends the quoted text, reads the escaped quote, and starts another quoted text
             return "'" + harmless.replace("'", "'\\''") + "'";
         }
@@ -16559,7 +16567,7 @@ final class DifyExec implements Runnable {
         </head>
         """;
 
-        /// Holds the parts of both pages. The script fills those with an id and hides what a page does not need.
+        /// Holds the parts of both pages. The script fills the elements with an id and hides what a page does not need.
         /// Attributes that begin with `aria-` and `caption` are for screen readers.
         static final String BODY = """
         <body>
@@ -16763,7 +16771,7 @@ final class DifyExec implements Runnable {
         // a value is a string, or an object: {text, length} if it was cut, {json} if it was no string
         const plain = value => value.text ?? value.json ?? value;
         const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
-        // most causes are of failed rows, so only those of others get their outcome
+        // most causes are of failed rows, so only the causes of other rows get their outcome
         const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
         // Returns how much a row needs a person: most if it got worse, then if it got better, then if it has a problem.
@@ -16980,7 +16988,7 @@ final class DifyExec implements Runnable {
           at('none').hidden = chosen.length > 0;
           at('body').replaceChildren();
           drawn = 0;
-          shown = -1;
+          shown = -1; // the rows have other numbers now
           draw(DRAWN);
         }
 
