@@ -209,6 +209,7 @@ final class DifyExec implements Runnable {
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
         var secret = env.secret();
+        // rows are edited only in the shell, so here they stay as they are
         var line = new CommandLine(new DifyExec(), new CommandLines.Factory(env, UnaryOperator.identity())) {
             @Override
             public CommandLine setOut(PrintWriter out) {
@@ -329,8 +330,8 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        /// Shows the batch under `-o`. If only shards of it exist, shows those. The exit code is 0 only if every row
-        /// has succeeded and all its files were saved, so that a script can wait for that.
+        /// Shows the batch under `-o`, or its shards if it has not been merged yet. The exit code is 0 only if every
+        /// row has succeeded and all its files were saved, so that a script can wait for that.
         @Override
         public Integer call() throws IOException {
             var named = BatchFiles.of(results.file);
@@ -352,8 +353,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the input, so that rows that have not run are counted. It is the typed one, or otherwise that of the
-        /// last session. Returns null if the last session's input is unknown, missing or unreadable. The status then
+        /// Opens the typed input, or otherwise the input of the last session, so that rows that have not run are
+        /// counted. Returns null if the last session's input is unknown, missing or unreadable. The status then
         /// shows only what the log contains, because the user did not ask for that file.
         private Csv open(BatchFiles files) throws IOException {
             if (input != null) return shape.open(input, files);
@@ -369,8 +370,8 @@ final class DifyExec implements Runnable {
             return null;
         }
 
-        /// Shows the shards of a batch that has not been merged yet. All of them run with the same options, so those of
-        /// the first one are used to read the input and to suggest the next command.
+        /// Shows the shards of a batch that has not been merged yet. All shards run with the same options, so those
+        /// of the first shard are used to read the input and to suggest the next command.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
             // of every shard, because opening the input checks only that it is not a file of the first one
@@ -659,6 +660,7 @@ final class DifyExec implements Runnable {
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out); // 1 is standard output
             // the options that the file needs, such as --encoding
             if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
+            // a row with a problem has no request to show
             if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
@@ -705,8 +707,8 @@ final class DifyExec implements Runnable {
         @Mixin Setup setup;
 
         /// Reads the files, then asks the server about each row. It must be the server and the app of the batch,
-        /// because others do not have its runs, and every row would look wrong. No row waits for this command, so a
-        /// refusal need not report what becomes of the rows (`""`).
+        /// because another server or app does not have its runs, and every row would look wrong. No row waits for this
+        /// command, so a refusal need not report what becomes of the rows (`""`).
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -895,7 +897,7 @@ final class DifyExec implements Runnable {
                             + "\nStart with: failures, show ID, retry ID, help. Ctrl-D exits.");
                     session.out.flush();
                     converse(session, reader);
-                    return Exit.OK.code;
+                    return Exit.OK.code; // the person has seen the outcome of each command
                 }
             }
 
@@ -1059,7 +1061,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs a command. Rejects `--env-file`, because the settings were read when the shell started. With an open
-        /// batch, also rejects `-i` and `-o`, because one of them alone would mix the files of two batches.
+        /// batch, also rejects `-i` and `-o`, because `-i` or `-o` alone would mix the files of two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             var typed = command.getParseResult();
@@ -1897,7 +1899,7 @@ final class DifyExec implements Runnable {
             BigDecimal maxCost;
 
             /// Returns how many rows may run at a time. The default is that of Dify's own batch page. It leaves half of
-            /// the ten connections of a default server to others.
+            /// the ten connections of a default server to other users.
             int concurrency() {
                 int slots = wait != null ? 1 : 5;
                 if (concurrency != null) slots = (int) Math.min(concurrency, Integer.MAX_VALUE);
@@ -2034,7 +2036,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads page after page, and each run on it, because the list has neither inputs nor outputs. A new run on the
-        /// server moves the others down, some of them to the next page. Those were read already and are skipped there.
+        /// server moves the others down, some of them to the next page. They were read already and are skipped there.
         void read() throws InterruptedException {
             boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
@@ -2340,8 +2342,8 @@ final class DifyExec implements Runnable {
             }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
         }
 
-        /// Checks the result of a row first, then all other runs. Any attempt may have such runs, even the one that led
-        /// to the result, if a proxy repeated its request.
+        /// Checks the result of a row first, then all other runs. Any attempt may have other runs, even the one that
+        /// led to the result, if a proxy repeated its request.
         private List<Finding> row(String id) {
             var found = new ArrayList<Finding>();
             var lines = evidence.results().getOrDefault(id, List.of());
@@ -2432,7 +2434,7 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(all);
         }
 
-        /// Asks for the details of a run. Checks the id, because Dify 1.9 responds to an unknown one with 200 and
+        /// Asks for the details of a run. Checks the id, because Dify 1.9 responds to an unknown id with 200 and
         /// nulls.
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.fetch("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
@@ -3062,8 +3064,8 @@ final class DifyExec implements Runnable {
                     .flatMap(words -> words).collect(joining(" ")).strip();
         }
 
-        /// Returns the typed options in their order. An option without a value, or with the one that it has when it is
-        /// typed alone, such as `--demo`, is only its name. picocli lists a repeated option once for each value.
+        /// Returns the typed options in their order. An option without a value, or with the value that it has when it
+        /// is typed alone, such as `--demo`, is only its name. picocli lists a repeated option once for each value.
         private static Stream<String> typedOptions(CommandLine.ParseResult parsed) {
             return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
                     .map(value -> option.shortestName() + (option.arity().max() == 0
@@ -3167,7 +3169,8 @@ final class DifyExec implements Runnable {
             return new NextCall(start, command, input, output, options);
         }
 
-        /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the results file exists.
+        /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the results file exists,
+        /// because the run would then continue the batch in that file.
         Optional<String> suggestRun(Optional<Shard> part) {
             return start.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
                     ? Optional.empty() : Optional.of(line("run"));
