@@ -1673,7 +1673,7 @@ final class DifyExec implements Runnable {
             var err = dify.err();
             announceShard(batch, asked);
             // the rows of a CSV that was given by mistake would be paid for
-            if (!rows.add) batch.refuseOtherFile(input.csv, " --add adds its rows to the batch");
+            if (!rows.add) batch.refuseOtherFile(input.csv, "; --add adds its rows to the batch");
             var wanted = batch.select(asked, retrying.timeout); // a look-up waits no longer than a run may take
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             // even without rows to run, runs of rows that were sent again are looked up if none has appeared (false)
