@@ -8538,8 +8538,8 @@ final class DifyExec implements Runnable {
                 return Storage.naming(files.results(), () -> {
                     var index = Batch.readIndex(files, Optional.of(csv));
                     var lock = files.acquire();
+                    // results begin with a byte order mark, because those of the original tool do; it wrote no log
                     var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
-                    // the log has no byte order mark, because the original tool has no log
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
                         if (fresh.isPresent()) {
@@ -8936,7 +8936,7 @@ final class DifyExec implements Runnable {
         private final LongList took = new LongList();
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
-        private long stopped = 0; // counts runs
+        private long stopped = 0; // counts runs of interrupted sessions
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         /// Holds the duration of all sessions, each up to its last event.
         private Duration timeTaken = Duration.ZERO;
@@ -9108,7 +9108,6 @@ final class DifyExec implements Runnable {
             return sent.get(entry);
         }
 
-        /// Returns how many events of this kind were counted.
         long count(Class<? extends Event> kind) {
             return eventCounts.getOrDefault(kind, 0L);
         }
@@ -9118,7 +9117,7 @@ final class DifyExec implements Runnable {
             return count(AttemptEvent.class) - sent.cardinality();
         }
 
-        /// Returns the number of runs that Dify was asked to stop.
+        /// Returns how many runs Dify was asked to stop because their session was interrupted.
         long stopped() {
             return stopped;
         }
@@ -9161,7 +9160,7 @@ final class DifyExec implements Runnable {
         /// Holds the hashes of attempts that made earlier lines of a row. Only rows with several results need it.
         private final Set<Long> formerResults = new HashSet<>();
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
-        private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user
+        private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(), failedAfterForm = new BitSet();
         private final Figures figures = new Figures();
@@ -9434,8 +9433,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Takes the end of an attempt without a success. Its cost always counts, its outcome only if it is one of the
-        /// row. Outcomes such as `again` leave the row pending.
+        /// Takes the end of an attempt without a success. Its cost always counts. Its outcome may be only the
+        /// attempt's, such as `again`, which leaves the row pending.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             spend(entry, end.tokens(), end.price(), end.currency());
@@ -9650,8 +9649,8 @@ final class DifyExec implements Runnable {
             return new Origin(files, List.copyOf(last.values()));
         }
 
-        /// Refuses another server than the one of the earlier sessions. If they sent nothing, the server does not
-        /// matter.
+        /// Refuses a server that differs from the server of the earlier sessions. If they sent nothing, the server does
+        /// not matter.
         void requireServer(String name) throws IOException {
             for (var session : sessions)
                 if (!session.baseUrl().equals(name) && runs(session).mayHaveStarted())
@@ -9693,7 +9692,7 @@ final class DifyExec implements Runnable {
         /// part of the history. The results are read after the log, because the runs that are added last are kept.
         Runs runs(SessionEvent session) throws IOException {
             Predicate<String> isRow = session.shard().isEmpty() ? _ -> true : Shard.parse(session.shard())::holds;
-            var newest = new LinkedHashMap<String, Recorded>(); // by user
+            var newest = new LinkedHashMap<String, Recorded>(); // by user, so that each attempt counts once
             var madeUp = new HashSet<String>();
             var isSent = new AtomicBoolean();
             Event.scan(files.log(), (event, _) -> {
@@ -9812,7 +9811,7 @@ final class DifyExec implements Runnable {
             /// success, so the end of such an attempt is made from its line in the results.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
-                var traces = new LinkedHashMap<String, Trace>(); // by user
+                var traces = new LinkedHashMap<String, Trace>(); // by user, of which each attempt has its own
                 for (long offset : batch.offsets().of(entry).reversed()) {
                     if (offset < 0) results.seek(-1 - offset).<Results.Success.Head>read(Results.Success.READER)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
@@ -10341,7 +10340,8 @@ final class DifyExec implements Runnable {
                 return batch;
             }
 
-            /// Copies the results of all shards, and gives them to the history.
+            /// Copies the results of all shards, and gives them to the history. A line that cannot be read is left out.
+            /// The log has no end of its attempt, so the next session looks the run up.
             private void results(OutputStream stream, boolean noBom) throws IOException {
                 var out = new BufferedOutputStream(stream);
                 if (!noBom) out.write(Lines.BOM);
