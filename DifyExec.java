@@ -11159,7 +11159,7 @@ final class DifyExec implements Runnable {
         private static final String NO_ID = "-";
         private static final String NUMBERED = "--id-column '#' numbers the rows instead";
         /// Matches values that look like ids. They have at least one digit and at most 100 characters, and are not a
-        /// sentence, a number with decimals, a date or JSON.
+        /// sentence, a number with decimals, a date or JSON. Such columns may differ in all rows, too, but by chance.
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
@@ -11183,8 +11183,8 @@ final class DifyExec implements Runnable {
             /// another encoding or without its title. Rows that are then read differently count as changed.
             ///
             /// Some options cannot be replaced. With another decimal mark or question column, rows would change
-            /// unnoticed, because their hash is one of their cells. With another header row or worksheet, numbered rows
-            /// would get the ids of other rows. [Csv#requireSameIds] checks the id column.
+            /// unnoticed, because their hash covers only their cells. With another header row or worksheet, numbered
+            /// rows would get the ids of other rows. [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
                 // an earlier mapping or constant goes if its variable now gets its value from elsewhere
                 var mapped = new LinkedHashMap<>(before.map);
@@ -11279,8 +11279,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Gives each column the name of its variable, and adds row numbers and constants. Choices of an earlier
-        /// session must still fit the file. A column without a name is left out, because nobody can mean it. An id
-        /// column and a mapped column are chosen by their number.
+        /// session must still fit the file. A column without a name is left out, unless `--id-column` or `--map`
+        /// chooses it by its number, such as `column 3`.
         private static Csv of(TextFile file, Header header, Shape shape, List<Faulty> faults) {
             var inputs = new ArrayList<Input>();
             int id = idColumn(file, header, shape);
@@ -11371,7 +11371,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the merged ranges of a workbook that leave a cell of these columns empty, because only the first
-        /// cell of a merged range has a value. Ranges above the column names do not matter.
+        /// cell of a merged range has a value. Ranges above the column names do not matter. A range counts rows from 0,
+        /// and the header's line counts from 1.
         List<String> merged(Set<String> columns) {
             var places = columns.stream().map(column -> input(column).place()).toList();
             return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
@@ -11492,7 +11493,7 @@ final class DifyExec implements Runnable {
             /// Returns a fault if the row's cells do not fit the header, or empty if they do.
             Optional<Faulty> shapeFault() {
                 var names = header.names();
-                // a workbook leaves out the last cells if they are empty, and Excel's CSV those without a name
+                // a workbook leaves out the last cells if they are empty, and Excel's CSV if their columns have no name
                 boolean isWhole = cells.size() <= names.size() && (!file.sheet().isEmpty()
                         || names.stream().skip(cells.size()).allMatch(String::isEmpty));
                 return isWhole ? Optional.empty() : Optional.of(fault(Text.count(cells.size(), "cell")
@@ -11543,8 +11544,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes these rows as the file was: with its encoding, its delimiter, its titles and what precedes them.
-        /// Constants are left out, because they are not in the file.
+        /// Writes these rows with the file's encoding, delimiter, column names, byte order mark and line `sep=`.
+        /// Constants and row numbers are left out, because they are not in the file. Other lines above the column names
+        /// are lost.
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
@@ -12166,7 +12168,7 @@ final class DifyExec implements Runnable {
                 this.file = file;
             }
 
-            /// Every stream must have this method, but readers use the other one.
+            /// Every stream must have this method, but readers call the other `read`.
             @Override
             public int read() throws IOException {
                 var one = new byte[1];
@@ -12738,7 +12740,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Holds the folder that an `@path` is relative to, and the folders that it must not leave after links are
-        /// followed.
+        /// followed, because a CSV from someone else could name any file of this machine.
         record Folders(Path base, List<Path> within) {
             /// Returns the folder of the CSV, or the current folder if the CSV comes from a pipe, and the folder of
             /// `--files`.
@@ -13692,7 +13694,8 @@ final class DifyExec implements Runnable {
     /// round of as many successes as there are slots. A slot that the server does not have is tried again after twice
     /// as many rounds, because each trial makes rows wait or be refused.
     static final class Pace {
-        /// A run that takes longer to start has waited in a queue: Dify 1.14 takes 30 ms to a stream's first event.
+        /// A run that takes longer to start has waited in a queue, because Dify 1.14 sends a stream's first event after
+        /// 30 ms.
         private static final Duration QUEUE_WAIT = Duration.ofSeconds(1);
         /// A wait must also be this many times the shortest one, because some servers always take over a second.
         private static final int QUEUE_FACTOR = 4;
@@ -13905,8 +13908,8 @@ final class DifyExec implements Runnable {
             return !now.isBefore(opens());
         }
 
-        /// Returns when rows and look-ups may be sent. If the server is down, no time is known: its response to a probe
-        /// ends the wait.
+        /// Returns when rows and look-ups may be sent. If the server is down, the time is unknown, because its
+        /// response to a probe ends the wait.
         Instant opens() {
             return isDown() ? Instant.MAX : pausedUntil;
         }
@@ -14023,7 +14026,7 @@ final class DifyExec implements Runnable {
         /// Stops the batch if its tokens or cost have reached their limit, or if the cost cannot be known.
         ///
         /// @param spent what the batch has spent in all its sessions, so that repeating the command does not repeat it
-        /// @param own what this session has spent: earlier ones may have had no prices because they did not stream
+        /// @param own what this session has spent, because earlier sessions had no prices if they did not stream
         Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
             if (maxTokens != null && spent.tokens() >= maxTokens)
                 return Optional.of(Stop.early("--max-tokens reached: " + spent.tokens() + " tokens used", CONTINUE));
@@ -14581,7 +14584,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns whether this can be the end of a run that was asked to stop. Up to 1.14, Dify reports a stop as
-            /// `failed` most of the time (`stop_race.json`). An end that Dify made up does not count.
+            /// `failed` most of the time (`stop_race.json`). A bare end counts only with the text of a stop, because
+            /// otherwise Dify may have made it up.
             boolean isStop() {
                 return status == RunStatus.STOPPED
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
@@ -14801,8 +14805,8 @@ final class DifyExec implements Runnable {
         LATE
     }
 
-    /// Holds an attempt whose outcome must be looked up on the server. `response` is what the session saw of it: an
-    /// unconfirmed failure counts if nothing else is found. `--settle` counts from `since`.
+    /// Holds an attempt whose outcome must be looked up on the server. `response` is what the session saw of it,
+    /// because an unconfirmed failure counts if nothing else is found. `--settle` counts from `since`.
     record Unresolved(Attempt attempt, Response response, Purpose purpose, Symptom symptom, String why, Instant since,
             LookUpState state) {
         /// Creates the first look-up of an attempt. No look-up has shown its run yet, as active or as stopped. The run
@@ -15079,7 +15083,7 @@ final class DifyExec implements Runnable {
 
     /// Identifies the app of a session, as the log records it.
     ///
-    /// @param isAssumed true if only `--same-app` says that the runs of earlier sessions are this app's
+    /// @param isAssumed true if only the user claims, by `--same-app`, that this app has the runs of earlier sessions
     record AppClaim(String hash, String id, boolean isAssumed) {}
 
     /// Runs one row. It never throws because of a server's report or silence, because the engine could not tell such an
