@@ -6283,8 +6283,8 @@ final class DifyExec implements Runnable {
                     if (response instanceof Response.Cut && response.run().isEmpty()) agenda.addUnseen(attempt);
                 }
                 case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
-                    // `rechecked` with `--resend-unknown`: the user accepts that other attempts may have started runs;
-                    // `rechecked` for RESEND: only the attempts that follow this one are still to be looked up
+                    // with `--resend-unknown`, the user accepts that other attempts may have started runs, too; after a
+                    // look-up for RESEND, only the attempts that follow this one are left to look up
                     if (rechecked && !unresolved.is(Purpose.RESEND))
                         agenda.enqueue(attempt.row(), tries, clock.instant());
                     else agenda.schedule(attempt.row(), tries, clock.instant(),
@@ -6698,7 +6698,7 @@ final class DifyExec implements Runnable {
     record FirstExchange(DifyClient client, Judge judge, PrintWriter err) {
         /// Limits the characters of a server's text in a message, because it may be a whole web page.
         private static final int QUOTED_CHARACTERS = 200;
-        /// Stands for a row, because the rules judge a response only together with an attempt.
+        /// Stands for a row, because the rules judge a response only together with an attempt. They use only its tries.
         private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
                 Mode.BLOCKING, "", Instant.EPOCH, false);
 
@@ -6944,6 +6944,7 @@ final class DifyExec implements Runnable {
             /// allow.
             static String fileName(String id, String output, int number, String extension) {
                 var row = safeName(id, 100).replaceFirst("^\\.", "_"); // a leading dot would hide the file
+                // the hash is one of cells, so the id is passed as a cell without a name
                 var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("", id)));
                 return row + mark + "-" + safeName(output, 80) + "-" + number
                         + safeName(extension.replaceFirst("^(?=[^.])", "."), 20); // adds a missing dot
@@ -6986,7 +6987,8 @@ final class DifyExec implements Runnable {
         /// Limits a request that starts no run. Requests to a Dify whose API process is being replaced are answered
         /// after 7 to 14 s, which this covers.
         private static final Duration QUERY_TIMEOUT = Duration.ofSeconds(30);
-        /// Dify 1.14 ends a stream after this silence, whether or not its run waits in the queue.
+        /// Limits the silence before a stream's first event. Dify 1.14 ends a stream after this silence, whether or not
+        /// its run waits in the queue, so nothing would come later.
         private static final Duration FIRST_EVENT_TIMEOUT = Duration.ofSeconds(300);
         private static final String PAGE = "a web page (from a proxy?)";
         /// Limits a downloaded file to 1 GiB, because a link may lead to a response that does not end.
@@ -7076,7 +7078,7 @@ final class DifyExec implements Runnable {
             if (waited.toSeconds() < 1) return Optional.of(waited); // too short for a response that was held back
             long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
             long late = sent - finishedAt - 1; // both are whole seconds of the server's clock, so 1 s may be rounding
-            // no run is held back for longer, so a larger difference comes from a missing or wrong time
+            // no response is held back for longer, so a larger difference comes from a missing or wrong time
             waited = waited.minusSeconds(late > 0 && late <= 300 ? late : 0);
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
@@ -7129,9 +7131,9 @@ final class DifyExec implements Runnable {
 
         // Looking up
 
-        /// Looks a run up by its id, or by its attempt's user if the id is unknown. Stops an overdue run first. If a
-        /// stream contradicts itself, or Dify 1.16 may have made up the id, and the id leads to no run of this attempt,
-        /// the attempt's user decides.
+        /// Looks a run up by its id, or by its attempt's user if the id is unknown. Stops an overdue run first. If the
+        /// id leads to another request's run, the user decides. The user also decides if the id leads to no run and may
+        /// be wrong, because Dify 1.16 may have made it up or a stream contradicted itself.
         LookUpResult look(Unresolved unresolved, Map<String, Value> values) {
             var user = unresolved.attempt().user();
             var sent = new SentInputs(user, values);
