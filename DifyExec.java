@@ -1676,7 +1676,7 @@ final class DifyExec implements Runnable {
             if (!rows.add) batch.refuseOtherFile(input.csv, "; --add adds its rows to the batch");
             var wanted = batch.select(asked, retrying.timeout); // a look-up waits no longer than a run may take
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
-            // even without rows to run, runs of rows that were sent again are looked up if none has appeared (false)
+            // even without rows to run, a run is looked up if it has not appeared (false) and its row was sent again
             if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
                 writer.finish().ifPresent(stop -> { // writes the retry list, which may be missing or out of date
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
@@ -2036,7 +2036,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads page after page, and each run on it, because the list has neither inputs nor outputs. A new run on the
-        /// server moves the others down, some of them to the next page. They were read already and are skipped there.
+        /// server moves the others down, some of them to the next page. A run that moved is skipped there.
         void read() throws InterruptedException {
             boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
@@ -2901,8 +2901,8 @@ final class DifyExec implements Runnable {
                 return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
             }
 
-            /// Reads an http or https URL and removes slashes at its end, because a path will be appended. A query or
-            /// fragment cannot be, and a password does not belong there, because the log records the URL.
+            /// Reads an http or https URL and removes slashes at its end, because a path will be appended. That is not
+            /// possible after a query or fragment. A password is rejected too, because the log records the URL.
             static URI parseUrl(String text) {
                 var address = text.strip().replaceAll("/+$", "");
                 try {
@@ -3400,6 +3400,7 @@ final class DifyExec implements Runnable {
                 isSame = false;
                 var runs = origin.runs(session);
                 if (!runs.mayHaveStarted() || exchange.knowsAny(runs.newest(), left)) continue;
+                // the message depends on whether the app id is another one or only the key
                 if (!isSure) throw origin.otherApp(runs, session.appId().equals(access.appId()));
                 isAssumed = true;
             }
