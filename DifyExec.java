@@ -12860,6 +12860,7 @@ final class DifyExec implements Runnable {
                         + inBrackets(ending.isEmpty() ? "" : "." + ending)));
             }
 
+            /// Returns the endings that the form lists, in the notation of [#ending].
             private List<String> endings() {
                 return texts(rules.path("allowed_file_extensions")).stream()
                         .map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
@@ -13111,10 +13112,9 @@ final class DifyExec implements Runnable {
         /// text.
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// Lists refusals that stop the batch, because every other row would be refused, too. A pattern matches the
-        /// beginning of `status code: message`, and the first match counts, so general patterns come last. Dify's
-        /// API sends a code with 403 and 404. Without one, they come from a firewall, another server or a wrong path.
-        /// The texts get Dify's message (`%1$s`), the URL, the status, advice about the URL and the target of a
-        /// redirection. A message about a malformed request quotes the request, so it is not repeated.
+        /// beginning of `status code: message`, and the first match counts, so general patterns come last. The texts
+        /// get Dify's message (`%1$s`), the URL, the status, advice about the URL and the target of a redirection. A
+        /// message about a malformed request quotes the request, so it is not repeated.
         ///
         /// The recordings contain drafts in `publish_again.json`, keys in `keys.json` and `keys_changed.json`,
         /// malformed requests in `bodies.json` and unknown nodes in `odd_graphs.json`. They do not contain the quotas,
@@ -13142,6 +13142,7 @@ final class DifyExec implements Runnable {
                 stop(OTHER_CODE + "No class mapping found",
                         "this version of Dify does not support one of the workflow's nodes (%1$s)",
                         "update Dify, or replace the node"),
+                // `queue listening stopped` is left to [#refused], because its run may have a result
                 stop(OTHER_CODE + "(Arg user must|Input payload validation|"
                                 + "(?!queue listening stopped).*validation error)",
                         "Dify rejected the request as malformed (400)", "check for a newer version of difyexec"),
@@ -13150,6 +13151,7 @@ final class DifyExec implements Runnable {
                 stop("403 workflow_version_execution_not_allowed:",
                         "the workspace's plan does not allow pinned versions (403: %1$s)", "leave "
                                 + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
+                // Dify's API sends a code with 403 and 404; a firewall, another server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
                         "enable the app's API in Dify, or ask the workspace's owner"),
                 stop("404 (?!:)[^:]*:", "Dify responded with 404 (%1$s)", "%4$s"),
@@ -13845,6 +13847,7 @@ final class DifyExec implements Runnable {
         void noteSuccess() {
             successes++;
             if (successes % slots == 0) waits = 0; // single waits far apart are no queue
+            // the slot on trial has lasted a round, so the next trial need not wait longer
             if (isTrial && successes >= slots) {
                 rounds = 1;
                 isTrial = false;
@@ -14028,7 +14031,7 @@ final class DifyExec implements Runnable {
 
         /// Stops the batch if its tokens or cost have reached their limit, or if the cost cannot be known.
         ///
-        /// @param spent what the batch has spent in all its sessions, so that repeating the command does not repeat it
+        /// @param spent what all sessions of the batch have spent, so that a repeated command does not begin from 0
         /// @param own what this session has spent, because earlier sessions had no prices if they did not stream
         Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
             if (maxTokens != null && spent.tokens() >= maxTokens)
