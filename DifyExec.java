@@ -10738,7 +10738,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns what [#READER] would read from the line, without reading it. Only a partial success has its
-            /// status here, because no other status matters to [Head#outcome].
+            /// status here, because no other status matters to [Head#outcome]. As in [#json], a run without an id does
+            /// not show a partial success.
             Head head() {
                 var usage = ran.usage();
                 return new Head(attempt.row().id(), SUCCESS,
