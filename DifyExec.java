@@ -3589,7 +3589,7 @@ final class DifyExec implements Runnable {
             this.err = err;
             this.off = style == Style.OFF;
             this.screen = style == Style.AUTO ? Screen.on(2) : Optional.empty(); // 2 is stderr
-            if (screen.isEmpty()) nextLineDue += PRINT_EVERY.toNanos();
+            if (screen.isEmpty()) nextLineDue += PRINT_EVERY.toNanos(); // so that a short session prints none
         }
 
         @Override
@@ -4083,7 +4083,7 @@ final class DifyExec implements Runnable {
             int strangers = index.size() - index.rows(); // they follow the rows of the CSV
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
-            // a retry would ask a person to fill in the form again
+            // a retry would ask a person to fill in the form again; rows that are not in the CSV cannot run at all
             var answered = history.failedAfterForm().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried: the run ended after its form was submitted ("
@@ -5308,6 +5308,7 @@ final class DifyExec implements Runnable {
                         + ": must be COLUMN=/POINTER or COLUMN~=/POINTER", "such as answer_expected=/answer");
                 // people know a column by its title, but a row has the name that --map may have given to it
                 var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst()
+                        // column 0, because the whole header is at fault
                         .orElseThrow(() -> csv.file().unusable(csv.header().line(), 0, option + ": no column "
                                 + Text.quoted(match.group(1)), csv.header().hint()));
                 return new Rule(column.name(), !match.group(2).isEmpty(), JsonPointer.compile(match.group(3)));
