@@ -18,7 +18,7 @@ import static org.junit.jupiter.api.Assertions.*;
 final class AgendaTest {
     /// Some rows have outputs that contain files. Their workers save them.
     @Nested
-    class OutputFiles {
+    class FilesInOutputs {
         @TempDir Path folder;
 
         private static Response.Ran with(Response.SavedFiles files, String id) {
@@ -34,7 +34,7 @@ final class AgendaTest {
         }
 
         @Test
-        void areListedInTheResultAndExcludedFromItsSeconds() throws Exception {
+        void areListedInTheResultWithoutCountingTheirDownloadTime() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, _) -> {
                 scene.world.pass(seconds(32));
@@ -49,7 +49,7 @@ final class AgendaTest {
         }
 
         @Test
-        void areRecordedAsMissingWithTheReasonIfNotSaved() throws Exception {
+        void areListedAsMissingWithTheReasonIfTheyCannotBeSaved() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> with(new Response.SavedFiles(List.of(),
                     new TreeMap<>(Map.of("1.txt", "HTTP 403", "2.txt", "HTTP 503")), seconds(1)), attempt.row().id());
@@ -64,7 +64,7 @@ final class AgendaTest {
         }
 
         @Test
-        void areSavedOnlyAfterTheirRunIsRecorded() throws Exception {
+        void areSavedOnlyAfterTheirRunIsInTheLog() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, heard) -> {
                 var recorded = new CompletableFuture<Void>();
@@ -86,7 +86,7 @@ final class AgendaTest {
     }
 
     @Nested
-    class TheUserNames {
+    class GeneratedUserIds {
         @Test
         void areUniqueAcrossAttemptsAndSessions() {
             var first = new UserNames("nightly");
@@ -101,7 +101,7 @@ final class AgendaTest {
 
         /// Dify 1.9 to 1.16 answer 500 to a user of more than 255 characters.
         @Test
-        void areRejectedIfAUserCouldExceed255Characters() {
+        void aTooLongPrefixOrOneWithAControlCharacterIsRejected() {
             var longest = "n".repeat(200);
 
             assertTrue(UserNames.isUsable(longest) && new UserNames(longest).next().length() + 18 <= 255);
@@ -111,7 +111,7 @@ final class AgendaTest {
     }
 
     @Nested
-    class TheTally {
+    class TheSessionTally {
         private final World world = new World();
         private final Tally tally = tally(10, world.clock);
         private int row = 0;
@@ -133,7 +133,7 @@ final class AgendaTest {
         }
 
         @Test
-        void agreesWithTheFiguresReadFromTheFiles(@TempDir Path folder) throws Exception {
+        void agreesWithTheFiguresReadFromTheBatchFiles(@TempDir Path folder) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e");
             scene.answer = Answer.byRow(Map.of("a", List.of(succeeded("run-a")),
                     "b", List.of(later(503, seconds(1))), "c", List.of(failed("no such city")),
@@ -155,7 +155,7 @@ final class AgendaTest {
 
         /// Row `a` is to run; `b` failed and `c` succeeded in an earlier session.
         @Test
-        void changesTheStatusButAddsNoRowForALateRun() {
+        void updatesTheStatusWithoutCountingARowAgainForALateRun() {
             var index = new Index();
             for (var id : List.of("a", "b", "c")) index.findOrAdd(id);
             index.setStatus(1, RowStatus.FAILED);
@@ -181,7 +181,7 @@ final class AgendaTest {
         }
 
         @Test
-        void computesTheRateFromRecentRowsWithoutASlowStart() {
+        void computesTheRateFromRecentRowsIgnoringASlowStart() {
             world.advance(seconds(100)); // a slow start
             for (int row = 0; row < 5; row++) {
                 end(Outcome.SUCCEEDED);
@@ -193,7 +193,7 @@ final class AgendaTest {
         }
 
         @Test
-        void excludesTheTimeThatTheProcessWasSuspended() {
+        void excludesTheTimeInWhichTheProcessWasSuspended() {
             tally.countSent(0, world.now());
             for (int row = 0; row < 4; row++) {
                 world.advance(seconds(2));
@@ -209,7 +209,7 @@ final class AgendaTest {
         }
 
         @Test
-        void theRateIncludesRowsThatEndBeforeASuspensionIsNoticed() {
+        void computesTheRateWithRowsThatEndBeforeASuspensionIsNoticed() {
             tally.tick(world.now(), tally.activity());
             world.advance(seconds(45)); // asleep
             for (int row = 0; row < 201; row++) end(Outcome.SUCCEEDED);
@@ -255,7 +255,7 @@ final class AgendaTest {
                 · 2 min 4 s · 6 min 8 s left · 5 running · 2 waiting · 12400 tokens · 1.24 USD
                 45      | Retry-After | 1240/5000 (24 %) · Retry-After · 10.2/s
                 """)
-        void shortensTheReasonThenDropsRightmostPartsToFit(int columns, String rest, String line) {
+        void shortensTheFailureReasonThenDropsPartsToFitTheWidth(int columns, String rest, String line) {
             assertEquals(line, line(Optional.ofNullable(rest), columns));
         }
     }
