@@ -22,7 +22,7 @@ final class BatchTest {
     @TempDir Path folder;
 
     @Nested
-    class TheFirstLine {
+    class TheFirstLineOfAFile {
         /// From `results`, from `log`, from `both` or from `none`.
         private String kind(String text) throws IOException {
             var file = Files.writeString(folder.resolve("file"), text);
@@ -74,12 +74,12 @@ final class BatchTest {
                 {'event':'click','t':'2026-01-16                                       | none
                 {'event':'session','t':'2026-01-16T12:00:00Z'\\n                        | none
                 """)
-        void identifiesAFileAsResultsOrLog(String text, String kind) throws IOException {
+        void identifiesTheFileAsResultsLogOrNeither(String text, String kind) throws IOException {
             assertEquals(kind, kind(json(text).translateEscapes()));
         }
 
         @Test
-        void isRecognizedByItsBeginningIfItIsVeryLong() throws IOException {
+        void identifiesTheFileByItsBeginningIfItIsVeryLong() throws IOException {
             var rest = "x".repeat(200_000);
             var id = json("{'id':'") + rest;
             var inputs = json("{'id':'a','status':'success','inputs':{'text':'") + rest;
@@ -92,9 +92,9 @@ final class BatchTest {
     }
 
     @Nested
-    class TheLineFile extends WholeCommand {
+    class FileWriting extends WholeCommand {
         @Test
-        void startsWithOneByteOrderMarkEvenIfItIsReopened() throws IOException {
+        void writesOneByteOrderMarkEvenIfTheFileIsReopened() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one", "two"))
                 try (var file = new LineFile(path, Lines.BOM, FileChannel::force)) {
@@ -109,7 +109,7 @@ final class BatchTest {
         }
 
         @Test
-        void aFailedWriteIsReportedAndItsLinesAreKept() throws IOException {
+        void keepsTheLinesOfAFailedWriteForTheNextWrite() throws IOException {
             var path = Files.createDirectory(folder.resolve("lines"));
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
@@ -123,7 +123,7 @@ final class BatchTest {
         }
 
         @Test
-        void isNotWrittenWhileAnotherProcessHasItOpen() throws IOException {
+        void failsWhileAnotherProcessHasTheFileOpen() throws IOException {
             var path = folder.resolve("lines");
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
                 file.add("one");
@@ -150,7 +150,7 @@ final class BatchTest {
         }
 
         @Test
-        void aCopyOfStandardInputIsRemovedIfTheDiskIsFull() throws Exception {
+        void removesTheCopyOfStandardInputIfTheDiskIsFull() throws Exception {
             var process = onASmallDisk("check", "--demo", "-i", "-");
             try (var input = process.outputWriter()) {
                 input.write("id,text\n" + "1,more\n".repeat(10_000));
@@ -166,7 +166,7 @@ final class BatchTest {
         }
 
         @Test
-        void aFullDiskStopsTheBatchWithoutLosingAResult() throws Exception {
+        void stopsTheBatchWithoutLosingAResultIfTheDiskIsFull() throws Exception {
             var rows = IntStream.range(0, 60).mapToObj(row -> "r" + row + ",long" + " and longer".repeat(180));
             csv(Stream.concat(Stream.of("id,text"), rows).toArray(String[]::new));
 
@@ -181,7 +181,7 @@ final class BatchTest {
     }
 
     @Nested
-    class TheLog {
+    class TheBatchLog {
         @Test
         void everyKindOfEventIsReadAsItWasWritten() throws IOException {
             var path = folder.resolve("log");
@@ -210,7 +210,7 @@ final class BatchTest {
         }
 
         @Test
-        void unreadableLinesAreReportedWithTheirNumbers() throws IOException {
+        void unreadableLinesAreReportedByLineNumber() throws IOException {
             var path = Files.writeString(folder.resolve("log"), """
                     {"event":"look","t":"2026-01-16T12:00:00Z","user":"u","saw":"absent","later":{"is":"ignored"}}
                     {"event":"look","t":"2026-
@@ -234,9 +234,9 @@ final class BatchTest {
     }
 
     @Nested
-    class TheResults {
+    class TheResultsFile {
         @Test
-        void matchTheirGoldenFile() throws IOException {
+        void matchesTheGoldenFile() throws IOException {
             var cells = new LinkedHashMap<String, String>();
             cells.put("id", "r-1");
             cells.put("text", "größer \"日本語\" 😀\nnext line");
@@ -291,7 +291,7 @@ final class BatchTest {
                 no JSON                                                                    | bad
                 \\0\\0\\0                                                                  | bad
                 """)
-        void aLineCountsAsASuccessOrIsIgnoredOrUnreadable(String line, String kind) throws IOException {
+        void successesAreReadAndUnreadableLinesReported(String line, String kind) throws IOException {
             var index = new Index();
             var path = Files.writeString(folder.resolve("results.jsonl"), line.translateEscapes() + "\r\n\n");
             var bad = Results.read(path, new History(index), List.of());
@@ -301,7 +301,7 @@ final class BatchTest {
         }
 
         @Test
-        void longLinesAreReadAndUnreadableOnesReportedByNumber() throws IOException {
+        void longLinesAreReadAndUnreadableLinesReportedByNumber() throws IOException {
             assertEquals("a b c; 3 5", read(json("\uFEFF{'id':'a','status':'success','outputs':{'t':'"
                     + "ä".repeat(200_000) + "'}}\n\nhalf a li\n\uFEFF{'id':'b','status':'success'}\r\n{}\n"
                     + "{'id':'c','status':'success'}")));
@@ -314,7 +314,7 @@ final class BatchTest {
 
         /// A log could record the success, but results of the original tool have no log.
         @Test
-        void anUnreadableLineThatMayBeASuccessStopsTheSession() throws IOException {
+        void anUnreadableLineThatMayBeASuccessPreventsASession() throws IOException {
             var scene = Scene.of(folder, "a", "b");
             Files.writeString(scene.output, json("{'id':'a','status':'success'}\n{'id':'b','sta\n"));
 
@@ -348,7 +348,7 @@ final class BatchTest {
         }
 
         @Test
-        void listsFailedUnknownAndPausedRowsInTheOrderOfTheCsv() throws IOException {
+        void containsFailedUnknownAndPausedRowsInCsvOrder() throws IOException {
             files().writeRetryList(index(RowStatus.FAILED, RowStatus.SUCCEEDED, RowStatus.UNKNOWN,
                     RowStatus.PENDING, RowStatus.PAUSED, RowStatus.PARTIAL));
 
@@ -356,7 +356,7 @@ final class BatchTest {
         }
 
         @Test
-        void isReplacedAtomicallyAndDeletedIfNoRowIsLeft() throws IOException {
+        void isReplacedAtomicallyAndDeletedWhenItBecomesEmpty() throws IOException {
             Files.writeString(files().retry(), "old\n");
             try (var reader = Files.newBufferedReader(files().retry())) {
                 files().writeRetryList(index(RowStatus.FAILED));
@@ -374,7 +374,7 @@ final class BatchTest {
     }
 
     @Nested
-    class TheHistory {
+    class TheBatchHistory {
         private History history(Object log) throws IOException {
             return history(log, new Index());
         }
@@ -394,7 +394,7 @@ final class BatchTest {
         @ParameterizedTest
         @ValueSource(strings = {"garbage", "null",
                 "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u2','mode':'telepathic'}"})
-        void anUnreadableLineThatMayBeARequestStopsTheSession(String line) throws IOException {
+        void anUnreadableLogLineThatMayBeARequestPreventsASession(String line) throws IOException {
             var scene = Scene.of(folder, "a");
             var log = new Log().session("1.16.0").attempt("a", "u1").end("a", "u1", "unknown", "").line(json(line));
             Files.writeString(scene.file(".log"), log.toString());
@@ -407,7 +407,7 @@ final class BatchTest {
         }
 
         @Test
-        void determinesTheStatusOfARowByItsLastOutcome() throws IOException {
+        void takesTheStatusOfARowFromItsLastOutcome() throws IOException {
             var batch = batch(new Log().attempt("a", "u1").end("a", "u1", "again", "").attempt("a", "u2")
                     .end("a", "u2", "failed", "").attempt("b", "u3").end("b", "u3", "failed", "").attempt("b", "u4")
                     .end("b", "u4", "unknown", "").attempt("c", "u5").end("c", "u5", "throttled", "").attempt("c", "u6")
@@ -421,7 +421,7 @@ final class BatchTest {
 
         /// Row `a` lacks two files. Row `b` lacks one, which a later run has.
         @Test
-        void countsTheMissingFilesOfTheLastSuccessOfARow() throws IOException {
+        void countsOnlyTheMissingFilesOfARowsLastSuccess() throws IOException {
             var history = new History(new Index());
             for (var line : List.of(success("a", "u1", "1.txt", "2.txt"), success("b", "u2", "1.txt"),
                     success("b", "u3")))
@@ -437,7 +437,7 @@ final class BatchTest {
         }
 
         @Test
-        void remembersAModeOnlyIfTheToolChoseIt() throws IOException {
+        void remembersAResponseModeOnlyIfTheToolChoseIt() throws IOException {
             var auto = session(0, "1.16.0").with(NOON, Mode.BLOCKING, true, 0);
             var typed = session(0, "1.16.0").with(NOON, Mode.STREAMING, false, 0);
 
@@ -446,7 +446,7 @@ final class BatchTest {
         }
 
         @Test
-        void anAttemptWithoutAFinalOutcomeIsUnresolvedAndKeepsItsRun() throws IOException {
+        void keepsAttemptsWithoutAFinalOutcomeAndTheirRuns() throws IOException {
             var log = new Log();
             for (var outcome : List.of("open", "failed", "unknown", "again", "not_started")) {
                 log.attempt(outcome, "u-" + outcome);
@@ -479,7 +479,7 @@ final class BatchTest {
                 resent,  r1,  false, false
                 -,       '',  true,  false
                 """)
-        void aResentAttemptIsTrackedUntilItsRunIsKnown(String outcome, String run, boolean late,
+        void tracksAnAttemptAfterAResendUntilItsRunIsFound(String outcome, String run, boolean late,
                 boolean awaited) throws IOException {
             var log = new Log().attempt("a", "u1").end("a", "u1", "not_started", "");
             if (outcome != null) log.end("a", "u1", outcome, run);
@@ -500,7 +500,7 @@ final class BatchTest {
                 succeeded, failed,    false
                 running,   succeeded, false
                 """)
-        void anActiveRunFoundAfterAResendIsTrackedUntilItsRowSucceeds(String saw, String outcome, boolean awaited)
+        void tracksAnActiveRunFoundAfterAResendUntilItsRowSucceeds(String saw, String outcome, boolean awaited)
                 throws IOException {
             var log = new Log().attempt("a", "u1").end("a", "u1", "not_started", "").attempt("a", "u2")
                     .add(new LateEvent(NOON, "a", "u1", "r1", saw));
@@ -514,7 +514,7 @@ final class BatchTest {
         }
 
         @Test
-        void keepsTheTaskOfARunIfItsEndEventHasOnlyTheRunId() throws IOException {
+        void keepsTheTaskIdOfARunIfItsEndEventHasOnlyTheRunId() throws IOException {
             var history = history(new Log().attempt("a", "u").run("a", "u", "r1").end("a", "u", "unknown", "r1"));
 
             assertEquals(Optional.of(run("r1")), history.unresolvedByRow().get(0).run());
@@ -527,8 +527,7 @@ final class BatchTest {
                 unknown, NOT_KNOWN
                 failed,  FROM_START
                 """)
-        void remembersTheDifyVersionsOfUnresolvedAttemptsOnly(String ended, Listing listing)
-                throws IOException {
+        void remembersTheDifyVersionOnlyForUnresolvedAttempts(String ended, Listing listing) throws IOException {
             var log = new Log().session("1.9.2").attempt("a", "u1");
             if (ended != null) log.end("a", "u1", ended, "r");
 
@@ -541,7 +540,7 @@ final class BatchTest {
 
         /// A row has the tokens and the cost of all its attempts, whichever of them succeeded.
         @Test
-        void addsUpTheTokensAndCostOfEachRow() throws IOException {
+        void addsUpTheTokensAndCostOfAllAttemptsOfARow() throws IOException {
             Files.writeString(folder.resolve("results.jsonl"), json("""
                     {'id':'a','status':'success','inputs':{},'outputs':{},'user':'u2','total_tokens':5,\
                     'total_price':'0.25','currency':'USD'}
@@ -563,7 +562,7 @@ final class BatchTest {
         }
 
         @Test
-        void editsOfAnAttemptCountAsLostOnlyIfTheCsvLacksThem() {
+        void countsEditsOfAnAttemptAsLostOnlyIfTheCsvLacksThem() {
             for (var cells : List.of("0123456789abcdef", row("a").hash())) {
                 var event = new AttemptEvent(NOON, "a", 0, "u", Mode.BLOCKING, cells, true, 0);
 
@@ -576,9 +575,9 @@ final class BatchTest {
     }
 
     @Nested
-    class TheLock {
+    class TheBatchLock {
         @Test
-        void aSecondSessionIsRejectedEvenIfTheLockFileIsDeleted() throws Exception {
+        void preventsASecondSessionEvenIfTheLockFileIsDeleted() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> {
                 if (attempt.row().id().equals("b")) {
@@ -594,7 +593,7 @@ final class BatchTest {
         }
 
         @Test
-        void aSymbolicLinkIsRejectedAndAHardLinkSharesTheLock() throws IOException {
+        void isSharedByHardLinksWhileSymbolicLinksAreRejected() throws IOException {
             var scene = Scene.of(folder, "a");
             Files.createFile(scene.output);
             var link = Files.createSymbolicLink(folder.resolve("link.jsonl"), scene.output);
@@ -614,7 +613,7 @@ final class BatchTest {
 
         @ParameterizedTest
         @CsvSource({"'', false", "keep me, true"})
-        void anUnusedLockFileIsDeletedUnlessItHasText(String text, boolean stays) throws IOException {
+        void anUnusedLockFileIsDeletedUnlessItContainsText(String text, boolean stays) throws IOException {
             var files = BatchFiles.of(folder.resolve("results.1-of-2.jsonl"));
             Files.writeString(files.lock(), text); // left by a killed session
 
@@ -636,11 +635,11 @@ final class BatchTest {
     }
 
     @Nested
-    class TheBatch {
+    class ABatch {
         private static final Attempt ATTEMPT = Given.sent(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
 
         @Test
-        void resultsAreBufferedUntilTheyAreLarge() throws Exception {
+        void buffersResultsUntilTheyAreLarge() throws Exception {
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
                 writer.recordSuccess(success("x".repeat(1_000)));
@@ -659,7 +658,7 @@ final class BatchTest {
         }
 
         @Test
-        void aRowWhoseLostResultDifyDeletedIsUnknownAndNotResent() throws Exception {
+        void doesNotResendARowIfDifyHasDeletedItsLostResult() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.play();
             Files.delete(scene.output);
@@ -675,7 +674,7 @@ final class BatchTest {
 
         @ParameterizedTest
         @CsvSource({"'', replace", "'', cut", "'', delete", ".log, replace", ".log, cut"})
-        void aFileChangedDuringTheBatchStopsItBeforeItSendsMore(String name, String how) throws Exception {
+        void stopsSendingRowsIfAnotherProgramChangesItsFiles(String name, String how) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> {
                 if (attempt.row().id().equals("b")) change(scene.file(name), how);
@@ -702,7 +701,7 @@ final class BatchTest {
         }
 
         @Test
-        void eventsCountOnlyAfterTheyAreWritten() throws IOException {
+        void countsEventsOnlyAfterTheyAreWritten() throws IOException {
             try (var writer = Scene.of(folder, "a").open()) {
                 writer.record(AttemptEvent.of(ATTEMPT, 0));
                 assertEquals(0, writer.batch().history().inFlight());
@@ -720,7 +719,7 @@ final class BatchTest {
         }
 
         @Test
-        void aRowStaysPendingIfItsResultCannotBeWritten() throws IOException {
+        void keepsARowPendingIfItsResultCannotBeWritten() throws IOException {
             var scene = Scene.of(folder, "a");
             try (var writer = scene.open()) {
                 writer.record(AttemptEvent.of(ATTEMPT, 0));
@@ -736,7 +735,7 @@ final class BatchTest {
         }
 
         @Test
-        void aRowChangedSinceItsSuccessRunsAgainOnlyOnRequest() throws Exception {
+        void repeatsARowChangedSinceItsSuccessOnlyOnRequest() throws Exception {
             new Scene(folder, "id,text\na,old\nb,same\n").play();
             var scene = new Scene(folder, "id,text\na,new\nb,same\n");
 
@@ -757,7 +756,7 @@ final class BatchTest {
         }
 
         @Test
-        void rowsAreSelectedByOptionsAndStatus() throws Exception {
+        void selectsRowsByOptionsAndStatus() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e");
             scene.answer = Answer.byRow(Map.of("b", List.of(failed("no")), "d", List.of(failed("no")),
                     "e", List.of(THROTTLED)));
@@ -778,7 +777,7 @@ final class BatchTest {
         }
 
         @Test
-        void anInvalidSelectionIsRejected() throws Exception {
+        void rejectsAnInvalidSelectionOfRows() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.play();
 
@@ -815,7 +814,7 @@ final class BatchTest {
                 {"a":1}\\n               | {       | true
                 ``                       | {"a":   | true
                 """)
-        void isCutOffUnlessItsJsonIsComplete(String whole, String last, boolean cut) throws IOException {
+        void isRemovedUnlessItsJsonIsComplete(String whole, String last, boolean cut) throws IOException {
             whole = whole.translateEscapes();
             var path = Files.writeString(folder.resolve("file"), whole + last);
 
@@ -828,7 +827,7 @@ final class BatchTest {
         }
 
         @Test
-        void isCutOffAtItsStartEvenIfItIsLong() throws IOException {
+        void isRemovedCompletelyEvenIfItIsLong() throws IOException {
             var first = "{\"a\":\"" + "x".repeat(200_000) + "\"}\n";
             var path = Files.writeString(folder.resolve("file"), first + "{\"b\":\"" + "\0".repeat(150_000));
 
