@@ -81,7 +81,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"'', ''", "v-7, '\"workflow_id\": \"v-7\",'"})
-        void isSentWithTheInputsInANewConversation(String pin, String field) {
+        void isSentWithItsInputsInANewConversation(String pin, String field) {
             asked(Mode.BLOCKING, pin);
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages")).withRequestBody(equalToJson("""
@@ -90,7 +90,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isStoppedByItsTaskId() {
+        void isStoppedByTheTaskIdOfItsRun() {
             try (var client = client("")) {
                 client.stop(new RunRef("r", "t"), USER);
             }
@@ -100,7 +100,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
-        void includesItsSourcesIfTheMessageEndsBeforeOrAfterTheRun(boolean isLast) throws IOException {
+        void getsItsSourcesWhetherItsMessageOrItsRunEndsFirst(boolean isLast) throws IOException {
             var response = ServerTest.ran(isLast ? streamed(started(), finished(), messageEnd())
                     : streamed(started(), messageEnd(), finished()));
 
@@ -112,7 +112,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void includesTheUsageReportedJustAfterTheRunFinished() throws IOException {
+        void countsTheUsageReportedJustAfterItsRunFinished() throws IOException {
             try (var wire = new ServerTest.Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -127,7 +127,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void reportsItsAnswerPieceByPiece() {
+        void getsItsStreamedAnswerPieceByPiece() {
             streamed(started(), event("message", Given.json("'answer':'So'")),
                     event("message_replace", Given.json("'answer':'No.'")), finished());
 
@@ -137,7 +137,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
-        void takesTheReplacedAnswerInsteadOfThatOfTheRun(boolean isLast) {
+        void getsAReplacementAnswerInsteadOfTheAnswerOfItsRun(boolean isLast) {
             var pieces = event("message", Given.json("'answer':'So.'"))
                     + event("message_replace", Given.json("'answer':'Not'"))
                     + event("message", Given.json("'answer':' said.'"));
@@ -160,7 +160,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(booleans = {true, false})
-        void succeedsWithAModeratedAnswerWithoutARun(boolean isEndMadeUp) {
+        void succeedsWithAModeratedAnswerEvenWithoutARun(boolean isEndMadeUp) {
             var made = ofRun("workflow_finished", Given.json("{'status':'failed','outputs':null,'total_steps':0}"));
 
             var ran = ServerTest.ran(streamed(event("message", Given.json("'answer':'Not '")), event("message",
@@ -225,7 +225,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void isLookedUpByItsRunAndCompletedFromItsMessage() {
+        void isLookedUpByItsRunAndGetsItsSourcesFromItsMessage() {
             stored("So.", "'status':'normal','retriever_resources':" + RESOURCES);
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(aResponse().withBody(Given.json(
                     "{'id':'r','status':'succeeded','outputs':{'answer':'So.','files':[]}}"))));
@@ -246,7 +246,7 @@ final class ChatflowTest extends WholeCommand {
                 ``     | 'status':'normal'                                 | Unanswered[isOver=false]
                 ``     | 'status':'normal','provider_response_latency':1.5 | Unanswered[isOver=true]
                 """)
-        void isLookedUpByItsUserIfItsRunIsUnknownOrForeign(String answer, String message, String expected) {
+        void isLookedUpByItsUserIdIfItsRunIsUnknownOrNotItsOwn(String answer, String message, String expected) {
             stored(answer, message);
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/other")).willReturn(aResponse().withBody(Given.json(
                     "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'},"
@@ -259,7 +259,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void countsAsNotStartedIfItsUserHasNoConversation() {
+        void countsAsNotStartedIfItsUserIdHasNoConversation() {
             dify.stubFor(get(urlPathEqualTo("/v1/conversations")).willReturn(aResponse().withBody("{\"data\":[]}")));
 
             assertEquals(new LookUpResult.Absent(), found(Optional.empty(), Symptom.NO_ANSWER));
@@ -312,7 +312,7 @@ final class ChatflowTest extends WholeCommand {
                 1.16.0,  streaming, broken-running, 6
                 1.16.0,  blocking,  kill,        3
                 """)
-        void runsNoRowTwiceAndRecoversAnswersAfterAFault(String version, String mode, String fault, int results)
+        void recoversAnswersWithoutRunningARowTwiceAfterAFault(String version, String mode, String fault, int results)
                 throws IOException {
             var settings = start("chatflow", "--dify", version, "--columns", "id",
                     "--latency", "200ms", "--silence", "1s");
@@ -333,7 +333,7 @@ final class ChatflowTest extends WholeCommand {
         /// Also if no answer had the id of its run.
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.9.2, blocking"})
-        void restoresLostResultsWithoutRunningAgain(String version, String mode) throws IOException {
+        void restoresLostResultsWithoutRunningRowsAgain(String version, String mode) throws IOException {
             var settings = start("chatflow", "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
             call(settings, typed("run", "--mode", mode));
@@ -347,7 +347,7 @@ final class ChatflowTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.14.2, auto", "1.9.2, auto", "1.9.2, blocking"})
-        void doesNotRepeatARowThatTheShellRan(String version, String mode) throws IOException {
+        void doesNotRepeatARowThatSucceededInTheShell(String version, String mode) throws IOException {
             var settings = start("chatflow", "--dify", version, "--columns", "id");
             csv("id,query", "1,Why?", "2,Who?");
             inShell(settings, "retry 1", "--mode", mode).exits(0);
@@ -381,7 +381,7 @@ final class ChatflowTest extends WholeCommand {
     class TheDemoChatflow {
         @ParameterizedTest
         @ValueSource(strings = {"auto", "blocking"})
-        void answersTheQuestionInTheGivenColumn(String mode) throws IOException {
+        void answersTheQuestionsInTheGivenColumn(String mode) throws IOException {
             csv("id,question,text", "1,Why?,a longer text beside it", "2,[drop] Who?,x", "3,[flaky] How?,x",
                     "4,[fail] No,x");
 
@@ -394,7 +394,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void checkReportsAnEmptyQuestionAndShowsTheRequest() throws IOException {
+        void aCheckReportsAnEmptyQuestionAndShowsTheRequest() throws IOException {
             csv("id,query", "1,Why?", "2,");
             var faulty = call(Map.of(), "check", "--demo=chatflow", "-i", input());
             csv("id,query", "1,Why?");
@@ -407,14 +407,14 @@ final class ChatflowTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"'id,Question', --query-column Question", "'id,querry', --query-column querry",
                 "'id,tone', --query-column"})
-        void suggestsAColumnIfThereIsNoQueryColumn(String header, String option) throws IOException {
+        void suggestsAQuestionColumnIfTheCsvHasNoQueryColumn(String header, String option) throws IOException {
             csv(header, "1,x");
 
             call(Map.of(), typed("run", "--demo=chatflow")).exits(2).says(option);
         }
 
         @Test
-        void rejectsAQueryColumnThatIsAlsoAVariable() throws IOException {
+        void rejectsAQuestionColumnThatIsAlsoAVariable() throws IOException {
             csv("id,tone", "1,x");
             var csv = Csv.open(file("data.csv"), Csv.Shape.DEFAULT);
             var variable = new Variable("tone", "", "text-input", false, false, Value.Str::new);
@@ -427,7 +427,7 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
-        void printsItsAnswerLiveWhenRetriedInTheShell() throws IOException {
+        void printsItsAnswerLiveDuringARetryInTheShell() throws IOException {
             csv("id,question", "1,Why?");
 
             inShell(Map.of(), "retry 1", "--demo=chatflow", "--query-column", "question")
