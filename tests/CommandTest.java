@@ -18,10 +18,10 @@ class CommandTest extends WholeCommand {
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheDemo {
+    class ADemoRun {
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void givesEachRowItsOwnOutcome(String mode) throws IOException {
+        void simulatesTheOutcomeMarkedInEachRow(String mode) throws IOException {
             csv("id,name,text", "9,Zoë,[fail] at first", "2,Bob,\"a, \"\"b\"\"\nあ😀\"", "7,İı,[flaky] then fine",
                     "x y,,plain", "1,Ann,[fail] as well",
                     "d,,[drop] me");
@@ -43,7 +43,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void writesAByteOrderMarkUnlessNoBomIsGiven() throws IOException {
+        void startsTheResultsWithAByteOrderMarkUnlessNoBomIsSet() throws IOException {
             csv("id,text", "1,x");
             call(Map.of(), typed("run", "--demo"));
             assertTrue(content("results.jsonl").startsWith("\uFEFF{"));
@@ -58,7 +58,7 @@ class CommandTest extends WholeCommand {
     // ── Again ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheNextSession {
+    class ALaterSession {
         private final Dify dify = dify();
 
         private void firstRun() throws IOException {
@@ -90,8 +90,7 @@ class CommandTest extends WholeCommand {
                 '1,3', run --ids 1, '2\n4\n'
                 none,  retry,       '2\n4\n'
                 """)
-        void rewritesAnOutdatedRetryListEvenIfNoRowIsRun(String list, String typed, String expected)
-                throws IOException {
+        void rewritesAnOutdatedRetryListEvenIfNoRowRuns(String list, String typed, String expected) throws IOException {
             firstRun();
             if (list == null) Files.delete(file("results.jsonl.retry"));
             else Files.writeString(file("results.jsonl.retry"), list.replace(',', '\n'));
@@ -104,7 +103,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void suggestsRunForPendingRowsIfNoneFailed() throws IOException {
+        void suggestsRunForPendingRowsIfThereIsNothingToRetry() throws IOException {
             rows(3);
             dify.run("--limit", "1");
 
@@ -114,7 +113,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void retriesOnlyTheIdsOfTheRetryList() throws IOException {
+        void retriesOnlyTheRowsOfTheRetryList() throws IOException {
             firstRun();
             Files.writeString(file("results.jsonl.retry"), "4\n");
 
@@ -187,7 +186,7 @@ class CommandTest extends WholeCommand {
 
         /// Without `-i`, a batch that is half done must not look as if it were complete.
         @Test
-        void countsTheRowsOfTheInputNamedInTheLog() throws IOException {
+        void countsTheRowsOfTheCsvRecordedInTheLog() throws IOException {
             batch();
 
             assertEquals(5, tree(status("--json").out()).path("total").asInt());
@@ -202,7 +201,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void doesNotCallABatchCompleteWithoutItsCsv() throws IOException {
+        void suggestsACommandWithTheCsvForAnUnfinishedBatch() throws IOException {
             rows(3);
             dify.run("--limit", "2");
 
@@ -212,7 +211,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void writesNoFile() throws IOException {
+        void createsAndChangesNoFile() throws IOException {
             batch();
             Files.delete(file("results.jsonl.lock"));
             var before = List.of(content("results.jsonl"), content("results.jsonl.log"), names());
@@ -237,7 +236,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
-        void isKeptAndFlaggedIfItSucceededPartially(String version, String mode) throws IOException {
+        void isMarkedPartialAndNotRunAgainIfItSucceedsPartially(String version, String mode) throws IOException {
             var dify = new Dify(version, mode);
             rows(2);
             dify.row("2", dify.ended("partial-succeeded", ""));
@@ -253,7 +252,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
-        void losesNoRetryIfThrottled(String version, String mode) throws IOException {
+        void usesUpNoRetryIfTheServerThrottlesIt(String version, String mode) throws IOException {
             var dify = new Dify(version, mode);
             rows(3);
             dify.row("2", dify.refused(400, "invalid_param", "Too many requests. Please try again later."),
@@ -274,7 +273,8 @@ class CommandTest extends WholeCommand {
                 transient, the model said no,      1
                 always,    the model said no,      2
                 """)
-        void isRunAgainAfterAFailureOnlyAsTheOptionAllows(String when, String error, int runs) throws IOException {
+        void isRunAgainAfterAFailureOnlyIfTheRetryOptionAllowsIt(String when, String error, int runs)
+                throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", dify.ended("failed", error));
@@ -286,7 +286,7 @@ class CommandTest extends WholeCommand {
 
         /// The run of the first request appears once the row was sent again.
         @Test
-        void isReportedLastIfItsFirstRunAppearsAfterTheResend() throws IOException {
+        void causesAFinalNoteIfItsFirstRunAppearsAfterAResend() throws IOException {
             var dify = dify();
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
@@ -303,7 +303,7 @@ class CommandTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void keepsTheFirstReasonWhyItIsUnknownUntilItIsResent(String mode) throws IOException {
+        void keepsTheFirstReasonForItsUnknownOutcomeUntilAResend(String mode) throws IOException {
             var dify = new Dify("1.9.2", mode);
             rows(1);
             dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
@@ -334,7 +334,7 @@ class CommandTest extends WholeCommand {
     // ── Selections and limits ───────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class ALimitedRun {
+    class ALimitedSession {
         private final Dify dify = dify();
 
         @ParameterizedTest
@@ -345,7 +345,8 @@ class CommandTest extends WholeCommand {
                 20   | free   | --max-cost 5 --mode streaming | 4    | 10
                 4    | 0.5    | --max-cost 2 --mode streaming | 0    | 4
                 """)
-        void endsWhenItsLimitIsReached(int rows, String answer, String limit, int code, int runs) throws IOException {
+        void endsAtItsLimitOfFailuresTokensOrCost(int rows, String answer, String limit, int code, int runs)
+                throws IOException {
             rows(rows);
             dify.rows(switch (answer) {
                 case "failed" -> dify.ended("failed", "no");
@@ -387,7 +388,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void stopsWhenTheCostLimitIsReached() throws IOException {
+        void streamsAndStopsWithinOneRowOfItsCostLimit() throws IOException {
             rows(100);
             dify.rows(dify.paid("0.0000105", "USD"));
 
@@ -400,7 +401,7 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
-        void reportsTheCostSoFarAndOfTheRemainingRows() throws IOException {
+        void reportsItsCostAndTheEstimatedCostOfTheRemainingRows() throws IOException {
             rows(100);
             dify.rows(dify.paid("0.01", "USD"));
 
