@@ -104,7 +104,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void countsRowsByKindAndListsThemInTheOrderOfTheFirstFile() throws IOException {
+        void countsRowsByKindOfDifferenceAndListsThemInOrder() throws IOException {
             each();
 
             var diff = diff();
@@ -144,7 +144,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void leavesFiguresEmptyThatTheFilesLack() throws IOException {
+        void leavesFiguresEmptyIfTheFilesDoNotContainThem() throws IOException {
             each();
             without(",\"(total_)?price\":[^,}]+");
 
@@ -181,7 +181,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void comparesOnlyTheGivenOutputs() throws IOException {
+        void comparesOnlySelectedAndNotIgnoredOutputs() throws IOException {
             outputs("{\"a\":{\"x\":1,\"y\":1},\"b\":1}", "{\"a\":{\"x\":1,\"y\":2},\"b\":2}");
 
             compare("--output", "/a/x").exits(0);
@@ -206,7 +206,7 @@ final class CompareTest extends WholeCommand {
                 r-1,   r-1,    true
                 r-1,   x-1,    false
                 """)
-        void reportsFilesWithoutACommonId(String first, String second, boolean common) throws IOException {
+        void warnsIfTheFilesHaveNoIdInCommon(String first, String second, boolean common) throws IOException {
             batch().result(first, Map.of("a", 1)).result("r-2", Map.of("a", 1)).save(file("a.jsonl"));
             batch().result(second, Map.of("a", 1)).save(file("b.jsonl"));
 
@@ -216,7 +216,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void reportsUnreadableLinesWithTheirNumber() throws IOException {
+        void reportsUnreadableLinesByLineNumber() throws IOException {
             outputs("{\"a\":1}", "{\"a\":1}");
             Files.writeString(file("b.jsonl"), "{\"id\":\n", StandardOpenOption.APPEND);
 
@@ -233,7 +233,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void showsTenDifferentRowsUnlessAllAreRequested() throws IOException {
+        void showsOnlyTenDifferentRowsUnlessAllAreRequested() throws IOException {
             var first = batch();
             var second = batch();
             for (int n = 1; n <= 12; n++) {
@@ -287,7 +287,7 @@ final class CompareTest extends WholeCommand {
     }
 
     @Nested
-    class RepeatedRuns {
+    class AComparisonOfRepeatedRuns {
         /// Writes a file for each run of a row: with this output, failed (`-`) or without the row (`.`).
         private int runs(String side, String outputs) throws IOException {
             var runs = outputs.split(" ");
@@ -319,7 +319,7 @@ final class CompareTest extends WholeCommand {
                 - A ., . . .,  only_first,    3
                 - - -, . - .,  neither,       0
                 """)
-        void countAsDifferentOnlyBeyondTheVariationOfEachSide(String first, String second, String kind, int code)
+        void countsARowAsDifferentOnlyBeyondTheVariationOfASide(String first, String second, String kind, int code)
                 throws IOException {
             int before = runs("a", first), after = runs("b", second);
 
@@ -332,7 +332,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void showOneDifferingResultOfEachSide() throws IOException {
+        void showsOneExampleResultPerSideForADifference() throws IOException {
             runs("a", "A B A");
             runs("b", "A A A");
 
@@ -342,7 +342,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void haveACsvColumnForEachRunAndOutput() throws IOException {
+        void writesACsvColumnForEachRunAndOutput() throws IOException {
             runs("a", "A B");
             runs("b", "C -");
 
@@ -356,7 +356,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void averageTheFiguresOfTheirFiles() throws IOException {
+        void averagesTheFiguresOfTheFilesOfEachSide() throws IOException {
             runs("a", "A - A");
             runs("b", "A");
 
@@ -373,7 +373,7 @@ final class CompareTest extends WholeCommand {
         @ValueSource(strings = {"--first a1.jsonl", "--second b1.jsonl", "a1.jsonl", "a1.jsonl --second b1.jsonl",
                 "a1.jsonl b1.jsonl --first a2.jsonl --second b1.jsonl", "--first a1.jsonl a1.jsonl --second b1.jsonl",
                 "--first a1.jsonl - --second b1.jsonl"})
-        void areRejectedUnlessThereAreTwoSides(String words) throws IOException {
+        void isRejectedUnlessExactlyTwoSidesAreGiven(String words) throws IOException {
             runs("a", "A A");
             runs("b", "A");
 
@@ -503,7 +503,7 @@ final class CompareTest extends WholeCommand {
                 2            | {"x":[1]}     | --expect wanted~=/a/x/1    | false
                 .            | null          | --expect wanted=/b         | false
                 """)
-        void matchOutputsByValueToleranceOrRegularExpression(String cell, String output, String options,
+        void areComparedByValueToleranceOrRegularExpression(String cell, String output, String options,
                 boolean correct) throws IOException {
             wanted(cell);
             save("b.jsonl", output);
@@ -515,7 +515,7 @@ final class CompareTest extends WholeCommand {
 
         /// A row that was not run is not correct.
         @Test
-        void sortResultsOfOneFileIntoCorrectAndMissed() throws IOException {
+        void areUsedToCountCorrectAndMissedRowsOfOneFile() throws IOException {
             wanted("1", "2", "", " ", "5", "6", "");
             save("b.jsonl", "1", "3", "1", "1", "-");
 
@@ -533,7 +533,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void areShownWithTheErrorOnceIfBothSidesFailAlike() throws IOException {
+        void anErrorThatIsTheSameOnBothSidesIsShownOnlyOnce() throws IOException {
             wanted("1");
             save("a.jsonl", "-");
             save("b.jsonl", "-");
@@ -545,7 +545,7 @@ final class CompareTest extends WholeCommand {
 
         /// A row without an expected value is neither right nor wrong, whether it succeeded or failed.
         @Test
-        void rowsWithoutOneAreNotJudged() throws IOException {
+        void rowsWithoutAnExpectedValueAreNotJudged() throws IOException {
             wanted("1", "", "", "");
             save("a.jsonl", "1", "-", "1", "1");
             save("b.jsonl", "1", "1", "-", "2");
@@ -565,7 +565,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void areRejectedIfNoRowWithOneHasAResult() throws IOException {
+        void areRejectedIfNoneOfTheirRowsHasAResult() throws IOException {
             wanted("", "1");
             save("b.jsonl", "1");
 
@@ -599,7 +599,7 @@ final class CompareTest extends WholeCommand {
                 1 - -,   missed,    0.333, 3
                 - -,     no_result, 0.000, 3
                 """)
-        void areMetIfAtLeastHalfTheResultsOfARowMatch(String results, String verdict, String share, int code)
+        void aRowIsCorrectIfAtLeastHalfOfItsResultsMatch(String results, String verdict, String share, int code)
                 throws IOException {
             wanted("1");
             var runs = results.split(" ");
@@ -615,7 +615,7 @@ final class CompareTest extends WholeCommand {
 
         /// Without expected values, neither of these rows would be a difference.
         @Test
-        void determineTheVerdictAndExitCodeForTwoSides() throws IOException {
+        void areTheBasisOfTheVerdictAndExitCodeForTwoSides() throws IOException {
             wanted("1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1");
             save("a.jsonl", "1", "1", "1", "1", "1", "1", "1", "1", "1", "1", "2", "-");
             save("b.jsonl", "1", "1", "2", "2", "2", "2", "2", "2", "2", "2", "1", "-");
@@ -682,7 +682,7 @@ final class CompareTest extends WholeCommand {
     /// more than the suite has time for.
     @Nested
     @Timeout(600)
-    class VaryingResponses {
+    class AComparisonOfVaryingResponses {
         private static final int ROWS = 200, SEEDS = Integer.getInteger("compare.seeds", 20);
 
         /// @param broken rows that are always wrong
@@ -716,14 +716,14 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void leaveTheVerdictUnclearIfTheVersionsAreEqual() throws IOException {
+        void isUsuallyUnclearIfTheVersionsAreEqual() throws IOException {
             double unclear = share(0, json -> json.path("verdict").asText().equals("unclear"));
 
             assertTrue(unclear >= 0.9, unclear + " unclear");
         }
 
         @Test
-        void doNotHideAVersionThatIsTenPointsWorse() throws IOException {
+        void usuallyFindsAVersionThatIsTenPointsWorse() throws IOException {
             double worse = share(ROWS / 10, json -> json.path("verdict").asText().equals("worse")
                     && json.at("/expected/low").asDouble() <= -10 && -10 <= json.at("/expected/high").asDouble());
 
@@ -759,7 +759,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void reportsTheRowsOfTheSecondSide() throws Exception {
+        void listsEachRowAsATestCaseWithItsSecondResult() throws Exception {
             each();
 
             var suite = report();
@@ -775,7 +775,7 @@ final class CompareTest extends WholeCommand {
 
         /// A row may be different and still be correct, or equal and wrong on both sides.
         @Test
-        void judgesRowsByExpectedValuesIfThereAreAny() throws Exception {
+        void judgesRowsByExpectedValuesIfTheyAreGiven() throws Exception {
             each();
             Files.writeString(file("data.csv"), "id,wanted\nsame,no\nother,blue\nnew,\nbroke,x\n");
 
@@ -792,7 +792,7 @@ final class CompareTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"]]>", "<![CDATA[", "<a b='c'>&amp;", "\\u0000\\u001b", "\\ud800", "\\ud83d\\ude00",
                 "\\uffff", "=1+1", "</script><script>alert(1)</script>", "{+x+}", "\\u202e"})
-        void staysValidWithHostileIdsAndOutputs(String text) throws Exception {
+        void hostileIdsAndOutputsDamageNeitherReportPageNorCsv(String text) throws Exception {
             var read = tree("\"r-" + text.replaceAll("\\\\u(00..|ffff|d800)", "") + "\"").textValue();
             batch().result(read, Map.of("a", "x")).save(file("a.jsonl"));
             batch().result(read, "{\"a\":\"" + text + "\"}").save(file("b.jsonl"));
@@ -841,7 +841,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void cutsTheEqualTextAroundADifference() {
+        void shortensTheEqualTextAroundADifference() {
             var many = "word ".repeat(1_000);
 
             assertEquals("word ".repeat(20) + "[x |y ]" + "word ".repeat(20),
@@ -853,7 +853,7 @@ final class CompareTest extends WholeCommand {
     class AnInvalidComparison {
         @ParameterizedTest
         @ValueSource(strings = {"--output answer", "--output /a~2", "--output /nowhere"})
-        void anInvalidOrMissingOutputPointerIsRejected(String options) throws IOException {
+        void isRejectedIfAnOutputPointerIsInvalidOrMatchesNothing(String options) throws IOException {
             outputs("{\"a\":1}", "{\"b\":1}");
 
             compare(options.split(" ")).exits(2).says(options);
@@ -861,7 +861,7 @@ final class CompareTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"a.jsonl", "b.jsonl"})
-        void aMissingOrForeignFileIsRejected(String name) throws IOException {
+        void isRejectedIfAFileIsMissingOrContainsNoResults(String name) throws IOException {
             outputs("{\"a\":1}", "{\"a\":1}");
             Files.writeString(file(name), "id,text\n");
             compare().exits(2).says(path(name) + ": ").hints();
@@ -871,7 +871,7 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void batchesWithoutASentRowAreRejected() throws IOException {
+        void isRejectedIfBothBatchesHaveSentNoRow() throws IOException {
             batch().session().save(file("a.jsonl"));
             batch().session().save(file("b.jsonl"));
 
@@ -882,7 +882,7 @@ final class CompareTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"--csv", "--html", "--junit"})
-        void aForeignFileIsNotOverwritten(String option) throws IOException {
+        void isRejectedIfItWouldOverwriteForeignOrBatchFiles(String option) throws IOException {
             outputs("{\"a\":1}", "{\"a\":2}");
             Files.writeString(file("mine"), "mine");
 
