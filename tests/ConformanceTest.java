@@ -243,7 +243,7 @@ class ConformanceTest {
     class TheSimulator {
         @ParameterizedTest
         @ValueSource(strings = {"1.9.2", "1.14.2", "1.16.0", "1.16.1"})
-        void respondsLikeTheRecordedServer(String version) throws Exception {
+        void respondsLikeTheRecordedDifyServers(String version) throws Exception {
             var cases = Recorded.cases(version).values().stream()
                     .map(Recorded::linked).toList();
             var differing = ConcurrentHashMap.<List<Exchange>>newKeySet();
@@ -269,7 +269,7 @@ class ConformanceTest {
 
     /// A row with a value that only the server can check: our own check accepts it.
     @Nested
-    class ARowThatTheServerRefuses extends WholeCommand {
+    class ARowThatOnlyTheServerRejects extends WholeCommand {
         @ParameterizedTest(name = "{0} {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 version, mode,      http
@@ -279,7 +279,7 @@ class ConformanceTest {
                 1.14.2,  streaming, 500
                 1.16.0,  blocking,  400
                 """)
-        void failsOnceWithTheServersMessage(String version, String mode, int http) throws Exception {
+        void failsWithoutARetryAndReportsTheServersMessage(String version, String mode, int http) throws Exception {
             var form = Files.writeString(file("form.json"), "[" + field("text-input", "id", "'required':true") + ","
                     + field("file", "doc", KINDS) + "]");
             csv("id,doc", "1,http://127.0.0.1:9/a.txt", "2,http://127.0.0.1:80/a.txt");
