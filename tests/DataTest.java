@@ -17,7 +17,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Data and its basics: times, text, settings.
 final class DataTest {
     @Nested
-    class RowsAndRuns {
+    class CoreDataTypes {
         /// `succeeded A`, `failed A`, `error`, separated by commas.
         private static List<Response> ends(String words) {
             return Stream.of(words.split(", ")).<Response>map(word -> switch (word) {
@@ -59,7 +59,7 @@ final class DataTest {
         }
 
         @Test
-        void aRunIsTheSameIfItsTaskBecomesKnownOnlyAtItsEnd() {
+        void aRunIsTheSameEvenIfItsTaskIdIsKnownOnlyAtItsEnd() {
             var began = Optional.of(new RunRef("A", ""));
 
             assertInstanceOf(Response.Ran.class, Response.ofEnds(began, ends("succeeded A")));
@@ -111,7 +111,7 @@ final class DataTest {
         }
 
         @Test
-        void onlyAnOverdueRunIsStoppedAndOnlyOnce() {
+        void aRunIsStoppedOnlyIfItIsOverdueAndOnlyOnce() {
             var late = unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, run("run-1")), 0);
 
             assertTrue(late.overdue(NOON).stopsFirst());
@@ -120,7 +120,7 @@ final class DataTest {
         }
 
         @Test
-        void pausesBetweenLookUpsGrowFromHalfASecondToFifteen() {
+        void pausesBetweenLookUpsGrowFromHalfASecondTo15Seconds() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 300);
             var pauses = new ArrayList<Duration>();
             for (int look = 0; look < 20; look++) {
@@ -134,7 +134,7 @@ final class DataTest {
         }
 
         @Test
-        void aLookUpTakesPlaceExactlyAtTheDeadline() {
+        void aLookUpIsDueExactlyAtTheDeadline() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 1);
             for (int look = 0; look < 8; look++) unresolved = unresolved.later(NOON);
 
@@ -143,7 +143,7 @@ final class DataTest {
         }
 
         @Test
-        void theDeadlineFollowsTheEarliestKnownStartOfARun() {
+        void theDeadlineOfARunCountsFromItsEarliestKnownStart() {
             var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 40);
 
             var known = unresolved;
@@ -159,7 +159,7 @@ final class DataTest {
     }
 
     @Nested
-    class TheLatencies {
+    class LatencyPercentiles {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 rows, p50,   p90,   p99,   max
@@ -169,8 +169,7 @@ final class DataTest {
                 100,  0.050, 0.090, 0.099, 0.100
                 1000, 0.500, 0.900, 0.990, 1.000
                 """)
-        void aPercentileIsTheSmallestValueThatCoversItsShare(int rows, double p50, double p90, double p99,
-                double max) {
+        void areTheSmallestValuesThatCoverTheirShareOfRows(int rows, double p50, double p90, double p99, double max) {
             var figures = new Figures();
             for (int row = 0; row < rows; row++)
                 figures.countOutcome(row, RowStatus.PENDING, Outcome.SUCCEEDED, (rows - row) / 1000.0);
@@ -189,7 +188,7 @@ final class DataTest {
         }
 
         @Test
-        void countTheLatestSuccessOfEachRowAndNoFailures() {
+        void includeOnlyTheLatestSuccessOfEachRow() {
             var figures = new Figures();
             figures.countOutcome(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
             figures.countOutcome(1, RowStatus.PENDING, Outcome.SUCCEEDED, 2.0);
@@ -202,9 +201,9 @@ final class DataTest {
     }
 
     @Nested
-    class ThePlainText {
+    class FormattedText {
         @Test
-        void controlAndBidiCharactersBecomeSpaces() {
+        void hasSpacesInsteadOfControlAndBidiCharacters() {
             assertEquals("a b c d e f g", Text.printable("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
             assertEquals(" [31mred ", Text.printable("\u001b[31mred\n", 100));
             assertEquals("größer 日本語 😀", Text.printable("größer 日本語 😀", 100));
@@ -218,7 +217,7 @@ final class DataTest {
         }
 
         @Test
-        void isNotCutInTheMiddleOfACharacter() {
+        void isNeverCutInTheMiddleOfACharacter() {
             for (int longest = 1; longest < 8; longest++) {
                 var cut = Text.printable("ab😀😀😀", longest);
 
@@ -243,12 +242,12 @@ final class DataTest {
                 at 0x7f3a, commit 3f9a2c7, chatcmpl-8xQ7bZpLk2VtYw9RsT4u  | at …, commit …, chatcmpl-…
                 due 2026-01-16T12:00:05.123Z, 2026-01-16 or 9:30          | due …, … or …
                 """)
-        void aCauseIsTheMessageWithoutPartsThatVaryByRow(String message, String cause) {
+        void aFailureCauseIsItsMessageWithoutPartsThatVaryByRow(String message, String cause) {
             assertEquals(cause, Text.cause(message));
         }
 
         @Test
-        void theCauseIsTheSameForAMessageShortenedInTheLog() {
+        void aFailureCauseIsTheSameForAMessageShortenedInTheLog() {
             for (int at = 0; at < 520; at++) {
                 var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
 
@@ -257,7 +256,7 @@ final class DataTest {
         }
 
         @Test
-        void aLongCauseIsShortenedAfterItsVariablePartsAreReplaced() {
+        void aFailureCauseIsShortenedAfterReplacingItsVariableParts() {
             var tail = " " + "word ".repeat(100);
 
             assertEquals(Text.cause("row 1234567" + tail), Text.cause("row 12" + tail));
@@ -311,7 +310,7 @@ final class DataTest {
     }
 
     @Nested
-    class TheEnvironment {
+    class EnvironmentSettings {
         private static Access access(Env env, String baseUrl, StringWriter err) {
             var options = new Setup.ServerOptions();
             options.baseUrl = URI.create(baseUrl);
@@ -320,7 +319,7 @@ final class DataTest {
         }
 
         @Test
-        void aSettingComesFromTheFirstSourceThatHasAValue(@TempDir Path here, @TempDir Path script) throws IOException {
+        void comeFromTheFirstSourceThatHasAValue(@TempDir Path here, @TempDir Path script) throws IOException {
             Files.writeString(here.resolve(".env"), "A=2\nB=3\nC=4\nD=\n");
             Files.writeString(script.resolve(".env"), "C=5\nD=6\n");
             var all = env(Map.of("A", "1", "B", ""), here, script);
@@ -354,7 +353,7 @@ final class DataTest {
                 A="b" c             | -
                 A b                 | -
                 """)
-        void aDotEnvLineSetsItsUnquotedValueOrNothing(String line, String value, @TempDir Path folder)
+        void areReadWithoutQuotesFromValidLinesOfDotEnv(String line, String value, @TempDir Path folder)
                 throws IOException {
             Files.writeString(folder.resolve(".env"), line);
 
@@ -372,7 +371,7 @@ final class DataTest {
         }
 
         @Test
-        void aMalformedDotEnvLineIsReportedByFileButNotPrinted(@TempDir Path folder) throws IOException {
+        void aMalformedDotEnvLineIsReportedWithoutItsText(@TempDir Path folder) throws IOException {
             Files.writeString(folder.resolve(".env"), "app-secret\nA=b\n" + "app-secret=\"\n".repeat(6));
 
             assertTrue(missing(folder).contains(folder.resolve(".env").toString()), missing(folder));
@@ -389,7 +388,7 @@ final class DataTest {
         }
 
         @Test
-        void theKeyIsTrimmedAndOmittedFromToString() {
+        void theApiKeyIsTrimmedAndOmittedFromToString() {
             var env = env(Map.of("DIFY_API_KEY", " app-secret "));
 
             var access = access(env, "https://dify.example/v1", new StringWriter());
@@ -407,7 +406,7 @@ final class DataTest {
                 http://127.0.0.1/v1,      false
                 http://[::1]:5001/v1,     false
                 """)
-        void aKeySentUnencryptedToAnotherHostCausesAWarning(String address, boolean warned) {
+        void anApiKeySentUnencryptedToAnotherHostCausesAWarning(String address, boolean warned) {
             var err = new StringWriter();
 
             access(env(Map.of("DIFY_API_KEY", "app-secret")), address, err);
@@ -447,7 +446,7 @@ final class DataTest {
                 *                          | dify.example      | false
                 ,                          | dify.example      | true
                 """)
-        void noProxyExcludesHostsAndTheirSubdomains(String exempt, String host, boolean proxied) {
+        void theNoProxyVariableExcludesHostsAndTheirSubdomains(String exempt, String host, boolean proxied) {
             var env = env(Map.of("HTTPS_PROXY", "http://proxy.example:3128", "NO_PROXY", exempt));
 
             assertEquals(proxied, env.proxy(URI.create("https://" + host + "/v1")).isPresent());
@@ -467,7 +466,7 @@ final class DataTest {
     }
 
     @Nested
-    class TheClock {
+    class TheMonotonicClock {
         private Instant time = NOON;
         private long nanos = 7;
         private final InstantSource clock = Times.neverBack(() -> time, () -> nanos);
@@ -479,13 +478,13 @@ final class DataTest {
         }
 
         @Test
-        void followsTheTimeOfDayIfThatIsSetForward() {
+        void followsTheSystemTimeIfItIsSetForward() {
             assertEquals(NOON.plusSeconds(3), after(3, Duration.ZERO));
             assertEquals(NOON.plusSeconds(3605), after(2, Duration.ofHours(1)));
         }
 
         @Test
-        void keepsAdvancingIfTheTimeOfDayIsSetBack() {
+        void keepsAdvancingIfTheSystemTimeIsSetBack() {
             after(3, Duration.ZERO);
 
             assertEquals(NOON.plusSeconds(5), after(2, Duration.ofHours(-1)));
@@ -494,9 +493,9 @@ final class DataTest {
     }
 
     @Nested
-    class TheJson {
+    class JsonReadingAndWriting {
         @Test
-        void replacesLoneSurrogatesAndKeepsEmoji() throws IOException {
+        void replacesLoneSurrogatesButKeepsEmoji() throws IOException {
             var text = "\ud83d end " + "😀".repeat(10_000) + " \ude00";
             var whole = "\uFFFD end " + "😀".repeat(10_000) + " \uFFFD";
             var out = new ByteArrayOutputStream();
@@ -511,7 +510,7 @@ final class DataTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"1.10", "-0.5", "12345678901234567890.123456789012345678901", "100", "0.0000000"})
-        void keepsTheDigitsOfANumber(String number) throws IOException {
+        void keepsEveryDigitOfANumber(String number) throws IOException {
             assertEquals("{\"n\":" + number + "}", Json.text(Json.MAPPER.readTree("{\"n\":" + number + "}")));
         }
 
@@ -519,7 +518,7 @@ final class DataTest {
         @ParameterizedTest
         @CsvSource(delimiter = '|', value = {"|[", "|{\"a\":", "|[{\"a\":[", "|x", "{\"a\":|x", "{\"|a", "[|\\",
                 "[1,2|]"})
-        void isRejectedAfterALimitIfItIsEndless(String start, String endless) {
+        void rejectsAnEndlessResponseAfterALimit(String start, String endless) {
             var read = new AtomicLong();
             var beginning = Objects.requireNonNullElse(start, "").getBytes(UTF_8);
             var in = new InputStream() {
@@ -539,7 +538,7 @@ final class DataTest {
         }
 
         @Test
-        void isRejectedIfItIsNestedTooDeeply() {
+        void rejectsJsonThatIsNestedTooDeeply() {
             var deep = "[".repeat(1_500) + "]".repeat(1_500);
 
             assertThrows(IOException.class, () -> Json.MAPPER.readTree(deep));
