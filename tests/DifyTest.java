@@ -15,7 +15,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Reading what the server sends: streams, events, answers.
 final class DifyTest {
     @Nested
-    class TheEventStream {
+    class TheEventStreamReader {
         private static List<String> events(String text, int pieces) throws IOException {
             var found = new ArrayList<String>();
             var lines = new BufferedReader(new InputStreamReader(inPieces(text, pieces), UTF_8));
@@ -41,14 +41,14 @@ final class DifyTest {
                 data: {"half":                                                            | [{"half":]
                 data: größer 日本語 😀;;data: ß;;                                         | [größer 日本語 😀, ß]
                 """)
-        void isSplitIntoTheDataOfItsEvents(String stream, String data) throws IOException {
+        void splitsAStreamIntoEventsHoweverItsBytesArrive(String stream, String data) throws IOException {
             for (int pieces : new int[] {1, 2, 3, 7, 1 << 20})
                 assertEquals(data.replace(';', '\n'), events(stream.translateEscapes().replace(';', '\n'), pieces)
                         .toString(), pieces + " bytes a read");
         }
 
         @Test
-        void deliversALineOfSeveralMegabytesWhole() throws IOException {
+        void readsALineOfSeveralMegabytesCompletely() throws IOException {
             var text = "ä".repeat(3 << 20);
 
             assertEquals(List.of(text, "end"), events("data: " + text + "\n\ndata: end\n\n", 100_000));
@@ -92,12 +92,12 @@ final class DifyTest {
                 {"\\ud83d\\ude00": "\\ud83d\\ud83d\\ude00"}  | {"😀":"\uFFFD😀"}
                 "{\\"text\\": \\"\\\\ud83d end\\"}"            | {"text":"\uFFFD end"}
                 """)
-        void keepsOutputsWithTheirNumbersAsWritten(String reported, String kept) throws IOException {
+        void keepsNumbersInOutputsExactlyAsWritten(String reported, String kept) throws IOException {
             assertEquals(kept, outputs(answered(reported)));
         }
 
         @Test
-        void keepsOutputsOfThirtyMegabytesWhole() throws IOException {
+        void readsOutputsOfThirtyMegabytesCompletely() throws IOException {
             var large = "{\"a\":" + "[".repeat(900) + "]".repeat(900) + ",\"b\":\"" + "x".repeat(30_000_000) + "\"}";
 
             assertEquals(large, outputs(answered(large)));
@@ -113,7 +113,7 @@ final class DifyTest {
         }
 
         @Test
-        void showsReasoningLikeText() throws IOException {
+        void passesOnReasoningLikeAnyOtherText() throws IOException {
             events(event("reasoning_chunk", "{'reasoning':'Let me think.','node_id':'llm','is_final':true}"));
 
             assertEquals(new StreamEvent.Chunk("Let me think."), reader.streamEvent());
@@ -121,7 +121,7 @@ final class DifyTest {
 
         @ParameterizedTest
         @CsvSource({"1795537934, 2026-11-24T16:32:14Z", "null, -", "0, -", "-5, -", "1e300, -", "'\"soon\"', -"})
-        void readsTheExpiryTimeOfAFormOnlyIfItIsValid(String expiration, String until) throws IOException {
+        void readsTheExpiryTimeOfAHumanInputFormOnlyIfItIsValid(String expiration, String until) throws IOException {
             events(event("human_input_required", "{'form_id':'f','node_title':'Sign','form_token':null,"
                     + "'expiration_time':" + expiration + "}"));
 
@@ -156,7 +156,7 @@ final class DifyTest {
         }
 
         @Test
-        void sumsThePricesOfNodesExactly() throws IOException {
+        void addsUpThePricesOfNodesExactly() throws IOException {
             var data = "{'id':'n','execution_metadata':{'total_price':%s,'currency':'USD','more':{'total_price':'9'}}}";
             events(event("node_finished", data.formatted("'0.1'")), event("node_finished", data.formatted("0.2")),
                     event("node_finished", data.formatted("'0.0000123'")), event("node_retry", data.formatted("'5'")),
@@ -180,8 +180,8 @@ final class DifyTest {
                 1,       USD,  much,  USD,    -,     ''
                 1E99999, USD,  1,     USD,    -,     ''
                 """)
-        void doesNotAddUpPricesInTwoCurrencies(String one, String its, String other, String theirs, BigDecimal price,
-                String currency) throws IOException {
+        void reportsNoPriceIfCurrenciesDifferOrAPriceIsInvalid(String one, String its, String other, String theirs,
+                BigDecimal price, String currency) throws IOException {
             var data = "{'id':'n','execution_metadata':{'total_price':'%s','currency':'%s'}}";
             events(event("node_finished", data.formatted(one, its)),
                     event("node_finished", data.formatted(other, theirs)),
@@ -219,7 +219,7 @@ final class DifyTest {
         /// As Dify 1.9 has stored some.
         @ParameterizedTest
         @ValueSource(strings = {"{", "{\\\"a\\\": \\\"cut o", "[1]"})
-        void leavesTheRunUnknownIfItsRecordHasDamagedOutputs(String outputs) throws IOException {
+        void leavesARunUnknownIfItsRecordHasDamagedOutputs(String outputs) throws IOException {
             var found = assertInstanceOf(LookUpResult.Silent.class, detail("succeeded", "'outputs':'" + outputs + "'"));
 
             assertEquals(Optional.of(new RunRef("r1", "t1")),
@@ -227,7 +227,7 @@ final class DifyTest {
         }
 
         @Test
-        void readsTheSentInputsFromTheRunRecord() throws IOException {
+        void readsTheInputsOfARunFromItsRecord() throws IOException {
             var found = (LookUpResult.Ended) detail("succeeded",
                     "'inputs':{'text':'a','n':7,'o':{'x':[1]},'sys.user_id':'u','sys.query':'q'}");
 
@@ -246,7 +246,7 @@ final class DifyTest {
                 failed,            failed
                 stopped,           stopped
                 """)
-        void treatsARunInAnUnknownStatusAsRunning(String status, String word) throws IOException {
+        void readsEachRunStatusAndTreatsAnUnknownOneAsRunning(String status, String word) throws IOException {
             assertEquals(word, detail(status, "'outputs':{}").word());
         }
 
@@ -270,7 +270,7 @@ final class DifyTest {
 
         @ParameterizedTest
         @CsvSource({"0, 0", "null, 0", "400, 400", "20.9, 20", "12001, 12000", "-5, 0", "'\"long\"', 0"})
-        void readsHowLongARunHasMovedFromItsRecord(String handoff, long moved) throws IOException {
+        void readsFromItsRecordHowLongARunMovedBetweenWorkers(String handoff, long moved) throws IOException {
             var found = assertInstanceOf(LookUpResult.Running.class,
                     detail("running", "'created_at':1768564740,'handoff_duration':" + handoff));
 
