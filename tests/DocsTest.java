@@ -102,7 +102,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void isTestedUnlessItNeedsANetworkOrAKey() throws IOException {
+        void isTestedUnlessItNeedsANetworkOrAnotherProgram() throws IOException {
             var run = new ArrayList<String>();
             for (var page : pagesWithCommands())
                 BLOCK.matcher(Files.readString(page)).results().filter(block -> block.group(1).equals("sh"))
@@ -114,7 +114,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void startsAllTestsThroughAnExistingAlias() throws IOException {
+        void startsTheTestsThroughAnAliasOfAnExistingFile() throws IOException {
             assertTrue(page("README.md").contains("```sh\n./jbang test\n```"));
 
             var alias = tree(page("jbang-catalog.json")).at("/aliases/test/script-ref").asText();
@@ -172,7 +172,7 @@ final class DocsTest extends WholeCommand {
     }
 
     @Nested
-    class ADocsPage {
+    class TheDocumentation {
         /// Returns the keys of the list below a heading, which are the code before the colon of each entry.
         private static String entries(String name, String heading) throws IOException {
             return page(name).split(Pattern.quote(heading), 2)[1].lines().dropWhile(line -> !line.startsWith("- "))
@@ -198,7 +198,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void isRightThatCheckPrintsNoJsonForAnUnreadableFile() throws IOException {
+        void isRightThatCheckPrintsJsonOnlyForAReadableFile() throws IOException {
             Files.writeString(Path.of(input()), "id,text\n1,a\n1,b\n");
             var known = tree(call(Map.of(), "check", "--demo", "--json", "-i", input()).out());
             assertEquals("line 3", known.at("/problems/0/place").asText());
@@ -209,7 +209,7 @@ final class DocsTest extends WholeCommand {
 
         /// These files contain inputs and outputs.
         @Test
-        void writesOnlyFilesThatGitIgnores() throws IOException {
+        void usesOnlyOutputFilesThatGitIgnores() throws IOException {
             var output = Pattern.compile("(?:--html|--csv|export -i \\S+ -o \\S+) ([a-z][\\w-]*\\.(?:html|csv))");
             var named = new TreeSet<String>();
             for (var page : pages()) output.matcher(Files.readString(page)).results()
@@ -222,7 +222,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void listsTheLibrariesWithTheirVersions() throws IOException {
+        void listsEachLibraryWithItsVersion() throws IOException {
             var used = MapTest.source().lines().filter(line -> line.startsWith("//DEPS "))
                     .map(line -> line.substring("//DEPS ".length())).toList();
             var listed = Pattern.compile("(?m)^\\| ([\\w.]+:[\\w-]+) \\| ([\\d.]+) \\| \\w.* \\|$")
@@ -232,7 +232,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void theJBangHeaderHasTheVersionOfTheTool() throws IOException {
+        void hasTheVersionOfTheToolInTheJBangHeader() throws IOException {
             assertTrue(page("DifyExec.java").contains("\n//GAV difyexec:difyexec:" + VERSION + "\n"));
         }
     }
@@ -240,7 +240,7 @@ final class DocsTest extends WholeCommand {
     /// The JDK and JLine read these properties once. `main` sets them, so that they need not be given at each start.
     @Nested
     @ResourceLock(Resources.SYSTEM_PROPERTIES)
-    class TheJavaProperties {
+    class JavaSystemProperties {
         private static final List<String> NAMES = List.of("jdk.httpclient.keepalive.timeout",
                 "jdk.http.auth.tunneling.disabledSchemes", "jdk.httpclient.bufsize");
 
@@ -252,7 +252,7 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void keepTheValuesGivenToJava() {
+        void keepTheValuesThatAreAlreadySet() {
             NAMES.forEach(name -> System.setProperty(name, "7"));
 
             setProperties();
