@@ -109,7 +109,7 @@ final class EarlierSessionsTest {
         /// Sent by a machine whose clock was ahead, or still is.
         @ParameterizedTest
         @CsvSource({"absent, not_started succeeded", "running run-7 since -30, unknown"})
-        void doNotDelayLaterOnesIfTheirClockWasFarAhead(String found, String outcomes) throws Exception {
+        void doNotDelayLaterSessionsIfTheirClockWasFarAhead(String found, String outcomes) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.crash(1);
             var log = scene.file(".log");
