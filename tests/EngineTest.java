@@ -16,7 +16,7 @@ final class EngineTest {
     @Nested
     class TheEngine extends Story.Sessions {
         @Test
-        void writesALineWithInputsAndOutputsForEverySuccess() throws Exception {
+        void writesAResultLineWithInputsAndOutputsForEverySuccess() throws Exception {
             var scene = new Scene(folder, "id,text\na,hello\nb,wörld\n");
 
             assertEquals(Optional.empty(), scene.play());
@@ -248,7 +248,7 @@ final class EngineTest {
                 """);
 
         @Test
-        void looksUpTheRunInTheNextSessionIfMemoryRanOut() throws Exception {
+        void looksUpARunInTheNextSessionIfMemoryRanOut() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (_, _) -> {
                 throw new OutOfMemoryError("as if");
@@ -266,7 +266,7 @@ final class EngineTest {
         }
 
         @Test
-        void adaptsConcurrencyToAServerThatRunsTwoAtOnce() throws Exception {
+        void adaptsConcurrencyToAServerThatRunsOnlyTwoRowsAtOnce() throws Exception {
             var scene = Scene.numbered(folder, 20);
             scene.slots = 6;
             scene.backoff = new Backoff(seconds(1), seconds(4), 0);
@@ -285,7 +285,7 @@ final class EngineTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"{\"answer\":\"\uFFFD\"}", "{\"answer\":[\"half: \\ud83d\"]}", "{\"\\ude00\":1}"})
-        void reportsDamagedCharactersOnceWithTheRow(String outputs) throws Exception {
+        void reportsDamagedCharactersOnlyOnceWithTheIdOfTheRow(String outputs) throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.answer = (attempt, _) -> new Response.Ran(run("run-" + attempt.row().id()), RunStatus.SUCCEEDED,
                     Given.outputs(outputs), "", "workflow-1", succeeded("x").usage());
@@ -298,7 +298,7 @@ final class EngineTest {
         }
 
         @Test
-        void sendsOneProbeAtATimeWhileTheServerIsDown() throws Exception {
+        void sendsOnlyOneProbeAtATimeWhileTheServerIsDown() throws Exception {
             var scene = Scene.numbered(folder, 30);
             scene.slots = 5;
             var probing = new AtomicInteger();
@@ -364,7 +364,7 @@ final class EngineTest {
         }
 
         @Test
-        void showsTheWaitForTheNextStartInTheProgressLine() throws Exception {
+        void showsTheWaitUntilTheNextRowInTheProgressLine() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var shown = new HashSet<String>();
             scene.wait = seconds(5);
@@ -376,7 +376,7 @@ final class EngineTest {
         }
 
         @Test
-        void reportsANewVersionOnceWithTheOptionToPinTheOldOne() throws Exception {
+        void reportsANewWorkflowVersionOnceAndHowToPinTheOldOne() throws Exception {
             var ids = new ArrayList<String>();
             var said = new ArrayList<String>();
             for (var version : List.of("workflow-1", "workflow-2", "workflow-1", "workflow-1")) {
@@ -440,7 +440,7 @@ final class EngineTest {
         }
 
         @Test
-        void recordsTheStreamsRunAndPriceForAConfirmedFailure() throws Exception {
+        void recordsRunAndPriceFromTheStreamIfALookUpConfirmsTheFailure() throws Exception {
             var priced = new Response.Ran(run("run-7"), RunStatus.FAILED, outputs("{}"),
                     "Rate Limit Error", "workflow-1", new Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
             var scene = Scene.of(folder, "a");
