@@ -56,9 +56,9 @@ final class EveryDayTest extends WholeCommand {
     }
 
     @Nested
-    class TheSameFailure {
+    class ARepeatedFailure {
         @Test
-        void endsTheSessionAfterTheFirstTwentyRows() throws IOException {
+        void endsTheSessionIfAllOfTheFirstTwentyRowsHaveIt() throws IOException {
             rows(30);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
 
@@ -70,7 +70,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void doesNotEndTheSessionAfterASuccess() throws IOException {
+        void doesNotEndTheSessionIfAnyRowHasSucceeded() throws IOException {
             rows(25);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
             dify.row("3", dify.ended("succeeded", ""));
@@ -80,7 +80,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isPrintedOnceWhenItFirstOccurs() throws IOException {
+        void isPrintedOnlyOnceWhenItFirstOccurs() throws IOException {
             rows(9);
             dify.rows(dify.refused(400, "invalid_param", "city is required"));
 
@@ -95,7 +95,7 @@ final class EveryDayTest extends WholeCommand {
     }
 
     @Nested
-    class TheNextStep {
+    class TheSuggestedNextStep {
         @Test
         void isTheShellAfterRejectedRows() throws IOException {
             rows(2);
@@ -108,7 +108,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isTheShellAfterASecondFailure() throws IOException {
+        void isARetryAfterTheFirstFailureAndThenTheShell() throws IOException {
             rows(2);
             dify.row("1", dify.ended("failed", "no"));
 
@@ -119,7 +119,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isTheExportAfterSuccess() throws IOException {
+        void isAnExportAfterAllRowsSucceeded() throws IOException {
             rows(2);
 
             var next = dify.run().next();
@@ -129,7 +129,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isTheNextShardOrFinallyTheMergeAfterAShard() throws IOException {
+        void isTheNextShardOrTheMergeAfterTheLastShard() throws IOException {
             rows(20);
 
             assertTrue(dify.run("--shard", "1/2").next().endsWith(" --shard 2/2"));
@@ -140,7 +140,7 @@ final class EveryDayTest extends WholeCommand {
     @Nested
     class TheEndOfASession {
         @Test
-        void isExplainedByStatusReportAndShellIfItIsEarly() throws IOException {
+        void isExplainedInStatusReportAndShellIfAnErrorCausedIt() throws IOException {
             rows(4);
             dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
             dify.run("-c", "1").exits(4);
@@ -159,7 +159,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isPrintedAsOneJsonObject() throws IOException {
+        void isPrintedAsOneJsonObjectOnRequest() throws IOException {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
 
@@ -177,7 +177,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isPassedToTheOnFinishCommandWithoutTheKey() throws IOException {
+        void isPassedToTheOnFinishCommandWithoutTheApiKey() throws IOException {
             rows(2);
             var seen = path("seen");
 
@@ -193,7 +193,7 @@ final class EveryDayTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"--timeout, abc", "--no-such-option, x", "--timeout, 0", "--limit, 0", "--encoding, nonsense"})
-        void isReportedAsJsonForAnInvalidCommandLine(String option, String value) throws IOException {
+        void isReportedAsJsonEvenForAnInvalidCommandLine(String option, String value) throws IOException {
             rows(1);
             var seen = path("seen");
 
@@ -207,7 +207,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void isReportedAsJsonForAnInvalidSetting() throws IOException {
+        void isReportedAsJsonEvenForAnInvalidSetting() throws IOException {
             rows(1);
 
             var call = call(dify.settings("TIMEOUT", "abc"), typed("run", "--json")).exits(2);
@@ -224,13 +224,13 @@ final class EveryDayTest extends WholeCommand {
     }
 
     @Nested
-    class EnvFiles {
+    class AnEnvFile {
         private Call with(String... args) throws IOException {
             return call(Given.env(Map.of(), folder), args);
         }
 
         @Test
-        void theGivenOneIsReadInsteadOfDotEnv() throws IOException {
+        void isReadInsteadOfDotEnvIfItIsGiven() throws IOException {
             rows(1);
             Files.writeString(file(".env"), "DIFY_API_BASE_URL=http://127.0.0.1:1/v1\nDIFY_API_KEY=app-other\n");
             var other = Files.createDirectories(file("app")).resolve(".env");
@@ -241,7 +241,7 @@ final class EveryDayTest extends WholeCommand {
         }
 
         @Test
-        void anExampleIsPrintedIfTheKeyIsMissing() throws IOException {
+        void isShownAsAnExampleIfTheApiKeyIsMissing() throws IOException {
             rows(1);
 
             var call = with(typed("run")).exits(2);
