@@ -97,7 +97,7 @@ final class FaultTest extends WholeCommand {
 
         /// Shards may come from a machine whose disk is read-only here.
         @Test
-        void doesNotMakeAFreeLockLookHeldIfReadOnly() throws Exception {
+        void doesNotCauseAFreeLockToLookHeldIfReadOnly() throws Exception {
             var disk = disk("size=64k");
             var lock = Files.createFile(disk.resolve("results.1-of-2.jsonl.lock"));
             try (var _ = FileChannel.open(lock, StandardOpenOption.READ)) {
@@ -189,7 +189,7 @@ final class FaultTest extends WholeCommand {
 
         /// A file may have a kilobyte here, so the log, which is longer, cannot grow.
         @Test
-        void aTornLogThatCannotBeRepairedIsRejectedByItsName() throws Exception {
+        void aTornLogThatCannotBeRepairedIsRejectedByFileName() throws Exception {
             var dify = new Simulated("--latency", "5ms");
             rows(10);
             call(dify.settings(), quiet()).exits(0);
@@ -343,7 +343,7 @@ final class FaultTest extends WholeCommand {
     }
 
     @Nested
-    class TwoAppsOfOneName {
+    class TwoAppsWithTheSameName {
         private static final String OTHER_KEY = "app-of-another-app";
         private SimulatedDify other;
 
@@ -367,7 +367,7 @@ final class FaultTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"workflow, blocking", "workflow, streaming", "chatflow, blocking", "chatflow, streaming"})
-        void areDistinguishedByWhichOneHasTheRunsOfTheBatch(String app, String mode) throws Exception {
+        void areDistinguishedByTheRunsOfTheBatch(String app, String mode) throws Exception {
             var dify = killed(app, mode);
             var first = events("session").getLast().path("app_hash").asText();
 
@@ -387,7 +387,7 @@ final class FaultTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"blocking", "streaming"})
-        void leaveUnfinishedRowsUnknownIfSameAppIsWrong(String mode) throws Exception {
+        void unfinishedRowsStayUnknownIfTheSameAppOptionIsWrong(String mode) throws Exception {
             var dify = killed("workflow", mode);
             var settings = dify.settings("DIFY_API_KEY", OTHER_KEY);
 
@@ -463,7 +463,7 @@ final class FaultTest extends WholeCommand {
     // ── Terminal ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class ATerminal {
+    class ASessionInATerminal {
         /// Starts a batch in a terminal of this width, with the progress shown.
         private Simulated started(int rows, int columns, String... options) throws Exception {
             var dify = new Simulated(options);
@@ -483,7 +483,7 @@ final class FaultTest extends WholeCommand {
         }
 
         @Test
-        void showsProgressAndLetsRunningRowsFinishAfterCtrlC() throws Exception {
+        void showsProgressAndFinishesRunningRowsAfterCtrlC() throws Exception {
             var dify = started(9, 120, "--latency", "4s");
             until("a progress line", () -> screen().contains("0/9 (0 %) · ") && screen().contains("3 running"));
 
@@ -523,7 +523,7 @@ final class FaultTest extends WholeCommand {
         }
 
         @Test
-        void clearsTheWideProgressLineAfterItIsMadeNarrower() throws Exception {
+        void clearsItsWideProgressLineIfTheTerminalIsNarrowed() throws Exception {
             started(40, 120, "--latency", "900ms", "--fail", "50%");
             until("a wide line", () -> progress().stream()
                     .anyMatch(line -> line.length() > 70 && showsTheTimeLeft(line)));
@@ -537,7 +537,7 @@ final class FaultTest extends WholeCommand {
 
         /// `0/9 (0 %) · 1.2 s · 3 running` would reach the edge, and the terminal's `^C` the line below.
         @Test
-        void clearsAProgressLineOfFullWidthAtCtrlC() throws Exception {
+        void clearsItsProgressLineOfFullWidthAtCtrlC() throws Exception {
             started(9, 32, "--latency", "30s");
             until("a progress line", () -> screen().contains(" s · 3 running"));
 
