@@ -92,10 +92,10 @@ final class FilesTest extends WholeCommand {
     }
 
     @Nested
-    class TheCheck {
+    class TheInputCheck {
         private final Dify dify = dify();
 
-        TheCheck() {
+        TheInputCheck() {
             dify.form("""
                     [{'text-input': {'variable': 'text', 'label': 'Text', 'required': true, 'max_length': 5}},
                      {'select': {'variable': 'lang', 'label': 'Language', 'required': true, 'options': ['en', 'ja']}},
@@ -214,7 +214,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {404, 502})
-        void warnsAndContinuesIfTheFormCannotBeRead(int status) throws IOException {
+        void warnsAndContinuesIfTheWorkflowFormCannotBeRead(int status) throws IOException {
             bad();
             form(aResponse().withStatus(status).withBody("<html>no</html>"));
 
@@ -223,7 +223,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {429, 503})
-        void requestsTheFormAgainIfTheServerWasBusy(int status) throws IOException {
+        void requestsTheWorkflowFormAgainIfTheServerIsBusy(int status) throws IOException {
             bad();
             dify.server.stubFor(get(urlEqualTo("/v1/parameters")).inScenario("busy").whenScenarioStateIs("Started")
                     .willReturn(aResponse().withStatus(status)).willSetStateTo("free"));
@@ -235,7 +235,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {429, 503})
-        void sendsNoRowsIfTheServerStaysTooBusyToReturnTheForm(int status) throws IOException {
+        void stopsTheRunIfTheServerStaysTooBusyToReturnTheForm(int status) throws IOException {
             rows(2);
             form(aResponse().withStatus(status));
 
@@ -280,7 +280,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areUploadedOnceEvenIfUsedTwiceUnderTheUserOfTheRun() throws IOException {
+        void areUploadedOnlyOnceUnderTheUserIdOfTheRun() throws IOException {
             Files.writeString(file("a.txt"), "größe");
             csv("id,doc,docs", "1,@a.txt,@a.txt;https://h/b.pdf");
 
@@ -328,7 +328,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void failTheirRowWithoutARunIfDifyRejectsThem() throws IOException {
+        void causeTheirRowToFailWithoutARunIfDifyRejectsThem() throws IOException {
             Files.writeString(file("a.txt"), "x");
             csv("id,doc,docs", "1,@a.txt,", "2,,");
             uploads(dify.refused(415, "unsupported_file_type", "File type not allowed."));
@@ -376,7 +376,7 @@ final class FilesTest extends WholeCommand {
 
         /// While `a.txt` is uploaded, a link to a file that must not be sent replaces `b.txt`.
         @Test
-        void failTheirRowIfALinkReplacesThemAfterTheCheck() throws IOException {
+        void causeTheirRowToFailIfALinkReplacesThemAfterTheCheck() throws IOException {
             outside("check");
             Files.writeString(file("batch/a.txt"), "a");
             var b = Files.writeString(file("batch/b.txt"), "b");
@@ -446,7 +446,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void outputFilesAreSavedUnderASafeNameAndFetchedWithoutTheKey() throws IOException {
+        void areSavedUnderASafeNameAndFetchedWithoutTheApiKey() throws IOException {
             givesAFile("../1", 4);
 
             save().exits(0);
@@ -459,7 +459,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void causeOneWarningIfTheyAreInTheOutputsButNotSaved() throws IOException {
+        void causeOnlyOneWarningIfTheyAreInOutputsButNotSaved() throws IOException {
             givesAFile();
             csv("id,doc,docs", "1,,", "2,,");
 
@@ -484,7 +484,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"403, 1", "503, 2"})
-        void countAsMissingButDoNotFailTheirRowIfFetchingFails(int status, int tries) throws IOException {
+        void areMissingFromASuccessfulRowIfTheyCannotBeFetched(int status, int tries) throws IOException {
             givesAFile();
             fileIs(aResponse().withStatus(status), aResponse().withStatus(status), aResponse().withBody("made"));
 
@@ -513,7 +513,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void aDamagedOrIncompleteFileIsFetchedAgain() throws IOException {
+        void areFetchedAgainIfTheyAreDamagedOrIncomplete() throws IOException {
             givesAFile();
             for (var first : List.of(aResponse().withBody("mad"), aResponse().withStatus(503),
                     aResponse().withBody("made more"), aResponse().withFault(Fault.MALFORMED_RESPONSE_CHUNK))) {
@@ -640,7 +640,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areContinuedIfTheOriginalToolWroteThem() throws IOException {
+        void aBatchWithoutALogIsResumedFromItsResults() throws IOException {
             original();
             var before = content("results.jsonl");
 
@@ -652,7 +652,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void retryRunsEachIdOfTheOriginalToolsRetryListOnce() throws IOException {
+        void aRetryRunsEachIdOfTheOriginalToolsRetryListOnce() throws IOException {
             original();
 
             dify.command("retry").exits(0);
@@ -664,7 +664,7 @@ final class FilesTest extends WholeCommand {
         /// Before, between and after the lines that a session writes.
         @ParameterizedTest
         @CsvSource({"results.jsonl, 2", "results.jsonl, 3", "results.jsonl.log, 2"})
-        void stopTheSessionIfAnotherProgramWritesHalfALine(String name, String id) throws Exception {
+        void theSessionStopsIfAnotherProgramAppendsHalfALine(String name, String id) throws Exception {
             rows(3);
             dify.server.addMockServiceRequestListener((request, _) -> {
                 if (request.getBodyAsString().contains("\"id\":\"" + id + "\""))
@@ -718,7 +718,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {1, 2, 3})
-        void areContinuedIfTheirByteOrderMarkIsTruncated(int bytes) throws IOException {
+        void areContinuedEvenIfTheirByteOrderMarkIsTruncated(int bytes) throws IOException {
             rows(2);
             Files.write(file("results.jsonl"), Arrays.copyOf(Lines.BOM, bytes));
 
@@ -729,7 +729,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void areRejectedAndLeftUnchangedIfTheServerHasChanged() throws IOException {
+        void areRejectedAndUnchangedIfTheyBelongToAnotherServer() throws IOException {
             rows(2);
             dify.run("--limit", "1");
             var other = dify();
@@ -770,7 +770,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void runAndStatusReportIdsThatAreNotInTheCsv() throws IOException {
+        void idsMissingFromTheCsvAreReportedByRunAndStatus() throws IOException {
             rows(2);
             assertEquals(List.of(), dify.run().notes());
             csv("id,text", "2,text 2", "a,another", "b,another");
@@ -784,7 +784,7 @@ final class FilesTest extends WholeCommand {
 
         /// A wrong `-i` would run, and pay for, all of another file.
         @Test
-        void areRejectedWithAnotherCsvUnlessAddIsGiven() throws IOException {
+        void areRejectedWithAnotherCsvUnlessTheAddOptionIsGiven() throws IOException {
             rows(3);
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
@@ -808,7 +808,7 @@ final class FilesTest extends WholeCommand {
         /// Parts of the file, and another one whose rows are added. The failed rows of the file come first.
         @ParameterizedTest
         @CsvSource({"'1,text 1', run, 2 3", "'3,text 3', run, 3 2", "'x-1,a', run --add, 2 3"})
-        void theRetryListKeepsFailedIdsThatAreNotInTheCsv(String row, String typed, String listed) throws IOException {
+        void theRetryListKeepsFailedIdsMissingFromTheCsv(String row, String typed, String listed) throws IOException {
             rows(3);
             for (var id : List.of("2", "3")) dify.row(id, dify.ended("failed", "no"));
             dify.run();
@@ -903,7 +903,7 @@ final class FilesTest extends WholeCommand {
         }
 
         @Test
-        void aFirstLineTornByACrashIsRepaired() throws IOException {
+        void areNotConfusedWithAFirstLineTornByACrash() throws IOException {
             rows(2);
             Files.writeString(file("results.jsonl"), "\uFEFF{\"id\":\"1\",\"status\":\"succ");
             Files.writeString(file("results.jsonl.log"), "{\"event\":\"session\",\"t\":\"20");
@@ -950,7 +950,7 @@ final class FilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"-", "/dev/null", "/dev/stdout", "/proc/stat"})
-        void aDeviceIsRejectedAsOutput(String output) throws IOException {
+        void aDeviceIsRejectedAsTheOutputFile(String output) throws IOException {
             Assumptions.assumeTrue(output.equals("-") || Files.exists(Path.of(output)));
             rows(1);
 
