@@ -124,7 +124,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void containsTheCostOfTheRestIfMadeFromASample() throws IOException {
+        void containsTheCostOfTheRemainingRowsIfMadeFromASample() throws IOException {
             var dify = new Simulated("--latency", "20ms");
             var tokens = sortedTexts();
 
@@ -141,7 +141,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void missesTheCostOfTheRestIfMadeFromTheFirstRows() throws IOException {
+        void underestimatesTheRemainingCostIfMadeFromTheFirstRows() throws IOException {
             var dify = new Simulated("--latency", "20ms");
             var tokens = sortedTexts();
 
@@ -154,7 +154,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void letsTheRunAfterASamplePayForEachRowOnce() throws IOException {
+        void theRunAfterASampleDoesNotRunSampledRowsAgain() throws IOException {
             var dify = new Simulated("--latency", "20ms");
             rows(120);
 
@@ -219,7 +219,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void runsInStreamingModeUnlessAnotherIsGiven() throws IOException {
+        void runsInStreamingModeUnlessAnotherModeIsGiven() throws IOException {
             rows(20);
 
             dify.run("--sample", "6").exits(0);
@@ -268,7 +268,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void canBeTakenFromJsonLinesAndWorkbooks() throws IOException {
+        void canBeTakenFromJsonLinesOrAWorkbook() throws IOException {
             rows(30);
             dify.run("--limit", "1").exits(0);
 
@@ -295,14 +295,14 @@ final class ForecastTest extends WholeCommand {
                 --max-cost 0.02 -c 1        | --max-cost AMOUNT
                 --max-tokens 20             | --max-tokens N
                 """)
-        void suggestsALimitThatCoversTheRemainingRows(String options, String limit) throws IOException {
+        void isFollowedByASuggestedLimitForTheRemainingRows(String options, String limit) throws IOException {
             rows(20);
 
             assertEquals(limit, limit(dify.run(options.split(" "))));
         }
 
         @Test
-        void suggestsNoCostLimitWithoutPrices() throws IOException {
+        void isFollowedByNoSuggestedCostLimitIfPricesAreUnknown() throws IOException {
             rows(20);
             dify.rows(new Dify("1.16.1", "blocking").ended("succeeded", ""));
 
@@ -343,7 +343,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void includesAllAttemptsOfEachRow() throws IOException {
+        void isBasedOnAllAttemptsOfEachRow() throws IOException {
             rows(40);
             var batch = new Finished(5).rows(2, 10, 0.01);
             batch.past.attempt("3").end("3", "failed", "tokens", 40, "price", 0.07, "currency", "USD");
@@ -372,7 +372,7 @@ final class ForecastTest extends WholeCommand {
         }
 
         @Test
-        void suggestsStreamingModeIfNoPriceIsKnown() throws IOException {
+        void comesWithAHintAtStreamingModeIfNoPriceIsKnown() throws IOException {
             rows(100);
             new Finished(5).rows(20, 10, null).save();
 
@@ -383,7 +383,7 @@ final class ForecastTest extends WholeCommand {
 
         /// A run without a price was not free.
         @Test
-        void usesOnlyPricedRowsForTheCost() throws IOException {
+        void excludesRunsWithTokensButNoPriceFromTheCost() throws IOException {
             rows(100);
             var batch = new Finished(5).rows(10, 10, null);
             for (int id = 11; id <= 20; id++) batch.row("" + id, 10, 0.5);
@@ -397,7 +397,7 @@ final class ForecastTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {1, 5, 20})
-        void estimatesTheTimeFromTheConcurrency(int concurrency) throws IOException {
+        void accountsForConcurrencyInTheRemainingTime(int concurrency) throws IOException {
             rows(1_020);
             new Finished(concurrency).rows(20, 10, null).save();
 
