@@ -120,7 +120,7 @@ final class ForeignResponseTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"",
             "{'id':'l','conversation_id':'d','query':'text 1','answer':'Theirs.','status':'normal'},"})
-        void usesTheMessageOfItsOwnRow(String foreign) throws IOException {
+        void usesTheMessageOfItsOwnRowEvenAfterAForeignOne(String foreign) throws IOException {
             var dify = new ScriptedLookUps(true, "1.16.0", (path, _) -> path.equals("/conversations")
                     ? text("{'data':[{'id':'c','inputs':{'id':'1'}}],'has_more':false}")
                     : text("{'data':[" + foreign + "{'id':'m','conversation_id':'c','query':'text 1',"
@@ -138,7 +138,7 @@ final class ForeignResponseTest extends WholeCommand {
                 {"id":"another row"}               | unknown=1
                 {"id":"1","sys.user_id":"another"} | unknown=1
                 """)
-        void usesARunOnlyIfItHasTheInputsOfItsRow(String inputs, String status) throws IOException {
+        void usesARunOnlyIfItsInputsAndUserIdFitTheRow(String inputs, String status) throws IOException {
             var dify = new ScriptedLookUps(false, "1.14.2", (path, _) -> path.equals("/workflows/logs")
                     ? text("{'data':[" + LOGGED.formatted("{'id':'r'}", "USER") + "],'has_more':false,'total':1}")
                     : text("{'id':'r','status':'succeeded','outputs':{},'inputs':%s}", inputs));
@@ -153,7 +153,7 @@ final class ForeignResponseTest extends WholeCommand {
 
     /// A proxy that sends the response to one request twice, on a connection that it keeps open.
     @Nested
-    class ASurplusResponse {
+    class ADuplicateResponse {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 chunked, at once
