@@ -71,9 +71,9 @@ class FormTest {
 
     @Nested
     @DisplayName("Compared with real servers")
-    class RecordedValues {
+    class RecordedInputValues {
         @TestFactory
-        Stream<DynamicTest> areAcceptedOrRejectedAsByTheServer() {
+        Stream<DynamicTest> areAcceptedOrRejectedAsTheyWereByDify() {
             var tests = new ArrayList<DynamicTest>();
             int left = 0;
             for (var version : Recorded.VERSIONS) {
@@ -178,7 +178,7 @@ class FormTest {
     }
 
     @Nested
-    class Cells {
+    class InputCells {
         private static final String FIELDS = """
                 [{"text-input":{"variable":"name","label":"Your name","required":true,"max_length":5}},
                  {"paragraph":{"variable":"body_text","required":false}},
@@ -243,7 +243,7 @@ class FormTest {
         }
 
         @Test
-        void areMatchedToAVariableByItsLabel() {
+        void areMatchedToAVariableByItsLabelInTheHeader() {
             var form = form(FIELDS, List.of("Your name"));
 
             assertEquals(Map.of("name", new Value.Str("Ann")),
@@ -251,7 +251,7 @@ class FormTest {
         }
 
         @Test
-        void areCheckedWithoutPrintingControlCharacters() {
+        void aCheckPrintsNoControlCharactersFromLabelsOrTheServer() {
             var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"));
             var row = new Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
             var inspector = new Inspection.Inspector(csv("id", "x"), form);
@@ -269,7 +269,7 @@ class FormTest {
     }
 
     @Nested
-    class FileCells {
+    class CellsForFiles {
         @TempDir Path folder;
 
         private Value read(String type, String cell, String rules) {
@@ -289,7 +289,7 @@ class FormTest {
         }
 
         @Test
-        void aPathIsResolvedAgainstTheFolderOfTheCsv() throws IOException {
+        void areResolvedAgainstTheFolderOfTheCsv() throws IOException {
             Files.writeString(folder.resolve("a b.pdf"), "x");
 
             assertEquals(new Value.Local("document", "a b.pdf", folder.resolve("a b.pdf").toRealPath()),
@@ -297,7 +297,7 @@ class FormTest {
         }
 
         @Test
-        void severalFilesCanBeGivenAsAJsonArray() {
+        void mayContainSeveralFilesAsAJsonArray() {
             assertEquals(read("file-list", "https://a.example/1.pdf; https://a.example/2.pdf", "\"max_length\":3"),
                     read("file-list", "[\"https://a.example/1.pdf\",\"https://a.example/2.pdf\"]", "\"max_length\":3"));
             assertInstanceOf(Value.Wrong.class, read("file-list", "[{\"url\":\"https://a.example/1.pdf\"}]",
@@ -323,7 +323,7 @@ class FormTest {
                 @to-other.txt        | false | true
                 @out/other/more.txt  | false | true
                 """)
-        void aPathOutsideTheAllowedFoldersIsRejected(String cell, boolean taken, boolean more)
+        void areRejectedIfTheirPathIsOutsideTheAllowedFolders(String cell, boolean taken, boolean more)
                 throws IOException {
             var data = Files.createDirectories(folder.resolve("data/deep")).getParent();
             var other = Files.createDirectories(folder.resolve("other")).toRealPath();
@@ -366,7 +366,7 @@ class FormTest {
                 @a.pdf;@b.pdf          | "allowed_file_types":["document"] | one file
                 https://h/a; https://h | "allowed_file_types":["document"] | one file
                 """)
-        void anInvalidFileIsRejectedWithTheReason(String cell, String rules, String facts) {
+        void areRejectedWithTheReasonIfTheirFileIsInvalid(String cell, String rules, String facts) {
             assertRefused(read("file", cell, rules), facts);
         }
 
@@ -382,7 +382,7 @@ class FormTest {
 
         @ParameterizedTest
         @CsvSource({"'',", "';',", "' ; ;',"})
-        void aListOfSpacesContainsNoFile(String cell) {
+        void aListOfSpacesAndSemicolonsContainsNoFile(String cell) {
             assertEquals(new Value.None(), read("file-list", cell, "\"max_length\":2"));
             assertRefused(read("file-list", cell, "\"required\":true"), "required");
         }
@@ -396,7 +396,7 @@ class FormTest {
     }
 
     @Nested
-    class SavedFiles {
+    class NamesOfSavedFiles {
         @ParameterizedTest(name = "{0} / {1} / {2}")
         @CsvSource(delimiter = '|', textBlock = """
                 r-1          | doc   | .txt      | r-1-doc-1.txt
@@ -404,7 +404,7 @@ class FormTest {
                 .x           | a     | .txt      | -
                 日本          | out   | pdf       | 日本-out-1.pdf
                 """)
-        void haveNamesThatStayInsideTheFolder(String id, String output, String extension, String name) {
+        void stayInsideTheFolder(String id, String output, String extension, String name) {
             var made = Sender.FileSaver.fileName(id, output, 1, extension);
 
             assertFalse(made.contains("/") || made.contains("..") || made.startsWith("."), made);
@@ -421,7 +421,7 @@ class FormTest {
         }
 
         @Test
-        void getAFreeNameOrReuseAnIdenticalFile(@TempDir Path folder) throws IOException {
+        void areUnusedOrThoseOfAnIdenticalFile(@TempDir Path folder) throws IOException {
             assertEquals("a.b.txt", named(folder, "one"));
             assertEquals("a.b~2.txt", named(folder, "two"));
             assertEquals("a.b.txt", named(folder, "one"));
@@ -433,7 +433,7 @@ class FormTest {
         }
 
         @Test
-        void haveDifferentNamesForDifferentRows() {
+        void differForDifferentRows() {
             var ids = List.of("a/b", "a_b", "a b", "a?b", ".a", "_a", "x".repeat(200), "x".repeat(201));
 
             assertEquals(ids.size(), ids.stream().map(id -> Sender.FileSaver.fileName(id, "out", 1, ".txt")).distinct()
@@ -441,7 +441,7 @@ class FormTest {
         }
 
         @Test
-        void haveNamesOfAtMost255Bytes() {
+        void haveAtMost255Bytes() {
             for (var letter : List.of("x", "ß", "語", "𠮷")) {
                 var made = Sender.FileSaver.fileName(letter.repeat(300), letter.repeat(300), 1_000_000,
                         letter.repeat(90));
