@@ -125,7 +125,7 @@ final class FormatsTest extends WholeCommand {
     }
 
     @Nested
-    class ExportedFiles {
+    class FilesFromOtherPrograms {
         /// @param facts the rows as `line {cells}`, or parts of the error message
         record Case(String name, byte[] bytes, String... facts) {
             @Override
@@ -248,7 +248,7 @@ final class FormatsTest extends WholeCommand {
 
         @ParameterizedTest(name = "{0}")
         @MethodSource("cases")
-        void areReadOrRejectedWithTheReason(Case one) throws IOException {
+        void areReadIfTheyContainATableOrElseRejected(Case one) throws IOException {
             var path = Files.write(folder.resolve(one.name), one.bytes);
 
             if (one.facts[0].matches("(?s)\\d+ \\{.*")) {
@@ -277,7 +277,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void haveTheSameRowsAsLibreOfficeWorkbookAndAsCsv() throws IOException {
+        void haveTheSameRowsWhetherSavedAsAWorkbookOrACsv() throws IOException {
             var ids = new ArrayList<List<String>>();
             for (var name : List.of("sheet.xlsx", "utf-8.csv"))
                 try (var in = FormatsTest.class.getResourceAsStream("/recorded/sheets/" + name);
@@ -309,7 +309,7 @@ final class FormatsTest extends WholeCommand {
     }
 
     @Nested
-    class TheColumns {
+    class InputColumns {
         private final Dify dify = dify();
 
         private void form(String... fields) {
@@ -331,7 +331,7 @@ final class FormatsTest extends WholeCommand {
                 id               | q            | --var q=VALUE
                 id,note          | id           | which has no variables
                 """)
-        void areRejectedWithTheRightOptionIfUnmatched(String header, String fields, String option)
+        void areRejectedWithASuggestedOptionIfTheyMatchNoVariable(String header, String fields, String option)
                 throws IOException {
             form(fields.split(","));
             csv(header, header.replaceAll("[^,]+", "1"));
@@ -344,7 +344,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void areNotMappedToVariablesThatTheWorkflowLacks() throws IOException {
+        void cannotBeMappedToVariablesThatTheWorkflowLacks() throws IOException {
             form("q", "extra");
             csv("id,q,Note", "1,a,b");
 
@@ -354,7 +354,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void areListedIfUnmatchedExceptTheIdColumn() throws IOException {
+        void areListedInANoteIfUnmatchedExceptTheIdColumn() throws IOException {
             form("q", "extra");
             csv("id,q,other", "1,a,b");
 
@@ -364,7 +364,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void areMappedAndAddedInRequestsAndResults() throws IOException {
+        void areMappedAndAddedByOptionInRequestsAndResults() throws IOException {
             form("q", "tone");
             csv("Key,Frage", "1,a", "2,b");
             var options = new String[] {"--id-column", "key", "--map", "Frage=q", "--var", "tone=x=y"};
@@ -393,7 +393,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void areCheckedBeforeFreshMovesABatchAside() throws IOException {
+        void areCheckedBeforeAFreshStartMovesTheBatchAside() throws IOException {
             rows(1);
             dify.run().exits(0);
             var before = contents();
@@ -410,7 +410,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void arePrintedInHintsWithoutControlCharacters() throws IOException {
+        void haveControlCharactersReplacedInHints() throws IOException {
             csv("\u001b]0;x\u0007key,text", "1,a", "2,a");
 
             var call = dify.run().exits(2).hints("--id-column '\uFFFD]0;x\uFFFDkey'");
@@ -493,7 +493,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void keepTheirWorkbookValuesFromRunToExport() throws Exception {
+        void keepTheirWorkbookValuesFromTheRunToTheExport() throws Exception {
             form("text", "n");
             var book = Files.write(file("data.xlsx"), book("s:id|s:text|s:n", "n5:1|s: =1+1 |n:0.5", "",
                     "s:b|s:x<y\n+2|n:7")).toString();
@@ -522,7 +522,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void keepSpecialCharactersInAnExportedWorkbook() throws Exception {
+        void haveOnlyControlCharactersReplacedInAnExportedWorkbook() throws Exception {
             csv("id,text", "1,_x000D_ and _x0041_ \u0007\uFFFF");
             dify.row("1", dify.answer(200, text("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','status':"
                     + "'succeeded','outputs':{'a':'_x000D_\\u0001\\u001f_x000d_'}}}")));
@@ -538,7 +538,7 @@ final class FormatsTest extends WholeCommand {
         }
 
         @Test
-        void anOutputFileOfTheWrongTypeIsRejected() throws IOException {
+        void anOutputFileWithTheWrongExtensionIsRejected() throws IOException {
             rows(1);
             for (var name : List.of("r.csv", "r.TSV", "r.xls", "r.xlsx"))
                 call(dify.settings(), "run", "-i", input(), "-o", path(name)).exits(2).hints();
