@@ -58,7 +58,7 @@ final class GrowthTest {
         }
 
         @Test
-        void showsItsStatusAsFastAsASmallOne() throws Exception {
+        void showsItsStatusAboutAsFastPerRowAsASmallBatch() throws Exception {
             int few = 10_000, many = 200_000;
             var small = scene(few).output;
             var longer = scene(many).output;
@@ -71,7 +71,7 @@ final class GrowthTest {
 
         @ParameterizedTest(name = "rows that {0}")
         @MethodSource("rows")
-        void runsRowsAsFastAsASmallOne(String which, Answer answer, LookUpResult found, RowStatus end)
+        void runsRowsAboutAsFastAsASmallBatch(String which, Answer answer, LookUpResult found, RowStatus end)
                 throws Exception {
             var ids = new ArrayDeque<List<String>>();
             for (int round = 0; round <= ROUNDS; round++, used++)
