@@ -44,7 +44,7 @@ final class InputTest {
     }
 
     @Nested
-    class TheCsv extends FileOfRows {
+    class TheInputCsv extends FileOfRows {
         private List<Row> rows(String text) throws IOException {
             return Given.rows(open(text));
         }
@@ -58,7 +58,7 @@ final class InputTest {
         }
 
         @Test
-        void everyColumnIsAnInputIncludingTheId() throws IOException {
+        void hasEveryColumnIncludingTheIdAsAnInput() throws IOException {
             var rows = rows("id,text\na,hello\nb,world\n");
 
             assertEquals(Map.of("id", "a", "text", "hello"), rows.get(0).inputs());
@@ -91,7 +91,7 @@ final class InputTest {
                 GB18030      | 这是用简体中文写的文字，请读一下
                 windows-1251 | Это текст на русском языке
                 """)
-        void theLikelyEncodingIsSuggestedIfTheCsvIsNotUtf8(String encoding, String text) {
+        void isRejectedWithTheLikelyEncodingIfItIsNotUtf8(String encoding, String text) {
             var message = problem(("id,text\na," + text + "\n").getBytes(Charset.forName(encoding)));
 
             assertTrue(message.startsWith("data.csv:2: ") && message.contains("\nhint: add --encoding " + encoding),
@@ -99,7 +99,7 @@ final class InputTest {
         }
 
         @Test
-        void spacesAreStrippedFromIdsAndHeadersOnly() throws IOException {
+        void hasSpacesStrippedOnlyFromIdsAndHeaders() throws IOException {
             var row = rows("id , the text\n a\u3000,  x \n").getFirst();
 
             assertEquals("a", row.id());
@@ -309,7 +309,7 @@ final class InputTest {
         @ParameterizedTest
         @ValueSource(strings = {"a,1/b/c,'3/33'/", "a,1/b,9/c,'3/33'/", "a,1/c,'3/33'/b,2/", "a,1/z,2/c,'3/33'/",
                 "a,1/,2/c,'3/33'/", "new,0/a,1/b,2/c,'3/33'/", "a,1/b,2/", "a,1/b,2/c,'3", "a,1/b,2/c,'3/3", ""})
-        void aFileChangedSinceItsCheckIsRejectedInsteadOfMisread(String changed) throws IOException {
+        void isRejectedInsteadOfMisreadIfItHasChangedSinceItsCheck(String changed) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\n");
             var index = Index.of(csv, _ -> {});
             Files.writeString(csv.file().input(), "id,text\n" + changed.replace('/', '\n').replace('\'', '"'));
@@ -321,7 +321,7 @@ final class InputTest {
         }
 
         @Test
-        void aFileTruncatedAfterTheLastSelectedRowIsAccepted() throws IOException {
+        void isAcceptedIfItWasTruncatedAfterTheLastSelectedRow() throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
             var index = Index.of(csv, _ -> {});
             Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
@@ -394,7 +394,7 @@ final class InputTest {
     }
 
     @Nested
-    class TheCellWriter {
+    class TheCsvWriter {
         @ParameterizedTest
         @CsvSource(delimiter = '/', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
                 cell         / written
@@ -422,7 +422,7 @@ final class InputTest {
 
         @ParameterizedTest
         @ValueSource(chars = {',', ';', '\t', '|'})
-        void everyCellIsReadAsItWasWritten(char delimiter, @TempDir Path folder) throws IOException {
+        void writesEveryCellSoThatItIsReadBackUnchanged(char delimiter, @TempDir Path folder) throws IOException {
             var cells = List.of("1", "", "\"", "a\"\"b", "\r\n", "one\n\ntwo\r", " a ", ",;\t|", "größer 日本語 😀",
                     "\0", "\\\"");
             var path = folder.resolve("data.csv");
@@ -436,7 +436,7 @@ final class InputTest {
         }
 
         @Test
-        void throwsAtOnceIfWritingFails() {
+        void failsAtOnceIfItCannotWrite() {
             var out = new CellWriter(new PipedWriter(), ','); // not connected
 
             assertThrows(IOException.class, () -> out.write(List.of("x".repeat(100_000))));
@@ -476,11 +476,11 @@ final class InputTest {
     }
 
     @Nested
-    class TheIndex {
+    class TheRowIndex {
         private final Index index = new Index();
 
         @Test
-        void numbersEntriesInInsertionOrder() {
+        void numbersRowsInInsertionOrder() {
             assertEquals(0, index.add("a", 2, 7));
             assertEquals(1, index.add("b", 3, 8));
 
