@@ -14,7 +14,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Unresolved and late runs and interrupts. The engine has scripted responses and a clock moved by hand.
 final class LookUpTest {
     @Nested
-    class SessionsWithUnresolvedRuns extends Story.Sessions {
+    class ASessionWithUnresolvedRuns extends Story.Sessions {
         static final List<Story> STORIES = Story.of("""
                 the time of a stream counts from its first event, also when it is cut
                   given   STREAMING
@@ -298,7 +298,7 @@ final class LookUpTest {
                 """);
 
         @Test
-        void runsLeftBehindByAKilledServerDoNotDelayTheOtherRows() throws Exception {
+        void isNotDelayedByRunsLeftBehindByAKilledServer() throws Exception {
             var scene = Scene.numbered(folder, 60);
             scene.slots = 5;
             scene.timeout = seconds(40);
@@ -338,7 +338,7 @@ final class LookUpTest {
                 2,       10
                 6,       24
                 """)
-        void aCutRunHoldsTheOnlySlotWhileTheServerMayStillRunIt(long slowest, long after) throws Exception {
+        void keepsTheOnlySlotForACutRunThatMayStillBeActive(long slowest, long after) throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = (attempt, _) -> {
                 if (attempt.row().id().equals("b")) return cut(Symptom.NO_ANSWER);
@@ -355,7 +355,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aServerFullOfLostRunsGetsFewRequestsWhileItThrottles() throws Exception {
+        void sendsFewRequestsWhileLostRunsFillTheServer() throws Exception {
             var scene = Scene.numbered(folder, 1000);
             scene.slots = 5;
             scene.timeout = seconds(60);
@@ -375,7 +375,7 @@ final class LookUpTest {
         /// The run moves from second 100 to 500 and takes 420 seconds in all. Dify shows the move while it lasts.
         @ParameterizedTest
         @EnumSource(names = {"BLOCKING", "STREAMING"})
-        void aRunIsNotTimedOutForTheTimeOfItsMoveToAnotherWorker(Mode mode) throws Exception {
+        void doesNotCountARunsMoveToAnotherWorkerInItsTimeout(Mode mode) throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = mode;
             scene.answer = mode == Mode.STREAMING
@@ -398,7 +398,7 @@ final class LookUpTest {
         }
 
         @Test
-        void streamsWaitingInTheServersQueueReduceTheConcurrency() throws Exception {
+        void reducesConcurrencyIfStreamsWaitInTheServersQueue() throws Exception {
             var scene = Scene.numbered(folder, 30);
             scene.mode = Mode.STREAMING;
             scene.slots = 6;
@@ -467,12 +467,12 @@ final class LookUpTest {
         }
 
         @Test
-        void otherRowsSucceedAfterTheServerWasKilledWithItsRuns() throws Exception {
+        void finishesOtherRowsAfterTheServerWasKilledWithItsRuns() throws Exception {
             new Restart(120, 8, (attempt, _) -> cut(Symptom.CUT, run("run-" + attempt.row().id()))).assertDone(6, 3);
         }
 
         @Test
-        void otherRowsContinueWhileStreamsOfAKilledWorkerTimeOut() throws Exception {
+        void finishesOtherRowsWhileStreamsOfAKilledWorkerTimeOut() throws Exception {
             var clock = new AtomicReference<World>();
             var restart = new Restart(0, 0, (attempt, _) -> {
                 clock.get().pass(seconds(295)); // its pings continue
@@ -484,7 +484,7 @@ final class LookUpTest {
         }
 
         @Test
-        void rowsContinueAtFullConcurrencyAfterAGracefulRestart() throws Exception {
+        void continuesAtFullConcurrencyAfterAGracefulRestart() throws Exception {
             new Restart(10, 2, (attempt, _) -> took("run-" + attempt.row().id(), 2)).assertDone(0, 6);
         }
 
@@ -573,8 +573,7 @@ final class LookUpTest {
                 3,      5000,  5000
                 3,      2000,  9000
                 """)
-        void rowsWaitingForAConnectionReduceTheConcurrency(int places, long least, long most)
-                throws Exception {
+        void reducesConcurrencyIfRowsWaitForAConnection(int places, long least, long most) throws Exception {
             var limits = new ArrayList<Integer>();
             ToLongFunction<Attempt> millis = attempt -> least
                     + (most - least) * (attempt.row().id().hashCode() * 37L % 11) / 10;
@@ -590,7 +589,7 @@ final class LookUpTest {
         }
 
         @Test
-        void allAttemptsOfARowAreLookedUpBeforeItIsResent() throws Exception {
+        void looksUpAllAttemptsOfARowBeforeItIsResent() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
             scene.found = unresolved -> unresolved.is(Purpose.RESEND) && scene.sent.size() == 2
@@ -607,7 +606,7 @@ final class LookUpTest {
         }
 
         @Test
-        void aLateRunOfAnEarlierSessionIsUsedIfItsRowFails() throws Exception {
+        void usesALateRunOfAnEarlierSessionIfItsRowFails() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.crash(1);
             scene.world.startAt(NOON.plusSeconds(3600));
@@ -625,7 +624,7 @@ final class LookUpTest {
         }
 
         @Test
-        void theLogRecordsAllEventsOfAttemptsButNoInputs() throws Exception {
+        void logsEveryEventOfAnAttemptButNoInputs() throws Exception {
             Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"ses");
             var scene = new Scene(folder,
                     "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlater,x\nlast,x\n");
