@@ -326,7 +326,7 @@ final class MapTest {
         }
 
         @Test
-        void readsAllTypesAndMethodsOfTheSource() {
+        void findsTheTypesAndMethodsOfTheSource() {
             assertTrue(map.members.size() > 50 && map.methods.size() > 500, map.members.size() + " members");
         }
 
@@ -336,17 +336,17 @@ final class MapTest {
 
         @ParameterizedTest(name = "{0}")
         @MethodSource("laws")
-        void theSourceFollowsEachReadingLaw(Law law) {
+        void findsNoMoreViolationsOfALawThanAllowed(Law law) {
             assertTrue(law.places().size() <= law.most(), law.places()::toString);
         }
 
         @Test
-        void theSourceHasEnoughComments() {
+        void findsEnoughCommentsInTheSource() {
             assertTrue(map.commentShare() >= 8.5, map.commentShare() + " % comments");
         }
 
         @Test
-        void theSourceFileStaysWithinItsLineLimit() {
+        void findsNoMoreCodeLinesThanAllowed() {
             assertTrue(map.codeLines() <= 12_090, map.codeLines() + " code lines");
         }
     }
