@@ -115,8 +115,8 @@ final class DifyExecTest {
             "junit.jupiter.execution.parallel.config.strategy", "fixed",
             "junit.jupiter.execution.parallel.config.fixed.parallelism", "6");
 
-    /// `TheJudge TheMap` runs only the `@Nested` classes of these names, and `-Dtest=TheJudge` does so, too, before or
-    /// after the script's name.
+    /// `ResponseJudge TheMap` runs only the `@Nested` classes of these names, and `-Dtest=ResponseJudge` does so, too,
+    /// before or after the script's name.
     public static void main(String... args) {
         DifyExec.setProperties();
         var words = new ArrayDeque<String>();

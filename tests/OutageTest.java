@@ -156,7 +156,7 @@ final class OutageTest {
                 """);
 
         @Test
-        void hidesTheTimeLeftWhileARowIsLookedUp() throws Exception {
+        void theProgressLineOmitsTheTimeLeftDuringALookUp() throws Exception {
             var scene = rows(5, Mode.STREAMING);
             var lines = new TreeSet<String>();
             scene.watched = tally -> {
@@ -255,7 +255,7 @@ final class OutageTest {
                 403,    access_denied, 10
                 404,    not_found,     121
                 """)
-        void waitsForActiveRunsUnlessTheKeyIsRejected(int status, String code, long most) throws Exception {
+        void endsTheBatchAfterActiveRunsUnlessTheApiKeyIsRejected(int status, String code, long most) throws Exception {
             var scene = rows(3, Mode.STREAMING);
             scene.slots = 2;
             scene.answer = (attempt, listener) -> {

@@ -16,7 +16,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Rules of pace: how many at a time, whether the server answers, which mode.
 final class PaceTest {
     @Nested
-    class ThePace {
+    class ConcurrencyControl {
         private final Pace pace = new Pace(8, null, null);
 
         static final List<Story> STORIES = Story.of("""
@@ -59,7 +59,7 @@ final class PaceTest {
 
         @ParameterizedTest(name = "{0}")
         @FieldSource("STORIES")
-        void adaptsTheConcurrencyToRefusalsSuccessesAndWaits(Story story) {
+        void adaptsToRefusalsSuccessesAndQueueTimes(Story story) {
             for (var step : story.steps()) {
                 var words = step.split(" ");
                 var numbers = Stream.of(words).filter(word -> word.matches("\\d+")).mapToInt(Integer::parseInt)
@@ -79,7 +79,7 @@ final class PaceTest {
         }
 
         @Test
-        void doublesTheSuccessesNeededToRetryARefusedSlot() {
+        void needsTwiceAsManySuccessesToAddASlotAfterEachRefusal() {
             pace.cutAfterRefusal(1, 2, 1);
             for (int tried = 1, rounds = 1; tried <= 6; tried++, rounds = Math.min(10, 2 * rounds)) {
                 for (int run = 1; run < 2 * rounds; run++) pace.noteSuccess();
@@ -99,7 +99,7 @@ final class PaceTest {
                 2000,     8000,   false
                 2000,     9000,   true
                 """)
-        void treatsWaitsFarAboveTheShortestAsQueueing(long shortest, long others, boolean queue) {
+        void treatsWaitsFarLongerThanTheShortestAsQueueing(long shortest, long others, boolean queue) {
             pace.cutIfQueued(Duration.ofMillis(shortest), 1, 1, 8);
             pace.cutIfQueued(Duration.ofMillis(others), 2, 1, 8);
 
@@ -146,14 +146,14 @@ final class PaceTest {
         }
 
         @Test
-        void limitsHeldSlotsToHalfOfThoseTheServerAccepts() {
+        void reservesAtMostHalfTheSlotsThatTheServerAccepts() {
             pace.cutAfterRefusal(6, 3, 8);
 
             assertEquals(1, pace.held(Collections.nCopies(5, NOON), 0, NOON));
         }
 
         @Test
-        void startsNothingBeforeTheLongestPauseEnds() {
+        void allowsNoStartUntilAllPausesHaveEnded() {
             pace.noneBefore(NOON.plusSeconds(9));
             pace.noneBefore(NOON.plusSeconds(3));
 
@@ -188,14 +188,14 @@ final class PaceTest {
         }
 
         @Test
-        void countsRunsThatRanAtTheSameTime() {
+        void isTheGreatestNumberOfRunsAtTheSameTime() {
             finished(0, 10, 2, 11, 5, 12, 11, 20, 11, 21);
 
             assertEquals(3, pace.peakConcurrency());
         }
 
         @Test
-        void ignoresTheOverlapOfARunAndItsSuccessor() {
+        void ignoresAShortOverlapBetweenARunAndItsSuccessor() {
             for (int run = 0; run < 4; run++) {
                 finished(10 * run, 10 * run + 10);
                 // the clocks differ a little
@@ -206,7 +206,7 @@ final class PaceTest {
         }
 
         @Test
-        void ignoresRunsThatEndedManyRunsAgo() {
+        void considersOnlyTheMostRecentRuns() {
             finished(0, 10, 0, 10, 0, 10, 0, 10, 0, 10);
             for (int run = 1; run <= 8; run++) finished(10 * run, 10 * run + 10);
 
@@ -222,7 +222,7 @@ final class PaceTest {
     }
 
     @Nested
-    class TheHealth {
+    class ServerHealth {
         private final Health health = new Health(new Backoff(seconds(10), seconds(60), 3));
 
         static final List<Story> STORIES = Story.of("""
@@ -274,7 +274,7 @@ final class PaceTest {
 
         @ParameterizedTest(name = "{0}")
         @FieldSource("STORIES")
-        void decidesWhenToPauseProbeOrStopTheBatch(Story story) {
+        void determinesWhetherTheBatchPausesProbesOrStops(Story story) {
             for (var step : story.steps()) {
                 var words = step.split(" ");
                 var numbers = Pattern.compile("-?\\d+").matcher(step).results()
@@ -308,7 +308,7 @@ final class PaceTest {
         }
 
         @Test
-        void reportsHowLongTheBatchPauses() {
+        void reportsHowLongTheBatchStaysPaused() {
             assertEquals(Optional.empty(), health.pauseNote(NOON));
 
             for (int time = 0; time < 5; time++) health.noteFailure(NOON, NOON);
@@ -321,7 +321,7 @@ final class PaceTest {
         }
 
         @Test
-        void delaysProbesMoreAfterEachFailureUpToThreeSeconds() {
+        void increasesTheDelayBetweenProbesToAtMostThreeSeconds() {
             var quick = new Health(new Backoff(seconds(1), seconds(60), 3));
             for (int time = 0; time < 6; time++) quick.noteFailure(NOON, NOON);
             assertFalse(quick.nextProbe().isBefore(NOON.plusSeconds(1)));
@@ -333,7 +333,7 @@ final class PaceTest {
     }
 
     @Nested
-    class TheModePolicy {
+    class ResponseModePolicy {
         private static final Attempt EARLIER =
                 Given.sent(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
 
@@ -356,7 +356,7 @@ final class PaceTest {
                 CHATFLOW, 1.9.2,  AUTO,      STREAMING, STREAMING
                 CHATFLOW, 1.9.2,  STREAMING, -,         STREAMING
                 """)
-        void startsInTheRequestedThePreviousOrTheAppsDefaultMode(AppKind app, String server, Mode asked,
+        void startsWithTheRequestedThePreviousOrTheDefaultMode(AppKind app, String server, Mode asked,
                 Mode earlier, Mode mode) {
             assertEquals(mode, new ModePolicy(asked, Optional.ofNullable(earlier), app, server).mode());
         }
@@ -381,7 +381,7 @@ final class PaceTest {
                 CHATFLOW | 1.14.2 | AUTO      | -         | 504/60                                  | STREAMING
                 CHATFLOW | 1.14.2 | AUTO      | -         | refused, refused, refused               | BLOCKING
                 """)
-        void changesTheModeOnlyIfAProxyCutsRunsOrStreamsAreRefused(AppKind app, String server, Mode asked,
+        void changesTheModeOnlyIfStreamsAreRefusedOrAProxyCutsRuns(AppKind app, String server, Mode asked,
                 Mode earlier, String answers, Mode mode) {
             var policy = new ModePolicy(asked, Optional.ofNullable(earlier), app, server);
             var before = policy.mode();
@@ -413,7 +413,7 @@ final class PaceTest {
                 '',     user,     FROM_START
                 1.9.2,  user,     AT_END
                 """)
-        void infersFromAnActiveRunThatRunsAreListedFromTheStart(String server, String foundBy, Listing listing) {
+        void infersThatRunsAreListedFromTheStartIfAnActiveOneIsListed(String server, String foundBy, Listing listing) {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, server);
             var cut = foundBy.equals("id") ? cut(Symptom.CUT, run("run-1")) : cut(Symptom.CUT);
 
@@ -430,7 +430,7 @@ final class PaceTest {
                 1.14.2,  1.9.2,  NOT_KNOWN
                 '',      1.14.2, NOT_KNOWN
                 """)
-        void expectsEarlierRunsInTheListOnlyIfBothVersionsListThem(String earlier, String now, Listing listing) {
+        void expectsEarlierRunsToBeListedOnlyIfBothVersionsListThem(String earlier, String now, Listing listing) {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
             policy.noteEarlierServer(EARLIER.user(), earlier, false);
@@ -439,7 +439,7 @@ final class PaceTest {
         }
 
         @Test
-        void usesTheCurrentServersListingForAttemptsOfThisSession() {
+        void usesTheCurrentVersionsListingForAttemptsOfThisSession() {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
 
             policy.noteEarlierServer(EARLIER.user(), "1.9.2", false);

@@ -20,7 +20,7 @@ import static org.junit.jupiter.api.Assertions.*;
 /// Decisions, as tables.
 final class RulesTest {
     @Nested
-    class TheJudge {
+    class ResponseJudge {
         private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
 
         /// Responses of Dify itself, with or without a code. The message must contain the text of the last column. A
@@ -153,7 +153,7 @@ final class RulesTest {
                 500    |                          | query is required                               | failed
                 500    |                          |                                                 | look up
                 """)
-        void classifiesAStreamErrorByItsCodeElseByItsText(int status, String code, String message, String verdict) {
+        void classifiesAStreamErrorByItsCodeOrElseByItsText(int status, String code, String message, String verdict) {
             var seen = judge.verdict(attempt(0, 0), Response.Refused.event(status, Objects.toString(code, ""),
                     Objects.toString(message, ""), Optional.empty()));
 
@@ -197,7 +197,7 @@ final class RulesTest {
                 JSON object for 'V' does not match schema: 5 is not of type 'string'| failed | failed    | again
                 [openai] Authorization Error, 401 Incorrect API key provided        | failed | failed    | again
                 """)
-        void retriesAConfirmedFailureAsRetryFailedRunsAllows(String error, String never, String transientOnly,
+        void retriesAConfirmedFailureOnlyIfRetryFailedRunsAllowsIt(String error, String never, String transientOnly,
                 String always) {
             assertEquals(List.of(never, transientOnly, always),
                     words(asked -> asked.afterLook(attempt(0, 0), failed(error))));
@@ -298,7 +298,7 @@ final class RulesTest {
                 4,     3,       failed
                 0,     0,       failed
                 """)
-        void failsARowOnceItsRetriesReachMaxRetries(int tried, int allowed, String verdict) {
+        void failsARowWhenItsRetriesReachMaxRetries(int tried, int allowed, String verdict) {
             var few = new Judge(new Backoff(seconds(1), seconds(60), allowed),
                     RetryRuns.TRANSIENT, ACCESS);
 
@@ -308,7 +308,7 @@ final class RulesTest {
 
         @ParameterizedTest
         @EnumSource(Symptom.class)
-        void looksUpARunForEverySymptomOfACutRequest(Symptom symptom) {
+        void requiresALookUpForEveryReasonARequestHasNoOutcome(Symptom symptom) {
             assertEquals(symptom, symptom(cut(symptom)));
         }
 
@@ -317,7 +317,7 @@ final class RulesTest {
         }
 
         @Test
-        void derivesTheSymptomOfALookUpFromTheResponse() {
+        void derivesTheReasonForALookUpFromTheResponse() {
             assertEquals(Symptom.SERVER_ERROR, symptom(http(500, "unknown", "Internal Server Error")));
             assertEquals(Symptom.SERVER_ERROR, symptom(http(400, "invalid_param", "queue listening stopped")));
             assertEquals(Symptom.GATEWAY, symptom(html(500)));
@@ -360,7 +360,7 @@ final class RulesTest {
         }
 
         @Test
-        void leavesTheRowsInputsOutOfAValidationError() {
+        void omitsInputsFromTheTextOfAValidationError() {
             var report = "1 validation error for WorkflowRunPayload\ninputs\n  Input should be a valid dictionary "
                     + "[type=dict_type, input_value='my secret row', input_type=str]";
 
@@ -383,7 +383,7 @@ final class RulesTest {
     }
 
     @Nested
-    class TheRelease {
+    class TheDifyVersion {
         /// When the server lists the runs of workflows and of chatflows, and whether it keeps refused streams open.
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
@@ -405,7 +405,7 @@ final class RulesTest {
                 dev,        NOT_KNOWN,  NOT_KNOWN,   true
                 1,          NOT_KNOWN,  NOT_KNOWN,   true
                 """)
-        void determinesFromTheVersionWhenRunsAreListed(String version, Listing workflow, Listing chatflow,
+        void determinesWhenRunsAreListedAndRefusedStreamsHeldOpen(String version, Listing workflow, Listing chatflow,
                 boolean holds) {
             var release = Release.of(version);
             assertEquals(workflow, release.listing(AppKind.WORKFLOW));
@@ -416,7 +416,7 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource({"1.9.2, false", "1.16.0, false", "1.16.1, false", "1.16.2, true", "1.17, true", "1.19.0-rc1, true",
             "2.0, true", "dev, false", "'', false"})
-        void addsANoteIfTheVersionIsNewerThanTested(String version, boolean isNoted) {
+        void isNotedIfItIsNewerThanTheTestedVersions(String version, boolean isNoted) {
             assertEquals(isNoted, Release.note(version).isPresent());
         }
     }
@@ -539,7 +539,7 @@ final class RulesTest {
         }
 
         @Test
-        void aFailureAfterTheTimeLimitIsReportedAsATimeout() {
+        void reportAFailureAfterTheTimeLimitAsATimeout() {
             var step = (Step.Take) lookUpRules.steps(unresolved(Symptom.TIMED_OUT),
                     ended(failed("Rate Limit Error")), HERE, NOON).getFirst();
 
@@ -570,7 +570,7 @@ final class RulesTest {
                 RECHECK,     RUNNING, 299,     -,   false,  look
                 RECHECK,     RUNNING, 300,     -,   false,  unknown
                 """)
-        void anActiveRunIsLookedUpAgainUntilItsTimeLimit(Symptom symptom, RunStatus status,
+        void lookUpAnActiveRunAgainUntilItsTimeLimit(Symptom symptom, RunStatus status,
                 long seconds, Long age, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
             var found = new LookUpResult.Running(run("run-1"), status,
@@ -582,7 +582,7 @@ final class RulesTest {
         /// The age of the run does not matter, because Dify may take a moment to stop it.
         @ParameterizedTest
         @CsvSource({"29, 900, look", "30, 0, unknown", "30, 900, unknown"})
-        void aRunAskedToStopIsLookedUpForThirtySecondsMore(long seconds, long age, String step) {
+        void lookUpARunAskedToStopForThirtySecondsMore(long seconds, long age, String step) {
             var overdue = unresolved(Symptom.TIMED_OUT).overdue(NOON).later(NOON);
 
             assertEquals(step, step(overdue, running("run-1", seconds(age)), Listing.FROM_START, seconds));
@@ -591,14 +591,14 @@ final class RulesTest {
         @ParameterizedTest
         @CsvSource({"CUT, 499, look", "CUT, 500, unknown", "TIMED_OUT, 499, look", "TIMED_OUT, 500, stop the run",
             "CRASH, 499, look", "CRASH, 500, unknown"})
-        void theTimeLimitExcludesTheMoveToAnotherWorker(Symptom symptom, long seconds, String step) {
+        void excludeARunsMoveToAnotherWorkerFromItsTimeLimit(Symptom symptom, long seconds, String step) {
             var found = running("run-1", seconds(seconds), seconds(200));
 
             assertEquals(step, step(unresolved(symptom), found, Listing.FROM_START, seconds));
         }
 
         @Test
-        void aTimedOutRunWithoutATaskIsUnknownRatherThanStopped() {
+        void leaveATimedOutRunUnknownIfItHasNoTaskIdToStopItBy() {
             var nameless = Given.unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")),
                     Symptom.TIMED_OUT, "late", NOON, NOON);
 
@@ -622,7 +622,7 @@ final class RulesTest {
                 NOT_KNOWN,  STREAMING, 299,     look
                 NOT_KNOWN,  STREAMING, 300,     unknown
                 """)
-        void aRowWithoutAListedRunIsResentOnlyIfNoneCanHaveStarted(Listing listing,
+        void resendARowWithoutAListedRunOnlyIfNoRunCanHaveStarted(Listing listing,
                 Mode mode, long seconds, String step) {
             var unresolved = unresolved(Symptom.NO_ANSWER, attempt(mode, Tries.NONE), false);
 
@@ -646,7 +646,7 @@ final class RulesTest {
                 3600,   true,    false,  3629,    look
                 3600,   true,    false,  3630,    'not_started, recheck 0'
                 """)
-        void aRowWithoutAListedRunIsResentAfterALaterStreamStarted(Long passed, boolean earlier, boolean others,
+        void resendARowWithoutAListedRunOnlyIfALaterStreamHasStarted(Long passed, boolean earlier, boolean others,
                 long seconds, String step) {
             var own = attempt(Mode.STREAMING, Tries.NONE);
             var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.fingerprint(),
@@ -670,7 +670,7 @@ final class RulesTest {
                 WITHOUT_END, BLOCKING,  false,   300,     CRASH,     unknown
                 FROM_START,  STREAMING, false,   299,     RECHECK,   look
                 """)
-        void anUnansweredChatMessageNeverCountsAsNotStarted(Listing listing, Mode mode, boolean isOver,
+        void neverTreatAnUnansweredChatMessageAsNotStarted(Listing listing, Mode mode, boolean isOver,
                 long seconds, Symptom symptom, String step) {
             var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), false);
 
@@ -678,13 +678,13 @@ final class RulesTest {
         }
 
         @Test
-        void anUnansweredChatMessageDelaysTheResendOfItsRow() {
+        void delayTheResendOfARowWhileItsChatMessageIsUnanswered() {
             assertEquals("look", step(recheck(attempt(Mode.BLOCKING, Tries.NONE)), new LookUpResult.Unanswered(false)));
         }
 
         @ParameterizedTest
         @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = "UNCONFIRMED")
-        void aRunWithAKnownIdNeverCountsAsNotStarted(Symptom symptom) {
+        void neverTreatARunWithAKnownIdAsNotStarted(Symptom symptom) {
             for (var listing : EnumSet.complementOf(EnumSet.of(Listing.OTHER_APP)))
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
                     var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), true);
@@ -696,7 +696,7 @@ final class RulesTest {
 
         /// The first event in the stream of a refused row in Dify 1.16 has such a run id.
         @Test
-        void aMadeUpRunIdIsTreatedAsNoRunId() {
+        void treatAMadeUpRunIdAsAMissingRunId() {
             var unresolved = Given.unresolved(attempt(Mode.STREAMING, Tries.NONE),
                     cut(Symptom.CRASH, new RunRef("one", "one")), Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
 
@@ -714,7 +714,7 @@ final class RulesTest {
                 CRASH,       3,      'not_started, recheck 3'
                 INTERRUPTED, 0,      'not_started, recheck 0'
                 """)
-        void aRequestThatStartedNoRunUsesARetryOnlyInItsSession(Symptom symptom, int failed,
+        void countARequestThatStartedNoRunAsARetryOnlyInItsSession(Symptom symptom, int failed,
                 String step) {
             var unresolved = unresolved(symptom, attempt(failed, 0), false);
 
@@ -730,7 +730,7 @@ final class RulesTest {
                 BLOCKING  | [Errno 111] Connection refused                 | judge again
                 BLOCKING  | no such city                                   | judge failed
                 """)
-        void anUnconfirmedFailureWithoutAStoredRunIsJudgedByItsError(Mode mode, String words, String step) {
+        void judgeAnUnconfirmedFailureWithoutAStoredRunByItsError(Mode mode, String words, String step) {
             var unresolved = Given.unresolved(attempt(mode, Tries.NONE), bare(words),
                     Symptom.UNCONFIRMED, "", NOON, NOON);
 
@@ -738,7 +738,7 @@ final class RulesTest {
         }
 
         @Test
-        void anUnstoredFailureKeepsItsRunIdOnlyIfItTookSteps() {
+        void keepTheRunIdOfAnUnstoredFailureOnlyIfItsRunTookSteps() {
             var error = Response.Refused.event(400, "invalid_param", "No class mapping found", Optional.of(run("r")));
 
             for (var said : List.of(bare("x is required in input form"), BARE, error))
@@ -769,7 +769,7 @@ final class RulesTest {
                 CUT,     long log,  10,      false,  unknown
                 RECHECK, 503,       299,     false,  look
                 """)
-        void aFailedLookUpIsRepeatedUnlessTheResponseIsFinal(Symptom symptom, String answer,
+        void repeatAFailedLookUpUntilTheTimeLimitOrAFinalResponse(Symptom symptom, String answer,
                 long seconds, boolean resend, String step) {
             var now = NOON.plusSeconds(seconds);
 
@@ -795,13 +795,13 @@ final class RulesTest {
                 FAILED,    false, take failed
                 FAILED,    true,  take failed
                 """)
-        void aSuccessWithOutdatedInputsIsUsedAndReported(RunStatus status, boolean lost, String step) {
+        void useAndReportASuccessWithOutdatedInputs(RunStatus status, boolean lost, String step) {
             assertEquals(step, step(unresolved(Symptom.CRASH, stale(lost), true), found(status)));
         }
 
         @ParameterizedTest
         @EnumSource(value = Symptom.class, names = {"CRASH", "INTERRUPTED"})
-        void aRowWhoseEditsAreLostIsNotResent(Symptom symptom) {
+        void neverResendARowWhoseEditsAreLost(Symptom symptom) {
             var transientFailure = ended(ran("run-1", RunStatus.FAILED, "429 Too Many Requests"));
             var open = unresolved(symptom, stale(true), true);
             var settled = NOON.plusSeconds(400);
@@ -822,7 +822,7 @@ final class RulesTest {
                 STOPPED,   false, judge look up
                 STOPPED,   true,  interrupted
                 """)
-        void aLookUpDuringAQuietStreamUsesOnlyAFinalOutcome(RunStatus status, boolean asked, String step) {
+        void useOnlyAFinalOutcomeFromALookUpDuringAQuietStream(RunStatus status, boolean asked, String step) {
             var quiet = Unresolved.withoutWait(attempt(0, 0), Purpose.QUIET, Optional.of(run("run-1")), NOON);
             var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, asked, false);
 
@@ -850,12 +850,12 @@ final class RulesTest {
                 RUNNING,   look
                 PAUSED,    paused
                 """)
-        void aRunFoundJustBeforeItsRowIsResentIsUsedOrAwaited(RunStatus found, String step) {
+        void useOrAwaitARunFoundBeforeAResendUnlessItHasFailed(RunStatus found, String step) {
             assertEquals(step, step(recheck(earlier("u-1")), found(found)));
         }
 
         @Test
-        void aFailedLookUpBeforeAResendIsRepeatedForTheSameAttempt() {
+        void repeatAFailedLookUpBeforeAResendForTheSameAttempt() {
             var again = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")), silent("503"),
                     HERE, NOON).getFirst()).unresolved();
 
@@ -865,13 +865,13 @@ final class RulesTest {
         }
 
         @Test
-        void aSuccessOfEarlierInputsFoundBeforeAResendIsUsed() {
+        void useASuccessOfEarlierInputsFoundBeforeAResend() {
             assertEquals("say, take succeeded", step(recheck(stale(false)),
                     found(RunStatus.SUCCEEDED)));
         }
 
         @Test
-        void anEarlierAttemptFoundRunningGetsTheFullTimeLimit() {
+        void giveAnEarlierAttemptThatIsStillRunningTheFullTimeLimit() {
             var unresolved = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")),
                     found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50)).getFirst()).unresolved();
 
@@ -892,7 +892,7 @@ final class RulesTest {
                 RUNNING,   false,   true,  nothing
                 PAUSED,    false,   true,  nothing
                 """)
-        void aLateSuccessIsUsedIfItsUnchangedRowHasNotSucceeded(RunStatus status, boolean success,
+        void useALateSuccessOnlyIfItsUnchangedRowHasNotSucceeded(RunStatus status, boolean success,
                 boolean same, String step) {
             var late = Unresolved.withoutWait(same ? earlier("u-1") : stale(false), Purpose.LATE,
                     Optional.empty(), NOON);
@@ -904,7 +904,7 @@ final class RulesTest {
         }
 
         @Test
-        void anAttemptResentOnRequestRecordsItsRunIfKnown() {
+        void recordTheKnownRunOfAnAttemptResentOnRequest() {
             for (boolean known : new boolean[] {true, false}) {
                 var unresolved = unresolved(Symptom.CRASH, earlier("u-1"), known);
 
@@ -931,7 +931,7 @@ final class RulesTest {
                 -,       -,      9,        false
                 -,       -,      10,       true
                 """)
-        void stopsTheBatchIfReachedOrIfItCannotBeChecked(BigDecimal dollars, BigDecimal others,
+        void stopsTheBatchIfItIsReachedOrCannotBeChecked(BigDecimal dollars, BigDecimal others,
                 int unpriced, boolean stops) {
             var spent = new Spending();
             for (int run = 0; run < unpriced; run++) spent.add(10, null, "");
@@ -942,7 +942,7 @@ final class RulesTest {
         }
 
         @Test
-        void countsPricesOfAllSessionsButMissingPricesOfThisOne() {
+        void countsAllSessionsPricesButOnlyThisSessionsMissingPrices() {
             var batch = new Spending();
             for (int run = 0; run < 50; run++) batch.add(10, null, "");
             var own = new Spending();
@@ -1022,7 +1022,7 @@ final class RulesTest {
     }
 
     @Nested
-    class TheBootstrap {
+    class BootstrapResampling {
         @Test
         void estimatesAConfidenceIntervalOfTheMean() {
             var values = new Random(7).doubles(100, 0, 1).toArray();
@@ -1052,7 +1052,7 @@ final class RulesTest {
         }
 
         @Test
-        void resamplesTheValuesOfARowTogether() {
+        void keepsTheValuesOfARowTogether() {
             double[] first = new Random(7).doubles(50).toArray(), tenMore = Arrays.stream(first).map(one -> one + 10)
                     .toArray();
 

@@ -11,7 +11,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 final class SeedsTest {
     @Nested
     @Execution(ExecutionMode.CONCURRENT)
-    class ASeededBatch {
+    class ABatchWithRandomFaults {
         @ParameterizedTest
         @ValueSource(ints = {1, 251, 501, 751})
         void keepsEveryGuarantee(int from) throws Exception {
