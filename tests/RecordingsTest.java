@@ -29,7 +29,7 @@ import static org.junit.jupiter.api.Assertions.*;
 final class RecordingsTest {
     @Nested
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)
-    class TheRecordings {
+    class RecordedResponses {
         private WireMockServer dify;
         private DifyClient client;
 
@@ -52,7 +52,7 @@ final class RecordingsTest {
 
         @TestFactory
         Stream<DynamicTest> everyReplayedRunHasTheRecordedOutcome() {
-            return tests(TheRecordings::isWholeRun, (exchange, _) -> replay(exchange));
+            return tests(RecordedResponses::isWholeRun, (exchange, _) -> replay(exchange));
         }
 
         /// Neither the interim answer to a request without its body, nor only the beginning of an answer.
@@ -171,8 +171,8 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyMadeUpResultIsReplacedByTheStoredOneIfAny() {
-            return tests(TheRecordings::isMadeUp, this::confirm);
+        Stream<DynamicTest> everyMadeUpResultIsReplacedByTheStoredResultIfThereIsOne() {
+            return tests(RecordedResponses::isMadeUp, this::confirm);
         }
 
         /// Only 1.16.0 makes ends up; its reconnect route is not a run.
@@ -227,7 +227,7 @@ final class RecordingsTest {
 
         @TestFactory
         Stream<DynamicTest> everyLookUpOfARunFindsItsRecordedOutcome() {
-            return tests(TheRecordings::isDetail, this::look);
+            return tests(RecordedResponses::isDetail, this::look);
         }
 
         private static boolean isDetail(Exchange exchange) {
@@ -280,7 +280,7 @@ final class RecordingsTest {
 
         /// Finding a chatflow's run that is not known.
         @TestFactory
-        Stream<DynamicTest> everyStoredMessageYieldsTheAnswerOrErrorOfItsRun() {
+        Stream<DynamicTest> everyRecordedChatMessageYieldsItsRunsAnswerOrError() {
             return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200
                     && !exchange.text().contains("\"workflow_run_id\""),
                     (messages, _) -> message(messages));
@@ -305,7 +305,7 @@ final class RecordingsTest {
 
         /// While it waits, and 1 s and 4 s after its form was sent.
         @TestFactory
-        Stream<DynamicTest> aPausedChatflowHasTheStatusOfItsRun() {
+        Stream<DynamicTest> aLookUpOfAPausedChatflowTakesTheStatusFromItsRun() {
             return tests(exchange -> isDetail(exchange) && exchange.name().startsWith("chatflow_paused_"),
                     this::isDecidedByItsRun);
         }
@@ -325,7 +325,7 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> theAnswerComesFromTheMessageAndTheStatusFromTheRun() {
+        Stream<DynamicTest> aChatflowsAnswerComesFromItsMessageAndItsStatusFromItsRun() {
             return tests(exchange -> isDetail(exchange) && exchange.name().matches("chatflow_(moderated_out|partial)"),
                     this::isCombined);
         }
@@ -373,8 +373,8 @@ final class RecordingsTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyLookUpInALogFindsTheRunOfItsUserOrNone() {
-            return tests(TheRecordings::isLog, (log, _) -> find(log));
+        Stream<DynamicTest> everyWorkflowLogYieldsOnlyTheRunOfTheRequestedUser() {
+            return tests(RecordedResponses::isLog, (log, _) -> find(log));
         }
 
         /// A log request by user, the only query that the client sends.

@@ -424,7 +424,7 @@ class ServerTest {
 
         @ParameterizedTest
         @CsvSource({"BLOCKING, blocking", "STREAMING, streaming"})
-        void sendsCellsAsTextWithTheModeAndTheUser(Mode mode, String word) {
+        void sendsCellsAsTextWithTheResponseModeAndTheUser(Mode mode, String word) {
             var cells = Map.of("id", "7", "zip", "007", "empty", "", "text", "say \"あ\" 😀,\n\ttwice \\ \u0001");
 
             ask(client -> run(client, attempt(mode, "difyexec-00-1", cells), new Ears()));
@@ -441,7 +441,7 @@ class ServerTest {
 
         @ParameterizedTest
         @CsvSource({"5e0dfc88-8475-4946-a840-d85d8e9e04d1, 5e0dfc88-8475-4946-a840-d85d8e9e04d1", "a b/c, a%20b%2Fc"})
-        void sendsRunsToTheRouteOfAPinnedVersion(String version, String inPath) {
+        void startsRunsAtTheUrlOfAPinnedWorkflowVersion(String version, String inPath) {
             var access = new Access(url(), KEY, "", version, Optional.empty(), Optional.empty());
 
             try (var client = DifyClient.of(access, LONG, 1)) {
@@ -453,7 +453,7 @@ class ServerTest {
         }
 
         @Test
-        void stopsARunByItsTaskAndUser() {
+        void stopsARunByItsTaskIdAndUser() {
             try (var client = client(url())) {
                 client.stop(Events.REF, "difyexec-00-\"1\"");
             }
@@ -464,7 +464,7 @@ class ServerTest {
         }
 
         @Test
-        void stopsATimedOutRunOnceBeforeLookingItUp() {
+        void stopsATimedOutRunOnlyOnceDuringRepeatedLookUps() {
             var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
             var overdue = unresolved.overdue(Instant.now());
 
@@ -510,7 +510,7 @@ class ServerTest {
     // ── Connections ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheConnection {
+    class TheServerConnection {
 
         @Test
         void isNotReusedAfterARun() throws IOException {
@@ -541,7 +541,7 @@ class ServerTest {
         }
 
         @Test
-        void aServerThatIsDownCountsAsNotReached() throws IOException {
+        void isReportedAsFailedBeforeTheRequestIfTheServerIsDown() throws IOException {
             var gone = new Wire(_ -> {});
             gone.close();
 
@@ -553,7 +553,7 @@ class ServerTest {
         }
 
         @Test
-        void anUntrustedCertificateSendsNothingAndSuggestsACaFile() {
+        void sendsNothingOverAnUntrustedCertificateAndSuggestsACaFile() {
             var dify = new WireMockServer(options().dynamicPort().dynamicHttpsPort().bindAddress("127.0.0.1"));
             dify.start();
             try (var client = client(URI.create("https://127.0.0.1:" + dify.httpsPort() + "/v1"))) {
@@ -617,7 +617,7 @@ class ServerTest {
                 RANDOM_DATA_THEN_CLOSE,   NO_ANSWER
                 MALFORMED_RESPONSE_CHUNK, CUT
                 """)
-        void aConnectionBrokenAfterTheRequestRequiresALookUp(Fault fault, Symptom symptom) {
+        void requiresALookUpIfTheConnectionBreaksAfterTheRequest(Fault fault, Symptom symptom) {
             for (var mode : List.of(BLOCKING, STREAMING)) {
                 var response = seen(mode, aResponse().withHeader("X-Version", "1.14.2").withFault(fault));
 
@@ -644,7 +644,7 @@ class ServerTest {
                 {"data": {"status": "succeeded"}}         | Dify   | CUT
                 {"data": null}                            | proxy  | GATEWAY
                 """)
-        void http200WithoutARunResultIsNotASuccess(String body, String from, Symptom symptom) {
+        void isNotASuccessIfItIsHttp200WithoutARunResult(String body, String from, Symptom symptom) {
             var answer = aResponse().withBody(body);
             if (from.equals("Dify")) answer.withHeader("X-Version", "1.14.2");
 
@@ -663,7 +663,7 @@ class ServerTest {
                 504,    proxy, GATEWAY
                 524,    proxy, GATEWAY
                 """)
-        void aServerErrorRequiresALookUpOfTheRun(int status, String from, Symptom symptom) {
+        void requiresALookUpOfTheRunIfItIsAServerError(int status, String from, Symptom symptom) {
             var page = "<html><head><title>" + status + " Oops</title><style>p {}</style></head>Sorry</html>";
             var answer = aResponse().withStatus(status).withHeader("Content-Type", "text/html").withBody(page);
             if (from.equals("Dify")) answer.withHeader("X-Version", "1.9.2");
@@ -678,14 +678,14 @@ class ServerTest {
         @ParameterizedTest
         @CsvSource({"' 120 ', 120", "soon,", "-5,", "'',", "'Wed, 21 Oct 2015 07:28:00 GMT',",
             "99999999999999999999,"})
-        void retryAfterInSecondsIsUsedAndAnInvalidOneIgnored(String text, Long seconds) {
+        void yieldsRetryAfterInSecondsAndIgnoresInvalidValues(String text, Long seconds) {
             var response = seen(BLOCKING, aResponse().withStatus(429).withHeader("Retry-After", text));
 
             assertEquals(Optional.ofNullable(seconds).map(Given::seconds), refused(response).retryAfter());
         }
 
         @Test
-        void retryAfterAsADateIsConvertedToADelay() {
+        void yieldsTheDelayUntilARetryAfterDate() {
             var until = Instant.now().plusSeconds(90);
             var date = DateTimeFormatter.RFC_1123_DATE_TIME.format(until.atZone(ZoneOffset.UTC));
 
@@ -696,7 +696,7 @@ class ServerTest {
         }
 
         @Test
-        void theQueueTimeExcludesTheRunAndIsUnknownInAStream() {
+        void yieldsAQueueTimeWithoutTheRunUnlessItIsStreamed() {
             var began = System.nanoTime();
 
             var ran = ran(seen(BLOCKING, aResponse().withBody(Events.blocking("{}"))));
@@ -709,7 +709,7 @@ class ServerTest {
 
         /// By the server's clock, which may differ.
         @Test
-        void theQueueTimeExcludesTheDelayAfterTheRunFinished() throws IOException {
+        void doesNotCountItsOwnDelayAfterTheRunAsQueueTime() throws IOException {
             var finished = Instant.parse("2026-11-27T12:00:00Z");
             var body = Events.blocking("{}").replaceFirst("\\{\"id\"", "{\"finished_at\":" + finished.getEpochSecond()
                     + ",\"id\"").replaceFirst("\"elapsed_time\": ?[0-9.]+", "\"elapsed_time\":0.1");
@@ -767,7 +767,7 @@ class ServerTest {
         }
 
         @Test
-        void suggestsMoreMemoryOrIsLookedUpIfItsRunIsKnown() throws IOException {
+        void leadsToAMemoryHintOrToALookUpIfItsRunIsKnown() throws IOException {
             isTooLarge(by(connection -> connection.answer(Events.blocking(LARGE)), client -> run(client, BLOCKING)));
             isTooLarge(by(connection -> {
                 connection.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -777,7 +777,7 @@ class ServerTest {
         }
 
         @Test
-        void aTooDeeplyNestedResponseIsUnreadableOrLookedUp() throws IOException {
+        void aTooDeeplyNestedResponseIsUnreadableOrItsRunIsLookedUp() throws IOException {
             var deep = "{\"a\":" + "[".repeat(3000) + "]".repeat(3000) + "}";
 
             assertInstanceOf(Response.Unreadable.class, by(connection -> connection.answer(Events.blocking(deep)),
@@ -794,7 +794,7 @@ class ServerTest {
         }
 
         @Test
-        void theLimitIsAShareOfTheMemoryButAtLeastAMegabyte() {
+        void theSizeLimitIsAShareOfTheMemoryButAtLeastAMegabyte() {
             assertEquals(Runtime.getRuntime().maxMemory() / 40, Transport.share(4));
             assertEquals(1 << 20, Transport.share(10_000));
         }
@@ -866,7 +866,7 @@ class ServerTest {
                 CRASH,        own,    ,          failed own
                 CRASH,        ,       ,          absent
                 """)
-        void findsTheRunByItsIdOrIfThatIsDoubtfulByItsUser(Symptom symptom, String listed, String status,
+        void yieldsTheRunByItsIdOrIfTheIdIsDoubtfulByItsUser(Symptom symptom, String listed, String status,
                 String expected) {
             stored("r", Objects.toString(status, ""));
             stored("own", "failed");
@@ -893,7 +893,7 @@ class ServerTest {
                 soon                          | 1000  | 999999999
                 -                             | 1000  | 999999999
                 """)
-        void measuresTheAgeOfARunByTheServersClock(String date, long least, long most) {
+        void yieldsTheAgeOfARunByTheServersClock(String date, long least, long most) {
             var answer = aResponse().withBody("{\"id\":\"r\",\"status\":\"running\",\"created_at\":1768564740}");
             if (date != null) answer.withHeader("Date", date);
 

@@ -15,7 +15,7 @@ import static org.junit.jupiter.api.Assertions.*;
 @Timeout(60)
 final class StreamTest {
     @Nested
-    class AStream {
+    class AStreamingResponse {
         private Ears heard = new Ears();
 
         /// Reads a stream with these bytes; `limit` for its silences.
@@ -45,7 +45,7 @@ final class StreamTest {
         }
 
         @Test
-        void reportsItsRunOnceAtTheFirstEvent() throws IOException {
+        void reportsItsRunOnlyOnceAtTheFirstEvent() throws IOException {
             ranBy(Events.PING + Events.started() + Events.nodeFinished("{}") + Events.finished("{}"));
 
             assertEquals(List.of(Events.REF), heard.runs());
@@ -111,7 +111,7 @@ final class StreamTest {
         }
 
         @Test
-        void isAttributedToItsFirstRunIfAnEventOfAnotherFollows() throws IOException {
+        void isAttributedToItsFirstRunIfAnEventOfAnotherRunFollows() throws IOException {
             var cut = cut(seen(Events.started() + another(Events.nodeFinished("{}"))));
 
             assertEquals(Optional.of(Events.REF), cut.run());
@@ -125,7 +125,7 @@ final class StreamTest {
         }
 
         @Test
-        void readsTheRunFromEventsJustAfterAnError() throws IOException {
+        void takesTheRunFromEventsJustAfterAnErrorEvent() throws IOException {
             var error = Given.json("data: {'event':'error','workflow_run_id':null,'code':'invalid_param','status':400,"
                     + "'message':'No class mapping found'}\n\n");
 
@@ -201,7 +201,7 @@ final class StreamTest {
 
         @ParameterizedTest
         @CsvSource({"true, TIMED_OUT", "false, STREAM_SILENT"})
-        void countsSilenceAsATimeoutOnlyAfterItsFirstEvent(boolean known, Symptom symptom) throws IOException {
+        void countsSilenceAsATimeoutOnlyAfterItsRunHasStarted(boolean known, Symptom symptom) throws IOException {
             var cut = cut(seen(SHORT, connection -> {
                 connection.chunk(Events.PING + (known ? Events.started() : ""));
                 connection.hold();
@@ -212,7 +212,7 @@ final class StreamTest {
         }
 
         @Test
-        void appliesTheTimeLimitOfARunFromItsFirstEvent() throws IOException {
+        void appliesTheTimeLimitOfARunOnceItsRunHasStarted() throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -229,7 +229,7 @@ final class StreamTest {
         }
 
         @Test
-        void acceptsABlockingResponseInsteadOfEvents() throws IOException {
+        void isAcceptedEvenIfItIsABlockingResponse() throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.answer(Events.blocking("{\"a\":1}"));
