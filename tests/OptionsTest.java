@@ -75,7 +75,7 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void fitsTheWidthOfTheTerminalWithinLimits() throws IOException {
+        void fitsATerminalBetween60And120ColumnsWide() throws IOException {
             for (var command : COMMANDS)
                 for (int columns : List.of(60, 80, 120)) call(columns, command, "--help-all").out().lines()
                         .forEach(line -> assertTrue(line.length() <= columns, line));
@@ -85,7 +85,7 @@ final class OptionsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"run", "retry"})
-        void omitsRareOptionsToFitOnAScreen(String command) throws IOException {
+        void omitsRareOptionsToStayWithin60Lines(String command) throws IOException {
             var help = call(command, "--help").out();
             var rare = List.of("--settle", "--grace", "--user", "--initial-retry-delay",
                     "--max-retry-delay", "--retry-failed-runs", "--no-check", "--files", "--no-bom");
@@ -111,14 +111,14 @@ final class OptionsTest extends WholeCommand {
         }
 
         @Test
-        void startsExamplesWithTheInvocationOfTheTool() throws IOException {
+        void startsExamplesWithTheCommandThatStartedTheTool() throws IOException {
             var env = new Env(Map.of("NO_COLOR", "1")::get, List.of(), "./jbang DifyExec.java");
 
             call(env, "status", "--help").shows("\n  ./jbang DifyExec.java status -o results.jsonl\n");
         }
 
         @Test
-        void offersTheValuesOfOptionsForCompletion() throws IOException {
+        void theCompletionScriptOffersTheValuesOfAnOption() throws IOException {
             assertTrue(call("generate-completion").out().contains("\"auto\" \"blocking\" \"streaming\""));
         }
     }
@@ -162,7 +162,7 @@ final class OptionsTest extends WholeCommand {
                 run -o b.jsonl -i a.csv c.csv      | c.csv       | --help
                 -i data.csv run                    | -i          | after the command
                 """)
-        void isRejectedWithAHintForAMistypedWord(String typed, String word, String hint) throws IOException {
+        void isRejectedWithTheInvalidWordAndAHint(String typed, String word, String hint) throws IOException {
             var call = call(typed.split(" ")).exits(2).reports(word).hints(hint);
 
             assertEquals(2, call.err().lines().count(), call.err());
@@ -180,13 +180,13 @@ final class OptionsTest extends WholeCommand {
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
                 run -i a.csv -o b.jsonl --mode fast                     | BLOCKING
                 """)
-        void isRejectedWithTheOptionOfAnInvalidValue(String typed, String named) throws IOException {
+        void isRejectedWithTheOptionThatIsRepeatedOrHasABadValue(String typed, String named) throws IOException {
             call(Stream.of(typed.split(" +")).map(word -> word.replace('_', ' ')).toArray(String[]::new)).exits(2)
                     .reports(named);
         }
 
         @Test
-        void outOfMemoryIsReportedInOneSentenceWithAHint() throws IOException {
+        void anOutOfMemoryErrorIsReportedInOneSentenceWithAHint() throws IOException {
             csv("id", "1");
             var env = new Env(name -> {
                 if (name.equals("DIFY_CA_FILE")) throw new OutOfMemoryError("Java heap space");
@@ -227,7 +227,7 @@ final class OptionsTest extends WholeCommand {
                 ' http://dify.example:8080//',  http://dify.example:8080
                 http://[::1]:5001/v1,           http://[::1]:5001/v1
                 """)
-        void aBaseUrlLosesItsTrailingSlash(String text, URI address) {
+        void aBaseUrlLosesItsTrailingSlashesAndSpaces(String text, URI address) {
             assertEquals(address, CommandLines.Converters.parseUrl(text));
         }
 
@@ -256,7 +256,8 @@ final class OptionsTest extends WholeCommand {
                 100%, 19,     20,    false
                 100%, 20,     20,    true
                 """)
-        void aFailureLimitMayBeAPercentageFromTwentyRowsOn(String text, long failed, long ended, boolean reached) {
+        void aFailureLimitIsANumberOrAPercentageFromTwentyRowsOn(String text, long failed, long ended,
+                boolean reached) {
             assertEquals(reached, CommandLines.Converters.ceiling(text).isReached(failed, ended));
         }
 
@@ -296,7 +297,7 @@ final class OptionsTest extends WholeCommand {
                 8,           -,    8
                 1,           2,    1
                 """)
-        void waitBetweenRowsLimitsConcurrencyToOne(Long concurrency, Integer wait, int slots) {
+        void aWaitBetweenRowsLimitsConcurrencyToOne(Long concurrency, Integer wait, int slots) {
             var pace = new Work.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
@@ -306,7 +307,7 @@ final class OptionsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(nullValues = "-", value = {"10001, -", "99999999999, -", "2, 1"})
-        void anInvalidConcurrencyIsRejected(long concurrency, Integer wait) {
+        void aConcurrencyOver10000OrAboveOneWithAWaitIsRejected(long concurrency, Integer wait) {
             var pace = new Work.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);

@@ -16,7 +16,7 @@ final class PasteTest extends WholeCommand {
     /// Each way of starting the tool, for real. Needs the checkout. Builds from a copy, because another JBang may be
     /// building the script of the checkout. Each way has its own folder.
     @Nested
-    class EachInvocation {
+    class EachWayToStartTheTool {
         @TempDir static Path home;
 
         private final List<String> pasted = new ArrayList<>();
@@ -128,7 +128,7 @@ final class PasteTest extends WholeCommand {
     }
 
     @Nested
-    class TheInvocation {
+    class TheToolInvocation {
         @ParameterizedTest(name = "{0}, {1}: {2}")
         @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '"', nullValues = "-", textBlock = """
                 typed,                           classes,   in the folder, command
@@ -140,7 +140,8 @@ final class PasteTest extends WholeCommand {
                 -,                               one jar.jar, true,        java -jar 'one jar.jar'
                 ./jbang test,                    a.jar,       false,       java -jar a.jar
                 """)
-        void isTheCommandLineWithoutItsArguments(String typed, String classes, boolean isInFolder, String command) {
+        void isTheTypedCommandWithoutArgumentsOrAnEquivalentCommand(String typed, String classes,
+                boolean isInFolder, String command) {
             assertEquals(command, Env.findInvocation(typed == null ? null : typed.replace(' ', '\037'),
                     List.of("status", "-V"),
                     classes, isInFolder));
@@ -166,7 +167,7 @@ final class PasteTest extends WholeCommand {
         private static final String AGAIN = "retry -i data.csv -o results.jsonl";
 
         @Test
-        void omitsOptionsOfOneSessionAndThoseInTheLog() throws IOException {
+        void omitsOptionsForOneSessionAndOptionsStoredInTheLog() throws IOException {
             assertEquals(AGAIN + " --no-bom --demo -c 3 --user me --timeout 9",
                     next(run("--limit", "1", "--fresh", "--ids=[fail]", "--rerun-changed", "--resend-unknown")));
             assertEquals("shell -i data.csv -o results.jsonl --demo",
@@ -175,7 +176,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void containsInputAndOutputAfterStatus() throws IOException {
+        void containsTheInputEvenIfStatusWasGivenOnlyTheOutput() throws IOException {
             next(run());
 
             assertEquals(AGAIN + " --demo --user me", next("status", "-o", "results.jsonl"));
@@ -222,7 +223,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void exportsTheAddedRowsOfAnotherFile() throws IOException {
+        void exportsTheRowsAddedFromAnotherFile() throws IOException {
             next(run());
             Files.writeString(file("data.csv"), "it's\nb\nc\n");
 
@@ -235,7 +236,7 @@ final class PasteTest extends WholeCommand {
         }
 
         @Test
-        void repeatsThatTheDemoIsAChatflow() throws IOException {
+        void keepsTheChatflowValueOfTheDemoOption() throws IOException {
             next("run", "-i", "data.csv", "-o", "results.jsonl", "--id-column", "it's", "--query-column", "it's",
                     "--demo=chatflow");
 

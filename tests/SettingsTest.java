@@ -64,7 +64,7 @@ final class SettingsTest extends WholeCommand {
                 200 | application/json | {"status":"ok"}
                 308 | text/html        | moved
                 """)
-        void isRejectedBeforeAnyRunIfItIsAnotherService(int status, String type, String body) throws IOException {
+        void isRejectedBeforeAnyRunIfItIsNotDify(int status, String type, String body) throws IOException {
             dify.info(aResponse().withStatus(status).withHeader("Content-Type", type).withBody(body)
                     .withHeader("Location", dify.url() + "/info"));
 
@@ -75,7 +75,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {200, 404})
-        void isRejectedWithTheFullUrlIfThePathIsMissing(int status) throws IOException {
+        void isRejectedWithTheCompleteUrlIfItsUrlLacksThePath(int status) throws IOException {
             var address = dify.url().replace("/v1", "");
             dify.server.stubFor(get(urlEqualTo("/info")).willReturn(aResponse().withStatus(status)
                     .withHeader("Content-Type", "text/html").withBody("<html>Dify</html>")));
@@ -119,7 +119,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void isRequestedAgainOnlyForTheAllowedRetriesIfBusy() throws IOException {
+        void isRequestedAgainAtMostMaxRetriesTimesIfBusy() throws IOException {
             rows(3);
             dify.info(aResponse().withStatus(503));
 
@@ -150,7 +150,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aStopOfTheBatchIsLoggedWithoutItsHint() throws IOException {
+        void theReasonWhyItStopsTheBatchIsLoggedWithoutTheHint() throws IOException {
             rows(2);
             dify.rows(dify.refused(400, "provider_quota_exceeded", "Quota exceeded"));
 
@@ -246,7 +246,7 @@ final class SettingsTest extends WholeCommand {
                 the example            | \\nDIFY_API_KEY=app-your-key-here\\n                | UTF-8      | false
                 empty                  | DIFY_API_KEY=\\n                                    | UTF-8      | false
                 """)
-        void aHandWrittenEnvFileWorksOrIsRejectedWithTheVariable(String kind, String text, Charset charset,
+        void aHandWrittenEnvFileIsReadOrRejectedWithTheVariable(String kind, String text, Charset charset,
                 boolean works) throws IOException {
             rows(1);
             Files.write(file(".env"), text.translateEscapes().replace("@", KEY).getBytes(charset));
@@ -278,7 +278,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void aMalformedEnvFileIsIgnoredIfItsVariablesAreSet() throws IOException {
+        void aMalformedEnvFileIsIgnoredIfTheEnvironmentSetsItsVariables() throws IOException {
             rows(1);
             var env = withFile(dify.settings("TIMEOUT", "5"), "DIFY_API_KEY: " + KEY + "\nTIMEOUT " + KEY + "\n");
 
@@ -287,7 +287,7 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource({"TIMEOUT, TIMEOUT 5", "HTTPS_PROXY, export HTTPS_PROXY=x"})
-        void aMalformedLineOfDotEnvIsRejectedWithItsVariable(String variable, String line) throws IOException {
+        void aMalformedLineOfAnEnvFileIsRejectedWithItsVariable(String variable, String line) throws IOException {
             rows(1);
 
             call(withFile(dify.settings(), line + "\n"), typed("run", "--base-url", "https://dify.test/v1")).exits(2)
@@ -297,7 +297,7 @@ final class SettingsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"TIMEOUT", "MAX_RETRIES", "INITIAL_RETRY_DELAY", "DIFY_API_BASE_URL",
                 "DIFY_CA_FILE"})
-        void aKeyInAnotherVariableIsRejectedWithoutPrintingIt(String variable) throws IOException {
+        void anApiKeyInAnotherVariableIsRejectedWithoutPrintingIt(String variable) throws IOException {
             rows(1);
             var env = withFile(dify.settings(variable, ""), "\n" + variable + "=" + KEY);
 
@@ -326,7 +326,7 @@ final class SettingsTest extends WholeCommand {
                 DIFY_APP_ID,      secreté
                 DIFY_APP_ID,      a_secret
                 """)
-        void aMalformedKeyOrIdIsRejectedWithoutPrintingIt(String variable, String text) throws IOException {
+        void aMalformedApiKeyOrIdIsRejectedWithoutPrintingIt(String variable, String text) throws IOException {
             rows(1);
 
             call(dify.settings(variable, text), typed("run")).exits(2).reports(variable).hints()
@@ -338,7 +338,7 @@ final class SettingsTest extends WholeCommand {
 
         /// WireMock is also the proxy.
         @Test
-        void aKeySentUnencryptedCausesAWarning() throws IOException {
+        void anApiKeySentUnencryptedCausesAWarning() throws IOException {
             rows(1);
             var settings = dify.settings("DIFY_API_BASE_URL", "http://dify.test/v1", "HTTP_PROXY",
                     dify.url().replace("/v1", ""));
@@ -349,7 +349,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anUnreachableProxyIsReported() throws IOException {
+        void anUnreachableProxyIsReportedWithoutItsCredentials() throws IOException {
             rows(1);
             var settings = dify.settings("DIFY_API_BASE_URL", "http://192.0.2.1/v1",
                     "HTTP_PROXY", "http://me:hidden@127.0.0.1:1");
@@ -359,7 +359,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anUnknownVariableInDotEnvCausesAWarning() throws IOException {
+        void anUnknownDifyVariableInAnEnvFileCausesAWarning() throws IOException {
             rows(1);
             Files.writeString(file(".env"), "DIFY_BASE_URL=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
 
@@ -371,7 +371,7 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
-        void anInvalidSettingIsIgnoredIfAnOptionReplacesIt() throws IOException {
+        void anInvalidVariableIsIgnoredIfAnOptionReplacesIt() throws IOException {
             rows(1);
             var settings = dify.settings("TIMEOUT", "abc");
 
@@ -382,7 +382,7 @@ final class SettingsTest extends WholeCommand {
 
     /// The output and the files of every session are searched for it.
     @Nested
-    class TheKey {
+    class TheApiKey {
         private final Dify dify = dify();
 
         @ParameterizedTest
@@ -551,14 +551,14 @@ final class SettingsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"-V", "--version", "run --version", "status -V"})
-        void printsTheVersionOnOneLine(String typed) throws IOException {
+        void printsTheVersionOnOneLineOnRequest(String typed) throws IOException {
             assertEquals("difyexec " + VERSION, call(Map.of(), typed.split(" ")).out().strip());
         }
     }
 
     /// The server has https, and a certificate of an authority that only `DIFY_CA_FILE` makes known.
     @Nested
-    class ACertificate {
+    class AServerCertificate {
         private void keytool(String command) throws Exception {
             var tool = Path.of(System.getProperty("java.home"), "bin", "keytool").toString();
             var words = (command + " -keystore keys.p12 -storepass secret").split(" ");
@@ -597,7 +597,7 @@ final class SettingsTest extends WholeCommand {
                 -1d,   ip:127.0.0.1, false, DIFY_CA_FILE
                 -1d,   dns:other.example, true, another host
                 """)
-        void endsTheSessionAtOnceIfUntrusted(String start, String name, boolean known, String says)
+        void endsTheSessionAtOnceIfInvalidOrUntrusted(String start, String name, boolean known, String says)
                 throws Exception {
             var settings = serve(start, name);
             rows(2);
