@@ -18,7 +18,7 @@ final class PowerTest {
     /// The engine with a disk that is slow, fails, or cannot sync data.
     @Nested
     @Timeout(60)
-    class TheDisk {
+    class DiskSync {
         @TempDir Path folder;
 
         /// The content of each file of a scene when it was last synced to disk.
@@ -235,7 +235,7 @@ final class PowerTest {
     @Nested
     @Timeout(300)
     @Execution(ExecutionMode.CONCURRENT)
-    class ThePowerCut {
+    class APowerCut {
         @TempDir Path folder;
 
         @BeforeEach
@@ -245,7 +245,7 @@ final class PowerTest {
 
         @ParameterizedTest
         @CsvSource({"BLOCKING, 7", "STREAMING, 7", "CHATFLOW, 2", "MERGE, 4"})
-        void losesNoResultAndRunsNoRowTwice(PowerCut.Mode mode, int states) throws Exception {
+        void losesNoResultAndCausesNoSecondRunOfARow(PowerCut.Mode mode, int states) throws Exception {
             var count = new PowerCut().measure(folder, mode, 24, states, false);
 
             assertTrue(count.isGood(), count::toString);
@@ -255,7 +255,7 @@ final class PowerTest {
         }
 
         @Test
-        void makesRowsRunTwiceIfNothingIsSynced() throws Exception {
+        void causesSecondRunsOfRowsIfNothingIsSynced() throws Exception {
             var count = new PowerCut().measure(folder, PowerCut.Mode.BLOCKING, 24, 5, true);
 
             assertTrue(count.paidTwice > 0, count::toString);

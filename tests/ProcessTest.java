@@ -57,7 +57,7 @@ final class ProcessTest extends WholeCommand {
                 HUP,    blocking,  0,     3 runs may still be active
                 TERM,   blocking,  0,     3 runs may still be active
                 """)
-        void leavesItsRowsPendingIfInterrupted(String signal, String mode, int stops, String said)
+        void leavesUnfinishedRowsPendingIfInterrupted(String signal, String mode, int stops, String said)
                 throws Exception {
             var dify = new Simulated();
             var child = startHeld(dify, mode, "--grace", "0.2");
@@ -95,7 +95,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void leavesNoFileIfAPullIsInterrupted() throws Exception {
+        void leavesNoFilesOfAnInterruptedPull() throws Exception {
             var third = new CountDownLatch(1);
             var goesOn = new AtomicBoolean();
             try (var wire = new ServerTest.Wire(connection -> {
@@ -131,7 +131,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void stopsTheOnFinishCommandWhenItIsTerminated() throws Exception {
+        void stopsItsOnFinishCommandWhenTerminated() throws Exception {
             assumeTrue(Files.exists(Path.of("/proc/self/stat")));
             rows(1);
             var child = start(Map.of(), List.of(), "run", "--demo", "-i", input(), "-o", output(), "--on-finish",
@@ -180,7 +180,7 @@ final class ProcessTest extends WholeCommand {
 
         /// The copies of its log are those of another process with this id, and of a session that ended in a shell.
         @Test
-        void isShownByStatusUntilItEnds() throws Exception {
+        void isShownAsRunningInTheStatusUntilItEnds() throws Exception {
             var dify = new Simulated();
             var child = startHeld(dify, "blocking");
             var log = content("results.jsonl.log");
@@ -208,7 +208,8 @@ final class ProcessTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"--shard=1/2, '', 1", "--shard=1/2, --shard=1/3, 1", "--shard=1/2, --shard=2/2, 2",
             "--shard=2/2, --shard=2/2, 1"})
-        void excludesAnotherProcessStartedAtTheSameTime(String first, String second, int started) throws Exception {
+        void excludesAProcessOfTheSameBatchStartedAtTheSameTime(String first, String second, int started)
+                throws Exception {
             rows(12);
             var asked = new CountDownLatch(2);
             try (var wire = new ServerTest.Wire(connection -> {
@@ -285,7 +286,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void reportsTheTemporaryFolderThatCannotBeWritten() throws Exception {
+        void reportsAnUnusableTemporaryFolder() throws Exception {
             Files.createFile(file("none"));
             var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("none")), "run", "--demo", "-i", "-", "-o",
                     "results.jsonl");
@@ -297,7 +298,7 @@ final class ProcessTest extends WholeCommand {
         /// A copy has no name from the beginning, so not even a kill leaves one.
         @ParameterizedTest
         @CsvSource({"KILL, -", "INT, data.xlsx"})
-        void leavesNoCopyOfItsInputInTheTemporaryFolder(String signal, String input) throws Exception {
+        void leavesNoCopyOfItsInputBehindIfKilledOrInterrupted(String signal, String input) throws Exception {
             Files.createDirectory(file("tmp"));
             Files.write(file("data.xlsx"), FormatsTest.book("s:id|s:text", "n:1|s:[slow]"));
             var child = start(Map.of(), List.of("-Djava.io.tmpdir=" + file("tmp")), "run", "--demo", "-i", input, "-o",
@@ -314,7 +315,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void readsDotEnvButPrefersTheEnvironment() throws Exception {
+        void readsTheDotEnvFileButPrefersTheEnvironment() throws Exception {
             var dify = dify();
             rows(1);
             Files.writeString(file(".env"), """
@@ -416,7 +417,7 @@ final class ProcessTest extends WholeCommand {
 
         /// Without the option, Java would take the home from the system and find no command there.
         @Test
-        void uninstallsFromTheSameHomeFolder() throws Exception {
+        void uninstallsACommandFromTheHomeFolderInTheEnvironment() throws Exception {
             launch(Map.of("HOME", path("home")), file("home/.cache"), "app", "uninstall", "difyexec")
                     .shows("\n-Duser.home=" + file("home") + "\n");
         }
@@ -465,7 +466,7 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
-        void callsJBangOnlyIfTheScriptOrAJarHasChanged() throws Exception {
+        void callsJBangOnlyIfTheScriptHasChangedOrAJarIsMissing() throws Exception {
             var script = Files.writeString(file("DifyExec.java"), "one");
             Files.createFile(file("tool.jar"));
 
@@ -525,7 +526,7 @@ final class ProcessTest extends WholeCommand {
 
         /// Nothing can be kept, so JBang is asked twice: whether it can be kept, and for the command.
         @Test
-        void startsTheToolEvenIfTheHomeIsReadOnly() throws Exception {
+        void startsTheToolEvenIfItsCacheFolderIsReadOnly() throws Exception {
             assumeTrue(new ProcessBuilder("unshare", "-m", "true").start().waitFor() == 0, "needs a mount of its own");
             var script = Files.writeString(file("DifyExec.java"), "one");
             Files.createFile(file("tool.jar"));
@@ -562,7 +563,7 @@ final class ProcessTest extends WholeCommand {
 
         @ParameterizedTest(name = "a JDK is there: {0}")
         @ValueSource(booleans = {true, false})
-        void runsJBangsInstallerIfMavenIsMissing(boolean jdk) throws Exception {
+        void runsJBangsInstallerIfJBangAndMavenAreMissing(boolean jdk) throws Exception {
             var curl = "cat '" + file("installer") + "'\n";
 
             var call = launchBare(curl, jdk, "DifyExec.java", "a  b", "it's", "", "-i", "-");
@@ -603,7 +604,7 @@ final class ProcessTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "/"})
-        void usesAPrivateTemporaryFolderIfHomeIsNotSet(String home) throws Exception {
+        void usesAPrivateTemporaryFolderIfTheHomeVariableIsNotSet(String home) throws Exception {
             boolean atTheRoot = Files.exists(Path.of("/.cache"));
             var own = file("difyexec-" + Files.getAttribute(folder, "unix:uid"));
             var settings = Map.of("HOME", home, "TMPDIR", folder.toString());

@@ -15,7 +15,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 class StorageTest {
     @Nested
     @Timeout(600)
-    class TheBrokenDisk extends WholeCommand {
+    class FileSystemErrors extends WholeCommand {
         private static final int EIO = 5;
 
         private Dify dify;
@@ -187,7 +187,7 @@ class StorageTest {
         }
 
         @Test
-        void isReportedAndLeadsToExitCodeTwoInTheJson() throws Exception {
+        void isReportedWithTheFileAndExitCodeTwoAlsoInJson() throws Exception {
             rows(1);
             var name = "x".repeat(250) + ".jsonl";
 
@@ -197,7 +197,7 @@ class StorageTest {
     }
 
     @Nested
-    class TheTemporaryFile extends WholeCommand {
+    class ATemporaryFile extends WholeCommand {
         private static final String OTHER = "01234567-89ab-cdef-0123-456789abcdef-01234567-89ab-cdef-0123-456789abcdef";
 
         @Test
@@ -221,7 +221,7 @@ class StorageTest {
             "x-{.tmp, false",
             "x-[.tmp, false"
         })
-        void isRemovedIfAbandonedUnlessItsNameIsOfAnotherForm(String name, boolean isRemoved) throws IOException {
+        void isRemovedWhenAbandonedOnlyIfItsNameIsOfTheToolsFormat(String name, boolean isRemoved) throws IOException {
             Files.createFile(file(name));
 
             Temporary.removeAbandoned(folder, "x-");
@@ -230,7 +230,7 @@ class StorageTest {
         }
 
         @Test
-        void isRemovedByTheNextSessionIfADownloadLeftIt() throws IOException {
+        void isRemovedByTheNextSessionIfADownloadLeftItBehind() throws IOException {
             var dify = dify();
             rows(1);
             Files.createDirectory(file("out"));
