@@ -56,10 +56,10 @@ final class RecipesTest extends WholeCommand {
     }
 
     @Nested
-    class Recipes {
+    class RecipesForManyProcesses {
         @ParameterizedTest
         @ValueSource(strings = {"parallel.sh data.csv results.jsonl 3", "parallel-ssh.sh data.csv results.jsonl 3 :"})
-        void parallelProcessesProduceTheSameBatchAsOne(String line) throws Exception {
+        void gnuParallelProducesTheSameBatchAsOneProcess(String line) throws Exception {
             need("parallel");
             var words = line.split(" ");
             words[0] = recipe(words[0]);
@@ -89,7 +89,7 @@ final class RecipesTest extends WholeCommand {
         }
 
         @Test
-        void aKubernetesJobFailsIfNothingCanRun() throws Exception {
+        void aKubernetesJobFailsIfNoRowCanRun() throws Exception {
             Files.delete(file(".env")); // nothing can run without a key
 
             exec(Map.of("JOB_COMPLETION_INDEX", "0"), "sh", "-c", script()).exits(Exit.UNUSABLE.code);
@@ -113,7 +113,7 @@ final class RecipesTest extends WholeCommand {
                 4,                4
                 130,              130
                 """)
-        void aSlurmTaskSucceedsIfOnlyRowsFailed(int code, int expected) throws Exception {
+        void aSlurmTaskSucceedsIfOnlyRowsFail(int code, int expected) throws Exception {
             executable(file("bin/difyexec"), "#!/bin/sh\nexit " + code + "\n");
 
             slurmTask(1).exits(expected);

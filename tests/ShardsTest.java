@@ -53,7 +53,7 @@ final class ShardsTest extends WholeCommand {
     }
 
     @Nested
-    class TheShard {
+    class AShard {
         /// Computed by another implementation. They must never change: a row would be paid for twice.
         @ParameterizedTest
         @CsvSource({"row-1, 3, 3", "row-1, 8, 6", "row-1, 1000, 934", "größe, 8, 8", "日本語, 1000, 372", "😀, 8, 8",
@@ -81,7 +81,7 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"results.jsonl, results.3-of-8.jsonl", "results, results.3-of-8", "a.b.csv, a.b.3-of-8.csv",
                 "results.3-of-8.jsonl, results.3-of-8.jsonl"})
-        void addsItsNumberAndTheCountToItsFileNames(String output, String named) {
+        void addsItsNumberAndTheNumberOfShardsToFileNames(String output, String named) {
             var shard = new Shard(3, 8);
 
             assertEquals(Path.of("d", named), shard.of(Path.of("d", output)));
@@ -90,13 +90,13 @@ final class ShardsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"results.jsonl", "results.0-of-8.jsonl", "results.9-of-8.jsonl", "1-of-8.jsonl"})
-        void isNotDetectedInFileNamesOfOtherForms(String name) {
+        void isNotRecognizedInFileNamesOfAnotherFormat(String name) {
             assertEquals(Optional.empty(), Shard.in(Path.of(name)));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"0/4", "5/4", "x/4", "1", "1/0", "auto", "auto/8", "-1/2"})
-        void isRejectedIfItsNumberOrCountIsInvalid(String typed) throws IOException {
+        void isRejectedIfItsNumberOrTheNumberOfShardsIsInvalid(String typed) throws IOException {
             call(Map.of(), typed("run", "--demo", "--shard=" + typed)).exits(2).reports("--shard " + typed + ": ");
         }
     }
@@ -167,7 +167,8 @@ final class ShardsTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource({"run --shard 1/3, run --shard 1/4, 'in 3 shards, not 4'",
                 "run --shard 1/3, run, results.1-of-3.jsonl.log", "run, run --shard 1/3, without --shard"})
-        void isRejectedNextToABatchWithAnotherShardCount(String first, String then, String fact) throws IOException {
+        void isRejectedIfTheBatchWasStartedWithOtherSharding(String first, String then, String fact)
+                throws IOException {
             dify.line(first);
             int runs = dify.runs();
 
@@ -214,9 +215,9 @@ final class ShardsTest extends WholeCommand {
     }
 
     @Nested
-    class TheStatusOfShards {
+    class UnmergedShards {
         @Test
-        void printsOneLinePerShardAndTheNextCommand() throws IOException {
+        void areShownInOneLineEachWithTheNextCommand() throws IOException {
             dify.row("9", dify.ended("failed", "no"));
             shard(1, 3);
             shard(3, 3, "--limit", "1");
@@ -231,7 +232,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void suggestsTheNextCommandWithTheOptionsOfTheShards() throws IOException {
+        void haveANextCommandThatRepeatsTheirOptions() throws IOException {
             shard(1, 3, "--id-column", "id", "--demo");
             var run = next("run", " --demo --mode blocking --shard 2/3");
 
@@ -243,7 +244,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isOneJsonObjectWithTotalsAndEachShard() throws IOException {
+        void areShownInOneJsonObjectWithTotalsAndEachShard() throws IOException {
             allThree();
 
             var json = tree(ofBatch("status", "--json").exits(0).out());
@@ -254,7 +255,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void countsOnlyRecordedRowsIfTheCsvIsGone() throws IOException {
+        void areCountedByTheirRecordedRowsIfTheCsvIsMissing() throws IOException {
             shard(3, 3);
             assertEquals(12, tree(call(Map.of(), "status", "--json", "-o", output()).out()).path("total").asInt());
             Files.move(file("data.csv"), file("gone.csv"));
@@ -265,7 +266,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void htmlReportAndExportAreRejectedBeforeTheMerge() throws IOException {
+        void cannotBeExportedOrShownInAnHtmlReport() throws IOException {
             allThree();
 
             ofBatch("status", "--html", path("report.html")).exits(2).says("merge");
@@ -274,7 +275,7 @@ final class ShardsTest extends WholeCommand {
     }
 
     @Nested
-    class TheMerge {
+    class AMergeOfShards {
         /// Without everything that differs between two runs of the same rows.
         private static JsonNode steady(String json) throws IOException {
             var status = (ObjectNode) tree(json);
@@ -494,7 +495,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void aPartialMergeCanBeCompletedWithTheMissingShards() throws IOException {
+        void canBeCompletedWithTheMissingShardsIfItWasPartial() throws IOException {
             dify.row("2", dify.ended("failed", "no"), dify.ended("succeeded", ""));
             shard(2, 3);
             merge("--partial");
@@ -512,7 +513,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void aPartialMergeSuggestsTheMissingShardsThenTheMerge() throws IOException {
+        void suggestsTheMissingShardsThenTheMergeIfItWasPartial() throws IOException {
             shard(2, 3);
 
             merge("--partial").says("--shard 1/3");
@@ -539,7 +540,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void isRejectedWhileAShardOrTheBatchRuns() throws IOException {
+        void isRejectedWhileAShardOrTheBatchIsRunning() throws IOException {
             allThree();
             try (var _ = BatchFiles.of(file("results.3-of-3.jsonl")).acquire()) {
                 assertRejected("results.3-of-3.jsonl.lock is locked");
@@ -560,7 +561,7 @@ final class ShardsTest extends WholeCommand {
 
         /// One machine's clock is an hour behind, and another's is set back at its last event.
         @Test
-        void keepsAllRowsEvenIfTheShardsClocksDiffer() throws IOException {
+        void keepsAllRowsEvenIfTheClocksOfTheShardsDiffer() throws IOException {
             allThree();
             var log = content("results.2-of-3.jsonl.log");
             replace("results.2-of-3.jsonl.log", log, setBack(log));
@@ -603,7 +604,7 @@ final class ShardsTest extends WholeCommand {
 
         /// The server has no runs of the other rows either: these could have been deleted there.
         @Test
-        void leavesRowsOfAShardWithoutResultsToALookUp() throws IOException {
+        void leavesRowsToALookUpIfTheResultsOfAShardAreMissing() throws IOException {
             allThree();
             Files.delete(file("results.3-of-3.jsonl"));
 
@@ -675,7 +676,7 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void writesOneByteOrderMarkOrNoneOnRequest() throws IOException {
+        void writesOnlyOneByteOrderMarkAndNoneIfNoBomIsSet() throws IOException {
             mergedOfThree();
             assertTrue(content("results.jsonl").startsWith("\uFEFF{"));
             assertEquals(1, content("results.jsonl").chars().filter(c -> c == '\uFEFF').count());

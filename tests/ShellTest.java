@@ -144,7 +144,7 @@ final class ShellTest extends WholeCommand {
     // ── Story ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheShellStory {
+    class TheShellTranscript {
         private static final List<String> LINES = List.of("failures", "show r-2",
                 "set r-2 text=\"The parcel came late\"", "retry r-2");
 
@@ -158,7 +158,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void printsTheTranscriptOfTheGoldenFile() throws IOException {
+        void matchesItsGoldenFile() throws IOException {
             var session = five();
             var transcript = new StringBuilder();
 
@@ -175,7 +175,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isTheSameInTheDocs() throws IOException {
+        void matchesTheTranscriptInTheDocs() throws IOException {
             var page = Files.readString(WholeCommand.checkout().resolve("docs/shell.md"));
             var block = Pattern.compile("(?s)```\n(results\\.jsonl \\(2 failed\\) dify> .*?)```").matcher(page);
 
@@ -214,7 +214,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void usesTheVarOptionsOfTheShell() throws IOException {
+        void usesTheVariablesGivenWhenTheShellWasStarted() throws IOException {
             csv("id", "1");
             var session = reopened("--var", "text=a,b=c", "--var", "tone=plain");
 
@@ -234,7 +234,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isRejectedBeforeABatchIsOpen() {
+        void isRejectedWithAHintIfNoBatchIsOpen() {
             var session = new Session(Map.of());
 
             assertEquals("dify> ", session.session.prompt());
@@ -271,7 +271,7 @@ final class ShellTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"", ".log", ".retry"})
-        void isRejectedForForeignFilesAndLeavesThemUnchanged(String suffix) throws IOException {
+        void isRejectedForFilesOfOtherProgramsAndLeavesThemUnchanged(String suffix) throws IOException {
             Files.writeString(file("data.csv"), FIVE);
             var session = reopened();
             Files.writeString(file("results.jsonl" + suffix), "keep me");
@@ -286,7 +286,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isRejectedWhileAnotherProcessWritesToTheBatch() throws IOException {
+        void retryIsRejectedWhileAnotherProcessWritesToTheBatch() throws IOException {
             var session = five();
             try (var _ = BatchFiles.of(file("results.jsonl")).acquire()) {
                 session.say("retry r-2").shows("results.jsonl.lock");
@@ -297,7 +297,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void failuresListsTheFailedRowsThatMatch() throws IOException {
+        void failuresListsTheFailedRowsThatMatchAnIdOrKeyword() throws IOException {
             var session = five();
 
             assertTrue(session.ok("failures").out().matches("(?s).*r-2 +Run failed.*r-4 +Run failed.*"));
@@ -323,7 +323,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isShownWithARowCountIfItChangesSeveralRows() throws IOException {
+        void isShownWithTheNumberOfRowsIfItChangesSeveralRows() throws IOException {
             var session = five();
 
             var failed = session.ok("set failed text=fine tone=plain").out();
@@ -338,7 +338,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void changesNothingIfARowIsMissing() throws IOException {
+        void changesNothingIfOneOfItsRowsDoesNotExist() throws IOException {
             var session = five();
 
             for (var ids : List.of("r-1,r-22,r-3", "r-1,", "faild", "all"))
@@ -442,7 +442,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isSavedInTheEncodingOfTheCsvOrRejected() throws IOException {
+        void isSavedOnlyIfTheEncodingOfTheCsvCanRepresentIt() throws IOException {
             var shiftJis = java.nio.charset.Charset.forName("Shift_JIS");
             Files.writeString(file("data.csv"), "id,text\r\n1,\u5c0f\u5305\r\n2,b\r\n", shiftJis);
             Files.writeString(file("fixed.csv.tmp"), "of somebody");
@@ -476,7 +476,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isDroppedForAnotherBatchOnlyWithForce() throws IOException {
+        void isDiscardedByOpeningAnotherBatchOnlyWithForce() throws IOException {
             var session = five();
             session.ok("set r-2 text=better");
             Files.writeString(file("other.csv"), "id\n1\n");
@@ -492,7 +492,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void isNotSentIfItIsNotAnOptionOfTheSelect() throws IOException {
+        void isNotSentIfItsValueIsNotAnOptionOfTheSelectField() throws IOException {
             var dify = dify();
             dify.form("[{'select':{'variable':'tone','options':['formal','very plain']}},{'number':{'variable':'n'}}]");
             csv("id,tone,n", "1,formal,many");
@@ -524,7 +524,7 @@ final class ShellTest extends WholeCommand {
         private static final String SET = "set 1 text=better\n", RETRY = "retry 1\n";
 
         @Test
-        void showsNodesAndTextOfOneRowAndIsRecorded() throws IOException {
+        void showsTheNodesAndTextOfARunAndRecordsTheRun() throws IOException {
             var session = five();
             session.ok("set r-2 text=\"Just this once\"");
 
@@ -622,7 +622,7 @@ final class ShellTest extends WholeCommand {
     @Nested
     class ShellCompletion {
         @Test
-        void proposesFailedIdsFirstAndColumnsAndFiles() throws IOException {
+        void proposesIdsOfFailedRowsFirstAndColumnsAndFiles() throws IOException {
             var session = five();
 
             assertEquals(List.of("r-2", "r-4", "r-1", "r-3", "r-5"), session.completed("show r"));
@@ -635,7 +635,7 @@ final class ShellTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"two words", "It's \"new\" \\ and\n C:\\temp\\", ""})
-        void insertsTheCurrentValueQuotedIfNeeded(String value) throws IOException {
+        void insertsTheCurrentValueOfACellQuotedIfNeeded(String value) throws IOException {
             Files.writeString(file("data.csv"), "id,text,n\n1,\"" + value.replace("\"", "\"\"") + "\",2\n");
             var session = reopened();
             session.ok("set 1 n=3");
@@ -669,7 +669,7 @@ final class ShellTest extends WholeCommand {
     // ── Text of others ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class TheTextOfARun {
+    class TheTextOfARunInTheShell {
         @Test
         void isPrintedWithoutControlCharacters() throws IOException {
             var bad = "red \033[31m, \u009b2J, \u202e, bell \007 and\r";
@@ -745,7 +745,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void continuesOnRequestAndReturnsTheHighestExitCode() throws IOException {
+        void continuesAfterAFailureOnRequestWithTheHighestExitCode() throws IOException {
             assertEquals(3, run(reopened(), true, "show r-9\nrun --progress off\nedits\n"));
             assertTrue(Files.exists(file("results.jsonl")));
         }
@@ -912,7 +912,7 @@ final class ShellTest extends WholeCommand {
         }
 
         @Test
-        void runsEachLineOfAPastedBlock() throws Exception {
+        void runsEachCommandOfAPastedBlock() throws Exception {
             five();
             begin(Map.of("XDG_STATE_HOME", path("state")), "--demo");
 
