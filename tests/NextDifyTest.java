@@ -17,7 +17,7 @@ class NextDifyTest {
     // ── Workspace keys ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class AWorkspaceKey extends WholeCommand {
+    class AWorkspaceApiKey extends WholeCommand {
         private static final String FORM = """
                 [{"text-input":{"variable":"id","label":"id"}},{"text-input":{"variable":"text","label":"text"}},
                  {"file":{"variable":"doc","label":"doc","required":false,"allowed_file_types":["document"],
@@ -49,7 +49,7 @@ class NextDifyTest {
 
         @ParameterizedTest
         @CsvSource({"blocking, workflow", "streaming, workflow", "blocking, chatflow", "streaming, chatflow"})
-        void sendsTheRequestsOfEveryCommandToTheGivenApp(String mode, String app) throws IOException {
+        void isUsedWithTheGivenAppIdByEveryCommand(String mode, String app) throws IOException {
             serve("--app", app);
             Files.writeString(file("a.txt"), "a document");
             csv("id,text,doc,query", "1,a,@a.txt,q", "2,[fail],,[fail]", "3,c,,q");
@@ -73,7 +73,7 @@ class NextDifyTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"", "11111111-1111-4111-8111-111111111111"})
-        void startsNoRunWithAMissingOrForeignAppId(String id) throws IOException {
+        void isRejectedWithAMissingOrForeignAppIdBeforeAnyRun(String id) throws IOException {
             serve();
             rows(3);
             var settings = settings("DIFY_APP_ID", id);
@@ -101,7 +101,7 @@ class NextDifyTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void continuesABatchOnlyWithTheSameAppId(String mode) throws IOException {
+        void canContinueABatchOnlyWithTheSameAppId(String mode) throws IOException {
             serve();
             rows(4);
             call(settings("DIFY_APP_ID", Simulator.FIRST_APP), typed("run", "--limit", "2", "--mode", mode)).exits(0);
@@ -116,7 +116,7 @@ class NextDifyTest {
         }
 
         @Test
-        void isMaskedInMessagesOfTheServer() throws IOException {
+        void isMaskedInErrorMessagesFromTheServer() throws IOException {
             var dify = dify();
             var foreign = "sk-7f6e5d4c-3b2a-4190-8f7e-6d5c4b3a2910";
             rows(1);
@@ -126,7 +126,7 @@ class NextDifyTest {
         }
 
         @Test
-        void anAppKeyIsSentWithoutAnAppIdHeader() throws IOException {
+        void anAppsApiKeyIsSentWithoutAnAppIdHeader() throws IOException {
             var dify = dify();
             rows(1);
 
@@ -140,12 +140,12 @@ class NextDifyTest {
     // ── Runs that move ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class ARunThatMoves extends WholeCommand {
+    class ARunMovedToAnotherWorker extends WholeCommand {
         /// With half a second of work before and after a move of four: longer than TIMEOUT. The message of a blocking
         /// chatflow does not name its run, so nothing shows that it moves.
         @ParameterizedTest
         @CsvSource({"blocking, workflow", "streaming, workflow", "streaming, chatflow"})
-        void isNotTimedOutForTheTimeOfTheMove(String mode, String app) throws IOException {
+        void hasTheTimeOfItsMoveExcludedFromItsTimeLimit(String mode, String app) throws IOException {
             var dify = new Simulated("--dify", "1.19.0", "--app", app, "--latency", "1s");
             csv(header(app), "1,[move 4s]", "2,[move 4s]", "3,short");
 
@@ -170,8 +170,8 @@ class NextDifyTest {
                 1.19.0,  chatflow, blocking,  Approve refund
                 1.19.0,  chatflow, streaming, Approve refund
                 """)
-        void showsItsNodeAndExpiryButItsTokenOnlyInLogAndShell(String version, String app, String mode, String node)
-                throws IOException {
+        void isShownWithItsNodeAndExpiryButItsTokenOnlyInLogAndShell(String version, String app, String mode,
+                String node) throws IOException {
             var settings = new Simulated("--dify", version, "--app", app, "--latency", "10ms").settings();
             csv(header(app), "1,[pause]", "2,[pause]", "3,fine");
 
@@ -231,11 +231,11 @@ class NextDifyTest {
     // ── Streams ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
-    class AStreamOfALaterVersion extends WholeCommand {
+    class AStreamOfALaterDifyVersion extends WholeCommand {
         /// With `id:` lines, comments, `reasoning_chunk` and events that nobody knows.
         @ParameterizedTest
         @ValueSource(strings = {"workflow", "chatflow"})
-        void givesTheSameResultsAsThatOfAnEarlierVersion(String app) throws IOException {
+        void yieldsTheSameResultsAsAnEarlierVersionsStream(String app) throws IOException {
             var all = new ArrayList<List<String>>();
             for (var version : List.of("1.16.1", "1.19.0")) {
                 var settings = new Simulated("--dify", version, "--app", app, "--latency", "20ms").settings();

@@ -111,7 +111,7 @@ final class PullTest extends WholeCommand {
     @Nested
     class APull {
         @Test
-        void writesTheNewestRepeatableRunsWithTheirOutputs() throws Exception {
+        void writesTheNewestRunsThatCanBeRepeatedAndTheirOutputs() throws Exception {
             var settings = start(FORM);
             dify.app.limitPages(20);
             var outputs = new HashMap<String, JsonNode>();
@@ -137,7 +137,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void writesRowsThatProduceTheSameOutputsAgain() throws Exception {
+        void writesRowsThatProduceTheSameOutputsWhenRun() throws Exception {
             var settings = start(FORM);
             for (int number = 1; number <= 24; number++) run("person", inputs(number));
             pull(settings).exits(0);
@@ -223,7 +223,7 @@ final class PullTest extends WholeCommand {
 
     /// Runs as WireMock lists them.
     @Nested
-    class AListOfRuns {
+    class PulledRuns {
         private final Dify server = new Dify("1.9.2", "blocking");
 
         private ResponseDefinitionBuilder page(boolean hasMore, int... runs) {
@@ -250,7 +250,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void yieldsEachRunOnceEvenIfItsPagesShift() throws Exception {
+        void areWrittenOnceEachEvenIfThePagesOfTheListShift() throws Exception {
             list(1, page(true, 1, 2));
             list(2, page(true, 2, 3));
             list(3, page(false, 3, 4));
@@ -262,7 +262,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void keepsAllDigitsOfNumbers() throws Exception {
+        void keepAllDigitsOfTheirNumbers() throws Exception {
             list(1, page(false, 1));
             record(1, "{\"text\": 12345678901234567890.50, \"sys.user_id\": \"me\", \"userinput.files\": []}",
                     "{\"big\": 1.10, \"n\": 1e3}");
@@ -277,7 +277,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void skipsRunsWithoutAReadableRecord() throws Exception {
+        void areSkippedIfTheirRecordIsUnreadable() throws Exception {
             list(1, page(false, 1, 2, 3, 4));
             record(1, "{\"text\": \"cut o", "{}");
             record(2, "{\"text\": \"t\"}", "{\"answer\": \"cut o");
@@ -290,7 +290,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void isRequestedAgainAfterTheRetryAfterTime() throws Exception {
+        void areRequestedAgainAfterTheRetryAfterTime() throws Exception {
             record(1, "{\"text\": \"t\"}", "{}");
             server.inTurn(() -> get(urlPathEqualTo("/v1/workflows/logs")),
                     server.answer(429, "").withHeader("Retry-After", "1"), page(false, 1));
@@ -304,7 +304,7 @@ final class PullTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(ints = {500, 401, 200})
-        void leavesNoFilesIfItIsIncomplete(int status) throws Exception {
+        void leaveNoFilesIfTheirListIsIncomplete(int status) throws Exception {
             list(1, page(true, 1));
             list(2, server.answer(status, "{}"));
             record(1, "{\"text\": \"t\"}", "{}");
@@ -315,7 +315,7 @@ final class PullTest extends WholeCommand {
         }
 
         @Test
-        void isRequestedWithTheFiltersOfTheOptions() throws Exception {
+        void areRequestedWithTheFiltersOfTheOptions() throws Exception {
             record(1, "{\"text\": \"t\"}", "{}");
             list(1, page(false, 1));
 

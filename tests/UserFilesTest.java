@@ -128,7 +128,7 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
-    class TheFirstCheck {
+    class TheFirstCheckOfAFile {
         static List<Case> files() throws IOException {
             return UserFilesTest.files();
         }
@@ -136,7 +136,7 @@ final class UserFilesTest extends WholeCommand {
         /// The next start uses the command that was printed, and nothing else.
         @ParameterizedTest(name = "{0}")
         @MethodSource("files")
-        void reportsAllProblemsOfAFileAndSuggestsTheCommand(Case one) throws IOException {
+        void reportsAllProblemsAndSuggestsTheCommandThatWorks(Case one) throws IOException {
             var file = Files.write(file(one.name), one.bytes).toString();
 
             var calls = calls("check", "-i", file);
@@ -164,7 +164,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void isRejectedByCompareWithoutAnUnsupportedHint() throws IOException {
+        void isRejectedByCompareWithAHintThatCompareSupports() throws IOException {
             csv("id,Frage", "1,x");
             dify.run().exits(0);
             csv("id,Frage", ",x", "1,x", ",y");
@@ -175,7 +175,7 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
-    class TheFirstRun {
+    class TheFirstRunOfAFile {
         private Map<String, String> sent() throws IOException {
             var sent = new TreeMap<String, String>();
             for (var line : results()) sent.put(line.path("id").asText(), line.path("inputs").path("Frage").asText());
@@ -208,7 +208,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void reportsProblemsOfTheFileEvenIfTheKeyIsRefused() throws IOException {
+        void reportsProblemsOfTheFileEvenIfTheApiKeyIsRefused() throws IOException {
             dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
             Files.write(file("data.csv"), "编号,Frage\nA1,请问我的包裹在哪里\nA2,我想要一张发票，谢谢\n".getBytes("GB18030"));
 
@@ -231,17 +231,17 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
-    class TheHeaderRow {
+    class TheHeaderRowOption {
         @ParameterizedTest
         @CsvSource({"3, 0", "1, 2", "2, 2", "5, 2", "99, 2", "0, 2", "-1, 2", "x, 2"})
-        void isReadFromTheGivenLineIfThatIsAHeader(String row, int code) throws IOException {
+        void isAcceptedOnlyIfTheGivenLineIsAHeader(String row, int code) throws IOException {
             csv("Title", "", "id,Frage", "a,\"x", "y\"");
 
             dify.check("--header-row", row).exits(code);
         }
 
         @Test
-        void isRememberedAndMustContainTheIdColumn() throws IOException {
+        void isRememberedAndMustSelectALineWithTheIdColumn() throws IOException {
             csv("Title", "id,Frage", "a,x");
             dify.run("--header-row", "2").exits(0);
             csv("Title", "id,Frage", "a,x", "b,y");
@@ -256,7 +256,7 @@ final class UserFilesTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"id", "Nr"})
-        void canChangeAfterTheTitleIsRemoved(String id) throws IOException {
+        void canChangeAfterTheTitleOfTheFileIsRemoved(String id) throws IOException {
             csv("Title", "", id + ",Frage", "a,x");
             dify.run("--header-row", "3", "--id-column", id).exits(0);
             csv(id + ",Frage", "a,x", "b,y", "c,z");
@@ -288,7 +288,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void mayContainColumnsWithoutNames() throws IOException {
+        void theHeaderMayContainColumnsWithoutNames() throws IOException {
             csv(",Frage,Datum,", "x,a,,Technik", "y,b,"); // Excel leaves out the last cell of a column without a name
 
             dify.run("--id-column", "column 1", "--map", "column 4=kategorie").exits(0);
@@ -300,7 +300,7 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
-    class CellsOfAFile {
+    class NumbersAndEmptyCells {
         @ParameterizedTest
         @CsvSource(delimiter = '|', nullValues = "wrong", textBlock = """
                 12,50          | 12.50
@@ -313,7 +313,7 @@ final class UserFilesTest extends WholeCommand {
                 12.3456        | wrong
                 1,2,3          | wrong
                 """)
-        void areReadWithADecimalCommaOnRequest(String cell, String number) throws IOException {
+        void numbersMayHaveADecimalCommaOnRequest(String cell, String number) throws IOException {
             csv("id;Frage;Betrag", "1;a;" + cell, "2;a;");
 
             dify.run("--decimal", ",").exits(number == null ? 2 : 0);
@@ -326,7 +326,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void keepTheDecimalPointOfWorkbookNumbers() throws IOException {
+        void workbookNumbersKeepTheirDecimalPoint() throws IOException {
             Files.write(file("data.csv"), FormatsTest.book("s:id|s:Frage|s:Betrag", "n:1|s:a|n:1.234",
                     "n:2|s:a|s:1.234,5"));
 
@@ -335,14 +335,14 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void areRejectedWithOtherDecimalMarksThanPointAndComma() throws IOException {
+        void decimalMarksOtherThanPointAndCommaAreRejected() throws IOException {
             csv("id,Frage", "1,a");
             for (var mark : List.of(";", "x", ",,")) dify.check("--decimal", mark).exits(2).says("--decimal");
         }
 
         /// `--decimal ,`, which the tool suggests for the other cell, would multiply them by a thousand.
         @Test
-        void areReportedIfADecimalCommaWouldChangeThem() throws IOException {
+        void numbersThatADecimalCommaWouldChangeAreReported() throws IOException {
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5", "3;a;0.500", "4;a;2.5");
             for (var call : List.of(dify.check(), dify.run()))
                 call.exits(2).mentions("1.234 in the column \"Betrag\" into 1234 (2 such");
@@ -357,7 +357,7 @@ final class UserFilesTest extends WholeCommand {
 
         /// If a column has other faults, all its cells are listed.
         @Test
-        void areListedOneByOneIfNotAllFaultsAreDecimalCommas() throws IOException {
+        void decimalCommasAreListedOneByOneIfAColumnHasOtherFaults() throws IOException {
             csv("id;Frage;Betrag", "1;a;1,5", "2;a;abc", "3;a;2,5");
 
             var call = dify.check();
@@ -366,7 +366,7 @@ final class UserFilesTest extends WholeCommand {
         }
 
         @Test
-        void areSentEmptyForRequiredInputsOnlyWithAllowEmpty() throws IOException {
+        void emptyCellsAreSentForRequiredInputsOnlyWithAllowEmpty() throws IOException {
             csv("id,Frage", "1,a", "Summe,");
 
             dify.run().exits(2).says("line 3, id Summe", "--allow-empty");
@@ -382,7 +382,7 @@ final class UserFilesTest extends WholeCommand {
     class TheCheckTable {
         @ParameterizedTest
         @CsvSource({"80", "120", "200"})
-        void showsMatchedColumnsAndListsTheOthers(int width) throws IOException {
+        void showsMatchedColumnsAndListsOthersInAnyTerminalWidth(int width) throws IOException {
             var names = Stream.concat(Stream.of("id", "Frage", "a rather long name of a column"), IntStream.range(0, 47)
                     .mapToObj(i -> "spalte_" + i)).toList();
             var path = Files.writeString(file("data.csv"), String.join(",", names) + "\n1," + "text ".repeat(90)

@@ -102,7 +102,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void looksUpTheRunIfTheMessageHasNoAnswer() throws IOException {
+        void looksUpTheRunIfItsChatMessageHasNoAnswer() throws IOException {
             finds("matches=2", batch("--app chatflow --dify 1.9.2 --columns id --drop-after 100%", "streaming",
                     "id,query", "1,one", "2,two"));
         }
@@ -160,7 +160,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void reportsARowThatRanTwiceUnlessThatWasRequested() throws IOException {
+        void reportsARowThatRanTwiceUnlessTheUserRequestedARetry() throws IOException {
             var settings = rows("workflow", "1.14.2", "blocking", 2);
             call(settings, typed("retry", "1", "--force", "--mode", "blocking")).exits(0);
             finds("matches=2 sent_again=1", settings).exits(0);
@@ -188,7 +188,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void verifiesASampleButNotOnAnotherServerOrWithoutALog() throws IOException {
+        void checksASampleButRejectsAnotherServerOrAMissingLog() throws IOException {
             var settings = rows("workflow", "1.14.2", "auto", 9);
 
             assertEquals(3, tree(verify(settings, "--sample", "3").out()).path("rows").asInt());
@@ -307,7 +307,7 @@ final class VerifyTest extends WholeCommand {
         }
 
         @Test
-        void countsARowAsNotVerifiableIfTheServerMayRunAnotherApp() throws IOException {
+        void countsARowAsNotVerifiableIfItsRunMayBelongToAnotherApp() throws IOException {
             var settings = batch("--dify 1.16.1", "blocking", "id,text", "1,[throttle] one");
             finds("matches=1 never_started=1", settings);
             var again = ((ObjectNode) events("session").getFirst()).put("same_app", true);

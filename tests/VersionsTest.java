@@ -33,12 +33,12 @@ final class VersionsTest extends WholeCommand {
     }
 
     @Nested
-    class AnAnsweredHumanInputForm {
+    class APausedRow {
         @ParameterizedTest(name = "{0} of {1}, {2}")
         @CsvSource({"WORKFLOW, 1.14.2, blocking", "WORKFLOW, 1.16.1, streaming", "WORKFLOW, 1.16.1, blocking",
             "CHATFLOW, 1.14.2, streaming", "CHATFLOW, 1.14.2, blocking", "CHATFLOW, 1.16.0, streaming",
             "CHATFLOW, 1.16.1, streaming", "CHATFLOW, 1.16.1, blocking"})
-        void givesItsPausedRowAResultInTheNextSession(Kind kind, String version, String mode) throws IOException {
+        void succeedsInTheNextSessionAfterItsFormIsAnswered(Kind kind, String version, String mode) throws IOException {
             var settings = asking(kind, version);
             call(settings, typed("run", "--mode", mode)).exits(3);
             assertEquals("paused=2", status());
@@ -56,7 +56,7 @@ final class VersionsTest extends WholeCommand {
 
         @ParameterizedTest(name = "{0}, {1}")
         @CsvSource({"WORKFLOW, streaming", "WORKFLOW, blocking", "CHATFLOW, blocking"})
-        void failsItsRowOnDify1_16_0UntilItsIdIsRetried(Kind kind, String mode) throws IOException {
+        void failsOnDify1_16_0AfterItsFormIsAnsweredUntilRetriedById(Kind kind, String mode) throws IOException {
             var settings = asking(kind, "1.16.0");
             call(settings, typed("run", "--mode", mode));
             dify.ledger().all().forEach(job -> job.resume("fine"));
@@ -74,7 +74,7 @@ final class VersionsTest extends WholeCommand {
         }
 
         @Test
-        void completesItsRowEvenIfTheResponseWasCut() throws IOException {
+        void succeedsAfterItsFormIsAnsweredEvenIfItsResponseWasCut() throws IOException {
             var settings = asking(Kind.CHATFLOW, "1.16.1");
             csv("id,query", "1,[drop-before] one");
 
@@ -95,7 +95,7 @@ final class VersionsTest extends WholeCommand {
         @CsvSource({"1.14.2, streaming, preset", "1.16.0, streaming, preset", "1.16.1, streaming, preset",
             "1.14.2, blocking, preset", "1.16.1, blocking, preset", "1.14.2, streaming, replace",
             "1.16.1, streaming, replace", "1.16.1, blocking, replace"})
-        void recordsThePresetAnswerAlsoAfterALookUp(String version, String mode, String moderation) throws IOException {
+        void yieldsThePresetAnswerEvenAfterALookUp(String version, String mode, String moderation) throws IOException {
             csv("id,query", "1,[" + moderation + "] one");
             var settings = start(Setup.PLAIN.with(Kind.CHATFLOW), "--dify", version, "--columns", "id");
 
@@ -113,10 +113,10 @@ final class VersionsTest extends WholeCommand {
     }
 
     @Nested
-    class AnUpgradedServer {
+    class AServerUpgrade {
         @ParameterizedTest
         @ValueSource(strings = {"1.16.1", "1.19.0"})
-        void findsRunsOfTheEarlierVersionInsteadOfRepeatingThem(String version) throws IOException {
+        void causesNoSecondRunOfRowsStartedBeforeIt(String version) throws IOException {
             csv("id,text", "1,one", "2,[latency 3s] two", "3,[drop-before] three");
             var settings = start(Setup.PLAIN, "--dify", "1.16.0");
             var first = call(settings, typed("run", "--mode", "blocking", "--timeout", "1s"));

@@ -136,7 +136,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void readsTheCsvFromStandardInputOnceForTableAndReport() throws IOException {
+        void readsStandardInputOnlyOnceForTheTableAndTheReport() throws IOException {
             mixed().save();
             var before = System.in;
             try (var in = Files.newInputStream(file("data.csv"))) {
@@ -233,7 +233,7 @@ final class ViewsTest extends WholeCommand {
     }
 
     @Nested
-    class UnusableFiles {
+    class UnusableBatchFiles {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 results                 | log   | named
@@ -265,7 +265,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void missingResultsAreCountedAsLost() throws IOException {
+        void resultsAreCountedAsLostIfTheirFileIsMissing() throws IOException {
             var batch = mixed();
             batch.past.event("stop", "results", 700);
             batch.save();
@@ -400,7 +400,7 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
-        void marksResultsOfEditedInputs() throws IOException {
+        void marksRowsThatRanWithEditedInputs() throws IOException {
             var batch = new Written().success("a", "as in the CSV", "{}").row("b", "");
             batch.past.attempt("b").result("b", Map.of(), "edited", true);
             batch.save();
@@ -598,7 +598,7 @@ final class ViewsTest extends WholeCommand {
     }
 
     @Nested
-    class TheReport {
+    class TheHtmlReport {
         @Test
         void containsEveryRowWithInputsOutputsAndAttempts() throws IOException {
             mixed().save();
@@ -815,7 +815,7 @@ final class ViewsTest extends WholeCommand {
     @Nested
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @Execution(ExecutionMode.SAME_THREAD)
-    class TheReportInABrowser {
+    class TheHtmlReportInABrowser {
         private Browser browser;
 
         @BeforeAll
