@@ -6618,7 +6618,9 @@ final class DifyExec implements Runnable {
         void countOutcome(int entry, RowStatus former, Outcome outcome, Double seconds) {
             super.countOutcome(entry, former, outcome, seconds);
             var now = clock.instant();
-            var rows = ours.get(entry) || others.isEmpty() ? counts : others;
+            boolean isOurs = ours.get(entry);
+            if (!isOurs && others.isEmpty()) return; // the session shows, and its exit code is about, only its part
+            var rows = isOurs ? counts : others;
             // a row that has had an outcome was counted under its former status
             if (!open.get(entry)) rows.computeIfPresent(former, (_, count) -> count - 1);
             open.clear(entry);

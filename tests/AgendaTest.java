@@ -175,6 +175,24 @@ final class AgendaTest {
             assertEquals(0, session.countOfAll(RowStatus.FAILED));
         }
 
+        /// Row `a` is to run, and `b` failed in an earlier session.
+        @Test
+        void ignoresALateSuccessOfARowOutsideASessionOfAPart() {
+            var index = new Index();
+            for (var id : List.of("a", "b")) index.findOrAdd(id);
+            index.setStatus(1, RowStatus.FAILED);
+            var batch = new Batch(null, Optional.empty(), index, null, null);
+            var session = new Tally(new Batch.Wanted(batch, BitSet.valueOf(new long[] {0b1}), List.of(),
+                    Batch.Selection.named(List.of("a"), false)), new Pace(5, null, null), world.clock);
+
+            session.countOutcome(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
+            session.countOutcome(1, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);
+
+            assertEquals(List.of(1L, 0L),
+                    List.of(session.count(RowStatus.FAILED), session.countOfAll(RowStatus.SUCCEEDED)));
+            assertFalse(session.isAllDone());
+        }
+
         private static List<Long> counts(Figures figures) {
             return List.of(figures.count(AttemptEvent.class), figures.retries(), figures.count(ThrottleEvent.class),
                     figures.count(HarvestEvent.class));
@@ -210,9 +228,11 @@ final class AgendaTest {
 
         @Test
         void computesTheRateWithRowsThatEndBeforeASuspensionIsNoticed() {
+            var tally = tally(201, world.clock);
             tally.tick(world.now(), tally.activity());
             world.advance(seconds(45)); // asleep
-            for (int row = 0; row < 201; row++) end(Outcome.SUCCEEDED);
+            for (int row = 0; row < 201; row++)
+                tally.countOutcome(row, RowStatus.PENDING, Outcome.SUCCEEDED, 1.0);
             tally.tick(world.now(), tally.activity());
 
             world.advance(seconds(2));
