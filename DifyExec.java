@@ -6138,7 +6138,7 @@ final class DifyExec implements Runnable {
             agenda.stopWith(stop);
             if (!isShutOut || taskStopsSent) return; // after requests to stop, `hardStop` is set already
             taskStopsSent = true; // requests to stop would be refused, too
-            hardStop = clock.instant().plus(REJECTED_KEY_TIMEOUT);
+            hardStop = Collections.min(List.of(hardStop, clock.instant().plus(REJECTED_KEY_TIMEOUT)));
         }
 
         /// Stops the batch if a limit is reached. When no row is left to send, only `--max-failures` stops the batch,

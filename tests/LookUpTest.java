@@ -122,6 +122,11 @@ final class LookUpTest {
                   answers each: stoppable own
                   then    stop INTERRUPTED, stopped task-of-run-a, tasks task-of-run-a, passed 21..24, a interrupted, run run-a
 
+                a rejected key does not prolong a shorter grace period
+                  given   rows a b, STREAMING, slots 2, grace 3, interrupt 1
+                  answers a: 2s unauthorized; b: began run-7 forever
+                  then    stop INTERRUPTED, passed 4..5, b none
+
                 an interrupt waits for a stopped run whose stream does not end, but not for long
                   given   STREAMING, interrupt 1
                   answers a: began run-7 forever

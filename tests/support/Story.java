@@ -82,6 +82,7 @@ record Story(String name, List<String> lines) {
             case "timeout" -> scene.timeout = seconds(number);
             case "wait" -> scene.wait = seconds(number);
             case "looks-take" -> scene.lookTakes = seconds(number);
+            case "grace" -> scene.grace = seconds(number);
             case "interrupt" -> scene.interruptAfter(seconds(number));
             case "clock" -> scene.world.startAt(NOON.plusSeconds(number));
             case "crash" -> scene.crash((int) number);
