@@ -11553,10 +11553,11 @@ final class DifyExec implements Runnable {
 
         /// Writes these rows with the file's encoding, delimiter, column names, byte order mark and line `sep=`.
         /// Constants and row numbers are left out, because they are not in the file. Other lines above the column names
-        /// are lost.
+        /// become empty, so that the names stay on the line that `--header-row` chose.
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
+            text.write("\n".repeat((int) header.line() - (header.prefix().length() > 1 ? 2 : 1)));
             var out = new CellWriter(text, header.delimiter());
             var own = inputs.stream().filter(input -> input.place() >= 0).toList();
             out.write(own.stream().map(Input::title).toList());

@@ -441,6 +441,18 @@ final class ShellTest extends WholeCommand {
             assertEquals(text.replace('c', 'd'), content("fixed.csv"));
         }
 
+        /// The log names the line of the column names, which later sessions read from the saved file.
+        @Test
+        void keepsTheLineOfTheColumnNamesBelowATitle() throws IOException {
+            Files.writeString(file("data.csv"), "Orders\n\nid,text\n1,a\n2,c\n");
+            var session = reopened("--header-row", "3");
+            session.ok("set 2 text=d");
+
+            session.ok("save " + file("fixed.csv"));
+
+            assertEquals("\n\nid,text\n1,a\n2,d\n", content("fixed.csv").replace("\r", ""));
+        }
+
         @Test
         void isSavedOnlyIfTheEncodingOfTheCsvCanRepresentIt() throws IOException {
             var shiftJis = java.nio.charset.Charset.forName("Shift_JIS");
