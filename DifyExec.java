@@ -16192,7 +16192,8 @@ final class DifyExec implements Runnable {
                 boolean isNamed = !(file + Text.reason(problem)).contains(Temporary.HIDDEN)
                         && (!file.isEmpty() || Text.reason(problem).contains(path.toString()));
                 var named = isNamed ? problem
-                        : new IOException(path + ": " + Text.reason(problem).replace(file + ": ", ""), problem);
+                        : new IOException(path + ": " + (file.isEmpty() ? Text.reason(problem)
+                                : Text.reason(problem).replace(file + ": ", "")), problem);
                 throw new UncheckedIOException(Text.reason(named), named);
             }
         }
