@@ -12558,7 +12558,7 @@ final class DifyExec implements Runnable {
                         + ", but the workflow has no such variable"
                         + Nearest.hint(name, unfilled.stream().map(Variable::name).toList()), ""));
             }
-            var pairs = new HashMap<Variable, String>();
+            var pairs = new LinkedHashMap<Variable, String>();
             for (var column : columns) for (var variable : unfilled)
                 if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
             pairs.forEach((variable, column) -> losses.add(new Inspection.Fault("column " + Text.quoted(column)
