@@ -16,6 +16,15 @@ class StorageTest {
     @Nested
     @Timeout(600)
     class FileSystemErrors extends WholeCommand {
+        @Test
+        void keepAReasonThatNamesNoFileWhole() {
+            var problem = assertThrows(UncheckedIOException.class, () -> Storage.naming(Path.of("a.log"), () -> {
+                throw new IOException("disk: quota: exceeded");
+            }));
+
+            assertEquals("a.log: disk: quota: exceeded", problem.getMessage());
+        }
+
         private static final int EIO = 5;
 
         private Dify dify;
