@@ -723,7 +723,7 @@ final class DifyExec implements Runnable {
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
                 var ids = evidence.ids(sample, seed);
                 var found = new Verification(evidence, dify.client(), server.kind() == AppKind.CHATFLOW,
-                        Optional.ofNullable(rate)).findings(ids, setup.err());
+                        Optional.ofNullable(rate)).checkRows(ids, setup.err());
                 long attempts = ids.stream().mapToLong(id -> evidence.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
                 var findings = object();
@@ -2332,7 +2332,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Checks these rows, some of them at a time, and shows on a terminal how far it is.
-        Map<Kind, List<Finding>> findings(List<String> ids, PrintWriter err) {
+        Map<Kind, List<Finding>> checkRows(List<String> ids, PrintWriter err) {
             var screen = Screen.on(2);
             var done = new AtomicInteger();
             return ids.stream().gather(Gatherers.mapConcurrent(ROWS_AT_ONCE, this::row)).peek(_ -> {
@@ -3031,7 +3031,7 @@ final class DifyExec implements Runnable {
     record NextCall(String start, String command, Optional<Path> input, Path output, List<String> options) {
         /// Lists options for one command only. Repeating them would start over, leave rows out, or write files again.
         /// `-i` and `-o` are kept apart from the other options.
-        private static final Set<String> ONE_OFF = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
+        private static final Set<String> ONE_OFF_OPTIONS = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
                 "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--sample", "--seed",
                 "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "-i", "-o");
         /// Lists options that need not be repeated, because the log records them.
@@ -3050,7 +3050,7 @@ final class DifyExec implements Runnable {
             Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
                     .map(option -> option.<Path>getValue());
             return new NextCall(start, spec.name(), file.apply("-i"), file.apply("-o").orElse(Path.of("results.jsonl")),
-                    typedOptions(parsed).filter(option -> !ONE_OFF.contains(name(option))).toList());
+                    typedOptions(parsed).filter(option -> !ONE_OFF_OPTIONS.contains(name(option))).toList());
         }
 
         /// Returns the text of this command line with further options. They replace those with the same name, except
@@ -3377,7 +3377,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param left completes the message with what that means for the rows, such as `; nothing was sent`
         ServerInfo greet(String left) throws InterruptedException {
-            return exchange().server(left);
+            return exchange().fetchServerInfo(left);
         }
 
         /// Requires the server that the batch started with, then asks for its version and app.
@@ -4394,7 +4394,7 @@ final class DifyExec implements Runnable {
     static final class BookWriter {
         /// Excel's limits of a cell, in characters, and of columns. Rows are written in blocks to save memory.
         static final int LONGEST = 32_767;
-        private static final int MAX_COLUMNS = 1 << 14, BLOCK = 1000;
+        private static final int MAX_COLUMNS = 1 << 14, BLOCK_ROWS = 1000;
         /// Matches numbers without leading zeros, which a number would lose.
         private static final Pattern NUMBER = Pattern.compile("-?(0|[1-9]\\d*)(\\.\\d+)?");
 
@@ -4425,7 +4425,7 @@ final class DifyExec implements Runnable {
                 if (!isValue && !cell.isEmpty()) writeText(column, cell);
                 column++;
             }
-            if (++row % BLOCK == 0) flush();
+            if (++row % BLOCK_ROWS == 0) flush();
         }
 
         /// Writes a text as an inline string. The other form, `value`, keeps spaces at the ends, but all such texts
@@ -4462,7 +4462,7 @@ final class DifyExec implements Runnable {
         /// Writes the collected rows. The widths come before the first rows in the file, so later rows cannot change
         /// them.
         private void flush() throws IOException {
-            if (row <= BLOCK) widths.forEach((column, width) -> sheet.width(column, width));
+            if (row <= BLOCK_ROWS) widths.forEach((column, width) -> sheet.width(column, width));
             sheet.flush();
         }
 
@@ -4474,7 +4474,7 @@ final class DifyExec implements Runnable {
         void finish() throws IOException {
             // a filter needs a column
             if (!widths.isEmpty()) sheet.setAutoFilter(0, 0, row - 1, widths.size() - 1);
-            if (row < BLOCK) flush(); // sets the widths, for which there was no block yet
+            if (row < BLOCK_ROWS) flush(); // sets the widths, for which there was no block yet
             book.finish();
         }
     }
@@ -4484,9 +4484,9 @@ final class DifyExec implements Runnable {
     static final class WebPage {
         /// Marks a page of this tool, which the next one may overwrite.
         static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
-        /// `BLOCK` is in rows for each script element. A browser parses one element at a time, so it stays responsive.
+        /// `BLOCK_ROWS` is in rows for each script element. A browser parses one element at a time, so it stays responsive.
         /// `LONGEST` is in characters of a value, so that a browser can show 100,000 rows. The results are complete.
-        private static final int BLOCK = 5_000, LONGEST = 2_000;
+        private static final int BLOCK_ROWS = 5_000, LONGEST = 2_000;
 
         /// Returns whether the file is a page or report of this tool, which may be overwritten. The mark is in its
         /// first 1,000 bytes.
@@ -4538,9 +4538,9 @@ final class DifyExec implements Runnable {
             out.write(Html.HEAD.formatted(hash(Html.STYLE), hash(Html.SCRIPT), VERSION, Html.STYLE) + Html.BODY);
             out.write("<script type=\"application/json\" id=\"batch\">" + json(batch) + "</script>\n");
             for (int n = 0; n < rows; n++) {
-                out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
+                out.write(n % BLOCK_ROWS == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
                 out.write(json(row.apply(n)) + "\n");
-                if (n % BLOCK == BLOCK - 1 || n == rows - 1) out.write("]</script>\n");
+                if (n % BLOCK_ROWS == BLOCK_ROWS - 1 || n == rows - 1) out.write("]</script>\n");
             }
             out.write("<script>" + Html.SCRIPT + "</script>\n</body>\n</html>\n");
             out.flush();
@@ -5729,7 +5729,7 @@ final class DifyExec implements Runnable {
                     tally.tick(clock.instant(), new Tally.Activity(inFlight.size(), agenda.waiting(),
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
-                    var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
+                    var message = ports.mailbox().poll(timeUntilNext().toNanos(), NANOSECONDS);
                     // all messages that wait share one write to disk, which takes far longer than they do
                     for (; message != null; message = ports.mailbox().poll()) message.run();
                     writer.write();
@@ -5895,7 +5895,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns how long the engine may wait for a message, until something is due without one.
-        private Duration untilNext() {
+        private Duration timeUntilNext() {
             var now = clock.instant();
             var redrawn = now.plusMillis(200); // five updates of the progress line a second are enough to look live
             // if no more look-ups or probes may start, the result of one that is in progress ends the wait
@@ -5930,12 +5930,12 @@ final class DifyExec implements Runnable {
         private int busySlots(Instant now) {
             int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
-            return inFlight.size() - quiet + pace.held(agenda.cutRuns(), quiet, now);
+            return inFlight.size() - quiet + pace.held(agenda.cutOffTimes(), quiet, now);
         }
 
         /// Returns how many runs may be active on the server, including those that were cut off.
         private int runsOnServer() {
-            return inFlight.size() + agenda.cutRuns().size();
+            return inFlight.size() + agenda.cutOffTimes().size();
         }
 
         /// Takes an event of a stream from its worker. A live view gets the events that it displays. The other events
@@ -6368,7 +6368,7 @@ final class DifyExec implements Runnable {
         private Optional<Row> fresh = Optional.empty(); // the next row that was not sent yet
         private final Duration firstLook;
         /// Holds, by row, when a run was cut off that may still hold a slot on the server.
-        private final Map<Integer, Instant> cutRuns = new HashMap<>();
+        private final Map<Integer, Instant> cutOffTimes = new HashMap<>();
         /// Holds the attempts of each row whose run has not appeared but still may.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resentUsers = new HashSet<>(); // users of those attempts whose row was sent again
@@ -6437,8 +6437,8 @@ final class DifyExec implements Runnable {
             return lookUps.remove();
         }
 
-        Collection<Instant> cutRuns() {
-            return Collections.unmodifiableCollection(cutRuns.values());
+        Collection<Instant> cutOffTimes() {
+            return Collections.unmodifiableCollection(cutOffTimes.values());
         }
 
         Optional<Stop> stopReason() {
@@ -6475,12 +6475,12 @@ final class DifyExec implements Runnable {
         void lookUp(Unresolved unresolved) {
             lookUps.add(unresolved);
             if (unresolved.state().holdsSlot())
-                cutRuns.put(unresolved.attempt().row().index(), unresolved.since());
+                cutOffTimes.put(unresolved.attempt().row().index(), unresolved.since());
         }
 
         /// Frees the slot of a run that was looked up. If it stays unresolved, its next look-up may take it again.
         void release(Unresolved unresolved) {
-            cutRuns.remove(unresolved.attempt().row().index());
+            cutOffTimes.remove(unresolved.attempt().row().index());
         }
 
         /// Lets nothing new start from now on. The first reason stays, because later ones may follow from it. An
@@ -6707,7 +6707,7 @@ final class DifyExec implements Runnable {
                 Mode.BLOCKING, "", Instant.EPOCH, false);
 
         /// @param left appended to the message of a refusal to report what it leaves undone, or empty
-        ServerInfo server(String left) throws InterruptedException {
+        ServerInfo fetchServerInfo(String left) throws InterruptedException {
             var info = ask(client::info, left);
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
             Release.note(version).ifPresent(err::println);
@@ -6746,17 +6746,17 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(Optional.empty());
         }
 
-        /// Asks until there is an answer. [#await] ends the loop, by an exception, when the tries are used up.
+        /// Asks until there is an answer. [#waitBeforeRetry] ends the loop, by an exception, when the tries are used up.
         <T> T ask(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
             for (int tries = 0; ; tries++) {
                 var reply = question.get();
                 if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
-                if (reply instanceof DifyClient.Reply.NotGot(var response)) await(response, tries, left);
+                if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, left);
             }
         }
 
         /// Waits until it is time to ask again. Ends the command if asking again cannot help.
-        private void await(Response response, int tries, String left) throws InterruptedException {
+        private void waitBeforeRetry(Response response, int tries, String left) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
             var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
             var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
@@ -7028,9 +7028,9 @@ final class DifyExec implements Runnable {
             var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
-            var overdue = streaming ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
+            var timeoutSymptom = streaming ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
             // `lastBody`, so that no response that is left over on this connection goes to another row
-            var reply = wire.exchange(post, limit, overdue, wire::lastBody, answer -> {
+            var reply = wire.exchange(post, limit, timeoutSymptom, wire::lastBody, answer -> {
                 if (answer.status != 200) return new Reply.Got<>(refusedOrFailed(answer));
                 return new Reply.Got<>(answer.isStream ? stream(answer, sent, heard) : blocking(answer, heard));
             });
@@ -7274,7 +7274,7 @@ final class DifyExec implements Runnable {
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
             var body = BodyPublishers.ofByteArray(Json.bytes(object("user", user)));
-            ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Answer::beginning);
+            ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Answer::prefix);
         }
 
         /// Uploads a file and returns its id. Does not send a file that a symbolic link has replaced since the check,
@@ -7436,7 +7436,7 @@ final class DifyExec implements Runnable {
         /// of a page, which nobody wants to read.
         private static Response.Refused refused(Transport.Answer answer) throws IOException {
             int status = answer.status;
-            var text = answer.beginning();
+            var text = answer.prefix();
             String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
             // the message to the user contains the target of a redirection
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
@@ -7953,8 +7953,8 @@ final class DifyExec implements Runnable {
         /// nothing, but any other request may have started a run, so the two failures have different results.
         ///
         /// @param limit   the time until the response's header, and until its end unless the reader sets another limit
-        /// @param overdue the symptom to report when the limit passes
-        <T> DifyClient.Reply<T> exchange(HttpRequest.Builder request, Duration limit, Symptom overdue,
+        /// @param timeoutSymptom the symptom to report when the limit passes
+        <T> DifyClient.Reply<T> exchange(HttpRequest.Builder request, Duration limit, Symptom timeoutSymptom,
                 BodyHandler<InputStream> body, IOFunction<Answer, DifyClient.Reply<T>> reading) {
             long start = System.nanoTime();
             try (var answer = new Answer(http.join().send(request.timeout(limit).build(), body), start)) {
@@ -7965,13 +7965,14 @@ final class DifyExec implements Runnable {
                     // a stream that is too large is looked up instead, because its run may still be active
                     return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
                             ? new Response.Unreadable(Optional.empty(), problem.getMessage())
-                            : answer.cut(overdue, "the connection broke in the middle of the response ("
+                            : answer.cut(timeoutSymptom, "the connection broke in the middle of the response ("
                                     + Text.reason(problem) + ")"));
                 }
             } catch (IOException | IllegalArgumentException problem) { // IllegalArgument…: the head is malformed
                 boolean isOverdue = problem instanceof HttpTimeoutException && !isBeforeSending(problem);
                 return new DifyClient.Reply.NotGot<>(isOverdue
-                        ? new Response.Cut(overdue, "no response within " + Text.seconds(limit)) : unsent(problem));
+                        ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit))
+                        : unsent(problem));
             } catch (InterruptedException _) {
                 Thread.currentThread().interrupt(); // so that a caller does not ask again
                 return new DifyClient.Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "cancelled"));
@@ -8165,7 +8166,7 @@ final class DifyExec implements Runnable {
                 };
             }
 
-            String beginning() throws IOException {
+            String prefix() throws IOException {
                 return new String(http.body().readNBytes(REFUSAL_BYTES), UTF_8);
             }
 
