@@ -168,8 +168,8 @@ final class DifyExec implements Runnable {
 
     @Mixin Console console;
 
-    /// Starts the tool. `--version` is answered before anything else, because it does not need the command line's
-    /// classes. Loading them takes 0.15 s, most of a short start.
+    /// Starts the tool. Handles `--version` first. It does not need the classes of the command line, which take 0.15 s
+    /// to load.
     static void main(String... args) {
         if (args.length == 1 && Set.of("-V", "--version").contains(args[0])) {
             System.out.println(NAME_AND_VERSION);
@@ -190,8 +190,8 @@ final class DifyExec implements Runnable {
     static void setProperties() {
         var properties = System.getProperties();
         // Seconds. Dify 1.9 closes a connection after two idle seconds. A request that is sent just then is cut off,
-        // and its run is unknown. Later versions wait for the client to close an idle connection, and until then it
-        // takes one of the server's ten places.
+        // and its run is unknown. Later versions wait for the client to close an idle connection, which occupies one of
+        // the server's ten connections until then.
         properties.putIfAbsent("jdk.httpclient.keepalive.timeout", "1");
         // Lets a proxy for https ask for a password, which Java does not allow by default.
         properties.putIfAbsent("jdk.http.auth.tunneling.disabledSchemes", "");
@@ -224,7 +224,7 @@ final class DifyExec implements Runnable {
         var named = COMMANDS.stream().filter(type -> args.length > 0 && type != Shell.class
                 && type.getSimpleName().toLowerCase(Locale.ROOT).equals(args[0])).toList();
         (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
-        line.getOut(); // picocli now creates the writers, and setOut and setErr above mask those of the whole tree
+        line.getOut(); // makes picocli create the writer through setOut above, so it is masked in the whole tree
         line.getErr();
         return CommandLines.configure(line, new EnvDefaults(env, args), env) // a typed option replaces a setting
                 .setParameterExceptionHandler((problem, words) -> { // scripts with --json rely on an outcome here too
@@ -277,7 +277,7 @@ final class DifyExec implements Runnable {
             Batch.Selection selection() {
                 var pending = Batch.Selection.pending(pendingOnly, rerunChanged);
                 if (sample == null && seed == null) return pending;
-                // Work rejects --seed without --sample. A seed that is made up is short, because a person may type it.
+                // Work rejects --seed without --sample. A random seed is short, because a user may have to type it.
                 return pending.random(sample == null ? Long.MAX_VALUE : sample,
                         seed == null ? ThreadLocalRandom.current().nextLong(1, 1_000_000) : seed);
             }
@@ -338,7 +338,7 @@ final class DifyExec implements Runnable {
             if (!named.isStarted() && !Shards.beside(named).isEmpty()) return show(Shards.of(named));
             var files = named.requireStarted();
             try (var csv = open(files)) {
-                // only the report shows single rows, so only then are their places in the files remembered
+                // only the report shows single rows, so only it needs their offsets in the files
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
                 if (html != null) {
                     files.requireWritableTarget(html, batch.inputs(),
@@ -374,7 +374,7 @@ final class DifyExec implements Runnable {
         /// of the first shard are used to read the input and to suggest the next command.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
-            // of every shard, because opening the input checks only that it is not a file of the first one
+            // checks every shard, because opening the input compared it only with the files of the first one
             if (input != null) for (var files : shards.files()) files.refuseAsInput(input);
             try (var csv = open(shards.files().getFirst())) {
                 var view = StatusView.OfShards.of(shards, Optional.ofNullable(csv));
@@ -412,7 +412,7 @@ final class DifyExec implements Runnable {
         @Mixin Console console;
 
         /// Reads the batch once before it writes anything, because the header needs the names of all outputs. All
-        /// checks come before the first byte, because what went to standard output cannot be taken back.
+        /// checks come before the first byte. What was written to standard output cannot be taken back.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).requireStarted();
@@ -426,7 +426,7 @@ final class DifyExec implements Runnable {
                     throw new Unusable(file + ": must end in .csv or .xlsx");
                 if (!force) batch.refuseStrangers(input.csv);
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
-                // the input's delimiter, because the same program may open both
+                // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
@@ -600,7 +600,7 @@ final class DifyExec implements Runnable {
                 var batch = Shards.Merger.merge(files, csv, partial, noBom);
                 var index = batch.index();
                 var merge = batch.history().last(MergeEvent.class).orElseThrow();
-                // without colours, because such a line mostly goes to the log of a job
+                // without colours, because this line usually ends up in the log of a scheduled job
                 console.err().println("Merged " + merge.merged() + " of " + Text.count(merge.shards(), "shard") + ": "
                         + Text.count(index.rows(), "row") + ", " + RowStatus.counts(index::count, Ansi.OFF::by));
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
@@ -675,8 +675,8 @@ final class DifyExec implements Runnable {
                     form, dify.client().forApp(server.kind()), out));
         }
 
-        /// Makes up an attempt that is never sent. Its user has the form of a real one, and its mode is that of a first
-        /// run.
+        /// Creates an attempt that is shown but never sent. Its user looks like a real one, and its mode is the mode of
+        /// a first run.
         private Attempt attempt(Row row, ServerInfo server) {
             var user = "difyexec-0123456789abcdef-1";
             var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
@@ -706,9 +706,9 @@ final class DifyExec implements Runnable {
         @Mixin SameAppOption sameApp;
         @Mixin Setup setup;
 
-        /// Reads the files, then asks the server about each row. It must be the server and the app of the batch,
-        /// because another server or app does not have its runs, and every row would look wrong. No row waits for this
-        /// command, so a refusal need not report what becomes of the rows (`""`).
+        /// Reads the files, then asks the server about each row. It must be the server and the app of the batch. Others
+        /// do not have its runs, so every row would look wrong. No row waits for this command, so a refusal need not
+        /// report what becomes of the rows (`""`).
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -716,7 +716,7 @@ final class DifyExec implements Runnable {
             Event.sessions(files.log()); // fails with a clear message if another version wrote the log
             var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
-            // without a demo, whose runs end with its process, and without a version, which selects only new runs
+            // passes neither a demo, whose runs end with its process, nor a version, which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
                 var origin = Origin.of(files);
                 var server = dify.greet(origin, "");
@@ -757,9 +757,9 @@ final class DifyExec implements Runnable {
 
         @Mixin Setup setup;
 
-        /// Checks first that neither file exists or belongs to a batch, whose log would then be about other rows. Each
-        /// file is also checked against the files that a batch under the other name would have. The demo has no earlier
-        /// runs, and a version selects only new ones, so `connect` gets neither.
+        /// Checks first that neither file exists or belongs to a batch, because the log of that batch would then be
+        /// about other rows. Each file is also checked against the files of a batch with the other name. The demo has
+        /// no earlier runs, and a version selects only new ones, so `connect` gets neither.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -836,7 +836,7 @@ final class DifyExec implements Runnable {
                 highest = Math.max(highest, code);
                 if (code != Exit.OK.code && code != Exit.ROWS_FAILED.code) {
                     boolean ends = !keepGoing || code == Exit.INTERRUPTED.code;
-                    // the command has reported its reason already, but not where it is in the script
+                    // the command has already reported why it failed, but not on which line of the script
                     session.err.println("difyexec: line " + number + ": command failed (exit code " + code + ")"
                             + (ends ? "; the script ends here" : ""));
                     session.err.flush();
@@ -877,7 +877,7 @@ final class DifyExec implements Runnable {
             /// Sets up the line editor and runs the dialogue. A line that contains an API key is left out of the
             /// history, which is kept in a file.
             static int run(ShellSession session, Env env) throws IOException {
-                // `dumb` allows a terminal that JLine cannot control, such as that of an editor, without a warning
+                // `dumb` allows a terminal that JLine cannot control, such as one inside an editor, without a warning
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
                             .parser(new DefaultParser().eofOnUnclosedQuote(true)) // Enter in a quote starts a new line
@@ -897,7 +897,7 @@ final class DifyExec implements Runnable {
                             + "\nStart with: failures, show ID, retry ID, help. Ctrl-D exits.");
                     session.out.flush();
                     converse(session, reader);
-                    return Exit.OK.code; // the person has seen the outcome of each command
+                    return Exit.OK.code; // the user has seen the outcome of each command
                 }
             }
 
@@ -972,7 +972,7 @@ final class DifyExec implements Runnable {
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
                 var commands = session.commandLine();
                 var arg = arg(commands.getSubcommands().get(line.words().getFirst()), line);
-                if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class) // of a list, the type of an element
+                if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class) // the type of a list's element
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
                 else if (arg.isPresent()) {
                     var typed = line.word().substring(0, line.wordCursor());
@@ -1023,7 +1023,7 @@ final class DifyExec implements Runnable {
         private final Shell shell;
         private boolean isExited = false;
         private Batch batch; // null until a batch is opened
-        private List<String> stamps; // time and size of each of its files as it was read
+        private List<String> stamps; // time and size of each of its files when it was read
 
         ShellSession(Shell shell) {
             this.shell = shell;
@@ -1045,8 +1045,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Builds the session's own commands and most of the tool's. They are built again for each line, because
-        /// picocli keeps the values of options. Left out are `pull`, which does not work on a batch, a shell in the
-        /// shell, and what only the caller's shell can use. `help` is added by the annotation of this class.
+        /// picocli keeps the values of options. Leaves out `pull`, which does not work on a batch, `shell` itself, and
+        /// what only the caller's shell can use. The annotation of this class adds `help`.
         CommandLine commandLine() {
             var env = shell.setup.env;
             var line = new CommandLine(this, new CommandLines.Factory(env, edits));
@@ -1264,14 +1264,14 @@ final class DifyExec implements Runnable {
         /// Returns a row as it is in the CSV, without edits.
         private Row row(String id) {
             csv(); // fails without a CSV, and reads a changed batch again
-            int entry = batch.requireEntry(id.strip(), ""); // the message needs no option's name before it
+            int entry = batch.requireEntry(id.strip(), "");
             return batch.rows(one -> one == entry).next();
         }
 
         /// Returns the row with this id, because an id may contain commas or be `failed`. If there is none, `failed`
         /// means all failed rows, and other text is a list of ids.
         private List<Row> rows(String word) {
-            csv(); // fails without a CSV, and reads a changed batch again
+            csv();
             var index = batch.index();
             var entries = new BitSet();
             if (index.isRow(index.find(word))) entries.set(index.find(word));
@@ -1464,7 +1464,6 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// Ends the line if text was being printed.
         @Override
         public void end() {
             if (isInText) out.println();
@@ -1473,7 +1472,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Prints everything known about a row. Cuts long lines and long values unless `full` is set, so that the row fits
-    /// on some screens. Names, paths and errors are always cut, because those of a server may have any length.
+    /// on some screens. Names, paths and errors are always cut. Those from a server may have any length.
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST_LINE = 300, MAX_LINES = 40; // characters of a line, lines of a value
 
@@ -1556,8 +1555,8 @@ final class DifyExec implements Runnable {
     // ── Work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Holds the options of `run` and `retry`, and turns them into a batch that the engine can run. For picocli, a
-    /// group is only a heading of the help here (`validate = false`), and `order` is its place there. Groups of other
-    /// classes have the places in between.
+    /// group is only a heading of the help here (`validate = false`), and `order` is its place there. The groups of
+    /// other classes come in between.
     static final class Work {
         @Mixin InputOption input;
 
@@ -1599,13 +1598,13 @@ final class DifyExec implements Runnable {
         private int openAndRun(Batch.Selection asked, boolean isFresh) throws Exception {
             checkOptions(asked);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
-            // a retry needs an earlier session, except of a shard, which has no files if it has no rows
+            // a retry needs an earlier session, but a shard without rows has no files
             if (asked.listed() && files.shard().isEmpty()) files.requireStarted();
             files.refuseAsInput(input.csv);
-            // a fresh batch does not take over how the earlier one read its input
+            // a fresh batch ignores how the earlier one read its input
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
-                out.makeFolder(); // now, because a run whose files cannot be saved has been paid for
+                out.makeFolder(); // before any run, because a run whose files cannot be saved is paid for all the same
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
                     // in the shell, which shows a single run, this would be repeated for each retry
@@ -1665,9 +1664,9 @@ final class DifyExec implements Runnable {
                         "use -o results.jsonl; 'export' then writes a spreadsheet");
         }
 
-        /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. What costs
-        /// nothing comes first, so a mistake is found before the server is asked, and a wrong server or app before a
-        /// row is sent.
+        /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. The checks
+        /// that cost nothing come first. So a mistake is found before the server is asked, and a wrong server or app
+        /// before a row is sent.
         private int run(Batch.Selection asked, Connection dify, BatchWriter writer) throws Exception {
             var batch = writer.batch();
             var err = dify.err();
@@ -1698,7 +1697,7 @@ final class DifyExec implements Runnable {
             CheckView.printProblems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
             var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
-            // runs of attempts that perhaps went to another app are found by other rules
+            // runs of attempts that may have gone to another app are looked up by other rules
             var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
@@ -1717,7 +1716,7 @@ final class DifyExec implements Runnable {
 
         /// Prints what was done, a forecast for rows that were left out on purpose, and the next command.
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
-            boolean isPart = asked.isLimited() || pace.maxCost != null; // then the rest is of interest
+            boolean isPart = asked.isLimited() || pace.maxCost != null; // the user then wants to know what is left
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
             var next = limited(asked, batch, forecast.flatMap(Forecast::maxCost)).suggestNext(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
@@ -1740,7 +1739,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String whyNothing(Batch.Selection asked, Index index) {
-            if (index.rows() == 0) return "this shard has no rows"; // a CSV without any row is rejected before
+            if (index.rows() == 0) return "this shard has no rows"; // a CSV without rows was rejected earlier
             if (index.isComplete()) return "every row has succeeded";
             boolean isRetryOfAll = asked.listed() && asked.among().isEmpty();
             if (!isRetryOfAll || index.onRetryList().findAny().isPresent()) return "no selected row is pending";
@@ -1766,7 +1765,7 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
-            // if only a part is wanted, the rows that are left out are not done
+            // if only part of the batch was selected, the other rows are not necessarily done
             if (wanted.asked().isPart() || isFirst || view.isPresent()) return;
             long failed = wanted.count(RowStatus.FAILED);
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
@@ -1798,7 +1797,7 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(ModePolicy modes, Judge judge) {
-            // a person who watches a single run in the shell and presses Ctrl-C does not want to wait for its end
+            // a user who presses Ctrl-C while watching a single run does not want to wait for its end
             var grace = view.isPresent() ? Duration.ZERO : retrying.grace;
             var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, retrying.timeout,
                     retrying.settle);
@@ -1859,8 +1858,8 @@ final class DifyExec implements Runnable {
                 return Optional.ofNullable(shard).map(Shard::parse);
             }
 
-            /// Adds these options to what the command selects. `--limit` replaces the size of no sample, because both
-            /// together are rejected.
+            /// Adds these options to the selection of the command. `--limit` never replaces the size of a sample,
+            /// because the two are rejected together.
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
                         limit == null ? asked.limit() : limit, asked.seed(), asked.rerunChanged(),
@@ -1898,8 +1897,8 @@ final class DifyExec implements Runnable {
                             + "Implies streaming.")
             BigDecimal maxCost;
 
-            /// Returns how many rows may run at a time. The default is that of Dify's own batch page. It leaves half of
-            /// the ten connections of a default server to other users.
+            /// Returns how many rows may run at a time. The default is the same as on Dify's own batch page. It leaves
+            /// half of the ten connections of a default server to other users.
             int concurrency() {
                 int slots = wait != null ? 1 : 5;
                 if (concurrency != null) slots = (int) Math.min(concurrency, Integer.MAX_VALUE);
@@ -1936,11 +1935,11 @@ final class DifyExec implements Runnable {
                 report(object("exit_code", problem.exit.code, "reason", reason), out, err);
             }
 
-            /// Prints the session's outcome as one line, and passes it to the command of `--on-finish`. That command
-            /// does not get `DIFY_API_KEY`, because it could leak it, is killed if this process ends first, and cannot
-            /// change the exit code. What it prints goes to `err`, because `out` may be read as JSON.
+            /// Prints the session's outcome as one line, and passes it to the command of `--on-finish`. The command
+            /// does not get `DIFY_API_KEY`, which it could leak. It is killed if this process ends first, and it cannot
+            /// change the exit code. Its output goes to `err`, because `out` may be read as JSON.
             void report(Map<String, Object> outcome, PrintWriter out, PrintWriter err) throws InterruptedException {
-                // masked here, because what the command gets does not pass through a writer that masks
+                // masked here, because the command's input does not pass through a masking writer
                 var text = Secret.current().mask(Json.text(outcome).replace("\n", ""));
                 if (json) out.println(text);
                 if (onFinish == null) return;
@@ -1952,7 +1951,7 @@ final class DifyExec implements Runnable {
                     try (var in = process.outputWriter(UTF_8)) {
                         in.write(text + "\n");
                     } catch (IOException _) {
-                        // The command has ended before it read its input.
+                        // The command ended without reading its input.
                     }
                     process.inputReader().lines().forEach(err::println);
                     if (process.waitFor() != 0)
@@ -1985,7 +1984,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Creates the folder of `--save-files`, and removes what downloads of a killed process left in it.
+            /// Creates the folder of `--save-files`, and removes the incomplete downloads of killed processes from it.
             void makeFolder() {
                 if (saveFiles == null) return;
                 try {
@@ -2012,7 +2011,7 @@ final class DifyExec implements Runnable {
         private final List<Taken> taken = new ArrayList<>();
         /// Hold the ids of the runs on the pages read so far, and the names of inputs that the form no longer has.
         private final Set<String> listed = new HashSet<>(), former = new TreeSet<>();
-        private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // those of all runs, for --dedupe
+        private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // of all runs, for --dedupe
         private long uploads = 0, unreadable = 0;
 
         private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
@@ -2063,11 +2062,11 @@ final class DifyExec implements Runnable {
                     "choose other days or another --status; --own includes the runs that difyexec started");
         }
 
-        private void note(String omitted) { // runs or inputs that are missing must not surprise anybody
+        private void note(String omitted) { // so that missing runs or inputs surprise nobody
             dify.err().println("Note: left out " + omitted + ".");
         }
 
-        /// Takes a run, or counts why it cannot be a row. A run without a readable record may have been deleted since
+        /// Adds a run, or counts why it cannot be a row. A run without a readable record may have been deleted since
         /// the list was read.
         private void take(Optional<StoredRun> found) {
             if (found.isEmpty()) unreadable++;
@@ -2175,7 +2174,8 @@ final class DifyExec implements Runnable {
     /// Checks a batch against the server's records. It interprets log and results itself and shares no decision with
     /// the engine, so that it can find the engine's mistakes.
     record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
-        /// Is small, because a batch may be running, and a server with default settings has only ten connections.
+        /// Limits the rows that are checked at the same time, because a batch may be running and a Dify with default
+        /// settings accepts only ten connections.
         static final int ROWS_AT_ONCE = 4;
 
         /// Holds an attempt and the session that sent it.
@@ -2196,8 +2196,8 @@ final class DifyExec implements Runnable {
         /// @param results  all lines of each row, by its id; the last line counts
         record Evidence(Map<String, List<Sent>> attempts, Map<String, RunRef> runs, Map<String, String> outcomes,
                 Map<String, List<JsonNode>> results) {
-            /// Reads the log from beginning to end, because a later event changes what an earlier one means. Then reads
-            /// the results. It lists every kind of event, so that a new kind must be considered here.
+            /// Reads the whole log before the results, because a later event changes what an earlier one means. The
+            /// `switch` has a case for every kind of event, so that a new kind does not compile until it is handled.
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(), new LinkedHashMap<>());
                 var session = new AtomicReference<Event.SessionEvent>();
@@ -2291,8 +2291,7 @@ final class DifyExec implements Runnable {
             LOST,
             /// The result is not what the server has recorded.
             DIFFERS,
-            /// The server cannot show the run, because it is deleted or was never listed, or the reply is not what was
-            /// asked for.
+            /// The server cannot show the run, because it is deleted or was never listed, or the reply is unusable.
             NOT_VERIFIABLE,
             /// The server did not respond.
             NO_ANSWER;
@@ -2331,7 +2330,7 @@ final class DifyExec implements Runnable {
             return isConfirmed && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
-        /// Checks these rows, some of them at a time, and shows on a terminal how far it is.
+        /// Checks these rows, several at a time, and shows the progress on a terminal.
         Map<Kind, List<Finding>> checkRows(List<String> ids, PrintWriter err) {
             var screen = Screen.on(2);
             var done = new AtomicInteger();
@@ -2377,7 +2376,7 @@ final class DifyExec implements Runnable {
             return runs instanceof DifyClient.Reply.Got(var all) ? all : List.of();
         }
 
-        /// Returns what a run means that did not produce the row's result.
+        /// Classifies a run that did not produce the row's result.
         ///
         /// @param isPaid  whether the row has a result, or an earlier run of it succeeded or still may succeed
         /// @param isAsked whether the user asked to send rows again in the session of this run or of the result
@@ -2392,9 +2391,9 @@ final class DifyExec implements Runnable {
             return status;
         }
 
-        /// Returns what a run, or a chatflow's message, means for a row without a result. Dify marks a message as
-        /// `normal` from the start. If it has no answer, its run is running, was stopped, or was lost when its server
-        /// ended, so it shows nothing.
+        /// Classifies a run, or a chatflow's message, of a row without a result. Dify marks a message as `normal` from
+        /// the start. If it has no answer, its run is running, was stopped, or was lost when its server ended, so it
+        /// shows nothing.
         private static Kind status(JsonNode stored) {
             return switch (text(stored, "status")) {
                 case "succeeded", "partial-succeeded" -> Kind.LOST;
@@ -2457,14 +2456,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Adds the run that the log contains if the list lacks it, because Dify 1.9 does not list a stream whose
-        /// client has left. In a chatflow, the run replaces the only message, which may contain text of a run that was
+        /// Adds the run that the log contains if the list lacks it. Dify 1.9 does not list a stream whose client
+        /// disconnected. In a chatflow, the run replaces the only message, which may contain text of a run that was
         /// stopped. Dify makes up the events of a rejected row, with an id that belongs to no run, so that run is not
         /// asked for.
         private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
-                // of several messages, it is unclear which one the run would replace
+                // with several messages, it is unclear which one the run would replace
                 boolean isListed = runs.size() > 1 || runs.stream().anyMatch(one -> text(one, "id").equals(run.id()));
                 if (!run.isNamed() || run.isMadeUp() || isListed) return listed;
                 var named = detail(run.id());
@@ -2475,16 +2474,16 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns the finding about an attempt without runs. Only if the server lists each run from its start, and
-        /// the attempt went to this app, does an empty list show that none was started. Every version lists a
-        /// chatflow's conversation from the start of its run.
+        /// Returns the finding about an attempt without runs. An empty list shows that none was started only if the
+        /// server lists each run from its start and the attempt went to this app. Every version lists a chatflow's
+        /// conversation from the start of its run.
         private Finding unlisted(Sent sent) {
             boolean isListed = isChat || Release.of(sent.session().server()).listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
                     "no run is known of " + sent.user());
         }
 
-        /// Returns the finding about a failed question. It is `NOT_VERIFIABLE` if asking again is useless, because Dify
+        /// Returns the finding about a failed request. It is `NOT_VERIFIABLE` if asking again is useless, because Dify
         /// (not a proxy) responds that the run is gone, or the reply has status 200 but unusable content. Otherwise, it
         /// is `NO_ANSWER`.
         private static Finding unseen(Sent sent, Response why) {
@@ -2561,7 +2560,7 @@ final class DifyExec implements Runnable {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
             var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
-            // an empty answer may be of a run that was stopped or lost, see [#status]
+            // an empty answer may belong to a run that was stopped or lost, see [#status]
             if (outputs.isTextual() || isChat && text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
             var differences = differences(sent, line, stored);
@@ -2581,7 +2580,7 @@ final class DifyExec implements Runnable {
             // the result of a blocking chatflow has no status, but is a success
             if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
                 found.add("status");
-            // false, because whitespace that differs is a difference, too
+            // false, because a difference in whitespace counts, too
             new JsonDiff(false).of("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
                     .map(JsonDiff.Difference::pointer).filter(place -> !place.startsWith("/retriever_resources"))
                     .limit(3).forEach(place -> found.add("outputs " + place));
@@ -2608,8 +2607,8 @@ final class DifyExec implements Runnable {
                     || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
         }
 
-        /// Parses text that contains JSON, because Dify 1.9 stores outputs, and every version inputs, as text. Returns
-        /// any other value as is.
+        /// Parses text that contains JSON. Dify 1.9 stores outputs as text, and every version stores inputs as text.
+        /// Returns any other value as is.
         private static JsonNode parsed(JsonNode value) {
             try {
                 return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
@@ -2619,7 +2618,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Reduces each file to its name and size, because its link changes from response to response. The marker by
-        /// which Dify tells files from other objects stays. Unpaired surrogates are replaced, as in the results.
+        /// which Dify distinguishes files from other objects stays. Unpaired surrogates are replaced, as in the
+        /// results.
         private static JsonNode comparable(JsonNode outputs) {
             var copy = parsed(TextNode.valueOf(Json.wellFormed(parsed(outputs).toString())));
             copy.findParents("dify_model_identity").forEach(file ->
@@ -2742,7 +2742,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Rejects two things that picocli accepts. These are an option that is given twice, and a blank value, which
-        /// mostly comes from an unset variable of the caller's shell. `--map` may be repeated, but not for the same
+        /// usually comes from an unset variable of the caller's shell. `--map` may be repeated, but not for the same
         /// column. A delimiter may be a space, and an empty value that equals the default changes nothing.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
@@ -2795,7 +2795,7 @@ final class DifyExec implements Runnable {
         private static String message(ParameterException problem, Env env) {
             var arg = problem.getArgSpec();
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
-            // picocli splits COLUMN=VARIABLE itself, so no converter of ours has a reason
+            // picocli splits COLUMN=VARIABLE itself, so no converter of this tool provides a reason
             if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel();
             if (arg == null || problem.getValue() == null || reason.isEmpty())
                 return Text.printable(problem.getMessage(), 1000);
@@ -2868,7 +2868,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Converts option values. An error message completes `--timeout abc: …`.
+        /// Converts option values. The message of an error follows the option and its value: `--timeout abc: …`.
         static final class Converters {
             /// Registers converters by the type of an option. So options whose smallest value is 1 are declared as
             /// `Long`, and those whose smallest value is 0 as `int`. A larger number than an `int` can hold means the
@@ -3012,7 +3012,6 @@ final class DifyExec implements Runnable {
             return CommandLines.isInShell(spec.commandLine());
         }
 
-        /// Returns the text of this command line with further options.
         String again(List<String> options) {
             return NextCall.again(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation(), options);
         }
@@ -3044,7 +3043,7 @@ final class DifyExec implements Runnable {
         private static final Set<String> SESSION_OPTIONS = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files");
 
-        /// Takes the options that were typed. `check` has no results file, so it suggests `results.jsonl`.
+        /// Creates the call from the typed options. `check` has no results file, so it suggests `results.jsonl`.
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var spec = parsed.commandSpec();
             Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
@@ -3053,8 +3052,8 @@ final class DifyExec implements Runnable {
                     typedOptions(parsed).filter(option -> !ONE_OFF_OPTIONS.contains(name(option))).toList());
         }
 
-        /// Returns the text of this command line with further options. They replace those with the same name, except
-        /// `--map`, of which each maps another column.
+        /// Returns the text of this command line with further options. They replace options with the same name, but not
+        /// other `--map` options, because each maps another column.
         static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
@@ -3159,7 +3158,6 @@ final class DifyExec implements Runnable {
             return with(options.stream().filter(option -> wanted.test(name(option))).toList());
         }
 
-        /// Sets an option and replaces its earlier value.
         NextCall with(String option, String value) {
             var others = options.stream().filter(other -> !name(other).equals(option));
             return with(Stream.concat(others, Stream.of(option + "=" + value)).toList());
@@ -3220,8 +3218,9 @@ final class DifyExec implements Runnable {
                         + ": must have at most 200 characters and no control characters");
         }
 
-        /// Returns the settings of `run` for a command that starts no run and has no options for them. Such a command
-        /// rejects what `run` would reject, and repeats a request as often as `run` would. The environment sets them.
+        /// Returns the settings of `run` for a command that starts no run and has no options for them. They come from
+        /// the environment. Such a command rejects what `run` would reject, and repeats a request as often as `run`
+        /// would.
         RunOptions retrying() {
             var retrying = new RunOptions();
             CommandLines.Converters.register(new CommandLine(retrying).setErr(err()))
@@ -3295,7 +3294,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the options about the workflow and what it gets. `check` has them too, so that it checks what `run` sends.
+    /// Holds the options about the workflow and its inputs. `check` has them too, so that it checks what `run` sends.
     static final class WorkflowOptions {
         @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
                 description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
@@ -3473,8 +3472,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the options about the input. Help shows those that are hidden only with `--help-all`, because few users
-    /// need them.
+    /// Holds the options about the input. Help shows the hidden ones only with `--help-all`, because few users need
+    /// them.
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
@@ -3519,7 +3518,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Opens the input. Choices that were not typed come from earlier sessions, so that a batch is read in one way.
-        /// An id column other than before would make every row look new and be paid for again.
+        /// With a different id column, every row would look new and be paid for again.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
@@ -3542,8 +3541,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Takes defaults of options from environment variables and `.env`. Does not read a setting whose option was typed,
-    /// nor any for help, because an unusable setting must prevent neither.
+    /// Reads defaults of options from environment variables and `.env`. Ignores a setting whose option was typed, and
+    /// all settings for help, because an unusable setting must prevent neither.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of(
                 "--base-url", "DIFY_API_BASE_URL", "--app-id", "DIFY_APP_ID", "--workflow-id", "DIFY_WORKFLOW_ID",
@@ -3567,10 +3566,9 @@ final class DifyExec implements Runnable {
 
     // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Prints progress on stderr. A terminal shows one line that is redrawn five times a second, which looks
-    /// continuous. Elsewhere, a plain line is added every ten seconds, so that the log of a night has only some
-    /// thousand lines. All public methods are synchronized, because the engine's thread and the one that watches the
-    /// disk use them.
+    /// Prints progress on stderr. A terminal shows one line, which is redrawn five times a second. Without a terminal,
+    /// a new line is printed every ten seconds, so that a log of one night has only a few thousand lines. All public
+    /// methods are synchronized, because both the engine's thread and the thread that watches the disk call them.
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
         /// `MAX_CAUSES` limits how many causes are printed as they occur. The summary groups all of them.
@@ -3602,8 +3600,8 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Prints a sentence above the line that is redrawn, even with `--progress off`, because it is a warning or a
-        /// change that the user must know.
+        /// Prints a sentence above the line that is redrawn. Does so even with `--progress off`, because it is a
+        /// warning or a change that the user must know about.
         @Override
         public synchronized void say(String sentence) {
             end();
@@ -3720,8 +3718,8 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Returns the lines about runs, latency, tokens and retries, without those whose figure is zero. The cost is
-        /// that of this session's own runs, because looked-up runs of earlier sessions have no price.
+        /// Returns the lines about runs, latency, tokens and retries. Leaves out figures that are zero. The cost covers
+        /// only this session's own runs, because looked-up runs of earlier sessions have no price.
         ///
         /// @param early whether the session stopped early, so that runs may still be active on the server
         private List<String> figures(boolean early) {
@@ -3749,8 +3747,8 @@ final class DifyExec implements Runnable {
             return Stream.of(figures).filter(figure -> !figure.isEmpty()).collect(joining(", "));
         }
 
-        /// Formats the cost: `0.49 USD (no price for 3 runs)`. The text is empty if no run has a price. A currency has
-        /// three letters, and a server's longer text is cut.
+        /// Formats the cost: `0.49 USD (no price for 3 runs)`. The text is empty if no run has a price. A currency code
+        /// has three letters, so a longer text from the server is cut.
         static String cost(Usage.Spending spent) {
             return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
                     : " (no price for " + Text.count(spent.unpriced(), "run") + ")");
@@ -3778,14 +3776,14 @@ final class DifyExec implements Runnable {
     /// @param isStream whether the last session used streaming mode, because Dify reports no price in blocking mode
     record Forecast(long rows, double concurrency, Bootstrap.Interval seconds, Bootstrap.Interval tokens,
             SortedMap<String, Bootstrap.Interval> cost, Usage.Spending spent, boolean isStream) {
-        /// The level of the intervals. A forecast needs less certainty than a comparison, whose level is 0.95.
+        /// Sets the confidence level of the intervals. A forecast can be less certain than a comparison (0.95).
         private static final double LEVEL = 0.9;
         /// With fewer rows than `FEWEST_ROWS`, a range would be far too narrow. `MAX_VALUES` limits the values to draw
         /// from, see [#mean].
         private static final int FEWEST_ROWS = 5, MAX_VALUES = 1_000;
 
-        /// Returns the forecast, or empty if no row is pending or none has finished. Failed rows count as finished, and
-        /// their retries come on top, because nobody can know how many there will be.
+        /// Returns the forecast, or empty if no row is pending or none has finished. Failed rows count as finished.
+        /// Their retries come on top, because their number is unknown.
         static Optional<Forecast> of(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3967,8 +3965,8 @@ final class DifyExec implements Runnable {
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
-        /// Prints the status in the order in which people ask. They want to know how far the batch is, how long it
-        /// takes, why rows failed, what is unusual, and what to do next.
+        /// Prints how far the batch is, how long it takes, why rows failed, what is unusual, and what to do next. This
+        /// is the order in which users ask.
         static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
             out.println(headline(batch, paint));
             out.println();
@@ -4067,7 +4065,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the batch. A session
-        /// that stopped early is no longer one if all rows have succeeded since.
+        /// that stopped early is no longer an anomaly when all rows have succeeded.
         static List<String> notes(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -4144,8 +4142,7 @@ final class DifyExec implements Runnable {
 
         /// Shows all shards of a batch that is not merged yet, as a table with a line for each or as one JSON object.
         ///
-        /// @param hasCsv whether the CSV is known; without it, it is unknown how many rows a shard has that has not
-        ///     started
+        /// @param hasCsv whether the CSV is known; if not, it is unknown how many rows a shard without files has
         record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var whole = shards.whole().results();
@@ -4182,7 +4179,6 @@ final class DifyExec implements Runnable {
             void print(PrintWriter out, Ansi paint, String next) {
                 out.println(paint.bold(results.toString()) + ": " + started().size() + " of "
                         + Text.count(shards.size(), "shard") + " started, not merged yet\n");
-                // 10 characters are enough for any status
                 bars(counts(), 10, RowStatus::word, paint::by).forEach(out::println);
                 out.println();
                 for (var shard : shards) {
@@ -4224,7 +4220,7 @@ final class DifyExec implements Runnable {
                         .min(Comparator.naturalOrder()).orElse("")); // times in UTC sort as text
             }
 
-            /// Formats a cause and its first rows: `3 × unknown: the answer broke off (r-1, r-2, …)`
+            /// Formats a cause and its first rows: `3 × unknown: the connection broke before a response (r-1, …)`
             String line() {
                 var examples = Text.joinFirst(3, ids.stream().map(Text::id));
                 return ids.size() + " × " + Text.printable(cause.words(), 160) + Event.FormEvent.untilText(until)
@@ -4247,8 +4243,8 @@ final class DifyExec implements Runnable {
                     .sorted(Comparator.comparingInt(group -> -group.ids().size())).toList();
         }
 
-        /// Returns the cause in words: `unknown: the answer broke off`. For failed rows, it is the text alone, because
-        /// people expect failures here.
+        /// Returns the cause for display, such as `unknown: the connection broke before a response`. For a failed row,
+        /// the outcome is left out, because most of the listed rows failed.
         String words() {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
@@ -4261,7 +4257,7 @@ final class DifyExec implements Runnable {
 
     /// Writes an Excel workbook, or a CSV for spreadsheets: UTF-8 with byte order mark, CR LF, and escaped formulas.
     static final class Spreadsheet {
-        /// Names of the last columns, on which spreadsheets of users rely.
+        /// Lists the last columns. Renaming one breaks the spreadsheets of users that refer to it.
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
         /// Matches characters that XML, and so a workbook, cannot contain, and other control characters, which could
@@ -4322,7 +4318,6 @@ final class DifyExec implements Runnable {
             return "'" + clean;
         }
 
-        /// Returns the text of a cell, which is empty for a missing value.
         static String cell(JsonNode value) {
             return value == null || value.isNull() ? "" : LineOffsets.RowEnd.text(value);
         }
@@ -4341,7 +4336,7 @@ final class DifyExec implements Runnable {
             return (_, line) -> names.addAll(LineOffsets.RowEnd.of(line).outputs().keySet());
         }
 
-        /// Writes a batch in the input's order. Its columns are those of the input, `output.<name>` for each output,
+        /// Writes a batch in the input's order. The columns are the input's columns, `output.<name>` for each output,
         /// then the outcome. If two of them have the same name, the later one gets a prefix, because programs find
         /// columns by their names.
         ///
@@ -4377,8 +4372,8 @@ final class DifyExec implements Runnable {
             finish();
         }
 
-        /// Returns the cells for the columns [#ENDING]. The seconds come from the log, which has those of failed rows
-        /// too, or from the result if the log is missing.
+        /// Returns the cells for the columns [#ENDING]. The seconds come from the log, which also has them for failed
+        /// rows, or from the result if the log is missing.
         private static List<String> ending(Batch batch, int entry, LineOffsets.RowEnd end) {
             long attempts = batch.history().attempts(entry);
             var millis = batch.figures().millis(entry);
@@ -4392,7 +4387,8 @@ final class DifyExec implements Runnable {
 
     /// Writes an Excel workbook with one worksheet. No cell is a formula.
     static final class BookWriter {
-        /// Excel's limits of a cell, in characters, and of columns. Rows are written in blocks to save memory.
+        /// Excel allows `LONGEST` characters in a cell and `MAX_COLUMNS` columns. Rows are written in blocks to save
+        /// memory.
         static final int LONGEST = 32_767;
         private static final int MAX_COLUMNS = 1 << 14, BLOCK_ROWS = 1000;
         /// Matches numbers without leading zeros, which a number would lose.
@@ -4484,8 +4480,9 @@ final class DifyExec implements Runnable {
     static final class WebPage {
         /// Marks a page of this tool, which the next one may overwrite.
         static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
-        /// `BLOCK_ROWS` is in rows for each script element. A browser parses one element at a time, so it stays responsive.
-        /// `LONGEST` is in characters of a value, so that a browser can show 100,000 rows. The results are complete.
+        /// Each script element contains `BLOCK_ROWS` rows. A browser parses one element at a time, so it stays
+        /// responsive. Each value is cut to `LONGEST` characters, so that a browser can show 100,000 rows. The results
+        /// are complete.
         private static final int BLOCK_ROWS = 5_000, LONGEST = 2_000;
 
         /// Returns whether the file is a page or report of this tool, which may be overwritten. The mark is in its
@@ -4581,7 +4578,7 @@ final class DifyExec implements Runnable {
             return batch.figures().millis(entry).orElse(0) / 1000.0;
         }
 
-        /// Returns the attempts of a row, each with its last outcome, because that replaced any outcome before it.
+        /// Returns the attempts of a row, each with its last outcome, because that replaced the earlier ones.
         ///
         /// @param run the row's own run; an attempt shows its run only if that is another one
         private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
@@ -4648,7 +4645,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Grades a row by its results on the second side. Without expected values, those of the first side are what is
+        /// Grades a row by its results on the second side. Without expected values, the results of the first side are
         /// expected.
         enum Grade implements Named { CORRECT, MISSED, NO_RESULT, NOT_JUDGED }
 
@@ -5026,7 +5023,7 @@ final class DifyExec implements Runnable {
             return new Pair(id, before, after, shown, match, grade, trend, facts);
         }
 
-        /// Returns the result that shows most of a row. That is a success, or otherwise any result that is not pending.
+        /// Returns the most informative result of a row: a success, or otherwise any result that is not pending.
         private static Result shown(List<Result> all) {
             return all.stream().max(Comparator.comparing(Result::isSuccess)
                     .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
@@ -5435,9 +5432,9 @@ final class DifyExec implements Runnable {
     /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*"); // as in RFC 6901
-        /// `MAX_DIFFERENCES` limits those of one output, because two long arrays may differ in every element. `CONTEXT`
-        /// is in words beside a change, one or two lines of a terminal. `LONGEST` is in characters of an output on a
-        /// page, so that a page with some huge outputs still opens.
+        /// `MAX_DIFFERENCES` limits the differences of one output, because two long arrays may differ in every element.
+        /// `CONTEXT` is in words beside a change, one or two lines of a terminal. `LONGEST` is in characters of an
+        /// output on a page, so that a page with some huge outputs still opens.
         private static final int MAX_DIFFERENCES = 100, CONTEXT = 20, LONGEST = 100_000;
         /// Matches a word with the space after it. In scripts without spaces, each character is a word.
         private static final Pattern WORD = Pattern.compile(
@@ -5519,7 +5516,8 @@ final class DifyExec implements Runnable {
                     : new Change("", first.toString(), second.toString(), "");
         }
 
-        /// Keeps both values for a page, each up to `LONGEST` characters.
+        /// Returns both values for the HTML page with all the words around the difference, each cut to `LONGEST`
+        /// characters.
         static Change whole(JsonNode first, JsonNode second) {
             return Change.of(readable(first), readable(second));
         }
@@ -5530,8 +5528,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Colours text for a terminal. If it is off, text stays as it is. The codes are those of ANSI: 1 is bold, 2 faint,
-    /// 31 red, 32 green, 33 yellow and 36 cyan.
+    /// Colours text for a terminal. If it is off, text stays as it is. The codes are ANSI's: 1 is bold, 2 faint, 31
+    /// red, 32 green, 33 yellow and 36 cyan.
     record Ansi(boolean on) {
         static final Ansi OFF = new Ansi(false);
 
@@ -5580,8 +5578,9 @@ final class DifyExec implements Runnable {
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes, so nothing is
     /// locked.
     static final class Engine {
-        /// Limits the wait for the outcomes of runs that Dify was asked to stop, after the grace period. Dify reports a
-        /// stopped run within about 0.3 s (`stop_race.json`); the rest is a margin for a slow server.
+        /// After the grace period, Dify is asked to stop the running rows. This limits how long the session then waits
+        /// for their outcomes. Dify reports a stopped run within about 0.3 s (`stop_race.json`); the rest is a margin
+        /// for a slow server.
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(3);
         /// Limits that wait, and the wait for the disk, after a second signal, because the user does not want to wait.
         private static final Duration SECOND_STOP_TIMEOUT = Duration.ofMillis(1500);
@@ -5611,7 +5610,7 @@ final class DifyExec implements Runnable {
         /// Each becomes true when a notice or request that must not be repeated was sent.
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false;
         private String version, lastPause = ""; // the workflow version of the last run, and the last pause reported
-        private boolean hasStartedRuns = false; // true also if one may have started
+        private boolean hasStartedRuns = false; // also true if a run may have started
 
         /// Holds the rules of a session, which decide without touching the outside world.
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.UserNames names) {}
@@ -5630,8 +5629,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Takes over from the batch's history what still counts in this session: figures, the newest stream that had
-        /// begun and the last version of the workflow.
+        /// Continues with what the batch's history contains: figures, the newest stream that had begun and the last
+        /// version of the workflow.
         Engine(Batch.Wanted wanted, Terms terms, BatchWriter writer, Ports ports) {
             this.ports = ports;
             this.watcher = ports.watcher();
@@ -5669,7 +5668,7 @@ final class DifyExec implements Runnable {
                 this.start = attempt.at();
             }
 
-            /// Returns whether a stream has had no event for `QUIET` since its request.
+            /// Returns whether the request of a stream was sent at least `QUIET` ago and no event has arrived since.
             boolean isSilent(Instant now) {
                 return attempt.mode() == Mode.STREAMING && run.isEmpty() && !now.isBefore(start.plus(Transport.QUIET));
             }
@@ -5677,7 +5676,7 @@ final class DifyExec implements Runnable {
 
         /// Stops the session. May be called from any thread.
         void interrupt(String signal) {
-            interrupts.incrementAndGet(); // other threads see it at once, even if the engine's waits for the disk
+            interrupts.incrementAndGet(); // visible to other threads even while the engine's waits for the disk
             ports.mailbox().add(() -> onInterrupt(signal));
         }
 
@@ -5764,9 +5763,9 @@ final class DifyExec implements Runnable {
             return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
-        /// Adds every attempt that may start to the log and returns it. The attempts are sent when they are on disk,
-        /// because an attempt that the log lacks would be sent and paid for again after a crash. Look-ups and probes
-        /// cost nothing, so they leave at once.
+        /// Adds every attempt that may start to the log and returns it. The attempts are sent when they are on disk.
+        /// After a crash, an attempt that the log lacks would be sent and paid for again. Look-ups and probes cost
+        /// nothing, so they are sent at once.
         private List<InFlight> startDue() {
             var now = clock.instant();
             if (agenda.stopReason().isPresent()) return List.of();
@@ -5828,7 +5827,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Takes the result of a probe from its worker.
+        /// Applies the result of a probe.
         private void probed(Optional<Response> failure, Instant sent) {
             probing--;
             // a refusal shows that the server responds, too, unless it may pass, such as a proxy's 502
@@ -5859,10 +5858,10 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Looks a run up on a worker thread. If the run is to be stopped first, the log records that before, so that
-        /// it shows who stopped the run.
+        /// Looks a run up on a worker thread. A request to stop the run is logged before it is sent, so that the log
+        /// shows who stopped the run.
         private void look(Unresolved unresolved) {
-            if (hasEnded(unresolved)) return; // its stream ended while it waited for this look-up
+            if (hasEnded(unresolved)) return; // the attempt's stream ended while this look-up was queued
             var now = clock.instant();
             looking++;
             if (unresolved.stopsFirst()) // then its task is known
@@ -5898,7 +5897,7 @@ final class DifyExec implements Runnable {
         private Duration timeUntilNext() {
             var now = clock.instant();
             var redrawn = now.plusMillis(200); // five updates of the progress line a second are enough to look live
-            // if no more look-ups or probes may start, the result of one that is in progress ends the wait
+            // if all slots for look-ups or probes are in use, no timer is needed: the one that finishes posts a message
             var nextLook = looking < looksAtOnce
                     ? Collections.max(List.of(agenda.nextLookDue(), health.opens())) : Instant.MAX;
             // after a stop, nothing starts any more
@@ -5938,8 +5937,8 @@ final class DifyExec implements Runnable {
             return inFlight.size() + agenda.cutOffTimes().size();
         }
 
-        /// Takes an event of a stream from its worker. A live view gets the events that it displays. The other events
-        /// concern the log, the time limit and the pace.
+        /// Handles an event of a stream. A live view gets the events that it displays. The other events concern the
+        /// log, the time limit and the pace.
         private void onStreamEvent(InFlight sent, StreamEvent heard) {
             var attempt = sent.attempt;
             boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
@@ -5996,7 +5995,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param why contains `%s` for the time; it is filled in only if the run has waited, because most have not
         private void noteWait(Attempt attempt, Duration waited, String why) {
-            // a tenth earlier, because requests that left together with this one may be waiting, too
+            // a tenth earlier, because requests that were sent together with this one may be waiting, too
             var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
             int active = (int) inFlight.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
                     ? other.isStreaming : other.attempt.at().isBefore(before)).count();
@@ -6010,11 +6009,11 @@ final class DifyExec implements Runnable {
             writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.slots()));
         }
 
-        /// Takes the response to an attempt from its worker: adapts the pace and the mode, then does what the [Judge]
-        /// decides for the row.
+        /// Handles the response to an attempt: adapts the pace and the mode, then does what the [Judge] decides for the
+        /// row.
         private void onResponse(Attempt attempt, Response response) {
             var sent = inFlight.remove(attempt.sequence());
-            if (sent == null) return; // a look-up has found its run's end before
+            if (sent == null) return; // a look-up has already found the end of its run
             var now = clock.instant();
             pace.noteEnd(now);
             // a stop of ours shows nothing about the row or the server, and the next session sends the row again
@@ -6102,7 +6101,7 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, "again", response, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
-                    // the last argument is the number of the newest attempt, because each has its own user name
+                    // the last argument is the number of the newest attempt
                     pace.cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
                     // runs that were cut off may hold more of the server's slots than [#busySlots] counts, so other
                     // rows would be refused in turn
@@ -6199,9 +6198,9 @@ final class DifyExec implements Runnable {
                     + "--save-files DIR downloads them.");
         }
 
-        /// Takes a look-up's result from its worker. Notes what it shows about the server, then takes the steps that
-        /// the [LookUpRules] decide for the row. If a `QUIET` look-up finds the run's end, the end replaces the silent
-        /// stream, whose worker is interrupted.
+        /// Handles the result of a look-up. Notes what it shows about the server, then takes the steps that the
+        /// [LookUpRules] decide for the row. If a `QUIET` look-up finds the end of the run, that end replaces the
+        /// silent stream, and the stream's worker is interrupted.
         private void onLookUpResult(Unresolved unresolved, LookUpResult found, Instant sent) {
             looking--;
             agenda.release(unresolved);
@@ -6322,8 +6321,8 @@ final class DifyExec implements Runnable {
             hardStop = anyEnds ? clock.instant().plus(patience) : clock.instant();
         }
 
-        /// Asks Dify to stop a run, once. The log records that before, so that a later session sends the row again
-        /// instead of taking the stop for the row's failure.
+        /// Asks Dify to stop a run, once. Logs this first, so that a later session sends the row again instead of
+        /// taking the stop for the row's failure.
         private void stopTask(InFlight sent) {
             var run = sent.run.orElse(RunRef.NONE);
             if (sent.stopAsked || run.task().isEmpty()) return;
@@ -6367,11 +6366,11 @@ final class DifyExec implements Runnable {
         private final Iterator<Row> rows; // reads the CSV as the session goes, because it may not fit into memory
         private Optional<Row> fresh = Optional.empty(); // the next row that was not sent yet
         private final Duration firstLook;
-        /// Holds, by row, when a run was cut off that may still hold a slot on the server.
+        /// Holds, by row, when its run was cut off. Such a run may still hold a slot on the server.
         private final Map<Integer, Instant> cutOffTimes = new HashMap<>();
         /// Holds the attempts of each row whose run has not appeared but still may.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
-        private final Set<String> resentUsers = new HashSet<>(); // users of those attempts whose row was sent again
+        private final Set<String> resentUsers = new HashSet<>(); // users of unseen attempts whose row was sent again
         private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have begun
         private volatile Optional<Stop> stopReason = Optional.empty(); // workers read it, too
 
@@ -6489,7 +6488,6 @@ final class DifyExec implements Runnable {
             if (stopReason.isEmpty() || reason.exit() == Exit.INTERRUPTED) stopReason = Optional.of(reason);
         }
 
-        /// Returns whether there are rows to send.
         boolean hasRows() {
             return !waiting.isEmpty() || fresh.isPresent();
         }
@@ -6528,14 +6526,13 @@ final class DifyExec implements Runnable {
             unseen.getOrDefault(row.index(), List.of()).forEach(attempt -> resentUsers.add(attempt.user()));
         }
 
-        /// Returns whether a run that appears now is late. It is if its row was sent again and the run has not appeared
-        /// before.
+        /// Returns whether a run that appears now is late. It is late if its row was sent again and the run has not
+        /// appeared earlier.
         boolean isLate(Attempt attempt) {
             return resentUsers.contains(attempt.user()) && unseen.getOrDefault(attempt.row().index(), List.of())
                     .stream().anyMatch(other -> other.user().equals(attempt.user()));
         }
 
-        /// Stops looking for the attempt's run, because it has appeared.
         void noteAppeared(Attempt attempt) {
             unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
                     .removeIf(other -> other.user().equals(attempt.user()));
@@ -6555,7 +6552,8 @@ final class DifyExec implements Runnable {
         private final BitSet ours; // the rows of this session
         private final BitSet open; // the rows of this session that have no outcome of this session
         private final Map<RowStatus, Long> counts = new EnumMap<>(RowStatus.class);
-        /// Counts rows that are not part of this session. The map is empty if the session runs a part of the batch.
+        /// Counts the batch's other rows by status, so that the progress line can show the whole batch. If the user
+        /// selected only a part of the batch, the map is empty, because the progress line then shows only that part.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         private final Map<String, Long> causes = new HashMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
@@ -6565,13 +6563,12 @@ final class DifyExec implements Runnable {
         private Duration suspended = Duration.ZERO;
         private Activity activity = new Activity(0, 0, 0, Optional.empty());
 
-        /// Holds what the progress line shows besides counts.
+        /// Holds the state of the session for the progress line.
         ///
         /// @param lookUps counts runs that are looked up, and streams that have been silent for a while
         /// @param rest    why the session pauses, if it does
         record Activity(int running, int waiting, int lookUps, Optional<String> rest) {}
 
-        /// Starts with the rows of earlier sessions counted as `others`, because the progress line shows the batch.
         Tally(Batch.Wanted wanted, Pace pace, InstantSource clock) {
             this.ours = wanted.entries();
             this.open = wanted.entries(); // a second copy, from which rows are removed
@@ -6579,13 +6576,12 @@ final class DifyExec implements Runnable {
             this.pace = pace;
             this.clock = clock;
             this.begunAt = clock.instant();
-            // the progress line of a part of the batch, such as `--sample`, shows only that part
             if (!wanted.asked().isPart()) for (var status : RowStatus.values())
                 others.put(status, wanted.batch().index().count(status) - wanted.count(status));
         }
 
-        /// Takes the state of the session. A gap of [#LONGEST_TICK] or more is left out of the time and the rate, which
-        /// would otherwise be wrong for the rest of the session.
+        /// Records the state of the session. A gap of [#LONGEST_TICK] or more is left out of the time and the rate,
+        /// which would otherwise be wrong for the rest of the session.
         void tick(Instant time, Activity activity) {
             this.activity = activity;
             var before = lastTick;
@@ -6603,7 +6599,7 @@ final class DifyExec implements Runnable {
         @Override
         void countSent(int entry, Instant at) {
             super.countSent(entry, at);
-            if (recent.isEmpty()) recent.add(at); // the first rate counts from the start of the first rows
+            if (recent.isEmpty()) recent.add(at); // the first rate is measured from the start of the first row
         }
 
         @Override
@@ -6612,8 +6608,8 @@ final class DifyExec implements Runnable {
             if (isSent(entry)) ownSpending.add(tokens, price, currency);
         }
 
-        /// Records an outcome. A late run may change an earlier outcome, including that of a row that is not part of
-        /// this session.
+        /// Records an outcome. A late run may change an earlier outcome, even of a row that is not part of this
+        /// session.
         @Override
         void countOutcome(int entry, RowStatus former, Outcome outcome, Double seconds) {
             super.countOutcome(entry, former, outcome, seconds);
@@ -6631,7 +6627,6 @@ final class DifyExec implements Runnable {
             if (recent.size() > 200) recent.remove();
         }
 
-        /// Returns the number of failed rows by cause.
         Map<String, Long> causes() {
             return Collections.unmodifiableMap(causes);
         }
@@ -6694,7 +6689,7 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds what a batch needs to know of its server, all of it from one response.
+    /// Holds what a batch needs to know about its server. One response contains all of it.
     record ServerInfo(String app, AppKind kind, String version) {}
 
     /// Asks the server which app and version it is. Retries up to `MAX_RETRIES` times while it is down or busy, and
@@ -6746,7 +6741,7 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(Optional.empty());
         }
 
-        /// Asks until there is an answer. [#waitBeforeRetry] ends the loop, by an exception, when the tries are used up.
+        /// Asks until a response has the content. [#waitBeforeRetry] throws an exception when the tries are used up.
         <T> T ask(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
             for (int tries = 0; ; tries++) {
                 var reply = question.get();
@@ -6892,7 +6887,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Saves a file under a random name until it is whole and on disk, so that no incomplete file gets its
-            /// name. If no answer comes, tries once more. `size` is 0 if Dify does not know it.
+            /// name. If no response comes, tries once more. `size` is 0 if Dify does not know it.
             private Path save(URI address, long size, Path place) throws IOException {
                 // this fails before the download if the folder cannot be written
                 try (var part = Temporary.of(folder, Temporary.HIDDEN)) {
@@ -6988,8 +6983,8 @@ final class DifyExec implements Runnable {
     /// @param firstEvent how long a stream may be silent before its first event
     record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
-        /// Limits a request that starts no run. Requests to a Dify whose API process is being replaced are answered
-        /// after 7 to 14 s, which this covers.
+        /// Limits a request that starts no run. While a Dify replaces its API process, it responds after 7 to 14 s,
+        /// which this allows.
         private static final Duration QUERY_TIMEOUT = Duration.ofSeconds(30);
         /// Limits the silence before a stream's first event. Dify 1.14 ends a stream after this silence, whether or not
         /// its run waits in the queue, so nothing would come later.
@@ -7226,8 +7221,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Looks a run up by its id. Believes only a record with this id and the inputs of this attempt, because a
-        /// proxy may return another response.
+        /// Looks a run up by its id. Accepts only a record with this id and with the inputs of this attempt, because a
+        /// broken proxy may return the response to another request.
         private LookUpResult detail(RunRef run, SentInputs sent) {
             var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), QUERY_TIMEOUT, answer -> {
                 var detail = objectOf(answer);
@@ -7241,13 +7236,14 @@ final class DifyExec implements Runnable {
                 return reader.result(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
             if (isAbsent(reply)) return new LookUpResult.Absent();
-            // with the run's id, which the transport does not know, so that the user can find the paid run
+            // adds the run's id, which the transport does not know, so that the user can find the paid run
             if (reply instanceof Reply.NotGot(Response.Unreadable(_, var why)))
                 return new LookUpResult.Silent(new Response.Unreadable(Optional.of(run), why));
             return result(reply, Function.identity());
         }
 
-        /// Returns whether Dify has no such run. A 404 without Dify's code does not count, because it is a proxy's.
+        /// Returns whether Dify has no such run. A 404 without Dify's code does not count, because a proxy may have
+        /// sent it.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found");
@@ -7314,7 +7310,7 @@ final class DifyExec implements Runnable {
             return ask(request(link), timeout, answer -> {
                 var tooLarge = "larger than 1 GiB";
                 long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
-                if (Math.max(expected, size) > MAX_FILE_BYTES) throw new Transport.Exceeded(tooLarge); // saves the time
+                if (Math.max(expected, size) > MAX_FILE_BYTES) throw new Transport.Exceeded(tooLarge); // saves time
                 to.truncate(0); // an earlier try may have left bytes
                 long length = answer.body(MAX_FILE_BYTES, tooLarge).transferTo(Channels.newOutputStream(to));
                 if (size > 0 && length != size) throw new IOException("incomplete: got " + length + " of "
@@ -7345,7 +7341,7 @@ final class DifyExec implements Runnable {
             return ask(get("/info"), QUERY_TIMEOUT, answer -> objectOf(answer).put("version", answer.version));
         }
 
-        // Requests and answers
+        // Requests and responses
 
         /// Encodes a part of a URL. `URLEncoder` encodes forms, where a space becomes `+`; in a path, it must be `%20`.
         static String encoded(String part) {
@@ -7415,8 +7411,8 @@ final class DifyExec implements Runnable {
                     });
         }
 
-        /// Parses a response. Text after the JSON is an error, because the response may then consist of two. If nesting
-        /// exceeds the parser's limit, the JSON may be correct, so that counts as a response that is too large.
+        /// Parses a response. Text after the JSON is an error, because it may belong to a second response. Nesting
+        /// beyond the parser's limit is reported as a response that is too large, because the JSON may be correct.
         private static JsonNode tree(Transport.Answer answer) throws IOException {
             if (answer.isPage) throw unexpected(PAGE);
             try {
@@ -7451,7 +7447,7 @@ final class DifyExec implements Runnable {
         sealed interface Reply<T> {
             record Got<T>(T value) implements Reply<T> {}
 
-            /// @param response what happened instead: a refusal, a broken connection or a request that did not leave
+            /// @param response what happened instead: a refusal, a broken connection or a request that was not sent
             record NotGot<T>(Response response) implements Reply<T> {}
 
             /// Continues with the content. Without content, the response stays the result.
@@ -7511,8 +7507,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads an event, a blocking response or a run's detail. The detail (`GET /workflows/run/{id}`) has the fields
-        /// of `data` at the top level, so it must be wrapped into `data`. Adds up the prices of nodes, because no event
-        /// contains the price of the run.
+        /// of `data` at the top level, so the caller must wrap it in `data`. Adds up the prices of nodes, because no
+        /// event contains the price of the run.
         void add(JsonNode payload) {
             last = payload;
             runId = orIfEmpty(ownRunId(), runId);
@@ -7583,7 +7579,7 @@ final class DifyExec implements Runnable {
             return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
 
-        /// Returns the last event for those who follow a run. Events of later versions of Dify count as other events.
+        /// Converts the last event. Events of later versions of Dify count as other events.
         StreamEvent streamEvent() {
             var data = data();
             return switch (event()) {
@@ -7706,7 +7702,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Interprets the detail of a run that was looked up. A status that this version does not know counts as
-        /// active, because it is not known to be an end.
+        /// active, because the run may not have ended.
         ///
         /// @param now the time on the server's clock
         LookUpResult result(RunRef asked, Instant now) {
@@ -7855,13 +7851,13 @@ final class DifyExec implements Runnable {
         /// Limits the wait for a connection. Without it, the operating system waits for minutes if a host does not
         /// respond at all.
         private static final Duration CONNECT_TIMEOUT = Duration.ofSeconds(20);
-        /// A run whose stream has been silent for so long is looked up. Dify sends a ping every 10 s during a run.
+        /// After this time without an event, a stream's run is looked up. During a run, Dify sends a ping every 10 s.
         static final Duration QUIET = Duration.ofSeconds(30);
         /// Limits the part of a refusal that is read. Dify 1.14 and later may quote the whole request, of any size.
         private static final int REFUSAL_BYTES = 64 << 10;
         /// Sets how often the time limits of responses are checked, so each may be exceeded by that.
         private static final int TICK_MILLIS = 100;
-        /// Is part of the JDK's message for a server without TLS: `Unsupported or unrecognized SSL message`.
+        /// Matches a part of the JDK's message for a server without TLS: `Unsupported or unrecognized SSL message`.
         private static final String NO_TLS = "recognized SSL message";
 
         /// Limits a response, in bytes. While it is read, it takes up to ten times as much memory.
@@ -7894,8 +7890,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the bytes that each of several runs may have in its response, so that all of them fit into memory at
-        /// ten times their size, see [#maxBytes]. At least 1 MiB is allowed, because with a small heap and a high `-c`
-        /// hardly any response would be accepted.
+        /// ten times their size, see [#maxBytes]. At least 1 MiB is allowed. Otherwise, with a small heap and a high
+        /// `-c`, hardly any response would be accepted.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
@@ -7949,7 +7945,7 @@ final class DifyExec implements Runnable {
             tasks.shutdownNow();
         }
 
-        /// Sends the request, reads the response and releases the connection. A request that did not leave has started
+        /// Sends the request, reads the response and releases the connection. A request that was not sent has started
         /// nothing, but any other request may have started a run, so the two failures have different results.
         ///
         /// @param limit   the time until the response's header, and until its end unless the reader sets another limit
@@ -7979,8 +7975,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns that the request did not leave, if the exception or one of its causes shows that. Otherwise the
-        /// connection broke after the request may have left.
+        /// Reports that the request was not sent, if the exception or one of its causes shows that. Otherwise, the
+        /// request may have been sent before the connection broke.
         private Response unsent(Throwable problem) {
             var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause).toList();
             var cause = causes.stream().filter(Transport::isBeforeSending).findFirst();
@@ -8012,7 +8008,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns whether this failure shows that no byte of the request has left. Everything else counts as sent.
+        /// Returns whether this failure shows that no byte of the request was sent. Everything else counts as sent.
         private static boolean isBeforeSending(Throwable problem) {
             return problem instanceof ConnectException || problem instanceof HttpConnectTimeoutException
                     || problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException
@@ -8025,8 +8021,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads the body of a run's response, and does not use its connection again. Nothing in a blocking response
-        /// shows which row it belongs to. If a broken proxy sent one response too many, each later row would get that
-        /// of the row before. A stream needs none of this, because its first event contains the user.
+        /// shows which row it belongs to. If a broken proxy sent one response too many, each later row would get the
+        /// response to an earlier one. A stream needs none of this, because its first event contains the user.
         BodySubscriber<InputStream> lastBody(HttpResponse.ResponseInfo head) {
             var body = BodySubscribers.ofInputStream();
             if (isOf(head.headers(), "text/event-stream")) return body;
@@ -8096,7 +8092,7 @@ final class DifyExec implements Runnable {
             private final BufferedReader lines; // null unless the response is a stream
             private volatile long end, lastByte; // nanoseconds, as in System.nanoTime
             private volatile long left; // bytes that may still be read
-            private volatile boolean isOver = false; // whether the limit has closed the response
+            private volatile boolean isOver = false; // true after the time limit passed and the response was closed
             private volatile Consumer<StreamEvent> heard;
             private volatile Optional<RunRef> run = Optional.empty();
 
@@ -8157,8 +8153,8 @@ final class DifyExec implements Runnable {
                         return count;
                     }
 
-                    /// Counts one byte less, because the JDK counts a broken connection as one byte. Otherwise a reader
-                    /// could run into the break before it has passed on the events before it.
+                    /// Returns one byte less than the JDK, which counts a broken connection as one byte. Otherwise a
+                    /// reader could fail at the break before it has passed on the events that arrived earlier.
                     @Override
                     public int available() throws IOException {
                         return Math.max(0, super.available() - 1);
@@ -8216,7 +8212,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns that the body ended early. `why` is the reason, unless the time limit ended it.
+            /// Creates the result for a body that ended early. `why` is the reason, unless the time limit ended it.
             ///
             /// @param silence the symptom if the limit was over before the first event
             Response.Cut cut(Symptom silence, String why) {
