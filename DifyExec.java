@@ -1705,7 +1705,7 @@ final class DifyExec implements Runnable {
             var options = setup.next().options();
             // the number of bytes on disk shows later whether lines of the results were lost
             writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
-                    .with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
+                    .with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
@@ -5781,7 +5781,7 @@ final class DifyExec implements Runnable {
                 var sent = new InFlight(attempt);
                 inFlight.put(attempt.sequence(), sent);
                 pace.noteStart(now);
-                writer.record(AttemptEvent.of(attempt, writer.resultsOnDisk()));
+                writer.record(AttemptEvent.of(attempt, writer.resultsBytesOnDisk()));
                 agenda.markResent(row); // a run of an earlier attempt would now be paid for twice
                 starts.add(sent);
             }
@@ -5866,7 +5866,7 @@ final class DifyExec implements Runnable {
             looking++;
             if (unresolved.stopsFirst()) // then its task is known
                 writer.record(new StopEvent(now, StopEvent.TIMED_OUT, unresolved.attempt().user(),
-                        unresolved.run().get().task(), writer.resultsOnDisk()));
+                        unresolved.run().get().task(), writer.resultsBytesOnDisk()));
             work(() -> {
                 var found = ports.workflow().look(unresolved);
                 return () -> onLookUpResult(unresolved, found, now);
@@ -6037,7 +6037,7 @@ final class DifyExec implements Runnable {
         private void logEnd(Attempt attempt, String end, Response response, String why) {
             var now = clock.instant();
             if (!writer.batch().history().isClosed(attempt, end)) // otherwise an earlier session recorded it
-                writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsOnDisk()));
+                writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsBytesOnDisk()));
         }
 
         /// Obeys a pause that the server asks for, which holds for every request of the session. A pause that is too
@@ -6082,7 +6082,7 @@ final class DifyExec implements Runnable {
                     watcher.say(change);
                     // logged like a new session, so that later sessions continue in this mode
                     var session = writer.batch().history().last(SessionEvent.class).orElseThrow();
-                    writer.record(session.with(now, mode, session.auto(), writer.resultsOnDisk()));
+                    writer.record(session.with(now, mode, session.auto(), writer.resultsBytesOnDisk()));
                 });
             });
         }
@@ -6174,7 +6174,7 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Ran ran && outcome.status().isSuccess())
                 writer.recordSuccess(new Results.Success(attempt, ran, ended, took, files));
             else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
-                    writer.resultsOnDisk()));
+                    writer.resultsBytesOnDisk()));
             watcher.onOutcome(attempt.row(), outcome);
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
@@ -6254,7 +6254,7 @@ final class DifyExec implements Runnable {
             if (unresolved.is(Purpose.LATE)) writer.write(); // so that a success just found by a look-up counts
             var sent = inFlight.get(unresolved.attempt().sequence()); // null unless its stream is open
             return new LookUpRules.LookUpContext(terms.modes().listing(unresolved.attempt()),
-                    queue.passedSince(unresolved.attempt()), hasStreamsToCome(),
+                    queue.overtakenAt(unresolved.attempt()), hasStreamsToCome(),
                     sent != null && sent.stopAsked,
                     writer.status(unresolved.attempt().row()).isSuccess());
         }
@@ -6328,7 +6328,7 @@ final class DifyExec implements Runnable {
             if (sent.stopAsked || run.task().isEmpty()) return;
             sent.stopAsked = true;
             writer.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task(),
-                    writer.resultsOnDisk()));
+                    writer.resultsBytesOnDisk()));
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
 
@@ -6388,14 +6388,14 @@ final class DifyExec implements Runnable {
             readRow();
             for (boolean hasRun : List.of(false, true))
                 for (var attempt : batch.history().resent(hasRun)) {
-                    addUnseen(attempt.before(now));
+                    addUnseen(attempt.limitedTo(now));
                     // attempts with a run are added after the marking, because their runs were reported before
                     if (!hasRun) markResent(attempt.row());
                 }
             // the log contains only ids, so the cells are read from the CSV
             if (!unseen.isEmpty()) batch.rows(unseen::containsKey).forEachRemaining(row ->
                     unseen.get(row.index()).replaceAll(attempt -> attempt.with(row, attempt.tries())));
-            wanted.lookUps().forEach(unresolved -> lookUpFirst(unresolved.before(now), now));
+            wanted.lookUps().forEach(unresolved -> lookUpFirst(unresolved.limitedTo(now), now));
         }
 
         /// Takes the next row that is due. Rows that wait for another attempt go before rows that were not sent yet, so
@@ -6794,9 +6794,9 @@ final class DifyExec implements Runnable {
         public Response run(Attempt attempt, Consumer<StreamEvent> heard) {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
-                if (value.getValue() instanceof Value.Wrong wrong) // a file has changed since it was checked
+                if (value.getValue() instanceof Value.Invalid invalid) // a file has changed since it was checked
                     // false, because another try would read the same file
-                    return new Response.NotUploaded(value.getKey() + " " + wrong.why(), false, Optional.empty());
+                    return new Response.NotUploaded(value.getKey() + " " + invalid.why(), false, Optional.empty());
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
@@ -7373,7 +7373,7 @@ final class DifyExec implements Runnable {
                 case Value.Raw(var json) -> new RawValue(json);
                 case Value.Local local -> json(local.uploaded("<upload of " + local.file() + ">"));
                 case Value.Several(var files) -> files.stream().map(DifyClient::json).toList();
-                case Value.Query _, Value.None _, Value.Wrong _ -> null; // none of these is an input
+                case Value.Query _, Value.None _, Value.Invalid _ -> null; // none of these is an input
             };
         }
 
@@ -7476,7 +7476,7 @@ final class DifyExec implements Runnable {
                 return values.entrySet().stream().allMatch(each -> switch (each.getValue()) {
                     case Value.Str(var text) -> isSame(text, inputs.path(each.getKey()));
                     case Value.Query(var text) -> isSame(text, query);
-                    case Value.Raw _, Value.Local _, Value.Several _, Value.None _, Value.Wrong _ -> true;
+                    case Value.Raw _, Value.Local _, Value.Several _, Value.None _, Value.Invalid _ -> true;
                 });
             }
 
@@ -8513,7 +8513,7 @@ final class DifyExec implements Runnable {
         /// lines are in the files, so that no row counts as done whose line could not be written.
         private final List<Runnable> effects = new ArrayList<>();
         /// `mustForce` is true if something waits for added lines to be on disk.
-        private boolean mustForce = false, retryListDue = false, cannotForceNoted = false;
+        private boolean mustForce = false, retryListDue = false, fsyncFailureReported = false;
         /// `hasAttempts` is true if an attempt was added, and `hasSent` if one is on disk and may have been sent.
         private boolean hasAttempts = false, hasSent = false;
         private long nextRetryList = 0; // by System.nanoTime()
@@ -8587,7 +8587,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the size of the results on disk, which the log's events record. A later session that finds a smaller
         /// file can tell that results were lost.
-        long resultsOnDisk() {
+        long resultsBytesOnDisk() {
             return results.onDisk();
         }
 
@@ -8646,8 +8646,8 @@ final class DifyExec implements Runnable {
             if (!mustForce && now.isBefore(nextForce)) return;
             nextForce = now.plus(FORCE_EVERY);
             force();
-            if (cannotForceNoted || !log.cannotForce()) return; // the results are in the same folder as the log
-            cannotForceNoted = true;
+            if (fsyncFailureReported || !log.cannotForce()) return; // the results are in the same folder as the log
+            fsyncFailureReported = true;
             say.accept("The file system of " + batch.files().log()
                     + " does not support fsync. "
                     + "After a power loss, the log may lack runs that you paid for.");
@@ -8696,7 +8696,7 @@ final class DifyExec implements Runnable {
             write();
             force(); // so that the event contains the final size of the results
             // without user and task, because the session stops and not a single run
-            record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsOnDisk()));
+            record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsBytesOnDisk()));
             write(); // [#finish] writes it to disk
         }
 
@@ -10003,13 +10003,13 @@ final class DifyExec implements Runnable {
         /// ours, because nothing in it can be lost.
         ///
         /// @param isLine    whether a complete first line is ours
-        /// @param beginning matches the start of our lines, for a first line that was cut or is longer than 64 KB
-        static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern beginning) {
+        /// @param prefix matches the start of our lines, for a first line that was cut or is longer than 64 KB
+        static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern prefix) {
             var head = head(file);
             int end = head.indexOf('\n');
             if (head.isEmpty() || isLine.test((end < 0 ? head : head.substring(0, end)).getBytes(ISO_8859_1)))
                 return true;
-            var matcher = beginning.matcher(head);
+            var matcher = prefix.matcher(head);
             // at least six bytes, as in {"id": because any JSON may begin with {
             return end < 0 && head.length() >= 6 && (matcher.lookingAt() || matcher.hitEnd());
         }
@@ -10252,7 +10252,7 @@ final class DifyExec implements Runnable {
             if (merged.contains(own) || Storage.exists(files.mergedLog()))
                 throw new Unusable(whole.log() + ": includes shard " + own + ", which was merged",
                         "continue without --shard, or choose another -o");
-            refuseContinued(whole, sessions, "choose another -o");
+            requireOnlyShards(whole, sessions, "choose another -o");
         }
 
         /// Returns the shards whose sessions the log of the whole batch contains.
@@ -10265,7 +10265,7 @@ final class DifyExec implements Runnable {
         /// original tool, which wrote no log. A merge would overwrite them, and a shard would send their rows again.
         ///
         /// @param otherwise ends the hint
-        private static void refuseContinued(BatchFiles whole, List<SessionEvent> sessions, String otherwise) {
+        private static void requireOnlyShards(BatchFiles whole, List<SessionEvent> sessions, String otherwise) {
             boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
             if (isOlder || sessions.stream().anyMatch(session -> session.shard().isEmpty()))
                 throw new Unusable(whole.log() + ": this batch was continued without --shard",
@@ -10276,7 +10276,7 @@ final class DifyExec implements Runnable {
         /// without `--partial` and left out with it.
         List<Shard> requireMergeable(Index index, boolean partial) throws IOException {
             var sessions = Event.sessions(whole.log());
-            refuseContinued(whole, sessions, "move the files of " + whole.results() + " away");
+            requireOnlyShards(whole, sessions, "move the files of " + whole.results() + " away");
             for (var part : files) {
                 part.requireOurs(); // because its log will be moved
                 if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
@@ -11028,9 +11028,9 @@ final class DifyExec implements Runnable {
         private byte[] page = new byte[1 << 16]; // a part of the file; grows if a line is longer
         /// `first` is the offset in the file at which the page begins, and `number` is the line's number, from 1.
         private long first = 0, number = 0;
-        /// Holds offsets in the page. `filled` is where its bytes end. `begin` is where the line begins, `start` where
-        /// its text does after byte order marks, and `end` where it ends.
-        private int filled = 0, begin = 0, start = 0, end = -1;
+        /// Holds offsets in the page. `filled` is where its bytes end. `lineStart` is where the line begins,
+        /// `textStart` where its text does after byte order marks, and `end` where it ends.
+        private int filled = 0, lineStart = 0, textStart = 0, end = -1;
 
         Lines(Path path) {
             this.path = path;
@@ -11042,11 +11042,11 @@ final class DifyExec implements Runnable {
             void line(T value, Lines line) throws IOException;
         }
 
-        /// Reads each line that starts with `beginning`. Returns where the lines are that cannot be read. Blank lines
+        /// Reads each line that starts with `prefix`. Returns where the lines are that cannot be read. Blank lines
         /// and a last line that is still being written are not among them.
-        static <T> List<String> scan(Path file, String beginning, ObjectReader reader, Use<T> use) throws IOException {
+        static <T> List<String> scan(Path file, String prefix, ObjectReader reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
-            var head = beginning.getBytes(UTF_8);
+            var head = prefix.getBytes(UTF_8);
             try (var lines = new Lines(file)) {
                 while (lines.next()) {
                     if (!lines.startsWith(head)) continue;
@@ -11064,7 +11064,7 @@ final class DifyExec implements Runnable {
             long place = first + end + 1;
             if (!find(place)) fill(place, place);
             number++;
-            return end < filled || begin < end; // a last line may have no line break
+            return end < filled || lineStart < end; // a last line may have no line break
         }
 
         /// Moves to the line at this offset. The line is empty if the file has become shorter.
@@ -11089,18 +11089,18 @@ final class DifyExec implements Runnable {
         /// Finds the line at this offset in the page. Returns false if its line break is not in the page; the last line
         /// of a file may have none. The loop looks at each byte of long files, and local variables make it faster.
         private boolean find(long place) {
-            begin = start = (int) (place - first);
+            lineStart = textStart = (int) (place - first);
             var bytes = page;
-            int at = begin, most = filled;
+            int at = lineStart, most = filled;
             while (at < most && bytes[at] != '\n') at++;
             end = at;
-            while (startsWith(BOM)) start += BOM.length;
+            while (startsWith(BOM)) textStart += BOM.length;
             return end < filled;
         }
 
         /// Returns the offset of the line in the file.
         long place() {
-            return first + begin;
+            return first + lineStart;
         }
 
         /// Returns whether the line has its line break. Another process may still be writing a line without one.
@@ -11109,21 +11109,21 @@ final class DifyExec implements Runnable {
         }
 
         byte[] bytes() {
-            return Arrays.copyOfRange(page, start, end);
+            return Arrays.copyOfRange(page, textStart, end);
         }
 
-        boolean startsWith(byte[] beginning) {
-            int length = beginning.length;
-            return end - start >= length && Arrays.equals(page, start, start + length, beginning, 0, length);
+        boolean startsWith(byte[] prefix) {
+            int length = prefix.length;
+            return end - textStart >= length && Arrays.equals(page, textStart, textStart + length, prefix, 0, length);
         }
 
         void copyTo(OutputStream out) throws IOException {
-            out.write(page, start, end - start);
+            out.write(page, textStart, end - textStart);
             out.write('\n');
         }
 
         <T> Optional<T> read(ObjectReader reader) {
-            return read(reader, page, start, end - start);
+            return read(reader, page, textStart, end - textStart);
         }
 
         /// Reads the JSON of a line, or returns empty if it cannot be read as this type.
@@ -12511,7 +12511,7 @@ final class DifyExec implements Runnable {
         List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
-                if (value(row, column, cell) instanceof Value.Wrong(var why, var option))
+                if (value(row, column, cell) instanceof Value.Invalid(var why, var option))
                     problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
                             csv.input(column).title(), Text.printable(cell, 60), why, option));
             });
@@ -12651,7 +12651,7 @@ final class DifyExec implements Runnable {
                 case "file", "file-list" ->
                     new FileInput(type.equals("file-list"), reading.folders(), node, system)::read;
                 // Dify's API fails if it gets a value for `external_data_tool`, and other types are not known
-                default -> _ -> new Value.Wrong("must be empty: Dify's API accepts no value for type " + type);
+                default -> _ -> new Value.Invalid("must be empty: Dify's API accepts no value for type " + type);
             };
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
                     node.path("required").asBoolean(), reading.allowsEmpty(), reader);
@@ -12684,19 +12684,19 @@ final class DifyExec implements Runnable {
             boolean isSent = !isEmpty || isText() && (!required || mayBeEmpty);
             if (isSent) return reader.apply(cell);
             if (!required) return new Value.None();
-            return new Value.Wrong(isText() ? "is required (--allow-empty sends it empty)" : "is required");
+            return new Value.Invalid(isText() ? "is required (--allow-empty sends it empty)" : "is required");
         }
 
         private static Value text(String cell, int longest) {
             int length = cell.codePointCount(0, cell.length()); // Dify counts code points, too
             return longest == 0 || length <= longest ? new Value.Str(cell)
-                    : new Value.Wrong("has " + Text.count(length, "character") + "; the limit is " + longest);
+                    : new Value.Invalid("has " + Text.count(length, "character") + "; the limit is " + longest);
         }
 
         /// Reads a choice, which must be exactly one of the options, as Dify requires.
         private static Value select(String cell, List<String> options) {
             if (options.contains(cell)) return new Value.Str(cell);
-            return new Value.Wrong("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
+            return new Value.Invalid("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
                     + Nearest.hint(cell, options));
         }
 
@@ -12705,7 +12705,7 @@ final class DifyExec implements Runnable {
         static Value number(String cell) {
             var text = cell.strip();
             if (NUMBER.matcher(text).matches()) return new Value.Raw(new BigDecimal(text).toPlainString());
-            return new Value.Wrong("must be a number such as 12, -0.5 or 1234567.89",
+            return new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89",
                     hasDecimalComma(text) ? "--decimal ," : "");
         }
 
@@ -12725,7 +12725,7 @@ final class DifyExec implements Runnable {
 
         private static Value numberWithComma(String cell) {
             return hasDecimalComma(cell) ? number(withPoint(cell))
-                    : new Value.Wrong("must be a number such as 12, -0,5 or 1.234,56");
+                    : new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56");
         }
 
         /// Reads a checkbox. These are the words that Dify knows; it passes on any other text unchanged. They become
@@ -12734,14 +12734,14 @@ final class DifyExec implements Runnable {
             return switch (cell.strip().toLowerCase(Locale.ROOT)) {
                 case "true", "yes", "1", "on" -> new Value.Raw("true");
                 case "false", "no", "0", "off" -> new Value.Raw("false");
-                default -> new Value.Wrong("must be true, false, yes, no, 1, 0, on or off");
+                default -> new Value.Invalid("must be true, false, yes, no, 1, 0, on or off");
             };
         }
 
         /// Reads any JSON object. Dify checks whether it fits the variable's schema.
         private static Value object(String cell) {
             return Json.parse(cell).isObject() ? new Value.Raw(cell.strip())
-                    : new Value.Wrong("must be a JSON object such as {\"name\": \"value\"}");
+                    : new Value.Invalid("must be a JSON object such as {\"name\": \"value\"}");
         }
 
         /// Holds the folder that an `@path` is relative to, and the folders that it must not leave after links are
@@ -12782,24 +12782,25 @@ final class DifyExec implements Runnable {
             /// so is the whole cell.
             Value read(String cell) {
                 if (!isList && SECOND_FILE.matcher(cell).find())
-                    return new Value.Wrong("takes one file, but the cell has several");
+                    return new Value.Invalid("takes one file, but the cell has several");
                 if (!isList) return one(cell.strip());
                 var array = Json.parse(cell);
                 var parts = array.isArray() ? texts(array) : List.of(cell.split(";"));
                 var values = parts.stream().map(String::strip).filter(part -> !part.isEmpty()).map(this::one).toList();
-                for (var value : values) if (value instanceof Value.Wrong) return value;
+                for (var value : values) if (value instanceof Value.Invalid) return value;
                 int own = rules.path("max_length").asInt(0);
                 // a variable without a limit of its own has the server's, which is 10 unless an operator changed it
                 int most = own > 0 ? own : system.path("workflow_file_upload_limit").asInt(10);
                 if (values.size() <= most) return new Value.Several(values);
-                return new Value.Wrong("has " + Text.count(values.size(), "file") + "; the limit is " + most);
+                return new Value.Invalid("has " + Text.count(values.size(), "file") + "; the limit is " + most);
             }
 
             private Value one(String part) {
                 if (!part.startsWith("@"))
-                    return takes(REMOTE) ? remote(part) : new Value.Wrong("takes an uploaded file (@path), not a URL");
+                    return takes(REMOTE) ? remote(part)
+                            : new Value.Invalid("takes an uploaded file (@path), not a URL");
                 return takes(LOCAL) ? local(part.substring(1))
-                        : new Value.Wrong("takes a URL (https://…), not an uploaded file");
+                        : new Value.Invalid("takes a URL (https://…), not an uploaded file");
             }
 
             /// Returns whether the variable takes files in this way. A form that lists no way allows all of them.
@@ -12822,7 +12823,7 @@ final class DifyExec implements Runnable {
                 } catch (URISyntaxException _) {
                     // reported below
                 }
-                return new Value.Wrong("must be a URL (https://…)" + (takes(LOCAL) ? " or @path" : ""));
+                return new Value.Invalid("must be a URL (https://…)" + (takes(LOCAL) ? " or @path" : ""));
             }
 
             /// Reads an `@path`, whose file is uploaded later. A file that Dify would refuse is refused now, before any
@@ -12830,23 +12831,24 @@ final class DifyExec implements Runnable {
             private Value local(String name) {
                 try {
                     var path = folders.base().resolve(name);
-                    if (!Files.isRegularFile(path)) return new Value.Wrong("names a file that does not exist: " + path);
+                    if (!Files.isRegularFile(path))
+                        return new Value.Invalid("names a file that does not exist: " + path);
                     var file = path.toRealPath(); // a link must not lead out of the folders
                     if (folders.within().stream().noneMatch(file::startsWith))
-                        return new Value.Wrong("names a file outside the CSV's folder: " + file
+                        return new Value.Invalid("names a file outside the CSV's folder: " + file
                                 + " (allow another folder with --files DIR)");
-                    if (!Files.isReadable(path)) return new Value.Wrong("names a file that cannot be read: " + path);
+                    if (!Files.isReadable(path)) return new Value.Invalid("names a file that cannot be read: " + path);
                     var kind = kind(ending(name));
                     // Dify has limits of their own for these kinds, in MB
                     var limit = List.of("image", "audio", "video").contains(kind) ? kind + "_file_size_limit"
                             : "file_size_limit";
                     long most = system.path(limit).asLong(0), size = Files.size(file);
-                    if (most > 0 && size > most << 20) return new Value.Wrong("names a file of " + (size >> 20)
+                    if (most > 0 && size > most << 20) return new Value.Invalid("names a file of " + (size >> 20)
                             + " MB; the limit is " + most + " MB");
                     return wrongKind(kind, ending(name))
                             .orElseGet(() -> new Value.Local(kind, path.getFileName().toString(), file));
                 } catch (InvalidPathException | IOException problem) {
-                    return new Value.Wrong("names a file that cannot be read: " + Text.reason(problem));
+                    return new Value.Invalid("names a file that cannot be read: " + Text.reason(problem));
                 }
             }
 
@@ -12857,7 +12859,7 @@ final class DifyExec implements Runnable {
                 var custom = kinds.contains("custom") ? endings() : List.<String>of();
                 if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(ending))
                     return Optional.empty();
-                return Optional.of(new Value.Wrong("takes files of type " + String.join(", ", kinds)
+                return Optional.of(new Value.Invalid("takes files of type " + String.join(", ", kinds)
                         + inBrackets(String.join(", ", custom)) + ", not " + kind
                         + inBrackets(ending.isEmpty() ? "" : "." + ending)));
             }
@@ -12913,8 +12915,8 @@ final class DifyExec implements Runnable {
 
         /// Stands for a cell that the workflow would not accept. `why` continues a sentence that starts with the
         /// variable. `option` is an option with which the cell would be accepted, or empty.
-        record Wrong(String why, String option) implements Value {
-            Wrong(String why) {
+        record Invalid(String why, String option) implements Value {
+            Invalid(String why) {
                 this(why, "");
             }
         }
@@ -12929,7 +12931,7 @@ final class DifyExec implements Runnable {
             return switch (this) {
                 case Local local -> Stream.of(local);
                 case Several(var files) -> files.stream().flatMap(Value::locals);
-                case Str _, Query _, Raw _, None _, Wrong _ -> Stream.empty();
+                case Str _, Query _, Raw _, None _, Invalid _ -> Stream.empty();
             };
         }
 
@@ -12938,7 +12940,7 @@ final class DifyExec implements Runnable {
             return switch (this) {
                 case Local local -> local.uploaded(ids.get(local));
                 case Several(var files) -> new Several(files.stream().map(file -> file.uploaded(ids)).toList());
-                case Str _, Query _, Raw _, None _, Wrong _ -> this;
+                case Str _, Query _, Raw _, None _, Invalid _ -> this;
             };
         }
     }
@@ -13383,19 +13385,19 @@ final class DifyExec implements Runnable {
                 boolean stopAsked, boolean hasSuccess) {}
 
         /// Returns the steps to take, which the engine carries out in this order.
-        List<Step> steps(Unresolved unresolved, LookUpResult found, LookUpContext here, Instant now) {
+        List<Step> steps(Unresolved unresolved, LookUpResult found, LookUpContext context, Instant now) {
             return switch (unresolved.purpose()) {
-                case OUTCOME -> decideUnresolved(unresolved, found, here, now);
-                case QUIET -> quiet(unresolved, found, here);
-                case RESEND -> recheck(unresolved, found, here, now);
-                case LATE -> late(unresolved, found, here);
+                case OUTCOME -> decideUnresolved(unresolved, found, context, now);
+                case QUIET -> quiet(unresolved, found, context);
+                case RESEND -> recheck(unresolved, found, context, now);
+                case LATE -> late(unresolved, found, context);
             };
         }
 
         /// Handles a silent stream. Unless its run has ended, the stream is still waited for, so nothing is to be done.
-        private List<Step> quiet(Unresolved unresolved, LookUpResult found, LookUpContext here) {
+        private List<Step> quiet(Unresolved unresolved, LookUpResult found, LookUpContext context) {
             if (!(found instanceof LookUpResult.Ended(var ran, _))) return List.of();
-            if (here.stopAsked() && !ran.status().isSuccess())
+            if (context.stopAsked() && !ran.status().isSuccess())
                 return List.of(new Step.Close("interrupted", ran, "stopped on request"));
             // `stopped` may not be final yet, so the run is looked up as after a response with this status
             return List.of(ran.status() == Response.RunStatus.STOPPED
@@ -13405,7 +13407,7 @@ final class DifyExec implements Runnable {
 
         /// Handles an attempt that counted as not started, before its row is sent again. If a run has appeared, its
         /// outcome is waited for as after a lost response.
-        private List<Step> recheck(Unresolved unresolved, LookUpResult found, LookUpContext here, Instant now) {
+        private List<Step> recheck(Unresolved unresolved, LookUpResult found, LookUpContext context, Instant now) {
             if (found instanceof LookUpResult.Absent) // rechecked, so the row's next attempt is looked up, if any
                 return List.of(new Step.SendAgain(unresolved.attempt().tries(), true));
             // the time limit begins when the server responds again
@@ -13413,30 +13415,30 @@ final class DifyExec implements Runnable {
                 return failedLookUp(unresolved.attempt(), silent.response(), lookAgain(unresolved.later(now)));
             return decideUnresolved(new Unresolved(unresolved.attempt(), unresolved.response(),
                     unresolved.symptom(), unresolved.why(), unresolved.since(), now.plus(limits.timeout())),
-                    found, here, now);
+                    found, context, now);
         }
 
         /// Handles an attempt whose run was looked for once more before the session ends. A success is kept if the row
         /// has none, because it was paid for. Any other result changes nothing.
-        private List<Step> late(Unresolved unresolved, LookUpResult found, LookUpContext here) {
+        private List<Step> late(Unresolved unresolved, LookUpResult found, LookUpContext context) {
             if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return List.of();
             // the inputs that Dify recorded are not needed, because the row has not changed
-            return here.hasSuccess() || !unresolved.attempt().isCurrent() ? List.of()
+            return context.hasSuccess() || !unresolved.attempt().isCurrent() ? List.of()
                     : succeeded(unresolved, ran, Map.of());
         }
 
         /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing
         /// about the run, so the run is looked up again.
-        private List<Step> decideUnresolved(Unresolved unresolved, LookUpResult found, LookUpContext here,
+        private List<Step> decideUnresolved(Unresolved unresolved, LookUpResult found, LookUpContext context,
                 Instant now) {
             return switch (found) {
                 case LookUpResult.Ended(var ran, var inputs) when ran.status().isSuccess() ->
                         succeeded(unresolved, ran, inputs);
                 case LookUpResult.Ended(var ran, _) -> failed(unresolved, ran, now);
                 case LookUpResult.Running running -> running(unresolved, running, now);
-                case LookUpResult.Unanswered(var isOver) -> unanswered(unresolved, isOver, here.listing(), now);
+                case LookUpResult.Unanswered(var isOver) -> unanswered(unresolved, isOver, context.listing(), now);
                 case LookUpResult.Absent() when unresolved.is(Symptom.UNCONFIRMED) -> notStored(unresolved);
-                case LookUpResult.Absent() -> absent(unresolved, here, now);
+                case LookUpResult.Absent() -> absent(unresolved, context, now);
                 case LookUpResult.Silent(Response.Unreadable(var run, var why)) ->
                         giveUp(unresolved.withRun(run), new Outcome(RowStatus.UNKNOWN, why));
                 case LookUpResult.Silent(Response.Refused refused) -> failedLookUp(unresolved.attempt(), refused,
@@ -13523,21 +13525,21 @@ final class DifyExec implements Runnable {
 
         /// Decides what it means that no run was found, which depends on when the server lists runs. A run whose id is
         /// known exists, unless Dify made up the id, so it is never considered not started.
-        private List<Step> absent(Unresolved unresolved, LookUpContext here, Instant now) {
+        private List<Step> absent(Unresolved unresolved, LookUpContext context, Instant now) {
             var known = unresolved.run().filter(run -> !run.isMadeUp());
             boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
-            if (here.listing() == Release.Listing.OTHER_APP) return unknown(unresolved,
+            if (context.listing() == Release.Listing.OTHER_APP) return unknown(unresolved,
                     "the run was not found; with --same-app, it may belong to another app");
             if (known.isPresent())
                 return waited(unresolved, "Dify no longer has run " + known.get().id(), now);
             // it may have had a result, so it never counts as not started
             if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "Dify no longer has its run");
-            return switch (here.listing()) {
+            return switch (context.listing()) {
                 // Dify makes up an id only after the run has left the queue
-                case FROM_START -> isStream && unresolved.run().isEmpty() ? queued(unresolved, here, now)
+                case FROM_START -> isStream && unresolved.run().isEmpty() ? queued(unresolved, context, now)
                         : settled(unresolved, unresolved.since(), now);
                 case WITHOUT_END -> settled(unresolved, unresolved.since(), now);
-                case AT_END, NOT_KNOWN, OTHER_APP -> unlisted(unresolved, here.listing(), now);
+                case AT_END, NOT_KNOWN, OTHER_APP -> unlisted(unresolved, context.listing(), now);
             };
         }
 
@@ -13555,10 +13557,10 @@ final class DifyExec implements Runnable {
         /// after its client has disconnected, and the server does not show it meanwhile. Time alone therefore does not
         /// show that it never started. Only a stream that was sent later and has started shows that the queue has moved
         /// past this one. A stream of an earlier session may wait until streams of this session show that.
-        private List<Step> queued(Unresolved unresolved, LookUpContext here, Instant now) {
-            if (here.passed().isPresent()) return settled(unresolved, here.passed().get(), now);
+        private List<Step> queued(Unresolved unresolved, LookUpContext context, Instant now) {
+            if (context.passed().isPresent()) return settled(unresolved, context.passed().get(), now);
             var later = unresolved.with(unresolved.state().later(now, false)); // a run in the queue holds no slot
-            boolean mayBePassed = unresolved.attempt().isEarlier() && here.hasStreamsToCome();
+            boolean mayBePassed = unresolved.attempt().isEarlier() && context.hasStreamsToCome();
             if (mayBePassed || now.isBefore(unresolved.state().deadline())) return lookAgain(later);
             return unknown(unresolved, "it may still wait in Dify's queue: no stream that was sent later has started");
         }
@@ -14075,7 +14077,7 @@ final class DifyExec implements Runnable {
         /// Requests that leave within this time may enter the queue in another order.
         private static final Duration REORDERING = Duration.ofSeconds(1);
 
-        private final Map<String, Instant> passedSince = new HashMap<>(); // by user, of which each attempt has its own
+        private final Map<String, Instant> overtakenAt = new HashMap<>(); // by user, of which each attempt has its own
         private Instant newestBegun;
 
         /// @param newestBegun when an earlier session sent the newest stream that has begun
@@ -14093,12 +14095,12 @@ final class DifyExec implements Runnable {
         /// Notes that the server has no run of this attempt. If it is past its turn, `--settle` counts from the first
         /// time that this is seen, because a run that began in its turn would soon be listed.
         void noteAbsent(Attempt attempt, Instant now) {
-            if (attempt.at().plus(REORDERING).isBefore(newestBegun)) passedSince.putIfAbsent(attempt.user(), now);
+            if (attempt.at().plus(REORDERING).isBefore(newestBegun)) overtakenAt.putIfAbsent(attempt.user(), now);
         }
 
         /// Returns when this session first saw that a stream sent after this one has started, or empty if it has not.
-        Optional<Instant> passedSince(Attempt attempt) {
-            return Optional.ofNullable(passedSince.get(attempt.user()));
+        Optional<Instant> overtakenAt(Attempt attempt) {
+            return Optional.ofNullable(overtakenAt.get(attempt.user()));
         }
     }
 
@@ -14330,7 +14332,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Moves the time of an earlier session's attempt to the session's start, if the clock was set back since.
-        Attempt before(Instant now) {
+        Attempt limitedTo(Instant now) {
             return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, fingerprint, now, isEdited) : this;
         }
 
@@ -14888,10 +14890,10 @@ final class DifyExec implements Runnable {
 
         /// Shifts the times of an earlier session's attempt that seems to lie in the future because the clock was set
         /// back. Otherwise, its look-ups would not end for as long.
-        Unresolved before(Instant now) {
+        Unresolved limitedTo(Instant now) {
             var ahead = Duration.between(now, attempt.at());
             if (!ahead.isPositive()) return this;
-            return new Unresolved(attempt.before(now), response, purpose, symptom, why, since.minus(ahead),
+            return new Unresolved(attempt.limitedTo(now), response, purpose, symptom, why, since.minus(ahead),
                     state.withStart(state.runStart(), state.deadline().minus(ahead)));
         }
 
@@ -16364,7 +16366,7 @@ final class DifyExec implements Runnable {
     /// Holds numbers by index, 0 if not set. It adds blocks and never copies them, because a growing array would take
     /// its memory twice during the copy.
     static final class LongList {
-        private static final int BLOCK = 1 << 12; // numbers, or 32 KB, the most that a short list wastes
+        private static final int BLOCK_SIZE = 1 << 12; // numbers, or 32 KB, the most that a short list wastes
 
         private final List<long[]> blocks = new ArrayList<>();
         private int size = 0;
@@ -16375,12 +16377,12 @@ final class DifyExec implements Runnable {
 
         /// Returns a number, or 0 beyond the end, so that nobody needs to fill up a list.
         long get(long place) {
-            return place < size ? blocks.get((int) (place / BLOCK))[(int) (place % BLOCK)] : 0;
+            return place < size ? blocks.get((int) (place / BLOCK_SIZE))[(int) (place % BLOCK_SIZE)] : 0;
         }
 
         void set(int place, long number) {
-            while (blocks.size() * BLOCK <= place) blocks.add(new long[BLOCK]);
-            blocks.get(place / BLOCK)[place % BLOCK] = number;
+            while (blocks.size() * BLOCK_SIZE <= place) blocks.add(new long[BLOCK_SIZE]);
+            blocks.get(place / BLOCK_SIZE)[place % BLOCK_SIZE] = number;
             size = Math.max(size, place + 1);
         }
 
@@ -16391,7 +16393,7 @@ final class DifyExec implements Runnable {
 
     /// Finds the word that the user most likely meant, if one is near enough for a typing error.
     static final class Nearest {
-        private static final Pattern MARKS = Pattern.compile("[\\s_-]"); // people mix up Body-Text and body_text
+        private static final Pattern SEPARATORS = Pattern.compile("[\\s_-]"); // people mix up Body-Text and body_text
 
         /// Allows one wrong letter in four, and always one. With more, a short word would resemble most others.
         static Optional<String> of(String word, List<String> words) {
@@ -16428,7 +16430,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String plain(String word) {
-            return MARKS.matcher(word.toLowerCase(Locale.ROOT)).replaceAll("");
+            return SEPARATORS.matcher(word.toLowerCase(Locale.ROOT)).replaceAll("");
         }
     }
 

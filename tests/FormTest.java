@@ -115,7 +115,7 @@ class FormTest {
             var wrong = new ArrayList<>(faults(form, csv, false)); // the server accepts unmatched names
             wrong.removeIf(fault -> !faults(form, csv, true).contains(fault) && !fault.contains("required"));
             cells.forEach((column, cell) -> {
-                if (form.value(column, cell) instanceof Value.Wrong fault)
+                if (form.value(column, cell) instanceof Value.Invalid fault)
                     wrong.add(column + " " + fault.why());
             });
             if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
@@ -173,7 +173,7 @@ class FormTest {
 
     /// Checks that the reason contains all of these facts, separated by `;`.
     private static void assertRefused(Value value, String facts) {
-        var why = assertInstanceOf(Value.Wrong.class, value).why();
+        var why = assertInstanceOf(Value.Invalid.class, value).why();
         for (var fact : facts.split(";")) assertTrue(why.contains(fact), fact + " in " + why);
     }
 
@@ -300,7 +300,7 @@ class FormTest {
         void mayContainSeveralFilesAsAJsonArray() {
             assertEquals(read("file-list", "https://a.example/1.pdf; https://a.example/2.pdf", "\"max_length\":3"),
                     read("file-list", "[\"https://a.example/1.pdf\",\"https://a.example/2.pdf\"]", "\"max_length\":3"));
-            assertInstanceOf(Value.Wrong.class, read("file-list", "[{\"url\":\"https://a.example/1.pdf\"}]",
+            assertInstanceOf(Value.Invalid.class, read("file-list", "[{\"url\":\"https://a.example/1.pdf\"}]",
                     "\"max_length\":3"));
             assertInstanceOf(Value.None.class, read("file-list", "[]", "\"max_length\":3"));
         }
@@ -341,7 +341,7 @@ class FormTest {
 
             assertEquals(taken, alone instanceof Value.Local, alone::toString);
             assertEquals(more, both instanceof Value.Local, both::toString);
-            if (alone instanceof Value.Wrong wrong) assertTrue(wrong.why().contains("--files DIR"), wrong.why());
+            if (alone instanceof Value.Invalid fault) assertTrue(fault.why().contains("--files DIR"), fault.why());
         }
 
         @Test

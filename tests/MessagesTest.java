@@ -42,7 +42,7 @@ final class MessagesTest {
             if (name.equals("Unusable") && arguments.size() > 1) hints.add(text(arguments.getLast()));
             if (name.matches("Unusable|Stop|TypeConversionException"))
                 stops.add(text(arguments.get(arguments.size() == 3 ? 1 : 0)));
-            if (name.equals("Value.Wrong") || name.equals("Wrong")) stops.add(text(arguments.getFirst()));
+            if (name.equals("Value.Invalid") || name.equals("Invalid")) stops.add(text(arguments.getFirst()));
             if (name.equals("Faulty")) stops.add(text(arguments.get(3)));
             if (name.equals("Faulty")) hints.add(text(arguments.get(4)));
             return super.visitNewClass(tree, nothing);

@@ -624,7 +624,7 @@ final class Given {
             var route = batch.history().modePolicy(mode, app, server, false);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(),
                             new AppClaim("1-2", "", false), server, List.of(), false)
-                    .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsOnDisk()));
+                    .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, null, grace, timeout, settle),
