@@ -8266,12 +8266,12 @@ final class DifyExec implements Runnable {
     /// Holds everything known about a batch, from its files and, if there is one, the CSV. `offsets` are filled only
     /// for commands that show single rows, because they take 16 bytes per line.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
-        /// Sees each line that counts while the files are read, so that nobody reads them a second time.
+        /// Receives each line that counts while the files are read, so that they need not be read a second time.
         interface Listener {
-            /// Takes a success. `line` is valid only during the call.
+            /// Receives a success. `line` is valid only during the call.
             void result(int entry, Lines line) throws IOException;
 
-            /// Takes an event of the log. `at` is the offset of its line in the file.
+            /// Receives an event of the log. `at` is the offset of its line in the file.
             default void event(Index index, Event event, long at) {}
         }
 
@@ -8304,9 +8304,9 @@ final class DifyExec implements Runnable {
             return history.figures();
         }
 
-        /// Reads the ids of the CSV. Files of another program are refused first, because reading a CSV can take long;
-        /// only the retry list has to wait, because the ids show whether it is ours. Without a CSV, the index stays
-        /// empty until the files are read.
+        /// Reads the ids of the CSV. Files of another program are rejected first, because reading a CSV can take long.
+        /// The retry list is checked afterwards, because only the ids show whether it is ours. Without a CSV, the index
+        /// stays empty until the files are read.
         static Index readIndex(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
@@ -8357,7 +8357,7 @@ final class DifyExec implements Runnable {
             int entry = index.find(id);
             if (index.isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
-                    Math.max(2, id.length() / 2), 3); // at least 2, because r1 would otherwise match nothing
+                    Math.max(2, id.length() / 2), 3); // at least 2, so that r1 suggests r-001
             throw new Unusable(where + "no row has the id " + Text.quoted(id), near.isEmpty() ? ""
                     : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
         }
@@ -8418,7 +8418,6 @@ final class DifyExec implements Runnable {
         /// Holds the rows of one session. A row is in `fresh` if it can be sent at once, and in `lookUps` if an earlier
         /// run must be looked up first.
         record Wanted(Batch batch, BitSet fresh, List<Unresolved> lookUps, Selection asked) {
-            /// Returns the entries of all rows of the session.
             BitSet entries() {
                 var all = (BitSet) fresh.clone();
                 lookUps.forEach(unresolved -> all.set(unresolved.attempt().row().index()));
@@ -8443,7 +8442,7 @@ final class DifyExec implements Runnable {
             // `.retry` may have ids that the CSV lacks, for which there is no row to send
             var rows = asked.listed() ? entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
                     : asked.ids().isEmpty() ? entrySet(IntStream.range(0, index.rows())) : entriesOf(asked.ids(), "");
-            // an id that was typed is refused; below, other selections leave succeeded rows out
+            // the typed id of a succeeded row is refused; other selections leave such rows out below
             if (!asked.ids().isEmpty() && !asked.force())
                 rows.stream().filter(entry -> index.status(entry).isSuccess()).findFirst().ifPresent(entry -> {
                     throw new Unusable("row " + Text.id(index.id(entry))
@@ -8455,7 +8454,7 @@ final class DifyExec implements Runnable {
                     .filter(entry -> index.status(entry).isSuccess() && !changed.get(entry))));
             if (asked.pendingOnly()) rows.andNot(entrySet(rows.stream()
                     .filter(entry -> index.status(entry) != RowStatus.PENDING)));
-            // a retry would ask the person again, so it takes an explicit id
+            // a retry would ask the person again, so such a row needs an explicit id
             if (asked.ids().isEmpty()) rows.andNot(entrySet(history.failedAfterForm()));
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
             else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
@@ -8541,7 +8540,7 @@ final class DifyExec implements Runnable {
                 return Storage.naming(files.results(), () -> {
                     var index = Batch.readIndex(files, Optional.of(csv));
                     var lock = files.acquire();
-                    // results begin with a byte order mark, because those of the original tool do; it wrote no log
+                    // results begin with a byte order mark, as in the original tool, which wrote no log
                     var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
@@ -8596,7 +8595,7 @@ final class DifyExec implements Runnable {
             log.add(event);
             effects.add(() -> batch.history().take(event));
             hasAttempts |= event instanceof AttemptEvent;
-            // an attempt must be on disk before its request leaves, and a session's start before its results
+            // an attempt must be on disk before its request is sent, and a session's start before its results
             mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent;
         }
 
@@ -8619,8 +8618,9 @@ final class DifyExec implements Runnable {
             retryListDue = true;
         }
 
-        /// Writes the added lines into the files, and then applies their effects, which limits count. The results come
-        /// first, because a result whose log cannot be written is still counted by the next session.
+        /// Writes the added lines into the files, and then applies their effects, such as the counts that limits use.
+        /// The results come first, because a result whose log line cannot be written is still counted by the next
+        /// session.
         void write() {
             results.write();
             log.write();
@@ -8639,8 +8639,8 @@ final class DifyExec implements Runnable {
             nextRetryList = ended + Math.max(RETRY_LIST_EVERY.toNanos(), RETRY_LIST_REST * (ended - began));
         }
 
-        /// Writes what was added to the files. Writes the files to disk at once if anything waits for that, and
-        /// otherwise every 500 ms. After this, attempts may be sent and outcomes shown.
+        /// Writes the added lines into the files. If anything waits for that, the files are also written to disk at
+        /// once, otherwise every 500 ms. After this, attempts may be sent and outcomes shown.
         void commit(Instant now, Consumer<String> say) {
             write();
             if (!mustForce && now.isBefore(nextForce)) return;
@@ -8695,7 +8695,7 @@ final class DifyExec implements Runnable {
         void recordStop(Instant now, Optional<Stop> stop) {
             write();
             force(); // so that the event contains the final size of the results
-            // without user and task, because the session stops and not a single run
+            // without user and task, because this is not about a single run
             record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsBytesOnDisk()));
             write(); // [#finish] writes it to disk
         }
@@ -8756,7 +8756,7 @@ final class DifyExec implements Runnable {
 
         /// Reads the ids of a CSV, or of its shard, into a new index.
         ///
-        /// @param inspector takes each row that has a usable id
+        /// @param inspector receives each row that has a usable id
         static Index of(Csv csv, Consumer<Row> inspector) {
             var index = new Index();
             index.endOfRows(csv.check(row -> {
@@ -8897,7 +8897,7 @@ final class DifyExec implements Runnable {
             return slot;
         }
 
-        /// Holds short texts as bytes, one behind the other in blocks of 1 MiB, each after its length. A place is a
+        /// Holds short texts as bytes, one after the other in blocks of 1 MiB, each after its length. A place is a
         /// number of 32 bits: 12 bits for the block and 20 bits for the offset in it, enough for 4 GiB of ids. A longer
         /// text gets a block of its own.
         private static final class Texts {
@@ -8949,7 +8949,7 @@ final class DifyExec implements Runnable {
         /// Holds the starts of the current session, and those of the last session that had enough rows.
         private Starts starts = new Starts(), lastEnough = starts;
 
-        /// Takes an event of the log. Attempts, outcomes and the end of a session extend the session's time up to
+        /// Counts an event of the log. Attempts, outcomes and the end of a session extend the session's time up to
         /// them. The time between two sessions does not count.
         void take(Event event) {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
@@ -8959,12 +8959,12 @@ final class DifyExec implements Runnable {
                     lastResult = Instant.MIN;
                     updatedAt = Optional.of(started.t()); // the time since the last session does not count
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
-                    if (starts.isEnough()) lastEnough = starts; // `starts` still holds those of the session before
+                    if (starts.isEnough()) lastEnough = starts; // `starts` still holds the previous session
                     starts = new Starts();
                 }
                 case AttemptEvent attempt -> {
                     advanceTo(attempt.t());
-                    if (attempt.n() == 0) starts.addStart(attempt.t()); // not a retry, which starts no other row
+                    if (attempt.n() == 0) starts.addStart(attempt.t()); // a retry starts no other row
                 }
                 case EndEvent end -> {
                     advanceTo(end.t());
@@ -8999,7 +8999,7 @@ final class DifyExec implements Runnable {
 
         /// Records a row's outcome. A failure does not replace an earlier success.
         ///
-        /// @param former  the row's status before
+        /// @param former the row's earlier status
         /// @param seconds null if unknown, as in results of the original tool
         void countOutcome(int entry, RowStatus former, Outcome outcome, Double seconds) {
             if (outcome.status().isSuccess()) succeeded.set(entry);
@@ -9081,7 +9081,6 @@ final class DifyExec implements Runnable {
             return startedAt;
         }
 
-        /// Returns when the last event or result was recorded.
         Optional<Instant> updatedAt() {
             return updatedAt.map(updated -> lastResult.isAfter(updated) ? lastResult : updated);
         }
@@ -9133,9 +9132,9 @@ final class DifyExec implements Runnable {
 
     // Batch: the state that earlier sessions left
 
-    /// Holds what the results and the log contain: lines of earlier sessions when they are read, the results first, and
-    /// lines of this session after they were written. An attempt is kept until nothing is left to learn about it. This
-    /// is what each kind of line does to the attempts of its row:
+    /// Holds the state that follows from the lines of the results and the log. Lines of earlier sessions are applied
+    /// when they are read, the results first, and lines of this session after they were written. An attempt is kept
+    /// until nothing is left to learn about it. Each kind of line changes the attempts of its row:
     ///
     /// | line | effect on the attempts |
     /// | --- | --- |
@@ -9167,7 +9166,7 @@ final class DifyExec implements Runnable {
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(), failedAfterForm = new BitSet();
         private final Figures figures = new Figures();
-        /// Holds the figures of the batch and those of the session that this process runs.
+        /// Holds the figures of the batch, and of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
         /// Holds the tokens of each row over all its attempts.
         private final LongList tokensByRow = new LongList();
@@ -9193,7 +9192,7 @@ final class DifyExec implements Runnable {
         /// - `OPEN`: The log contains no `end` event of it.
         enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
 
-        /// Holds an attempt that was sent, and what the later lines about it showed.
+        /// Holds an attempt that was sent, updated by the later lines about it.
         ///
         /// @param server      Dify's version, which decides where its run can be found
         /// @param isElsewhere whether it is only assumed, by `--same-app`, that later sessions use the attempt's app
@@ -9231,7 +9230,7 @@ final class DifyExec implements Runnable {
             Attempt attempt(Row row) {
                 // the hash of a row that is still edited includes the edits, so it does not show what the CSV contains
                 boolean isEdited = event.edited() && (row.isEdited() || !event.fingerprint().equals(row.hash()));
-                // sequence 0 marks an attempt of an earlier session, whose tries count only as earlier ones
+                // sequence 0 marks an attempt of an earlier session; its retries count only as `Tries.earlier`
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
                         event.fingerprint(), event.t(), isEdited);
             }
@@ -9242,7 +9241,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads results, log and retry list. The results come first, because they show which attempts of the log have
-        /// succeeded. An id that is only in the retry list failed in the original tool, which has no log.
+        /// succeeded.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
             history.unreadable.addAll(Results.read(files.results(), history, listeners));
@@ -9260,7 +9259,7 @@ final class DifyExec implements Runnable {
             }));
         }
 
-        /// Returns the figures of the whole batch, from the lines taken so far.
+        /// Returns the figures of the whole batch, from the lines so far.
         Figures figures() {
             return figures;
         }
@@ -9270,12 +9269,11 @@ final class DifyExec implements Runnable {
             counting.add(session);
         }
 
-        /// Returns the last event of this kind, or empty if there was none.
         <T extends Event> Optional<T> last(Class<T> kind) {
             return Optional.ofNullable(kind.cast(last.get(kind)));
         }
 
-        /// Takes an event of the log, when it is read or after it was written.
+        /// Applies an event of the log, when it is read or after it was written.
         void take(Event event) {
             if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
             last.put(event.getClass(), event);
@@ -9304,14 +9302,14 @@ final class DifyExec implements Runnable {
             sent.forEach((id, row) -> row.replaceAll(one -> one.asDoubtful(isIdDoubtful.test(id))));
         }
 
-        /// Takes a merge. Only attempts of a shard whose results had been longer are doubtful afterwards. The logs of
+        /// Applies a merge. Only attempts of a shard whose results had been longer are doubtful afterwards. The logs of
         /// the shards are merged by time, so the sizes in their events belong to different files and made attempts
         /// doubtful without reason.
         private void takeMerge(MergeEvent merged) {
             doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
         }
 
-        /// Takes a stop event. Without a user, the session ended; with a user, Dify was asked to stop one task.
+        /// Applies a stop event. Without a user, the session ended; with a user, Dify was asked to stop one task.
         private void takeStop(StopEvent stop) {
             if (stop.user().isEmpty()) {
                 stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
@@ -9327,7 +9325,7 @@ final class DifyExec implements Runnable {
             return !isKept;
         }
 
-        /// Takes a success, when its line is read or after it was written. Returns the entry of its row. If an id has
+        /// Applies a success, when its line is read or after it was written. Returns the entry of its row. If an id has
         /// several lines, the last one counts.
         int take(Results.Success.Head success) {
             int entry = index.findOrAdd(success.id().strip()); // as the CSV's ids are
@@ -9364,14 +9362,14 @@ final class DifyExec implements Runnable {
             return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
 
-        /// Takes an id of the retry list. An id that is only there failed in the original tool, which has no log.
+        /// Adds an id of the retry list. An id that is only there failed in the original tool, which has no log.
         void takeListed(String id) {
             int entry = index.findOrAdd(id);
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
-        /// Takes the start of a session. A process logs another start when it changes its mode; its session then goes
-        /// on. After `--same-app`, nothing shows that earlier attempts went to the present app.
+        /// Applies the start of a session. A process logs another start when it changes its mode, although its session
+        /// continues. After `--same-app`, nothing shows that earlier attempts went to the present app.
         private void takeSession(SessionEvent started) {
             stopped = Optional.empty();
             if (!unfinished.map(SessionEvent::process).equals(Optional.ofNullable(started.process())))
@@ -9410,8 +9408,8 @@ final class DifyExec implements Runnable {
             return costs == null ? 0 : costs.get(entry) / BILLION;
         }
 
-        /// Takes an attempt that is about to be sent. The row's former attempts follow the table above. An attempt
-        /// whose success is in the results is over, because the results were read before.
+        /// Applies an attempt that is about to be sent. The row's earlier attempts change as in the table above. An
+        /// attempt whose success is in the results is already over, because the results are read first.
         private void takeAttempt(AttemptEvent attempt) {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(one -> one.countSent(entry, attempt.t()));
@@ -9424,8 +9422,8 @@ final class DifyExec implements Runnable {
             else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));
         }
 
-        /// Takes the run of an attempt. The first event of a stream also shows that Dify's queue has got to this
-        /// attempt, so streams that were sent before it are no longer waiting. A blocking run never waits in the queue.
+        /// Applies the run of an attempt. The first event of a stream also shows that Dify's queue has reached this
+        /// attempt, so streams that were sent earlier are no longer waiting. A blocking run never waits in the queue.
         private void takeRun(RunEvent run) {
             // a new list, because `List.of()` supports no replacing
             sent.getOrDefault(run.id(), new ArrayList<>()).replaceAll(one -> {
@@ -9436,13 +9434,13 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Takes the end of an attempt without a success. Its cost always counts. Its outcome may be only the
-        /// attempt's, such as `again`, which leaves the row pending.
+        /// Applies the end of an attempt without a success. Its cost always counts. Its outcome may concern only the
+        /// attempt, such as `again`, which leaves the row pending.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             spend(entry, end.tokens(), end.price(), end.currency());
             if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
-            // mode and retries are made up if the attempt is not known any more, because a look-up needs only its user
+            // if the attempt is no longer known, any mode and number of retries will do; a look-up needs only its user
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
                             end.fingerprint(), end.edited(), 0), "")).with(end.run(), "");
@@ -9461,7 +9459,7 @@ final class DifyExec implements Runnable {
             ends.put(entry, end);
         }
 
-        /// Takes the run of an attempt whose row was sent again. While it is active and the row has no success, its
+        /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its
         /// result can still be taken, so the attempt is kept with this run. Otherwise nothing is left to learn about
         /// it.
         private void takeLate(LateEvent found) {
@@ -9523,7 +9521,8 @@ final class DifyExec implements Runnable {
             return changed.stream();
         }
 
-        /// Returns the rows whose run failed after its form was answered, so that they are not sent again unasked.
+        /// Returns the rows whose run failed after its form was answered, so that they are not sent again
+        /// automatically.
         IntStream failedAfterForm() {
             return failedAfterForm.stream();
         }
@@ -9552,7 +9551,6 @@ final class DifyExec implements Runnable {
             return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.http() / 100 == 4).isPresent();
         }
 
-        /// Returns the attempts in these states, of all rows.
         private Stream<Sent> all(Predicate<State> which) {
             return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state()));
         }
@@ -9685,14 +9683,15 @@ final class DifyExec implements Runnable {
         /// be found by its user.
         record Recorded(String id, String user) {}
 
-        /// Holds what shows which app a session used.
+        /// Holds the runs by which the app of a session can be recognized.
         ///
         /// @param mayHaveStarted whether the session sent a row, which may have started a run
-        /// @param newest         the newest runs; runs with a result are preferred, because they took place for certain
+        /// @param newest         the newest runs; runs with a result are preferred, because they certainly took place
         record Runs(boolean mayHaveStarted, Collection<Recorded> newest) {}
 
-        /// Reads what shows which app a session used. Only a start with another server or key needs this, so it is not
-        /// part of the history. The results are read after the log, because the runs that are added last are kept.
+        /// Reads the runs by which the app of a session can be recognized. Only a start with another server or key
+        /// needs this, so it is not part of the history. The results are read after the log, because the runs that are
+        /// added last are kept.
         Runs runs(SessionEvent session) throws IOException {
             Predicate<String> isRow = session.shard().isEmpty() ? _ -> true : Shard.parse(session.shard())::holds;
             var newest = new LinkedHashMap<String, Recorded>(); // by user, so that each attempt counts once
@@ -9715,7 +9714,7 @@ final class DifyExec implements Runnable {
             return new Runs(isSent.get(), newest.values());
         }
 
-        /// Adds a run as the newest one and drops the oldest of too many.
+        /// Adds a run as the newest one, and drops the oldest if there are too many.
         private static void add(LinkedHashMap<String, Recorded> newest, String run, String user) {
             newest.putLast(user, new Recorded(run, user));
             if (newest.size() > MAX_RUNS) newest.pollFirstEntry();
@@ -9789,7 +9788,6 @@ final class DifyExec implements Runnable {
                         end.error(), false)).orElse(RowEnd.NONE);
             }
 
-            /// Holds an attempt and the events that followed it.
             record Trace(AttemptEvent attempt, List<Event> events) {
                 <T extends Event> List<T> all(Class<T> kind) {
                     return events.stream().filter(kind::isInstance).map(kind::cast).toList();
@@ -9897,8 +9895,8 @@ final class DifyExec implements Runnable {
             return files;
         }
 
-        /// Refuses what cannot be locked, cut and replaced safely. A link may point to a file of another batch, and `-`
-        /// would be standard output.
+        /// Refuses a file that cannot be locked, cut and replaced safely. A link may point to a file of another batch,
+        /// and `-` would be standard output.
         private static void requireRegular(Path file) {
             boolean exists = Storage.exists(file, LinkOption.NOFOLLOW_LINKS);
             if (file.toString().equals("-")
@@ -9983,8 +9981,8 @@ final class DifyExec implements Runnable {
             return files.stream().anyMatch(one -> Storage.isSame(one, file));
         }
 
-        /// Holds what an earlier session chose about the input, the log that records it, and the path of the input if
-        /// it is known.
+        /// Holds the choices of an earlier session about the input, the log that records them, and the path of the
+        /// input if it is known.
         record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
         /// Returns the choices of the last session on these files. Without a session, returns the choices of a shard,
@@ -10123,8 +10121,8 @@ final class DifyExec implements Runnable {
                 throw locked(files.lock);
             }
 
-            /// Returns what identifies the file itself and not its name (an inode), or null where the system has no
-            /// such number. Two nulls count as the same file.
+            /// Returns the key that identifies the file itself and not its name (an inode), or null if the system has
+            /// no such key. Two nulls count as the same file.
             static Object key(Path path) throws IOException {
                 return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
             }
@@ -10147,7 +10145,7 @@ final class DifyExec implements Runnable {
             /// at first, closing the channel tries again; otherwise a shell would hold it for good.
             @Override
             public void close() {
-                // after the first call, the lock file may be that of another process
+                // after the first call, the lock file may belong to another process
                 if (held.isValid()) Storage.close(files.lock, () -> {
                     try (var channel = held.channel(); held) {
                         if (!files.isStarted() && channel.size() == 0) Files.deleteIfExists(files.lock);
@@ -10160,7 +10158,7 @@ final class DifyExec implements Runnable {
     /// Holds the started shards of a batch, which lie beside it, and their count. It also refuses a batch
     /// without shards, and shards of another count, because they would send the same rows again.
     record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
-        /// Finds the shards. Shards of two counts cannot be merged, because a row belongs to one shard of each count.
+        /// Finds the shards. All must have the same count, because shard 1/2 and shard 1/3 can contain the same row.
         static Shards of(BatchFiles whole) {
             var files = beside(whole);
             if (files.isEmpty()) throw new Unusable(whole.results()
@@ -10298,9 +10296,9 @@ final class DifyExec implements Runnable {
         /// Merges the shards into one batch: joins their logs by time and their results one after another, and writes
         /// the retry list. The log is put in place first. It gets its last line, the `merge` event, when everything
         /// else is there. Then the shards' logs are moved aside, so that no shard is started again. If the merge is
-        /// interrupted before the last of them is moved, `run` refuses the batch, and a second merge makes it again.
+        /// interrupted before the last of them is moved, `run` refuses the batch, and a second merge starts over.
         ///
-        /// @param cut the numbers of shards whose results were longer before, filled while their logs are read
+        /// @param cut the numbers of shards whose results used to be longer, filled while their logs are read
         record Merger(Shards shards, Csv csv, Index index, History history, Set<Integer> cut) {
             static Batch merge(BatchFiles whole, Csv csv, boolean partial, boolean noBom) {
                 return Storage.naming(whole.results(), () -> {
@@ -10427,11 +10425,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Appends whole lines to a file, a group in one write. The file appears with its first line. A write that fails is
-    /// undone, so that no line is torn. After another program has changed the file, nothing more is written. Every
+    /// Appends whole lines to a file, a group in one write. The file is created with its first line. A write that fails
+    /// is undone, so that no line is torn. After another program has changed the file, nothing more is written. Every
     /// error message contains the path of the file.
     static final class LineFile implements AutoCloseable {
-        /// When so many bytes wait, they are written. Smaller groups need more writes, and larger ones more memory.
+        /// Limits the bytes that wait to be written. A smaller buffer needs more writes, and a larger one more memory.
         private static final int BUFFER_SIZE = 64 << 10;
         /// Does not flush after each line, because a flush copies the line into `waiting` and a group is copied faster.
         private static final ObjectWriter WRITER = Json.MAPPER.writer()
@@ -10515,8 +10513,8 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// Cuts off what a failed write left. If this fails as well, the message still shows the first error, which is
-        /// the cause.
+        /// Cuts off the bytes that a failed write left. If this fails as well, the message still shows the first error,
+        /// which is the cause.
         private void undo(IOException problem) {
             try {
                 channel.truncate(end);
@@ -10581,7 +10579,7 @@ final class DifyExec implements Runnable {
             return forced;
         }
 
-        /// Writes to disk what was appended. After a failure the disk is not asked again, because it might report a
+        /// Writes the appended lines to disk. After a failure, this is not tried again, because the disk might report a
         /// success although data is missing.
         void force() {
             if (failure != null) throw new UncheckedIOException(failure);
@@ -10596,7 +10594,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Locks the file if it exists, against other processes that use it under any name. The caller no longer reads
-        /// the file, because a process loses its locks on a file when it closes any channel of that file.
+        /// the file, because closing another channel of it would release the lock.
         void hold() {
             if (Storage.exists(path)) Storage.naming(path, () -> {
                 open();
@@ -10626,8 +10624,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the bytes after the last line break. Reads from the file's end, twice as many bytes each time,
-        /// because a file may be large and a line long. A mapped file would need less code, but a disk that fails while
-        /// a map is read ends the process.
+        /// because a file may be large and a line long. A mapped file would need less code, but a disk error would then
+        /// end the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             for (long length = BUFFER_SIZE; ; length *= 2) {
                 long from = Math.max(0, size - length);
@@ -10661,8 +10659,8 @@ final class DifyExec implements Runnable {
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
 
-        /// Gives each success to the history, and then its line to the listeners. Returns where the lines are that
-        /// cannot be read. Lines of the original tool with another status are skipped.
+        /// Gives each success to the history, and then its line to the listeners. Returns the places of unreadable
+        /// lines. Lines of the original tool with another status are skipped.
         static List<String> read(Path results, History history, List<Batch.Listener> listeners) throws IOException {
             return Lines.<Success.Head>scan(results, "", Success.READER, (success, line) -> { // "" for all lines
                 if (!success.isSuccess()) return;
@@ -10737,9 +10735,9 @@ final class DifyExec implements Runnable {
                 return line;
             }
 
-            /// Returns what [#READER] would read from the line, without reading it. Only a partial success has its
-            /// status here, because no other status matters to [Head#outcome]. As in [#json], a run without an id does
-            /// not show a partial success.
+            /// Returns the fields that [#READER] would read from the line, without reading it. Only a partial success
+            /// has its status here, because no other status matters to [Head#outcome]. As in [#json], a run without an
+            /// id does not show a partial success.
             Head head() {
                 var usage = ran.usage();
                 return new Head(attempt.row().id(), SUCCESS,
@@ -10780,7 +10778,7 @@ final class DifyExec implements Runnable {
                 .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new)).build()
                 .readerFor(Event.class);
 
-        /// Passes on every event of a log. Returns where the lines are that cannot be read.
+        /// Passes on every event of a log. Returns the places of unreadable lines.
         static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
             return Lines.scan(log, "", READER, use); // "" because all lines are read
         }
@@ -10835,8 +10833,8 @@ final class DifyExec implements Runnable {
         /// @param server  Dify's version
         /// @param auto    whether the tool chose the mode; a later session with *auto* then continues in it
         /// @param input   the path of the CSV relative to the folder of the results, so that both can be moved together
-        /// @param typed   the options of the command line, each with its value; a suggested next command repeats those
-        ///                that the batch needs
+        /// @param typed   the options of the command line, each with its value; a suggested next command repeats the
+        ///                options that the batch needs
         /// @param again   whether rows could be sent again although an earlier run succeeded or may still succeed
         record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
                 String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
@@ -10880,8 +10878,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Identifies a process of one machine. The system may reuse its id for another process, but that process
-        /// starts later.
+        /// Identifies a process on one machine. The system may reuse the id, but the later process has another start
+        /// time.
         record ProcessKey(long id, Instant started) {
             /// Returns this process, or null if the system does not report when it started.
             static ProcessKey own() {
@@ -10904,7 +10902,7 @@ final class DifyExec implements Runnable {
         /// @param shards how many shards the batch has
         /// @param merged how many shards were merged
         /// @param missing the numbers of shards that have rows but were not there
-        /// @param cut the numbers of shards whose results had been longer
+        /// @param cut the numbers of shards whose results used to be longer
         /// @param results the size of the results that were written, in bytes
         record MergeEvent(Instant t, int shards, @JsonProperty(required = true) int merged, List<Integer> missing,
                 List<Integer> cut, long results) implements Event {
@@ -10991,7 +10989,7 @@ final class DifyExec implements Runnable {
         record LateEvent(Instant t, @JsonProperty(required = true) String id, String user, String run, String saw)
                 implements Event {}
 
-        /// Records that so many bytes of a torn last line were cut off a file, at this offset.
+        /// Records how many bytes of a torn last line were cut off a file, and at which offset.
         record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
     }
 
@@ -10999,7 +10997,7 @@ final class DifyExec implements Runnable {
     /// several files leaves them there. Bytes are searched for line breaks and only lines that matter are parsed,
     /// because a log may have millions of lines.
     static final class Lines implements AutoCloseable {
-        /// Holds the byte order mark of UTF-8. The results begin with it, because those of the original tool do.
+        /// Holds the byte order mark of UTF-8. The results begin with it, as in the original tool.
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         /// Reads lines of a batch. Unknown fields are ignored, because the original tool and later versions have
         /// others. Text after the JSON is an error, because it comes from two lines that were joined. Missing and null
@@ -11019,17 +11017,17 @@ final class DifyExec implements Runnable {
                             }
                         })).build();
         static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
-        /// A seek reads so many bytes of a page before its line. Rows that follow each other have their lines close
+        /// A seek reads this many bytes of the file before its line. Rows that follow each other have their lines close
         /// together in the file, but in any order, so that the next seek often finds its line in the same page.
         private static final int SEEK_BACK = 1 << 14;
 
         final Path path;
         private final FileChannel file; // null if the file does not exist
         private byte[] page = new byte[1 << 16]; // a part of the file; grows if a line is longer
-        /// `first` is the offset in the file at which the page begins, and `number` is the line's number, from 1.
+        /// `first` is the page's offset in the file. `number` is the number of the current line, counted from 1.
         private long first = 0, number = 0;
-        /// Holds offsets in the page. `filled` is where its bytes end. `lineStart` is where the line begins,
-        /// `textStart` where its text does after byte order marks, and `end` where it ends.
+        /// Holds offsets in the page. `filled` is the end of its bytes. `textStart` is the start of the line's text
+        /// after byte order marks, and `end` is the end of the line.
         private int filled = 0, lineStart = 0, textStart = 0, end = -1;
 
         Lines(Path path) {
@@ -11037,13 +11035,13 @@ final class DifyExec implements Runnable {
             file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
-        /// Takes the value of a line, and the line itself, which is valid only until the next line is read.
+        /// Receives the value of a line, and the line itself, which is valid only until the next line is read.
         interface Use<T> {
             void line(T value, Lines line) throws IOException;
         }
 
-        /// Reads each line that starts with `prefix`. Returns where the lines are that cannot be read. Blank lines
-        /// and a last line that is still being written are not among them.
+        /// Reads each line that starts with `prefix`. Returns the places of unreadable lines. Blank lines and a last
+        /// line that is still being written are not among them.
         static <T> List<String> scan(Path file, String prefix, ObjectReader reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
             var head = prefix.getBytes(UTF_8);
@@ -11128,7 +11126,7 @@ final class DifyExec implements Runnable {
 
         /// Reads the JSON of a line, or returns empty if it cannot be read as this type.
         static <T> Optional<T> read(ObjectReader reader, byte[] line, int from, int length) {
-            // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no text in UTF-8 begins so
+            // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no UTF-8 text begins like this
             if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
                 return Optional.empty();
             try {
