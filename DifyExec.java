@@ -11153,7 +11153,7 @@ final class DifyExec implements Runnable {
     ///               to find what else is wrong. The user has not chosen them, so [#check] refuses the table
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
             UnaryOperator<Row> edits, Optional<Shard> shard, List<Faulty> faults) implements AutoCloseable {
-        /// The search for an id column stops after so many rows, because the values of all columns stay in memory.
+        /// The search for an id column stops after this many rows, because the values of all columns stay in memory.
         private static final int MAX_SEARCHED_ROWS = 100_000;
         /// Numbers the rows if it is the value of `--id-column`.
         static final String NUMBERS = "#";
@@ -11161,7 +11161,8 @@ final class DifyExec implements Runnable {
         private static final String NO_ID = "-";
         private static final String NUMBERED = "--id-column '#' numbers the rows instead";
         /// Matches values that look like ids. They have at least one digit and at most 100 characters, and are not a
-        /// sentence, a number with decimals, a date or JSON. Such columns may differ in all rows, too, but by chance.
+        /// sentence, a number with decimals, a date or JSON. Columns of other values may also differ in all rows, but
+        /// by chance.
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
@@ -11188,7 +11189,7 @@ final class DifyExec implements Runnable {
             /// unnoticed, because their hash covers only their cells. With another header row or worksheet, numbered
             /// rows would get the ids of other rows. [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
-                // an earlier mapping or constant goes if its variable now gets its value from elsewhere
+                // an earlier mapping or constant is dropped if its variable now gets its value from elsewhere
                 var mapped = new LinkedHashMap<>(before.map);
                 mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
                 mapped.putAll(map);
@@ -11222,8 +11223,8 @@ final class DifyExec implements Runnable {
                 return Json.MAPPER.convertValue(choices, Shape.class);
             }
 
-            /// Returns the choices with the option that repairs a fault. The option `--id-column` is the field
-            /// `id_column`.
+            /// Returns the choices with the option that repairs a fault. Dashes become underscores, so `--id-column` is
+            /// the field `id_column`.
             Shape with(Faulty.Repair repair) {
                 ObjectNode choices = Json.MAPPER.valueToTree(this);
                 return of(choices.putPOJO(repair.name().substring(2).replace('-', '_'), repair.value()));
@@ -11273,8 +11274,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads the table again after a fault that became known only below the header, such as a wrong encoding. This
-        /// is for a report of all faults.
+        /// Reads the table again after a fault that became known only below the header, such as a wrong encoding, so
+        /// that all faults can be reported.
         Csv after(Faulty fault) throws IOException {
             var repair = fault.repair.orElseThrow(() -> fault);
             return read(file, shape.with(repair), Stream.concat(faults.stream(), Stream.of(fault)).toList());
@@ -11317,7 +11318,7 @@ final class DifyExec implements Runnable {
             if (names.contains(name)) return names.indexOf(name);
             var found = names.stream().filter(name::equalsIgnoreCase).toList();
             if (found.size() == 1) return names.indexOf(found.getFirst());
-            if (name.equals(NUMBERS)) return -1; // not before, because a column may have this title
+            if (name.equals(NUMBERS)) return -1; // after the titles, because a column may have this one
             var where = shape.headerRow() == null ? "" : " in the row of --header-row " + shape.headerRow();
             // at most five, to fit on a line; the first one is used to read on
             var repairs = Stream.concat(unique(file, header).limit(5), Stream.of(NUMBERS))
@@ -11345,12 +11346,10 @@ final class DifyExec implements Runnable {
                     && values.get(i).size() == most).mapToObj(names::get);
         }
 
-        /// Returns this table with the shell's edits of its rows.
         Csv with(UnaryOperator<Row> edits) {
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
         }
 
-        /// Returns this table limited to the rows of a shard.
         Csv with(Optional<Shard> shard) {
             return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
         }
@@ -11387,7 +11386,7 @@ final class DifyExec implements Runnable {
             return file.where(line, input(column).place());
         }
 
-        /// Returns what the user should be informed of although it is no fault.
+        /// Returns notes that the user should see although they are not faults.
         List<String> notes() {
             var notes = new ArrayList<String>();
             if (header.prefix().length() > 1) // more than a byte order mark
@@ -11405,7 +11404,7 @@ final class DifyExec implements Runnable {
 
         /// Reads every row once. Throws all faults as one. Returns how many rows belong to other shards.
         ///
-        /// @param use takes each row, and returns what is wrong with its id, such as a duplicate
+        /// @param use receives each row, and returns what is wrong with its id, such as a duplicate
         int check(Function<Row, Optional<String>> use) {
             new TextFile.Problems(file).addAll(faults).refuse(); // before a long file is read
             var found = new TextFile.Problems(file);
@@ -11417,8 +11416,8 @@ final class DifyExec implements Runnable {
         /// Reads every row once and reports each fault. Returns how many rows belong to other shards. The inspector
         /// comes before the id is checked, so that a report of a row without an id includes its cells.
         ///
-        /// @param inspector takes all rows that have all cells, including rows with an unusable id
-        /// @param use       takes all rows that can be used, and returns what is wrong with the id
+        /// @param inspector receives all rows that have all cells, including rows with an unusable id
+        /// @param use receives all rows that can be used, and returns what is wrong with the id
         int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Faulty> onFault) {
             int ofOtherShards = 0;
             file.extras().faults().forEach(onFault); // cells of a workbook that cannot be read
@@ -11513,8 +11512,8 @@ final class DifyExec implements Runnable {
                         + Text.quoted(id) + " contains a control character or a line break"));
             }
 
-            /// Creates the fault of an unusable id. To number the rows would discard the good ids of other rows, so
-            /// this is only a hint and not an option that a suggested command contains.
+            /// Creates the fault of an unusable id. Numbering the rows would discard the good ids of other rows, so
+            /// this is only a hint and not an option of the suggested command.
             Faulty unusableId(String problem) {
                 return file.unusable(records.line, 0, problem, NUMBERED);
             }
@@ -11583,7 +11582,7 @@ final class DifyExec implements Runnable {
             /// as its widest row, so the names are filled up with empty ones.
             static Header of(TextFile file, Csv.Shape shape) {
                 var prefix = PREFIX.matcher(file.start());
-                prefix.lookingAt(); // always matches, but perhaps nothing
+                prefix.lookingAt(); // always matches, if only an empty text
                 long wanted = shape.headerRow() == null ? 0 : shape.headerRow();
                 char delimiter = likelyDelimiter(file.start().substring(prefix.end()).lines()
                         .skip(Math.max(0, wanted - 1)));
@@ -11874,8 +11873,9 @@ final class DifyExec implements Runnable {
                 ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\]?\\s*\\z)"),
                 BRACKET = Pattern.compile("\uFEFF?\\s*\\[");
 
-        /// Opens an input. Its first bytes decide on its format and not its name, because people rename files. Only
-        /// JSON lines that do not begin with an object are recognized by their name, so that the error is about JSON.
+        /// Opens an input. Its format is recognized by its first bytes and not by its name, because people rename
+        /// files. Only JSON lines that do not begin with an object are recognized by their name, so that the error is
+        /// about JSON.
         static TextFile of(TextFile source, Csv.Shape shape) throws IOException {
             byte[] start;
             try (var in = source.source.get()) {
@@ -11905,8 +11905,8 @@ final class DifyExec implements Runnable {
             return new TextFile(input, source(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
         }
 
-        /// Returns how to open an input. What cannot be read is refused with its reason, because an error of the system
-        /// often has none.
+        /// Returns how to open an input. Refuses an input that cannot be read, and says why, because the system's error
+        /// often does not.
         private static IOSupplier<InputStream> source(Path input, Copies copies) throws IOException {
             if (input.toString().equals("-")) return copies.add(System.in::transferTo);
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file");
@@ -12198,8 +12198,8 @@ final class DifyExec implements Runnable {
         static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
         private static final XMLInputFactory XML = XMLInputFactory.newFactory();
-        /// Matches the parts of a number format that are not about digits or dates, which are names, texts, colours and
-        /// fillers. It also matches the formats of negative numbers and zero, which follow a semicolon.
+        /// Matches the parts of a number format that do not concern digits or dates: names, texts, colours and fillers.
+        /// It also matches the formats of negative numbers and zero, which follow a semicolon.
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
         /// Matches a format that shows a day, a weekday (`aaa`), a year (`y`, `e` in an era, `bb` in Thailand), an era
@@ -12328,7 +12328,7 @@ final class DifyExec implements Runnable {
                             + Text.number(MAX_ROWS) + " rows");
                     var cells = new ArrayList<String>();
                     for (var cell : row) cells.add(cell == null ? "" : text(cell, at, cells.size()));
-                    // an empty text is quoted, but no less empty
+                    // an empty text is quoted, but still empty
                     while (!cells.isEmpty() && cells.getLast().replace('"', ' ').isBlank()) cells.removeLast();
                     if (cells.isEmpty()) continue;
                     if (width > 0 && row.isHidden()) hidden++;
@@ -12398,9 +12398,9 @@ final class DifyExec implements Runnable {
             return "0".repeat(Math.max(0, digits - text.length())) + text;
         }
 
-        /// Finds two things that fastexcel's reader does not report. These are merged cells, and formulas without a
-        /// result, which it takes for empty texts. An empty text has the type `str`, but a cell without a result has no
-        /// type, like a number.
+        /// Finds merged cells, and formulas without a result. fastexcel's reader does not report the former, and reads
+        /// the latter as empty texts. An empty text has the type `str`, but a cell without a result has no type, like a
+        /// number.
         private void survey(Sheet sheet, byte[] zip) throws IOException, XMLStreamException {
             var path = ""; // of the worksheet's part, which the relations of the workbook assign to its id
             for (var xml = part(zip, "/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
@@ -12561,8 +12561,8 @@ final class DifyExec implements Runnable {
             for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
                 losses.add(withRemedy("no column for the required variable " + Text.quoted(variable.name()), columns,
                         variable));
-            // without any other fault, it is one if the workflow gets nothing but the id, although there are other
-            // columns or variables
+            // if nothing else is wrong, it is a fault that the workflow gets no column but the id, although there are
+            // other columns or variables
             boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
             if (!losses.isEmpty() || !onlyIdMatches || columns.size() + unfilled.size() == 0) return losses;
             var loss = "no column but the id reaches the workflow";
@@ -12585,15 +12585,15 @@ final class DifyExec implements Runnable {
             return "--map " + Text.shell(column + "=" + variable.name());
         }
 
-        /// Returns the column that probably contains a chatflow's question, by the names that people often give it.
+        /// Returns the column that probably contains a chatflow's question, judged by its name.
         private static Optional<String> questionColumn(List<String> columns) {
             return Stream.of("question", "prompt", "text", "message", "input")
                     .flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
                     .or(() -> Nearest.of("query", columns));
         }
 
-        /// Returns what the user should know about the columns although the rows can be sent. Each note has at most ten
-        /// names, because a CSV may have hundreds of columns.
+        /// Returns notes about the columns that the user should see although the rows can be sent. Each note has at
+        /// most ten names, because a CSV may have hundreds of columns.
         List<String> notes(Csv csv) {
             if (isUnknown) return List.of(); // Dify may take any column
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
@@ -12612,7 +12612,7 @@ final class DifyExec implements Runnable {
                     .filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
         }
 
-        /// Returns the columns that no variable takes. The id column is none of them, and neither is the probable
+        /// Returns the columns that no variable takes. The id column is not included, and neither is the probable
         /// column of a question that still needs `--query-column`, because another fault suggests that.
         private List<String> unmatched(Csv csv) {
             boolean isQuestionMapped = variables.stream().filter(Variable::isQuestion)
@@ -12698,7 +12698,7 @@ final class DifyExec implements Runnable {
                     + Nearest.hint(cell, options));
         }
 
-        /// Reads plain decimal notation. Dify also takes exponents and underscores, but they are refused, because a
+        /// Reads plain decimal notation. Dify also accepts exponents and underscores, but they are refused, because a
         /// cell such as `1.5e3` or `1_000` is more often an id or a mistake.
         static Value number(String cell) {
             var text = cell.strip();
@@ -12727,7 +12727,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a checkbox. These are the words that Dify knows; it passes on any other text unchanged. They become
-        /// JSON booleans, because Dify 1.9 takes nothing else.
+        /// JSON booleans, because Dify 1.9 accepts nothing else.
         private static Value checkbox(String cell) {
             return switch (cell.strip().toLowerCase(Locale.ROOT)) {
                 case "true", "yes", "1", "on" -> new Value.Raw("true");
@@ -12794,11 +12794,10 @@ final class DifyExec implements Runnable {
             }
 
             private Value one(String part) {
-                if (!part.startsWith("@"))
-                    return takes(REMOTE) ? remote(part)
-                            : new Value.Invalid("takes an uploaded file (@path), not a URL");
-                return takes(LOCAL) ? local(part.substring(1))
+                if (part.startsWith("@")) return takes(LOCAL) ? local(part.substring(1))
                         : new Value.Invalid("takes a URL (https://…), not an uploaded file");
+                return takes(REMOTE) ? remote(part)
+                        : new Value.Invalid("takes an uploaded file (@path), not a URL");
             }
 
             /// Returns whether the variable takes files in this way. A form that lists no way allows all of them.
@@ -12837,7 +12836,7 @@ final class DifyExec implements Runnable {
                                 + " (allow another folder with --files DIR)");
                     if (!Files.isReadable(path)) return new Value.Invalid("names a file that cannot be read: " + path);
                     var kind = kind(ending(name));
-                    // Dify has limits of their own for these kinds, in MB
+                    // Dify has a separate limit for each of these kinds, in MB
                     var limit = List.of("image", "audio", "video").contains(kind) ? kind + "_file_size_limit"
                             : "file_size_limit";
                     long most = system.path(limit).asLong(0), size = Files.size(file);
@@ -12905,7 +12904,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds a list of files.
         record Several(List<Value> files) implements Value {}
 
         /// Stands for an empty cell that is left out of the request.
@@ -12943,7 +12941,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds what a check of the input found.
+    /// Holds the results of checking the input.
     ///
     /// @param faults   sentences about the file and its header
     /// @param problems cells and rows that cannot be used
@@ -12957,7 +12955,7 @@ final class DifyExec implements Runnable {
         /// `column` here. `option` is an option that repairs it, or empty.
         record Problem(long line, String place, String id, String column, String value, String message,
                 String option) {
-            /// Returns this problem as an example of so many cells that the option would repair.
+            /// Returns this problem as an example of `count` cells that the option would repair.
             Problem asOneOf(int count) {
                 var text = message + " (" + Text.count(count, "such cell") + "; " + option + " reads them)";
                 return new Problem(line, place, id, column, value, text, option);
@@ -13022,7 +13020,8 @@ final class DifyExec implements Runnable {
                 return List.copyOf(shown);
             }
 
-            /// Returns what was found: faults of the file before those of the form, and each option only once.
+            /// Returns the results. Faults of the file come before faults of the form, and each option is included
+            /// once.
             Inspection inspection(boolean isLenient) {
                 var ofFile = csv.faults().stream().map(fault -> new Fault(fault.what() + "; " + fault.hint,
                         fault.repair.map(Faulty.Repair::option).orElse("")));
@@ -13081,11 +13080,11 @@ final class DifyExec implements Runnable {
 
     // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Decides what a response means for its row. Only for a failed upload, [Sender] has decided before whether the row
-    /// is at fault.
+    /// Decides what a response means for its row. Only for a failed upload, [Sender] has already decided whether the
+    /// row is at fault.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
-        /// Matches errors of failed runs that may not come back when the row is sent again. Dify passes on the errors
-        /// of models and nodes, so the list cannot be complete. Dify's own text is `Reached maximum retries` of an HTTP
+        /// Matches errors of failed runs that may not recur when the row is sent again. Dify passes on the errors of
+        /// models and nodes, so the list cannot be complete. Dify's own text is `Reached maximum retries` of an HTTP
         /// node (1.9 and 1.14, `run_streaming_failed_429.json`).
         private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
                 + "connect(ion)? ?error|connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|"
@@ -13198,9 +13197,9 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Judges a run that was looked up. Unlike a response's `stopped`, that of the stored run is final. If the
-        /// worker was shut down during the run (Dify 1.16), the row is not at fault and is sent again, unless the user
-        /// wants no failed run to be repeated.
+        /// Judges a run that was looked up. A stored run's `stopped` is final, unlike a response's. If the worker was
+        /// shut down during the run (Dify 1.16), the row is not at fault and is sent again, unless the user wants no
+        /// failed run to be repeated.
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
             // empty: a run has no `Retry-After`
@@ -13234,7 +13233,7 @@ final class DifyExec implements Runnable {
             if (reported instanceof Response.Refused error) return refused(attempt, error);
             var ran = (Response.Ran) reported;
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
-            // as Dify 1.14 reports the same rejection, with status 500 and without a code
+            // judges the error as if it had come in the form that Dify 1.14 uses: status 500 and no code
             var verdict = refused(attempt, Response.Refused.event(500, "", words(ran), Optional.empty()));
             // no run has this id and the fault may pass, so the row is sent again without another look-up; with
             // `never`, the attempt is looked up as after an unknown text
@@ -13257,7 +13256,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns the error of a run, with an explanation where Dify's own text would mislead.
+        /// Returns the error of a run, with an explanation if Dify's own text would mislead.
         private static String words(Response.Ran ran) {
             var error = ran.error();
             if (error.isEmpty() && ran.status() == Response.RunStatus.STOPPED) return "stopped on the server";
@@ -13373,9 +13372,10 @@ final class DifyExec implements Runnable {
     record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
         private static final String SAFER = "; --mode blocking is safer";
 
-        /// Holds what the engine knows besides the look-up's result.
+        /// Holds the engine's knowledge that a decision needs besides the look-up's result.
         ///
-        /// @param passed since when this session knows that the server's queue moved past the attempt; empty if unknown
+        /// @param passed when this session first saw that the server's queue had passed the attempt; empty if it has
+        ///     not
         /// @param hasStreamsToCome true if streams of this session that have not started yet may still show this
         /// @param stopAsked  true if this session asked Dify to stop the run
         /// @param hasSuccess true if the row has a result by now
@@ -13392,7 +13392,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Handles a silent stream. Unless its run has ended, the stream is still waited for, so nothing is to be done.
+        /// Handles a silent stream. Unless its run has ended, the engine keeps waiting for the stream, so there is
+        /// nothing to do.
         private List<Step> quiet(Unresolved unresolved, LookUpResult found, LookUpContext context) {
             if (!(found instanceof LookUpResult.Ended(var ran, _))) return List.of();
             if (context.stopAsked() && !ran.status().isSuccess())
@@ -13530,7 +13531,7 @@ final class DifyExec implements Runnable {
                     "the run was not found; with --same-app, it may belong to another app");
             if (known.isPresent())
                 return waited(unresolved, "Dify no longer has run " + known.get().id(), now);
-            // it may have had a result, so it never counts as not started
+            // the run may have had a result, so it never counts as not started
             if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "Dify no longer has its run");
             return switch (context.listing()) {
                 // Dify makes up an id only after the run has left the queue
@@ -13623,7 +13624,7 @@ final class DifyExec implements Runnable {
 
         /// Describes a step for the engine to carry out.
         sealed interface Step {
-            /// Takes the outcome from the server's records.
+            /// Uses the outcome that the server has stored.
             ///
             /// @param attempt the attempt, with the inputs that were sent
             record Take(Attempt attempt, Response.Ran ran, Verdict verdict) implements Step {}
@@ -13710,8 +13711,9 @@ final class DifyExec implements Runnable {
         private static final int WAITS_BEFORE_CUT = 2;
         /// Limits the doubling, so that a server that has grown meanwhile is still tried.
         private static final int MAX_ROUNDS = 10;
-        /// A run counts as dead after a silence of this many times the slowest run so far, because runs of one workflow
-        /// take about as long. Before any run has ended, and for very short runs, `LEAST_PATIENCE` counts.
+        /// A run counts as dead after it was silent for this many times the duration of the slowest run so far, because
+        /// runs of one workflow take about as long. Before any run has ended, and for very short runs, `LEAST_PATIENCE`
+        /// counts.
         private static final int PATIENCE_FACTOR = 4;
         private static final Duration LEAST_PATIENCE = Duration.ofSeconds(10);
 
@@ -13756,14 +13758,14 @@ final class DifyExec implements Runnable {
         /// is only one slot, a run that was cut off holds it for [#patience]. A quiet stream has held it that long
         /// already.
         ///
-        /// @param cut   when each run was cut off whose outcome is unknown
+        /// @param cut   when each run whose outcome is unknown was cut off
         /// @param quiet how many open streams have been silent for [#patience]
         int held(Collection<Instant> cut, int quiet, Instant now) {
             if (slots > 1) return Math.min(cut.size() + quiet, slots / 2);
             return cut.stream().anyMatch(since -> now.isBefore(since.plus(patience()))) ? 1 : 0;
         }
 
-        /// Notes that a run ended on which the server worked for the time `took`. An outage is not part of this time.
+        /// Notes the end of a run that kept the server busy for `took`. An outage is not part of this time.
         void noteRunTime(Duration took, Instant ended) {
             if (!took.isPositive()) return; // the server reports no time
             if (took.compareTo(slowest) > 0) slowest = took;
@@ -13823,7 +13825,7 @@ final class DifyExec implements Runnable {
                     && time.compareTo(shortestWait.multipliedBy(QUEUE_FACTOR)) > 0;
             if (!isQueued || sequence <= cutAt || ++waits < WAITS_BEFORE_CUT) return false;
             int active = Math.max(running, peakConcurrency());
-            if (active >= slots) return false; // the server runs as many as there are slots, so others cause the queue
+            if (active >= slots) return false; // the server runs `slots` of them, so other clients cause the queue
             cut(active, last);
             return true;
         }
@@ -13848,7 +13850,7 @@ final class DifyExec implements Runnable {
         /// Counts a success, and adds a slot after enough rounds of successes.
         void noteSuccess() {
             successes++;
-            if (successes % slots == 0) waits = 0; // single waits far apart are no queue
+            if (successes % slots == 0) waits = 0; // single waits far apart are not a queue
             // the slot on trial has lasted a round, so the next trial need not wait longer
             if (isTrial && successes >= slots) {
                 rounds = 1;
@@ -13882,7 +13884,8 @@ final class DifyExec implements Runnable {
     /// Records whether the server responds. After five failures in a row it counts as down. Until it responds again,
     /// only one probe at a time is sent, which starts no run. Only the engine's thread uses this class.
     static final class Health {
-        /// So many failures in a row mean that the server is down. A single connection may break for another reason.
+        /// After this many failures in a row, the server counts as down. A single connection may break for another
+        /// reason.
         private static final int STREAK = 5;
         /// The session stops early if the server does not respond for this time, which is far longer than a restart.
         private static final Duration MAX_SILENCE = Duration.ofMinutes(5);
@@ -13890,8 +13893,8 @@ final class DifyExec implements Runnable {
         /// Runs of other clients end meanwhile. Slots that a crash has lost, or a limit that rejects all streams, stay.
         private static final Duration MAX_REFUSAL = Duration.ofMinutes(1);
         private static final Duration MAX_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
-        /// Delays the probe after a failure that may have started a run, because the run's look-up may be answered
-        /// before and makes the probe unnecessary.
+        /// Delays the probe after a failure that may have started a run, because the run's look-up may get a response
+        /// first, which makes the probe unnecessary.
         private static final Duration FIRST_PROBE_DELAY = Duration.ofSeconds(1);
 
         private final Backoff backoff;
@@ -13931,8 +13934,8 @@ final class DifyExec implements Runnable {
             if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
 
-        /// Returns how many runs ended unseen, until the server responds to a request that was sent after that. They
-        /// keep their slots, so that an outage leaves no more of them than there are slots.
+        /// Returns how many runs ended unseen. They count until the server responds to a request that was sent later.
+        /// They keep their slots, so that an outage leaves no more of them than there are slots.
         int doubts() {
             return doubts;
         }
@@ -13944,7 +13947,7 @@ final class DifyExec implements Runnable {
             noteFailure(now, sent);
         }
 
-        /// Counts a failure. If the server already counts as down, a run that was sent before shows nothing new.
+        /// Counts a failure. If the server already counts as down, a run that was sent earlier shows nothing new.
         /// Otherwise, `-c 64` would wait as long as after 59 probes.
         void noteFailure(Instant now, Instant sent) {
             if (isDown() && sent.isBefore(downAt)) return;
@@ -13957,8 +13960,8 @@ final class DifyExec implements Runnable {
 
         /// Notes that the server responds, even if it refuses.
         ///
-        /// @param sent when the request left to which the server responded. A response to a request that left before a
-        ///     failure does not show what became of the run
+        /// @param sent when the request was sent. If that was before a failure, the response does not show what became
+        ///     of the run
         void noteResponse(Instant sent) {
             streak = 0;
             silentSince = Instant.MAX;
@@ -13992,7 +13995,7 @@ final class DifyExec implements Runnable {
 
         /// Returns why the session stops, if the server has been silent or full for too long.
         ///
-        /// @param busy counts requests without a response so far, each of which may still be answered
+        /// @param busy the number of requests without a response so far, each of which may still get one
         Optional<Stop> verdict(Instant now, int busy) {
             var asked = failedAt.isBefore(pausedUntil) ? failedAt : now; // nothing is sent in a pause
             if (isDown() && busy == 0 && silentSince.plus(MAX_SILENCE).isBefore(asked))
@@ -14072,20 +14075,20 @@ final class DifyExec implements Runnable {
     /// Estimates how the server's queue of streamed runs moves. Dify does not show the queue, so this batch's own runs
     /// are the only sign. Only the engine's thread uses it.
     static final class StreamQueue {
-        /// Requests that leave within this time may enter the queue in another order.
+        /// Requests that are sent within this time of each other may enter the queue in another order.
         private static final Duration REORDERING = Duration.ofSeconds(1);
 
         private final Map<String, Instant> overtakenAt = new HashMap<>(); // by user, of which each attempt has its own
         private Instant newestBegun;
 
-        /// @param newestBegun when an earlier session sent the newest stream that has begun
+        /// @param newestBegun when an earlier session sent the newest stream that has started
         /// @param now         replaces a `newestBegun` that lies in the future, which happens if the clock was set back
         ///     between the sessions
         StreamQueue(Instant newestBegun, Instant now) {
             this.newestBegun = newestBegun.isAfter(now) ? now : newestBegun;
         }
 
-        /// Notes that a stream has left the queue. The others that were sent before it are then past their turn.
+        /// Notes that a stream has left the queue. Streams that were sent before it are then past their turn.
         void noteStart(Attempt attempt) {
             if (attempt.mode() == Mode.STREAMING && attempt.at().isAfter(newestBegun)) newestBegun = attempt.at();
         }
@@ -14158,7 +14161,7 @@ final class DifyExec implements Runnable {
                 listing = Release.Listing.FROM_START;
         }
 
-        /// Changes the mode if the response shows that another mode is safer. Returns what to tell the user about it.
+        /// Changes the mode if the response shows that another mode is safer. Returns a message for the user about it.
         Optional<String> observe(Response response, Duration took) {
             if (mayStream && mode == Mode.BLOCKING && isProxyCut(response, took)) {
                 mode = Mode.STREAMING;
@@ -14262,7 +14265,7 @@ final class DifyExec implements Runnable {
         /// often each row was drawn, so values of one row stay together. All figures are computed from the same draws,
         /// which are the same each time. Draws for which a figure is unknown (NaN) do not count for it.
         static List<Interval> of(int rows, double level, List<ToDoubleFunction<int[]>> figures) {
-            // seeded, so that the same rows always have the same range; its algorithm is part of Java's specification
+            // seeded, so that the same rows always have the same range; Java specifies the algorithm of Random
             var random = new Random(1);
             var drawn = new double[figures.size()][RESAMPLES];
             for (int resample = 0; resample < RESAMPLES; resample++) {
@@ -14329,7 +14332,7 @@ final class DifyExec implements Runnable {
             return new Attempt(sequence, row, tries, user, mode, fingerprint, at, isEdited);
         }
 
-        /// Moves the time of an earlier session's attempt to the session's start, if the clock was set back since.
+        /// Moves the time of an earlier session's attempt to the session's start, if the clock was set back since then.
         Attempt limitedTo(Instant now) {
             return at.isAfter(now) ? new Attempt(sequence, row, tries, user, mode, fingerprint, now, isEdited) : this;
         }
@@ -14427,7 +14430,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds what a run consumed. `price` is empty if the server did not report it.
+    /// Holds the time, tokens, steps and price of a run. `price` is empty if the server did not report it.
     record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
 
@@ -14440,7 +14443,7 @@ final class DifyExec implements Runnable {
         /// Sums the tokens of runs, and their cost by currency. `unpriced` counts the runs that took tokens and have no
         /// price.
         static final class Spending {
-            /// After so many runs without a price, the mode or the models report none. A few may lack one by chance.
+            /// After this many runs without a price, the mode or the models report none. A few may lack one by chance.
             private static final int RUNS_WITHOUT_PRICE = 10;
 
             private final Map<String, BigDecimal> prices = new TreeMap<>();
@@ -14485,7 +14488,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds what came back from one request, before anything is decided.
+    /// Holds the result of one request, before anything is decided.
     sealed interface Response {
         /// Stands for the response to an attempt of which nothing is known.
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
@@ -14494,7 +14497,8 @@ final class DifyExec implements Runnable {
         /// because only Dify sends the header `X-Version`. `run` is known if an error event followed the run's start.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
-            /// Creates a refusal by the status of a response, which is not within a stream and has no run.
+            /// Creates a refusal from a response with an HTTP status. Such a refusal is not part of a stream and has no
+            /// run.
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
@@ -14618,8 +14622,8 @@ final class DifyExec implements Runnable {
         /// Dify 1.9 stored them damaged.
         record Unreadable(Optional<RunRef> run, String why) implements Response {}
 
-        /// The request never left, because the connection was refused, the host is unknown, or TLS failed. If `hint` is
-        /// not empty, every other request fails, too, until somebody follows the hint.
+        /// The request was not sent, because the connection was refused, the host is unknown, or TLS failed. If `hint`
+        /// is not empty, every other request fails, too, until somebody follows the hint.
         record NotSent(String why, String hint) implements Response {}
 
         /// A file of the row could not be uploaded, so no run was started. `mayPass` is true if another try may
@@ -14698,7 +14702,7 @@ final class DifyExec implements Runnable {
         SERVER_ERROR,
         /// Something in front of Dify responded instead.
         GATEWAY,
-        /// The request left, but no response came.
+        /// The request was sent, but no response came.
         NO_ANSWER,
         /// The response or the stream broke off.
         CUT,
@@ -14801,7 +14805,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds what a look-up is for, which decides what its result means.
+    /// Names the purpose of a look-up, which decides what its result means.
     enum Purpose {
         /// The row needs an outcome.
         OUTCOME,
@@ -14887,7 +14891,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Shifts the times of an earlier session's attempt that seems to lie in the future because the clock was set
-        /// back. Otherwise, its look-ups would not end for as long.
+        /// back. Otherwise, its look-ups would last longer by that time.
         Unresolved limitedTo(Instant now) {
             var ahead = Duration.between(now, attempt.at());
             if (!ahead.isPositive()) return this;
@@ -15153,7 +15157,8 @@ final class DifyExec implements Runnable {
 
         private final boolean isChatflow;
         private final List<String> columns;
-        /// Holds markers that have had their effect, each with the id of its row. Many runs use it and `jobs` at once.
+        /// Holds the markers that have already taken effect, each with the id of its row. Like `jobs`, it is used by
+        /// many runs at the same time.
         private final Set<String> usedMarkers = ConcurrentHashMap.newKeySet();
         private final Deque<Job> jobs = new ConcurrentLinkedDeque<>(); // the newest first, as Dify lists runs
         private final HttpServer server;
@@ -15465,11 +15470,11 @@ final class DifyExec implements Runnable {
 
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The version of this program, which requests, logs and pages contain.
+    /// Holds the version of this program, which requests, logs and pages contain.
     static final String VERSION = "0.4.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
     /// Gives a constant of an enum its key in files and its words for people, so that neither is written a second time.
-    /// To rename such a constant is to change a file format.
+    /// Renaming such a constant changes a file format.
     interface Named {
         String name(); // every enum has this method
 
@@ -15497,7 +15502,7 @@ final class DifyExec implements Runnable {
     /// Ends a command before it starts any run. The message is one sentence about what cannot be used and where. `hint`
     /// is the remedy, or empty if there is none.
     static class Unusable extends RuntimeException {
-        final Exit exit; // mostly UNUSABLE, but for example STOPPED if the server does not respond
+        final Exit exit; // usually UNUSABLE, but for example STOPPED if the server does not respond
         final String hint;
 
         Unusable(String what) {
@@ -15530,8 +15535,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Holds the API key of the environment or `.env`. The key is masked wherever text leaves the program, and so is
-    /// all that looks like a key of Dify, or like the password in a URL. Files contain the user's data, so in them only
-    /// the key itself is masked.
+    /// any text that looks like a key of Dify, or like the password in a URL. Files contain the user's data, so in them
+    /// only the key itself is masked.
     static final class Secret {
         /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`. Real keys are longer than 16 characters,
         /// and a shorter text may be a word such as `app-store`, unless it was cut off before a `…`. The end of a
@@ -15549,7 +15554,7 @@ final class DifyExec implements Runnable {
         private final String key; // empty if there is nothing to mask
         private final Pattern inText, inBytes;
 
-        /// A key of lower-case letters alone is no real key, and could be the name of a field, such as
+        /// A key of lower-case letters alone is not a real key, and could be the name of a field, such as
         /// `workflow_run_id`. Masking it would damage every file.
         Secret(String key) {
             this.key = key.length() < MIN_LENGTH || key.matches("[a-z_]*") ? "" : key;
@@ -15752,8 +15757,8 @@ final class DifyExec implements Runnable {
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// Returns the message for a missing setting. A line that cannot be read may be the one that is missed:
-        /// `DIFY_API_KEY is missing in .env (.env has a line that cannot be read)`.
+        /// Returns the message for a missing setting. An unreadable line may be the missing one: `DIFY_API_KEY is
+        /// missing in .env (.env has a line that cannot be read)`.
         String missing(String name) {
             return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
                     + files.stream().filter(DotEnv::isMalformed).findFirst()
@@ -15840,7 +15845,7 @@ final class DifyExec implements Runnable {
             }
 
             boolean isMalformed() {
-                values(); // reads the file, if nobody has yet
+                values(); // reads the file if necessary
                 return isMalformed;
             }
 
@@ -16138,7 +16143,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Wraps file operations so that errors are not lost. After an error, `Files.exists` returns false, so that a batch
+    /// Wraps file operations so that errors are not lost. After an error, `Files.exists` returns false, so a batch
     /// whose disk fails would start from scratch, and a channel's error does not contain the file's name. Here a file
     /// is missing only if the system reports that it is, and every error contains the name.
     static final class Storage {
@@ -16234,7 +16239,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Removes the file, unless it has been renamed, and then releases its lock. In the other order, another
-        /// process could take it for abandoned.
+        /// process could consider it abandoned.
         @Override
         public void close() throws IOException {
             try (channel) {
@@ -16260,8 +16265,8 @@ final class DifyExec implements Runnable {
     /// Writes a file that appears whole or not at all. The file gets a temporary name in the same folder, because a
     /// rename cannot move it to another disk. It is written to disk and then renamed.
     static final class AtomicFile {
-        /// Writes a file that a user asked for. Those of a batch use [#replace], because the batch removes what is
-        /// abandoned once, when it is locked.
+        /// Writes a file that a user asked for, and removes abandoned temporary files of it. Files of a batch use
+        /// [#replace], because a batch does the latter once, when it is locked.
         static void write(Path file, IOConsumer<OutputStream> content) {
             removeAbandoned(file);
             replace(file, content);
@@ -16320,8 +16325,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Means that the disk failed, and what was lost is unknown. Another try would not show the loss, because the
-        /// system reports it only once. So nobody tries again.
+        /// Signals that the disk failed, and that the lost data is unknown. The system reports a loss only once, so a
+        /// second try would seem to succeed. Therefore nothing tries again.
         static final class NotForced extends IOException {
             NotForced(Path path, IOException problem) {
                 super(path + ": " + Text.reason(problem), problem);
@@ -16416,7 +16421,7 @@ final class DifyExec implements Runnable {
                     .map(Map.Entry::getKey).toList();
         }
 
-        /// Returns whether a column may be meant for a variable. Either they differ only in case and marks, or one
+        /// Returns whether a column may be meant for a variable. Either they differ only in case and separators, or one
         /// begins with the other, or both have five letters or more and differ in at most two. In a shorter name, two
         /// letters are too much of it. The result is only a suggestion of `--map`, so the user decides.
         static boolean isClose(String column, String variable) {
@@ -16464,14 +16469,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Matches UUIDs, durations, and words with digits, such as ids and dates. It does not match single digits, nor
-        /// 400 to 599, which are mostly HTTP statuses and distinguish causes.
+        /// 400 to 599, which are usually HTTP statuses and distinguish causes.
         private static final Pattern PARTICULAR = Pattern.compile("(?<!\\w)(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}"
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
-        /// Returns an error message without the ids, times and numbers that differ from row to row, to group rows by
-        /// it. The message is first cut as it is in the log, so that it gives the same cause before and after it was
-        /// written. The cause is cut to about two lines of a terminal.
+        /// Removes the ids, times and numbers that differ from row to row from an error message, so that rows can be
+        /// grouped by it. The message is first cut as in the log, so that a cause is the same before and after it was
+        /// logged. The result is cut to about two lines of a terminal.
         static String cause(String message) {
             return printable(PARTICULAR.matcher(printable(message, MAX_ERROR_LENGTH)).replaceAll("…"), 160);
         }
@@ -16583,8 +16588,8 @@ final class DifyExec implements Runnable {
         </head>
         """;
 
-        /// Holds the parts of both pages. The script fills the elements with an id and hides what a page does not need.
-        /// Attributes that begin with `aria-` and `caption` are for screen readers.
+        /// Holds the parts of both pages. The script fills the elements with an id and hides the elements that a page
+        /// does not need. Attributes that begin with `aria-` and `caption` are for screen readers.
         static final String BODY = """
         <body>
         <header><h1 id="title"></h1><p id="about"></p></header>
@@ -16787,7 +16792,7 @@ final class DifyExec implements Runnable {
         // a value is a string, or an object: {text, length} if it was cut, {json} if it was no string
         const plain = value => value.text ?? value.json ?? value;
         const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
-        // most causes are of failed rows, so only the causes of other rows get their outcome
+        // most causes belong to failed rows, so only other causes have the outcome before them
         const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
         // Returns how much a row needs a person: most if it got worse, then if it got better, then if it has a problem.
@@ -16844,7 +16849,7 @@ final class DifyExec implements Runnable {
 
         // Shows a row in the dialog, whose buttons need it among the chosen rows.
         function open(n) {
-          if (!chosen.includes(n)) filter(''); // '' is no cause
+          if (!chosen.includes(n)) filter(''); // '' is not a cause
           show(chosen.indexOf(n));
         }
 
@@ -16875,7 +16880,7 @@ final class DifyExec implements Runnable {
           const ends = rows.flatMap(row => row.attempts ?? []).filter(({outcome}) => outcome in batch.totals)
             .map(one => ({...one, end: one.start / 1000 + (one.seconds ?? 0)})).sort((a, b) => a.end - b.end);
           const seconds = ends.filter(isSuccess).map(({seconds}) => seconds ?? 0);
-          if (ends.length < 2) return; // one row makes no distribution
+          if (ends.length < 2) return; // one row is not a distribution
           if (seconds.length) at('charts').append(chart('Latency in seconds', [['succeeded', seconds]]));
 
           // Nights between two sessions would squeeze the bars, so a pause counts at most a minute and three times the
@@ -17135,7 +17140,7 @@ final class DifyExec implements Runnable {
           at('after').disabled = place === chosen.length - 1;
           history.replaceState(null, '', '#row=' + encodeURIComponent(row.id));
           if (!at('detail').open) at('detail').showModal();
-          at('detail').scrollTop = 0; // the row before may have been scrolled
+          at('detail').scrollTop = 0; // the previous row may have been scrolled
         }
 
         // Opens the row that the link contains, such as report.html#row=r-15.
