@@ -12837,9 +12837,8 @@ final class DifyExec implements Runnable {
                     if (!Files.isReadable(path)) return new Value.Invalid("names a file that cannot be read: " + path);
                     var kind = kind(ending(name));
                     // Dify has a separate limit for each of these kinds, in MB
-                    var limit = List.of("image", "audio", "video").contains(kind) ? kind + "_file_size_limit"
-                            : "file_size_limit";
-                    long most = system.path(limit).asLong(0), size = Files.size(file);
+                    var prefix = List.of("image", "audio", "video").contains(kind) ? kind + "_" : "";
+                    long most = system.path(prefix + "file_size_limit").asLong(0), size = Files.size(file);
                     if (most > 0 && size > most << 20) return new Value.Invalid("names a file of " + (size >> 20)
                             + " MB; the limit is " + most + " MB");
                     return wrongKind(kind, ending(name))
