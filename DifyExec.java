@@ -204,7 +204,7 @@ final class DifyExec implements Runnable {
 
     /// Builds the command tree for an environment, which is a map in tests. Everything that a command prints goes
     /// through a writer that masks the API key. If the first argument is the name of a command, the tree has only that
-    /// command, because picocli needs 0.1 s of processor time to read the options of all. `shell` needs all of them,
+    /// command. Reading the options of all commands takes picocli 0.1 s of processor time. `shell` needs all of them,
     /// because it runs most of the other commands.
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
@@ -354,8 +354,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Opens the typed input, or otherwise the input of the last session, so that rows that have not run are
-        /// counted. Returns null if the last session's input is unknown, missing or unreadable. The status then
-        /// shows only what the log contains, because the user did not ask for that file.
+        /// counted. Returns null if the last session's input is unknown, missing or unreadable. The status then shows
+        /// only what the log contains. This is no error, because the user did not ask for that file.
         private Csv open(BatchFiles files) throws IOException {
             if (input != null) return shape.open(input, files);
             var known = files.choices().input();
@@ -555,8 +555,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the files of each side. Two plain arguments are a side each. One plain argument may not be mixed
-        /// with --first or --second, because it would be unclear which side it is.
+        /// Returns the files of each side. Two plain arguments are a side each. One plain argument must not be mixed
+        /// with --first or --second. It would be unclear which side it is.
         private List<List<Path>> sides() {
             var named = Stream.of(first, second).filter(side -> !side.isEmpty());
             var sides = Stream.concat(files.stream().map(List::of), named).toList();
@@ -779,7 +779,7 @@ final class DifyExec implements Runnable {
 
     // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs commands on one open batch. A person types them on a terminal, or a script contains them. The options of
+    /// Runs commands on one open batch. A user types them on a terminal, or a script contains them. The options of
     /// `shell` are the defaults of these commands.
     ///
     /// ```
@@ -826,8 +826,8 @@ final class DifyExec implements Runnable {
             return session;
         }
 
-        /// Runs a script and returns the highest exit code. Failed rows do not end the script, because a later command
-        /// may retry or export them. An interrupt ends it even with --keep-going.
+        /// Runs a script and returns the highest exit code. Failed rows do not end the script. A later command may
+        /// retry or export them. An interrupt ends it even with --keep-going.
         static int script(ShellSession session, Reader commands, boolean keepGoing) throws IOException {
             var lines = new LineNumberReader(commands);
             int highest = Exit.OK.code, number = 1;
@@ -901,8 +901,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Keeps the history in a folder that only this user can read, because typed commands may contain inputs.
-            /// If the folder cannot be used, the history ends with the session.
+            /// Typed commands may contain inputs, so only this user can read the folder of the history. If the folder
+            /// cannot be used, the history ends with the session.
             private static void remember(LineReader reader, Env env) {
                 var chosen = env.get("XDG_STATE_HOME");
                 var state = chosen.isEmpty() ? System.getProperty("user.home") + "/.local/state" : chosen;
@@ -1061,7 +1061,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs a command. Rejects `--env-file`, because the settings were read when the shell started. With an open
-        /// batch, also rejects `-i` and `-o`, because `-i` or `-o` alone would mix the files of two batches.
+        /// batch, also rejects `-i` and `-o`. One of them alone would mix the files of two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             var typed = command.getParseResult();
@@ -1142,9 +1142,8 @@ final class DifyExec implements Runnable {
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
         }
 
-        /// Opens the text in an editor and returns what the user saved. Only this user can read the temporary file,
-        /// because `createTempFile` gives it such permissions. The editor is a command for `sh`, so it may contain
-        /// options.
+        /// Opens the text in an editor and returns what the user saved. `createTempFile` creates a file that only this
+        /// user can read. The editor is a command for `sh`, so it may contain options.
         private String openInEditor(String text) throws IOException, InterruptedException {
             var editor = Stream.of("VISUAL", "EDITOR").map(shell.setup.env.environment())
                     .filter(command -> command != null && !command.isBlank()).findFirst()
@@ -1239,8 +1238,8 @@ final class DifyExec implements Runnable {
             stamps = stampsBefore;
         }
 
-        /// Returns the open batch. Reads it again if the time or size of one of its files or of the CSV has changed,
-        /// because `retry` or another process has written it.
+        /// Returns the open batch. Reads it again if the time or size of one of its files or of the CSV has changed.
+        /// `retry` or another process has then written it.
         private Batch batch() {
             if (batch == null) throw new Unusable("no batch is open", "'open CSV JSONL' opens one");
             if (!stamps(batch.files(), csvPath()).equals(stamps)) open(csvPath(), batch.files().results());
@@ -1268,8 +1267,8 @@ final class DifyExec implements Runnable {
             return batch.rows(one -> one == entry).next();
         }
 
-        /// Returns the row with this id, because an id may contain commas or be `failed`. If there is none, `failed`
-        /// means all failed rows, and other text is a list of ids.
+        /// Returns the row with this id, which may contain commas or be `failed`. If there is none, `failed` means all
+        /// failed rows, and other text is a list of ids.
         private List<Row> rows(String word) {
             csv();
             var index = batch.index();
@@ -1285,7 +1284,7 @@ final class DifyExec implements Runnable {
             return rows;
         }
 
-        /// Requires a column that may be edited. The id may not, because results and log identify the row by it.
+        /// Requires a column that may be edited. The id is rejected, because results and log identify the row by it.
         private void requireInput(String column) {
             var csv = csv();
             if (!csv.columns().contains(column)) throw new Unusable("no column " + Text.quoted(column),
@@ -1400,7 +1399,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Shows a retry of one row. Prints its nodes and text as they arrive, then its outputs. Names and errors of nodes
-    /// are cut, because a server's texts may have any length.
+    /// are cut. A server's texts may have any length.
     static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
@@ -1444,7 +1443,7 @@ final class DifyExec implements Runnable {
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.printable(type, 40) + ")") + " " + text);
         }
 
-        /// Keeps the outputs until the row's outcome is known, because a run that ended may still be rejected.
+        /// Keeps the outputs until the row's outcome is known. A run that ended may still be rejected.
         @Override
         public void onRun(Response.Ran ran) {
             outputs = ran.outputs();
@@ -1472,7 +1471,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Prints everything known about a row. Cuts long lines and long values unless `full` is set, so that the row fits
-    /// on some screens. Names, paths and errors are always cut. Those from a server may have any length.
+    /// on some screens. Names, paths and errors are always cut. A server's texts may have any length.
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST_LINE = 300, MAX_LINES = 40; // characters of a line, lines of a value
 
@@ -1684,7 +1683,7 @@ final class DifyExec implements Runnable {
                 // a tally of nothing needs no pace
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
-            // A server may take long to respond, unlike the demo. In the shell, this would be repeated for each retry.
+            // a server may take long to respond, unlike the demo
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
@@ -1826,7 +1825,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reports an unusable command line or setting for `--json` and `--on-finish`. Looks for these options among
-        /// the typed words, because picocli may have stopped before it read them.
+        /// the typed words. picocli may have stopped before it read them.
         static void report(Unusable problem, CommandLine line, List<String> words) throws InterruptedException {
             // the `--json` of other commands is not an outcome
             if (!Set.of("run", "retry").contains(line.getCommandName())) return;
@@ -2034,8 +2033,8 @@ final class DifyExec implements Runnable {
                     name.equals(variable.name()) || name.equals(variable.label()))).findFirst().orElseThrow();
         }
 
-        /// Reads page after page, and each run on it, because the list has neither inputs nor outputs. A new run on the
-        /// server moves the others down, some of them to the next page. A run that moved is skipped there.
+        /// Reads page after page, and each run on it. The list has neither inputs nor outputs. A new run on the server
+        /// moves the others down, some of them to the next page. A run that moved is skipped there.
         void read() throws InterruptedException {
             boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
@@ -2079,9 +2078,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes the rows, and the baseline if succeeded runs were asked for, because only they have outputs.
-        /// Otherwise deletes an earlier baseline, because it belongs to other runs. The rows come last, so that they
-        /// never appear beside the baseline of other runs.
+        /// Writes the rows. Also writes the baseline if succeeded runs were asked for, because only they have outputs.
+        /// Otherwise deletes an earlier baseline, which belongs to other runs. The rows come last, so that they never
+        /// appear beside the baseline of other runs.
         void write(Path output, Path baseline, NextCall next) throws IOException {
             boolean hasOutputs = wanted.status == Wanted.Status.SUCCEEDED;
             if (hasOutputs) AtomicFile.write(baseline, this::writeResults);
@@ -2188,7 +2187,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds what the files record about a batch.
+        /// Holds the content of a batch's files.
         ///
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log contains
@@ -2248,8 +2247,8 @@ final class DifyExec implements Runnable {
                 return read;
             }
 
-            /// Returns all ids, or `sample` random ones. Ids that are only in the results are included, because such a
-            /// result has no attempt.
+            /// Returns all ids, or `sample` random ones. Includes ids that are only in the results. The results of such
+            /// ids have no attempt.
             List<String> ids(Long sample, Long seed) {
                 var all = Stream.of(attempts, results).map(Map::keySet).flatMap(Set::stream).distinct()
                         .collect(Collectors.toCollection(ArrayList::new));
@@ -2319,7 +2318,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the exit code. It is success only if something was confirmed, because another app may have
+        /// Returns the exit code. It is success only if something was confirmed. Otherwise, another app may have
         /// responded, or all runs may be deleted.
         ///
         /// @param hasResults if false, there is no result to confirm, and a known run is enough
@@ -2419,8 +2418,8 @@ final class DifyExec implements Runnable {
                     .then(conversations -> messages(user, conversations));
         }
 
-        /// Asks for all messages of these conversations. If the messages of one cannot be read, returns that failure,
-        /// because an incomplete list could look like a run that never started.
+        /// Asks for all messages of these conversations. If the messages of one cannot be read, returns that failure.
+        /// An incomplete list could look like a run that never started.
         private DifyClient.Reply<List<JsonNode>> messages(String user, List<JsonNode> conversations) {
             var all = new ArrayList<JsonNode>();
             for (var conversation : conversations) {
@@ -2433,8 +2432,7 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(all);
         }
 
-        /// Asks for the details of a run. Checks the id, because Dify 1.9 responds to an unknown id with 200 and
-        /// nulls.
+        /// Asks for the details of a run. Checks the id. Dify 1.9 responds to an unknown id with 200 and nulls.
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.fetch("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
                     text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
@@ -2541,8 +2539,8 @@ final class DifyExec implements Runnable {
 
         /// Combines the record of a chatflow's run with its message, because only the message contains the text by
         /// which moderation replaced an answer. The run's answer counts if the message may be incomplete, which happens
-        /// after a pause (seen on Dify 1.14 to 1.16.1), or on 1.9 if the client has left. In blocking mode the run may
-        /// be unknown, and `run` is the message. Its status `normal` then shows nothing and is left out.
+        /// after a pause (seen on Dify 1.14 to 1.16.1), or on 1.9 if the client disconnected. In blocking mode the run
+        /// may be unknown, and `run` is the message. Its status `normal` then shows nothing and is left out.
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
@@ -2554,8 +2552,8 @@ final class DifyExec implements Runnable {
                     .set("query", message.path("query"));
         }
 
-        /// Compares a result with the server's record. A record that is still `running` shows nothing, because Dify may
-        /// leave it so forever after a crash.
+        /// Compares a result with the server's record. A record that is still `running` shows nothing. After a crash,
+        /// it may stay so forever.
         private Finding compare(Sent sent, JsonNode line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
@@ -2630,8 +2628,8 @@ final class DifyExec implements Runnable {
 
     // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds what the command lines of the tool and of the shell have in common: converters, help, error messages and
-    /// exit codes.
+    /// Contains the common parts of the tool's and the shell's command lines: converters, help, error messages and exit
+    /// codes.
     static final class CommandLines {
         /// Maps options that people know from other tools to the equivalent here.
         private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
@@ -2639,7 +2637,7 @@ final class DifyExec implements Runnable {
                 "--quiet", "use --progress off");
 
         /// Applies the settings that the whole tree of commands shares. Must be called after the subcommands were
-        /// added, because picocli hands each setting on when it is set.
+        /// added. picocli passes each setting on when it is set.
         static CommandLine configure(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
                     .map(CommandLine::getCommandSpec).forEach(command -> layOut(command, env));
@@ -2673,7 +2671,7 @@ final class DifyExec implements Runnable {
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false); // in the order of the fields
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
-            // one blank line separates the first list, which is that of the parameters if there are any
+            // one blank line separates the first list, which lists the parameters if there are any
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
             else help.parameterListHeading("%n");
         }
@@ -2697,8 +2695,8 @@ final class DifyExec implements Runnable {
                     .map(option -> " " + option.shortestName() + " <" + option.paramLabel() + ">").collect(joining()));
         }
 
-        /// Returns the examples with the command that starts the tool here. In the shell they have no `-i` and `-o`,
-        /// because the batch is open already. The help of the whole tool also shows where its documentation is.
+        /// Returns the examples with the command that starts the tool here. In the shell, they have no `-i` and `-o`.
+        /// The help of the whole tool also shows where its documentation is.
         private static String footer(CommandLine.Help help, Env env) {
             var command = help.commandSpec();
             if (isInShell(command.commandLine()))
@@ -2790,8 +2788,8 @@ final class DifyExec implements Runnable {
                     .map(line -> new CommandLine.UnmatchedArgumentException(line, line.getUnmatchedArguments()));
         }
 
-        /// Returns the message with the option or setting before it, because a converter cannot know whose value it
-        /// reads. A rejected value may be a whole file that was pasted, so the message is cut.
+        /// Returns the message with the option or setting in front. A converter cannot know whose value it reads. A
+        /// rejected value may be a whole file that was pasted, so the message is cut.
         private static String message(ParameterException problem, Env env) {
             var arg = problem.getArgSpec();
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
@@ -2822,9 +2820,9 @@ final class DifyExec implements Runnable {
             return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
-        /// Reports an unknown word, with a near one as a hint. Up to two letters may differ, as in `rnu`, for which
-        /// picocli would not suggest `run`, because it compares pairs of letters. A word of two letters would be near
-        /// to everything, so nothing is suggested.
+        /// Reports an unknown word, with a near one as a hint. Up to two letters may differ. picocli compares pairs of
+        /// letters, so it would not suggest `run` for `rnu`. For a word of two letters, nothing is suggested, because
+        /// every word would be near.
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var spec = problem.getCommandLine().getCommandSpec();
             var word = problem.getUnmatched().getFirst();
@@ -2871,8 +2869,8 @@ final class DifyExec implements Runnable {
         /// Converts option values. The message of an error follows the option and its value: `--timeout abc: …`.
         static final class Converters {
             /// Registers converters by the type of an option. So options whose smallest value is 1 are declared as
-            /// `Long`, and those whose smallest value is 0 as `int`. A larger number than an `int` can hold means the
-            /// same as the largest `int`, because no batch has so many rows.
+            /// `Long`, and those whose smallest value is 0 as `int`. A number too large for an `int` means the same as
+            /// the largest `int`. No batch has that many rows.
             static CommandLine register(CommandLine line) {
                 return line.registerConverter(Duration.class, Converters::duration)
                         .registerConverter(URI.class, Converters::parseUrl)
@@ -2901,8 +2899,8 @@ final class DifyExec implements Runnable {
                 return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
             }
 
-            /// Reads an http or https URL and removes slashes at its end, because a path will be appended. That is not
-            /// possible after a query or fragment. A password is rejected too, because the log records the URL.
+            /// Reads an http or https URL and removes slashes at its end. A path will be appended, so a query or
+            /// fragment is rejected. A password is rejected too, because the log records the URL.
             static URI parseUrl(String text) {
                 var address = text.strip().replaceAll("/+$", "");
                 try {
@@ -3255,9 +3253,9 @@ final class DifyExec implements Runnable {
                     description = "Name the app of a key for several apps (env: DIFY_APP_ID).")
             String appId;
 
-            /// Reads the access to the server. The key is never an option, because everyone on the machine can see a
-            /// command line. A `.env` line that cannot be read is an error even if its setting is not used here,
-            /// because the default in its place could be the wrong server.
+            /// Reads the access to the server. The key is never an option. Everyone on the machine can see a command
+            /// line. A `.env` line that cannot be read is an error even if its setting is not used here, because the
+            /// default in its place could be the wrong server.
             Access access(Env env, String workflowId, boolean hasDemo, PrintWriter err) {
                 var key = key(env, hasDemo);
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
@@ -3480,7 +3478,7 @@ final class DifyExec implements Runnable {
         String idColumn;
 
         /// Maps columns to variables. `--map COLUMN=` drops an earlier mapping. The shell joins several values with
-        /// NUL, because a value may contain any other character.
+        /// NUL. A value may contain any other character.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
         Map<String, String> map = Map.of();
@@ -3572,7 +3570,7 @@ final class DifyExec implements Runnable {
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
         /// `MAX_CAUSES` limits how many causes are printed as they occur. The summary groups all of them.
-        /// `SHORTEST_CAUSE` is in characters, because less of a cause would not be understood.
+        /// `SHORTEST_CAUSE` is in characters. A shorter part of a cause would not be understood.
         private static final int MAX_CAUSES = 20, SHORTEST_CAUSE = 12;
         private static final String BETWEEN = " · ";
 
@@ -3600,8 +3598,8 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Prints a sentence above the line that is redrawn. Does so even with `--progress off`, because it is a
-        /// warning or a change that the user must know about.
+        /// Prints a sentence above the line that is redrawn, even with `--progress off`. It is a warning or a change
+        /// that the user must know about.
         @Override
         public synchronized void say(String sentence) {
             end();
@@ -3719,7 +3717,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the lines about runs, latency, tokens and retries. Leaves out figures that are zero. The cost covers
-        /// only this session's own runs, because looked-up runs of earlier sessions have no price.
+        /// only this session's own runs, see [Tally#ownSpending].
         ///
         /// @param early whether the session stopped early, so that runs may still be active on the server
         private List<String> figures(boolean early) {
@@ -3895,8 +3893,8 @@ final class DifyExec implements Runnable {
                     "high", rounded(figure.high()));
         }
 
-        /// Rounds to six digits, because a double has more than the estimate supports. JSON has no NaN, so an unknown
-        /// number is null.
+        /// Rounds to six digits. A double has more than the estimate supports. JSON has no NaN, so an unknown number is
+        /// null.
         private static BigDecimal rounded(double number) {
             return Double.isFinite(number) ? new BigDecimal(number).round(new MathContext(6))
                     .stripTrailingZeros() : null;
@@ -3945,7 +3943,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Prints a request as JSON, then as a command for `curl`. Only the key is masked, so it can be tried by hand.
-        /// The app's id is in the command if it is set, because a key can belong to several apps.
+        /// The command contains the app's id if it is set. A key can belong to several apps.
         static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
             var body = Text.printable(sent, Integer.MAX_VALUE); // JSON can contain marks that turn a line around
@@ -3961,7 +3959,7 @@ final class DifyExec implements Runnable {
     /// Shows the progress of a batch from its files, as a table or as one JSON object.
     static final class StatusView {
         private static final int BAR = 30; // characters of a bar for all rows; a line then fits into 80 columns
-        /// The order of bars and of JSON keys, on which scripts rely.
+        /// Orders the bars and the JSON keys. Scripts rely on this order.
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
@@ -4288,7 +4286,7 @@ final class DifyExec implements Runnable {
             write(head, new BitSet());
         }
 
-        /// Writes a row. Workbooks need no escapes, because their texts are never run as formulas.
+        /// Writes a row. Workbooks need no escapes. Their texts are never run as formulas.
         ///
         /// @param typed the columns whose cells may be numbers or dates; all others are texts, even if they look like
         ///     numbers
@@ -4337,8 +4335,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes a batch in the input's order. The columns are the input's columns, `output.<name>` for each output,
-        /// then the outcome. If two of them have the same name, the later one gets a prefix, because programs find
-        /// columns by their names.
+        /// then the outcome. If two of them have the same name, the later one gets a prefix. Programs find columns by
+        /// their names.
         ///
         /// @param failed whether to leave out all rows but those that `retry` runs
         void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
@@ -4496,8 +4494,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes the HTML report of a batch, with its charts, its causes of failure and its rows. The rows of the CSV
-        /// come first, in its order, so one iterator reads them all. Inputs come from the result if there is one,
-        /// because the CSV may have changed since.
+        /// come first, in its order, so one iterator reads them all. Inputs come from the result if there is one. The
+        /// CSV may have changed since.
         static void report(Batch batch, OutputStream file) throws IOException {
             var groups = Cause.groups(batch);
             var causes = new HashMap<Cause, Integer>();
@@ -4528,7 +4526,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes a page. Its policy allows only this style and script, by their hashes, so that nothing in a value can
-        /// run. Rows are written one by one, because all of them need not fit into memory.
+        /// run. Rows are written one by one to save memory.
         static void write(OutputStream file, Map<String, Object> batch, int rows,
                 IOFunction<Integer, Map<String, Object>> row) throws IOException {
             var out = new BufferedWriter(Json.utf8(file), 1 << 16); // few large writes, because a page may be large
@@ -4567,8 +4565,8 @@ final class DifyExec implements Runnable {
             return value.isTextual() ? text : object("json", text);
         }
 
-        /// Leaves out empty and zero fields to keep the page small, because it may have 100,000 rows. An `Integer` 0
-        /// stays, because it is the index of the first cause.
+        /// Leaves out empty and zero fields to keep the page small. It may have 100,000 rows. An `Integer` 0 stays,
+        /// because it is the index of the first cause.
         static Map<String, Object> prune(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
             return object;
@@ -4659,7 +4657,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Compares each success of one side with each of the other. If both sides are the same, it compares no
-            /// result with itself, because that would hide how much results differ by chance.
+            /// result with itself. That would hide how much results differ by chance.
             List<Compared> compare(List<Result> first, List<Result> second) {
                 var comparisons = new ArrayList<Compared>();
                 for (var one : first) for (var two : second)
@@ -5054,8 +5052,7 @@ final class DifyExec implements Runnable {
             return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
         }
 
-        /// Counts a row. Keeps only numbers and the names of inputs and outputs, because a batch need not fit into
-        /// memory.
+        /// Counts a row. Keeps only numbers and the names of inputs and outputs.
         private void count(int number, Pair pair) {
             matches.merge(pair.match(), 1L, Long::sum);
             grades.merge(pair.grade(), 1L, Long::sum);
@@ -5110,7 +5107,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes a JUnit report about the second side, as Surefire's schema describes it. The suite is the root
-        /// element, because all programs that read such reports accept that form.
+        /// element. All programs that read such reports accept that form.
         void writeJUnit(OutputStream file) throws IOException {
             var out = new BufferedWriter(Json.utf8(file));
             var suite = second.batches().map(StatusView::title).collect(joining(", "));
@@ -5157,7 +5154,6 @@ final class DifyExec implements Runnable {
             return (expected.isEmpty() ? differences : checks).toList();
         }
 
-        /// Writes a page with all rows and marks their differences.
         void writePage(OutputStream out) throws IOException {
             var title = sides().map(side -> Text.joinFirst(3, side.batches().map(StatusView::title)));
             var about = sides().map(side -> side.name + ": " + side.batches()
@@ -5191,7 +5187,7 @@ final class DifyExec implements Runnable {
             return isOne() ? pair.grade().word() : pair.match().word();
         }
 
-        /// Returns the name and texts of each figure. With one side, it has only one text, because nothing is compared.
+        /// Returns the name and texts of each figure. With one side, a figure has only one text.
         private List<List<String>> table() {
             return figures.values().stream().map(figure -> isOne()
                     ? List.of(figure.name(), figure.text(figure.second())) : figure.texts()).toList();
@@ -5349,7 +5345,6 @@ final class DifyExec implements Runnable {
             return rules.isEmpty();
         }
 
-        /// Returns the ids of the rows that have an expected value.
         Stream<String> judged() {
             return IntStream.range(0, index.size()).mapToObj(index::id).filter(this::isJudged);
         }
@@ -5370,7 +5365,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Compares an output with a cell. A cell is text, so it is read as JSON if the output is not text. A tolerance
-        /// also applies to text, because an answer may consist of a number.
+        /// also applies to text. An answer may consist of a number.
         private boolean isMet(Rule rule, String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
             var text = LineOffsets.RowEnd.text(output);
@@ -5582,7 +5577,7 @@ final class DifyExec implements Runnable {
         /// for their outcomes. Dify reports a stopped run within about 0.3 s (`stop_race.json`); the rest is a margin
         /// for a slow server.
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(3);
-        /// Limits that wait, and the wait for the disk, after a second signal, because the user does not want to wait.
+        /// Limits that wait, and the wait for the disk, after a second signal. The user then does not want to wait.
         private static final Duration SECOND_STOP_TIMEOUT = Duration.ofMillis(1500);
         /// Limits the wait for running rows after Dify rejected the key. Users are promised an end within ten seconds
         /// (docs/pace.md), and the last writes need some of them.
@@ -5615,8 +5610,8 @@ final class DifyExec implements Runnable {
         /// Holds the rules of a session, which decide without touching the outside world.
         record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.UserNames names) {}
 
-        /// Holds what an engine needs of the world outside, so that tests can replace it. Workers and signals put
-        /// messages into the mailbox, and the engine's thread takes them out.
+        /// Connects an engine to the outside world, which tests can replace. Workers and signals put messages into the
+        /// mailbox, and the engine's thread takes them out.
         ///
         /// @param halt ends the process at once
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
@@ -5681,7 +5676,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped the run. If the
-        /// run and the last write both report a reason, the run's counts, because it came first.
+        /// run and the last write both report a reason, the run's reason counts. It came first.
         Optional<Stop> runUntilWritten() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>(); // the shell needs its own handlers back
             for (var name : List.of("INT", "TERM", "HUP"))
@@ -5757,7 +5752,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the session may end. After a stop, it waits for running rows until `hardStop`, and longer if
-        /// Dify was then asked to stop them. It does not wait for look-ups, because the next session can repeat them.
+        /// Dify was then asked to stop them. It does not wait for look-ups. The next session can repeat them.
         private boolean isOver() {
             if (agenda.stopReason().isEmpty()) return inFlight.isEmpty() && looking == 0 && agenda.isDone();
             return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
@@ -5852,7 +5847,7 @@ final class DifyExec implements Runnable {
             sent.thread = Thread.currentThread();
             return ports.workflow().run(sent.attempt, heard -> {
                 if (!(heard instanceof StreamEvent.Idle)) sent.lastEvent = clock.instant(); // Idle reports silence
-                // only a live view gets the texts, because the texts of all rows would be too much for the mailbox
+                // only a live view gets the texts, because the mailbox could not hold the texts of all rows
                 if (watcher.isLive() || !(heard instanceof StreamEvent.Live || heard instanceof StreamEvent.OtherEvent))
                     ports.mailbox().add(() -> onStreamEvent(sent, heard));
             });
@@ -5907,8 +5902,7 @@ final class DifyExec implements Runnable {
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
-        /// Returns when a row may start next. If no slot is free, returns `Instant.MAX`, because a message will end the
-        /// wait.
+        /// Returns when a row may start next. If no slot is free, returns `Instant.MAX`. A message will end the wait.
         private Instant nextStart(Instant now) {
             return !hasRoom(Instant.MAX, now) ? Instant.MAX
                     : Collections.max(List.of(agenda.nextRowDue(now), pace.nextStart(), health.opens()));
@@ -5973,7 +5967,7 @@ final class DifyExec implements Runnable {
                 }
                 case StreamEvent.Idle(var run) -> { // its run may have ended, although the stream is still open
                     var quiet = Unresolved.withoutWait(attempt, Purpose.QUIET, Optional.of(run), clock.instant());
-                    // its time limit counts from the first event; no deadline, because the open stream has one
+                    // no deadline, because the open stream has a time limit of its own
                     if (!sent.lookedUp)
                         agenda.lookUp(quiet.with(quiet.state().withStart(Optional.of(sent.start), Instant.MAX)));
                     sent.lookedUp = true;
@@ -5993,7 +5987,7 @@ final class DifyExec implements Runnable {
         /// Slows down if a run waited before it started. Streams that have had an event count as running. Nothing shows
         /// when a blocking run starts, so a blocking request counts as running if it was sent well before this one.
         ///
-        /// @param why contains `%s` for the time; it is filled in only if the run has waited, because most have not
+        /// @param why contains `%s` for the time; it is filled in only if the run has waited
         private void noteWait(Attempt attempt, Duration waited, String why) {
             // a tenth earlier, because requests that were sent together with this one may be waiting, too
             var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
@@ -6087,8 +6081,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Does what was decided about an attempt. Only retries of failures count against `MAX_RETRIES`, because a row
-        /// is not at fault if the server was full or not reached.
+        /// Does what was decided about an attempt. Only retries of failures count against `MAX_RETRIES`. A row is not
+        /// at fault if the server was full or not reached.
         ///
         /// @param start the instant from which the run's time limit counts
         private void carryOut(Attempt attempt, Instant start, Response response, Verdict verdict) {
@@ -6096,7 +6090,7 @@ final class DifyExec implements Runnable {
             switch (verdict) {
                 case Outcome outcome -> finishRow(attempt, response, outcome, now);
                 case Verdict.Again(var after, var why) -> {
-                    // one more failure, and no throttle; empty, because no attempt was looked up just before
+                    // one more failure, and no throttle; empty, because no attempt has just been looked up
                     agenda.schedule(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
                     logEnd(attempt, "again", response, why);
                 }
@@ -6140,8 +6134,8 @@ final class DifyExec implements Runnable {
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(REJECTED_KEY_TIMEOUT)));
         }
 
-        /// Stops the batch if a limit is reached. When no row is left to send, only `--max-failures` stops the batch,
-        /// because the other limits exist to save what further rows would cost.
+        /// Stops the batch if a limit is reached. When no row is left to send, only `--max-failures` stops the batch.
+        /// The other limits exist to save the cost of further rows.
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
@@ -6179,8 +6173,8 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
 
-        /// Reports each new version of the workflow. Reports a damaged character and links that expire only once,
-        /// because other rows will probably have them, too.
+        /// Reports each new version of the workflow. Reports a damaged character and expiring links only once. Other
+        /// rows will probably have them, too.
         private void noteOnce(String id, Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
@@ -6249,7 +6243,7 @@ final class DifyExec implements Runnable {
             return unresolved.is(Purpose.QUIET) && !inFlight.containsKey(unresolved.attempt().sequence());
         }
 
-        /// Collects what this session knows about an attempt, for the rules.
+        /// Collects the facts about an attempt for the rules.
         private LookUpRules.LookUpContext lookUpContext(Unresolved unresolved) {
             if (unresolved.is(Purpose.LATE)) writer.write(); // so that a success just found by a look-up counts
             var sent = inFlight.get(unresolved.attempt().sequence()); // null unless its stream is open
@@ -6312,8 +6306,9 @@ final class DifyExec implements Runnable {
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
-        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. Does not wait if no run
-        /// can be stopped, because the tasks of blocking runs are unknown. The next session looks such runs up.
+        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. The tasks of blocking
+        /// runs are unknown, so they cannot be stopped. If there are only such runs, does not wait. The next session
+        /// looks them up.
         private void stopTasks(Duration patience) {
             if (!taskStopsSent) inFlight.values().forEach(this::stopTask);
             taskStopsSent = true;
@@ -6374,10 +6369,9 @@ final class DifyExec implements Runnable {
         private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have begun
         private volatile Optional<Stop> stopReason = Optional.empty(); // workers read it, too
 
-        /// Holds a row that is sent when it is due.
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
-        /// Takes over what earlier sessions left: attempts whose runs may still appear, and unresolved attempts.
+        /// Continues with what earlier sessions left: attempts whose runs may still appear, and unresolved attempts.
         ///
         /// @param firstLook how long the first look-up of an unresolved attempt waits
         /// @param now       the session's start. Earlier sessions sent before it, even if the clock was set back since
@@ -6389,7 +6383,7 @@ final class DifyExec implements Runnable {
             for (boolean hasRun : List.of(false, true))
                 for (var attempt : batch.history().resent(hasRun)) {
                     addUnseen(attempt.limitedTo(now));
-                    // attempts with a run are added after the marking, because their runs were reported before
+                    // attempts with a run are added after the marking, because their runs were reported earlier
                     if (!hasRun) markResent(attempt.row());
                 }
             // the log contains only ids, so the cells are read from the CSV
@@ -6398,8 +6392,8 @@ final class DifyExec implements Runnable {
             wanted.lookUps().forEach(unresolved -> lookUpFirst(unresolved.limitedTo(now), now));
         }
 
-        /// Takes the next row that is due. Rows that wait for another attempt go before rows that were not sent yet, so
-        /// that a row is completed soon after its first attempt.
+        /// Removes and returns the next row that is due. Rows that wait for another attempt go before rows that were
+        /// not sent yet, so that a row is completed soon after its first attempt.
         Optional<Waiting> next(Instant now) {
             while (nextWaitingDue().isAfter(now) && fresh.isPresent()) {
                 // scheduled like a repeated attempt, because an earlier session may have left unseen attempts
@@ -6448,8 +6442,8 @@ final class DifyExec implements Runnable {
             return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().due();
         }
 
-        /// Schedules another attempt. Runs of earlier attempts that may still appear are looked up first, one by one,
-        /// because a run that has appeared meanwhile makes another attempt unnecessary.
+        /// Schedules another attempt. Runs of earlier attempts that may still appear are looked up first, one by one. A
+        /// run that has appeared makes another attempt unnecessary.
         ///
         /// @param after the attempt that was looked up last; empty to begin with the first
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
@@ -6482,8 +6476,8 @@ final class DifyExec implements Runnable {
             cutOffTimes.remove(unresolved.attempt().row().index());
         }
 
-        /// Lets nothing new start from now on. The first reason stays, because later ones may follow from it. An
-        /// interrupt replaces it, because the exit code must show that the user stopped the command.
+        /// Lets nothing new start from now on. The first reason stays, because later ones may follow from it. Only an
+        /// interrupt replaces it. The exit code must show that the user stopped the command.
         void stopWith(Stop reason) {
             if (stopReason.isEmpty() || reason.exit() == Exit.INTERRUPTED) stopReason = Optional.of(reason);
         }
@@ -6513,8 +6507,8 @@ final class DifyExec implements Runnable {
             return fresh.isPresent() ? now : nextWaitingDue();
         }
 
-        /// Adds an attempt whose run may still appear. The user of an attempt identifies it, because an attempt of an
-        /// earlier session has no sequence number.
+        /// Adds an attempt whose run may still appear. The user of an attempt identifies it. An attempt of an earlier
+        /// session has no sequence number.
         void addUnseen(Attempt attempt) {
             var earlier = unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>());
             earlier.removeIf(one -> one.user().equals(attempt.user())); // another look-up may add the attempt again
@@ -6623,7 +6617,7 @@ final class DifyExec implements Runnable {
             rows.merge(outcome.status(), 1L, Long::sum);
             if (outcome.status() == RowStatus.FAILED) causes.merge(Text.cause(outcome.text()), 1L, Long::sum);
             recent.add(now);
-            // so few that the rate follows a server that becomes slower, and so many that it is steady
+            // few enough that the rate follows a server that becomes slower, and enough that it is steady
             if (recent.size() > 200) recent.remove();
         }
 
@@ -6662,7 +6656,7 @@ final class DifyExec implements Runnable {
             return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
 
-        /// Returns whether all rows left are looked up or wait for a retry. No estimate exists for that time.
+        /// Returns whether all rows left are looked up or wait for a retry. This time cannot be estimated.
         boolean onlyWaits() {
             return asked > done() && asked - done() <= activity.lookUps() + activity.waiting();
         }
@@ -6695,9 +6689,10 @@ final class DifyExec implements Runnable {
     /// Asks the server which app and version it is. Retries up to `MAX_RETRIES` times while it is down or busy, and
     /// blocks the calling thread meanwhile. Nothing has started yet, so a refusal ends the command.
     record FirstExchange(DifyClient client, Judge judge, PrintWriter err) {
-        /// Limits the characters of a server's text in a message, because it may be a whole web page.
+        /// Limits the characters of a server's text in a message. The text may be a whole web page.
         private static final int QUOTED_CHARACTERS = 200;
-        /// Stands for a row, because the rules judge a response only together with an attempt. They use only its tries.
+        /// Takes the place of a row's attempt. The rules judge a response only together with an attempt, but use only
+        /// its tries.
         private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
                 Mode.BLOCKING, "", Instant.EPOCH, false);
 
@@ -6712,8 +6707,8 @@ final class DifyExec implements Runnable {
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
-        /// Returns whether the app has any of these runs. Asks about one run at a time, because the first one that it
-        /// has is enough.
+        /// Returns whether the app has any of these runs. Asks about one run at a time. The first one that it has is
+        /// enough.
         boolean knowsAny(Collection<Origin.Recorded> runs, String left) throws InterruptedException {
             for (var run : runs)
                 if (ask(() -> client.knows(run), left)) return true;
@@ -6990,7 +6985,7 @@ final class DifyExec implements Runnable {
         /// its run waits in the queue, so nothing would come later.
         private static final Duration FIRST_EVENT_TIMEOUT = Duration.ofSeconds(300);
         private static final String PAGE = "a web page (from a proxy?)";
-        /// Limits a downloaded file to 1 GiB, because a link may lead to a response that does not end.
+        /// Limits a downloaded file to 1 GiB. A link may lead to an endless response.
         private static final long MAX_FILE_BYTES = 1L << 30;
 
         /// Creates a client of a workflow, which [#forApp] replaces when the server has reported the kind of the app.
@@ -7051,8 +7046,8 @@ final class DifyExec implements Runnable {
             return access.at("/workflows/" + version + "run");
         }
 
-        /// Reads a blocking response. If it contains no end of the run, the run is looked up, because it may have
-        /// started all the same.
+        /// Reads a blocking response. If it contains no end of the run, the run is looked up. It may have started all
+        /// the same.
         private Response blocking(Transport.Answer answer, Consumer<StreamEvent> heard) throws IOException {
             var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
             var reader = new RunReader();
@@ -7194,7 +7189,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the first message of this conversation. Skips messages of other conversations, which the list should
-        /// not contain. A conversation without a message is an error, because Dify creates both together.
+        /// not contain. A conversation without a message is an error. Dify creates both together.
         private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
@@ -7231,7 +7226,7 @@ final class DifyExec implements Runnable {
                 var id = RunReader.text(detail, "id");
                 if (id.isEmpty()) throw unexpected("Dify returned a different run");
                 var reader = new RunReader();
-                reader.add(Json.MAPPER.createObjectNode().set("data", detail)); // the reader expects a run there
+                reader.add(Json.MAPPER.createObjectNode().set("data", detail));
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
                 return reader.result(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
@@ -7273,8 +7268,8 @@ final class DifyExec implements Runnable {
             ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Answer::prefix);
         }
 
-        /// Uploads a file and returns its id. Does not send a file that a symbolic link has replaced since the check,
-        /// because the link could lead anywhere. The limit is that of a run, because a large file takes long to send.
+        /// Uploads a file and returns its id. Does not send a file that a symbolic link has replaced since the check.
+        /// The link could lead anywhere. The time limit is the limit of a run, because a large file takes long to send.
         Reply<String> upload(Value.Local local, String user) {
             var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
                     + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
@@ -7323,7 +7318,7 @@ final class DifyExec implements Runnable {
             return ask(get(path), QUERY_TIMEOUT, DifyClient::tree);
         }
 
-        /// Fetches a page of a list. A response without the list is an error, because it would look like the last page.
+        /// Fetches a page of a list. A response without the list is an error. It would look like the last page.
         Reply<JsonNode> page(String path) {
             return fetch(path).then(list -> list.path("data").isArray() ? new Reply.Got<>(list)
                     : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
@@ -7349,7 +7344,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Builds a run's request. A chatflow's row gets its own conversation, so that no row sees the messages of
-        /// another one. The conversation gets no name, because a name could cost a model call.
+        /// another one. The conversation gets no name, which could cost a model call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -7395,8 +7390,8 @@ final class DifyExec implements Runnable {
             return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        /// Sends a request that starts no run. A success with unexpected content counts as a refusal, because it shows
-        /// nothing about a run.
+        /// Sends a request that starts no run. A success with unexpected content counts as a refusal. It shows nothing
+        /// about a run.
         private <T> Reply<T> ask(HttpRequest.Builder request, Duration limit,
                 IOFunction<Transport.Answer, T> reading) {
             return wire.exchange(request, limit, Symptom.NO_ANSWER,
@@ -7468,7 +7463,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns whether a run with these inputs may belong to this request. If the record has a user, the user
-            /// decides, because each attempt has its own. Otherwise, only text values are compared, because Dify may
+            /// decides. Each attempt has its own user. Otherwise, only text values are compared, because Dify may
             /// convert other values. Values that the workflow does not declare are missing in the record.
             boolean matches(JsonNode inputs, JsonNode query) {
                 var stored = inputs.path("sys.user_id");
@@ -7480,16 +7475,16 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Compares only texts, because Dify may convert a value. It removes NUL characters, and an unpaired
-            /// surrogate cannot be sent.
+            /// Compares texts. A stored value of another type counts as the same, because Dify may convert a value.
+            /// Dify also removes NUL characters, and an unpaired surrogate cannot be sent.
             private static boolean isSame(String text, JsonNode stored) {
                 return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
             }
         }
     }
 
-    /// Reads one response, or the events of one stream. Keeps what earlier events contained, because later events do
-    /// not repeat it.
+    /// Reads one response, or the events of one stream. Keeps the content of earlier events. Later events do not repeat
+    /// it.
     static final class RunReader {
         /// Matches a price, which Dify sends as text. Limits its digits, because `1e999999999` has a billion of them
         /// when it is written in full.
@@ -7614,9 +7609,8 @@ final class DifyExec implements Runnable {
             return Optional.of(text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
         }
 
-        /// Returns the cost and its currency. A run that was paid in two currencies has no price, because one number
-        /// cannot hold it. Models without a price report 0 in any currency, so sums of 0 are left out if there is
-        /// another one.
+        /// Returns the cost and its currency. A run that was paid in two currencies has no price. One number cannot
+        /// hold it. Models without a price report 0 in any currency, so sums of 0 are left out if there is another one.
         private Optional<Map.Entry<String, BigDecimal>> cost() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
             // all are 0, so any currency will do
@@ -7660,7 +7654,7 @@ final class DifyExec implements Runnable {
             return data().path("finished_at").asLong(0);
         }
 
-        /// Returns what the response contains about a chatflow's message. The price is that of the whole answer.
+        /// Reads a chatflow's message from the response. Its price is the price of the whole answer.
         private Response.ChatMessage message() {
             var usage = metadata.path("usage");
             // in this case, Dify has added up two currencies, or a price that cannot be read
@@ -7682,7 +7676,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a chatflow's answer. A blocking response contains the run id only if the run waits for a person.
-        /// Returns empty without an answer, because an empty text does not show whether the run has ended.
+        /// Returns empty without an answer. An empty text does not show whether the run has ended.
         Optional<Response.Ran> chatflowRun() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
@@ -7756,7 +7750,7 @@ final class DifyExec implements Runnable {
         /// ended, or for a detail of another run.
         static Optional<StoredRun> of(String id, JsonNode detail) {
             var reader = new RunReader();
-            reader.add(Json.MAPPER.createObjectNode().set("data", detail)); // the reader expects a run there
+            reader.add(Json.MAPPER.createObjectNode().set("data", detail));
             var stored = Json.parse(RunReader.text(detail, "inputs"));
             boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
             // EPOCH is not used, because only the age of an active run needs the time
@@ -7807,8 +7801,8 @@ final class DifyExec implements Runnable {
             return RunReader.text(message, name);
         }
 
-        /// Returns the run of a message that has waited for a person. Returns empty for other messages, because only
-        /// forms contain the id of their run.
+        /// Returns the run of a message that has waited for a person. Returns empty for other messages. Only forms
+        /// contain the id of their run.
         Optional<RunRef> pausedRun() {
             return message.path("extra_contents").valueStream()
                     .map(extra -> RunReader.text(extra, "workflow_run_id")).filter(id -> !id.isEmpty())
@@ -7851,7 +7845,7 @@ final class DifyExec implements Runnable {
         /// Limits the wait for a connection. Without it, the operating system waits for minutes if a host does not
         /// respond at all.
         private static final Duration CONNECT_TIMEOUT = Duration.ofSeconds(20);
-        /// After this time without an event, a stream's run is looked up. During a run, Dify sends a ping every 10 s.
+        /// After this much silence, a stream's run is looked up. During a run, Dify sends a ping every 10 s.
         static final Duration QUIET = Duration.ofSeconds(30);
         /// Limits the part of a refusal that is read. Dify 1.14 and later may quote the whole request, of any size.
         private static final int REFUSAL_BYTES = 64 << 10;
@@ -7868,8 +7862,7 @@ final class DifyExec implements Runnable {
         /// volatile, because [#lastBody] replaces it while other workers send requests.
         private volatile CompletableFuture<HttpClient> http;
         private final Optional<URI> proxy;
-        /// Holds the responses that are being read. One thread checks all of them, because a timer for each would cost
-        /// more.
+        /// Holds the responses that are being read. One thread checks all of them. A timer for each would cost more.
         private final Set<Answer> open = ConcurrentHashMap.newKeySet();
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
@@ -7912,8 +7905,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Trusts the certificates of a file in addition to the system's. One process may need both, because outputs
-        /// can contain links to files on public servers.
+        /// Trusts the certificates of a file in addition to the system's. One process may need both. Outputs can
+        /// contain links to files on public servers.
         private static SSLContext trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
@@ -7937,7 +7930,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Drops all connections, because nobody waits for their responses any more.
+        /// Drops all connections. Nobody waits for their responses any more.
         @Override
         public void close() {
             http.join().shutdownNow();
