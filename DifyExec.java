@@ -8297,9 +8297,9 @@ final class DifyExec implements Runnable {
             return history.figures();
         }
 
-        /// Reads the ids of the CSV. Files of another program are rejected first, because reading a CSV can take long.
-        /// The retry list is checked afterwards, because only the ids show whether it is ours. Without a CSV, the index
-        /// stays empty until the files are read.
+        /// Reads the ids of the CSV. Reading a CSV can take long, so files of another program are rejected first. Only
+        /// the retry list is checked afterwards. The ids show whether it is ours. Without a CSV, the index stays empty
+        /// until the files are read.
         static Index readIndex(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
@@ -8551,7 +8551,7 @@ final class DifyExec implements Runnable {
                         if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                         log.hold();
                         results.hold();
-                        results.force(); // the log will record that so many bytes of the results are on disk
+                        results.force(); // the log will record this size of the results as on disk
                         history.noteResultsSize(results.onDisk());
                         var batch = new Batch(files, Optional.of(csv), index, history, new LineOffsets());
                         var writer = new BatchWriter(batch, lock, results, log, disk);
@@ -8866,7 +8866,6 @@ final class DifyExec implements Runnable {
             return counts[status.ordinal()];
         }
 
-        /// Returns whether every row of the CSV has succeeded.
         boolean isComplete() {
             return succeeded() == rows();
         }
@@ -8939,7 +8938,7 @@ final class DifyExec implements Runnable {
         /// Holds when the current session got its last result. The log has no event for a success, so `timeTaken` does
         /// not include this time.
         private Instant lastResult = Instant.MIN;
-        /// Holds the starts of the current session, and those of the last session that had enough rows.
+        /// Holds the starts of the current session, and of the last session that had enough rows.
         private Starts starts = new Starts(), lastEnough = starts;
 
         /// Counts an event of the log. Attempts, outcomes and the end of a session extend the session's time up to
@@ -9343,7 +9342,6 @@ final class DifyExec implements Runnable {
             return entry;
         }
 
-        /// Returns whether the results contain a line of this attempt.
         private boolean hasResult(int entry, String user) {
             long attempt = hash(entry, user);
             return lastResult.get(entry) == attempt || formerResults.contains(attempt);
@@ -9371,7 +9369,6 @@ final class DifyExec implements Runnable {
             if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::asElsewhere));
         }
 
-        /// Returns whether the batch's files contain anything about this row.
         boolean hasLines(int entry) {
             return index.status(entry) != RowStatus.PENDING || attemptsByRow.get(entry) > 0;
         }
@@ -9538,8 +9535,8 @@ final class DifyExec implements Runnable {
             return end(entry).stream().flatMap(end -> forms.getOrDefault(end.user(), List.of()).stream());
         }
 
-        /// Returns whether another retry is unlikely to help, because the row had more than one attempt or because Dify
-        /// refused it with an HTTP 4xx status.
+        /// Returns whether another retry is unlikely to help, because the row had more than one attempt, or was refused
+        /// by Dify with an HTTP 4xx status.
         boolean isPermanent(int entry) {
             return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.http() / 100 == 4).isPresent();
         }
@@ -9579,7 +9576,7 @@ final class DifyExec implements Runnable {
                             one.event().id(), Map.of()))).toList();
         }
 
-        /// Returns when the newest attempt was sent whose stream has had a first event.
+        /// Returns when the newest of the streams that have had an event was sent.
         Instant newestBegun() {
             return newestBegun;
         }
@@ -9908,7 +9905,6 @@ final class DifyExec implements Runnable {
             return List.of(results, retry, log, lock);
         }
 
-        /// Returns the size of the results in bytes, or 0 without results.
         long resultsSize() {
             return Storage.exists(results) ? Storage.attributes(results).size() : 0;
         }
@@ -10702,8 +10698,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the line's fields in their order in the file: first those of the original tool, so that its
-            /// scripts can read them, and then ours.
+            /// Returns the line's fields in their order in the file. The original tool's fields come first, so that its
+            /// scripts can read them.
             Map<String, Object> json() {
                 var usage = ran.usage();
                 var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
@@ -10881,8 +10877,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns whether another process of this machine has this id and started at this time. They may differ by
-            /// 2 seconds, because setting the clock shifts the start times that Linux reports. The own process does not
-            /// count, because it runs no session while it asks.
+            /// 2 seconds, because setting the clock shifts the start times that Linux reports. This process does not
+            /// count. It runs no session while it asks.
             boolean isOtherAlive() {
                 return id != ProcessHandle.current().pid() && ProcessHandle.of(id)
                         .flatMap(process -> process.info().startInstant())
@@ -10986,15 +10982,15 @@ final class DifyExec implements Runnable {
         record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
     }
 
-    /// Reads the lines of a file, in order or by offset. Byte order marks before a line are skipped, because `cat` of
-    /// several files leaves them there. Bytes are searched for line breaks and only lines that matter are parsed,
-    /// because a log may have millions of lines.
+    /// Reads the lines of a file, in order or by offset. Byte order marks before a line are skipped. `cat` of several
+    /// files leaves them there. A log may have millions of lines, so bytes are searched for line breaks, and only lines
+    /// that matter are parsed.
     static final class Lines implements AutoCloseable {
         /// Holds the byte order mark of UTF-8. The results begin with it, as in the original tool.
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         /// Reads lines of a batch. Unknown fields are ignored, because the original tool and later versions have
-        /// others. Text after the JSON is an error, because it comes from two lines that were joined. Missing and null
-        /// lists are empty. A line without a valid time is not ours.
+        /// others. Text after the JSON is an error. It comes from two lines that were joined. Missing and null lists
+        /// are empty. A line without a valid time is not ours.
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
@@ -11089,7 +11085,6 @@ final class DifyExec implements Runnable {
             return end < filled;
         }
 
-        /// Returns the offset of the line in the file.
         long place() {
             return first + lineStart;
         }
@@ -11355,7 +11350,6 @@ final class DifyExec implements Runnable {
             return idColumn.name().equals(column);
         }
 
-        /// Returns whether `--map` or `--var` gave this name.
         boolean isNamed(String column) {
             return shape.map().containsValue(column) || shape.vars().containsKey(column);
         }
@@ -11623,10 +11617,9 @@ final class DifyExec implements Runnable {
                 return cells.stream().filter(cell -> !cell.isBlank()).count();
             }
 
-            /// Guesses the delimiter from the first line with text that contains it as often as the next line does,
-            /// because a title may be above the table. Only 20 lines are compared, because a table begins near the top.
-            /// Without two such lines, the first line decides. Quoted text is left out, because it may contain
-            /// delimiters.
+            /// Guesses the delimiter from the first line with text that contains it as often as the next line does. A
+            /// title may be above the table, but the table begins near the top, so only 20 lines are compared. Without
+            /// two such lines, the first line decides. Quoted text is left out, because it may contain delimiters.
             private static char likelyDelimiter(Stream<String> text) {
                 var lines = text.collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
@@ -11729,7 +11722,6 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Reads the number that the record has in the original file.
             private long takeNumber() {
                 cell.setLength(0);
                 takeTo(delimiter);
@@ -11848,8 +11840,8 @@ final class DifyExec implements Runnable {
     /// @param copies the temporary files that are removed at the end
     record TextFile(Path input, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
             String sheet, Extras extras, Copies copies) {
-        /// Holds what is known about a workbook besides its cells: the width of the table, the ranges of merged cells,
-        /// the cells that cannot be read, and notes.
+        /// Describes a workbook besides its cells: the width of the table, the ranges of merged cells, the cells that
+        /// cannot be read, and notes.
         record Extras(int width, List<CellRangeAddress> merged, List<Faulty> faults, List<String> notes) {
             static final Extras NONE = new Extras(0, List.of(), List.of(), List.of());
         }
@@ -13154,7 +13146,6 @@ final class DifyExec implements Runnable {
                 stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)",
                         "run the same command again on the next day or in the next period"));
 
-        /// Holds a refusal that stops the batch, with the texts for the user.
         private record Refusal(Pattern answer, Exit exit, String what, String hint) {}
 
         private static Refusal stop(String answer, String what, String hint) {
@@ -13262,8 +13253,8 @@ final class DifyExec implements Runnable {
             return error;
         }
 
-        /// Returns whether a run ended because its form was submitted. Such a row is not retried automatically, because
-        /// the person would be asked again, and the run would cost again.
+        /// Returns whether a run ended because its form was submitted. Such a row is not retried automatically. The
+        /// person would be asked again, and the run would cost again.
         static boolean isAfterForm(String error, boolean wasPaused) {
             return error.startsWith(CLOSED) || wasPaused && error.startsWith(TASK);
         }
@@ -13278,9 +13269,9 @@ final class DifyExec implements Runnable {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        /// Judges a refusal by its status, code and message. The status is not enough, because Dify responds with 400
-        /// to bad rows, to settings that are wrong for all rows, and after faults of its own. The order of the checks
-        /// matters, because more than one can match.
+        /// Judges a refusal by its status, code and message. The status is not enough. Dify responds with 400 to bad
+        /// rows, to settings that are wrong for all rows, and after faults of its own. The order of the checks matters,
+        /// because more than one can match.
         private Verdict refused(Attempt attempt, Response.Refused response) {
             if (response.isTooMany()) return throttled(attempt, response);
             if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
@@ -13565,7 +13556,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Closes an attempt that started no run. An attempt of this session counts as a failure, so that a server that
-        /// loses requests does not keep the row going forever. An attempt that a killed session left does not count.
+        /// loses requests does not make the row run forever. An attempt that a killed session left does not count.
         private List<Step> notStarted(Unresolved unresolved) {
             var attempt = unresolved.attempt();
             if (attempt.isOfLostEdits()) return unknown(unresolved, "the edited row was never run, and its edits "
@@ -13599,7 +13590,8 @@ final class DifyExec implements Runnable {
             return List.of(new Step.LookAgain(later));
         }
 
-        /// Gives the row the outcome unknown, with the first reason and the reason why no look-up has helped.
+        /// Gives the row the outcome unknown. The message has the first reason, and the reason why no look-up has
+        /// helped.
         private List<Step> unknown(Unresolved unresolved, String why) {
             return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, unresolved.why() + "; " + why));
         }
@@ -13614,7 +13606,7 @@ final class DifyExec implements Runnable {
                             new Step.SendAgain(Attempt.Tries.NONE, true));
         }
 
-        /// Describes a step for the engine to carry out.
+        /// Describes a step that the engine carries out.
         sealed interface Step {
             /// Uses the outcome that the server has stored.
             ///
@@ -13624,13 +13616,12 @@ final class DifyExec implements Runnable {
             /// Gives the attempt this verdict. `response` is what this session saw of it.
             record Judged(Response response, Verdict verdict) implements Step {}
 
-            /// Looks the run up again later.
             record LookAgain(Unresolved unresolved) implements Step {}
 
             /// Logs that the attempt ended in this way.
             record Close(String end, Response response, String why) implements Step {}
 
-            /// Tells the user something that is not an outcome.
+            /// Prints a message that is not an outcome.
             record Say(String text) implements Step {}
 
             /// Sends the row again. Without `rechecked`, its unseen attempts are looked up first.
@@ -13722,7 +13713,6 @@ final class DifyExec implements Runnable {
         /// No row starts before any of these times, which `--wait`, `--rate` and refusals of a full server set.
         private Instant nextByWait = Instant.MIN, nextByRate = Instant.MIN, nextByRefusal = Instant.MIN;
 
-        /// Holds when a run was active on the server.
         private record Span(Instant from, Instant to) {}
 
         /// @param ceiling the value of `-c`, with which the session starts
@@ -13809,8 +13799,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Lowers the limit if runs queue on the server before they start. Several waits of over a second that are far
-        /// longer than the shortest wait count as a queue. Returns whether the limit was lowered. The parameters are
-        /// those of [#cutAfterRefusal].
+        /// longer than the shortest wait count as a queue. Returns whether the limit was lowered. It has the parameters
+        /// of [#cutAfterRefusal].
         boolean cutIfQueued(Duration time, long sequence, int running, long last) {
             if (time.compareTo(shortestWait) < 0) shortestWait = time;
             boolean isQueued = time.compareTo(QUEUE_WAIT) > 0
@@ -13869,7 +13859,6 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(nextByWait, nextByRate, nextByRefusal));
         }
 
-        /// Allows one start per `interval`.
         record Rate(Duration interval) {}
     }
 
@@ -14008,7 +13997,6 @@ final class DifyExec implements Runnable {
         static final int FIRST_ROWS = 20; // if fewer rows fail, that may still be chance
         private static final String CONTINUE = "a higher limit continues";
 
-        /// Stops the batch at `--max-failures`.
         Optional<Stop> tooManyFailed(long failed, long done) {
             return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
                     : Optional.of(Stop.early("--max-failures reached: " + Text.count(failed, "row") + " failed",
@@ -14123,8 +14111,8 @@ final class DifyExec implements Runnable {
             this.listing = Release.of(version).listing(app);
             this.holdsRefused = Release.of(version).holdsRefused();
             // a chatflow streams, because a blocking response lacks the id of its run; up to Dify 1.10 it does not
-            // stream, because a stream whose client has disconnected could be found only by that id, but a blocking run
-            // is found by its user
+            // stream: only that id finds a stream whose client has disconnected, but a blocking run is found by its
+            // user
             boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
             if (asked != Mode.AUTO) this.mode = asked;
             else this.mode = streams ? Mode.STREAMING : earlier.orElse(Mode.BLOCKING);
@@ -14241,7 +14229,6 @@ final class DifyExec implements Runnable {
         /// @param low the lower bound; NaN if the figure is unknown, as `estimate` and `high` are then
         record Interval(double low, double estimate, double high) {}
 
-        /// Returns the interval of the mean, from one value for each row.
         static Interval ofMean(double[] values, double level) {
             return of(values.length, level, List.of(counts -> sum(counts, values) / values.length)).getFirst();
         }
@@ -14304,8 +14291,8 @@ final class DifyExec implements Runnable {
             return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
         }
 
-        /// Returns the row with the inputs of a request that was sent before the row changed. The fingerprint stays
-        /// that of the row in the CSV, so that the attempt still counts as sent before the change.
+        /// Returns the row with the inputs of a request that was sent before the row changed. The fingerprint is still
+        /// the hash of the row in the CSV, so that the attempt still counts as sent before the change.
         Row recorded(Map<String, String> sent) {
             return new Row(index, line, id, sent, fingerprint, isEdited, typed);
         }
@@ -14645,7 +14632,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Holds what a chatflow's response contains besides its outputs. If `tokens` is 0, the price is not used
+        /// Holds the parts of a chatflow's response besides its outputs. If `tokens` is 0, the price is not used
         /// either.
         record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price, String currency) {
             static final ChatMessage NONE = new ChatMessage("", "", 0, Optional.empty(), "");
@@ -14871,13 +14858,11 @@ final class DifyExec implements Runnable {
             return new Unresolved(attempt, response, purpose, symptom, why, since, state);
         }
 
-        /// Adds the run, if it was not known before.
         Unresolved withRun(Optional<RunRef> run) {
             return run().isPresent() || run.isEmpty() ? this : new Unresolved(attempt,
                     new Response.Cut(run, symptom, why), purpose, symptom, why, since, state);
         }
 
-        /// Returns the next look-up of the run, which keeps its slot if it holds one.
         Unresolved later(Instant now) {
             return with(state.later(now, state.holdsSlot()));
         }
@@ -14991,7 +14976,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds why a batch ends before its rows do, what to do about it, and the exit code.
+    /// Holds the reason why a batch ends before its rows do, the remedy, and the exit code.
     record Stop(Exit exit, String what, String hint) {
         Stop {
             what = Text.printable(what, 1000); // may contain a server's text, of any length
@@ -15073,7 +15058,7 @@ final class DifyExec implements Runnable {
             return URI.create(baseUrl + path);
         }
 
-        /// Returns what to check if the URL does not lead to Dify's API.
+        /// Returns advice for a URL that does not lead to Dify's API.
         String advice() {
             return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
@@ -15090,8 +15075,8 @@ final class DifyExec implements Runnable {
     /// @param isAssumed true if only the user claims, by `--same-app`, that this app has the runs of earlier sessions
     record AppClaim(String hash, String id, boolean isAssumed) {}
 
-    /// Runs one row. It never throws because of a server's report or silence, because the engine could not tell such an
-    /// exception from a fault of its own.
+    /// Runs one row. A server's report or silence never causes an exception, because the engine could not distinguish
+    /// it from a fault of its own.
     interface Workflow {
         Response run(Attempt attempt, Consumer<StreamEvent> listener);
 
@@ -15220,7 +15205,7 @@ final class DifyExec implements Runnable {
         /// @param error null if the run has no error, as in Dify's JSON
         /// @param at    when the run ended, or started if it is active
         private record State(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {
-            /// Returns what the run cost. A million tokens cost 1.50 USD, an invented price. Like Dify's, it is a text
+            /// Returns the run's price. A million tokens cost 1.50 USD, an invented price. Like Dify's, it is a text
             /// with seven decimals.
             Map<String, Object> price() {
                 return object("total_tokens", tokens, "total_price", BigDecimal.valueOf(tokens * 15L, 7)
@@ -15233,12 +15218,11 @@ final class DifyExec implements Runnable {
         ///
         /// @param task   the id by which the run can be stopped
         /// @param user   the name that difyexec gives to the attempt, and by which it looks up the run
-        /// @param inputs the values sent; those of a chatflow include its query
+        /// @param inputs the values sent, in a chatflow with its query
         /// @param end    is complete as soon as the run has ended. The first result counts, so a stop that comes too
         ///     late changes nothing
         private record Job(boolean isChatflow, String workflow, String id, String task, String user,
                 Map<String, String> inputs, Instant created, CompletableFuture<State> end) {
-            /// Ends the run without outputs and tokens.
             void fail(String status, String error) {
                 end.complete(new State(status, Map.of(), error, 0, Instant.now()));
             }
@@ -15537,7 +15521,7 @@ final class DifyExec implements Runnable {
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
         /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`, without what is around them.
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
-        /// Keys with fewer characters are not masked, because such a short text could occur by chance.
+        /// Keys with fewer characters are not masked. Such a short text could occur by chance.
         private static final int MIN_LENGTH = 8;
         private static final Secret NONE = new Secret("");
         /// Holds the key of the command that runs in a thread. Writers of files need it, but are far from the settings.
@@ -15583,7 +15567,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Masks the key in the bytes of a file. ISO-8859-1 has one character for each byte, so all other bytes stay as
-        /// they are in any encoding. A file hardly ever contains the key, so a fast search comes first.
+        /// they are in any encoding. A file rarely contains the key, so a fast search comes first.
         byte[] mask(byte[] bytes) {
             if (key.isEmpty()) return bytes;
             var text = new String(bytes, ISO_8859_1);
@@ -15679,7 +15663,7 @@ final class DifyExec implements Runnable {
         /// @param typed the words and arguments that `./jbang` passes on, with a separator that nobody types. Null if
         ///     the program was started without it
         static String findInvocation(String typed, List<String> args, String classPath, boolean isInFolder) {
-            // -1 keeps empty words at the end, so that their number can be compared with that of `args`
+            // -1 keeps empty words at the end, so that their number can be compared with the size of `args`
             var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
             int own = Math.max(1, words.size() - args.size());
             // an installed command passes on one word; other arguments are from a ./jbang that started our parent
@@ -15712,8 +15696,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the first setting that has a value, or whose line cannot be read. Such a line ends the search,
-        /// because the user meant it to count. Blank values and placeholders do not count, because `.env.example`
-        /// contains them.
+        /// because the user meant it to count. Blank values and the placeholders of `.env.example` do not count.
         Optional<Setting> setting(String name) {
             return settings(name).filter(setting -> !setting.fault().isEmpty()
                     || !setting.text().isBlank() && !setting.text().strip().equals(PLACEHOLDER)).findFirst();
@@ -15733,7 +15716,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the first page of the documentation, which is next to the script. Returns empty for a jar, which has
-        /// none. The script beside it shows that the page is ours and not that of the user's own project.
+        /// none. The script beside it shows that the page is ours and does not belong to the user's own project.
         Optional<Path> readme() {
             return files.stream().map(dotEnv -> dotEnv.file.resolveSibling("README.md").normalize()).filter(readme ->
                     Files.exists(readme) && Files.exists(readme.resolveSibling("DifyExec.java"))).findFirst();
@@ -15998,7 +15981,6 @@ final class DifyExec implements Runnable {
                     || value.valueStream().anyMatch(inner -> hasText(inner, which));
         }
 
-        /// Replaces each half of a surrogate pair with U+FFFD.
         static String wellFormed(String text) {
             return LONE_SURROGATE.matcher(text).replaceAll(REPLACEMENT);
         }
@@ -16176,8 +16158,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs an action. If it fails, the error contains the name of its file. For a temporary file, that is the name
-        /// of the file that it becomes, because the user knows no other. An error that already contains a name keeps
-        /// it, because a folder or another file may be at fault.
+        /// of the file that it becomes. The user knows no other. An error that already contains a name keeps it,
+        /// because a folder or another file may be at fault.
         static <T> T naming(Path path, IOSupplier<T> action) {
             try {
                 return action.get();
@@ -16216,7 +16198,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Removes abandoned files that begin with `prefix`, except those of this process, because closing a second
-        /// channel would release their locks. Only one thread does this, because a process cannot lock a file twice.
+        /// channel would release their locks. A process cannot lock a file twice, so only one thread does this.
         static synchronized void removeAbandoned(Path folder, String prefix) {
             for (var path : Storage.list(folder)) {
                 var name = path.getFileName().toString();
@@ -16535,7 +16517,6 @@ final class DifyExec implements Runnable {
             return count(count, one, one + "s");
         }
 
-        /// Returns a number with a noun whose plural has no plain `s`, such as `retries`.
         static String count(long count, String one, String many) {
             return count + " " + (count == 1 ? one : many);
         }
@@ -16729,8 +16710,8 @@ final class DifyExec implements Runnable {
         }
         """;
 
-        /// Draws both pages. It uses no library, because the page loads nothing, and no `innerHTML`, because a value
-        /// must stay text.
+        /// Draws both pages. The page loads nothing, so it uses no library. A value must stay text, so it uses no
+        /// `innerHTML`.
         static final String SCRIPT = """
         'use strict';
         // rows that are drawn at a time, because a browser is slow with very many, and rows that are printed at least
@@ -16845,7 +16826,7 @@ final class DifyExec implements Runnable {
           show(chosen.indexOf(n));
         }
 
-        // Returns what the rows of a comparison are filtered by: outputs that differ, trends and verdicts.
+        // Returns the tags by which the rows of a comparison are filtered: outputs that differ, trends and verdicts.
         const tags = ({changes, trend, verdict}) => isPair
           ? [...changes.map(({name}) => name), trend, verdict].filter(tag => tag) : [];
 
@@ -16935,7 +16916,7 @@ final class DifyExec implements Runnable {
             svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars));
         }
 
-        // the error of the last attempt is whole, while that of a cause has no ids and numbers
+        // the error of the last attempt is whole, while a cause has no ids and numbers
         const lastError = row => row.attempts?.at(-1)?.error;
         const errors = row => [row.error_first, row.error_second].filter(error => error).join(' · ');
 
@@ -17005,7 +16986,7 @@ final class DifyExec implements Runnable {
           draw(DRAWN);
         }
 
-        // Shows the rows of one cause, whatever was chosen before.
+        // Shows the rows of one cause, and clears other choices.
         function filter(cause) {
           for (const id of ['search', 'outcome']) at(id).value = '';
           at('cause').value = cause;
@@ -17094,7 +17075,7 @@ final class DifyExec implements Runnable {
           return [element('dt', '', title === 'Run' ? name.replace('_', ' ') : name), cell];
         }));
 
-        // Returns what was expected of a row and what was found, or nothing if nothing was expected.
+        // Returns the expected and the actual values of a row, or nothing if nothing was expected.
         const checks = row => titled('h3', 'Expected',
           ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])],
           (row.expected ?? []).map(({output, value, first, second}) =>
