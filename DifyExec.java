@@ -153,7 +153,7 @@ import static java.util.stream.Collectors.joining;
 /// | 1 | internal error |
 /// | 2 | unusable command line, settings or input; nothing was sent |
 /// | 3 | rows failed, are paused, unknown or perhaps paid twice; `compare` or `verify` found problems, `pull` nothing |
-/// | 4 | stopped early: refused, no answer, a limit, or a file that cannot be written |
+/// | 4 | stopped early: refused, no response, a limit, or a file that cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", synopsisSubcommandLabel = "COMMAND",
         description = "Run a Dify workflow once for every row of a CSV file.",
@@ -2111,7 +2111,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Selects the runs to take.
+        /// Selects the runs that become rows.
         static final class Wanted {
             @Option(names = "--last", paramLabel = "N", defaultValue = "100",
                     description = "Write the newest N runs (default: ${DEFAULT-VALUE}).")
@@ -2161,7 +2161,7 @@ final class DifyExec implements Runnable {
                 return day.atStartOfDay(ZoneId.systemDefault()).toInstant();
             }
 
-            /// Returns whether to take a run. Runs of difyexec are rows of a batch already, so `--own` adds them.
+            /// Returns whether a run becomes a row. Runs of difyexec are rows of a batch already, so `--own` adds them.
             boolean includes(JsonNode run) {
                 return own || !Attempt.UserNames.isOurs(run.at("/created_by_end_user/session_id").asText(""));
             }
@@ -2270,7 +2270,7 @@ final class DifyExec implements Runnable {
 
         /// Classifies a finding. The report lists the kinds in this order.
         enum Kind implements Named {
-            /// The result is what the server has recorded.
+            /// The result agrees with the server's record.
             MATCHES,
             /// The server lists runs as soon as they start, and it lists none for this attempt.
             NEVER_STARTED,
@@ -2288,7 +2288,7 @@ final class DifyExec implements Runnable {
             WITHOUT_RUN,
             /// The run succeeded, but its row has no result.
             LOST,
-            /// The result is not what the server has recorded.
+            /// The result differs from the server's record.
             DIFFERS,
             /// The server cannot show the run, because it is deleted or was never listed, or the reply is unusable.
             NOT_VERIFIABLE,
@@ -2481,7 +2481,7 @@ final class DifyExec implements Runnable {
                     "no run is known of " + sent.user());
         }
 
-        /// Returns the finding about a failed request. It is `NOT_VERIFIABLE` if asking again is useless, because Dify
+        /// Returns the finding if a request failed. It is `NOT_VERIFIABLE` if asking again is useless, because Dify
         /// (not a proxy) responds that the run is gone, or the reply has status 200 but unusable content. Otherwise, it
         /// is `NO_ANSWER`.
         private static Finding unseen(Sent sent, Response why) {
@@ -4173,7 +4173,6 @@ final class DifyExec implements Runnable {
                         .map(shard -> Shards.shard(shard.files())).toList();
             }
 
-            /// Prints all rows by status, then a line for each shard.
             void print(PrintWriter out, Ansi paint, String next) {
                 out.println(paint.bold(results.toString()) + ": " + started().size() + " of "
                         + Text.count(shards.size(), "shard") + " started, not merged yet\n");
@@ -6347,7 +6346,7 @@ final class DifyExec implements Runnable {
 
             void say(String sentence);
 
-            /// Reports that the session is over, so that a progress line can be ended.
+            /// Ends a progress line, because the session is over.
             void end();
         }
     }
@@ -7252,7 +7251,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Creates an exception for a response that is JSON, but not what was asked for. It has the type of a syntax
+        /// Creates an exception for a response that is JSON but has unexpected content. It has the type of a syntax
         /// error, because [#ask] treats both alike.
         private static JsonProcessingException unexpected(String what) {
             return new JsonParseException(null, what); // there is no parser
@@ -7889,7 +7888,6 @@ final class DifyExec implements Runnable {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
 
-        /// Sets the proxy, with its user and password if the URL contains them.
         private void setProxy(URI proxy) {
             int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
             builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
@@ -8001,7 +7999,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns whether this failure shows that no byte of the request was sent. Everything else counts as sent.
+        /// Returns whether this failure shows that no byte of the request was sent. Other failures count as sent.
         private static boolean isBeforeSending(Throwable problem) {
             return problem instanceof ConnectException || problem instanceof HttpConnectTimeoutException
                     || problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException
@@ -8078,7 +8076,7 @@ final class DifyExec implements Runnable {
         final class Answer implements AutoCloseable {
             final int status;
             final boolean isPage, isStream;
-            /// Dify's version; empty if something in front of Dify has responded.
+            /// Holds Dify's version. It is empty if a proxy in front of Dify has responded.
             final String version;
             final Duration waited; // for the response's header
             private final HttpResponse<InputStream> http;
