@@ -8254,8 +8254,8 @@ final class DifyExec implements Runnable {
 
     // Batch: what the files contain
 
-    /// Holds everything known about a batch, from its files and, if there is one, the CSV. `offsets` are filled only
-    /// for commands that show single rows, because they take 16 bytes per line.
+    /// Holds everything known about a batch, from its files and, if there is one, the CSV. `offsets` take 16 bytes per
+    /// line, so they are filled only for commands that show single rows.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
         /// Receives each line that counts while the files are read, so that they need not be read a second time.
         interface Listener {
@@ -8385,8 +8385,8 @@ final class DifyExec implements Runnable {
                         OptionalLong.empty(), false, !ids.isEmpty(), false);
             }
 
-            /// Selects a random sample of the pending rows. Failed rows are left out, because the sample must resemble
-            /// the pending rows that are forecast from it.
+            /// Selects a random sample of the pending rows. Failed rows are left out. The sample must resemble the
+            /// pending rows that are forecast from it.
             Selection random(long rows, long seed) {
                 return new Selection(listed, ids, force, among, rows, OptionalLong.of(seed), rerunChanged,
                         resendUnknown, true); // true: only pending rows
@@ -8706,8 +8706,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the reason to stop after a failed write. Exit code 2 means that nothing was sent, and 4 that runs
-        /// may have been paid for. If another program changed a file, starting again is not safe, because attempts may
-        /// be missing from the log.
+        /// may have been paid for. If another program changed a file, starting again is not safe. Attempts may be
+        /// missing from the log.
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
@@ -8924,8 +8924,8 @@ final class DifyExec implements Runnable {
     static class Figures {
         private final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
-        /// Holds the duration of each row's last attempt with an outcome, in milliseconds plus one, because 0 means
-        /// that it is unknown.
+        /// Holds the duration of each row's last attempt with an outcome, in milliseconds plus one. 0 means that it is
+        /// unknown.
         private final LongList took = new LongList();
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
@@ -9493,8 +9493,8 @@ final class DifyExec implements Runnable {
             return last(SessionEvent.class).flatMap(last -> last.input(results)).filter(Files::isRegularFile);
         }
 
-        /// Returns the session that another process of this machine is running, or empty. The lock is not tested,
-        /// because a test takes it for a moment, and a command that starts at that moment would fail.
+        /// Returns the session that another process of this machine is running, or empty. The lock is not tested. A
+        /// test takes it for a moment, and a command that starts at that moment would fail.
         Optional<SessionEvent> liveSession() {
             return unfinished.filter(session -> session.process() != null && session.process().isOtherAlive());
         }
@@ -9544,7 +9544,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the log already records this attempt as not started. If the row was sent again since then,
-        /// the log must not record this twice, because the later attempt is the one to look up first.
+        /// the log must not record this twice. The later attempt is the one to look up first.
         boolean isClosed(Attempt attempt, String end) {
             var closed = EnumSet.of(State.NOT_STARTED, State.RESENT);
             return NOT_STARTED.contains(end) && sent.getOrDefault(attempt.row().id(), List.of()).stream()
@@ -9620,8 +9620,8 @@ final class DifyExec implements Runnable {
     // Batch: the app it belongs to
 
     /// Identifies the server and the app of a batch's runs. With another server or app, the runs cannot be looked up,
-    /// and their rows would be paid for twice. The app's name does not identify it, because two apps may share a name
-    /// and an app can be renamed.
+    /// and their rows would be paid for twice. The app's name does not identify it. Two apps may share a name, and an
+    /// app can be renamed.
     ///
     /// @param sessions the last session on these files, or the last one of each shard if no session followed a merge
     record Origin(BatchFiles files, List<SessionEvent> sessions) {
@@ -9939,7 +9939,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses a retry list that another program wrote. A list beside results or a log is ours, even if the CSV
-        /// lacks some of its ids, because the user may have removed rows from the CSV.
+        /// lacks some of its ids. The user may have removed rows from the CSV.
         void requireOurs(Index csv) throws IOException {
             boolean isAlone = head(results).isEmpty() && head(log).isEmpty();
             if (isAlone && retryIds().stream().anyMatch(id -> csv.find(id) < 0))
@@ -9972,8 +9972,8 @@ final class DifyExec implements Runnable {
         /// input if it is known.
         record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
-        /// Returns the choices of the last session on these files. Without a session, returns the choices of a shard,
-        /// because a new shard and `merge` must read the CSV as the other shards did.
+        /// Returns the choices of the last session on these files. Without a session, returns the choices of a shard. A
+        /// new shard and `merge` must read the CSV as the other shards did.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
@@ -10031,8 +10031,8 @@ final class DifyExec implements Runnable {
             return !head(log).isEmpty() || Storage.exists(retry) || !head(results).isEmpty();
         }
 
-        /// Refuses the results file of a batch for the output of `pull`, because the batch's log would then be about
-        /// other rows.
+        /// Refuses the results file of a batch for the output of `pull`. The batch's log would then be about other
+        /// rows.
         BatchFiles requireNoBatch() {
             if (!Storage.exists(log) && !Storage.exists(retry)) return this;
             throw new Unusable(results + " is the results file of a batch", "choose another -o");
@@ -10060,8 +10060,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Takes the lock of these files. A whole batch and its shards exclude each other, and so do shards of
-        /// different counts, because both would send the same rows. Each process takes its own lock first and then
-        /// looks at the other locks, so that at most one of two processes that start together continues.
+        /// different counts. Both would send the same rows. Each process takes its own lock first and then looks at the
+        /// other locks, so that at most one of two processes that start together continues.
         Lock acquire() {
             var own = Storage.naming(lock, () -> Lock.of(this));
             try {
@@ -10164,8 +10164,8 @@ final class DifyExec implements Runnable {
                     + " shards, not " + count, "continue with " + theirs + ", or choose another -o");
         }
 
-        /// Returns the started shards of the batch. A merged shard is included with its renamed log, because a merge
-        /// that was interrupted must be repeated with all shards.
+        /// Returns the started shards of the batch. A merged shard is included with its renamed log. An interrupted
+        /// merge must be repeated with all shards.
         static List<BatchFiles> beside(BatchFiles whole) {
             return named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
         }
@@ -10299,8 +10299,8 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Writes the files. The log is written inside the writing of the results, because the history must take
-            /// results before events, and the log must have its place before the results get theirs.
+            /// Writes the files. The log is written inside the writing of the results. The history must get results
+            /// before events, but the log must have its place before the results get theirs.
             private Batch write(boolean noBom, List<Shard> missing) throws IOException {
                 var whole = shards.whole();
                 var batch = new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
@@ -10340,7 +10340,7 @@ final class DifyExec implements Runnable {
                 out.flush();
             }
 
-            /// Refuses a file with a row of another shard, because somebody must have renamed or mixed up the files.
+            /// Refuses a file with a row of another shard. Somebody must have renamed or mixed up the files.
             private static void requireOwn(BatchFiles part, String id) {
                 var shard = Shards.shard(part);
                 if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id)
@@ -10479,8 +10479,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Writes the lines that wait, and always returns true. They stop waiting before the last check, because lines
-        /// that were written must not be written again if that check fails.
+        /// Writes the lines that wait, and always returns true. They stop waiting before the last check. If it fails,
+        /// lines that were written must not be written again.
         private boolean append() throws IOException {
             if (failure != null) throw failure;
             if (channel == null) open();
@@ -10531,8 +10531,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Locks a byte beyond the end of any file, because on Windows no other process can read locked bytes, and
-        /// `status` must be able to read the file.
+        /// Locks a byte beyond the end of any file. On Windows, no other process can read locked bytes, and `status`
+        /// must be able to read the file.
         private static FileLock hold(FileChannel file) throws IOException {
             try {
                 var lock = file.tryLock(Long.MAX_VALUE - 1, 1, false);
@@ -10610,8 +10610,8 @@ final class DifyExec implements Runnable {
                     path.getFileName().toString(), channel.size(), last.length));
         }
 
-        /// Returns the bytes after the last line break. Reads from the file's end, twice as many bytes each time,
-        /// because a file may be large and a line long. A mapped file would need less code, but a disk error would then
+        /// Returns the bytes after the last line break. A file may be large and a line long, so this reads from the
+        /// file's end, twice as many bytes each time. A mapped file would need less code, but a disk error would then
         /// end the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             for (long length = BUFFER_SIZE; ; length *= 2) {
@@ -10874,8 +10874,8 @@ final class DifyExec implements Runnable {
                 return own.info().startInstant().map(started -> new ProcessKey(own.pid(), started)).orElse(null);
             }
 
-            /// Returns whether another process of this machine has this id and started at this time. They may differ by
-            /// 2 seconds, because setting the clock shifts the start times that Linux reports. This process does not
+            /// Returns whether another process of this machine has this id and started at this time. The times may
+            /// differ by 2 seconds. Setting the clock shifts the start times that Linux reports. This process does not
             /// count. It runs no session while it asks.
             boolean isOtherAlive() {
                 return id != ProcessHandle.current().pid() && ProcessHandle.of(id)
@@ -11168,12 +11168,12 @@ final class DifyExec implements Runnable {
                 vars = vars == null ? Map.of() : vars;
             }
 
-            /// Adds the choices of earlier sessions. Typed options replace them, because people save a file again with
-            /// another encoding or without its title. Rows that are then read differently count as changed.
+            /// Adds the choices of earlier sessions. Typed options replace them. People save a file again with another
+            /// encoding or without its title. Rows that are then read differently count as changed.
             ///
             /// Some options cannot be replaced. With another decimal mark or question column, rows would change
-            /// unnoticed, because their hash covers only their cells. With another header row or worksheet, numbered
-            /// rows would get the ids of other rows. [Csv#requireSameIds] checks the id column.
+            /// unnoticed. Their hash covers only their cells. With another header row or worksheet, numbered rows would
+            /// get the ids of other rows. [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
                 // an earlier mapping or constant is dropped if its variable now gets its value from elsewhere
                 var mapped = new LinkedHashMap<>(before.map);
@@ -11968,7 +11968,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads one object after the other from an array or from lines. Bytes that the encoding does not allow are an
-        /// error here, because the copy would be valid UTF-8. All values that are not objects are reported together.
+        /// error here. In the copy, which is valid UTF-8, they would be unnoticed. All values that are not objects are
+        /// reported together.
         private void read(JsonRows rows) throws IOException {
             var problems = new Problems(this);
             long number = 1;
@@ -12596,7 +12597,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the columns that no variable takes. The id column is not included, and neither is the probable
-        /// column of a question that still needs `--query-column`, because another fault suggests that.
+        /// column of a question that still needs `--query-column`. Another fault suggests that option.
         private List<String> unmatched(Csv csv) {
             boolean isQuestionMapped = variables.stream().filter(Variable::isQuestion)
                     .allMatch(byColumn::containsValue);
@@ -12653,9 +12654,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a cell. An empty cell is sent only to a text; for other types, Dify requires that it is left out.
-        /// Spaces are not an empty cell for a select, because its value must equal a choice exactly, and `[]` and `;`
-        /// are an empty list. Dify accepts an empty text for a required variable, but it is more often a mistake, as in
-        /// a row of totals.
+        /// Spaces are not an empty cell for a select, whose value must equal a choice exactly. `[]` and `;` are an
+        /// empty list. Dify accepts an empty text for a required variable, but it is more often a mistake, as in a row
+        /// of totals.
         Value value(String cell) {
             boolean isEmpty = switch (type) {
                 case "select" -> cell.isEmpty();
@@ -12681,8 +12682,8 @@ final class DifyExec implements Runnable {
                     + Nearest.hint(cell, options));
         }
 
-        /// Reads plain decimal notation. Dify also accepts exponents and underscores, but they are refused, because a
-        /// cell such as `1.5e3` or `1_000` is more often an id or a mistake.
+        /// Reads plain decimal notation. Dify also accepts exponents and underscores, but they are refused. A cell such
+        /// as `1.5e3` or `1_000` is more often an id or a mistake.
         static Value number(String cell) {
             var text = cell.strip();
             if (NUMBER.matcher(text).matches()) return new Value.Raw(new BigDecimal(text).toPlainString());
@@ -12726,7 +12727,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Holds the folder that an `@path` is relative to, and the folders that it must not leave after links are
-        /// followed, because a CSV from someone else could name any file of this machine.
+        /// followed. A CSV from someone else could name any file of this machine.
         record Folders(Path base, List<Path> within) {
             /// Returns the folder of the CSV, or the current folder if the CSV comes from a pipe, and the folder of
             /// `--files`.
@@ -13189,8 +13190,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether a failure must be looked up before it counts. Dify may have made it up, or the row would be
-        /// sent again, which costs again. A failure that may pass is looked up even with `never`, because a later
-        /// session may send the row again. Any other failure ends its row, so a look-up would change nothing.
+        /// sent again, which costs again. A failure that may pass is looked up even with `never`. A later session may
+        /// send the row again. Any other failure ends its row, so a look-up would change nothing.
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || mayPass(ran.error()) || isWorthAnother(ran.error()));
@@ -13576,8 +13577,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Looks again until the deadline. Then a run that timed out is stopped, if its task is known, and gets a
-        /// moment to end; the outcome of any other run is unknown. The look-up comes first, because the time in which
-        /// Dify moved a run to another worker does not count.
+        /// moment to end; the outcome of any other run is unknown. The look-up comes first. It shows how long Dify took
+        /// to move the run to another worker, which does not count.
         private List<Step> waited(Unresolved unresolved, String why, Instant now) {
             if (now.isBefore(unresolved.state().deadline())) return lookAgain(unresolved.later(now));
             return unresolved.is(Symptom.TIMED_OUT) && unresolved.hasTask() ? lookAgain(unresolved.overdue(now))
@@ -13679,9 +13680,9 @@ final class DifyExec implements Runnable {
     /// it.
     ///
     /// In both modes, a server is full if it refuses a run as too many, or if several runs wait before they start. The
-    /// number of slots then falls at once to what the server was running, and grows back by one after each
-    /// round of as many successes as there are slots. A slot that the server does not have is tried again after twice
-    /// as many rounds, because each trial makes rows wait or be refused.
+    /// number of slots then falls at once to what the server was running, and grows back by one after each round of as
+    /// many successes as there are slots. A slot that the server does not have is tried again after twice as many
+    /// rounds. Each trial makes rows wait or be refused.
     static final class Pace {
         /// A run that takes longer to start has waited in a queue, because Dify 1.14 sends a stream's first event after
         /// 30 ms.
@@ -13733,10 +13734,9 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(LEAST_PATIENCE, slowest.multipliedBy(PATIENCE_FACTOR)));
         }
 
-        /// Counts the slots that runs without a known outcome occupy. They occupy at most half of all slots, because
-        /// after a server's restart they may be active forever by its records, and other rows must continue. If there
-        /// is only one slot, a run that was cut off holds it for [#patience]. A quiet stream has held it that long
-        /// already.
+        /// Counts the slots that runs without a known outcome occupy. They occupy at most half of all slots. After a
+        /// server's restart they may be active forever by its records, and other rows must continue. If there is only
+        /// one slot, a run that was cut off holds it for [#patience]. A quiet stream has held it that long already.
         ///
         /// @param cut   when each run whose outcome is unknown was cut off
         /// @param quiet how many open streams have been silent for [#patience]
@@ -13872,8 +13872,8 @@ final class DifyExec implements Runnable {
         /// Runs of other clients end meanwhile. Slots that a crash has lost, or a limit that rejects all streams, stay.
         private static final Duration MAX_REFUSAL = Duration.ofMinutes(1);
         private static final Duration MAX_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
-        /// Delays the probe after a failure that may have started a run, because the run's look-up may get a response
-        /// first, which makes the probe unnecessary.
+        /// Delays the probe after a failure that may have started a run. The run's look-up may get a response first,
+        /// which makes the probe unnecessary.
         private static final Duration FIRST_PROBE_DELAY = Duration.ofSeconds(1);
 
         private final Backoff backoff;
@@ -14072,7 +14072,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Notes that the server has no run of this attempt. If it is past its turn, `--settle` counts from the first
-        /// time that this is seen, because a run that began in its turn would soon be listed.
+        /// time that this is seen. A run that started in its turn would soon be listed.
         void noteAbsent(Attempt attempt, Instant now) {
             if (attempt.at().plus(REORDERING).isBefore(newestBegun)) overtakenAt.putIfAbsent(attempt.user(), now);
         }
@@ -14178,8 +14178,7 @@ final class DifyExec implements Runnable {
         /// Matches the numbers of a version. The text that may follow, such as `-rc1`, does not matter.
         private static final Pattern SHAPE = Pattern.compile("\\d{1,4}\\.\\d{1,4}(\\.\\d{1,4})?");
         static final String NEWEST = Demo.VERSION;
-        /// Begins with 1.11, because 1.11 to 1.13 were not tested and runs came to be listed from their start in about
-        /// 1.11.
+        /// Begins with 1.11. Runs came to be listed from their start in about 1.11, and 1.11 to 1.13 were not tested.
         private static final Release UNKNOWN = new Release("1.11", Listing.NOT_KNOWN, true);
         private static final List<Release> NEWEST_FIRST = List.of(
                 new Release("1.16", Listing.FROM_START, false),
@@ -14470,8 +14469,8 @@ final class DifyExec implements Runnable {
         /// Stands for the response to an attempt of which nothing is known.
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
 
-        /// The server rejected the request. `dify` is true if Dify itself responded, and not a proxy in front of it,
-        /// because only Dify sends the header `X-Version`. `run` is known if an error event followed the run's start.
+        /// The server rejected the request. `dify` is true if Dify itself responded, and not a proxy in front of it.
+        /// Only Dify sends the header `X-Version`. `run` is known if an error event followed the run's start.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
             /// Creates a refusal from a response with an HTTP status. Such a refusal is not part of a stream and has no
@@ -14794,8 +14793,8 @@ final class DifyExec implements Runnable {
         LATE
     }
 
-    /// Holds an attempt whose outcome must be looked up on the server. `response` is what the session saw of it,
-    /// because an unconfirmed failure counts if nothing else is found. `--settle` counts from `since`.
+    /// Holds an attempt whose outcome must be looked up on the server. `response` is as much of it as this session saw.
+    /// It is kept, because an unconfirmed failure counts if nothing else is found. `--settle` counts from `since`.
     record Unresolved(Attempt attempt, Response response, Purpose purpose, Symptom symptom, String why, Instant since,
             LookUpState state) {
         /// Creates the first look-up of an attempt. No look-up has shown its run yet, as active or as stopped. The run
@@ -15330,8 +15329,8 @@ final class DifyExec implements Runnable {
             return job;
         }
 
-        /// Returns the chatflow's query. For a workflow, returns the longest text apart from the id, because that is
-        /// most likely what the row is about.
+        /// Returns the chatflow's query. For a workflow, returns the longest text apart from the id. That is most
+        /// likely what the row is about.
         private String question(Map<String, String> inputs) {
             if (isChatflow) return inputs.get("query");
             return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id"))
@@ -15738,8 +15737,8 @@ final class DifyExec implements Runnable {
                             .map(file -> " (" + file.name() + " has a line that cannot be read)").orElse("");
         }
 
-        /// Returns unknown names in `.env`, because a misspelled name of the URL would send the key to another server.
-        /// It does not search the environment, where other programs may have such variables.
+        /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server. It does
+        /// not search the environment, where other programs may have such variables.
         List<String> unknownNames() {
             var known = Set.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_APP_ID", "DIFY_WORKFLOW_ID", "DIFY_CA_FILE");
             return files.stream().flatMap(file -> file.values().keySet().stream()
@@ -15781,7 +15780,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads a `.env` file when a setting is not in the environment. Only the names of its settings are ever
-        /// printed, and no exception of dotenv-java, because its message quotes the line, which may contain the key.
+        /// printed, and no exception of dotenv-java. Its message quotes the line, which may contain the key.
         static final class DotEnv {
             final Path file;
             private Map<String, String> values; // null until the file is read
@@ -15798,8 +15797,8 @@ final class DifyExec implements Runnable {
                 return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
 
-            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault, because
-            /// any of them may be in it.
+            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault. Any of
+            /// them may be in it.
             Optional<Setting> setting(String wanted) {
                 var value = values().get(wanted);
                 var source = " in " + name();
@@ -16009,7 +16008,7 @@ final class DifyExec implements Runnable {
             return local("yyyy-MM-dd HH:mm:ss xxx", time);
         }
 
-        /// Formats a time in this machine's time zone, but in no locale, because some have digits of their own.
+        /// Formats a time in this machine's time zone, but in no locale. Some locales have digits of their own.
         static String local(String pattern, Instant time) {
             return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
@@ -16234,8 +16233,8 @@ final class DifyExec implements Runnable {
         R apply(T value) throws IOException;
     }
 
-    /// Writes a file that appears whole or not at all. The file gets a temporary name in the same folder, because a
-    /// rename cannot move it to another disk. It is written to disk and then renamed.
+    /// Writes a file that appears whole or not at all. The file gets a temporary name in the same folder. A rename
+    /// cannot move it to another disk. It is written to disk and then renamed.
     static final class AtomicFile {
         /// Writes a file that a user asked for, and removes abandoned temporary files of it. Files of a batch use
         /// [#replace], because a batch does the latter once, when it is locked.
@@ -16264,8 +16263,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns how the names of temporary files for `file` begin. They contain a hash of its name, because a long
-        /// name and the ids together would exceed the limit of 255 bytes.
+        /// Returns how the names of temporary files for `file` begin. They contain a hash of its name. A long name and
+        /// the ids together would exceed the limit of 255 bytes.
         static String prefix(Path file) {
             return Temporary.HIDDEN + "%08x-".formatted(file.getFileName().toString().hashCode());
         }
@@ -16338,8 +16337,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds numbers by index, 0 if not set. It adds blocks and never copies them, because a growing array would take
-    /// its memory twice during the copy.
+    /// Holds numbers by index, 0 if not set. It adds blocks and never copies them. A growing array would take its
+    /// memory twice during the copy.
     static final class LongList {
         private static final int BLOCK_SIZE = 1 << 12; // numbers, or 32 KB, the most that a short list wastes
 
@@ -16876,7 +16875,7 @@ final class DifyExec implements Runnable {
         function chart(title, series) {
           const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170; // the axes, in units of the viewBox below
           const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
-          // a few far larger values count in the last range, because all others would be in the first one otherwise
+          // a few far larger values count in the last range; otherwise all others would be in the first one
           const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01; // not 0
           const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
           // 1e-9, because 0.3 / 0.1 is a little less than 3
