@@ -809,7 +809,6 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 7, heading = "%nRetrying:%n") RunOptions retrying = new RunOptions();
         @Mixin Setup setup;
 
-        /// Starts a dialogue if standard input is a terminal. Otherwise reads it as a script.
         @Override
         public Integer call() throws IOException {
             var session = session();
@@ -1378,7 +1377,6 @@ final class DifyExec implements Runnable {
                 isSaved = false;
             }
 
-            /// Counts the edits: `3 edits in 2 rows`
             String summary() {
                 return Text.count(byId.values().stream().mapToLong(Map::size).sum(), "edit")
                         + " in " + Text.count(byId.size(), "row");
@@ -1539,7 +1537,6 @@ final class DifyExec implements Runnable {
             return run.isEmpty() ? "" : ", run " + Text.id(run);
         }
 
-        /// Prints text as is and any other value as indented JSON.
         void print(JsonNode value) {
             printLines("  ", value.isTextual() ? value.asText() : value.toPrettyString());
         }
@@ -1713,7 +1710,6 @@ final class DifyExec implements Runnable {
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
         }
 
-        /// Prints what was done, a forecast for rows that were left out on purpose, and the next command.
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
             boolean isPart = asked.isLimited() || pace.maxCost != null; // the user then wants to know what is left
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
@@ -3377,7 +3373,6 @@ final class DifyExec implements Runnable {
             return exchange().fetchServerInfo(left);
         }
 
-        /// Requires the server that the batch started with, then asks for its version and app.
         ServerInfo greet(Origin origin, String left) throws InterruptedException, IOException {
             origin.requireServer(access.name());
             return greet(left);
@@ -3547,7 +3542,7 @@ final class DifyExec implements Runnable {
                 "--timeout", "TIMEOUT", "--max-retries", "MAX_RETRIES", "--initial-retry-delay", "INITIAL_RETRY_DELAY",
                 "--max-retry-delay", "MAX_RETRY_DELAY");
 
-        /// Returns null for an unreadable setting, which [Env#needed] rejects once the command needs it.
+        /// Returns null for an unreadable setting, which [Env#needed] rejects when the command needs it.
         @Override
         public String defaultValue(ArgSpec arg) {
             return setting(arg).filter(setting -> setting.fault().isEmpty()).map(Env.Setting::text).orElse(null);
@@ -3662,7 +3657,6 @@ final class DifyExec implements Runnable {
             return Text.cut(String.join(BETWEEN, items), columns);
         }
 
-        /// Returns ` (limit 3)` while fewer rows may run at a time than the user asked for, otherwise an empty text.
         private static String limit(Pace pace) {
             return pace.slots() < pace.ceiling ? " (limit " + pace.slots() + ")" : "";
         }
@@ -3740,7 +3734,6 @@ final class DifyExec implements Runnable {
             return figures;
         }
 
-        /// Joins the figures that are not empty: `31000 tokens, 0.49 USD`
         private static String joinKnown(String... figures) {
             return Stream.of(figures).filter(figure -> !figure.isEmpty()).collect(joining(", "));
         }
@@ -5046,7 +5039,6 @@ final class DifyExec implements Runnable {
                     .collect(joining(" · "));
         }
 
-        /// Returns a share such as `0.667`, or an empty text without results.
         private static String share(double share) {
             return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
         }
@@ -5186,7 +5178,6 @@ final class DifyExec implements Runnable {
             return isOne() ? pair.grade().word() : pair.match().word();
         }
 
-        /// Returns the name and texts of each figure. With one side, a figure has only one text.
         private List<List<String>> table() {
             return figures.values().stream().map(figure -> isOne()
                     ? List.of(figure.name(), figure.text(figure.second())) : figure.texts()).toList();
@@ -7243,7 +7234,6 @@ final class DifyExec implements Runnable {
                     && gone.code().equals("not_found");
         }
 
-        /// Interprets the content of a reply. A reply without content shows nothing about the run.
         private static <T> LookUpResult result(Reply<T> reply, Function<T, LookUpResult> then) {
             return switch (reply) {
                 case Reply.Got(var value) -> then.apply(value);
@@ -7603,7 +7593,7 @@ final class DifyExec implements Runnable {
                     expires > 0 && expires < 1L << 40 ? Optional.of(Instant.ofEpochSecond(expires)) : Optional.empty());
         }
 
-        /// Returns a price. Returns empty for anything else, such as a negative number.
+        /// Returns empty for anything but a price, such as a negative number.
         static Optional<BigDecimal> price(JsonNode from) {
             return Optional.of(text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
         }
