@@ -254,6 +254,29 @@ final class PowerTest {
             assertTrue(count.unknown == 0 || mayBeQueued, count::toString);
         }
 
+        /// An exported file has no other copy of its name, so only the trace shows that its folder is synced.
+        @Test
+        void losesNoRenamedFileBecauseItsFolderIsSynced() throws Exception {
+            Files.writeString(folder.resolve("data.csv"), "id,text\na,one\n");
+            var trace = folder.resolve("trace");
+            var words = new ArrayList<>(List.of("strace", "-f", "--seccomp-bpf", "-y", "-o", trace.toString(), "-e",
+                    "trace=rename,renameat,renameat2,fsync"));
+            words.addAll(Given.Tool.words());
+            var run = new ProcessBuilder(Given.Tool.words()).directory(folder.toFile());
+            run.command().addAll(List.of("run", "--demo", "-i", "data.csv", "-o", "results.jsonl"));
+            assertEquals(0, run.redirectErrorStream(true).redirectOutput(folder.resolve("output").toFile()).start()
+                    .waitFor());
+            words.addAll(List.of("export", "-i", "data.csv", "-o", "results.jsonl", "out.csv"));
+
+            assertEquals(0, run.command(words).start().waitFor());
+
+            var calls = Files.readAllLines(trace);
+            var synced = " fsync\\(\\d+<" + Pattern.quote(folder.toRealPath().toString()) + ">";
+            var renamed = calls.stream().filter(call -> call.contains("out.csv\"")).findFirst().orElseThrow();
+            assertTrue(calls.stream().skip(calls.indexOf(renamed)).anyMatch(Pattern.compile(synced).asPredicate()),
+                    calls::toString);
+        }
+
         @Test
         void causesSecondRunsOfRowsIfNothingIsSynced() throws Exception {
             var count = new PowerCut().measure(folder, PowerCut.Mode.BLOCKING, 24, 5, true);
