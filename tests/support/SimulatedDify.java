@@ -5,6 +5,7 @@ import difyexec.SimulatedExchange.*;
 import difyexec.SimulatedJob.*;
 import difyexec.SimulatedRun.*;
 import difyexec.Simulator.*;
+import difyexec.Simulator.Pace;
 import difyexec.Simulator.Setup.Kind;
 
 import module java.base;

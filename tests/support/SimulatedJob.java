@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import difyexec.SimulatedGraph.Course;
 import difyexec.SimulatedRun.*;
 import difyexec.Simulator.*;
+import difyexec.Simulator.Pace;
 
 import module java.base;
 
