@@ -6194,7 +6194,6 @@ final class DifyExec implements Runnable {
             else health.noteResponse(sent);
             if (found.isThere()) queue.noteStart(attempt);
             if (found instanceof LookUpResult.Absent) queue.noteAbsent(attempt, now);
-            if (found instanceof LookUpResult.Running) terms.modes().noteListedRunning(unresolved);
             if (found instanceof LookUpResult.Ended(var ran, _)) watcher.onRun(ran);
             writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
                     found.word()));
@@ -14086,8 +14085,8 @@ final class DifyExec implements Runnable {
         private final boolean holdsRefused;
         /// Holds by user when runs of earlier sessions are listed, because another server or app may have run them.
         private final Map<String, Release.Listing> listings = new HashMap<>();
+        private final Release.Listing listing;
         private Mode mode;
-        private Release.Listing listing;
         private int refusedStreams = 0;
         private boolean mayStream; // true if streaming may be chosen automatically
 
@@ -14115,18 +14114,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Notes that an earlier session sent the attempt to a server of this version. If the version lists runs
-        /// differently from the current one, how the attempt's run would be listed is unknown.
-        void noteEarlierServer(String user, String version, boolean isUnknownApp) {
+        /// differently from the current one, how the attempt's run would be listed is unknown. If the attempt's app is
+        /// only assumed to be this one, the run may never be listed here, whatever the version.
+        void noteEarlierServer(String user, String version, boolean isAppAssumed) {
             if (Release.of(version).listing(app) != listing) listings.put(user, Release.Listing.NOT_KNOWN);
-            if (isUnknownApp) listings.put(user, Release.Listing.OTHER_APP);
-        }
-
-        /// Notes that the server listed an active run. If the version is not known, this shows that it lists runs from
-        /// their start. A run whose id is known was found by the id and not in a list. Up to 1.10, a run is also listed
-        /// if Dify has given up listening to it, although it is still active.
-        void noteListedRunning(Unresolved unresolved) {
-            if (unresolved.run().isEmpty() && listing == Release.Listing.NOT_KNOWN)
-                listing = Release.Listing.FROM_START;
+            if (isAppAssumed) listings.put(user, Release.Listing.OTHER_APP);
         }
 
         /// Changes the mode if the response shows that another mode is safer. Returns a message for the user about it.

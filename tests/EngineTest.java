@@ -133,7 +133,7 @@ final class EngineTest {
                   given   listed
                   then    results a
 
-                an unlisted run counts as not started after the server has listed a running one
+                an active run in the list of an unknown version does not show that other runs never started
                   given   rows a b, server unknown
                   answers a: cut; b: cut
                   finds   a: running run-7, succeeded run-7; b: absent

@@ -404,24 +404,6 @@ final class PaceTest {
             assertEquals(mode == before ? 0 : 1, said.size(), said::toString);
         }
 
-        /// An active run that was found by its user shows that the server lists runs from their start. 1.9 lists a run
-        /// whose listener has given up, though it is still active.
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                server, found by, listing
-                '',     id,       NOT_KNOWN
-                '',     user,     FROM_START
-                1.9.2,  user,     AT_END
-                """)
-        void infersThatRunsAreListedFromTheStartIfAnActiveOneIsListed(String server, String foundBy, Listing listing) {
-            var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, server);
-            var cut = foundBy.equals("id") ? cut(Symptom.CUT, run("run-1")) : cut(Symptom.CUT);
-
-            policy.noteListedRunning(unresolved(attempt(0, 0), cut, 0));
-
-            assertEquals(listing, policy.listing(attempt(0, 0)));
-        }
-
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 earlier, now,    listing
@@ -446,16 +428,6 @@ final class PaceTest {
             policy.noteEarlierServer("u2", "1.14.2", false);
 
             assertEquals(Listing.FROM_START, policy.listing(attempt(0, 0)));
-            assertEquals(Listing.NOT_KNOWN, policy.listing(EARLIER));
-        }
-
-        @Test
-        void infersNothingAboutAReplacedServerFromAnActiveRun() {
-            var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
-            policy.noteEarlierServer(EARLIER.user(), "1.9.2", false);
-
-            policy.noteListedRunning(unresolved(attempt(0, 0), cut(Symptom.CUT), 0));
-
             assertEquals(Listing.NOT_KNOWN, policy.listing(EARLIER));
         }
     }
