@@ -3258,6 +3258,7 @@ final class DifyExec implements Runnable {
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
                 env.unknownNames().forEach(name -> err.println("Warning: " + name + " is not a setting of difyexec."));
+                // a header carries the app id as it is; a workflow id is encoded into a path or into JSON
                 if (!appId.strip().matches("[A-Za-z0-9-]*"))
                     throw new Unusable("--app-id (DIFY_APP_ID) contains a character other than letters, digits and -",
                             "copy the id from the app's URL in Dify");
@@ -3635,7 +3636,7 @@ final class DifyExec implements Runnable {
             var activity = tally.activity();
             var failed = some(tally.countOfAll(RowStatus.FAILED), "failed");
             var items = Stream.of(done + "/" + asked + " (" + 100 * done / Math.max(1, asked) + " %)",
-                    activity.rest().orElse(""),
+                    activity.pause().orElse(""),
                     tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
                     failed,
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
@@ -5644,8 +5645,9 @@ final class DifyExec implements Runnable {
             Instant start; // TIMEOUT counts from the request, then from a stream's first event
             Instant lastLook = Instant.MIN;
             Optional<RunRef> run = Optional.empty();
-            /// `isStreaming` is true from a stream's first event on, but not while files are downloaded. `lookedUp` is
-            /// true while the stream's run is looked up, so that there is one look-up at a time.
+            /// `isStreaming` is true from a stream's first event on, but not while files are downloaded, because their
+            /// silence is not a lost worker's. `lookedUp` is true while the stream's run is looked up, so that there is
+            /// one look-up at a time.
             boolean isStreaming, stopAsked, lookedUp;
 
             InFlight(Attempt attempt) {
@@ -6549,8 +6551,8 @@ final class DifyExec implements Runnable {
         /// Holds the state of the session for the progress line.
         ///
         /// @param lookUps counts runs that are looked up, and streams that have been silent for a while
-        /// @param rest    why the session pauses, if it does
-        record Activity(int running, int waiting, int lookUps, Optional<String> rest) {}
+        /// @param pause   why the session pauses, if it does
+        record Activity(int running, int waiting, int lookUps, Optional<String> pause) {}
 
         Tally(Batch.Wanted wanted, Pace pace, InstantSource clock) {
             this.ours = wanted.entries();
@@ -14746,7 +14748,8 @@ final class DifyExec implements Runnable {
             return this == SUCCEEDED || this == PARTIAL;
         }
 
-        /// Returns whether `retry` runs the row. A pending row is left to `run`.
+        /// Returns whether `retry` takes the row. It looks up a paused or unknown row before it may send it again,
+        /// because the row's run may have a result by now. A pending row is left to `run`.
         boolean isOnRetryList() {
             return this == FAILED || this == PAUSED || this == UNKNOWN;
         }
@@ -14769,9 +14772,11 @@ final class DifyExec implements Runnable {
         OUTCOME,
         /// The stream has been silent for a while, so its run may have ended.
         QUIET,
-        /// The attempt counted as not started, and its row is about to be sent again.
+        /// The attempt counted as not started, and its row is about to be sent again. A run that has appeared since
+        /// makes that unnecessary.
         RESEND,
-        /// The attempt counted as not started, its row was sent again, and the session is about to end.
+        /// The attempt counted as not started, and the session is about to end. A run that has appeared since may be a
+        /// success that the row lacks, or may have been paid for besides another run of the row.
         LATE
     }
 
@@ -16801,7 +16806,7 @@ final class DifyExec implements Runnable {
 
         // Shows a row in the dialog, whose buttons need it among the chosen rows.
         function open(n) {
-          if (!chosen.includes(n)) filter(''); // '' is not a cause
+          if (!chosen.includes(n)) filter(''); // '' clears all choices, because it is not a cause
           show(chosen.indexOf(n));
         }
 

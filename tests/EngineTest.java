@@ -137,7 +137,7 @@ final class EngineTest {
                   given   rows a b, server unknown
                   answers a: cut; b: cut
                   finds   a: running run-7, succeeded run-7; b: absent
-                  then    b not_started succeeded
+                  then    b unknown
 
                 a failed run is retried after its back-off
                   given   backoff 10 60 3

@@ -735,7 +735,7 @@ final class Seeds implements Callable<Integer> {
         void checkStandstill() {
             var now = scene.world.now();
             boolean mayWait = scene.busy > 0 || isAway() || now.isBefore(paused) || isShutOut
-                    || scene.tally.activity().rest().isPresent() || scene.selection != Batch.Selection.PENDING
+                    || scene.tally.activity().pause().isPresent() || scene.selection != Batch.Selection.PENDING
                     || Stream.of(schedule.ids).allMatch(schedule.disk::isAttempted);
             if (mayWait) lastMoved = now;
             Schedule.check(now.isBefore(lastMoved.plus(STANDSTILL)), () -> "no row was sent for " + STANDSTILL);
