@@ -4256,7 +4256,7 @@ final class DifyExec implements Runnable {
         private static final Pattern CONTROLS =
                 Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F\\p{Cs}\uFFFE\uFFFF]");
         /// Matches numbers such as `-5`, which begin like formulas but do no harm.
-        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
+        static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
         private final Path path;
         private final char delimiter;
@@ -4475,6 +4475,8 @@ final class DifyExec implements Runnable {
         /// responsive. Each value is cut to `LONGEST` characters, so that a browser can show 100,000 rows. The results
         /// are complete.
         private static final int BLOCK_ROWS = 5_000, LONGEST = 2_000;
+        /// Its *Download CSV* escapes the same texts as an export.
+        private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
 
         /// Returns whether the file is a page or report of this tool, which may be overwritten. The mark is in its
         /// first 1,000 bytes.
@@ -4523,14 +4525,14 @@ final class DifyExec implements Runnable {
         static void write(OutputStream file, Map<String, Object> batch, int rows,
                 IOFunction<Integer, Map<String, Object>> row) throws IOException {
             var out = new BufferedWriter(Json.utf8(file), 1 << 16); // few large writes, because a page may be large
-            out.write(Html.HEAD.formatted(hash(Html.STYLE), hash(Html.SCRIPT), VERSION, Html.STYLE) + Html.BODY);
+            out.write(Html.HEAD.formatted(hash(Html.STYLE), hash(SCRIPT), VERSION, Html.STYLE) + Html.BODY);
             out.write("<script type=\"application/json\" id=\"batch\">" + json(batch) + "</script>\n");
             for (int n = 0; n < rows; n++) {
                 out.write(n % BLOCK_ROWS == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
                 out.write(json(row.apply(n)) + "\n");
                 if (n % BLOCK_ROWS == BLOCK_ROWS - 1 || n == rows - 1) out.write("]</script>\n");
             }
-            out.write("<script>" + Html.SCRIPT + "</script>\n</body>\n</html>\n");
+            out.write("<script>" + SCRIPT + "</script>\n</body>\n</html>\n");
             out.flush();
         }
 
@@ -11134,7 +11136,7 @@ final class DifyExec implements Runnable {
         private static final int MAX_SEARCHED_ROWS = 100_000;
         /// Numbers the rows if it is the value of `--id-column`.
         static final String NUMBERS = "#";
-        /// Stands for the id of a row that has none. Such a row is only inspected and never sent.
+        /// Replaces the id of a row that has none. Such a row is only inspected and never sent.
         private static final String NO_ID = "-";
         private static final String NUMBERED = "--id-column '#' numbers the rows instead";
         /// Matches values that look like ids. They have at least one digit and at most 100 characters, and are not a
@@ -17006,8 +17008,8 @@ final class DifyExec implements Runnable {
           return made;
         }
 
-        // numbers such as -5 begin like formulas but do no harm, and =1+cmd does; `export` has the same rule
-        const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?$/;
+        // numbers such as -5 begin like formulas but do no harm, and =1+cmd does; their pattern is that of `export`
+        const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^({NUMBER})$/;
 
         // Returns the chosen rows as a CSV that a spreadsheet opens without running anything. Inputs and outputs get
         // columns of their own, so the two columns that show parts of them are left out. A comparison keeps its
