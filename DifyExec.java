@@ -5617,7 +5617,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Continues with what the batch's history contains: figures, the newest stream that had begun and the last
+        /// Continues with what the batch's history contains: figures, the newest stream that had started and the last
         /// version of the workflow.
         Engine(Batch.Wanted wanted, Terms terms, BatchWriter writer, Ports ports) {
             this.ports = ports;
@@ -6214,7 +6214,7 @@ final class DifyExec implements Runnable {
                 if (unresolved.is(Purpose.QUIET) && found instanceof LookUpResult.Ended) {
                     pace.noteEnd(now); // the run has ended, although its stream did not report it
                     var worker = inFlight.remove(attempt.sequence()).thread;
-                    if (worker != null) worker.interrupt(); // null if the worker has not begun
+                    if (worker != null) worker.interrupt(); // null if the worker has not started
                 }
                 takeSteps(unresolved, steps);
             }
@@ -6356,10 +6356,10 @@ final class DifyExec implements Runnable {
         private final Duration firstLook;
         /// Holds, by row, when its run was cut off. Such a run may still hold a slot on the server.
         private final Map<Integer, Instant> cutOffTimes = new HashMap<>();
-        /// Holds the attempts of each row whose run has not appeared but still may.
+        /// Holds, for each row, the attempts for which no run has appeared yet but one still may.
         private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
         private final Set<String> resentUsers = new HashSet<>(); // users of unseen attempts whose row was sent again
-        private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have begun
+        private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have started
         private volatile Optional<Stop> stopReason = Optional.empty(); // workers read it, too
 
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
@@ -6489,7 +6489,7 @@ final class DifyExec implements Runnable {
                     attempt -> lookUps.add(Unresolved.withoutWait(attempt, Purpose.LATE, Optional.empty(), now))));
         }
 
-        /// Returns whether nothing is left to do. Counts the last look-ups, too, so it is false before they have begun.
+        /// Returns whether nothing is left to do, including the last look-ups. It is false before they have started.
         boolean isDone() {
             return !hasRows() && lookUps.isEmpty() && lateAsked;
         }
@@ -6500,7 +6500,7 @@ final class DifyExec implements Runnable {
             return fresh.isPresent() ? now : nextWaitingDue();
         }
 
-        /// Adds an attempt whose run may still appear. The user of an attempt identifies it. An attempt of an earlier
+        /// Adds an attempt for which a run may still appear. The user identifies the attempt, because one of an earlier
         /// session has no sequence number.
         void addUnseen(Attempt attempt) {
             var earlier = unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>());
@@ -7195,7 +7195,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the entries of a list if the list is whole and each entry belongs to this request. Any other
-        /// response is an error. If it counted as an empty list, a row whose run exists could be sent again.
+        /// response is an error. If it counted as an empty list, a row with an existing run could be sent again.
         Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
             return ask(get(path), QUERY_TIMEOUT, answer -> {
                 var list = tree(answer);
@@ -9121,7 +9121,7 @@ final class DifyExec implements Runnable {
     ///
     /// | line | effect on the attempts |
     /// | --- | --- |
-    /// | a result | its attempt is dropped, and so are `NOT_STARTED` and each `RESENT` whose run is known |
+    /// | a result | its attempt is dropped, and so are `NOT_STARTED` and each `RESENT` with a known run |
     /// | `attempt` | `OPEN`; `NOT_STARTED` without a run becomes `RESENT`; all but `RESENT` and `OPEN` are dropped |
     /// | `end` not_started, resent | `NOT_STARTED` |
     /// | `end` unknown, paused | `UNSETTLED` |
@@ -9429,7 +9429,7 @@ final class DifyExec implements Runnable {
             if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
             if (status.isEmpty()) return;
-            // what is unknown or paused is looked up later; a failure keeps an attempt whose run may still appear
+            // what is unknown or paused is looked up later; a failure keeps an attempt for which a run may still appear
             if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
             var former = index.status(entry);
@@ -9502,7 +9502,7 @@ final class DifyExec implements Runnable {
             return changed.stream();
         }
 
-        /// Returns the rows whose run failed after its form was answered, so that they are not sent again
+        /// Returns the rows that failed after the form of their run was answered, so that they are not sent again
         /// automatically.
         IntStream failedAfterForm() {
             return failedAfterForm.stream();
@@ -9560,7 +9560,7 @@ final class DifyExec implements Runnable {
         /// Returns the attempts whose row was sent again. Their rows have no line (0) and no cells, because the
         /// attempts are only looked for.
         ///
-        /// @param hasRun true for the attempts whose run has appeared and may still succeed, false for the others
+        /// @param hasRun true for the attempts with a run that has appeared and may still succeed, false for the others
         List<Attempt> resent(boolean hasRun) {
             return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
                     .map(one -> one.attempt(new Row(index.findOrAdd(one.event().id()), 0,
@@ -9793,7 +9793,7 @@ final class DifyExec implements Runnable {
             /// success, so the end of such an attempt is made from its line in the results.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
-                var traces = new LinkedHashMap<String, Trace>(); // by user, of which each attempt has its own
+                var traces = new LinkedHashMap<String, Trace>(); // by user, because each attempt has its own user
                 for (long offset : batch.offsets().of(entry).reversed()) {
                     if (offset < 0) results.seek(-1 - offset).<Results.Success.Head>read(Results.Success.READER)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
@@ -11838,7 +11838,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this number, so no text
-        /// contains it, and readers can tell where the bytes were invalid.
+        /// contains it, and readers find where the bytes were invalid.
         static final char INVALID = '\uFFFE';
         /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
@@ -11968,7 +11968,7 @@ final class DifyExec implements Runnable {
             long number = 1;
             try (var in = reader(); var json = Json.parser(in)) {
                 if (start.startsWith("\uFEFF")) in.skip(1);
-                if (isArray()) json.nextToken(); // skips the bracket
+                if (isArray()) json.nextToken(); // skips `[`
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
@@ -12882,10 +12882,10 @@ final class DifyExec implements Runnable {
 
         record Several(List<Value> files) implements Value {}
 
-        /// Stands for an empty cell that is left out of the request.
+        /// Represents an empty cell, which is left out of the request.
         record None() implements Value {}
 
-        /// Stands for a cell that the workflow would not accept. `why` continues a sentence that starts with the
+        /// Represents a cell that the workflow would not accept. `why` continues a sentence that starts with the
         /// variable. `option` is an option with which the cell would be accepted, or empty.
         record Invalid(String why, String option) implements Value {
             Invalid(String why) {
@@ -13392,8 +13392,8 @@ final class DifyExec implements Runnable {
                     found, context, now);
         }
 
-        /// Handles an attempt whose run was looked for once more before the session ends. A success is kept if the row
-        /// has none, because it was paid for. Any other result changes nothing.
+        /// Handles an attempt for which a run was looked for once more before the session ends. A success is kept if
+        /// the row has none, because it was paid for. Any other result changes nothing.
         private List<Step> late(Unresolved unresolved, LookUpResult found, LookUpContext context) {
             if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return List.of();
             // the inputs that Dify recorded are not needed, because the row has not changed
@@ -14049,7 +14049,7 @@ final class DifyExec implements Runnable {
         /// Requests that are sent within this time of each other may enter the queue in another order.
         private static final Duration REORDERING = Duration.ofSeconds(1);
 
-        private final Map<String, Instant> overtakenAt = new HashMap<>(); // by user, of which each attempt has its own
+        private final Map<String, Instant> overtakenAt = new HashMap<>(); // by user: each attempt has its own
         private Instant newestBegun;
 
         /// @param newestBegun when an earlier session sent the newest stream that has started
@@ -14452,7 +14452,7 @@ final class DifyExec implements Runnable {
 
     /// Holds the result of one request, before anything is decided.
     sealed interface Response {
-        /// Stands for the response to an attempt of which nothing is known.
+        /// Represents the response to an attempt about which nothing is known.
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
 
         /// The server rejected the request. `dify` is true if Dify itself responded, and not a proxy in front of it.
@@ -14695,7 +14695,7 @@ final class DifyExec implements Runnable {
             this("");
         }
 
-        /// An earlier session left this attempt.
+        /// Creates a symptom of an attempt that an earlier session left.
         Symptom(String text) {
             this.text = text;
         }

@@ -385,7 +385,7 @@ final class CompareTest extends WholeCommand {
 
     @Nested
     class TheComparisonVerdict {
-        /// Writes 40 rows, of which so many failed.
+        /// Writes 40 rows, and fails this many of them.
         private void fail(String name, int failed, double price) throws IOException {
             var side = new Given.PastBatch(2, 10, price);
             for (int n = 0; n < 40; n++) {

@@ -14,7 +14,7 @@ import static org.junit.jupiter.api.Assertions.*;
 final class ForecastTest extends WholeCommand {
     private static final int ROWS = 2_000, SAMPLE = 50;
 
-    /// A batch of which some rows have a result. Each took a second, and so many ran at a time.
+    /// A batch in which some rows have a result. Each took a second, and this many ran at a time.
     private final class Finished {
         private final Given.PastBatch past = new Given.PastBatch(1, 10, 0);
         private final int together;
