@@ -7,8 +7,8 @@
 //DOCS troubleshooting=docs/troubleshooting.md
 //DEPS info.picocli:picocli:4.7.7
 //DEPS info.picocli:picocli-shell-jline3:4.7.7
-//DEPS org.jline:jline:3.30.15
-//DEPS com.fasterxml.jackson.core:jackson-databind:2.21.6
+//DEPS org.jline:jline:3.30.16
+//DEPS com.fasterxml.jackson.core:jackson-databind:2.21.8
 //DEPS com.opencsv:opencsv:5.12.0
 //DEPS com.github.albfernandez:juniversalchardet:2.5.0
 //DEPS org.apache.commons:commons-text:1.15.0
