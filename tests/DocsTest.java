@@ -171,6 +171,81 @@ final class DocsTest extends WholeCommand {
         }
     }
 
+    /// The tool prints a message with its hint. The page has an entry only for what both leave out: a cause, what to
+    /// check, what not to do.
+    @Nested
+    class TheTroubleshootingPage {
+        /// An entry whose text has fewer words beyond those of its message and hint only repeats them.
+        private static final int FEWEST_WORDS = 6;
+        private static final Pattern MESSAGE = Pattern.compile("`([^`]+)`");
+
+        private static MessagesTest.Reader tool;
+
+        /// @param messages as the page shows them, with `…` for names and numbers; none for a symptom in bold
+        record Entry(List<String> messages, String text) {}
+
+        @BeforeAll
+        static void read() throws IOException {
+            tool = MessagesTest.Reader.ofTool();
+        }
+
+        /// Returns the entries. Their messages are the code before the first colon.
+        private static List<Entry> entries() throws IOException {
+            var messages = Pattern.compile("- (`[^`]+`(?:, `[^`]+`)*): (.*)|- (\\*\\*.*)");
+            return page("docs/troubleshooting.md").replaceAll("\\n +", " ").lines().filter(line -> line.startsWith("- "))
+                    .map(line -> {
+                        var parts = messages.matcher(line);
+                        assertTrue(parts.matches(), line);
+                        if (parts.group(1) == null) return new Entry(List.of(), parts.group(3));
+                        var shown = MESSAGE.matcher(parts.group(1)).results().map(message -> message.group(1)).toList();
+                        return new Entry(shown, parts.group(2));
+                    }).toList();
+        }
+
+        /// Returns whether a message of the source contains one on the page, with anything for each `…`.
+        private static boolean covers(String shown, String message) {
+            var parts = Stream.of(shown.split("…")).map(Pattern::quote).collect(Collectors.joining(".*"));
+            return Pattern.compile(parts, Pattern.DOTALL).matcher(message.replaceAll("%(\\d\\$)?s", "…")).find();
+        }
+
+        /// Returns the texts of the tool and its launcher.
+        private static List<String> texts() throws IOException {
+            return Stream.of(tool.messages.stream().map(MessagesTest.Message::text), tool.stops.keySet().stream(),
+                    page("jbang").lines()).flatMap(texts -> texts).toList();
+        }
+
+        @Test
+        void listsOnlyMessagesThatExist() throws IOException {
+            var texts = texts();
+
+            assertEquals(List.of(), entries().stream().flatMap(entry -> entry.messages().stream())
+                    .filter(shown -> texts.stream().noneMatch(text -> covers(shown, text))).toList());
+        }
+
+        private static Set<String> words(String text) {
+            return Pattern.compile("[\\p{L}\\d_-]{3,}").matcher(text.toLowerCase()).results()
+                    .map(word -> word.group().replaceFirst("(es|s|ed|ing)$", "")).collect(Collectors.toSet());
+        }
+
+        /// Returns the words of an entry that the user has not read in the message and its hint.
+        private static Set<String> added(Entry entry) {
+            var added = words(entry.text());
+            for (var shown : entry.messages()) {
+                added.removeAll(words(shown));
+                tool.stops.forEach((sentence, all) -> {
+                    if (covers(shown, sentence)) added.removeAll(words(all));
+                });
+            }
+            return added;
+        }
+
+        @Test
+        void saysMoreThanEachMessageAndItsHint() throws IOException {
+            assertEquals(List.of(), entries().stream().filter(entry -> added(entry).size() < FEWEST_WORDS)
+                    .map(entry -> entry + ": adds only " + added(entry)).toList());
+        }
+    }
+
     @Nested
     class TheDocumentation {
         /// Returns the keys of the list below a heading, which are the code before the colon of each entry.

@@ -14,7 +14,7 @@ final class MessagesTest {
     /// @param text with `…` for each part that is not a literal
     record Message(long line, String text) {}
 
-    private static final class Reader extends TreeScanner<Void, Void> {
+    static final class Reader extends TreeScanner<Void, Void> {
         /// Their arguments are patterns, not messages.
         private static final Pattern OF_PATTERNS =
                 Pattern.compile("compile|matches|replaceAll|replaceFirst|split|ofPattern|putIfAbsent");
@@ -22,8 +22,9 @@ final class MessagesTest {
 
         final List<Message> messages = new ArrayList<>();
         final List<String> hints = new ArrayList<>();
-        /// The sentences that end a batch or a command, and problems of the input, which keep one from starting.
-        final Set<String> stops = new TreeSet<>();
+        /// The sentences that end a batch or a command, and problems of the input, which keep one from starting. Each
+        /// has all that is shown with it: the sentence, its hint and its option.
+        final SortedMap<String, String> stops = new TreeMap<>();
         private final CompilationUnitTree unit;
         private final Trees trees;
 
@@ -34,6 +35,12 @@ final class MessagesTest {
             scan(unit, null);
         }
 
+        /// Reads everything but the scripts of the pages.
+        static Reader ofTool() throws IOException {
+            var text = MapTest.source();
+            return new Reader(text.substring(0, text.indexOf("    // ── Page ─")) + "}");
+        }
+
         /// The last argument of a refusal is its hint. An exit code may come before its sentence.
         @Override
         public Void visitNewClass(NewClassTree tree, Void nothing) {
@@ -41,9 +48,9 @@ final class MessagesTest {
             var arguments = tree.getArguments();
             if (name.equals("Unusable") && arguments.size() > 1) hints.add(text(arguments.getLast()));
             if (name.matches("Unusable|Stop|TypeConversionException"))
-                stops.add(text(arguments.get(arguments.size() == 3 ? 1 : 0)));
-            if (name.equals("Value.Invalid") || name.equals("Invalid")) stops.add(text(arguments.getFirst()));
-            if (name.equals("Faulty")) stops.add(text(arguments.get(3)));
+                addStop(arguments.get(arguments.size() == 3 ? 1 : 0), arguments);
+            if (name.equals("Value.Invalid") || name.equals("Invalid")) addStop(arguments.getFirst(), arguments);
+            if (name.equals("Faulty")) addStop(arguments.get(3), arguments);
             if (name.equals("Faulty")) hints.add(text(arguments.get(4)));
             return super.visitNewClass(tree, nothing);
         }
@@ -53,9 +60,14 @@ final class MessagesTest {
             var name = call.getMethodSelect().toString().replaceFirst("(?s).*\\.", "");
             if (name.equals("early")) hints.add(text(call.getArguments().getLast()));
             var sentence = sentence(name, call.getArguments());
-            sentence.ifPresent(argument -> stops.add(text(argument)));
+            sentence.ifPresent(argument -> addStop(argument, call.getArguments()));
             if (!OF_PATTERNS.matcher(name).matches()) return super.visitMethodInvocation(call, nothing);
             return scan(call.getMethodSelect(), nothing);
+        }
+
+        private void addStop(ExpressionTree sentence, List<? extends ExpressionTree> arguments) {
+            var shown = arguments.stream().map(this::text).collect(Collectors.joining("\n"));
+            stops.merge(text(sentence), shown, (one, other) -> one + "\n" + other);
         }
 
         /// Returns the argument of a call that is the sentence of a refusal or of a problem of the input.
@@ -118,8 +130,7 @@ final class MessagesTest {
 
         @BeforeAll
         static void read() throws IOException {
-            var text = MapTest.source();
-            source = new Reader(text.substring(0, text.indexOf("    // ── Page ─")) + "}");
+            source = Reader.ofTool();
             if (Boolean.getBoolean("messages.print")) source.messages.forEach(message ->
                     IO.println(message.line() + ": " + message.text().strip().replace("\n", "\n      ")));
         }
@@ -143,53 +154,6 @@ final class MessagesTest {
             var dialect = where(text -> DIALECT.matcher(text).find());
 
             assertTrue(dialect.size() <= MOST, () -> dialect.size() + "\n" + String.join("\n", dialect));
-        }
-
-        /// Returns the messages on the page. They are the code at the start of an entry, up to its first colon.
-        private static List<String> onThePage() throws IOException {
-            var entries = Files.readString(WholeCommand.checkout().resolve("docs/troubleshooting.md"))
-                    .replaceAll("\\n +", " ").lines().filter(line -> line.startsWith("- "));
-            return entries.flatMap(line -> {
-                var messages = Pattern.compile("- ((?:`[^`]+`(?:, )?)+):? ").matcher(line);
-                return messages.lookingAt() ? Pattern.compile("`([^`]+)`").matcher(messages.group(1)).results()
-                        .map(message -> message.group(1)) : Stream.of(line);
-            }).toList();
-        }
-
-        /// Returns whether a message of the source has the words of one on the page, with anything for each `…`.
-        private static boolean covers(String shown, String message) {
-            if (shown.matches("[a-z]+")) return message.replaceAll("[^A-Za-z ]", "").strip().equals(shown);
-            var pattern = Stream.of(shown.split("…")).map(Pattern::quote).collect(Collectors.joining(".*"));
-            return Pattern.compile(pattern, Pattern.DOTALL).matcher(message).find();
-        }
-
-        private static String plain(String message) {
-            return message.replaceAll("%(\\d\\$)?s", "…");
-        }
-
-        /// A sentence without words of its own has them from a message that is listed elsewhere.
-        @Test
-        void areOnTheTroubleshootingPageIfTheyStopASession() throws IOException {
-            var shown = onThePage();
-
-            assertTrue(source.stops.size() > 140, source.stops.size() + " found");
-            assertEquals(List.of(), source.stops.stream().map(TheMessages::plain)
-                    .filter(message -> hasWords(message) && shown.stream().noneMatch(entry -> covers(entry, message)))
-                    .toList());
-        }
-
-        private static boolean hasWords(String message) {
-            return message.replaceAll("[^A-Za-z]", "").length() >= 6;
-        }
-
-        @Test
-        void existInTheToolIfTheTroubleshootingPageListsThem() throws IOException {
-            var known = Stream.of(source.messages.stream().map(Message::text), source.stops.stream(),
-                    Files.readString(WholeCommand.checkout().resolve("jbang")).lines()).flatMap(texts -> texts)
-                    .map(TheMessages::plain).toList();
-
-            assertEquals(List.of(), onThePage().stream().filter(shown -> !hasWords(shown) || known.stream().noneMatch(
-                    message -> covers(shown, message) || hasWords(message) && covers(message, shown))).toList());
         }
 
         @Test
