@@ -1,7 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Writes the man pages of all commands into a folder.
-//SOURCES ../../DifyExec.java
+//SOURCES ../DifyExec.java
 //DEPS info.picocli:picocli-codegen:4.7.7
 //DEPS org.asciidoctor:asciidoctorj:3.0.0
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED --sun-misc-unsafe-memory-access=allow
