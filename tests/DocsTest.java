@@ -37,7 +37,7 @@ final class DocsTest extends WholeCommand {
     class ACommandInTheDocs {
         /// Commands not run here, by their first words: they need a network, a key, or minutes.
         private static final Pattern NOT_RUN = Pattern.compile(
-                "(git|curl|jq|java|benchmarks/\\w+|(\\./)?jbang (app|export|test)) .*|\\./jbang test");
+                "(git|curl|jq|java|benchmarks/\\w+|(\\./)?jbang (app|export|test|man)) .*|\\./jbang test");
 
         /// Starts the tool like `./jbang DifyExec.java`, `jbang DifyExec.java` and `difyexec`.
         private void install() throws IOException {
@@ -113,30 +113,37 @@ final class DocsTest extends WholeCommand {
             assertTrue(run.contains("./jbang DifyExec.java run --demo -i examples/reviews.csv -o reviews.jsonl"));
         }
 
-        @Test
-        void startsTheTestsThroughAnAliasOfAnExistingFile() throws IOException {
-            assertTrue(page("README.md").contains("```sh\n./jbang test\n```"));
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                page            | command                                | alias
+                README.md       | ./jbang test                           | test
+                docs/install.md | ./jbang man ~/.jbang/share/man/man1    | man
+                """)
+        void startsAnAliasOfAnExistingFile(String page, String command, String alias) throws IOException {
+            assertTrue(page(page).contains("```sh\n" + command + "\n```"));
 
-            var alias = tree(page("jbang-catalog.json")).at("/aliases/test/script-ref").asText();
-            assertTrue(Files.exists(checkout().resolve(alias)), alias);
+            var script = tree(page("jbang-catalog.json")).at("/aliases/" + alias + "/script-ref").asText();
+            assertTrue(Files.isRegularFile(checkout().resolve(script)), script);
         }
     }
 
     @Nested
     class ALinkInTheDocs {
-        private static final Pattern LINK = Pattern.compile("\\[[^\\]]*]\\(([^)\\s]+)\\)");
+        static final Pattern LINK = Pattern.compile("\\[[^\\]]*]\\(([^)\\s]+)\\)");
 
         /// Removes code, in which brackets are not links.
         private static String prose(String text) {
             return BLOCK.matcher(text).replaceAll("").replaceAll("`[^`\n]*`", "");
         }
 
-        /// Returns the anchors of the headings, as GitHub makes them.
+        /// Returns the anchor of a heading, as GitHub makes it.
+        static String anchor(String heading) {
+            return heading.replaceFirst("#+ ", "").toLowerCase().replaceAll("[^\\p{L}\\p{N}_ -]", "").replace(' ', '-');
+        }
+
         private static Set<String> anchors(Path page) throws IOException {
             return BLOCK.matcher(Files.readString(page)).replaceAll("").lines()
-                    .filter(line -> line.matches("#{1,6} .*")).map(line -> line.replaceFirst("#+ ", "").toLowerCase())
-                    .map(line -> line.replaceAll("[^\\p{L}\\p{N}_ -]", "").replace(' ', '-'))
-                    .collect(Collectors.toSet());
+                    .filter(line -> line.matches("#{1,6} .*")).map(ALinkInTheDocs::anchor).collect(Collectors.toSet());
         }
 
         @ParameterizedTest(name = "in {0}")
@@ -168,6 +175,50 @@ final class DocsTest extends WholeCommand {
 
             assertEquals(List.of("README.md", "docs/guide.md", "docs/troubleshooting.md"), links);
             for (var link : links) assertTrue(Files.exists(checkout().resolve(link)), link);
+        }
+    }
+
+    /// A page says where a figure was measured by a link to the benchmarks' section of that measurement.
+    @Nested
+    class AMeasuredFigureInTheDocs {
+        private static final Pattern SOURCE = Pattern.compile("\\]\\((?:\\.\\./)?benchmarks/README\\.md#([\\w-]+)\\)");
+        private static final Pattern FIGURE = Pattern.compile("(?<![\\w.-])\\d+(\\.\\d+)*(?![\\w-])");
+
+        private static List<String> figures(String text) {
+            return FIGURE.matcher(text.replaceAll("(?<=\\d),(?=\\d{3})", "")).results().map(MatchResult::group).toList();
+        }
+
+        /// Returns the text below the heading with this anchor.
+        private static String section(String anchor) throws IOException {
+            return Stream.of(page("benchmarks/README.md").split("(?m)^(?=## )"))
+                    .filter(section -> ALinkInTheDocs.anchor(section.lines().findFirst().orElseThrow()).equals(anchor))
+                    .findFirst().orElseThrow();
+        }
+
+        /// Returns the paragraphs and list entries that name their source.
+        private static List<String> paragraphs(Path page) throws IOException {
+            return Stream.of(Files.readString(page).split("\n(?=\n|- )")).filter(text -> SOURCE.matcher(text).find())
+                    .toList();
+        }
+
+        @ParameterizedTest(name = "in {0}")
+        @MethodSource("difyexec.DocsTest#pages")
+        void isInTheSectionThatThePageNames(Path page) throws IOException {
+            for (var paragraph : paragraphs(page)) {
+                var source = SOURCE.matcher(paragraph);
+                assertTrue(source.find());
+                var measured = new HashSet<>(figures(section(source.group(1))));
+                var shown = figures(ALinkInTheDocs.LINK.matcher(paragraph).replaceAll(""));
+
+                assertEquals(List.of(), shown.stream().filter(figure -> !measured.contains(figure)).toList(), paragraph);
+            }
+        }
+
+        @Test
+        void isCheckedOnThePagesThatPromiseMost() throws IOException {
+            for (var page : List.of("README.md", "docs/guarantees.md", "docs/unknown.md"))
+                assertTrue(paragraphs(checkout().resolve(page)).stream().mapToLong(text -> figures(text).size()).sum()
+                        >= 8, page);
         }
     }
 
@@ -270,6 +321,23 @@ final class DocsTest extends WholeCommand {
             var call = call(Map.of(), words(List.of(command.replace("OUT", output()).split(" ")), input()));
 
             assertEquals(keys(tree(call.out())), entries(page, heading));
+        }
+
+        @Test
+        void listsAllFindingsOfAVerificationInOrder() throws IOException {
+            assertEquals(Stream.of(Verification.Kind.values()).map(Verification.Kind::key)
+                    .collect(Collectors.joining(" ")), entries("docs/files.md", "## `verify --json`"));
+        }
+
+        /// Counts words as `wc` does. More of them are read less.
+        @Test
+        void isShort() throws IOException {
+            var words = new TreeMap<Path, Integer>();
+            for (var page : pages()) if (!page.endsWith("CHANGELOG.md"))
+                words.put(checkout().relativize(page), Files.readString(page).strip().split("\\s+").length);
+
+            assertTrue(words.get(Path.of("README.md")) <= 900, words::toString);
+            assertTrue(words.values().stream().mapToInt(count -> count).sum() <= 13_500, words::toString);
         }
 
         @Test
