@@ -375,8 +375,21 @@ final class DocsTest extends WholeCommand {
         }
 
         @Test
-        void hasTheVersionOfTheToolInTheJBangHeader() throws IOException {
+        void hasTheVersionOfTheTool() throws IOException {
             assertTrue(page("DifyExec.java").contains("\n//GAV difyexec:difyexec:" + VERSION + "\n"));
+            assertTrue(page("examples/scale/kubernetes.yaml").contains("/difyexec:" + VERSION + "\n"));
+            assertEquals(VERSION, Pattern.compile("(?m)^## (\\d\\S+) \\(\\d{4}-\\d\\d-\\d\\d\\)$")
+                    .matcher(page("CHANGELOG.md")).results().findFirst().orElseThrow().group(1));
+        }
+
+        /// `.ci/release` builds them, and runs the jar in an empty folder. It needs a network.
+        @Test
+        void offersTheFilesThatATagPublishes() throws IOException {
+            var published = "difyexec.jar difyexec.jar.sha256";
+            assertTrue(page(".github/workflows/release.yml").contains("gh release create \"$GITHUB_REF_NAME\""));
+            assertTrue(page(".github/workflows/release.yml").contains(published));
+            assertTrue(page(".ci/release").contains("sha256sum difyexec.jar >difyexec.jar.sha256"));
+            for (var file : published.split(" ")) assertTrue(page("docs/install.md").contains("`" + file + "`"), file);
         }
     }
 
