@@ -53,11 +53,14 @@
 //SOURCES VerifyTest.java
 //SOURCES PullTest.java
 //SOURCES VersionsTest.java
+//SOURCES SimulatorTest.java
 //SOURCES NextDifyTest.java
 //SOURCES support/Simulator.java
 //SOURCES support/SimulatedServer.java
 //SOURCES support/SimulatedExchange.java
+//SOURCES support/SimulatedRoute.java
 //SOURCES support/SimulatedDify.java
+//SOURCES support/SimulatedWorkers.java
 //SOURCES support/SimulatedLedger.java
 //SOURCES support/SimulatedJob.java
 //SOURCES support/SimulatedRun.java
@@ -105,6 +108,7 @@ final class DifyExecTest {
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
             RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
+            SimulatorTest.class,
             SeedsTest.class);
 
     /// Runs six files of tests at a time, since most tests wait, and also the methods of a class that allows it

@@ -3,6 +3,7 @@ package difyexec;
 import com.fasterxml.jackson.databind.*;
 import difyexec.SimulatedExchange.*;
 import difyexec.SimulatedJob.*;
+import difyexec.SimulatedRoute.Breakage;
 import difyexec.SimulatedRun.*;
 import difyexec.Simulator.*;
 import difyexec.Simulator.Pace;
@@ -17,7 +18,7 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
 final class SimulatedDify {
     private static final Duration PING_PERIOD = Duration.ofSeconds(10);
     private static final String WRONG_ROUTE = "Please check if your app mode matches the right API route.";
-    private static final String PING = "event: ping\n\n";
+    private static final String PING = Chunks.PING;
     static final String APP_ID = "x-dify-app-id";
     private static final ObjectMapper JSON = new ObjectMapper();
 
@@ -28,6 +29,7 @@ final class SimulatedDify {
     private final SimulatedFiles files;
     private final SimulatedLedger ledger;
     private final SimulatedConversations conversations;
+    private final SimulatedWorkers workers;
     private final AtomicInteger active = new AtomicInteger();
     private final Map<String, Published> versions = new ConcurrentHashMap<>();
     private final Set<String> deletedKeys = ConcurrentHashMap.newKeySet();
@@ -41,6 +43,10 @@ final class SimulatedDify {
     private volatile Runnable onStart = () -> {};
     private volatile int largestPage = Integer.MAX_VALUE;
     private volatile boolean isAtOnce = false;
+    private final Map<SimulatedRoute, Breakage> broken = new ConcurrentHashMap<>();
+    /// The requests for runs that come before a route breaks.
+    private volatile int breakAfter = 0;
+    private final AtomicInteger asked = new AtomicInteger(), brokenResponses = new AtomicInteger();
     private final List<Route> routes;
 
     SimulatedDify(Behaviour behaviour, Setup setup) {
@@ -58,6 +64,7 @@ final class SimulatedDify {
         this.pace = behaviour.pace();
         this.conversations = new SimulatedConversations(pace);
         this.files = new SimulatedFiles(setup.answers());
+        this.workers = new SimulatedWorkers(behaviour.workers(), behaviour.slots(), behaviour.seed());
         this.routes = Stream.concat(shared(), worker ? newer() : Stream.of()).toList();
         publish(behaviour.fields(), setup.graph());
     }
@@ -65,27 +72,30 @@ final class SimulatedDify {
     /// With the simulator's options.
     static SimulatedDify of(String... options) {
         var simulator = Simulator.of(options);
-        return new SimulatedDify(simulator.behaviour(), Setup.PLAIN.with(simulator.app));
+        var dify = new SimulatedDify(simulator.behaviour(), Setup.PLAIN.with(simulator.app));
+        simulator.prepare(dify);
+        return dify;
     }
 
     private Stream<Route> shared() {
-        return Stream.of(new Route("GET", "/v1/info", this::info),
-                new Route("GET", "/v1/parameters", this::parameters),
-                new Route("POST", "/v1/files/upload", this::upload),
-                new Route("POST", "/v1/workflows/run", this::run),
-                new Route("POST", "/v1/chat-messages", this::chat),
-                new Route("GET", "/v1/conversations", this::conversations),
-                new Route("GET", "/v1/messages", this::messages),
-                new Route("POST", "/v1/chat-messages/([^/]+)/stop", this::stop),
-                new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
-                new Route("GET", "/v1/workflows/logs", this::logs),
-                new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
-                new Route("POST", "/v1/workflows/([^/]+)/run", this::run));
+        return Stream.of(new Route(SimulatedRoute.INFO, "GET", "/v1/info", this::info),
+                new Route(SimulatedRoute.FORM, "GET", "/v1/parameters", this::parameters),
+                new Route(SimulatedRoute.UPLOAD, "POST", "/v1/files/upload", this::upload),
+                new Route(SimulatedRoute.RUN, "POST", "/v1/workflows/run", this::run),
+                new Route(SimulatedRoute.RUN, "POST", "/v1/chat-messages", this::chat),
+                new Route(SimulatedRoute.LIST, "GET", "/v1/conversations", this::conversations),
+                new Route(SimulatedRoute.MESSAGES, "GET", "/v1/messages", this::messages),
+                new Route(SimulatedRoute.STOP, "POST", "/v1/chat-messages/([^/]+)/stop", this::stop),
+                new Route(SimulatedRoute.LOOK_UP, "GET", "/v1/workflows/run/([^/]+)", this::detail),
+                new Route(SimulatedRoute.LIST, "GET", "/v1/workflows/logs", this::logs),
+                new Route(SimulatedRoute.STOP, "POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
+                new Route(SimulatedRoute.RUN, "POST", "/v1/workflows/([^/]+)/run", this::run),
+                new Route(SimulatedRoute.DOWNLOAD, "GET", "/files/([^/]+)/file-preview", this::download));
     }
 
     private Stream<Route> newer() {
-        return Stream.of(new Route("GET", "/v1/form/human_input/([^/]+)", this::question),
-                new Route("POST", "/v1/form/human_input/([^/]+)", this::answered));
+        return Stream.of(new Route(SimulatedRoute.FORM, "GET", "/v1/form/human_input/([^/]+)", this::question),
+                new Route(SimulatedRoute.FORM, "POST", "/v1/form/human_input/([^/]+)", this::answered));
     }
 
     /// Publishes another version of the workflow; active runs keep theirs.
@@ -139,6 +149,26 @@ final class SimulatedDify {
     /// No page of the log has more runs, whatever is asked for.
     void limitPages(int most) {
         largestPage = most;
+    }
+
+    /// From now on, or after that many requests for runs, every response of this route breaks so. Other routes work.
+    void breakRoute(SimulatedRoute route, Breakage breakage, int after) {
+        broken.put(route, breakage);
+        breakAfter = after;
+    }
+
+    int brokenResponses() {
+        return brokenResponses.get();
+    }
+
+    /// All routes work again.
+    void repairRoutes() {
+        broken.clear();
+    }
+
+    /// Later runs have a file among their outputs, which this server serves.
+    void outputFiles() {
+        files.outputFiles();
     }
 
     void rename(String name) {
@@ -220,7 +250,13 @@ final class SimulatedDify {
         var method = exchange.method().equals("HEAD") ? "GET" : exchange.method();
         var route = path.stream().filter(each -> each.method().equals(method)).findFirst().orElseThrow(() ->
                 refused(405, "method_not_allowed", "The method is not allowed for the requested URL."));
-        checkKey(exchange);
+        var breakage = broken.get(route.part());
+        if (breakage != null && asked.get() >= breakAfter) {
+            brokenResponses.incrementAndGet();
+            exchange.breakAnswer(breakage, Duration.ofMillis(pace.millis(PING_PERIOD)));
+            if (breakage == Breakage.REDIRECT) throw new Refused(Reply.notFound()); // nothing is carried out
+        }
+        if (route.part() != SimulatedRoute.DOWNLOAD) checkKey(exchange); // its link is signed
         var match = route.path().matcher(exchange.path());
         route.action().answer(exchange, match.matches() && match.groupCount() > 0 ? match.group(1) : "");
     }
@@ -287,6 +323,7 @@ final class SimulatedDify {
         var rolled = behaviour.fate(asked.row(), ledger.nextStart(asked.row()), asked.texts());
         var fate = possible(rolled, asked.streaming(), asked.question().isPresent());
         ledger.met(fate.fault(), asked.user());
+        this.asked.incrementAndGet();
         onStart.run();
         if (fate.fault() == Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
         if (worker && asked.streaming()) {
@@ -341,8 +378,8 @@ final class SimulatedDify {
             case UNRECORDED -> streaming;
             default -> newStream || !fate.fault().isOfNewStreams();
         };
-        return new Fate(isPossible ? fate.fault() : Fault.NONE,
-                worker && streaming ? fate.queue() : Duration.ZERO, isAtOnce ? Duration.ZERO : fate.latency(),
+        return new Fate(isPossible ? fate.fault() : Fault.NONE, worker && streaming ? fate.queue()
+                : behaviour.start().at(fate.die() / (double) Fate.DICE), isAtOnce ? Duration.ZERO : fate.latency(),
                 behaviour.version().movesRuns() ? fate.move() : Duration.ZERO, fate.die());
     }
 
@@ -535,6 +572,7 @@ final class SimulatedDify {
     }
 
     private void execute(SimulatedJob job, Map<String, Object> inputs) {
+        var done = worker && job.streaming ? workers.submit().join() : (Runnable) () -> {};
         try {
             for (var now = Instant.now(); job.streaming && now.isBefore(workerReady); now = Instant.now())
                 Thread.sleep(Duration.between(now, workerReady));
@@ -549,6 +587,8 @@ final class SimulatedDify {
             });
         } catch (InterruptedException _) {
             Thread.currentThread().interrupt();
+        } finally {
+            done.run();
         }
     }
 
@@ -799,6 +839,10 @@ final class SimulatedDify {
         exchange.send(files.upload(exchange.headers().getOrDefault("content-type", ""), exchange.body(), worker));
     }
 
+    private void download(SimulatedExchange exchange, String id) throws IOException {
+        exchange.send(200, "text/plain", SimulatedFiles.CONTENT);
+    }
+
     private void detail(SimulatedExchange exchange, String id) throws IOException {
         if (!SimulatedFiles.isUuid(id)) throw unknown();
         ledger.looks.incrementAndGet();
@@ -956,9 +1000,9 @@ final class SimulatedDify {
         }
     }
 
-    record Route(String method, Pattern path, Action action) {
-        Route(String method, String path, Action action) {
-            this(method, Pattern.compile(path), action);
+    record Route(SimulatedRoute part, String method, Pattern path, Action action) {
+        Route(SimulatedRoute part, String method, String path, Action action) {
+            this(part, method, Pattern.compile(path), action);
         }
     }
 }

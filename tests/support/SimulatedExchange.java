@@ -1,5 +1,7 @@
 package difyexec;
 
+import difyexec.SimulatedRoute.Breakage;
+
 import module java.base;
 
 import static java.nio.charset.StandardCharsets.*;
@@ -13,18 +15,22 @@ final class SimulatedExchange {
     private final String method, target;
     private final Map<String, String> headers;
     private final byte[] body;
+    private final InputStream in;
     private final OutputStream out;
     private final Map<String, String> answer = new LinkedHashMap<>();
     private boolean last;
+    private Optional<Breakage> breakage = Optional.empty();
+    private Duration pingPeriod = Duration.ZERO;
 
-    private SimulatedExchange(String method, String target, String version, Map<String, String> headers, byte[] body,
-            OutputStream out) {
-        this.method = method;
-        this.target = target;
+    private SimulatedExchange(String[] first, Map<String, String> headers, InputStream in, OutputStream out)
+            throws IOException {
+        this.method = first[0];
+        this.target = first[1];
         this.headers = headers;
-        this.body = body;
+        this.body = body(in, headers);
+        this.in = in;
         this.out = out;
-        this.last = headers.getOrDefault("connection", "").equalsIgnoreCase("close") || version.equals("HTTP/1.0");
+        this.last = headers.getOrDefault("connection", "").equalsIgnoreCase("close") || first[2].equals("HTTP/1.0");
     }
 
     /// The next request of a connection; empty if the client disconnected, or was idle too long.
@@ -42,7 +48,7 @@ final class SimulatedExchange {
             out.write("HTTP/1.1 100 Continue\r\n\r\n".getBytes(ISO_8859_1));
             out.flush();
         }
-        return Optional.of(new SimulatedExchange(words[0], words[1], words[2], headers, body(in, headers), out));
+        return Optional.of(new SimulatedExchange(words, headers, in, out));
     }
 
     private static byte[] body(InputStream in, Map<String, String> headers) throws IOException {
@@ -74,8 +80,15 @@ final class SimulatedExchange {
         return query < 0 ? target : target.substring(0, query);
     }
 
+    /// Breaks the answer in this way, whatever it would be. Pings are that far apart.
+    void breakAnswer(Breakage breakage, Duration pingPeriod) {
+        this.breakage = Optional.of(breakage);
+        this.pingPeriod = pingPeriod;
+    }
+
     /// Empty if it is missing.
     String query(String name) {
+        if (name.equals("page") && breakage.equals(Optional.of(Breakage.REPEATED_PAGE))) return "";
         return Pattern.compile("[?&]" + Pattern.quote(name) + "=([^&]*)").matcher(target).results().findFirst()
                 .map(match -> URLDecoder.decode(match.group(1), UTF_8)).orElse("");
     }
@@ -112,14 +125,54 @@ final class SimulatedExchange {
     }
 
     void send(int status, String type, String text) throws IOException {
+        if (breakage.isPresent()) sendBroken(breakage.get(), status, type, text);
+        else write(status, type, text);
+    }
+
+    private void write(int status, String type, String text) throws IOException {
         var bytes = text.getBytes(UTF_8);
         head(status, "Content-Type", type, "Content-Length", String.valueOf(bytes.length));
         if (!method.equals("HEAD")) out.write(bytes);
         out.flush();
     }
 
+    private void sendBroken(Breakage breakage, int status, String type, String text) throws IOException {
+        switch (breakage) {
+            case CUT_BEFORE -> throw new IOException("dropped");
+            case CUT_WITHIN -> writeHalf(status, type, text);
+            case NO_RESPONSE -> awaitLeave();
+            case PINGS -> {
+                head(status, "Content-Type", type, "Transfer-Encoding", "chunked");
+                new Chunks(out, false, Optional.empty()).repeat(" ", pingPeriod);
+            }
+            case HALF_JSON, NUMBER, REPEATED_PAGE -> write(status, type, breakage.spoiled(text));
+            case HTML -> without("X-Version", "X-Env").write(200, "text/html; charset=utf-8",
+                    "<!doctype html>\n<title>Sign in</title>\n<h1>Sign in to this network</h1>\n");
+            case EMPTY -> write(status, type, "");
+            case REDIRECT -> header("Location", target).write(307, "text/html; charset=utf-8",
+                    "<!doctype html>\n<title>Redirecting...</title>\n");
+        }
+    }
+
+    /// Waits until the client closes the connection; the exception closes it on this side.
+    private void awaitLeave() throws IOException {
+        for (boolean isOpen = true; isOpen; ) {
+            try {
+                isOpen = in.read() >= 0;
+            } catch (SocketTimeoutException _) {
+                // an idle connection is closed after a time, but this one is not idle
+            }
+        }
+        throw new IOException("the client has left");
+    }
+
     /// Sends half of the body; the exception closes the connection.
     void cut(int status, String type, String text) throws IOException {
+        if (breakage.isPresent()) send(status, type, text);
+        else writeHalf(status, type, text);
+    }
+
+    private void writeHalf(int status, String type, String text) throws IOException {
         var bytes = text.getBytes(UTF_8);
         head(status, "Content-Type", type, "Content-Length", String.valueOf(bytes.length));
         out.write(bytes, 0, bytes.length / 2);
@@ -136,18 +189,42 @@ final class SimulatedExchange {
         out.write(head.append("\r\n").toString().getBytes(ISO_8859_1));
     }
 
-    /// Starts an event stream.
+    /// Starts an event stream, or ends the exchange with what replaces it.
     Chunks stream(boolean isNumbered) throws IOException {
+        if (breakage.filter(Breakage::isWhole).isPresent()) {
+            header("Connection", "close").send(200, "text/event-stream; charset=utf-8", "");
+            throw new IOException("answered");
+        }
         head(200, "Content-Type", "text/event-stream; charset=utf-8", "Transfer-Encoding", "chunked");
         out.flush();
-        return new Chunks(out, isNumbered);
+        var chunks = new Chunks(out, isNumbered, breakage);
+        if (breakage.equals(Optional.of(Breakage.PINGS))) chunks.repeat(Chunks.PING, pingPeriod);
+        return chunks;
     }
 
     /// The body of a stream, one chunk per event. Events may be numbered, for a client that rejoins the stream.
-    record Chunks(OutputStream out, boolean isNumbered) {
+    static final class Chunks {
+        static final String PING = "event: ping\n\n";
+        /// The event that is cut in a stream that breaks.
+        private static final int LAST = 3;
+
+        private final OutputStream out;
+        private final boolean isNumbered;
+        private final Optional<Breakage> breakage;
+        private int events = 0;
+
+        Chunks(OutputStream out, boolean isNumbered, Optional<Breakage> breakage) {
+            this.out = out;
+            this.isNumbered = isNumbered;
+            this.breakage = breakage;
+        }
+
         void write(String event) throws IOException {
-            var whole = isNumbered ? "id: " + System.nanoTime() + "-0\n" + event : event;
-            send(Integer.toHexString(whole.getBytes(UTF_8).length) + "\r\n" + whole + "\r\n");
+            boolean isData = event.startsWith("data: ");
+            if (isData && ++events == LAST && breakage.equals(Optional.of(Breakage.CUT_WITHIN))) cut(event);
+            var sent = isData && breakage.isPresent() ? "data: "
+                    + breakage.get().spoiled(event.substring(6).strip()) + "\n\n" : event;
+            send(chunk(isNumbered ? "id: " + System.nanoTime() + "-0\n" + sent : sent));
         }
 
         /// Sends half of a chunk; the exception closes the connection.
@@ -157,7 +234,20 @@ final class SimulatedExchange {
         }
 
         void end() throws IOException {
+            if (breakage.equals(Optional.of(Breakage.CUT_WITHIN))) throw new IOException("dropped");
             send("0\r\n\r\n");
+        }
+
+        /// Sends this again and again; the exception comes when the client has left.
+        private void repeat(String text, Duration period) throws IOException {
+            while (true) {
+                send(chunk(text));
+                LockSupport.parkNanos(period.toNanos());
+            }
+        }
+
+        private static String chunk(String text) {
+            return Integer.toHexString(text.getBytes(UTF_8).length) + "\r\n" + text + "\r\n";
         }
 
         private void send(String text) throws IOException {

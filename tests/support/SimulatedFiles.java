@@ -9,8 +9,12 @@ import static java.nio.charset.StandardCharsets.*;
 
 /// The files of the simulated server: uploads, and what it finds out about an address.
 final class SimulatedFiles {
+    /// That of each file among the outputs of runs.
+    static final String CONTENT = "the content of a file";
+
     private final Map<String, Stored> stored = new ConcurrentHashMap<>();
     private final Predicate<URI> answers;
+    private volatile boolean isOutput = false;
 
     /// @param answers the server's own HEAD request to an address: false if it fails even when repeated
     SimulatedFiles(Predicate<URI> answers) {
@@ -124,6 +128,20 @@ final class SimulatedFiles {
                 "mime_type", file.type(), "size", file.size(), "related_id", file.upload(),
                 "url", local ? signed : file.url()));
         return value;
+    }
+
+    void outputFiles() {
+        isOutput = true;
+    }
+
+    /// The file among the outputs of a run, if it has one. Its link is relative, as that of a Dify whose `FILES_URL` is
+    /// empty.
+    List<Object> output(String run, boolean worker) {
+        if (!isOutput) return List.of();
+        var file = value(new LookUpResult("document", "local_file", "output.txt", "text/plain", CONTENT.length(), "",
+                run), worker);
+        file.put("url", "/files/" + run + "/file-preview?timestamp=1&nonce=n&sign=s");
+        return List.of(file);
     }
 
     /// The files among the values of inputs or outputs.

@@ -200,8 +200,10 @@ final class SimulatedJob {
                 .map(value -> value instanceof String words ? words : SimulatedJson.SPACED.json(value))
                 .collect(joining(" ")));
         var outputs = SimulatedJson.object("answer", "Answer to: " + text);
-        outputs.putAll(question.isPresent() ? Map.of("files", List.of())
+        var files = version.form().files().output(run.id(), hasWorker());
+        outputs.putAll(question.isPresent() ? Map.of("files", files)
                 : SimulatedJson.object("row_id", inputs.get("id"), "text", text));
+        if (question.isEmpty() && !files.isEmpty()) outputs.put("files", files);
         int tokens = 16 + text.length() / 3;
         var course = course(run);
         if (fate.fault() == Fault.FALSE_FAIL) {

@@ -4,7 +4,9 @@
 //SOURCES ../../DifyExec.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
+//SOURCES SimulatedRoute.java
 //SOURCES SimulatedDify.java
+//SOURCES SimulatedWorkers.java
 //SOURCES SimulatedLedger.java
 //SOURCES SimulatedJob.java
 //SOURCES SimulatedRun.java
@@ -19,6 +21,7 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.*;
+import difyexec.SimulatedRoute.Breakage;
 import picocli.CommandLine;
 import picocli.CommandLine.*;
 import picocli.CommandLine.Model.*;
@@ -109,6 +112,20 @@ final class Simulator implements Callable<Integer> {
                     + "streams are not limited, but 1 refuses all of them (default: no limit).")
     int limit;
 
+    @Option(names = "--workers", paramLabel = "N", defaultValue = "0",
+            description = "Run streamed jobs from 1.14.2 on in N workers. Each reserves one job per slot, which then "
+                    + "waits for this worker, unseen, even if another one is free (default: all run at once).")
+    int workers;
+
+    @Option(names = "--slots", paramLabel = "N", defaultValue = "1",
+            description = "Let each of the --workers run N jobs at a time (default: ${DEFAULT-VALUE}).")
+    int slots;
+
+    @Option(names = "--start", paramLabel = "S|S..S", defaultValue = "0",
+            description = "Record runs that no worker takes this long after their request was accepted. With "
+                    + "--places, requests wait to be accepted, and run even if their clients have left.")
+    Span start;
+
     @Option(names = "--restart-worker", paramLabel = "S", defaultValue = "0",
             description = "Shut the worker down and replace it every S: all active streams of 1.16.0 end as with "
                     + "--worker-ended (default: never).")
@@ -118,6 +135,14 @@ final class Simulator implements Callable<Integer> {
             description = "Kill the worker and replace it every S: the streamed runs from 1.14.2 on stay running "
                     + "for ever (default: never).")
     Duration killWorker;
+
+    @Option(names = "--break-after", paramLabel = "N", defaultValue = "0",
+            description = "Let the routes of --break work until N runs have been requested "
+                    + "(default: ${DEFAULT-VALUE}).")
+    int breakAfter;
+
+    @Option(names = "--output-file", description = "Add a file to the outputs of each run, and serve it.")
+    boolean outputFile;
 
     @Spec CommandSpec spec;
 
@@ -136,10 +161,17 @@ final class Simulator implements Callable<Integer> {
         var line = new CommandLine(new Simulator());
         for (var fault : Fault.values()) if (fault != Fault.NONE) line.getCommandSpec().addOption(OptionSpec
                 .builder(fault.option()).paramLabel("P").type(Share.class).description(fault.description).build());
+        line.getCommandSpec().addOption(OptionSpec.builder("--break").paramLabel("ROUTE=FAULT").splitRegex(",")
+                .type(Map.class).auxiliaryTypes(SimulatedRoute.class, Breakage.class)
+                .description("Break every response of a route, while the others work; requests are carried out, "
+                        + "except redirected ones. Routes: " + Breakage.words(SimulatedRoute.values())
+                        + ". Faults: " + Breakage.words(Breakage.values()) + ".").build());
         return line.setOverwrittenOptionsAllowed(true)
                 .registerConverter(Duration.class, CommandLines.Converters::duration)
                 .registerConverter(SimulatedRun.Version.class, SimulatedRun.Version::of)
                 .registerConverter(Setup.Kind.class, Setup.Kind::of)
+                .registerConverter(SimulatedRoute.class, SimulatedRoute::of)
+                .registerConverter(Breakage.class, Breakage::of)
                 .registerConverter(Share.class, Share::of).registerConverter(Span.class, Span::of);
     }
 
@@ -147,6 +179,8 @@ final class Simulator implements Callable<Integer> {
     public Integer call() throws Exception {
         var dify = new SimulatedDify(behaviour(), Setup.PLAIN.with(app));
         var second = new SimulatedDify(behaviour(), Setup.PLAIN.with(app));
+        prepare(dify);
+        prepare(second);
         try (var server = SimulatedServer.start(port, places, dify)) {
             server.addWorkspace(WORKSPACE_KEY, Map.of(FIRST_APP, dify, SECOND_APP, second));
             every(restartWorker, dify::endWorker);
@@ -156,6 +190,17 @@ final class Simulator implements Callable<Integer> {
             Thread.currentThread().join(); // until it is killed
         }
         return 0;
+    }
+
+    /// Applies the options that a test can also change while the server runs.
+    void prepare(SimulatedDify dify) {
+        Map<SimulatedRoute, Breakage> broken = spec.findOption("--break").getValue();
+        if (broken != null) broken.forEach((route, breakage) -> {
+            if (!breakage.suits(route)) throw new ParameterException(spec.commandLine(),
+                    "--break " + route.word() + "=" + breakage.word() + ": only lists have pages");
+            dify.breakRoute(route, breakage, breakAfter);
+        });
+        if (outputFile) dify.outputFiles();
     }
 
     private static void every(Duration period, Runnable what) {
@@ -170,8 +215,8 @@ final class Simulator implements Callable<Integer> {
             if (option != null && option.getValue() instanceof Share share) shares.put(fault, share);
         }
         if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " must be at least 1");
-        return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, move, silence, limit,
-                shares);
+        return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, start, move, silence,
+                limit, workers, slots, shares);
     }
 
     private JsonNode fields() {
@@ -272,7 +317,10 @@ final class Simulator implements Callable<Integer> {
     }
 
     /// The course of one start. `die` chooses among the ways in which a fault shows.
-    record Fate(Fault fault, Duration queue, Duration latency, Duration move, int die) {}
+    record Fate(Fault fault, Duration queue, Duration latency, Duration move, int die) {
+        /// More than any die.
+        static final int DICE = 1 << 20;
+    }
 
     /// Speeds time up: `times` as fast as real time.
     record Pace(int times) {
@@ -287,8 +335,8 @@ final class Simulator implements Callable<Integer> {
 
     /// `fields` is the form as in `/parameters`.
     record Behaviour(SimulatedRun.Version version, JsonNode fields, long seed, Pace pace, Duration latency,
-                     Duration jitter, Span queue, Duration move, Duration silence, int limit,
-                     Map<Fault, Share> shares) {
+                     Duration jitter, Span queue, Span start, Duration move, Duration silence, int limit, int workers,
+                     int slots, Map<Fault, Share> shares) {
         private static final Pattern TIMES = Pattern.compile("\\[(latency|queue|move) (\\d+(?:\\.\\d+)?(?:ms|s|m)?)]");
 
         Fate fate(String id, int start, Map<?, ?> inputs) {
@@ -298,7 +346,7 @@ final class Simulator implements Callable<Integer> {
             var latency = this.latency.plusMillis((long) (random.nextDouble() * jitter.toMillis()));
             var queue = this.queue.at(random.nextDouble());
             var move = this.move;
-            int die = random.nextInt(1 << 20);
+            int die = random.nextInt(Fate.DICE);
             for (var value : inputs.values()) {
                 if (!(value instanceof String text) || text.indexOf('[') < 0) continue;
                 for (var each : Fault.values()) if (text.contains("[" + each.word() + "!]")
@@ -344,7 +392,7 @@ final class Simulator implements Callable<Integer> {
                                 + "' is not workflow, chatflow, chat, agent-chat or completion"));
             }
 
-            private String word() {
+            String word() {
                 return name().toLowerCase(Locale.ROOT).replace('_', '-');
             }
 
