@@ -12,6 +12,8 @@
 //SOURCES StorageTest.java
 //SOURCES support/FaultyDisk.java
 //SOURCES support/PowerCut.java
+//SOURCES support/SessionBound.java
+//SOURCES support/Matrix.java
 //SOURCES support/Seeds.java
 //SOURCES SeedsTest.java
 //SOURCES ProcessTest.java
@@ -54,6 +56,7 @@
 //SOURCES PullTest.java
 //SOURCES VersionsTest.java
 //SOURCES SimulatorTest.java
+//SOURCES MatrixTest.java
 //SOURCES NextDifyTest.java
 //SOURCES support/Simulator.java
 //SOURCES support/SimulatedServer.java
@@ -99,7 +102,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
             ConformanceTest.class, // the longest
-            MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
+            MatrixTest.class, MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
             EarlierSessionsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class,
