@@ -2,8 +2,8 @@ package difyexec;
 
 import module java.base;
 
-/// HTTP/1.1 on loopback, one virtual thread per connection. With `places`, further connections wait in the
-/// accept queue, as gunicorn's do.
+/// HTTP/1.1 on loopback, one virtual thread per connection. With `places`, further connections wait in a queue, as
+/// in gunicorn's backlog: what their clients have sent is read and carried out when their turn comes.
 final class SimulatedServer implements AutoCloseable {
     private final ServerSocket socket;
     private final SimulatedDify dify;
@@ -12,6 +12,7 @@ final class SimulatedServer implements AutoCloseable {
     /// The apps of a workspace key, by their ids.
     private final Map<String, Map<String, SimulatedDify>> workspaces = new ConcurrentHashMap<>();
     private final Semaphore places;
+    private final BlockingQueue<Socket> waiting = new LinkedBlockingQueue<>();
     private final Set<Socket> open = ConcurrentHashMap.newKeySet(), idle = ConcurrentHashMap.newKeySet();
     private volatile boolean isLeaving = false;
 
@@ -26,6 +27,7 @@ final class SimulatedServer implements AutoCloseable {
         var socket = new ServerSocket(port, 2048, InetAddress.getLoopbackAddress());
         var server = new SimulatedServer(socket, places, dify);
         Thread.ofPlatform().daemon().name("accept").start(server::accept);
+        Thread.ofPlatform().daemon().name("door").start(server::letIn);
         return server;
     }
 
@@ -51,16 +53,33 @@ final class SimulatedServer implements AutoCloseable {
         return URI.create("http://127.0.0.1:" + socket.getLocalPort() + "/v1");
     }
 
+    /// How many connections wait until others end, also those whose clients have left.
+    int waiting() {
+        return waiting.size();
+    }
+
     private void accept() {
         try {
             while (true) {
-                places.acquire();
                 var connection = socket.accept();
                 open.add(connection);
-                Thread.startVirtualThread(() -> serve(connection));
+                waiting.add(connection);
             }
-        } catch (IOException | InterruptedException _) {
+        } catch (IOException _) {
             // the server is closed
+        }
+    }
+
+    private void letIn() {
+        try {
+            while (!socket.isClosed()) {
+                places.acquire();
+                var next = waiting.poll(1, TimeUnit.SECONDS);
+                if (next == null) places.release();
+                else Thread.startVirtualThread(() -> serve(next));
+            }
+        } catch (InterruptedException _) {
+            // the process ends
         }
     }
 
@@ -92,6 +111,7 @@ final class SimulatedServer implements AutoCloseable {
         isLeaving = true;
         socket.close();
         for (var connection : idle) connection.close();
+        for (var connection : waiting) connection.close();
     }
 
     @Override
