@@ -3,6 +3,7 @@
 //DESCRIPTION Runs batches whose faults, times and crashes follow from a seed, and checks the tool's promises.
 //SOURCES ../../DifyExec.java
 //SOURCES Given.java
+//SOURCES SessionBound.java
 //DEPS org.junit.jupiter:junit-jupiter:6.1.3
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
@@ -52,6 +53,7 @@ final class Seeds implements Callable<Integer> {
     @Override
     public Integer call() throws Exception {
         long began = System.nanoTime(), sessions = 0, requests = 0, crashes = 0;
+        double longest = 0;
         var broken = new ArrayList<String>();
         long seed = from;
         for (; seed < from + seeds && !(isFirst && !broken.isEmpty()); seed++) {
@@ -66,9 +68,12 @@ final class Seeds implements Callable<Integer> {
             sessions += schedule.sessions;
             requests += schedule.server.jobs.size();
             crashes += schedule.crashes;
+            longest = Math.max(longest, schedule.longest);
         }
-        System.out.printf(Locale.ROOT, "%d seeds, %d sessions, %d crashes, %d runs, %d broken, %.1f s%n",
-                seed - from, sessions, crashes, requests, broken.size(), (System.nanoTime() - began) / 1e9);
+        System.out.printf(Locale.ROOT, "%d seeds, %d sessions, %d crashes, %d runs, %d broken, longest session %.0f %% "
+                        + "of its bound, %.1f s%n",
+                seed - from, sessions, crashes, requests, broken.size(), 100 * longest,
+                (System.nanoTime() - began) / 1e9);
         return broken.isEmpty() ? 0 : 1;
     }
 
@@ -82,14 +87,20 @@ final class Seeds implements Callable<Integer> {
     /// One batch from its first session to its last one.
     static final class Schedule {
         private static final int MOST_ROWS = 8;
-        private static final Duration TIMEOUT = seconds(60), SETTLE = seconds(10);
+        private static final Duration TIMEOUT = seconds(60), SETTLE = seconds(10), LONGEST_DELAY = seconds(20);
+        private static final int RETRIES = 2;
 
         final List<String> trace = new ArrayList<>();
         final long seed;
         final Random random;
+        /// Decides what only a part of the seeds has, so that all others stay what they were.
+        final Random more;
+        final boolean isWide;
         final Server server;
         final String[] ids;
         int sessions = 0, crashes = 0;
+        /// The part of its bound that the longest session has taken.
+        double longest = 0;
         private final int[] versions;
         private Instant now = NOON;
         private Disk disk;
@@ -97,6 +108,8 @@ final class Seeds implements Callable<Integer> {
         Schedule(long seed) {
             this.seed = seed;
             random = new Random(seed * 0x9E3779B97F4A7C15L); // the first numbers of neighbouring seeds are alike
+            more = new Random(seed * 0xC2B2AE3D27D4EB4FL);
+            isWide = more.nextBoolean();
             ids = IntStream.range(0, 1 + random.nextInt(MOST_ROWS)).mapToObj(row -> "r" + row).toArray(String[]::new);
             versions = new int[ids.length];
             server = new Server(this);
@@ -132,6 +145,7 @@ final class Seeds implements Callable<Integer> {
         private void troubled(Path folder) throws Exception {
             if (sessions > 0 && chance(0.2)) versions[random.nextInt(ids.length)]++; // the user edits a row
             server.trouble = random.nextInt(10) * 0.1;
+            server.broken = isWide && more.nextInt(4) == 0 ? Broken.any(more) : Broken.NOTHING;
             var scene = scene(folder);
             server.disturb();
             scene.slots = 1 + random.nextInt(4);
@@ -154,6 +168,7 @@ final class Seeds implements Callable<Integer> {
         /// Nothing new goes wrong, so every row gets its outcome.
         private void calm(Path folder, boolean isLast) throws Exception {
             server.trouble = 0;
+            server.broken = Broken.NOTHING;
             now = now.plusSeconds(400);
             var scene = scene(folder);
             scene.slots = 3;
@@ -171,7 +186,7 @@ final class Seeds implements Callable<Integer> {
             scene.world.mostWaits = 100_000;
             scene.timeout = TIMEOUT;
             scene.settle = SETTLE;
-            scene.backoff = new Backoff(seconds(1), seconds(20), 2, random::nextDouble);
+            scene.backoff = new Backoff(seconds(1), LONGEST_DELAY, RETRIES, random::nextDouble);
             disk = new Disk(scene, disk);
             scene.disk = disk;
             scene.answer = (attempt, listener) -> {
@@ -212,7 +227,7 @@ final class Seeds implements Callable<Integer> {
             scene.world.eachWait = () -> {
                 if (scene.world.waits() >= crashAtWait) throw new Crash();
             };
-            say("session " + sessions + " " + scene.mode + " -c " + scene.slots);
+            say("session " + sessions + " " + scene.mode + " -c " + scene.slots + server.broken);
             var stop = Optional.<Stop>empty();
             boolean hasCrashed = false;
             try {
@@ -424,6 +439,44 @@ final class Seeds implements Callable<Integer> {
         }
     }
 
+    /// A part of the server that gives no usable response while a session lasts, although the other parts work: the
+    /// matrix of routes and faults, as far as the engine sees it. Requests are carried out.
+    private record Broken(Part part, Way way) {
+        static final Broken NOTHING = new Broken(Part.NONE, Way.CUT);
+        /// A look-up that always breaks has no deadline while the server answers other requests, so these sessions do
+        /// not end yet.
+        private static final boolean LOOK_UPS_END = false;
+
+        enum Part { NONE, RUNS, LOOK_UPS, PROBES }
+
+        /// The connection breaks before or within a response, none comes, only pings come, or the content is not
+        /// Dify's: half of its JSON, a page, nothing, or a number that no parser can hold.
+        enum Way { CUT, CUT_WITHIN, NO_RESPONSE, PINGS, UNUSABLE }
+
+        static Broken any(Random random) {
+            var part = Part.values()[1 + random.nextInt(3)];
+            var way = Way.values()[random.nextInt(Way.values().length)];
+            return new Broken(part, part == Part.LOOK_UPS && !LOOK_UPS_END ? Way.UNUSABLE : way);
+        }
+
+        boolean is(Part part) {
+            return this.part == part;
+        }
+
+        boolean isSlow() {
+            return way == Way.NO_RESPONSE || way == Way.PINGS;
+        }
+
+        Response response() {
+            return way == Way.UNUSABLE ? Response.Refused.unexpected("not Dify's") : Given.cut(Symptom.NO_ANSWER);
+        }
+
+        @Override
+        public String toString() {
+            return is(Part.NONE) ? "" : ", broken: " + part + " " + way;
+        }
+    }
+
     /// `LATE`: the run begins long after its request was given up. `TOO_LARGE`: its result is too large for the tool.
     private enum Fault {
         NONE, FAILS, THROTTLED, LATER, NOT_SENT, ERROR_BEFORE, ERROR_DURING, LOST, CUT, MADE_UP, CONTRADICTED, DOUBLED,
@@ -437,6 +490,8 @@ final class Seeds implements Callable<Integer> {
         private static final Duration SILENCE = seconds(300);
         /// The longest time without a request although rows wait, nothing runs and the server is well.
         private static final Duration STANDSTILL = seconds(25);
+        /// The tool's limit for the response to a request that starts no run.
+        private static final Duration QUERY = seconds(30);
 
         private final Schedule schedule;
         final List<Job> jobs = new ArrayList<>();
@@ -444,6 +499,9 @@ final class Seeds implements Callable<Integer> {
         final Map<String, Integer> permits = new HashMap<>();
         Scene scene;
         double trouble = 0;
+        Broken broken = Broken.NOTHING;
+        /// How much longer a session may take because the server asks it to wait, or is away.
+        private Duration excused = Duration.ZERO;
         /// Until when the queue of streams stands still, and when its last stream begins.
         private Instant queueMoves = Instant.MIN, lastBegins = Instant.MIN;
         /// Until when the server is away, and until when it has asked for no requests.
@@ -466,6 +524,7 @@ final class Seeds implements Callable<Integer> {
         void begin(Scene scene) {
             this.scene = scene;
             began = lastMoved = scene.world.now();
+            excused = Duration.ZERO;
             answered.clear();
             open.clear();
             jobs.forEach(job -> job.isOverdue = false);
@@ -477,17 +536,31 @@ final class Seeds implements Callable<Integer> {
         /// Plans what happens to the server during this session.
         void disturb() {
             if (schedule.chance(trouble / 3)) within(60, "the queue stands still",
-                    now -> queueMoves = now.plusMillis(schedule.random.nextInt(150_000)));
+                    now -> queueMoves = excused(now, Duration.ofMillis(schedule.random.nextInt(150_000))));
             if (schedule.chance(trouble / 3)) within(60, "restart", now -> jobs.stream()
                     .filter(job -> !now.isBefore(job.begins) && now.isBefore(job.ends))
                     .forEach(job -> job.isDead = true));
             if (schedule.chance(trouble / 3)) within(60, "away", now -> {
-                away = now.plusMillis(schedule.random.nextInt(120_000));
+                away = excused(now, Duration.ofMillis(schedule.random.nextInt(120_000)));
                 sentInVain = 0;
             });
             if (schedule.chance(trouble / 8)) within(60, "the key is withdrawn", _ -> isShutOut = true);
             if (schedule.chance(trouble / 8)) within(60, "another program writes",
                     _ -> schedule.disk.touch(schedule.chance(0.5)));
+        }
+
+        private Instant excused(Instant now, Duration time) {
+            excused = excused.plus(time);
+            return now.plus(time);
+        }
+
+        /// The longest time that this session may take.
+        Duration bound() {
+            var query = broken.isSlow() ? QUERY : seconds(1);
+            var firstEvent = scene.mode == Mode.STREAMING ? SILENCE : Duration.ZERO;
+            var requests = new SessionBound.Requests(query, firstEvent, SessionBound.Requests.SLOWEST.silence());
+            return new SessionBound(Schedule.TIMEOUT, Schedule.SETTLE, Schedule.LONGEST_DELAY, Schedule.RETRIES,
+                    scene.slots, requests).of(schedule.ids.length).plus(excused);
         }
 
         private void within(int seconds, String what, Consumer<Instant> event) {
@@ -517,10 +590,12 @@ final class Seeds implements Callable<Integer> {
             }
             checkSuccess(attempt);
             open.add(attempt.user());
+            if (scene.wait != null) excused = excused.plus(scene.wait);
             int places = scene.mode == Mode.STREAMING ? 2 * scene.slots : scene.slots; // silent streams hold none
             Schedule.check(open.size() <= places, () -> open.size() + " requests at a time with -c " + scene.slots);
             pass(schedule.random.nextInt(1500));
-            var response = isShutOut ? shutOut() : run(attempt, fault, listener);
+            var response = isShutOut ? shutOut() : broken.is(Broken.Part.RUNS) && !isAway()
+                    ? broken(start(attempt, fault, Duration.ZERO), listener) : run(attempt, fault, listener);
             open.remove(attempt.user());
             answered.put(attempt.row().id(), scene.world.now());
             return response;
@@ -531,7 +606,22 @@ final class Seeds implements Callable<Integer> {
             return Given.http(401, "unauthorized", "Access token is invalid");
         }
 
+        /// The run goes on, but nobody learns it from its response.
+        private Response broken(Job job, Consumer<StreamEvent> listener) throws InterruptedException {
+            boolean isStream = job.attempt.mode() == Mode.STREAMING;
+            return switch (broken.way()) {
+                case CUT, UNUSABLE -> broken.response();
+                case CUT_WITHIN -> brokenOff(job, Fault.CUT, listener);
+                case NO_RESPONSE, PINGS -> {
+                    if (isStream) yield silent(job);
+                    pass(Schedule.TIMEOUT.toMillis());
+                    yield cut(job, Symptom.TIMED_OUT);
+                }
+            };
+        }
+
         private Response run(Attempt attempt, Fault fault, Consumer<StreamEvent> listener) throws InterruptedException {
+            if (fault == Fault.THROTTLED || fault == Fault.NOT_SENT) excused = excused.plus(Schedule.LONGEST_DELAY);
             return switch (fault) {
                 case NONE, FAILS, STOPPED, SLOW, PAUSED, TOO_LARGE, DOUBLED ->
                         toItsEnd(start(attempt, fault, Duration.ZERO), fault, listener);
@@ -567,7 +657,7 @@ final class Seeds implements Callable<Integer> {
         /// Nothing may be sent for a while, or for so long that the batch stops.
         private Response later() {
             var asked = seconds(schedule.chance(0.1) ? 700 : 1 + schedule.random.nextInt(90));
-            paused = Collections.max(List.of(paused, scene.world.now().plus(asked)));
+            paused = Collections.max(List.of(paused, excused(scene.world.now(), asked)));
             return Given.later(schedule.pick(429, 503), asked);
         }
 
@@ -672,6 +762,10 @@ final class Seeds implements Callable<Integer> {
             scene.wait(Duration.ofMillis(schedule.random.nextInt(800)));
             if (isAway()) return new LookUpResult.Silent(Given.cut(Symptom.NO_ANSWER));
             if (isShutOut) return new LookUpResult.Silent(Given.http(401, "unauthorized", "Access token is invalid"));
+            if (broken.is(Broken.Part.LOOK_UPS)) {
+                if (broken.isSlow()) scene.wait(QUERY);
+                return new LookUpResult.Silent(broken.response());
+            }
             if (schedule.chance(trouble / 2)) return new LookUpResult.Silent(failure());
             var user = unresolved.attempt().user();
             var now = scene.world.now();
@@ -723,6 +817,10 @@ final class Seeds implements Callable<Integer> {
 
         Optional<Response> probe() {
             checkPause();
+            if (broken.is(Broken.Part.PROBES)) {
+                if (broken.isSlow()) scene.wait(QUERY);
+                return Optional.of(broken.response());
+            }
             return isAway() || schedule.chance(trouble / 2)
                     ? Optional.of(new Response.NotSent("connection refused", "")) : Optional.empty();
         }
@@ -734,7 +832,7 @@ final class Seeds implements Callable<Integer> {
         /// Runs that were cut off may keep their places on the server, but the other rows continue.
         void checkStandstill() {
             var now = scene.world.now();
-            boolean mayWait = scene.busy > 0 || isAway() || now.isBefore(paused) || isShutOut
+            boolean mayWait = scene.busy > 0 || isAway() || !broken.is(Broken.Part.NONE) || now.isBefore(paused) || isShutOut
                     || scene.tally.activity().pause().isPresent() || scene.selection != Batch.Selection.PENDING
                     || Stream.of(schedule.ids).allMatch(schedule.disk::isAttempted);
             if (mayWait) lastMoved = now;
@@ -758,6 +856,10 @@ final class Seeds implements Callable<Integer> {
             long most = 100 + 6 * scene.world.passed().toSeconds() + 10 * messages;
             Schedule.check(scene.world.waits() <= most, () -> scene.world.waits() + " waits in "
                     + scene.world.passed() + " with " + messages + " messages");
+            var bound = schedule.server.bound();
+            schedule.longest = Math.max(schedule.longest, scene.world.passed().toMillis() / (double) bound.toMillis());
+            Schedule.check(scene.world.passed().compareTo(bound) <= 0, () -> "the session took "
+                    + scene.world.passed() + ", more than " + bound);
             if (Files.exists(scene.output)) Schedule.check(disk.hasKept(Files.readString(scene.output)),
                     () -> "a result on disk has changed");
         }
