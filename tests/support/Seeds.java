@@ -10,6 +10,7 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import difyexec.Given.Scene;
 import picocli.CommandLine;
 import picocli.CommandLine.*;
@@ -96,6 +97,8 @@ final class Seeds implements Callable<Integer> {
         /// Decides what only a part of the seeds has, so that all others stay what they were.
         final Random more;
         final boolean isWide;
+        /// What the server is now: an upgrade can come between two sessions.
+        Kind kind;
         final Server server;
         final String[] ids;
         int sessions = 0, crashes = 0;
@@ -110,6 +113,7 @@ final class Seeds implements Callable<Integer> {
             random = new Random(seed * 0x9E3779B97F4A7C15L); // the first numbers of neighbouring seeds are alike
             more = new Random(seed * 0xC2B2AE3D27D4EB4FL);
             isWide = more.nextBoolean();
+            kind = isWide ? Kind.values()[more.nextInt(Kind.values().length)] : Kind.WORKFLOW;
             ids = IntStream.range(0, 1 + random.nextInt(MOST_ROWS)).mapToObj(row -> "r" + row).toArray(String[]::new);
             versions = new int[ids.length];
             server = new Server(this);
@@ -146,6 +150,7 @@ final class Seeds implements Callable<Integer> {
             if (sessions > 0 && chance(0.2)) versions[random.nextInt(ids.length)]++; // the user edits a row
             server.trouble = random.nextInt(10) * 0.1;
             server.broken = isWide && more.nextInt(4) == 0 ? Broken.any(more) : Broken.NOTHING;
+            if (isWide && more.nextInt(10) == 0) kind = kind.upgraded();
             var scene = scene(folder);
             server.disturb();
             scene.slots = 1 + random.nextInt(4);
@@ -184,6 +189,8 @@ final class Seeds implements Callable<Integer> {
             var scene = new Scene(folder, rows.toString());
             scene.world.startAt(now);
             scene.world.mostWaits = 100_000;
+            scene.app = kind.app;
+            scene.server = kind.version;
             scene.timeout = TIMEOUT;
             scene.settle = SETTLE;
             scene.backoff = new Backoff(seconds(1), LONGEST_DELAY, RETRIES, random::nextDouble);
@@ -227,7 +234,7 @@ final class Seeds implements Callable<Integer> {
             scene.world.eachWait = () -> {
                 if (scene.world.waits() >= crashAtWait) throw new Crash();
             };
-            say("session " + sessions + " " + scene.mode + " -c " + scene.slots + server.broken);
+            say("session " + sessions + " " + kind + " " + scene.mode + " -c " + scene.slots + server.broken);
             var stop = Optional.<Stop>empty();
             boolean hasCrashed = false;
             try {
@@ -384,13 +391,44 @@ final class Seeds implements Callable<Integer> {
         }
     }
 
+    /// What a server is: its version, and the kind of its app. The tool sees it in what its lists show, and in what its
+    /// responses contain. Further kinds of apps are further constants.
+    private enum Kind {
+        WORKFLOW("1.14.2", AppKind.WORKFLOW), CHATFLOW("1.16.1", AppKind.CHATFLOW),
+        OLD_WORKFLOW("1.9.2", AppKind.WORKFLOW), OLD_CHATFLOW("1.9.2", AppKind.CHATFLOW);
+
+        final String version;
+        final AppKind app;
+
+        Kind(String version, AppKind app) {
+            this.version = version;
+            this.app = app;
+        }
+
+        Kind upgraded() {
+            return app == AppKind.WORKFLOW ? WORKFLOW : CHATFLOW;
+        }
+
+        boolean isChatflow() {
+            return app == AppKind.CHATFLOW;
+        }
+
+        /// Streams do not wait in a queue, runs do not pause, and no ends are made up.
+        boolean isOld() {
+            return this == OLD_WORKFLOW || this == OLD_CHATFLOW;
+        }
+    }
+
     /// A run on the server.
     private static final class Job {
         static final int TOKENS = 10;
 
         final Attempt attempt;
+        final Kind kind;
         final RunRef ref;
-        final Instant begins, listed;
+        final Instant begins;
+        /// When a newer server lists it, and any server lists the conversation of a chatflow.
+        final Instant listed;
         /// How often the user had allowed its row to be paid for once more.
         final int permit;
         final Fault fault;
@@ -403,10 +441,13 @@ final class Seeds implements Callable<Integer> {
         boolean isDead = false;
         /// Whether a look-up has shown that its time is over.
         boolean isOverdue = false;
+        /// Whether its client got its first event, and its end.
+        boolean isNamed = false, isHeard = false;
 
-        Job(Attempt attempt, RunRef ref, Instant begins, Instant listed, int permit, Fault fault,
+        Job(Attempt attempt, Kind kind, RunRef ref, Instant begins, Instant listed, int permit, Fault fault,
                 boolean hidesAge) {
             this.attempt = attempt;
+            this.kind = kind;
             this.ref = ref;
             this.begins = begins;
             this.listed = listed;
@@ -415,23 +456,84 @@ final class Seeds implements Callable<Integer> {
             this.hidesAge = hidesAge;
         }
 
+        boolean isStream() {
+            return attempt.mode() == Mode.STREAMING;
+        }
+
         /// A paused run succeeds when somebody has answered.
         RunStatus status(Instant now) {
             if (isDead || now.isBefore(ends)) return RunStatus.RUNNING;
             return end == RunStatus.PAUSED && !now.isBefore(answered) ? RunStatus.SUCCEEDED : end;
         }
 
+        /// Returns whether its user leads to it. An older server lists a workflow's run at its end, and a stream only if
+        /// its client was there.
+        boolean isListed(Instant now) {
+            if (kind != Kind.OLD_WORKFLOW) return !listed.isAfter(now);
+            return isStream() ? isHeard : !isDead && !now.isBefore(ends);
+        }
+
+        /// Returns whether a tool that asks can see by now that it has succeeded.
+        boolean hasVisiblySucceeded(Instant now) {
+            return !begins.isAfter(now) && status(now).isSuccess() && (isNamed || isListed(now) && !isUnanswered());
+        }
+
+        /// Returns whether the message of a chatflow stays empty: on an older server, if its client left.
+        boolean isUnanswered() {
+            return kind == Kind.OLD_CHATFLOW && isStream() && !isHeard;
+        }
+
+        /// The response to its request.
         Response.Ran ran(Instant now) {
-            return ran(ref, status(now), error);
+            var status = status(now);
+            if (!kind.isChatflow() || isStream() || status == RunStatus.PAUSED) return ran(ref, status, error);
+            return status == RunStatus.FAILED ? Response.Ran.failed("Run failed: " + error) : answer();
         }
 
         Response.Ran ran(RunRef ref, RunStatus status, String error) {
-            return new Response.Ran(ref, status, Given.outputs("{\"row\":\"" + attempt.row().id() + "\"}"), error,
-                    "workflow-1", new Usage(1, TOKENS, 3, Optional.empty(), ""));
+            var ran = new Response.Ran(ref, status, outputs(), error, "workflow-1",
+                    new Usage(1, TOKENS, 3, Optional.empty(), ""));
+            return kind.isChatflow() ? ran.with(message(), outputs()) : ran;
+        }
+
+        /// The answer of a chatflow, which does not name its run.
+        private Response.Ran answer() {
+            return Response.Ran.answered(outputs(), 1, message());
+        }
+
+        private ObjectNode outputs() {
+            return Given.outputs("{\"row\":\"" + attempt.row().id() + "\",\"run\":\"" + ref.id() + "\"}");
+        }
+
+        private Response.ChatMessage message() {
+            return new Response.ChatMessage("conversation-of-" + ref.id(), "message-of-" + ref.id(), TOKENS,
+                    Optional.empty(), "");
         }
 
         Response.Ran madeUp(String error) {
             return new Response.Ran(ref, RunStatus.FAILED, Given.outputs("{}"), error, "", Usage.NONE);
+        }
+
+        /// What the server shows of it.
+        ///
+        /// @param isById whether its id is known; otherwise a chatflow shows only its message
+        LookUpResult seen(Instant now, boolean isById) {
+            var status = status(now);
+            if (kind.isChatflow() && !isById && (status == RunStatus.RUNNING || isUnanswered()))
+                return new LookUpResult.Unanswered(false);
+            if (status == RunStatus.RUNNING || status == RunStatus.PAUSED)
+                return new LookUpResult.Running(new RunRef(ref.id(), ""), status,
+                        Optional.of(Duration.between(begins, now)).filter(_ -> !hidesAge), Duration.ZERO);
+            var named = Optional.of(ref).filter(_ -> isById || !kind.isChatflow());
+            if (fault == Fault.TOO_LARGE && status.isSuccess())
+                return new LookUpResult.Silent(new Response.Unreadable(named, "too large"));
+            var inputs = attempt.row().inputs();
+            if (named.isPresent()) return new LookUpResult.Ended(ran(ref, status, error), inputs);
+            return switch (status) {
+                case FAILED -> new LookUpResult.Ended(Response.Ran.failed(error), inputs);
+                case STOPPED -> new LookUpResult.Unanswered(!kind.isOld());
+                case SUCCEEDED, PARTIAL, PAUSED, RUNNING -> new LookUpResult.Ended(answer(), inputs);
+            };
         }
 
         boolean isOf(JsonNode inputs) {
@@ -483,8 +585,8 @@ final class Seeds implements Callable<Integer> {
         DELAYED, LATE, SLOW, STOPPED, PAUSED, TOO_LARGE, SILENT
     }
 
-    /// Dify 1.14 as far as the tool can tell: runs are listed a moment after they begin, and go on when nobody listens.
-    /// Streams begin one after the other, in the order of their requests.
+    /// Dify as far as the tool can tell, of a [Kind]: runs of newer ones are listed a moment after they begin, and go on
+    /// when nobody listens. Their streams begin one after the other, in the order of their requests.
     private static final class Server {
         /// Dify ends a stream after this silence.
         private static final Duration SILENCE = seconds(300);
@@ -579,7 +681,7 @@ final class Seeds implements Callable<Integer> {
         }
 
         Response run(Attempt attempt, Consumer<StreamEvent> listener) throws InterruptedException {
-            var fault = schedule.chance(trouble) ? schedule.pick(Fault.values()) : Fault.NONE;
+            var fault = possible(schedule.chance(trouble) ? schedule.pick(Fault.values()) : Fault.NONE, attempt.mode());
             schedule.say(attempt.row().id() + " " + attempt.user().replaceAll(".*-", "#") + " " + fault);
             lastMoved = scene.world.now();
             checkPause();
@@ -601,6 +703,15 @@ final class Seeds implements Callable<Integer> {
             return response;
         }
 
+        /// A stopped chatflow's answer looks like a whole one without a stream.
+        private Fault possible(Fault fault, Mode mode) {
+            return switch (fault) {
+                case PAUSED, MADE_UP, DOUBLED -> schedule.kind.isOld() ? Fault.CUT : fault;
+                case STOPPED -> schedule.kind.isChatflow() && mode != Mode.STREAMING ? Fault.FAILS : fault;
+                default -> fault;
+            };
+        }
+
         private Response shutOut() {
             if (shutOut.isEmpty()) shutOut = Optional.of(scene.world.now());
             return Given.http(401, "unauthorized", "Access token is invalid");
@@ -608,7 +719,7 @@ final class Seeds implements Callable<Integer> {
 
         /// The run goes on, but nobody learns it from its response.
         private Response broken(Job job, Consumer<StreamEvent> listener) throws InterruptedException {
-            boolean isStream = job.attempt.mode() == Mode.STREAMING;
+            boolean isStream = job.isStream();
             return switch (broken.way()) {
                 case CUT, UNUSABLE -> broken.response();
                 case CUT_WITHIN -> brokenOff(job, Fault.CUT, listener);
@@ -650,8 +761,7 @@ final class Seeds implements Callable<Integer> {
             var since = answered.getOrDefault(id, began);
             var inputs = attempt.row().inputs(); // a failed row may run again with others
             Schedule.check(jobs.stream().noneMatch(job -> job.attempt.row().inputs().equals(inputs)
-                    && job.permit == permits.getOrDefault(id, 0) && !job.listed.isAfter(since)
-                    && job.status(since).isSuccess()), () -> "row " + id + " was sent again after its success");
+                    && job.permit == permits.getOrDefault(id, 0) && job.hasVisiblySucceeded(since)), () -> "row " + id + " was sent again after its success");
         }
 
         /// Nothing may be sent for a while, or for so long that the batch stops.
@@ -668,11 +778,12 @@ final class Seeds implements Callable<Integer> {
         private Job start(Attempt attempt, Fault fault, Duration delay) {
             var begins = scene.world.now().plus(delay);
             boolean isStream = attempt.mode() == Mode.STREAMING;
-            if (isStream) begins = Collections.max(List.of(begins, queueMoves, lastBegins));
-            if (isStream && fault != Fault.LATE) lastBegins = begins;
+            boolean isQueued = isStream && !schedule.kind.isOld();
+            if (isQueued) begins = Collections.max(List.of(begins, queueMoves, lastBegins));
+            if (isQueued && fault != Fault.LATE) lastBegins = begins;
             // a stream's first event follows once its run is stored
             var listed = isStream ? begins : begins.plusMillis(schedule.random.nextInt(2_000));
-            var job = new Job(attempt, Given.run("run-" + jobs.size()), begins, listed,
+            var job = new Job(attempt, schedule.kind, Given.run("run-" + jobs.size()), begins, listed,
                     permits.getOrDefault(attempt.row().id(), 0), fault, schedule.chance(0.2));
             boolean isSlow = fault == Fault.SLOW || fault == Fault.CUT && schedule.chance(0.3);
             job.ends = begins.plusMillis(500 + schedule.random.nextInt(isSlow ? 200_000 : 20_000));
@@ -691,7 +802,8 @@ final class Seeds implements Callable<Integer> {
         }
 
         private void began(Job job, Consumer<StreamEvent> listener) {
-            if (job.attempt.mode() != Mode.STREAMING) return;
+            if (!job.isStream()) return;
+            job.isNamed = true;
             listener.accept(new StreamEvent.Began(job.ref));
             if (schedule.chance(trouble / 4)) listener.accept(new StreamEvent.Began(job.ref)); // doubled
         }
@@ -706,8 +818,9 @@ final class Seeds implements Callable<Integer> {
                 pass(isShutOut ? 1000 : Math.min(1000, 1 + left(job.ends)));
             }
             var now = scene.world.now();
+            job.isHeard = true;
             if (fault == Fault.TOO_LARGE) return new Response.Unreadable(Optional.of(job.ref), "too large");
-            if (fault != Fault.DOUBLED || job.attempt.mode() != Mode.STREAMING) return job.ran(now);
+            if (fault != Fault.DOUBLED || !job.isStream()) return job.ran(now);
             var other = schedule.chance(0.5) ? job.ran(now) : job.madeUp("connection error");
             return Response.ofEnds(Optional.of(job.ref), schedule.chance(0.5) ? List.of(job.ran(now), other)
                     : List.of(other, job.ran(now)));
@@ -719,7 +832,7 @@ final class Seeds implements Callable<Integer> {
 
         /// A stream whose events do not arrive. Its run must be found meanwhile.
         private Response silent(Job job) throws InterruptedException {
-            if (job.attempt.mode() != Mode.STREAMING) return cut(job, Symptom.NO_ANSWER);
+            if (!job.isStream()) return cut(job, Symptom.NO_ANSWER);
             var until = scene.world.now().plus(SILENCE);
             for (int calm = 0; scene.world.now().isBefore(until); pass(1000)) {
                 boolean mayStop = scene.maxFailures != null || scene.maxTokens != null; // then nothing is looked up
@@ -735,7 +848,7 @@ final class Seeds implements Callable<Integer> {
         }
 
         private Response brokenOff(Job job, Fault fault, Consumer<StreamEvent> listener) throws InterruptedException {
-            boolean isStream = job.attempt.mode() == Mode.STREAMING;
+            boolean isStream = job.isStream();
             if (!scene.world.now().isBefore(job.begins)) began(job, listener);
             pass(schedule.random.nextInt(schedule.chance(0.3) ? 50_000 : 3_000));
             var words = schedule.pick("connection error", "the engine has lost the run");
@@ -749,7 +862,7 @@ final class Seeds implements Callable<Integer> {
 
         /// A stream has named its run when it began.
         private Response cut(Job job, Symptom symptom) {
-            boolean isNamed = job.attempt.mode() == Mode.STREAMING && !scene.world.now().isBefore(job.begins);
+            boolean isNamed = job.isStream() && !scene.world.now().isBefore(job.begins);
             return isNamed ? Given.cut(symptom, job.ref) : Given.cut(symptom);
         }
 
@@ -769,10 +882,14 @@ final class Seeds implements Callable<Integer> {
             if (schedule.chance(trouble / 2)) return new LookUpResult.Silent(failure());
             var user = unresolved.attempt().user();
             var now = scene.world.now();
+            boolean isById = unresolved.run().isPresent();
+            Schedule.check(!schedule.kind.isChatflow() || isById
+                    || !now.isBefore(unresolved.attempt().at().plus(AppKind.CHATFLOW.firstLook())),
+                    () -> "a conversation was looked up before its user was there");
             var found = jobs.stream().filter(job -> job.attempt.user().equals(user))
-                    .filter(job -> !job.listed.isAfter(now)).findFirst();
+                    .filter(job -> isById && job.isNamed || job.isListed(now)).findFirst();
             if (unresolved.stopsFirst()) found.ifPresent(this::stop);
-            var result = found.map(job -> seen(job, now)).orElse(ABSENT);
+            var result = found.map(job -> job.seen(now, isById)).orElse(ABSENT);
             schedule.say("look " + unresolved.attempt().row().id() + " " + unresolved.purpose() + " "
                     + user.replaceAll(".*-", "#") + " " + result.word());
             // its request is given up
@@ -795,16 +912,6 @@ final class Seeds implements Callable<Integer> {
             Schedule.check(!job.isOverdue || isStopped, () -> job.ref.id() + " is waited for after its time is over");
             var begins = job.begins.isAfter(job.attempt.at()) ? job.begins : job.attempt.at();
             job.isOverdue = job.end != RunStatus.PAUSED && now.isAfter(begins.plus(Schedule.TIMEOUT).plusSeconds(1));
-        }
-
-        private static LookUpResult seen(Job job, Instant now) {
-            var status = job.status(now);
-            if (status == RunStatus.RUNNING || status == RunStatus.PAUSED)
-                return new LookUpResult.Running(new RunRef(job.ref.id(), ""), status,
-                        Optional.of(Duration.between(job.begins, now)).filter(_ -> !job.hidesAge), Duration.ZERO);
-            return job.fault == Fault.TOO_LARGE && status.isSuccess()
-                    ? new LookUpResult.Silent(new Response.Unreadable(Optional.of(job.ref), "too large"))
-                    : new LookUpResult.Ended(job.ran(now), job.attempt.row().inputs());
         }
 
         private void stop(Job job) {
@@ -869,9 +976,11 @@ final class Seeds implements Callable<Integer> {
             var withResult = new HashSet<String>();
             var runs = new HashSet<String>();
             for (var result : Files.exists(scene.output) ? scene.results() : List.<JsonNode>of()) {
-                var run = result.path("workflow_run_id").asText();
+                var run = result.at("/outputs/run").asText();
                 var id = result.path("id").asText();
                 withResult.add(id);
+                var named = result.path("workflow_run_id").asText(run); // an answer names only its message
+                Schedule.check(named.isEmpty() || named.equals(run), () -> run + " has the id " + named);
                 Schedule.check(runs.add(run), () -> "two results of " + run);
                 Schedule.check(paid(id).anyMatch(job -> job.ref.id().equals(run)),
                         () -> "row " + id + " has a wrong result: " + run);
@@ -886,6 +995,7 @@ final class Seeds implements Callable<Integer> {
             }
             var late = Set.copyOf(Scene.texts("user", scene.log("late")));
             for (var id : schedule.ids) paid(id).filter(job -> job.fault == Fault.LATE)
+                    .filter(job -> job.hasVisiblySucceeded(scene.world.now()))
                     .filter(job -> !late.contains(job.attempt.user()))
                     .filter(job -> schedule.crashes == 0 || !runs.contains(job.ref.id())) // killed between both files
                     .filter(this::isPaidAgain).findFirst().ifPresent(job -> Schedule.check(false,
