@@ -569,6 +569,8 @@ final class Given {
         AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2";
         boolean resendUnknown = false;
+        /// Edits of the shell.
+        UnaryOperator<Row> edits = UnaryOperator.identity();
         int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0;
         /// Counted down when the engine ends the process.
         final CountDownLatch halted = new CountDownLatch(1);
@@ -578,8 +580,13 @@ final class Given {
         Consumer<Tally> watched = _ -> {};
 
         Scene(Path folder, String rows) throws IOException {
+            this(folder, rows, "results.jsonl");
+        }
+
+        /// @param output the name of the results, which can be a shard's
+        Scene(Path folder, String rows, String output) throws IOException {
             csv = folder.resolve("data.csv");
-            output = folder.resolve("results.jsonl");
+            this.output = folder.resolve(output);
             Files.writeString(csv, rows);
         }
 
@@ -612,14 +619,15 @@ final class Given {
         }
 
         BatchWriter open() {
-            var rows = Csv.open(csv, Csv.Shape.DEFAULT);
+            var rows = Csv.open(csv, Csv.Shape.DEFAULT).with(edits);
             return BatchWriter.open(BatchFiles.of(output), rows, false, Optional.empty(), disk);
         }
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
             var batch = writer.batch();
-            var asked = new Batch.Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
-                    Long.MAX_VALUE, OptionalLong.empty(), false, resendUnknown || selection.resendUnknown(), false);
+            var asked = new Batch.Selection(selection.listed(), selection.ids(), selection.force(), selection.among(),
+                    selection.limit(), selection.seed(), selection.rerunChanged(),
+                    resendUnknown || selection.resendUnknown(), selection.pendingOnly());
             var wanted = batch.select(asked, timeout);
             var route = batch.history().modePolicy(mode, app, server, false);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(),
@@ -736,7 +744,7 @@ final class Given {
         }
 
         Path file(String suffix) {
-            return output.resolveSibling("results.jsonl" + suffix);
+            return output.resolveSibling(output.getFileName() + suffix);
         }
 
         List<JsonNode> log() throws IOException {

@@ -107,6 +107,13 @@ final class Seeds implements Callable<Integer> {
         private final int[] versions;
         private Instant now = NOON;
         private Disk disk;
+        /// The batch: a shard's name until all are merged, and what is on disk of each.
+        private String output = "results.jsonl";
+        private final Map<String, Disk> disks = new HashMap<>();
+        /// The ids of the CSV, in its order.
+        private final List<String> rows;
+        /// The shell's edits, by id, which end with its process.
+        private final Map<String, String> edits = new HashMap<>();
 
         Schedule(long seed) {
             this.seed = seed;
@@ -116,6 +123,7 @@ final class Seeds implements Callable<Integer> {
             kind = isWide ? Kind.values()[more.nextInt(Kind.values().length)] : Kind.WORKFLOW;
             ids = IntStream.range(0, 1 + random.nextInt(MOST_ROWS)).mapToObj(row -> "r" + row).toArray(String[]::new);
             versions = new int[ids.length];
+            rows = new ArrayList<>(List.of(ids));
             server = new Server(this);
         }
 
@@ -123,7 +131,13 @@ final class Seeds implements Callable<Integer> {
             var folder = Files.createTempDirectory(memory(), "seeds-");
             try {
                 int troubled = 1 + random.nextInt(4);
-                for (int session = 0; session < troubled; session++) troubled(folder);
+                int shards = isWide && more.nextInt(4) == 0 ? 2 : 1;
+                for (int session = 0; session < troubled; session++) {
+                    if (shards > 1) output = shard(1 + more.nextInt(shards));
+                    if (isWide) changeInput();
+                    troubled(folder);
+                }
+                if (shards > 1) merge(folder, shards);
                 // twice: what only appears after a row was sent again is reported by the next start
                 calm(folder, false);
                 calm(folder, true);
@@ -137,6 +151,47 @@ final class Seeds implements Callable<Integer> {
                     files.sorted(Comparator.reverseOrder()).map(Path::toFile).forEach(File::delete);
                 }
             }
+        }
+
+        private static String shard(int number) {
+            return "results." + number + "-of-2.jsonl";
+        }
+
+        /// Merges the shards, some of them after a calm session. Each needs its files, even one without rows.
+        private void merge(Path folder, int shards) throws Exception {
+            for (int number = 1; number <= shards; number++) {
+                output = shard(number);
+                if (!disks.containsKey(output) || more.nextBoolean()) calm(folder, false);
+            }
+            output = "results.jsonl";
+            restoreInput();
+            var scene = scene(folder);
+            try (var csv = Csv.open(scene.csv, Csv.Shape.DEFAULT)) {
+                Shards.Merger.merge(BatchFiles.of(scene.output), csv, false, false);
+            }
+            disk.readAll();
+            say("merged");
+        }
+
+        /// The user sorts the CSV in another way, or takes a row out for a while. One of the batch's rows stays.
+        private void changeInput() {
+            if (more.nextInt(4) == 0) Collections.shuffle(rows, more);
+            if (more.nextInt(4) > 0) return;
+            restoreInput();
+            var removed = rows.get(more.nextInt(rows.size()));
+            boolean isLast = disks.values().stream().anyMatch(known -> known.isAttempted(removed)
+                    && rows.stream().noneMatch(id -> !id.equals(removed) && known.isAttempted(id)));
+            if (rows.size() > 1 && !isLast) rows.remove(removed);
+        }
+
+        private void restoreInput() {
+            for (var id : ids) if (!rows.contains(id)) rows.add(id);
+        }
+
+        /// The rows of this batch or shard that the CSV has now.
+        List<String> present() {
+            var part = Shard.in(Path.of(output));
+            return rows.stream().filter(id -> part.isEmpty() || part.get().holds(id)).toList();
         }
 
         /// What the tool forces to disk without asking this disk would take most of the time elsewhere.
@@ -161,6 +216,7 @@ final class Seeds implements Callable<Integer> {
             if (chance(0.1)) scene.maxTokens = 10L * (1 + random.nextInt(8));
             if (chance(0.3)) scene.wait = Duration.ofMillis(random.nextInt(3000));
             if (sessions > 1) select(scene);
+            if (isWide && sessions > 1) selectMore(scene);
             if (chance(0.25)) scene.interruptAfter(Duration.ofMillis(random.nextInt(60_000)));
             if (chance(0.1)) scene.interruptAfter(Duration.ofMillis(random.nextInt(60_000)));
             if (chance(0.4)) disk.crashAtForce = 1 + random.nextInt(20);
@@ -174,6 +230,8 @@ final class Seeds implements Callable<Integer> {
         private void calm(Path folder, boolean isLast) throws Exception {
             server.trouble = 0;
             server.broken = Broken.NOTHING;
+            restoreInput();
+            edits.clear();
             now = now.plusSeconds(400);
             var scene = scene(folder);
             scene.slots = 3;
@@ -184,9 +242,10 @@ final class Seeds implements Callable<Integer> {
         }
 
         private Scene scene(Path folder) throws IOException {
-            var rows = new StringBuilder("id,text\n");
-            for (int row = 0; row < ids.length; row++) rows.append("%s,v%d%n".formatted(ids[row], versions[row]));
-            var scene = new Scene(folder, rows.toString());
+            var csv = new StringBuilder("id,text\n");
+            for (var id : rows) csv.append("%s,v%d%n".formatted(id, versions[List.of(ids).indexOf(id)]));
+            var scene = new Scene(folder, csv.toString(), output);
+            scene.edits = row -> edits.containsKey(row.id()) ? row.with(Map.of("text", edits.get(row.id()))) : row;
             scene.world.startAt(now);
             scene.world.mostWaits = 100_000;
             scene.app = kind.app;
@@ -194,7 +253,8 @@ final class Seeds implements Callable<Integer> {
             scene.timeout = TIMEOUT;
             scene.settle = SETTLE;
             scene.backoff = new Backoff(seconds(1), LONGEST_DELAY, RETRIES, random::nextDouble);
-            disk = new Disk(scene, disk);
+            disk = new Disk(scene, disks.get(output));
+            disks.put(output, disk);
             scene.disk = disk;
             scene.answer = (attempt, listener) -> {
                 check(disk.isAttempted(attempt.user()), () -> "a request left before its attempt was on disk");
@@ -217,16 +277,39 @@ final class Seeds implements Callable<Integer> {
             switch (random.nextInt(6)) {
                 case 0 -> scene.selection = Batch.Selection.LISTED;
                 case 1 -> {
-                    var named = Stream.of(ids).filter(_ -> chance(0.4)).toList();
+                    var named = present().stream().filter(_ -> chance(0.4)).toList();
                     if (named.isEmpty()) return;
                     server.permit(named);
                     scene.selection = Batch.Selection.named(named, true);
                 }
                 case 2 -> {
-                    server.permit(List.of(ids));
+                    server.permit(present());
                     scene.resendUnknown = true;
                 }
                 default -> {} // the same command again
+            }
+        }
+
+        /// What a part of the seeds asks for instead: a sample, the first rows, changed rows again, or a row that the
+        /// shell has edited. The shell's process plays the next session, too, unless it was killed.
+        private void selectMore(Scene scene) {
+            if (more.nextBoolean()) edits.clear();
+            switch (more.nextInt(8)) {
+                case 0 -> scene.selection = Batch.Selection.PENDING.random(1 + more.nextInt(4), more.nextLong());
+                case 1 -> scene.selection = new Batch.Selection(false, List.of(), false, List.of(),
+                        1 + more.nextInt(4), OptionalLong.empty(), false, false, more.nextBoolean());
+                case 2 -> {
+                    server.permit(present().stream().filter(id -> versions[List.of(ids).indexOf(id)] > 0).toList());
+                    scene.selection = Batch.Selection.pending(false, true);
+                }
+                case 3 -> {
+                    if (present().isEmpty()) return;
+                    var id = present().get(more.nextInt(present().size()));
+                    edits.put(id, "edited" + sessions);
+                    server.permit(List.of(id));
+                    scene.selection = Batch.Selection.named(List.of(id), true);
+                }
+                default -> {}
             }
         }
 
@@ -234,7 +317,11 @@ final class Seeds implements Callable<Integer> {
             scene.world.eachWait = () -> {
                 if (scene.world.waits() >= crashAtWait) throw new Crash();
             };
-            say("session " + sessions + " " + kind + " " + scene.mode + " -c " + scene.slots + server.broken);
+            var asked = scene.selection;
+            say("session " + sessions + " " + kind + " " + scene.mode + " -c " + scene.slots + server.broken + " " + output
+                    + " " + rows + " ids " + asked.ids() + (asked.isSample() ? " sample" : "")
+                    + (asked.isLimited() ? " limit " + asked.limit() : "") + (asked.rerunChanged() ? " changed" : "")
+                    + (edits.isEmpty() ? "" : " edits " + edits));
             var stop = Optional.<Stop>empty();
             boolean hasCrashed = false;
             try {
@@ -243,6 +330,7 @@ final class Seeds implements Callable<Integer> {
             } catch (Crash _) {
                 hasCrashed = true;
                 crashes++;
+                edits.clear();
                 say("crash");
             }
             disk.restore();
@@ -319,6 +407,12 @@ final class Seeds implements Callable<Integer> {
             this.scene = scene;
             results = before == null ? new Forced() : before.results;
             log = before == null ? new Forced() : before.log;
+        }
+
+        /// Everything is on disk after a merge.
+        void readAll() throws IOException {
+            results.add(Files.readAllBytes(scene.output));
+            log.add(Files.readAllBytes(scene.file(".log")));
         }
 
         /// Both files may be forced at a time, on two threads; only the log decides when something happens.
@@ -941,7 +1035,7 @@ final class Seeds implements Callable<Integer> {
             var now = scene.world.now();
             boolean mayWait = scene.busy > 0 || isAway() || !broken.is(Broken.Part.NONE) || now.isBefore(paused) || isShutOut
                     || scene.tally.activity().pause().isPresent() || scene.selection != Batch.Selection.PENDING
-                    || Stream.of(schedule.ids).allMatch(schedule.disk::isAttempted);
+                    || schedule.present().stream().allMatch(schedule.disk::isAttempted);
             if (mayWait) lastMoved = now;
             Schedule.check(now.isBefore(lastMoved.plus(STANDSTILL)), () -> "no row was sent for " + STANDSTILL);
         }
