@@ -24,6 +24,9 @@ final class MapTest {
         private static final Pattern COLLECTION = Pattern.compile(
                 "^java\\.util\\.(?!Optional|function|regex|Locale|UUID|Iterator\\b)\\w+");
 
+        private static final Set<Tree.Kind> LIMITS = EnumSet.of(Tree.Kind.LESS_THAN, Tree.Kind.LESS_THAN_EQUAL,
+                Tree.Kind.GREATER_THAN, Tree.Kind.GREATER_THAN_EQUAL);
+
         /// A declaration directly inside the outermost class.
         record Member(String name, String section, boolean isType) {}
 
@@ -43,6 +46,9 @@ final class MapTest {
         /// Fields that are not final, or hold a collection that can be changed, and who else uses them.
         final Set<String> openFields = new TreeSet<>();
         final List<String> catchAlls = new ArrayList<>();
+        /// The methods with loops that syntax does not bound, each once for each loop.
+        final List<String> loops = new ArrayList<>();
+        final List<String> largeRecords = new ArrayList<>(), callsWithLiterals = new ArrayList<>();
         private final CompilationUnitTree unit;
         private final Trees trees;
         private final List<String> lines;
@@ -91,15 +97,84 @@ final class MapTest {
                 case IdentifierTree _, MemberSelectTree _, MemberReferenceTree _, NewClassTree _ -> use(tree);
                 case SwitchTree choice -> cases(choice, choice.getExpression(), choice.getCases());
                 case SwitchExpressionTree choice -> cases(choice, choice.getExpression(), choice.getCases());
+                case WhileLoopTree _, DoWhileLoopTree _ -> loops.add(method());
+                case ForLoopTree loop when !isCounted(loop) -> loops.add(method());
+                case MethodInvocationTree call when isEndless(call) -> loops.add(method());
+                case null, default -> {}
+            }
+            switch (tree) {
+                case MethodInvocationTree call -> literals(call, call.getArguments());
+                case NewClassTree call -> literals(call, call.getArguments());
                 case null, default -> {}
             }
             return super.scan(tree, nothing);
+        }
+
+        /// Notes a call with more than two arguments that mean nothing without the declaration.
+        private void literals(Tree call, List<? extends ExpressionTree> arguments) {
+            if (arguments.stream().filter(SourceMap::isBare).count() > 2)
+                callsWithLiterals.add("line " + line(start(call)) + ": " + method());
+        }
+
+        private static boolean isBare(ExpressionTree argument) {
+            return switch (argument) {
+                case LiteralTree literal -> !(literal.getValue() instanceof String text) || text.isEmpty();
+                case UnaryTree sign -> isBare(sign.getExpression());
+                case MethodInvocationTree call -> call.toString().matches("Optional(Long|Int|Double)?\\.empty\\(\\)");
+                default -> false;
+            };
+        }
+
+        /// Returns whether a variable of the loop counts up or down to something.
+        private static boolean isCounted(ForLoopTree loop) {
+            var names = loop.getInitializer().stream().filter(VariableTree.class::isInstance)
+                    .map(made -> ((VariableTree) made).getName().toString()).toList();
+            var counted = loop.getUpdate().stream().map(update -> update.getExpression().toString())
+                    .flatMap(text -> names.stream().filter(name -> text.matches("(\\+\\+|--)?" + name
+                            + "(\\+\\+|--| [-+*]= .+)?"))).toList();
+            return compared(loop.getCondition()).anyMatch(counted::contains);
+        }
+
+        /// Returns the variables that a condition, or one of its parts that must all hold, compares with a limit.
+        private static Stream<String> compared(ExpressionTree condition) {
+            return switch (condition) {
+                case BinaryTree all when all.getKind() == Tree.Kind.CONDITIONAL_AND ->
+                        Stream.concat(compared(all.getLeftOperand()), compared(all.getRightOperand()));
+                case BinaryTree one when LIMITS.contains(one.getKind()) -> Stream.of(one.getLeftOperand().toString());
+                case null, default -> Stream.of();
+            };
+        }
+
+        /// Returns whether a call makes a stream that goes on until something ends it, or is that of its own method.
+        private boolean isEndless(MethodInvocationTree call) {
+            var name = call.getMethodSelect().toString();
+            if (name.equals("Stream.iterate") || name.equals("Stream.generate")) return true;
+            var called = trees.getElement(new TreePath(getCurrentPath(), call));
+            return called != null && called.equals(enclosingMethod());
+        }
+
+        /// Returns the method around the current place, not that of an anonymous type in it; null in a field.
+        private Element enclosingMethod() {
+            for (var at = getCurrentPath(); at != null; at = at.getParentPath()) {
+                boolean isIn = at.getLeaf() instanceof MethodTree
+                        && !((ClassTree) at.getParentPath().getLeaf()).getSimpleName().isEmpty();
+                if (isIn) return trees.getElement(at);
+            }
+            return null;
+        }
+
+        private String method() {
+            var method = enclosingMethod();
+            return method == null ? name(enclosing.peek()) : name(method.getEnclosingElement()) + "."
+                    + method.getSimpleName();
         }
 
         @Override
         public Void visitClass(ClassTree tree, Void nothing) {
             var element = (TypeElement) trees.getElement(getCurrentPath());
             if (tree.getSimpleName().isEmpty()) return super.visitClass(tree, nothing); // anonymous: part of its method
+            if (element.getRecordComponents().size() > 8)
+                largeRecords.add(name(element) + ": " + element.getRecordComponents().size());
             enclosing.push(element);
             if (enclosing.size() > 1) super.visitClass(tree, nothing);
             else for (var part : tree.getMembers()) {
@@ -278,6 +353,8 @@ final class MapTest {
         }
         IO.println("lines: %d; code lines: %d; comment lines: %.1f %%".formatted(map.lines.size(), map.codeLines(),
                 map.commentShare()));
+        IO.println("\nloops that syntax does not bound:");
+        map.loops.stream().sorted().forEach(method -> IO.println("  " + method));
         for (var law : laws(map)) {
             IO.println("\n" + law + ": " + law.places().size() + " (at most " + law.most() + ")");
             law.places().forEach(place -> IO.println("  " + place));
@@ -311,9 +388,163 @@ final class MapTest {
                 Law.ofMethods("methods with lambdas nested three deep", 1, map, method -> method.lambdas() > 2),
                 Law.ofMethods("methods of 15 lines or more without any comment", 10, map,
                         method -> method.lines() >= 15 && !method.hasComment()),
-                Law.ofMethods("methods with more than four parameters", 15, map, method -> method.parameters() > 4),
+                Law.of("records with more than eight parts", 7, map.largeRecords), // 0 from the next release on
+                Law.of("calls with more than two bare arguments", 33, map.callsWithLiterals), // 5 from then on
+                // 6 from then on
+                Law.ofMethods("methods with more than four parameters", 14, map, method -> method.parameters() > 4),
                 Law.ofMethods("methods longer than 60 lines", 0, map, method -> method.lines() > 60),
                 Law.of("lines over 120 columns", 0, map.longLines()));
+    }
+
+    // ── Loops ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What ends each loop that is neither over a collection nor counts to a limit. Recursion counts as a loop, and so
+    /// does a stream that goes on until something ends it. A number in brackets: so many loops of one method.
+    ///
+    /// A bound is a setting, the size of the input, or progress. "no bound yet" is a defect, whose number is limited.
+    private static final String BOUNDS = """
+            Agenda.next                     | the rows of the CSV
+            AppRuns.<init>                  | the columns of the form: one of as many names and one more is free
+            AppRuns.read                    | no bound yet: pages may repeat; otherwise --last, or the list's last page
+            Batch.sample                    | the rows of the CSV
+            BatchFiles.writeRetryList       | the rows of the CSV
+            Book.part                       | the parts of the zip file
+            Book.read (2)                   | MAX_ROWS; the cells of a row
+            Book.survey (2)                 | the elements of two parts of the workbook
+            CommandLines.unmatched          | the depth of the commands
+            Connection.inspect              | no bound yet: a repair may be proposed again
+            Csv.Header.likelyDelimiter      | calls another method of this name, for one line
+            Csv.Header.of                   | the records of the file up to --header-row
+            Csv.Header.records              | the records of the file up to the column names
+            Csv.Header.refuseTitle          | 20 records
+            Csv.Records.next (2)            | the characters of the file: each pass takes some
+            Csv.Records.takeQuoted          | the characters of the file, and those of a cell
+            Csv.Records.takeTo (2)          | the characters of the file, and those of a cell
+            Csv.Rows.next                   | the records of the file
+            Csv.read                        | no bound yet: a repair may be proposed again
+            Csv.rows                        | the records of the file
+            Csv.survey                      | the records of the file
+            Csv.unique                      | MAX_SEARCHED_ROWS
+            Csv.write                       | the records of the file
+            DifyClient.ends                 | 100 ms, after which the response is closed
+            DifyClient.json                 | calls itself once, with a file that has an id
+            DifyClient.stream               | the time limit of the response, which closes it
+            Engine.run (2)                  | a stop, or the outcome of each row: by MAX_RETRIES, TIMEOUT and --settle; \
+            the messages that wait
+            Engine.startDue (2)             | the free slots
+            Engine.watchDisk                | the session's end, which interrupts it
+            FirstExchange.ask               | MAX_RETRIES
+            History.remove                  | the attempts of a row
+            Index.slot                      | the table, which always has free slots
+            Json.hasText                    | the depth of the JSON, which the parser limits
+            JsonDiff.Change.alike           | the words of a text
+            JsonDiff.of (2)                 | the depth of the JSON, which the parser limits
+            LineFile.lastLine (3)           | the size of the file, which the block reaches by doubling
+            LineOffsets.of                  | the lines of a row
+            Lines.fill (2)                  | the size of the file
+            Lines.find (2)                  | the bytes of the page
+            Lines.scan                      | the lines of the file
+            LongList.set                    | the place that is set
+            Progress.line                   | the items of the line
+            Sender.FileSaver.moveToFreeName | the files in the folder: one of the numbers is free
+            Shards.Merger.log               | the lines of the logs
+            Shell.Dialogue.converse         | the user: exit, or the end of the input
+            Shell.Dialogue.execute          | the lines that were pasted
+            Shell.command                   | the lines of the input
+            Shell.script                    | the lines of the input
+            ShellSession.values (2)         | calls itself once, for another label
+            Spreadsheet.export (2)          | the columns of the CSV; its rows
+            Temporary.of                    | 5 tries
+            Text.reason (2)                 | the causes of an exception, of which Java makes no ring
+            TextFile.read                   | the text of the file
+            Transport.Answer.event          | the events of the response, whose time limit closes it
+            Transport.event                 | the lines of the response, whose time limit closes it
+            Transport.unsent                | the causes of an exception, of which Java makes no ring
+            Value.uploaded                  | calls itself for the files of a list, which are not lists
+            Verification.ask                | 4 tries
+            """;
+    private static final int MOST_WITHOUT_BOUND = 3;
+
+    /// @param loops how many the method has
+    private record Bound(String method, int loops, String words) {
+        static final Pattern LINE = Pattern.compile("(\\S+)(?: \\((\\d+)\\))? +\\| (.+)");
+
+        static Bound of(String line) {
+            var match = LINE.matcher(line);
+            assertTrue(match.matches(), line);
+            return new Bound(match.group(1), match.group(2) == null ? 1 : Integer.parseInt(match.group(2)),
+                    match.group(3));
+        }
+
+        boolean isMissing() {
+            return words.startsWith("no bound yet");
+        }
+    }
+
+    @Nested
+    class EveryLoop {
+        private static SourceMap map;
+        private static Map<String, Bound> bounds;
+
+        @BeforeAll
+        static void read() throws IOException {
+            map = new SourceMap(source());
+            bounds = BOUNDS.lines().map(Bound::of).collect(Collectors.toMap(Bound::method, Function.identity()));
+        }
+
+        /// A new loop that is not over a collection and does not count to a limit needs a line above: what ends it?
+        @Test
+        void hasABoundInTheTable() {
+            var unlisted = new TreeMap<String, Integer>();
+            map.loops.forEach(method -> unlisted.merge(method, 1, Integer::sum));
+            unlisted.entrySet().removeIf(found -> bounds.containsKey(found.getKey())
+                    && bounds.get(found.getKey()).loops() == found.getValue());
+
+            assertEquals(Map.of(), unlisted, "loops whose bound is not in the table, and how many the method has");
+        }
+
+        @Test
+        void isInTheTableOnlyIfItIsInTheSource() {
+            var missing = new TreeSet<>(bounds.keySet());
+            missing.removeAll(map.loops);
+
+            assertEquals(Set.of(), missing, "methods of the table without such a loop");
+        }
+
+        @Test
+        void endsExceptForKnownDefects() {
+            var missing = bounds.values().stream().filter(Bound::isMissing).toList();
+
+            assertTrue(missing.size() <= MOST_WITHOUT_BOUND, missing::toString);
+        }
+
+        @Test
+        void isFoundWhateverItsForm() throws IOException {
+            var forms = new SourceMap("""
+                    package difyexec;
+                    import java.util.stream.Stream;
+                    class DifyExec {
+                        void whole() { while (true) {} }
+                        void empty() { for (;;) {} }
+                        void twice(boolean is) { do {} while (is); do {} while (is); }
+                        void reading(java.io.Reader in) throws Exception {
+                            for (int c = in.read(); c >= 0; c = in.read()) {}
+                        }
+                        void pages(boolean hasMore) { for (int page = 1; hasMore && page() < 9; page++) {} }
+                        int page() { return page(); }
+                        Object stream() { return Stream.generate(() -> 1); }
+                        void counted(int[] all, boolean is) {
+                            for (int i = 0; is && i < all.length; i++) {}
+                            for (int i = 9; i >= 0; i -= 2) {}
+                            for (var each : all) {}
+                        }
+                    }
+                    """);
+
+            assertEquals(List.of("DifyExec.empty", "DifyExec.page", "DifyExec.pages", "DifyExec.reading",
+                    "DifyExec.stream", "DifyExec.twice", "DifyExec.twice", "DifyExec.whole"),
+                    forms.loops.stream().sorted().toList());
+        }
     }
 
     @Nested
@@ -345,9 +576,18 @@ final class MapTest {
             assertTrue(map.commentShare() >= 8.5, map.commentShare() + " % comments");
         }
 
+        /// A ratchet with room for a change: the figure of the last release (0.4.0: 12,086) plus 150, which the next
+        /// release lowers. Until 0.5.0 it is a little more. A count must not stop a small change.
         @Test
         void findsNoMoreCodeLinesThanAllowed() {
-            assertTrue(map.codeLines() <= 12_090, map.codeLines() + " code lines");
+            assertTrue(map.codeLines() <= 12_310, map.codeLines() + " code lines");
+        }
+
+        /// Code hosts and tools stop showing files from a megabyte on. Less than 1,000,000 from the next release on.
+        @Test
+        void findsNoMoreBytesThanAllowed() {
+            int bytes = map.text.getBytes(UTF_8).length;
+            assertTrue(bytes <= 1_004_430, bytes + " bytes");
         }
     }
 }
