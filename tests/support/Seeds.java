@@ -911,6 +911,7 @@ final class Seeds implements Callable<Integer> {
                 if (job.isDead) return cut(job, Symptom.CUT);
                 pass(isShutOut ? 1000 : Math.min(1000, 1 + left(job.ends)));
             }
+            if (job.isDead && job.kind.isChatflow()) return cut(job, Symptom.CUT); // it died at the last moment
             var now = scene.world.now();
             job.isHeard = true;
             if (fault == Fault.TOO_LARGE) return new Response.Unreadable(Optional.of(job.ref), "too large");
