@@ -688,6 +688,9 @@ final class Seeds implements Callable<Integer> {
         private static final Duration STANDSTILL = seconds(25);
         /// The tool's limit for the response to a request that starts no run.
         private static final Duration QUERY = seconds(30);
+        /// A chatflow's run that appears late is forgotten if its message was still empty at that moment, and its row may
+        /// be sent again although that run has succeeded by then.
+        private static final boolean LATE_CHATFLOWS_ARE_KEPT = false;
 
         private final Schedule schedule;
         final List<Job> jobs = new ArrayList<>();
@@ -854,8 +857,10 @@ final class Seeds implements Callable<Integer> {
             var id = attempt.row().id();
             var since = answered.getOrDefault(id, began);
             var inputs = attempt.row().inputs(); // a failed row may run again with others
-            Schedule.check(jobs.stream().noneMatch(job -> job.attempt.row().inputs().equals(inputs)
-                    && job.permit == permits.getOrDefault(id, 0) && job.hasVisiblySucceeded(since)), () -> "row " + id + " was sent again after its success");
+            var sought = jobs.stream().filter(job -> job.permit == permits.getOrDefault(id, 0)
+                    && (LATE_CHATFLOWS_ARE_KEPT || job.fault != Fault.LATE || !job.kind.isChatflow()));
+            Schedule.check(sought.noneMatch(job -> job.attempt.row().inputs().equals(inputs)
+                    && job.hasVisiblySucceeded(since)), () -> "row " + id + " was sent again after its success");
         }
 
         /// Nothing may be sent for a while, or for so long that the batch stops.
@@ -1019,7 +1024,7 @@ final class Seeds implements Callable<Integer> {
 
         Optional<Response> probe() {
             checkPause();
-            if (broken.is(Broken.Part.PROBES)) {
+            if (broken.is(Broken.Part.PROBES) && !isAway()) {
                 if (broken.isSlow()) scene.wait(QUERY);
                 return Optional.of(broken.response());
             }
