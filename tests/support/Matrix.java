@@ -313,7 +313,7 @@ final class Matrix implements Callable<Integer> {
             var problems = new ArrayList<String>();
             // a session that has started asks for it only after failures
             if (broken == 0 && !batch.cell.isLate()) problems.add("the route was never requested");
-            for (var ended : List.of(first, next)) {
+            for (var ended : next == first ? List.of(first) : List.of(first, next)) {
                 var when = ended == first ? "" : "the next run ";
                 if (ended.exit().isEmpty()) problems.add(when + "did not end within "
                         + ended.took().toSeconds() + " s");
