@@ -53,9 +53,17 @@ final class SimulatedServer implements AutoCloseable {
         return URI.create("http://127.0.0.1:" + socket.getLocalPort() + "/v1");
     }
 
-    /// How many connections wait until others end, also those whose clients have left.
+    /// How many requests wait until other connections end, also those whose clients have left.
     int waiting() {
-        return waiting.size();
+        return (int) waiting.stream().filter(SimulatedServer::hasRequest).count();
+    }
+
+    private static boolean hasRequest(Socket connection) {
+        try {
+            return connection.getInputStream().available() > 0;
+        } catch (IOException _) {
+            return false; // it is closed
+        }
     }
 
     private void accept() {
