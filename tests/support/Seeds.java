@@ -43,6 +43,9 @@ final class Seeds implements Callable<Integer> {
     @Option(names = "--first", description = "Stop at the first broken promise.")
     boolean isFirst;
 
+    @Option(names = "--narrow", description = "Play all seeds with a workflow of 1.14 and the same CSV throughout.")
+    boolean isNarrow;
+
     @Option(names = "--trace", description = "Print what happened.")
     boolean isTraced;
 
@@ -58,7 +61,7 @@ final class Seeds implements Callable<Integer> {
         var broken = new ArrayList<String>();
         long seed = from;
         for (; seed < from + seeds && !(isFirst && !broken.isEmpty()); seed++) {
-            var schedule = new Schedule(seed);
+            var schedule = new Schedule(seed, isNarrow);
             try {
                 schedule.play();
             } catch (AssertionError problem) {
@@ -114,12 +117,18 @@ final class Seeds implements Callable<Integer> {
         private final List<String> rows;
         /// The shell's edits, by id, which end with its process.
         private final Map<String, String> edits = new HashMap<>();
+        /// The user of each row's request that had edits and was in flight when its process was killed, by id.
+        final Map<String, String> lostEdits = new HashMap<>();
 
         Schedule(long seed) {
+            this(seed, false);
+        }
+
+        Schedule(long seed, boolean isNarrow) {
             this.seed = seed;
             random = new Random(seed * 0x9E3779B97F4A7C15L); // the first numbers of neighbouring seeds are alike
             more = new Random(seed * 0xC2B2AE3D27D4EB4FL);
-            isWide = more.nextBoolean();
+            isWide = more.nextBoolean() && !isNarrow;
             kind = isWide ? Kind.values()[more.nextInt(Kind.values().length)] : Kind.WORKFLOW;
             ids = IntStream.range(0, 1 + random.nextInt(MOST_ROWS)).mapToObj(row -> "r" + row).toArray(String[]::new);
             versions = new int[ids.length];
@@ -330,6 +339,8 @@ final class Seeds implements Callable<Integer> {
             } catch (Crash _) {
                 hasCrashed = true;
                 crashes++;
+                for (var attempt : scene.sent)
+                    if (attempt.isEdited() && server.isOpen(attempt)) lostEdits.put(attempt.row().id(), attempt.user());
                 edits.clear();
                 say("crash");
             }
@@ -456,6 +467,13 @@ final class Seeds implements Callable<Integer> {
         /// Whether the log contains an attempt of this user or row.
         boolean isAttempted(String name) {
             return log.text.indexOf("\"" + name + "\"") >= 0;
+        }
+
+        /// Whether the log contains how this user's attempt ended, apart from one that led to another attempt.
+        boolean hasOutcome(String user) {
+            return log.text.toString().lines().anyMatch(line -> line.contains("\"" + user + "\"")
+                    && line.contains("\"event\":\"end\"")
+                    && !line.contains("\"not_started\"") && !line.contains("\"again\""));
         }
 
         int results() {
@@ -686,6 +704,8 @@ final class Seeds implements Callable<Integer> {
         private static final Duration SILENCE = seconds(300);
         /// The longest time without a request although rows wait, nothing runs and the server is well.
         private static final Duration STANDSTILL = seconds(25);
+        /// A conversation that is looked up earlier may be hidden for good.
+        private static final Duration FIRST_LOOK = seconds(2);
         /// The tool's limit for the response to a request that starts no run.
         private static final Duration QUERY = seconds(30);
         /// A chatflow's run that appears late is forgotten if its message was still empty at that moment, and its row may
@@ -771,6 +791,11 @@ final class Seeds implements Callable<Integer> {
 
         void permit(List<String> ids) {
             ids.forEach(id -> permits.merge(id, 1, Integer::sum));
+            schedule.lostEdits.keySet().removeAll(ids);
+        }
+
+        boolean isOpen(Attempt attempt) {
+            return open.contains(attempt.user());
         }
 
         private boolean isAway() {
@@ -788,6 +813,9 @@ final class Seeds implements Callable<Integer> {
                 fault = Fault.LOST;
             }
             checkSuccess(attempt);
+            var lost = schedule.lostEdits.get(attempt.row().id());
+            Schedule.check(lost == null || schedule.disk.hasOutcome(lost), () -> "row " + attempt.row().id()
+                    + " was sent again although its edits are lost");
             open.add(attempt.user());
             if (scene.wait != null) excused = excused.plus(scene.wait);
             int places = scene.mode == Mode.STREAMING ? 2 * scene.slots : scene.slots; // silent streams hold none
@@ -984,7 +1012,7 @@ final class Seeds implements Callable<Integer> {
             var now = scene.world.now();
             boolean isById = unresolved.run().isPresent();
             Schedule.check(!schedule.kind.isChatflow() || isById
-                    || !now.isBefore(unresolved.attempt().at().plus(AppKind.CHATFLOW.firstLook())),
+                    || !now.isBefore(unresolved.attempt().at().plus(FIRST_LOOK)),
                     () -> "a conversation was looked up before its user was there");
             var found = jobs.stream().filter(job -> job.attempt.user().equals(user))
                     .filter(job -> isById && job.isNamed || job.isListed(now)).findFirst();
