@@ -9,7 +9,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.stream.Collectors.joining;
 import static java.util.stream.Collectors.toMap;
 
-/// The exchanges with three real Dify servers in `tests/recorded/`, whose README describes them.
+/// The exchanges with four real Dify servers in `tests/recorded/`, whose README describes them.
 final class Recorded {
     static final List<String> VERSIONS = List.of("1.9.2", "1.14.2", "1.16.0", "1.16.1");
     private static final ObjectMapper JSON = new ObjectMapper();
@@ -18,19 +18,37 @@ final class Recorded {
 
     // ── Reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The exchanges of a version by case, in the order of their names.
+    /// The exchanges of a version with workflows and chatflows by case, in the order of their names.
     static Map<String, List<Exchange>> cases(String version) {
-        return recordings(version).stream().collect(toMap(recording -> recording.path("case").asText(),
-                recording -> exchanges(version, recording), (one, _) -> one, LinkedHashMap::new));
+        return exchanges(version, recording -> !isOfOther(recording), true);
     }
 
-    /// A note on an action on the server has no request. It keeps its number, but is not an exchange.
-    private static List<Exchange> exchanges(String version, JsonNode recording) {
+    /// Those with apps without a workflow: chat, agent-chat, agent and completion.
+    static Map<String, List<Exchange>> casesOfOthers(String version) {
+        return exchanges(version, Recorded::isOfOther, true);
+    }
+
+    /// What was written down in the same cases without a request: what the model saw, or the message in the database.
+    static Map<String, List<Exchange>> notesOfOthers(String version) {
+        return exchanges(version, Recorded::isOfOther, false);
+    }
+
+    private static boolean isOfOther(JsonNode recording) {
+        return recording.path("case").asText().matches("(chat|agent|completion|llm)_.*");
+    }
+
+    /// A note without a request keeps its number, but is not an exchange.
+    private static Map<String, List<Exchange>> exchanges(String version, Predicate<JsonNode> which, boolean isAsked) {
+        return recordings(version).stream().filter(which).collect(toMap(recording -> recording.path("case").asText(),
+                recording -> all(version, recording).filter(each -> each.request().isMissingNode() != isAsked).toList(),
+                (one, _) -> one, LinkedHashMap::new));
+    }
+
+    private static Stream<Exchange> all(String version, JsonNode recording) {
         var all = recording.path("exchanges");
-        return IntStream.range(0, all.size()).filter(number -> all.get(number).has("request"))
-                .mapToObj(number -> new Exchange(version, recording.path("case").asText(), number,
-                        all.get(number).path("about").asText(), all.get(number).path("request"),
-                        all.get(number).path("response"))).toList();
+        return IntStream.range(0, all.size()).mapToObj(number -> new Exchange(version, recording.path("case").asText(),
+                number, all.get(number).path("about").asText(), all.get(number).path("request"),
+                all.get(number).path("response")));
     }
 
     /// From the jar that JBang packs, or a folder.
@@ -104,9 +122,14 @@ final class Recorded {
             return RUN.matcher(line()).matches();
         }
 
-        /// A question to a chatflow, which starts a run.
+        /// A question to a chatflow or a chat, which starts a run or a row.
         boolean isQuestion() {
             return line().equals("POST /v1/chat-messages");
+        }
+
+        /// A request that starts something.
+        boolean isStart() {
+            return isRun() || isQuestion() || line().equals("POST /v1/completion-messages");
         }
 
         /// A request for a run's detail or the log, or for the conversations and messages of a chatflow.
@@ -206,13 +229,16 @@ final class Recorded {
                 "transfer_method", "extension", "mime_type", "name", "filename", "errors", "error_strategy", "version");
         private static final Set<String> TEXTS = Set.of("inputs", "outputs");
         /// Only their presence matters.
-        private static final Set<String> EMPTY_OR_NOT = Set.of("answer", "provider_response_latency");
+        private static final Set<String> EMPTY_OR_NOT = Set.of("answer", "provider_response_latency", "thought",
+                "observation", "tool", "tool_input", "introduction");
 
         /// Replacements for everything that differs from run to run.
         private static final Map<Pattern, String> VARIABLE = Map.of(
                 Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}"), "<id>",
                 Pattern.compile("127\\.0\\.0\\.1:\\d{4,5}"), "<host>",
                 Pattern.compile("exceeded: \\d+\\.\\d+s > "), "exceeded: <seconds> > ",
+                Pattern.compile("req_id: \\p{XDigit}{10} "), "req_id: <id> ",
+                Pattern.compile("agent_run_id=run-\\p{XDigit}{32}"), "agent_run_id=<id>",
                 Pattern.compile("input_value=.*?, input_type="), "input_value=…, input_type=",
                 Pattern.compile("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d\\.\\d{6}"), "<time>");
 
@@ -237,6 +263,22 @@ final class Recorded {
         private static String normal(String text) {
             for (var each : VARIABLE.entrySet()) text = each.getKey().matcher(text).replaceAll(each.getValue());
             return text;
+        }
+
+        /// These without pings after the first event, and without events that repeat the one before, or the two before:
+        /// how many pieces an answer has depends on times.
+        static List<String> condensed(List<String> shapes) {
+            var condensed = new ArrayList<String>();
+            for (var shape : shapes) {
+                int size = condensed.size();
+                boolean isPing = shape.equals("ping") && condensed.stream().anyMatch(each -> !each.equals("ping"));
+                if (isPing || size > 0 && condensed.getLast().equals(shape)) continue;
+                condensed.add(shape);
+                boolean isPair = size >= 3 && condensed.subList(size - 1, size + 1)
+                        .equals(condensed.subList(size - 3, size - 1));
+                if (isPair) condensed.subList(size - 1, size + 1).clear();
+            }
+            return condensed;
         }
 
         /// The shapes of an answer as text: of the whole, or of each event of a stream.
