@@ -1,6 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Kills the tool at random moments of a batch and counts rows lost or paid twice.
+//SOURCES ../DifyExec.java
 //SOURCES ../tests/support/Simulator.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 

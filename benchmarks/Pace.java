@@ -1,6 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Compares speed and processor time with 0.2.0 and the last release, and large batches with small ones.
+//SOURCES ../DifyExec.java
 //SOURCES ../tests/support/Simulator.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 

@@ -1,6 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Restarts a simulated Dify during a batch and prints the concurrency limit over time.
+//SOURCES ../DifyExec.java
 //SOURCES ../tests/support/Simulator.java
 //SOURCES ../tests/support/Given.java
 //DEPS org.junit.jupiter:junit-jupiter:6.1.3

@@ -1,7 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Simulates a Dify server of version 1.9.2, 1.14.2, 1.16.0 or 1.16.1 over real HTTP, with chosen faults.
-//SOURCES ../../DifyExec.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
 //SOURCES SimulatedRoute.java
@@ -16,7 +15,8 @@
 //SOURCES SimulatedForm.java
 //SOURCES SimulatedFiles.java
 //SOURCES SimulatedGraph.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
+//DEPS info.picocli:picocli:4.7.7
+//DEPS com.fasterxml.jackson.core:jackson-databind:2.21.6
 
 package difyexec;
 
@@ -28,7 +28,6 @@ import picocli.CommandLine.Model.*;
 
 import module java.base;
 
-import static difyexec.DifyExec.*;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
 /// A Dify server with one app, a workflow or a chatflow, for tests and benchmarks. This class decides what goes wrong
@@ -167,7 +166,7 @@ final class Simulator implements Callable<Integer> {
                         + "except redirected ones. Routes: " + Breakage.words(SimulatedRoute.values())
                         + ". Faults: " + Breakage.words(Breakage.values()) + ".").build());
         return line.setOverwrittenOptionsAllowed(true)
-                .registerConverter(Duration.class, CommandLines.Converters::duration)
+                .registerConverter(Duration.class, Span::time)
                 .registerConverter(SimulatedRun.Version.class, SimulatedRun.Version::of)
                 .registerConverter(Setup.Kind.class, Setup.Kind::of)
                 .registerConverter(SimulatedRoute.class, SimulatedRoute::of)
@@ -245,8 +244,21 @@ final class Simulator implements Callable<Integer> {
     record Span(Duration from, Duration to) {
         static Span of(String text) {
             var ends = text.split("\\.\\.", 2);
-            var to = CommandLines.Converters.duration(ends[ends.length - 1]);
-            return new Span(ends.length == 1 ? to : CommandLines.Converters.duration(ends[0]), to);
+            var to = time(ends[ends.length - 1]);
+            return new Span(ends.length == 1 ? to : time(ends[0]), to);
+        }
+
+        /// `90`, `1.5s`, `500ms`, `2m`
+        static Duration time(String text) {
+            var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?) *(ms|s|m|h)?").matcher(text.strip());
+            if (!match.matches()) throw new TypeConversionException("'" + text + "' is not a time like 90, 1.5s or 2m");
+            var unit = switch (match.group(2)) {
+                case "ms" -> ChronoUnit.MILLIS;
+                case "m" -> ChronoUnit.MINUTES;
+                case "h" -> ChronoUnit.HOURS;
+                case null, default -> ChronoUnit.SECONDS;
+            };
+            return Duration.ofMillis(Math.round(Double.parseDouble(match.group(1)) * unit.getDuration().toMillis()));
         }
 
         Duration at(double share) {
@@ -352,7 +364,7 @@ final class Simulator implements Callable<Integer> {
                 for (var each : Fault.values()) if (text.contains("[" + each.word() + "!]")
                         || start == 1 && text.contains("[" + each.word() + "]")) fault = each;
                 for (var match : TIMES.matcher(text).results().toList()) {
-                    var time = CommandLines.Converters.duration(match.group(2));
+                    var time = Span.time(match.group(2));
                     switch (match.group(1)) {
                         case "queue" -> queue = time;
                         case "move" -> move = time;
