@@ -68,6 +68,8 @@
 //SOURCES support/SimulatedJob.java
 //SOURCES support/SimulatedRun.java
 //SOURCES support/SimulatedMessage.java
+//SOURCES support/SimulatedModel.java
+//SOURCES support/SimulatedTalk.java
 //SOURCES support/SimulatedConversations.java
 //SOURCES support/SimulatedJson.java
 //SOURCES support/SimulatedForm.java

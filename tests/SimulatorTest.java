@@ -1,10 +1,12 @@
 package difyexec;
 
+import com.fasterxml.jackson.databind.*;
+import com.fasterxml.jackson.databind.node.MissingNode;
 import difyexec.SimulatedRoute.Breakage;
+import difyexec.Simulator.Fault;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.EnumSource;
-import org.junit.jupiter.params.provider.ValueSource;
+import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 import module java.net.http;
@@ -249,6 +251,367 @@ final class SimulatorTest {
                 assertTrue(first.join().body().contains("succeeded"));
             } // an idle connection keeps its place, too
             WholeCommand.until("the request that waited has run", () -> dify.count("succeeded") == 2);
+        }
+    }
+
+    /// Rows of apps without a workflow. Their time passes faster.
+    private abstract static class WithApp extends WithServer {
+        private String app;
+
+        void startApp(String app, String... options) throws IOException {
+            this.app = app;
+            start(0, WholeCommand.words(List.of("--app", app, "--dify", "1.16.1", "--latency", "2s", "--speed", "20"),
+                    options));
+        }
+
+        /// The row has the id and the user of its question.
+        HttpRequest.Builder ask(String question, String mode, String... more) {
+            var isCompletion = app.equals("completion");
+            var body = "{'inputs':{'id':'%s','text':'%s'},'query':'%s','response_mode':'%s','user':'%s'%s}"
+                    .formatted(question, question, isCompletion ? "" : question, mode, question, String.join("", more));
+            return request(isCompletion ? "/v1/completion-messages" : "/v1/chat-messages")
+                    .POST(HttpRequest.BodyPublishers.ofString(body.replace('\'', '"')));
+        }
+
+        String mode() {
+            return app.startsWith("agent") ? "streaming" : "blocking";
+        }
+
+        static JsonNode json(String text) throws IOException {
+            return Given.JSON.readTree(text);
+        }
+
+        static List<JsonNode> events(Seen stream) {
+            return Recorded.events(stream.body()).stream().filter(JsonNode::isObject).toList();
+        }
+
+        /// The only message of this question's user, or a missing node.
+        JsonNode message(String question) throws Exception {
+            var user = URLEncoder.encode(question, UTF_8);
+            var conversation = json(see(request("/v1/conversations?user=" + user)).body()).at("/data/0/id").asText();
+            return conversation.isEmpty() ? MissingNode.getInstance()
+                    : json(see(request("/v1/messages?user=" + user + "&conversation_id=" + conversation)).body())
+                            .at("/data/0");
+        }
+
+        /// What the ledger says of the question's first run.
+        JsonNode row(String question) {
+            return Given.JSON.valueToTree(dify.ledger().stats(true)).path("by_row").path(question).at("/runs/0");
+        }
+
+        void awaitEnd(String question) throws Exception {
+            WholeCommand.until("the end of " + question, () -> dify.ledger().all()
+                    .filter(job -> job.row.equals(question)).anyMatch(job -> job.stored.isDone()));
+        }
+
+        String stopBody(String user) {
+            return Given.json("{'user':'%s'}", user);
+        }
+    }
+
+    @Nested
+    class AnAppWithoutAWorkflow extends WithApp {
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
+        void storesNothingIfTheClientOfItsStreamLeavesAlthoughTheModelAnswers(String app) throws Exception {
+            startApp(app, "--speed", "8");
+            var question = "long=30 pause=200 a";
+            try (var stream = open(ask(question, "streaming")).body()) {
+                stream.read();
+            }
+            awaitEnd(question);
+
+            assertEquals("succeeded", row(question).path("state").asText());
+            assertFalse(row(question).path("stored").asBoolean());
+            var message = message(question);
+            assertEquals(app.equals("completion"), message.isMissingNode());
+            assertEquals("", message.path("answer").asText());
+            assertEquals(0, message.path("provider_response_latency").asDouble());
+            assertEquals(app.equals("agent-chat"), message.at("/agent_thoughts/0/thought").asText()
+                    .endsWith("word29 "));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "completion"})
+        void storesTheAnswerOfABlockingRequestWhoseClientLeaves(String app) throws Exception {
+            startApp(app, "--speed", "2");
+            sendAndLeave(ask("a", "blocking"));
+            awaitEnd("a");
+
+            assertTrue(row("a").path("stored").asBoolean());
+            assertEquals(app.equals("chat") ? "Answer to: a" : "", message("a").path("answer").asText());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
+        void storesTheAnswerOfAStreamThatIsNotRead(String app) throws Exception {
+            startApp(app);
+            try (var stream = open(ask("a", "streaming")).body()) {
+                awaitEnd("a");
+                WholeCommand.until("the answer", () -> row("a").path("stored").asBoolean());
+                assertTrue(stream.read() > 0);
+            }
+            assertEquals(app.equals("completion") ? "" : "Answer to: a", message("a").path("answer").asText());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
+        void saysNothingBeforeItsFirstPiece(String app) throws Exception {
+            startApp(app, "--latency", "60s");
+            long start = System.nanoTime();
+            try (var stream = open(ask("a", "streaming")).body()) {
+                assertTrue(System.nanoTime() - start > Duration.ofMillis(400).toNanos()); // a ping comes after 10 s
+                assertEquals("event: ping\n\n", new String(stream.readNBytes(13), UTF_8));
+            }
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
+        void isStoppedOnlyByItsOwnUser(String app) throws Exception {
+            startApp(app);
+            for (var user : List.of("other", "long=40 pause=200 a")) {
+                var question = user.equals("other") ? "long=40 pause=200 b" : user;
+                try (var stream = new BufferedReader(new InputStreamReader(open(ask(question, "streaming")).body()))) {
+                    var task = json(stream.readLine().substring(6)).path("task_id").asText();
+                    var route = app.equals("completion") ? "/v1/completion-messages/" : "/v1/chat-messages/";
+                    assertTrue(see(request(route + task + "/stop").POST(HttpRequest.BodyPublishers.ofString(
+                            stopBody(user)))).body().contains("success"));
+                    var last = stream.lines().filter(line -> line.startsWith("data: ")).reduce((_, line) -> line)
+                            .orElseThrow();
+                    var usage = json(last.substring(6)).at("/metadata/usage");
+                    assertEquals(user.equals("other"), usage.path("total_tokens").asInt() > 0, last);
+                    assertEquals("1", usage.path("prompt_unit_price").asText());
+                }
+                awaitEnd(question);
+                assertEquals(user.equals("other") ? "succeeded" : "stopped", row(question).path("state").asText());
+            }
+            assertEquals(2, dify.count("stops"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
+        void endsLikeAStoppedOneWhenItsTimeIsOver(String app) throws Exception {
+            startApp(app, "--longest", "3s", "--unpriced");
+
+            var end = events(see(ask("long=40 pause=200 a", "streaming"))).getLast();
+
+            assertEquals("message_end", end.path("event").asText());
+            assertEquals("0 0.0", end.at("/metadata/usage/total_tokens").asText() + " "
+                    + end.at("/metadata/usage/prompt_unit_price").asText());
+            assertEquals("stopped", row("long=40 pause=200 a").path("state").asText());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
+        void isLostWithItsProcessButNotWithAWorker(String app) throws Exception {
+            startApp(app, "--latency", "16s", "--speed", "8");
+            try (var stream = open(ask("a", "streaming")).body()) {
+                stream.read();
+                dify.killWorker();
+                dify.endWorker();
+                dify.killApi();
+                assertThrows(IOException.class, stream::readAllBytes);
+            }
+            assertEquals("running false", row("a").path("state").asText() + " " + row("a").path("stored").asText());
+            assertEquals("", message("a").path("answer").asText());
+            if (app.equals("agent")) assertTrue(message("a").at("/agent_thoughts/0/answer").asText()
+                    .startsWith("Answer"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void hasTimeToEndWhenTheProcessIsAskedTo(String mode) throws Exception {
+            startApp("chat", "--speed", "4");
+            var row = CompletableFuture.supplyAsync(() -> {
+                try {
+                    return see(ask("a", mode));
+                } catch (InterruptedException stopped) {
+                    throw new CompletionException(stopped);
+                }
+            });
+            WholeCommand.until("the row to begin", () -> dify.count("started") == 1);
+
+            server = server.restarted(Duration.ofSeconds(8), dify::killApi);
+
+            assertTrue(row.get(9, TimeUnit.SECONDS).problem().isEmpty());
+            assertEquals("Answer to: a", message("a").path("answer").asText());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "completion"})
+        void countsInBothModesWhenRequestsAreLimited(String app) throws Exception {
+            startApp(app, "--limit", "1", "--speed", "4");
+            try (var stream = open(ask("long=40 pause=200 a", "streaming")).body()) {
+                for (var mode : List.of("blocking", "streaming")) {
+                    var refused = see(ask("b", mode));
+                    assertEquals(400, refused.status());
+                    assertTrue(refused.body().contains("Too many requests"));
+                }
+                stream.readAllBytes();
+            }
+            assertEquals(200, see(ask("b", "streaming")).status());
+            assertEquals(2, dify.count("started"));
+        }
+
+        @Test
+        void asksTheModelForANameUnlessItIsToldNotTo() throws Exception {
+            startApp("chat");
+            see(ask("a", "blocking", ",'auto_generate_name':false"));
+            assertEquals(0, dify.count("names"));
+            see(ask("b", "streaming", ",'auto_generate_name':true"));
+            see(ask("c", "blocking"));
+            assertEquals(2, dify.count("names"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"agent-chat", "agent"})
+        void isRefusedInBlockingModeIfItIsAnAgent(String app) throws Exception {
+            startApp(app);
+            assertEquals(400, see(ask("a", "blocking")).status());
+            assertEquals(0, dify.count("started"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"0", "1"})
+        void takesOnlyAsManyFilesAsItAllows(String files) throws Exception {
+            startApp("chat", "--files", files);
+            var two = ",'files':[" + "{'type':'image','transfer_method':'remote_url','url':'http://x/a.png'},".repeat(2)
+                    + "{'type':'image'}]";
+
+            assertEquals(files.equals("0") ? 200 : 400, see(ask("a", "blocking", two)).status());
+            assertEquals(200, see(ask("b", "blocking", two.replaceFirst("\\{.*?},", ""))).status());
+
+            assertEquals(files, "" + message("b").path("message_files").size());
+            assertEquals(files.equals("1"), json(see(request("/v1/parameters")).body()).at("/file_upload/enabled")
+                    .asBoolean());
+        }
+
+        @Test
+        void hidesTheTextOfAnAnswerThatItStoresTrimmed() throws Exception {
+            startApp("chat");
+            var live = json(see(ask("braces a", "blocking")).body()).path("answer").asText();
+            assertEquals("  Dear {{name}}, {\"a\":{\"b\":1}}  \n", live);
+            assertEquals("Dear {name}, {\"a\":{\"b\":1}}", message("braces a").path("answer").asText());
+        }
+
+        @Test
+        void waitsAtACrowdedDoorAndRunsAlthoughItsClientHasLeft() throws Exception {
+            startApp("chat");
+            server.close();
+            server = SimulatedServer.start(0, 1, dify);
+            try (var stream = open(ask("sleep=10 a", "streaming")).body()) {
+                stream.read();
+                sendAndLeave(ask("b", "blocking"));
+                assertEquals(1, dify.count("started"));
+            }
+            WholeCommand.until("the row at the door", () -> row("b").path("stored").asBoolean());
+        }
+    }
+
+    /// Every fault in every app without a workflow: what becomes of the row, and whether a look-up could show it.
+    @Nested
+    class AFaultOfAnAppWithoutAWorkflow extends WithApp {
+        /// The state of the row, and whether its end is stored.
+        private static String expected(String app, Fault fault, String mode) {
+            boolean isBlocking = mode.equals("blocking");
+            return switch (fault) {
+                case DROP_BEFORE, GATEWAY, ERROR_500 -> "succeeded " + isBlocking;
+                case DROP_AFTER -> isBlocking ? "succeeded true" : "succeeded true or false";
+                case UNRECORDED -> "succeeded " + isBlocking;
+                case NEVER, KILL -> "running false";
+                case LOST, THROTTLE, REFUSE -> "absent";
+                case FAIL, FLAKY -> "failed true";
+                case STOPPED, TIME_LIMIT -> "stopped true";
+                default -> "succeeded true";
+            };
+        }
+
+        @ParameterizedTest
+        @CsvSource({"chat,blocking", "chat,streaming", "agent-chat,streaming", "agent,streaming",
+                "completion,blocking", "completion,streaming"})
+        void endsAndIsCounted(String app, String mode) throws Exception {
+            startApp(app, "--speed", "50");
+            var ends = new TreeMap<String, String>();
+            for (var fault : Fault.values()) {
+                var question = "[" + fault.word() + "] x";
+                boolean isSilent = fault == Fault.NEVER || fault == Fault.FREEZE;
+                if (isSilent) assertThrows(HttpTimeoutException.class, () -> http(question, mode));
+                else see(ask(question, mode));
+                var expected = expected(app, fault, mode);
+                if (!expected.matches("absent|running.*")) {
+                    awaitEnd(question);
+                    if (expected.endsWith(" true")) WholeCommand.until("storing " + question,
+                            () -> row(question).path("stored").asBoolean());
+                }
+                var end = row(question).isMissingNode() ? "absent"
+                        : row(question).path("state").asText() + " " + row(question).path("stored").asText();
+                if (!List.of(expected, expected.replaceAll("true or ", ""), expected.replaceAll(" or false", ""))
+                        .contains(end)) ends.put(fault.word(), end + ", not " + expected);
+            }
+            assertEquals(Map.of(), ends);
+            assertEquals(0, dify.count("twice"));
+        }
+
+        private void http(String question, String mode) throws IOException, InterruptedException {
+            try (var body = open(ask(question, mode).timeout(Duration.ofMillis(150))).body()) {
+                if (mode.equals("streaming")) throw new HttpTimeoutException("it began, and is silent");
+                body.readAllBytes();
+            }
+        }
+    }
+
+    @Nested
+    class ABrokenRouteOfAnAppWithoutAWorkflow extends WithApp {
+        @ParameterizedTest
+        @EnumSource(names = {"CUT_WITHIN", "HALF_JSON", "NUMBER", "EMPTY", "HTML"})
+        void breaksItsStream(Breakage breakage) throws Exception {
+            startApp("chat");
+            dify.breakRoute(SimulatedRoute.RUN, breakage, 0);
+
+            var stream = see(ask("long=9 a", "streaming"));
+
+            awaitEnd("long=9 a");
+            var lines = stream.body().lines().filter(line -> line.startsWith("data: ")).toList();
+            switch (breakage) {
+                case CUT_WITHIN -> assertTrue(lines.size() == 3 && stream.problem().isPresent(), stream::toString);
+                case HALF_JSON -> assertTrue(lines.size() > 5 && lines.stream().noneMatch(line -> line.endsWith("}")));
+                case NUMBER -> assertTrue(lines.getFirst().contains(Breakage.HUGE));
+                default -> assertTrue(lines.isEmpty(), stream::toString);
+            }
+            boolean isWhole = breakage == Breakage.HALF_JSON || breakage == Breakage.NUMBER;
+            assertEquals(isWhole, row("long=9 a").path("stored").asBoolean());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent"})
+        void breaksItsLookUps(String app) throws Exception {
+            startApp(app);
+            see(ask("a", mode()));
+            var conversation = message("a").path("conversation_id").asText();
+            var messages = "/v1/messages?user=a&conversation_id=" + conversation;
+
+            dify.breakRoute(SimulatedRoute.LIST, Breakage.HALF_JSON, 0);
+            dify.breakRoute(SimulatedRoute.MESSAGES, Breakage.HTML, 0);
+
+            assertFalse(see(request("/v1/conversations?user=a")).isJson());
+            assertFalse(see(request(messages)).isJson());
+            dify.repairRoutes();
+            assertTrue(see(request(messages)).isJson());
+        }
+    }
+
+    /// A chatflow whose time is over responds like a success, with a part of its answer.
+    @Nested
+    class AChatflowOutOfTime extends WithApp {
+        @Test
+        void respondsWithAPartOfItsAnswerAndWithoutTokens() throws Exception {
+            startApp("chatflow");
+            var response = see(ask("[stopped] a long question", "blocking"));
+            assertEquals(200, response.status());
+            var answer = json(response.body());
+            var whole = "Answer to: [stopped] a long question";
+            assertEquals(whole.substring(0, whole.length() / 2), answer.path("answer").asText());
+            assertEquals(0, answer.at("/metadata/usage/total_tokens").asInt());
         }
     }
 }

@@ -2,7 +2,7 @@ package difyexec;
 
 import module java.base;
 
-/// The end users of a chatflow and their conversations. Any thread may use it.
+/// The end users of an app that is asked questions and their conversations. Any thread may use it.
 final class SimulatedConversations {
     private static final Duration MAKING = Duration.ofMillis(20);
 
@@ -25,8 +25,9 @@ final class SimulatedConversations {
 
     /// The question of a run that has started.
     void add(SimulatedJob job) {
-        job.question.ifPresent(asked -> conversations.merge(asked.conversation(), List.of(job), (before, one) ->
-                Stream.concat(before.stream(), one.stream()).toList()));
+        job.question.map(SimulatedMessage::conversation).filter(id -> !id.isEmpty()).ifPresent(id ->
+                conversations.merge(id, List.of(job), (before, one) ->
+                        Stream.concat(before.stream(), one.stream()).toList()));
     }
 
     /// Forgets all others.
@@ -43,8 +44,7 @@ final class SimulatedConversations {
 
     /// The messages of a conversation, oldest first, or none if it is not found.
     List<Map<String, Object>> messages(String user, String conversation) {
-        return of(user, conversation).stream()
-                .map(job -> job.question.orElseThrow().row(job.began.join(), job.written(), job.waited())).toList();
+        return of(user, conversation).stream().map(SimulatedJob::message).toList();
     }
 
     private List<SimulatedJob> of(String user, String conversation) {
@@ -57,13 +57,23 @@ final class SimulatedConversations {
         return users.containsKey(user) && users.get(user).two;
     }
 
-    /// The conversations of this user, the newest first.
-    List<Map<String, Object>> of(String user) {
-        return conversations.keySet().stream().map(conversation -> of(user, conversation))
+    /// The conversations of this user, those that were updated last first.
+    ///
+    /// @param sortBy `created_at` or `updated_at`, with `-` for the newest first
+    /// @param last   the conversation that ends the page before, or empty; those of its second are left out, as in
+    ///               Dify
+    List<Map<String, Object>> of(String user, String sortBy, String last) {
+        var field = sortBy.replaceFirst("^-", "").isEmpty() ? "updated_at" : sortBy.replaceFirst("^-", "");
+        boolean isNewestFirst = sortBy.isEmpty() || sortBy.startsWith("-");
+        var order = Comparator.comparing((Map<String, Object> each) -> (Long) each.get(field));
+        var all = conversations.keySet().stream().map(conversation -> of(user, conversation))
                 .filter(jobs -> !jobs.isEmpty())
                 .sorted(Comparator.comparing((List<SimulatedJob> jobs) -> updated(jobs)).reversed())
-                .map(jobs -> jobs.getFirst().question.orElseThrow().conversation(jobs.getFirst().began.join(),
-                        updated(jobs))).toList();
+                .map(jobs -> jobs.getFirst().conversation(updated(jobs)))
+                .sorted(isNewestFirst ? order.reversed() : order).toList();
+        var before = all.stream().filter(each -> each.get("id").equals(last)).findFirst();
+        return before.isEmpty() ? all : all.stream().filter(each ->
+                order.compare(each, before.get()) * (isNewestFirst ? 1 : -1) < 0).toList();
     }
 
     private static Instant updated(List<SimulatedJob> jobs) {

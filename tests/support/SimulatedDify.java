@@ -72,7 +72,7 @@ final class SimulatedDify {
     /// With the simulator's options.
     static SimulatedDify of(String... options) {
         var simulator = Simulator.of(options);
-        var dify = new SimulatedDify(simulator.behaviour(), Setup.PLAIN.with(simulator.app));
+        var dify = new SimulatedDify(simulator.behaviour(), simulator.setup());
         simulator.prepare(dify);
         return dify;
     }
@@ -83,9 +83,11 @@ final class SimulatedDify {
                 new Route(SimulatedRoute.UPLOAD, "POST", "/v1/files/upload", this::upload),
                 new Route(SimulatedRoute.RUN, "POST", "/v1/workflows/run", this::run),
                 new Route(SimulatedRoute.RUN, "POST", "/v1/chat-messages", this::chat),
+                new Route(SimulatedRoute.RUN, "POST", "/v1/completion-messages", this::complete),
                 new Route(SimulatedRoute.LIST, "GET", "/v1/conversations", this::conversations),
                 new Route(SimulatedRoute.MESSAGES, "GET", "/v1/messages", this::messages),
                 new Route(SimulatedRoute.STOP, "POST", "/v1/chat-messages/([^/]+)/stop", this::stop),
+                new Route(SimulatedRoute.STOP, "POST", "/v1/completion-messages/([^/]+)/stop", this::stop),
                 new Route(SimulatedRoute.LOOK_UP, "GET", "/v1/workflows/run/([^/]+)", this::detail),
                 new Route(SimulatedRoute.LIST, "GET", "/v1/workflows/logs", this::logs),
                 new Route(SimulatedRoute.STOP, "POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
@@ -100,7 +102,7 @@ final class SimulatedDify {
 
     /// Publishes another version of the workflow; active runs keep theirs.
     void publish(JsonNode fields, Optional<SimulatedGraph> graph) {
-        current = Published.of(behaviour.version(), fields, graph, files);
+        current = Published.of(behaviour.version(), fields, setup, graph, files);
         versions.put(published(), current);
     }
 
@@ -128,6 +130,11 @@ final class SimulatedDify {
     /// Kills the worker. The one that replaces it knows nothing of its runs.
     void killWorker() {
         ledger.all().forEach(SimulatedJob::killWorker);
+    }
+
+    /// Kills the API: its active runs stay running for ever, those of a worker continue.
+    void killApi() {
+        ledger.all().forEach(SimulatedJob::killApi);
     }
 
     /// Kills API and worker: active runs stay running for ever.
@@ -303,30 +310,54 @@ final class SimulatedDify {
                 isStreaming(body), id));
     }
 
-    /// Asks a chatflow a question. The row is that of the input `id`, or else the question itself.
+    /// Asks a chat app a question. The row is that of the input `id`, or else the question itself.
     private void chat(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
         var body = body(exchange);
         checkChat();
-        if (setup.kind() != Kind.CHATFLOW) throw unavailable();
         var inputs = inputs(body);
         checkMode(body);
         var question = question(user(body), body);
+        var version = setup.kind() == Kind.CHATFLOW ? Objects.toString(body.get("workflow_id"), "") : "";
         start(exchange, new Asked(Objects.toString(inputs.get("id"), question.query()), user(body), inputs,
-                Optional.of(question), isStreaming(body), Objects.toString(body.get("workflow_id"), "")));
+                Optional.of(question), isStreaming(body), version));
     }
 
-    private static boolean isStreaming(Map<?, ?> body) {
-        return "streaming".equals(body.get("response_mode")); // all else is blocking
+    /// Asks a completion app. The row is that of the input `id`, or else all inputs.
+    private void complete(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
+        var body = body(exchange);
+        if (setup.kind() != Kind.COMPLETION) throw unavailable();
+        var inputs = inputs(body);
+        checkMode(body);
+        var question = SimulatedMessage.of(setup.kind(), "", Objects.toString(body.get("query"), ""))
+                .with(beside(user(body), body));
+        start(exchange, new Asked(Objects.toString(inputs.get("id"), inputs.toString()), user(body), inputs,
+                Optional.of(question), isStreaming(body), ""));
+    }
+
+    /// All else is blocking, except for the new agent.
+    private boolean isStreaming(Map<?, ?> body) {
+        return "streaming".equals(body.get("response_mode"))
+                || setup.kind() == Kind.AGENT && body.get("response_mode") == null;
+    }
+
+    /// The files beside a question. The new agent passes them to its tools without a check.
+    private List<Map<String, Object>> beside(String user, Map<?, ?> body) {
+        if (!setup.kind().isPlain() || setup.kind() == Kind.AGENT) return List.of();
+        try {
+            return files.beside(body.get("files"), user, worker, setup.traits().files());
+        } catch (SimulatedForm.Refusal refusal) {
+            throw refused(400, "invalid_param", refusal.getMessage());
+        }
     }
 
     private void start(SimulatedExchange exchange, Asked asked) throws IOException, InterruptedException {
         var rolled = behaviour.fate(asked.row(), ledger.nextStart(asked.row()), asked.texts());
-        var fate = possible(rolled, asked.streaming(), asked.question().isPresent());
+        var fate = possible(rolled, asked.streaming());
         ledger.met(fate.fault(), asked.user());
         this.asked.incrementAndGet();
         onStart.run();
         if (fate.fault() == Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
-        if (worker && asked.streaming()) {
+        if (isInWorker(asked.streaming())) {
             if (behaviour.limit() == 1) throw tooMany(1);
             begin(exchange, asked.start(fate, version(asked.version())));
             return;
@@ -340,6 +371,10 @@ final class SimulatedDify {
         } finally {
             if (fate.fault() != Fault.KILL) active.decrementAndGet(); // a killed process releases nothing
         }
+    }
+
+    private boolean isInWorker(boolean streaming) {
+        return worker && streaming && !setup.kind().isPlain();
     }
 
     /// Only 1.14.2 treats an unknown conversation as a new one.
@@ -356,7 +391,12 @@ final class SimulatedDify {
         if (before == 0 && !conversation.isEmpty() && behaviour.version() != Version.V1_14_2)
             throw noConversation("/v1/chat-messages", "/v1/chat-messages or /api/chat-messages or "
                     + "/v1/chat-messages/<string:task_id>/stop");
-        return SimulatedMessage.of(before > 0 ? conversation : UUID.randomUUID().toString(), query, before + 1);
+        if (setup.kind() == Kind.AGENT_CHAT && !isStreaming(body))
+            throw refused(400, "invalid_param", "Agent Chat App does not support blocking mode");
+        if (setup.kind() == Kind.AGENT && !isStreaming(body))
+            throw refused(400, "bad_request", "Agent App only supports streaming response mode.");
+        return SimulatedMessage.of(setup.kind(), before > 0 ? conversation : UUID.randomUUID().toString(), query)
+                .after(before, !Boolean.FALSE.equals(body.get("auto_generate_name"))).with(beside(user, body));
     }
 
     private static Refused noConversation(String path, String others) {
@@ -365,20 +405,23 @@ final class SimulatedDify {
     }
 
     private String payload() {
-        return setup.kind().isChat() ? "ChatRequestPayload" : "WorkflowRunPayload";
+        return setup.kind().isChat() ? "ChatRequestPayload"
+                : setup.kind() == Kind.COMPLETION ? "CompletionRequestPayload" : "WorkflowRunPayload";
     }
 
-    /// A run waits in a queue only in a worker, and only the worker of 1.16.0 cuts its streams; only a chatflow
-    /// is moderated. A restart of the database was recorded with streams.
-    private Fate possible(Fate fate, boolean streaming, boolean isChat) {
-        boolean newStream = makesUpEnds && streaming;
+    /// A run waits in a queue only in a worker, and only the worker of 1.16.0 cuts its streams; neither a workflow nor
+    /// the new agent is moderated. A restart of the database was recorded with streams.
+    private Fate possible(Fate fate, boolean streaming) {
+        boolean newStream = makesUpEnds && streaming, isPlain = setup.kind().isPlain();
         boolean isPossible = switch (fate.fault()) {
-            case REPLACE, PRESET -> isChat;
-            case PAUSE -> worker; // 1.9.2 cannot resume
+            case REPLACE, PRESET -> setup.kind() == Kind.CHATFLOW || isPlain && setup.kind() != Kind.AGENT;
+            case PAUSE -> isPlain ? setup.kind() == Kind.AGENT : worker; // 1.9.2 cannot resume
             case UNRECORDED -> streaming;
-            default -> newStream || !fate.fault().isOfNewStreams();
+            case EMPTY, TRUNCATE -> isPlain;
+            case PARTIAL, FALSE_FAIL, ERROR_FIRST, STEP_LIMIT -> !isPlain;
+            default -> newStream && !isPlain || !fate.fault().isOfNewStreams();
         };
-        return new Fate(isPossible ? fate.fault() : Fault.NONE, worker && streaming ? fate.queue()
+        return new Fate(isPossible ? fate.fault() : Fault.NONE, isInWorker(streaming) ? fate.queue()
                 : behaviour.start().at(fate.die() / (double) Fate.DICE), isAtOnce ? Duration.ZERO : fate.latency(),
                 behaviour.version().movesRuns() ? fate.move() : Duration.ZERO, fate.die());
     }
@@ -391,8 +434,9 @@ final class SimulatedDify {
         if (worker) throw mistake(payload(), "inputs", "Input should be a valid dictionary", "dict_type",
                 pythonType(given));
         if (given instanceof Collection<?> pairs) return paired(pairs);
-        throw mismatch("inputs", body.containsKey("inputs") ? "Must not be null!"
-                : "Missing required parameter in the JSON body");
+        throw mismatch("inputs", (setup.kind().isChat() ? "Input parameters for chat "
+                : setup.kind() == Kind.COMPLETION ? "Input parameters for completion " : "")
+                + (body.containsKey("inputs") ? "Must not be null!" : "Missing required parameter in the JSON body"));
     }
 
     private static String pythonType(Object value) {
@@ -420,8 +464,9 @@ final class SimulatedDify {
     private void checkMode(Map<?, ?> body) {
         var mode = body.get("response_mode");
         if (!body.containsKey("response_mode") || "blocking".equals(mode) || "streaming".equals(mode)) return;
-        if (!worker) throw mismatch("response_mode", "The value '" + (mode == null ? "None" : mode)
-                + "' is not a valid choice for 'response_mode'.");
+        boolean isWorkflow = setup.kind().mode.equals("workflow");
+        if (!worker) throw mismatch("response_mode", (isWorkflow ? "" : "Response mode ") + "The value '"
+                + (mode == null ? "None" : mode) + "' is not a valid choice for 'response_mode'.");
         if (mode != null) throw mistake(payload(), "response_mode",
                 "Input should be 'blocking' or 'streaming'", "literal_error", pythonType(mode));
     }
@@ -464,12 +509,12 @@ final class SimulatedDify {
     }
 
     private void begin(SimulatedExchange exchange, Start start) throws IOException, InterruptedException {
-        boolean inStream = worker && start.streaming();
+        boolean inStream = isInWorker(start.streaming());
         Map<String, Object> taken;
         try {
             if (start.fate().fault() == Fault.REFUSE)
                 throw SimulatedForm.refusal("text in input form must be less than 48 characters");
-            if (start.question().filter(asked -> asked.query().isEmpty()).isPresent())
+            if (start.question().filter(this::isUnasked).isPresent())
                 throw SimulatedForm.refusal("query is required");
             taken = start.version().form().taken(start.inputs(), start.user());
         } catch (SimulatedForm.Refusal refusal) {
@@ -490,6 +535,14 @@ final class SimulatedDify {
             case BROKEN_ABSENT -> makeUp(exchange, MadeUp.of(start, MadeUp.NO_END));
             default -> take(exchange, start, taken);
         }
+    }
+
+    private boolean isUnasked(SimulatedMessage asked) {
+        return switch (setup.kind()) {
+            case COMPLETION -> false;
+            case AGENT -> asked.query().isBlank();
+            default -> asked.query().isEmpty();
+        };
     }
 
     /// The stream of 1.14.2 stays open after it, and holds its connection even if its client is gone. That
@@ -552,14 +605,18 @@ final class SimulatedDify {
                 exchange.send(broken().reply);
             }
             default -> {
-                if (start.streaming()) stream(exchange, job);
-                else block(exchange, job);
+                if (!start.streaming()) block(exchange, job);
+                else if (job.talk.isPresent()) converse(exchange, job, job.talk.get());
+                else if (job.fate.fault() == Fault.FREEZE) freeze(exchange, job);
+                else stream(exchange, job);
             }
         }
     }
 
     private SimulatedJob launch(Start start, Map<String, Object> taken) {
-        if (start.question().isPresent()) conversations.meet(start.user(), true);
+        start.question().filter(asked -> !asked.conversation().isEmpty())
+                .ifPresent(_ -> conversations.meet(start.user(), true));
+        if (start.question().filter(SimulatedMessage::isNamed).isPresent()) ledger.names.incrementAndGet();
         var job = ledger.take(start.row(), start, pace);
         Thread.startVirtualThread(() -> execute(job, taken));
         return job;
@@ -572,9 +629,10 @@ final class SimulatedDify {
     }
 
     private void execute(SimulatedJob job, Map<String, Object> inputs) {
-        var done = worker && job.streaming ? workers.submit().join() : (Runnable) () -> {};
+        var done = job.isInWorker() ? workers.submit().join() : (Runnable) () -> {};
         try {
-            for (var now = Instant.now(); job.streaming && now.isBefore(workerReady); now = Instant.now())
+            boolean isSlow = job.streaming && job.talk.isEmpty();
+            for (var now = Instant.now(); isSlow && now.isBefore(workerReady); now = Instant.now())
                 Thread.sleep(Duration.between(now, workerReady));
             boolean isListed = job.question.isEmpty(); // the log has no chatflow runs
             boolean atEnd = isListed && !worker && !job.streaming;
@@ -611,18 +669,47 @@ final class SimulatedDify {
             throw new IOException("dropped");
         }
         if (fault == Fault.KILL) kill(job);
+        if (fault == Fault.FREEZE) freeze(exchange, job);
+        CompletableFuture.anyOf(job.reported, job.killed).join();
+        if (!job.reported.isDone()) throw new IOException("the process that had this request is killed");
         var reported = job.reported.join();
         if (job.isEndless()) job.resumed.join();
         if (fault == Fault.LOSE_FINISH) throw new IOException("dropped");
-        var reply = job.question.map(asked -> asked.reply(reported)).orElseGet(() -> new Reply(200,
-                behaviour.version().blockingType(), SimulatedJson.SPACED.json(reported.blocking())));
+        var reply = reply(job, reported);
         if (fault == Fault.DROP_AFTER) exchange.cut(reply.status(), reply.type(), reply.body());
         else exchange.send(reply);
+    }
+
+    private Reply reply(SimulatedJob job, Report reported) throws IOException {
+        if (job.talk.isPresent()) return job.talk.get().reply();
+        return job.question.map(asked -> asked.reply(reported)).orElseGet(() -> new Reply(200,
+                behaviour.version().blockingType(), SimulatedJson.SPACED.json(reported.blocking())));
+    }
+
+    /// Nothing arrives any more, and the connection stays open. The server does not notice.
+    private void freeze(SimulatedExchange exchange, SimulatedJob job) throws IOException {
+        CompletableFuture.anyOf(job.reported, job.killed).join();
+        if (!worker) markHeard(job);
+        exchange.awaitLeave();
+    }
+
+    /// A stream of an app without a workflow. Whatever breaks it, the model goes on.
+    private void converse(SimulatedExchange exchange, SimulatedJob job, SimulatedTalk talk)
+            throws IOException, InterruptedException {
+        var fault = job.fate.fault();
+        if (fault == Fault.DROP_BEFORE) {
+            pace.pause(talk.script.thinking().multipliedBy(job.fate.die() % 8).dividedBy(8));
+            throw new IOException("dropped");
+        }
+        if (fault == Fault.KILL) CompletableFuture.delayedExecutor(pace.millis(job.takes()
+                .multipliedBy(1 + job.fate.die() % 3).dividedBy(4)), MILLISECONDS).execute(job::kill);
+        talk.stream(exchange, job, pace);
     }
 
     private void kill(SimulatedJob job) throws IOException, InterruptedException {
         job.began.join();
         pace.pause(job.takes().dividedBy(3));
+        if (!job.isInWorker()) job.kill();
         throw new IOException("the process that had this request is killed");
     }
 
@@ -686,7 +773,7 @@ final class SimulatedDify {
 
     /// A run without a request, which succeeded.
     private static SimulatedRun another(SimulatedJob job) {
-        var question = job.question.map(_ -> SimulatedMessage.of(UUID.randomUUID().toString(), "", 1));
+        var question = job.question.map(asked -> SimulatedMessage.of(asked.app(), UUID.randomUUID().toString(), ""));
         return SimulatedRun.begin(job.version.app(), "", Map.of(), question, Instant.now()).end(
                 new State.Succeeded(Map.of("answer", "of another run")), 1, Instant.now());
     }
@@ -811,21 +898,22 @@ final class SimulatedDify {
 
     private void parameters(SimulatedExchange exchange, String id) throws IOException {
         if (setup.kind() == Kind.UNPUBLISHED) throw unavailable();
-        boolean chat = setup.kind().isPlain(), isAnswering = setup.kind().isChat();
+        boolean chat = setup.kind().isPlain(), isAnswering = chat || setup.kind() == Kind.CHATFLOW;
+        boolean isAgent = setup.kind() == Kind.AGENT, isUnset = chat && setup.traits().opening().isEmpty();
+        var opening = setup.traits().opening().filter(_ -> chat && !isAgent);
         var off = object("enabled", false);
         var speech = object("enabled", false);
         if (!chat) speech.putAll(object("voice", "", "language", ""));
         var words = object("enabled", false);
-        if (chat) words.putAll(worker ? object("type", "", "config", Map.of())
+        if (chat) words.putAll(worker && opening.isEmpty() ? object("type", "", "config", Map.of())
                 : object("type", "", "configs", List.of()));
-        var pictures = object("image", object("detail", "high", "enabled", false,
-                "number_limits", 3, "transfer_methods", List.of("remote_url", "local_file")));
-        var fields = chat ? List.of() : JSON.convertValue(current.fields(), Object.class);
-        exchange.ok(object("opening_statement", setup.kind() == Kind.CHATFLOW ? "" : null,
-                "suggested_questions", List.of(), "suggested_questions_after_answer", off, "speech_to_text", off,
+        var fields = isUnset ? List.of() : JSON.convertValue(current.fields(), Object.class);
+        exchange.ok(object("opening_statement", setup.kind() == Kind.CHATFLOW ? "" : opening.orElse(null),
+                "suggested_questions", opening.filter(text -> !text.isEmpty()).map(_ -> List.of("Why?"))
+                        .orElse(List.of()), "suggested_questions_after_answer", off, "speech_to_text", off,
                 "text_to_speech", speech, "retriever_resource", object("enabled", isAnswering),
                 "annotation_reply", off, "more_like_this", off, "user_input_form", fields,
-                "sensitive_word_avoidance", words, "file_upload", chat ? pictures : off,
+                "sensitive_word_avoidance", words, "file_upload", chat ? setup.traits().uploads(setup.kind()) : off,
                 "system_parameters", object("image_file_size_limit", 10,
                         "video_file_size_limit", 100, "audio_file_size_limit", 50,
                         "file_size_limit", 15, "workflow_file_upload_limit", 10)));
@@ -844,6 +932,7 @@ final class SimulatedDify {
     }
 
     private void detail(SimulatedExchange exchange, String id) throws IOException {
+        if (setup.kind().isPlain()) throw refused(400, "not_workflow_app", WRONG_ROUTE);
         if (!SimulatedFiles.isUuid(id)) throw unknown();
         ledger.looks.incrementAndGet();
         var found = ledger.withRun(id).filter(job -> job.now().isPresent());
@@ -858,8 +947,9 @@ final class SimulatedDify {
 
     private void logs(SimulatedExchange exchange, String id) throws IOException {
         ledger.looks.incrementAndGet();
-        int limit = Math.min(largestPage, within(exchange, "WorkflowLogQuery", "limit", 20, 100));
-        int page = within(exchange, "WorkflowLogQuery", "page", 1, 99_999);
+        var model = worker ? "WorkflowLogQuery" : "";
+        int limit = Math.min(largestPage, within(exchange, model, "limit", 20, 100));
+        int page = within(exchange, model, "page", 1, 99_999);
         var wanted = wanted(exchange);
         var all = ledger.listed(exchange.query("created_by_end_user_session_id"))
                 .filter(job -> job.now().filter(wanted).isPresent()).toList();
@@ -894,16 +984,17 @@ final class SimulatedDify {
 
     private void conversations(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
         checkChat();
-        int limit = within(exchange, "ConversationListQuery", "limit", 20, 100);
+        int limit = within(exchange, worker ? "ConversationListQuery" : "Number of conversations to return ", "limit",
+                20, 100);
         var user = exchange.query("user");
         ledger.looks.incrementAndGet();
         conversations.meet(user, false);
-        page(exchange, limit, conversations.of(user));
+        page(exchange, limit, conversations.of(user, exchange.query("sort_by"), exchange.query("last_id")));
     }
 
     private void messages(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
         checkChat();
-        int limit = within(exchange, "MessageListQuery", "limit", 20, 100);
+        int limit = within(exchange, worker ? "MessageListQuery" : "Number of messages to return ", "limit", 20, 100);
         var user = exchange.query("user");
         ledger.looks.incrementAndGet();
         conversations.meet(user, false);
@@ -922,22 +1013,28 @@ final class SimulatedDify {
                 "data", all.stream().limit(limit).toList()));
     }
 
+    /// @param model the name of the query in the error, or the help of its field in that of 1.9.2
     private int within(SimulatedExchange exchange, String model, String name, int otherwise, int most) {
         var text = exchange.query(name);
         if (text.isEmpty()) return otherwise;
         int number = text.matches("\\d{1,6}") ? Integer.parseInt(text) : 0;
         if (number >= 1 && number <= most) return number;
-        if (!worker) throw mismatch(name, "Invalid argument: " + number + ". argument must be within the range 1 - "
-                + most);
+        if (!worker) throw mismatch(name, model + "Invalid argument: " + number
+                + ". argument must be within the range 1 - " + most);
         throw number < 1 ? mistake(model, name, "Input should be greater than or equal to 1",
                 "greater_than_equal", "str") : mistake(model, name,
                 "Input should be less than or equal to " + most, "less_than_equal", "str");
     }
 
+    /// Any user stops a run, but only its own user a row without one. All get the same response.
     private void stop(SimulatedExchange exchange, String task) throws IOException {
-        body(exchange);
+        var user = user(body(exchange));
+        boolean isCompletion = exchange.path().startsWith("/v1/completion-messages/");
+        if (isCompletion && setup.kind() != Kind.COMPLETION) throw unavailable();
+        if (exchange.path().startsWith("/v1/chat-messages/")) checkChat();
         ledger.stops.incrementAndGet();
-        ledger.withTask(task).ifPresent(SimulatedJob::stop);
+        ledger.withTask(task).filter(job -> job.talk.isEmpty() || job.user.equals(user))
+                .ifPresent(SimulatedJob::stop);
         exchange.ok(object("result", "success"));
     }
 

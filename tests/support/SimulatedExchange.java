@@ -15,6 +15,7 @@ final class SimulatedExchange {
     private final String method, target;
     private final Map<String, String> headers;
     private final byte[] body;
+    private final Socket socket;
     private final InputStream in;
     private final OutputStream out;
     private final Map<String, String> answer = new LinkedHashMap<>();
@@ -22,19 +23,22 @@ final class SimulatedExchange {
     private Optional<Breakage> breakage = Optional.empty();
     private Duration pingPeriod = Duration.ZERO;
 
-    private SimulatedExchange(String[] first, Map<String, String> headers, InputStream in, OutputStream out)
-            throws IOException {
+    private SimulatedExchange(String[] first, Map<String, String> headers, Socket socket, InputStream in,
+            OutputStream out) throws IOException {
         this.method = first[0];
         this.target = first[1];
         this.headers = headers;
         this.body = body(in, headers);
+        this.socket = socket;
         this.in = in;
         this.out = out;
         this.last = headers.getOrDefault("connection", "").equalsIgnoreCase("close") || first[2].equals("HTTP/1.0");
     }
 
     /// The next request of a connection; empty if the client disconnected, or was idle too long.
-    static Optional<SimulatedExchange> read(InputStream in, OutputStream out) throws IOException {
+    ///
+    /// @param in what arrives on the socket, and can be marked
+    static Optional<SimulatedExchange> read(Socket socket, InputStream in, OutputStream out) throws IOException {
         var first = line(in);
         var words = first.split(" ", 3);
         if (words.length < 3) return Optional.empty();
@@ -48,7 +52,7 @@ final class SimulatedExchange {
             out.write("HTTP/1.1 100 Continue\r\n\r\n".getBytes(ISO_8859_1));
             out.flush();
         }
-        return Optional.of(new SimulatedExchange(words, headers, in, out));
+        return Optional.of(new SimulatedExchange(words, headers, socket, in, out));
     }
 
     private static byte[] body(InputStream in, Map<String, String> headers) throws IOException {
@@ -154,8 +158,26 @@ final class SimulatedExchange {
         }
     }
 
+    /// Returns whether the client has closed the connection, as a server learns when it writes.
+    boolean hasLeft() throws IOException {
+        int idle = socket.getSoTimeout();
+        in.mark(1);
+        try {
+            socket.setSoTimeout(1);
+            if (in.read() < 0) return true;
+            in.reset(); // the next request is there already
+            return false;
+        } catch (SocketTimeoutException _) {
+            return false;
+        } catch (SocketException _) {
+            return true; // it was reset
+        } finally {
+            if (!socket.isClosed()) socket.setSoTimeout(idle);
+        }
+    }
+
     /// Waits until the client closes the connection; the exception closes it on this side.
-    private void awaitLeave() throws IOException {
+    void awaitLeave() throws IOException {
         for (boolean isOpen = true; isOpen; ) {
             try {
                 isOpen = in.read() >= 0;

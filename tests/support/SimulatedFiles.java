@@ -1,5 +1,6 @@
 package difyexec;
 
+import com.fasterxml.jackson.databind.ObjectMapper;
 import difyexec.SimulatedExchange.Reply;
 
 import module java.base;
@@ -63,6 +64,43 @@ final class SimulatedFiles {
         return given.stream().map(each -> (Map<?, ?>) each).filter(each -> each.get("transfer_method") != null)
                 .filter(each -> !worker || !each.get("transfer_method").equals("remote_url") || each.get("url") != null)
                 .map(each -> allowed(variable, found(each, user, worker), worker)).toList();
+    }
+
+    /// The files beside a question to an app without a workflow, which takes up to `most` images and documents.
+    List<Map<String, Object>> beside(Object given, String user, boolean worker, int most) {
+        if (most == 0 || !(given instanceof Collection<?> list)) return List.of();
+        var rules = new ObjectMapper().createObjectNode();
+        rules.putArray("allowed_file_types").add("image").add("document");
+        rules.putArray("allowed_file_upload_methods").add("remote_url").add("local_file");
+        var files = ((Collection<?>) many(new SimulatedForm.Variable("file-list", "files", false, rules),
+                list, user, worker)).stream().map(each -> copy((Map<?, ?>) each)).toList();
+        if (files.stream().filter(file -> file.get("type").equals("image")).count() > most)
+            throw SimulatedForm.refusal("Number of image files exceeds the maximum limit " + most);
+        if (files.size() > most) throw SimulatedForm.refusal("Number of files exceeds the maximum limit " + most);
+        files.forEach(file -> file.put("id", UUID.randomUUID().toString()));
+        return List.copyOf(files);
+    }
+
+    private static Map<String, Object> copy(Map<?, ?> file) {
+        var copy = new LinkedHashMap<String, Object>();
+        file.forEach((key, value) -> copy.put((String) key, value));
+        return copy;
+    }
+
+    /// Such a file in the message that it belongs to.
+    static Map<String, Object> inMessage(Map<String, Object> file) {
+        return object("id", file.get("id"), "filename", file.get("filename"), "type", file.get("type"),
+                "url", file.get("url"), "mime_type", file.get("mime_type"), "size", file.get("size"),
+                "transfer_method", file.get("transfer_method"), "belongs_to", "user",
+                "upload_file_id", file.get("related_id"));
+    }
+
+    /// And in the event that ends a stream.
+    static Map<String, Object> atEnd(Map<String, Object> file) {
+        return object("related_id", file.get("id"), "extension", file.get("extension"),
+                "filename", file.get("filename"), "size", file.get("size"), "mime_type", file.get("mime_type"),
+                "transfer_method", file.get("transfer_method"), "type", file.get("type"), "url", file.get("url"),
+                "upload_file_id", file.get("related_id"), "remote_url", Objects.toString(file.get("remote_url"), ""));
     }
 
     private LookUpResult found(Map<?, ?> given, String user, boolean worker) {

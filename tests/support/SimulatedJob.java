@@ -1,7 +1,7 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.*;
-import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.*;
 import difyexec.SimulatedGraph.Course;
 import difyexec.SimulatedRun.*;
 import difyexec.Simulator.*;
@@ -27,8 +27,10 @@ final class SimulatedJob {
     final boolean streaming;
     final Fate fate;
     final Published version;
-    /// Present in a chatflow.
+    /// Present in an app that is not a workflow.
     final Optional<SimulatedMessage> question;
+    /// Present in an app without a workflow.
+    final Optional<SimulatedTalk> talk;
     final Instant taken = Instant.now();
     final boolean twice;
     /// The run as it started, and as it is stored and reported at its end.
@@ -83,6 +85,7 @@ final class SimulatedJob {
             if (run.question().filter(SimulatedMessage::isReplaced).isPresent() && isAnswered())
                 return SimulatedMessage.PRESET;
             if (status().equals("paused")) return SimulatedGraph.FIRST_PART;
+            if (run.state() instanceof State.Stopped(var said)) return said;
             return data().get("outputs") instanceof Map<?, ?> outputs
                     ? Objects.toString(outputs.get("answer"), "") : "";
         }
@@ -132,6 +135,7 @@ final class SimulatedJob {
         this.fate = start.fate();
         this.version = start.version();
         this.question = start.question();
+        this.talk = start.talk();
         this.twice = twice;
         this.pace = pace;
         this.graph = fate.fault() == Fault.PAUSE ? Optional.of(SimulatedGraph.asking(question.isPresent()))
@@ -146,12 +150,33 @@ final class SimulatedJob {
         return isFrom(Version.V1_14_2);
     }
 
+    boolean isInWorker() {
+        return streaming && hasWorker() && talk.isEmpty();
+    }
+
+    /// Its message in the API.
+    Map<String, Object> message() {
+        return talk.map(talk -> talk.row(began.join()))
+                .orElseGet(() -> question.orElseThrow().row(began.join(), written(), waited()));
+    }
+
+    /// The conversation that it starts.
+    Map<String, Object> conversation(Instant updated) {
+        return question.orElseThrow().conversation(began.join(), updated,
+                talk.map(talk -> talk.introduction(began.join())).orElse(""));
+    }
+
     /// Waits as long as its fate or its graph says, unless it is halted before; runs on its own thread.
     void run(Map<String, Object> inputs, Runnable onBegin, Runnable onEnd) throws InterruptedException {
         pace.pause(fate.queue());
         var run = SimulatedRun.begin(version.app(), user, inputs, question, Instant.now());
+        talk.ifPresent(talk -> talk.begin(run));
         began.complete(run);
         onBegin.run();
+        if (talk.isPresent()) {
+            converse(run, talk.get());
+            return;
+        }
         if (isPreset()) {
             var ended = run.end(new State.Succeeded(SimulatedJson.object("answer",
                     SimulatedMessage.PRESET, "files", List.of())), 0, Instant.now());
@@ -159,8 +184,7 @@ final class SimulatedJob {
             reported.complete(halted(ended, Map.of()));
             return;
         }
-        boolean inWorker = streaming && hasWorker();
-        if (!inWorker && (fate.fault() == Fault.NEVER || fate.fault() == Fault.KILL)) return;
+        if (!isInWorker() && (fate.fault() == Fault.NEVER || fate.fault() == Fault.KILL)) return;
         if (fate.fault() == Fault.NEVER) killWorker();
         if (fate.fault() == Fault.WORKER_ENDED) haltAfter(Halt.WORKER_ENDED, takes().dividedBy(2));
         switch (haltAfter(Halt.NONE, takes()).join()) {
@@ -171,12 +195,65 @@ final class SimulatedJob {
         }
     }
 
+    /// The course of a row in an app without a workflow. Its process is not a worker, and its ending is what the ledger
+    /// counts: whether the model has answered to the end, not whether the answer is stored.
+    private void converse(SimulatedRun run, SimulatedTalk talk) throws InterruptedException {
+        if (fate.fault() == Fault.NEVER) return;
+        boolean isOutOfTime = fate.fault() == Fault.STOPPED || fate.fault() == Fault.TIME_LIMIT;
+        var left = isOutOfTime ? takes().dividedBy(2) : version.traits().longest();
+        for (var step : talk.script.steps()) {
+            if (isHalted(step.after(), left, run, talk)) return;
+            left = left.minus(step.after());
+            talk.say(step);
+        }
+        if (isHalted(talk.script.rest(), left, run, talk)) return;
+        var answer = talk.script.failure().<State>map(failure -> new State.Failed(failure.stored()))
+                .orElse(new State.Succeeded(Map.of()));
+        var ended = run.end(answer, talk.script.usage().total(), Instant.now());
+        stored.complete(ended);
+        talk.end(ended);
+        reported.complete(new Report(ended, Optional.empty(), Map.of()));
+    }
+
+    /// Waits that long. Returns whether the row has ended meanwhile, at the latest when no time is left.
+    private boolean isHalted(Duration time, Duration left, SimulatedRun run, SimulatedTalk talk)
+            throws InterruptedException {
+        boolean isTooLong = time.compareTo(left) > 0;
+        try {
+            switch (halt.get(pace.millis(isTooLong ? left : time), MILLISECONDS)) {
+                case STOP -> {
+                    pace.pause(SimulatedTalk.STOP_PERIOD);
+                    stop(run, talk);
+                    return true;
+                }
+                case WORKER_KILLED -> {
+                    talk.die();
+                    killed.complete(null);
+                    return true;
+                }
+                case NONE, WORKER_ENDED -> {}
+            }
+        } catch (ExecutionException | TimeoutException _) {
+            if (isTooLong) stop(run, talk);
+            return isTooLong;
+        }
+        return false;
+    }
+
+    private void stop(SimulatedRun run, SimulatedTalk talk) {
+        var ended = run.end(new State.Stopped(), 0, Instant.now());
+        stored.complete(ended);
+        talk.stop(ended);
+        reported.complete(new Report(ended, Optional.empty(), Map.of()));
+    }
+
     private CompletableFuture<Halt> haltAfter(Halt what, Duration time) {
         return halt.completeOnTimeout(what, pace.millis(time), MILLISECONDS);
     }
 
     /// How long it takes from its start.
     Duration takes() {
+        if (talk.isPresent()) return talk.get().script.total();
         return version.graph().map(graph -> graph.takes(began.join().inputs())).orElse(fate.latency())
                 .plus(fate.move());
     }
@@ -214,7 +291,7 @@ final class SimulatedJob {
             abort(run, course, onEnd);
             return;
         }
-        if (fate.fault() == Fault.STOPPED && giveUp(run, onEnd)) return;
+        if (fate.fault() == Fault.STOPPED && giveUp(run, (String) outputs.get("answer"), onEnd)) return;
         var state = version.form().mismatch(inputs).<State>map(State.Failed::new)
                 .orElseGet(() -> switch (fate.fault()) {
                     case FAIL -> new State.Failed("Run failed: the model refused this input");
@@ -233,9 +310,9 @@ final class SimulatedJob {
         resume(text);
     }
 
-    /// Moderation of the input answers alone, without a run.
+    /// Moderation of a chatflow's input answers alone, without a run.
     boolean isPreset() {
-        return fate.fault() == Fault.PRESET;
+        return talk.isEmpty() && fate.fault() == Fault.PRESET;
     }
 
     /// Paused in 1.9.2, which cannot resume.
@@ -255,9 +332,11 @@ final class SimulatedJob {
         reported.complete(new Report(ended, seen, corrections));
     }
 
-    /// The listener reports that its time is over; the run continues. Returns true if 1.16.0 aborts it.
-    private boolean giveUp(SimulatedRun run, Runnable onEnd) throws InterruptedException {
-        reported.complete(halted(run.end(new State.Stopped(), 0, Instant.now()), BY_LISTENER));
+    /// The listener reports that its time is over; the run continues. Returns true if 1.16.0 aborts it. A blocking
+    /// chatflow responds with the answer so far, like a success.
+    private boolean giveUp(SimulatedRun run, String answer, Runnable onEnd) throws InterruptedException {
+        var said = streaming ? "" : answer.substring(0, answer.length() / 2);
+        reported.complete(halted(run.end(new State.Stopped(said), 0, Instant.now()), BY_LISTENER));
         boolean isAborted = isFrom(Version.V1_16_0);
         pace.pause(isAborted ? Duration.ofMillis(500) : takes());
         if (isAborted) store(run, "Aborted: App execution exceeded 2 seconds", Map.of(), onEnd);
@@ -393,11 +472,16 @@ final class SimulatedJob {
 
     /// Asks its worker to shut down; before 1.16.0 it finishes its active runs first.
     void endWorker() {
-        if (streaming && isFrom(Version.V1_16_0) && began.isDone()) halt.complete(Halt.WORKER_ENDED);
+        if (isInWorker() && isFrom(Version.V1_16_0) && began.isDone()) halt.complete(Halt.WORKER_ENDED);
     }
 
     void killWorker() {
-        if (streaming && hasWorker() && began.isDone()) halt.complete(Halt.WORKER_KILLED);
+        if (isInWorker() && began.isDone()) halt.complete(Halt.WORKER_KILLED);
+    }
+
+    /// Kills the API, unless a worker runs it.
+    void killApi() {
+        if (!isInWorker()) kill();
     }
 
     /// Kills the process that runs it, the API or the worker.
@@ -424,7 +508,8 @@ final class SimulatedJob {
 
     /// A published version of the workflow: the form and the graph. Without a graph it answers with its
     /// texts.
-    record Published(App app, JsonNode fields, SimulatedForm form, Optional<SimulatedGraph> graph) {
+    record Published(App app, JsonNode fields, SimulatedForm form, Optional<SimulatedGraph> graph,
+                     Setup.Traits traits) {
         /// The form of a workflow with only text variables.
         static ArrayNode texts(List<String> columns) {
             var fields = new ObjectMapper().createArrayNode();
@@ -434,17 +519,34 @@ final class SimulatedJob {
             return fields;
         }
 
-        static Published of(Version version, JsonNode fields, Optional<SimulatedGraph> graph, SimulatedFiles files) {
-            var form = SimulatedForm.of(fields, version.hasWorker(), files);
+        /// An app without a workflow does not use the defaults of its variables.
+        static Published of(Version version, JsonNode fields, Setup setup, Optional<SimulatedGraph> graph,
+                SimulatedFiles files) {
+            var used = fields.deepCopy();
+            if (setup.kind().isPlain()) used.findParents("default").forEach(field -> ((ObjectNode) field)
+                    .remove("default"));
+            var form = SimulatedForm.of(used, version.hasWorker(), files);
             var app = App.of(version, UUID.randomUUID().toString());
-            return new Published(app, fields, form, graph);
+            return new Published(app, fields, form, graph, setup.traits());
+        }
+
+        /// What the model is asked if there is no question: the texts of the variables, except the row's id.
+        private String prompt(Map<?, ?> inputs) {
+            return form.variables().stream().map(SimulatedForm.Variable::name).filter(name -> !name.equals("id"))
+                    .map(inputs::get).filter(Objects::nonNull).map(Object::toString).collect(joining(" "));
         }
     }
 
     /// A request that is about to start a run.
     record Start(String row, String user, Map<?, ?> inputs, Optional<SimulatedMessage> question, Fate fate,
                  boolean streaming, Published version) {
-        /// The connection breaks before the server of a chatflow has made its end user.
+        private Optional<SimulatedTalk> talk() {
+            return question.filter(asked -> asked.app().isPlain()).map(asked -> new SimulatedTalk(asked,
+                    version.traits(), streaming, SimulatedModel.script(asked.app(), version.app().version(),
+                            asked.query().isEmpty() ? version.prompt(inputs) : asked.query(), fate, version.traits())));
+        }
+
+        /// The connection breaks before the server of a chat has made its end user.
         boolean isCutAtOnce() {
             return question.isPresent() && fate.fault() == Fault.DROP_BEFORE && fate.die() % 2 == 0;
         }

@@ -15,7 +15,7 @@ final class SimulatedLedger {
     /// The runs there were when some were first forgotten, and the listed ones of them.
     private List<SimulatedJob> all;
     private Set<SimulatedJob> allListed;
-    final AtomicInteger stops = new AtomicInteger(), looks = new AtomicInteger();
+    final AtomicInteger stops = new AtomicInteger(), looks = new AtomicInteger(), names = new AtomicInteger();
 
     int nextStart(String row) {
         return starts.merge(row, 1, Integer::sum);
@@ -97,7 +97,7 @@ final class SimulatedLedger {
         faults.forEach((fault, count) -> met.put(fault.word(), count));
         var stats = SimulatedJson.object("rows", rows.size(), "started", count(_ -> true),
                 "succeeded", count(SimulatedLedger::succeeded), "twice", count(job -> job.twice), "users", users.size(),
-                "stops", stops.get(), "looks", looks.get(), "states", states, "faults", met);
+                "stops", stops.get(), "looks", looks.get(), "names", names.get(), "states", states, "faults", met);
         if (each) stats.put("by_row", byRow());
         return stats;
     }
@@ -120,8 +120,10 @@ final class SimulatedLedger {
     }
 
     private static Map<String, Object> summary(SimulatedJob job) {
-        return SimulatedJson.object("user", job.user, "run", job.now().map(SimulatedRun::id).orElse(null),
+        var summary = SimulatedJson.object("user", job.user, "run", job.now().map(SimulatedRun::id).orElse(null),
                 "state", job.status(), "fault", job.fate.fault().word(), "taken", job.taken.toString(),
                 "twice", job.twice);
+        job.talk.ifPresent(talk -> summary.put("stored", talk.isStored())); // and if not, the answer is lost
+        return summary;
     }
 }

@@ -1,25 +1,42 @@
 package difyexec;
 
+import difyexec.Simulator.Setup.Kind;
+
 import module java.base;
 
 import static difyexec.SimulatedJson.object;
 
-/// A question to a chatflow, and how the API shows it and its answer, field for field in Dify's order. Its
-/// run is like that of a workflow; only its events have more fields in front.
+/// A question to an app that is not a workflow. This class shows that of a chatflow and its answer, field for field in
+/// Dify's order: its run is like that of a workflow, only its events have more fields in front. [SimulatedTalk] shows
+/// those of the other apps.
 ///
-/// @param id         also that of the answer: question and answer are one message
-/// @param dialogue   its place in its conversation, from 1
-/// @param isReplaced moderation replaces its answer with [#PRESET]; the run keeps its own
-record SimulatedMessage(String id, String conversation, String query, int dialogue, boolean isReplaced) {
+/// @param id           also that of the answer: question and answer are one message
+/// @param conversation empty in a completion app
+/// @param dialogue     its place in its conversation, from 1
+/// @param isNamed      whether the model is asked for a name of the conversation
+/// @param files        the files beside the question
+/// @param isReplaced   moderation replaces its answer with [#PRESET]; a run keeps its own
+record SimulatedMessage(Kind app, String id, String conversation, String query, int dialogue, boolean isNamed,
+                        List<Map<String, Object>> files, boolean isReplaced) {
     static final String PRESET = "PRESET ANSWER";
 
     /// A message of its own.
-    static SimulatedMessage of(String conversation, String query, int dialogue) {
-        return new SimulatedMessage(UUID.randomUUID().toString(), conversation, query, dialogue, false);
+    static SimulatedMessage of(Kind app, String conversation, String query) {
+        return new SimulatedMessage(app, UUID.randomUUID().toString(), conversation, query, 1, false, List.of(), false);
     }
 
     SimulatedMessage moderated(boolean isReplaced) {
-        return new SimulatedMessage(id, conversation, query, dialogue, isReplaced);
+        return new SimulatedMessage(app, id, conversation, query, dialogue, isNamed, files, isReplaced);
+    }
+
+    /// Another question after this many in its conversation. Only the first one can give it a name.
+    SimulatedMessage after(int before, boolean isNamed) {
+        return new SimulatedMessage(app, id, conversation, query, before + 1, isNamed && before == 0, files,
+                isReplaced);
+    }
+
+    SimulatedMessage with(List<Map<String, Object>> files) {
+        return new SimulatedMessage(app, id, conversation, query, dialogue, isNamed, files, isReplaced);
     }
 
     // ── In a stream ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -49,16 +66,21 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
         return event("message_end", run, "id", id, "metadata", metadata(run), "files", List.of());
     }
 
-    /// Only 1.9.2 sends it, after the end of a failed run.
+    /// A chatflow of 1.9.2 sends it after the end of a failed run.
     Map<String, Object> error(SimulatedRun run, String code, String message) {
-        var event = event("error", run, "code", code, "status", 400, "message", message);
+        return error(run, code, 400, message);
+    }
+
+    Map<String, Object> error(SimulatedRun run, String code, int status, String message) {
+        var event = event("error", run, "code", code, "status", status, "message", message);
         event.remove("task_id");
         return event;
     }
 
-    private Map<String, Object> event(String name, SimulatedRun run, Object... more) {
+    Map<String, Object> event(String name, SimulatedRun run, Object... more) {
         var event = object("event", name, "conversation_id", conversation, "message_id", id,
                 "created_at", run.created().getEpochSecond(), "task_id", run.task());
+        if (conversation.isEmpty()) event.remove("conversation_id");
         event.putAll(object(more));
         return event;
     }
@@ -111,48 +133,64 @@ record SimulatedMessage(String id, String conversation, String query, int dialog
 
     // ── Asked for afterwards ────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The conversation that starts with this question; its status says nothing about any run.
-    Map<String, Object> conversation(SimulatedRun run, Instant updated) {
+    /// The conversation that starts with this question; its status says nothing about any run. The model gives it the
+    /// whole question as a name.
+    ///
+    /// @param introduction the app's opening statement
+    Map<String, Object> conversation(SimulatedRun run, Instant updated, String introduction) {
         int length = query.codePointCount(0, query.length());
-        var name = length > 20 ? query.substring(0, query.offsetByCodePoints(0, 20)) + "…" : query;
+        boolean isWhole = length <= 20 || isNamed && app.isPlain();
+        var name = isWhole ? query : query.substring(0, query.offsetByCodePoints(0, 20)) + "…";
         return object("id", conversation, "name", name, "inputs", run.inputs(), "status", "normal",
-                "introduction", "", "created_at", run.created().getEpochSecond(),
+                "introduction", introduction, "created_at", run.created().getEpochSecond(),
                 "updated_at", updated.getEpochSecond());
     }
 
     /// @param report the end of the run, as far as it is written into the message
     /// @param waited each form that the run has waited for
     Map<String, Object> row(SimulatedRun run, Optional<SimulatedJob.Report> report, List<Map<String, Object>> waited) {
+        var row = row(run);
+        set(row, "extra_contents", waited);
+        report.ifPresent(end -> {
+            boolean isFailed = end.status().equals("failed");
+            set(row, "answer", end.answer(), "status", isFailed ? "error"
+                    : end.status().equals("paused") ? "paused" : "normal", "error", isFailed ? failure(end) : null,
+                    "total_tokens", end.run().tokens());
+            if (!isFailed) set(row, "answer_tokens", end.run().tokens(),
+                    "provider_response_latency", end.run().seconds());
+        });
+        return row;
+    }
+
+    /// The message while nothing of an answer is stored.
+    Map<String, Object> row(SimulatedRun run) {
         var row = object("id", id, "conversation_id", conversation,
                 "parent_message_id", "00000000-0000-0000-0000-000000000000", "inputs", run.inputs(), "query", query,
-                "answer", report.map(SimulatedJob.Report::answer).orElse(""));
+                "answer", "");
         if (!isWorkers(run)) row.put("message_files", List.of());
         row.putAll(object("feedback", null, "retriever_resources", List.of(),
                 "created_at", run.created().getEpochSecond(), "agent_thoughts", List.of()));
         if (isWorkers(run)) row.put("message_files", List.of());
-        var failed = report.filter(end -> end.status().equals("failed"));
-        if (isNewest(run)) row.putAll(cost(report.filter(_ -> failed.isEmpty())));
-        boolean isPaused = report.filter(end -> end.status().equals("paused")).isPresent();
-        row.putAll(object("status", failed.isPresent() ? "error" : isPaused ? "paused" : "normal",
-                "error", failed.map(SimulatedMessage::failure).orElse(null)));
-        if (isWorkers(run)) row.put("extra_contents", waited);
-        if (isNewest(run)) row.put("total_tokens", report.map(end -> end.run().tokens()).orElse(0));
+        if (isNewest(run)) row.putAll(object("message_tokens", 0, "answer_tokens", 0,
+                "provider_response_latency", new BigDecimal("0.0"), "total_price", "0E-7", "currency", "USD"));
+        row.putAll(object("status", "normal", "error", null));
+        if (isWorkers(run)) row.put("extra_contents", List.of());
+        if (isNewest(run)) row.put("total_tokens", 0);
         return row;
     }
 
-    /// The cost of a run that did not fail; only zeros for a failed one.
-    private static Map<String, Object> cost(Optional<SimulatedJob.Report> report) {
-        return object("message_tokens", 0, "answer_tokens", report.map(end -> end.run().tokens()).orElse(0),
-                "provider_response_latency", report.map(end -> end.run().seconds()).orElse(new BigDecimal("0.0")),
-                "total_price", "0E-7", "currency", "USD");
+    /// Changes fields of a message, except those that its version lacks.
+    static void set(Map<String, Object> row, Object... keysAndValues) {
+        object(keysAndValues).forEach((key, value) -> {
+            if (row.containsKey(key)) row.put(key, value);
+        });
     }
 
-    private static boolean isWorkers(SimulatedRun run) {
+    static boolean isWorkers(SimulatedRun run) {
         return run.app().version().hasWorker();
     }
 
-    private static boolean isNewest(SimulatedRun run) {
+    static boolean isNewest(SimulatedRun run) {
         return run.app().version().isFrom(SimulatedRun.Version.V1_16_0);
     }
-
 }

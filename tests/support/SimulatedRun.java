@@ -272,8 +272,12 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         /// A node failed with the error `handled`, and a default value replaced its output.
         record Partial(Map<String, Object> outputs, String handled) implements State {}
         record Failed(String error) implements State {}
-        /// Ended through the stop route.
-        record Stopped() implements State {}
+        /// Ended through the stop route, or out of time. A chatflow had `said` so much of its answer.
+        record Stopped(String said) implements State {
+            Stopped() {
+                this("");
+            }
+        }
         /// Waits for a person at the Human Input node of this name, as in 1.14.2.
         record Paused(String node) implements State {}
 

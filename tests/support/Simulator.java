@@ -10,6 +10,8 @@
 //SOURCES SimulatedJob.java
 //SOURCES SimulatedRun.java
 //SOURCES SimulatedMessage.java
+//SOURCES SimulatedModel.java
+//SOURCES SimulatedTalk.java
 //SOURCES SimulatedConversations.java
 //SOURCES SimulatedJson.java
 //SOURCES SimulatedForm.java
@@ -28,10 +30,12 @@ import picocli.CommandLine.Model.*;
 
 import module java.base;
 
+import static difyexec.SimulatedJson.object;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
-/// A Dify server with one app, a workflow or a chatflow, for tests and benchmarks. This class decides what goes wrong
-/// and when; [SimulatedRun] and [SimulatedDify] write the answers, field for field.
+/// A Dify server with one app of any kind, for tests and benchmarks. This class decides what goes wrong and when;
+/// [SimulatedRun], [SimulatedMessage], [SimulatedTalk] and [SimulatedDify] write the answers, field for field. It uses
+/// nothing of the tool, so that it starts without compiling it.
 ///
 /// Every start of a row (its `id`) rolls one die, made of the seed, the id and the count of its starts: the same rows
 /// meet the same trouble in any order. A run continues whatever its client does. Connections are served by hand and
@@ -44,9 +48,15 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
                 + "(?rows=0: totals only).", "",
                 "A share is 3%% or 0.03, and is rolled at each start of a row. A row can request a fault by name in "
                 + "any of its inputs: [drop-before] for its first start, [drop-before!] for every start; "
-                + "also [latency 5s], [queue 10s] and [move 400s].", ""},
+                + "also [latency 5s], [queue 10s] and [move 400s].", "",
+                "In apps without a workflow (chat, agent-chat, agent, completion), words at the start of a question "
+                + "steer the model: sleep=4, long=25 pause=200, say=Yes, empty, braces, think, fail=rate (or invoke, "
+                + "auth, bad, conn, down, inner, cut, after:3), tool=current_time or tool, react, ask. A row is stored "
+                + "as in Dify: that of a stream only if its client is there to the end.", ""},
         footer = {"", "Example: ./jbang simulator --port 5001 --dify 1.14.2 --latency 200ms --drop-after 5%%"})
 final class Simulator implements Callable<Integer> {
+    /// How long a process has to end when it is asked to.
+    private static final Duration GRACE = Duration.ofSeconds(30);
     static final String WORKSPACE_KEY = "sk-0b8e7c52-3f19-4d6a-9a57-6c1e2d4f8b90";
     static final String FIRST_APP = "4a1f6c0e-7d52-4b8e-9c3a-1f2e3d4c5b6a",
             SECOND_APP = "9d8c7b6a-5f4e-4d3c-8b2a-a1b2c3d4e5f6";
@@ -59,9 +69,29 @@ final class Simulator implements Callable<Integer> {
     SimulatedRun.Version version;
 
     @Option(names = "--app", paramLabel = "KIND", defaultValue = "workflow",
-            description = "Serve a workflow or chatflow; chat, agent-chat and completion only report their "
-                    + "kind (default: ${DEFAULT-VALUE}).")
+            description = "Serve a workflow, chatflow, chat, agent-chat, agent or completion app "
+                    + "(default: ${DEFAULT-VALUE}).")
     Setup.Kind app;
+
+    @Option(names = "--opening", paramLabel = "TEXT", defaultValue = "",
+            description = "Introduce each conversation of a chat or agent-chat app with this, and fill in {{id}}.")
+    String opening;
+
+    @Option(names = "--files", paramLabel = "N", defaultValue = "0",
+            description = "Let an app without a workflow take N images or documents beside each question, and refuse "
+                    + "more (default: ignore all; the new agent takes any).")
+    int files;
+
+    @Option(names = "--react", description = "Let an agent-chat app use the strategy ReAct, not function calls.")
+    boolean isReact;
+
+    @Option(names = "--unpriced", description = "Let the model of an app without a workflow have no price list.")
+    boolean isUnpriced;
+
+    @Option(names = "--longest", paramLabel = "S", defaultValue = "1200s",
+            description = "End rows of apps without a workflow after this long, as if they were stopped "
+                    + "(default: ${DEFAULT-VALUE}).")
+    Duration longest;
 
     @Option(names = "--columns", paramLabel = "A,B", split = ",", defaultValue = "id,text",
             description = "Give the workflow these text variables; drop other inputs (default: ${DEFAULT-VALUE}).")
@@ -108,7 +138,7 @@ final class Simulator implements Callable<Integer> {
 
     @Option(names = "--limit", paramLabel = "N", defaultValue = "0",
             description = "Refuse more than N active requests with 400 'Too many requests.'; from 1.14.2 on, "
-                    + "streams are not limited, but 1 refuses all of them (default: no limit).")
+                    + "streams of a worker are not limited, but 1 refuses all of them (default: no limit).")
     int limit;
 
     @Option(names = "--workers", paramLabel = "N", defaultValue = "0",
@@ -134,6 +164,16 @@ final class Simulator implements Callable<Integer> {
             description = "Kill the worker and replace it every S: the streamed runs from 1.14.2 on stay running "
                     + "for ever (default: never).")
     Duration killWorker;
+
+    @Option(names = "--restart-api", paramLabel = "S", defaultValue = "0",
+            description = "Shut the API down and replace it every S: it refuses connections while its runs end, and "
+                    + "is killed after 30s, if they have not ended (default: never).")
+    Duration restartApi;
+
+    @Option(names = "--kill-api", paramLabel = "S", defaultValue = "0",
+            description = "Kill the API and replace it every S: all connections break, and all runs but those of the "
+                    + "worker stay running for ever (default: never).")
+    Duration killApi;
 
     @Option(names = "--break-after", paramLabel = "N", defaultValue = "0",
             description = "Let the routes of --break work until N runs have been requested "
@@ -176,18 +216,22 @@ final class Simulator implements Callable<Integer> {
 
     @Override
     public Integer call() throws Exception {
-        var dify = new SimulatedDify(behaviour(), Setup.PLAIN.with(app));
-        var second = new SimulatedDify(behaviour(), Setup.PLAIN.with(app));
+        var dify = new SimulatedDify(behaviour(), setup());
+        var second = new SimulatedDify(behaviour(), setup());
         prepare(dify);
         prepare(second);
-        try (var server = SimulatedServer.start(port, places, dify)) {
-            server.addWorkspace(WORKSPACE_KEY, Map.of(FIRST_APP, dify, SECOND_APP, second));
-            every(restartWorker, dify::endWorker);
-            every(killWorker, dify::killWorker);
-            spec.commandLine().getOut().println(server.baseUrl());
-            spec.commandLine().getOut().flush();
-            Thread.currentThread().join(); // until it is killed
-        }
+        var server = new AtomicReference<>(SimulatedServer.start(port, places, dify));
+        server.get().addWorkspace(WORKSPACE_KEY, Map.of(FIRST_APP, dify, SECOND_APP, second));
+        every(restartWorker, dify::endWorker);
+        every(killWorker, dify::killWorker);
+        every(killApi, () -> {
+            dify.killApi();
+            server.get().drop();
+        });
+        every(restartApi, () -> server.set(server.get().restarted(GRACE.dividedBy(speed), dify::killApi)));
+        spec.commandLine().getOut().println(server.get().baseUrl());
+        spec.commandLine().getOut().flush();
+        Thread.currentThread().join(); // until it is killed
         return 0;
     }
 
@@ -205,6 +249,15 @@ final class Simulator implements Callable<Integer> {
     private static void every(Duration period, Runnable what) {
         if (period.isPositive()) Executors.newSingleThreadScheduledExecutor(Thread.ofPlatform().daemon().factory())
                 .scheduleAtFixedRate(what, period.toMillis(), period.toMillis(), MILLISECONDS);
+    }
+
+    /// The app, as the options describe it.
+    Setup setup() {
+        if (app == Setup.Kind.AGENT && version == SimulatedRun.Version.V1_9_2)
+            throw new ParameterException(spec.commandLine(), "--app agent: Dify " + version.number
+                    + " has no such app");
+        return new Setup("simulated", Optional.empty(), app, _ -> true, new Setup.Traits(
+                Optional.of(opening), files, isReact, !isUnpriced, longest));
     }
 
     Behaviour behaviour() {
@@ -287,7 +340,7 @@ final class Simulator implements Callable<Integer> {
         FLAKY("Fail the run with a model's rate limit."),
         PARTIAL("End the run as partial-succeeded."),
         STOPPED("Report the run as stopped by the time limit; it continues and succeeds later (1.16.0: it "
-                + "is also stored as stopped)."),
+                + "is also stored as stopped). Apps without a workflow report and store the answer so far, if any."),
         FALSE_FAIL("Report the run as failed by a rate limit; it continues and succeeds later."),
         OTHER_END("Send the end of another run in a stream; its own run continues."),
         ERROR_FIRST("Send an error in a stream, then the end of its run."),
@@ -295,17 +348,23 @@ final class Simulator implements Callable<Integer> {
                 + "cut and its run continues, other runs stay running for ever; slots stay taken."),
         STEP_LIMIT("Let the run reach the step limit with complete outputs: reported as failed (1.16.0: "
                 + "stopped), stored as stopped."),
-        TIME_LIMIT("Let the run reach the engine's time limit, in 1.9.2 before its outputs."),
+        TIME_LIMIT("Let the run reach the engine's time limit, in 1.9.2 before its outputs; in an app without a "
+                + "workflow like --stopped."),
         BROKEN("Break streams of 1.16.0: a failed end is made up; the run is stored as succeeded."),
         BROKEN_RUNNING("Like --broken, during the run: it continues."),
         BROKEN_ABSENT("Like --broken, before the run starts."),
         WORKER_ENDED("Shut the worker down during the run: streams of 1.16.0 end as stopped, and are stored as "
                 + "stopped."),
-        REPLACE("Replace a chatflow's answer by moderation; the run keeps its own."),
-        PRESET("Let a chatflow's moderation answer the question, without a run."),
-        PAUSE("Let the run wait for a person, who soon answers its form (from 1.14.2 on)."),
+        REPLACE("Replace an answer by moderation (not in workflows and agents); a run keeps its own."),
+        PRESET("Let moderation answer the question, without a run and without asking the model."),
+        PAUSE("Let the run wait for a person, who soon answers its form (from 1.14.2 on); an agent asks back."),
         UNRECORDED("Report the end in a stream, but leave the run's record running, as after a restart of the "
-                + "database.");
+                + "database."),
+        EMPTY("Let the model answer without text (apps without a workflow)."),
+        TRUNCATE("End the answer after its first piece like a whole one, without tokens and prices (seen in 1.9.2, "
+                + "apps without a workflow)."),
+        FREEZE("Let nothing arrive any more, and keep the connection open, as if the network were gone; the server "
+                + "does not notice.");
 
         /// The help of the option that sets its share.
         final String description;
@@ -385,12 +444,12 @@ final class Simulator implements Callable<Integer> {
     }
 
     /// The app apart from its form: its name, its graph (without one it answers with its texts), its
-    /// state, and whether an address that a run gives as a file answers.
-    record Setup(String name, Optional<SimulatedGraph> graph, Kind kind, Predicate<URI> answers) {
-        /// `mode` is the mode in `/info`. Only workflows and chatflows can be run.
+    /// state, whether an address that a run gives as a file answers, and what an app without a workflow has.
+    record Setup(String name, Optional<SimulatedGraph> graph, Kind kind, Predicate<URI> answers, Traits traits) {
+        /// `mode` is the mode in `/info`.
         enum Kind {
             WORKFLOW("workflow"), UNPUBLISHED("workflow"), CHATFLOW("advanced-chat"), CHAT("chat"),
-            AGENT_CHAT("agent-chat"), COMPLETION("completion");
+            AGENT_CHAT("agent-chat"), AGENT("agent"), COMPLETION("completion");
 
             final String mode;
 
@@ -399,9 +458,9 @@ final class Simulator implements Callable<Integer> {
             }
 
             static Kind of(String word) {
-                return Stream.of(values()).filter(kind -> kind != UNPUBLISHED && kind.word().equals(word)).findFirst()
-                        .orElseThrow(() -> new TypeConversionException("'" + word
-                                + "' is not workflow, chatflow, chat, agent-chat or completion"));
+                return Stream.of(values()).filter(kind -> kind != UNPUBLISHED && (kind.word().equals(word)
+                        || kind.mode.equals(word))).findFirst().orElseThrow(() -> new TypeConversionException("'" + word
+                                + "' is not workflow, chatflow, chat, agent-chat, agent or completion"));
             }
 
             String word() {
@@ -410,19 +469,52 @@ final class Simulator implements Callable<Integer> {
 
             /// Whether it is asked at `/chat-messages`.
             boolean isChat() {
-                return this == CHATFLOW || this == CHAT || this == AGENT_CHAT;
+                return this == CHATFLOW || isPlain() && this != COMPLETION;
             }
 
             /// Whether it lacks a workflow.
             boolean isPlain() {
-                return this == CHAT || this == AGENT_CHAT || this == COMPLETION;
+                return switch (this) {
+                    case CHAT, AGENT_CHAT, AGENT, COMPLETION -> true;
+                    case WORKFLOW, UNPUBLISHED, CHATFLOW -> false;
+                };
             }
+        }
+
+        /// What an app without a workflow has.
+        ///
+        /// @param opening  its opening statement; empty if it was never set up
+        /// @param files    how many files a question may have
+        /// @param isReact  the strategy of an agent
+        /// @param isPriced whether its model has a price list
+        /// @param longest  how long a row may take
+        record Traits(Optional<String> opening, int files, boolean isReact, boolean isPriced, Duration longest) {
+            static final Traits USUAL = new Traits(Optional.of(""), 0, false, true, Duration.ofSeconds(1200));
+            private static final List<String> METHODS = List.of("remote_url", "local_file");
+
+            /// `file_upload` in `/parameters`.
+            Map<String, Object> uploads(Kind kind) {
+                if (kind == Kind.AGENT) return object("enabled", true, "allowed_file_extensions",
+                        List.of("JPG", "JPEG", "PNG", "GIF", "WEBP", "SVG"), "allowed_file_types",
+                        List.of("document", "image", "audio", "video"), "allowed_file_upload_methods",
+                        METHODS.reversed(), "image", object("enabled", true), "number_limits", 3);
+                if (files == 0) return object("image", object("detail", "high", "enabled", false,
+                        "number_limits", 3, "transfer_methods", METHODS));
+                return object("enabled", true, "allowed_file_types", List.of("image", "document"),
+                        "allowed_file_extensions", List.of(), "allowed_file_upload_methods", METHODS,
+                        "number_limits", files, "image", object("enabled", true, "number_limits", files,
+                                "detail", "low", "transfer_methods", METHODS));
+            }
+        }
+
+        Setup(String name, Optional<SimulatedGraph> graph, Kind kind, Predicate<URI> answers) {
+            this(name, graph, kind, answers, Traits.USUAL);
         }
 
         static final Setup PLAIN = new Setup("simulated", Optional.empty(), Kind.WORKFLOW, _ -> true);
 
         Setup with(Kind kind) {
-            return new Setup(name, graph, kind, answers);
+            return new Setup(name, graph, kind, answers, traits);
         }
     }
 
