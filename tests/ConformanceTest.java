@@ -14,10 +14,11 @@ import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.*;
 import static org.junit.jupiter.api.Assertions.*;
 
-/// Checks the simulator against three real servers. Each recorded request is sent to a simulator set up like the
+/// Checks the simulator against four real servers. Each recorded request is sent to a simulator set up like the
 /// server. Its answer must have the same status, content type and shape ([Recorded.Shape]), a stream the same events in
-/// the same order and the same end. All cases of a version are replayed in parallel, with time passing four times
-/// faster, and faster still while nothing else happens.
+/// the same order and the same end. In apps without a workflow, where the model's pieces follow from times, repeated
+/// events count once; there it must also have asked the model as often, and stored the same message. All cases of a
+/// version are replayed in parallel, with time passing four times faster, and faster still while nothing else happens.
 class ConformanceTest {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final Duration PATIENCE = Duration.ofSeconds(8);
@@ -43,6 +44,14 @@ class ConformanceTest {
             ".* log_filters\\[18\\]", // asks for the time of the recording
             ".* log_filters\\[21\\]", // not asked by difyexec
             ".* GET /v1/(meta|site)", // not asked by difyexec
+            ".* (GET|POST) /v1/(messages/[^/?]+/.*|text-to-audio|app/feedbacks)", // not asked by difyexec
+            ".* llm_still\\[.*", // repeats look-ups of other cases half an hour later
+            ".* llm_\\w+\\[\\d+\\] (wf|cf)_llm.*", // an LLM node with pieces over time is not played
+            ".* chat_(blocking|streaming)_noprovider\\[0\\].*", // the simulated model has its provider
+            "1.16.1 llm_ended_short\\[29\\].*", // refused at the socket: the server that ends is not played
+            ".* chat_crowded_left\\[.*", // this server did not serve its connections in their order
+            ".* chat_conversations\\[[1-5]\\].*", // chance orders conversations of the same second
+            ".* chat_same_user\\[[34]\\].*", // chance decides which of three first rows keeps the end user
             // iterations, loops and parallel nodes are not played: difyexec reads no events of them
             ".* iterate_parallel\\[.*",
             ".* chatflow_moderated_in\\[(6|9)\\]") + ").*"); // the input that moderation adds is not played
@@ -86,6 +95,14 @@ class ConformanceTest {
     private static final String ID = field("text-input", "id", "'max_length':256");
     private static final String ANSWER = "answer=call.body http_status=call.status_code row_id=start.id";
     private static final Step CALL = new Step.Call("call", false);
+    private static final String ASKED = "{'text-input':{'label':'id','variable':'id','required':true,'default':'',"
+            + "'max_length':48}}";
+    private static final String TEXT = ",{'paragraph':{'label':'text','variable':'text','required':true,'default':''}}";
+    private static final String CHOSEN = ",{'select':{'label':'tone','variable':'tone','required':false,'default':'',"
+            + "'options':['formal','casual']}},{'number':{'label':'n','variable':'n','required':false,'default':''}},"
+            + "{'paragraph':{'label':'note','variable':'note','required':false,'default':'','max_length':200}}";
+    private static final String STRICT = ",{'checkbox':{'label':'strict','variable':'strict','required':false,"
+            + "'default':''}}";
 
     private static final Map<String, App> APPS = new HashMap<>();
 
@@ -126,6 +143,11 @@ class ConformanceTest {
         APPS.put("unknown node", App.of(ID, "id=start.id", new Step.Unknown("nosuch-node")));
         APPS.put("no End node", App.of(ID, ""));
         APPS.put("a variable nobody sets", App.of(ID, "id=start.id gone=nobody.x"));
+        for (var name : List.of("chat", "agent_chat", "agent_react"))
+            APPS.put(name, new App(ASKED + CHOSEN, ASKED + CHOSEN + STRICT, App.graph("")));
+        APPS.put("completion", new App(ASKED + TEXT + CHOSEN, ASKED + TEXT + CHOSEN + STRICT, App.graph("")));
+        APPS.put("agent", App.of("{'text-input':{'label':'id','variable':'id','required':true}},"
+                + "{'text-input':{'label':'tone','variable':'tone','required':false}}", ""));
     }
 
     /// A variable of a form, as the editor stores it, in JSON with `'` for `"`.
@@ -166,6 +188,7 @@ class ConformanceTest {
 
         static Place of(List<Exchange> all, Exchange exchange) {
             int number = exchange.number();
+            if (exchange.name().matches("(chat|agent|completion|llm)_.*")) return ofOther(all, exchange);
             return switch (exchange.name()) {
                 case "parameters_typed", "files", "slots_errors", "refused_streaming" -> of("typed");
                 case "error_open" -> of("typed", "--speed", "15");
@@ -216,6 +239,49 @@ class ConformanceTest {
             };
         }
 
+        /// An app without a workflow. Its name is in that of the case, or in what is said of the last start.
+        private static Place ofOther(List<Exchange> all, Exchange exchange) {
+            var start = all.stream().filter(each -> each.number() <= exchange.number() && each.isStart())
+                    .reduce((_, last) -> last).map(Exchange::about).orElse("");
+            var named = Pattern.compile("with the key of (\\w+)").matcher(exchange.about());
+            var app = switch (exchange.name()) {
+                case "llm_wrong_route" -> named.find() ? named.group(1) : "chat";
+                case "llm_silent_client" -> exchange.number() < 4 ? "chat" : exchange.number() < 11 ? "agent_chat"
+                        : "agent";
+                case String name when name.matches("llm_.*|agent_modes") -> start.split(",")[0];
+                default -> Stream.of("agent_chat", "agent_react", "agent", "chat", "completion")
+                        .filter(exchange.name()::startsWith).findFirst().orElseThrow();
+            };
+            return switch (app) {
+                case "wf_llm" -> of("echo");
+                case "cf_llm" -> CHATFLOW;
+                default -> new Place(app, Kind.of(app.replace("agent_react", "agent_chat").replace('_', '-')),
+                        Simulator.Access.OPEN, options(app, exchange, start));
+            };
+        }
+
+        private static List<String> options(String app, Exchange exchange, String start) {
+            var name = exchange.name();
+            var options = new ArrayList<>(List.of("--files", "2", "--latency", "20ms"));
+            if (app.equals("agent_react")) options.add("--react");
+            boolean isOpening = app.equals("chat") && !name.endsWith("_moderated");
+            if (isOpening) options.addAll(List.of("--opening", "Hello {{id}}!"));
+            boolean isCut = exchange.toString().matches(
+                    "1.9.2 (chat_streaming_limited_left\\[4]|completion_streaming_limited_left\\[5]).*");
+            if (isCut) options.addAll(List.of("--truncate", "100%")); // the first answer after a client had left
+            options.addAll(switch (name) {
+                case String each when each.endsWith("_limited") || each.endsWith("_limited_left") ->
+                        List.of("--limit", "1");
+                case String each when each.endsWith("_moderated") ->
+                        List.of(start.endsWith("_in") ? "--preset" : "--replace", "100%");
+                case String each when each.matches(".*_(left|cut|stopped)") -> List.of("--speed", "2");
+                case String each when each.matches(".*_(killed|ended|pings|ended_short)") -> List.of("--speed", "15");
+                case "llm_time_limit" -> List.of("--speed", "15", "--longest", "5s");
+                default -> List.<String>of();
+            });
+            return options;
+        }
+
         /// Depends on the setting that was lowered, which the name of the run shows.
         private static Place limited(List<Exchange> all, Exchange exchange) {
             var setting = all.stream().filter(each -> each.number() <= exchange.number())
@@ -233,8 +299,12 @@ class ConformanceTest {
     }
 
     private static Simulator.Behaviour behaviour(String version, String... options) {
-        return Simulator.of(WholeCommand.words(List.of("--dify", version, "--speed", "4", "--silence", "30s"), options))
-                .behaviour();
+        return simulator(version, options).behaviour();
+    }
+
+    private static Simulator simulator(String version, String... options) {
+        return Simulator.of(WholeCommand.words(List.of("--dify", version, "--speed", "4", "--silence", "30s"),
+                options));
     }
 
     // ── The comparison ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -244,22 +314,26 @@ class ConformanceTest {
         @ParameterizedTest
         @ValueSource(strings = {"1.9.2", "1.14.2", "1.16.0", "1.16.1"})
         void respondsLikeTheRecordedDifyServers(String version) throws Exception {
-            var cases = Recorded.cases(version).values().stream()
+            var cases = Stream.of(Recorded.cases(version), Recorded.casesOfOthers(version))
+                    .flatMap(each -> each.values().stream()).filter(each -> !each.isEmpty())
                     .map(Recorded::linked).toList();
+            var notes = Recorded.notesOfOthers(version);
             var differing = ConcurrentHashMap.<List<Exchange>>newKeySet();
 
             try (var threads = Executors.newFixedThreadPool(12, Thread.ofVirtual().factory())) {
                 for (var each : cases)
-                    threads.submit(() -> differences(each).isEmpty() || differing.add(each));
+                    threads.submit(() -> differences(each, notes).isEmpty() || differing.add(each));
             }
             var differences = new TreeMap<String, String>();
             for (int chance = 2; chance > 0; chance--) // for a machine that stalls
-                differing.removeIf(each -> differences(each).isEmpty());
-            for (var each : differing) differences.putAll(differences(each));
+                differing.removeIf(each -> differences(each, notes).isEmpty());
+            for (var each : differing) differences.putAll(differences(each, notes));
 
             var all = cases.stream().flatMap(List::stream).toList();
             long left = all.stream().filter(ConformanceTest::isLeftOut).count();
-            IO.println("conformance: " + version + ": " + (all.size() - left) + " compared, " + left + " left out");
+            long noted = notes.values().stream().flatMap(List::stream).filter(Replay::isCompared).count();
+            IO.println("conformance: " + version + ": " + (all.size() - left) + " compared, " + left + " left out; "
+                    + noted + " notes");
             assertEquals("", differences.entrySet().stream().limit(20)
                     .map(each -> each.getKey() + "\n" + each.getValue()).collect(Collectors.joining("\n")),
                     () -> differences.size() + " differ");
@@ -299,9 +373,9 @@ class ConformanceTest {
 
     // ── Replaying ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    private static Map<String, String> differences(List<Exchange> exchanges) {
+    private static Map<String, String> differences(List<Exchange> exchanges, Map<String, List<Exchange>> notes) {
         if (exchanges.stream().allMatch(ConformanceTest::isLeftOut)) return Map.of();
-        try (var replay = new Replay(exchanges)) {
+        try (var replay = new Replay(exchanges, notes.getOrDefault(exchanges.getFirst().name(), List.of()))) {
             return replay.differences();
         } catch (Exception | AssertionError problem) {
             return Map.of(exchanges.getFirst().toString(), "  stopped here: " + problem);
@@ -311,27 +385,38 @@ class ConformanceTest {
     /// One case: its exchanges in order, on its own servers.
     private static final class Replay implements AutoCloseable {
         private final String version;
-        private final List<Exchange> exchanges;
+        private final List<Exchange> exchanges, notes;
         private final Map<Place, SimulatedDify> apps = new HashMap<>();
         private final Map<Place, SimulatedServer> servers = new HashMap<>();
         private final Map<Integer, OpenRequest> inFlight = new TreeMap<>();
         private final List<OpenRequest> others = new ArrayList<>();
         /// Replaces ids in a recorded request that no recorded answer gave.
         private final Map<String, String> aliases = new HashMap<>();
+        /// The users whose requests were not recorded, but sent.
+        private final Set<String> asked = new HashSet<>();
         private String key = "app-MASKED";
 
-        Replay(List<Exchange> exchanges) {
+        Replay(List<Exchange> exchanges, List<Exchange> notes) {
             this.version = exchanges.getFirst().version();
             this.exchanges = exchanges;
+            this.notes = notes.stream().filter(Replay::isCompared).toList();
         }
 
         Map<String, String> differences() throws Exception {
             var differences = new LinkedHashMap<String, String>();
-            for (var exchange : exchanges) {
+            for (int i = 0; i < exchanges.size(); i++) {
+                var exchange = exchanges.get(i);
+                boolean isOther = exchange.name().matches("(chat|agent|completion|llm)_.*");
+                if (isOther && isLeftOut(exchange)) continue;
                 for (var later : needed(exchange)) beginRun(later);
                 before(exchange);
                 var difference = replay(exchange);
                 if (!difference.isEmpty() && !isLeftOut(exchange)) differences.put(exchange.toString(), difference);
+                int next = i + 1 < exchanges.size() ? exchanges.get(i + 1).number() : Integer.MAX_VALUE;
+                for (var note : notes) if (note.number() > exchange.number() && note.number() < next) {
+                    var wrong = difference(note, exchange);
+                    if (!wrong.isEmpty()) differences.put(note.toString(), wrong);
+                }
             }
             return differences;
         }
@@ -356,6 +441,10 @@ class ConformanceTest {
                 case "keys_changed 6" -> app(place).become(Simulator.Access.DELETED);
                 case "keys_changed 7" -> {
                     if (version.equals("1.16.0")) app(place).become(Simulator.Access.FORGOTTEN);
+                }
+                case "stop 0" -> { // the look-up comes before the stop has an effect
+                    begin(exchange);
+                    begin(numbered(1));
                 }
                 case "chatflow_stop 0", "chatflow_stop_later 0" -> {
                     beginRun(exchange).awaitEvents(4);
@@ -392,8 +481,129 @@ class ConformanceTest {
                     app(place).publish(again.fields(version), Optional.of(again.graph()));
                 }
                 case "publish_again 7", "publish_again 8" -> aliases.put(id(exchange), app(place).draft());
+                case "chat_conversations 0" -> {
+                    for (int i = 0; i < 4; i++) ask(exchange, "q" + i, exchange.user()).awaitEnd();
+                    ask(exchange, "other", user(numbered(8))).awaitEnd();
+                }
+                case "chat_same_user 0" -> {
+                    for (int number : List.of(0, 1, 2)) begin(numbered(number));
+                }
                 default -> {}
             }
+            if (exchange.name().matches("(chat|agent|completion|llm)_.*")) beforeOther(exchange);
+        }
+
+        private void beforeOther(Exchange exchange) throws Exception {
+            int number = exchange.number();
+            boolean isLookUp = exchange.isAsking() && exchange.path().contains("user=");
+            switch (exchange.name()) {
+                case String name when name.matches(".*_streaming_stopped(_other)?") && number == 0 -> {
+                    beginRun(exchange).awaitEvents(name.startsWith("agent_streaming") ? 4 : 6);
+                    begin(numbered(1)).awaitEnd();
+                }
+                case String name when name.matches(".*_(killed|ended)") && number == 1 -> {
+                    var row = beginRun(exchange);
+                    if (exchange.isStream()) row.awaitEvents(exchange.shapes().size());
+                    for (var each : exchanges) if (each.about().startsWith("just before")) begin(each).awaitEnd();
+                    app(place(exchange)).killApi();
+                }
+                case String name when name.endsWith("_limited") && number == 0 -> {
+                    beginRun(exchange);
+                    for (int other : List.of(1, 2)) begin(numbered(other)).awaitEnd();
+                }
+                case String name when name.endsWith("_dies_at_once") && isLookUp && asked.add(user(exchange)) ->
+                        ask(exchange, question(exchange), user(exchange)).close();
+                case String name when name.equals("llm_silent_client") && isLookUp && asked.add(user(exchange)) ->
+                        others.add(ask(exchange, question(exchange), user(exchange)));
+                default -> {}
+            }
+            boolean isLast = exchanges.getLast() == exchange || exchange.name().endsWith("_dies_at_once");
+            if (isLookUp && isLast && exchange.name().matches(".*_(left|left_long|cut|dies_at_once)"))
+                until("the end of all rows", () -> app(place(exchange)).ledger().all()
+                        .allMatch(job -> job.stored.isDone()));
+            if (exchange.path().matches("/v1/messages\\?.*conversation_id=[0-9a-f].*")
+                    || exchange.request().at("/body/conversation_id").asText().matches("[1-9a-f][0-9a-f]{7}-.*"))
+                alias(exchange);
+        }
+
+        /// The simulator's first conversation of this user for one that the recording does not tell.
+        private void alias(Exchange exchange) throws Exception {
+            var list = OpenRequest.open(server(place(exchange)), request("GET", "/v1/conversations?sort_by=created_at"
+                    + "&user=" + user(exchange), Map.of("Authorization", "Bearer app-x"), new byte[0]));
+            list.awaitEnd();
+            var id = Recorded.tree(list.type(), list.text()).at("/data/0/id").asText();
+            if (!id.isEmpty()) aliases.put(exchange.method().equals("GET") ? id(exchange)
+                    : exchange.request().at("/body/conversation_id").asText(), id);
+            list.close();
+        }
+
+        private static String user(Exchange exchange) {
+            var asked = Pattern.compile("[?&]user=([^&]+)").matcher(exchange.path());
+            return asked.find() ? asked.group(1) : exchange.user();
+        }
+
+        /// The question of this user, which only the message shows.
+        private String question(Exchange exchange) {
+            return exchanges.stream().filter(each -> each.path().startsWith("/v1/messages")
+                    && user(each).equals(user(exchange))).map(each -> Recorded.json(each.text()).at("/data/0/query")
+                    .asText()).findFirst().orElseThrow();
+        }
+
+        /// Asks a question that was not recorded. Returns when the row has begun.
+        private OpenRequest ask(Exchange exchange, String question, String user) throws Exception {
+            var place = place(exchange);
+            boolean isBlocking = exchange.name().matches(".*_(blocking_.*|conversations)");
+            var body = JSON.writeValueAsBytes(Map.of("inputs", Map.of("id", "r1"), "query", question, "user", user,
+                    "auto_generate_name", false, "response_mode", isBlocking ? "blocking" : "streaming"));
+            int before = app(place).count("started");
+            var asked = OpenRequest.open(server(place), request("POST", "/v1/chat-messages", Map.of("Authorization",
+                    "Bearer app-x", "Content-Type", "application/json"), body));
+            until("a row to begin", () -> app(place).count("started") > before);
+            return asked;
+        }
+
+        // What was written down beside the exchanges
+
+        /// What the model saw of a row whose process was killed is chance, as is that of a stopped agent.
+        private static boolean isCompared(Exchange note) {
+            return note.about().endsWith("the message in the database") && !note.name().equals("llm_still")
+                    || note.about().equals("what the model saw") && !note.name().matches(
+                            ".*_(killed|ended)|agent_streaming_stopped|.*_dies_at_once");
+        }
+
+        private String difference(Exchange note, Exchange exchange) {
+            if (isLeftOut(exchange)) return "";
+            var start = exchanges.stream().filter(each -> each.number() <= exchange.number() && each.isStart())
+                    .reduce((_, last) -> last).orElse(exchange);
+            var user = start.isStart() ? start.user() : user(exchange);
+            var jobs = app(place(exchange)).ledger().all().filter(job -> job.user.equals(user)).toList();
+            var expected = note.response().has("rows") ? message(note.response().at("/rows/0"))
+                    : note.response().valueStream().map(JsonNode::asText).toList().toString();
+            Supplier<String> actual = () -> note.response().has("rows") ? message(jobs.getLast())
+                    : List.of("" + jobs.stream().mapToInt(job -> job.talk.orElseThrow().asked()).sum(),
+                            "" + jobs.stream().mapToInt(job -> job.talk.orElseThrow().answered(job.status())).sum())
+                            .toString();
+            long deadline = System.nanoTime() + PATIENCE.toNanos() / 2;
+            while (!actual.get().equals(expected) && System.nanoTime() < deadline) LockSupport.parkNanos(5_000_000);
+            return actual.get().equals(expected) ? "" : "  expected " + expected + "\n  but was  " + actual.get();
+        }
+
+        private String message(JsonNode row) {
+            return message(row.path("status").asText(), row.path("answer").asText(), row.path("error").asText(),
+                    row.path("latency").asDouble(), row.path("message_tokens").asInt());
+        }
+
+        private String message(SimulatedJob job) {
+            var row = job.message();
+            return message((String) row.get("status"), (String) row.get("answer"), "" + row.get("error"),
+                    Double.parseDouble(Objects.toString(row.get("provider_response_latency"), "0")),
+                    Integer.parseInt(Objects.toString(row.get("message_tokens"), "0")));
+        }
+
+        /// The API of 1.9.2 shows neither times nor tokens.
+        private String message(String status, String answer, String error, double seconds, int tokens) {
+            var shown = List.of(status, !answer.isEmpty(), error.replace("null", ""));
+            return version.equals("1.9.2") ? shown.toString() : shown + " " + (seconds > 0) + " " + (tokens > 0);
         }
 
         private Exchange numbered(int number) {
@@ -420,11 +630,11 @@ class ConformanceTest {
         private String replay(Exchange exchange) throws Exception {
             var deadline = System.nanoTime() + Duration.ofSeconds(4).toNanos();
             while (true) {
-                boolean starts = exchange.isRun() || exchange.isQuestion();
-                var wire = starts && exchange.status() == 0 ? beginRun(exchange) : begin(exchange);
+                var wire = exchange.isStart() && exchange.status() == 0 ? beginRun(exchange) : begin(exchange);
                 var difference = difference(exchange, wire);
-                if (difference.isEmpty() || !exchange.isAsking() || exchange.name().equals("detail_at_finish")
-                        || System.nanoTime() > deadline) return difference;
+                boolean isRepeated = exchange.isAsking() && !exchange.name().equals("detail_at_finish")
+                        || exchange.name().endsWith("_limited_left") && exchange.status() == 200;
+                if (difference.isEmpty() || !isRepeated || System.nanoTime() > deadline) return difference;
                 inFlight.remove(exchange.number()).close();
                 LockSupport.parkNanos(5_000_000);
             }
@@ -509,11 +719,13 @@ class ConformanceTest {
 
         private String difference(Exchange exchange, OpenRequest wire) throws Exception {
             if (exchange.status() == 0) {
-                if (!exchange.name().matches("(chatflow_)?api_.*")) wire.close(); // the client disconnected
+                boolean isBroken = exchange.name().matches("(chatflow_)?api_.*|.*_(killed|ended)");
+                if (!isBroken) wire.close(); // the client disconnected
                 wire.awaitEnd();
                 return wire.status() == 0 ? "" : "answered with " + wire.status();
             }
             boolean left = exchange.end() == Recorded.End.CLIENT;
+            boolean isOther = place(exchange).kind().isPlain();
             var recorded = exchange.shapes();
             if (exchange.isTail()) wire.awaitLast();
             else if (left) wire.awaitEvents(recorded.size());
@@ -525,6 +737,7 @@ class ConformanceTest {
             var expected = List.of(exchange.status(), exchange.type(), exchange.isOurs(), exchange.end());
             var actual = List.of(wire.status(), wire.type(), wire.header("x-version").isPresent(), end);
             if (!expected.equals(actual)) return "  expected " + expected + "\n  but was  " + actual + " " + shapes;
+            if (isOther) return firstDifference(Recorded.Shape.condensed(recorded), Recorded.Shape.condensed(shapes));
             return firstDifference(recorded, !exchange.isTail() ? shapes
                     : shapes.subList(Math.max(0, shapes.size() - 1), shapes.size()));
         }
@@ -554,8 +767,12 @@ class ConformanceTest {
             var app = apps.get(place);
             if (app == null) {
                 var kind = APPS.get(place.app());
-                app = new SimulatedDify(behaviour(version, place.options().toArray(String[]::new)), new Simulator.Setup(
-                        place.app(), Optional.of(kind.graph()), place.kind(), Replay::answers));
+                var simulator = simulator(version, place.options().toArray(String[]::new));
+                var usual = simulator.setup().traits();
+                var traits = !place.app().equals("echo") ? usual : new Simulator.Setup.Traits(Optional.empty(), 0,
+                        false, true, usual.longest()); // the recorded chat app beside it was never set up
+                app = new SimulatedDify(simulator.behaviour(), new Simulator.Setup(place.app(),
+                        Optional.of(kind.graph()), place.kind(), Replay::answers, traits));
                 app.publish(kind.fields(version), Optional.of(kind.graph()));
                 app.become(place.access());
                 apps.put(place, app);
@@ -688,7 +905,7 @@ class ConformanceTest {
         /// Waits for this many events, including pings, or for an earlier end.
         void awaitEvents(int count) {
             until(count + " events", () -> end.getCount() == 0
-                    || type().startsWith("text/event-stream") && Recorded.events(text()).size() >= count);
+                    || type().startsWith("text/event-stream") && text().split("\n\n", -1).length > count);
         }
 
         /// The last event of a run, or of a refusal.
@@ -699,8 +916,10 @@ class ConformanceTest {
 
         /// Returns the value at a place of the answer as soon as it is there.
         String awaitValue(String pointer) {
+            var length = new AtomicInteger(-1); // parses only what is new
             until("a value at " + pointer, () -> status != 0
                     && (end.getCount() == 0 || type().startsWith("text/event-stream"))
+                    && length.getAndSet(text().length()) < text().length()
                     && !Recorded.tree(type(), text()).at(pointer).isMissingNode());
             return Recorded.tree(type(), text()).at(pointer).asText();
         }
