@@ -46,6 +46,9 @@
 //SOURCES ViewsTest.java
 //SOURCES CompareTest.java
 //SOURCES ShellTest.java
+//SOURCES BatchesTest.java
+//SOURCES support/FrozenBatch.java
+//SOURCES support/FreezeBatches.java
 //SOURCES ShardsTest.java
 //SOURCES RecipesTest.java
 //SOURCES EveryDayTest.java
@@ -104,7 +107,7 @@ final class DifyExecTest {
             FormatsTest.class, StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
             RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
-            EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
+            BatchesTest.class, EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
             SeedsTest.class);
 
     /// Runs six files of tests at a time, since most tests wait, and also the methods of a class that allows it
