@@ -17,6 +17,9 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// - `server.json` has Dify's records of the runs, as its API shows them. A [Server] answers with them.
 /// - All other files are those of the batch.
 ///
+/// If a documented rule has changed since, `later` in `batch.json` has the rule and the outcome with it, and `inForce`
+/// says whether the tool follows it.
+///
 /// Times in the files are moved when the batch is continued, so that its last event has just the age that the
 /// description names. Their texts keep their lengths, because the log contains sizes of the results.
 record FrozenBatch(Path home, JsonNode description) {
