@@ -49,6 +49,11 @@
 //SOURCES BatchesTest.java
 //SOURCES support/FrozenBatch.java
 //SOURCES support/FreezeBatches.java
+//SOURCES ReadersTest.java
+//SOURCES support/Fuzz.java
+//SOURCES support/FuzzedTables.java
+//SOURCES support/FuzzedWorkbooks.java
+//SOURCES support/FuzzedTexts.java
 //SOURCES ShardsTest.java
 //SOURCES RecipesTest.java
 //SOURCES EveryDayTest.java
@@ -73,6 +78,7 @@
 //DEPS org.junit.jupiter:junit-jupiter:6.1.3
 //DEPS org.junit.platform:junit-platform-launcher:6.1.3
 //DEPS org.wiremock:wiremock-standalone:3.13.2
+//DEPS de.siegmar:fastcsv:4.3.1
 //FILES golden/=golden/*
 //FILES DifyExec.java=../DifyExec.java
 //FILES recorded/1.9.2/=recorded/1.9.2/*.json
@@ -107,7 +113,7 @@ final class DifyExecTest {
             FormatsTest.class, StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
             RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
-            BatchesTest.class, EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
+            BatchesTest.class, ReadersTest.class, EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
             SeedsTest.class);
 
     /// Runs six files of tests at a time, since most tests wait, and also the methods of a class that allows it
