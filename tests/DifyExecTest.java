@@ -50,6 +50,7 @@
 //SOURCES support/FrozenBatch.java
 //SOURCES support/FreezeBatches.java
 //SOURCES ReadersTest.java
+//SOURCES GuardsTest.java
 //SOURCES support/Fuzz.java
 //SOURCES support/FuzzedTables.java
 //SOURCES support/FuzzedWorkbooks.java
@@ -113,8 +114,8 @@ final class DifyExecTest {
             FormatsTest.class, StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
             RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
-            BatchesTest.class, ReadersTest.class, EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
-            SeedsTest.class);
+            EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
+            BatchesTest.class, ReadersTest.class, GuardsTest.class, SeedsTest.class);
 
     /// Runs six files of tests at a time, since most tests wait, and also the methods of a class that allows it
     /// (`@Execution`). A class that measures processor time is `@Isolated`.
