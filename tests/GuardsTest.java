@@ -102,6 +102,51 @@ final class GuardsTest extends WholeCommand {
     }
 
     @Nested
+    class ALateRun {
+        @Test
+        void isReportedOnceEvenIfAnotherAttemptOfItsRowIsStillUnseen() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
+            var looks = new ArrayDeque<>(List.of(running("run-7"), running("run-7"), Given.ended(succeeded("run-7"))));
+            scene.found = unresolved -> {
+                boolean isFirst = unresolved.attempt().user().equals(scene.sent.getFirst().user());
+                return isFirst && scene.sent.size() == 2 ? looks.remove() : ABSENT;
+            };
+
+            scene.play();
+
+            assertEquals(1, scene.log("late").size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+    }
+
+    @Nested
+    class ResultsThatWereLost {
+        /// The log's sizes tell a later session that results were lost, although the file has grown since.
+        @Test
+        void areNotForgottenWhenTheFileIsLongerThanItEverWas() throws Exception {
+            Scene.of(folder, "a", "b").play();
+            var second = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            Files.delete(second.output);
+            second.slots = 4; // all other rows are sent, and end, while the first look-up waits
+            second.lookTakes = seconds(60);
+            second.found = _ -> {
+                throw new IllegalStateException("the power fails");
+            };
+            assertThrows(IllegalStateException.class, second::play);
+            assertEquals(List.of("c", "d", "e", "f"), second.resultIds());
+
+            var third = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            third.world.startAt(NOON.plusSeconds(60));
+            third.play();
+
+            assertEquals(List.of(), third.ids());
+            assertEquals(List.of("unknown"), third.outcomes("a"));
+        }
+    }
+
+    @Nested
     class AnInterruptedRequest {
         /// A request whose thread is interrupted, such as that of a command in the shell, is not sent again.
         @Test
