@@ -23,8 +23,8 @@ import static difyexec.Given.*;
 /// time. Each scene runs with the tool as it is, and must never fail, and with a race of `races.txt`, which it must
 /// find.
 ///
-/// Fray has its own JDK, whose locks and threads it controls; `benchmarks/schedules` makes it. Only this class's
-/// methods without parameters run there, each in a process of its own.
+/// Fray controls the locks and threads of a JDK of its own, which is made once of the present one. Only the scenes run
+/// there, each in a process of its own.
 @Command(name = "schedules", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
         description = "Run scenes of two or three threads under schedules that Fray chooses. Exit code 1 if a scene "
                 + "fails, or does not find its planted race.",
@@ -32,9 +32,9 @@ import static difyexec.Given.*;
 final class Schedules implements Callable<Integer> {
     private static final String NO_RACE = "no race: ";
 
-    @Option(names = "--fray", paramLabel = "DIR", required = true, hidden = true,
-            description = "The folder with Fray and its JDK.")
-    Path fray;
+    @Option(names = "--cache", paramLabel = "DIR", description = "Install Fray here (default: ~/.cache/difyexec).")
+    Path cache = Path.of(Objects.requireNonNullElse(System.getenv("XDG_CACHE_HOME"),
+            System.getProperty("user.home") + "/.cache"), "difyexec");
 
     @Option(names = "--schedules", paramLabel = "N", defaultValue = "10000",
             description = "Try N schedules of each scene (default: ${DEFAULT-VALUE}).")
@@ -45,11 +45,16 @@ final class Schedules implements Callable<Integer> {
     Optional<String> scene = Optional.empty();
 
     static void main(String... args) {
-        System.exit(new CommandLine(new Schedules()).execute(args));
+        System.exit(new CommandLine(new Schedules()).setExecutionExceptionHandler((problem, line, _) -> {
+            if (!(problem instanceof Unusable)) throw problem;
+            line.getErr().println("schedules: " + problem.getMessage());
+            return 2;
+        }).execute(args));
     }
 
     @Override
     public Integer call() throws Exception {
+        var fray = Fray.in(cache.resolve("fray-" + Fray.VERSION));
         var checkout = Stream.of("", "..").map(Path::of).filter(path -> Files.exists(path.resolve("DifyExec.java")))
                 .findFirst().orElseThrow(() -> new IllegalStateException("start in the checkout"));
         var source = new Mutant.Source(Files.readString(checkout.resolve("DifyExec.java")));
@@ -61,25 +66,23 @@ final class Schedules implements Callable<Integer> {
             var name = race.tests().getFirst();
             if (race.name().startsWith(NO_RACE) || scene.isPresent() && !scene.get().equals(name)) continue;
             var edits = Stream.concat(always.stream(), race.edits(source).stream()).toList();
-            isGood &= !found(name, source, always, "the tool as it is");
-            isGood &= found(name, source, edits, race.name());
+            isGood &= !found(fray, name, source, always, "the tool as it is");
+            isGood &= found(fray, name, source, edits, race.name());
         }
         return isGood ? 0 : 1;
     }
 
     /// Compiles the tool with these edits and runs the scene. Returns whether a schedule failed.
-    private boolean found(String scene, Mutant.Source source, List<Mutant.Edit> edits, String what) throws Exception {
+    private boolean found(Fray fray, String scene, Mutant.Source source, List<Mutant.Edit> edits, String what)
+            throws Exception {
         long began = System.nanoTime();
         var folder = Files.createTempDirectory("difyexec-schedules");
         Mutant.Source.compile(Mutant.Edit.apply(edits, source.text), Optional.of(folder));
-        var jars = fray.resolve("lib");
-        var classes = folder + File.pathSeparator + System.getProperty("java.class.path");
-        var words = List.of(fray.resolve("jdk/bin/java").toString(), "-ea", "-Xmx1g",
-                "--enable-native-access=ALL-UNNAMED", "-agentpath:" + fray.resolve("libjvmti.so"),
-                "-javaagent:" + agent(jars), "-cp", classes + File.pathSeparator + jars + "/*",
-                "org.pastalab.fray.core.MainKt", "--output", folder.resolve("report").toString(), "--iter", "" + schedules,
-                "--timeout", "36000", "--scheduler", "pos", "--memory", "--no-reset-class-loader", "--timeline-coverage", "none",
-                "--run-config", "cli", "--clazz", Schedules.class.getName(), "--method", scene);
+        var words = new ArrayList<>(fray.java(folder + File.pathSeparator + System.getProperty("java.class.path")));
+        words.addAll(List.of("--output", folder.resolve("report").toString(), "--iter", "" + schedules,
+                "--timeout", "86400", "--scheduler", "pos", "--memory", "--no-reset-class-loader",
+                "--timeline-coverage", "none", "--run-config", "cli", "--clazz", Schedules.class.getName(),
+                "--method", scene));
         var log = folder.resolve("log");
         var process = new ProcessBuilder(words).redirectErrorStream(true).redirectOutput(log.toFile()).start();
         int code = process.waitFor();
@@ -94,10 +97,80 @@ final class Schedules implements Callable<Integer> {
         return isFound;
     }
 
-    private static Path agent(Path jars) throws IOException {
-        try (var files = Files.list(jars)) {
-            return files.filter(file -> file.getFileName().toString().startsWith("fray-instrumentation-agent"))
-                    .findFirst().orElseThrow();
+    /// Fray in a folder: its jars, its agent and its JDK.
+    record Fray(Path folder) {
+        static final String VERSION = "0.9.2";
+        private static final List<String> PARTS = List.of("fray:fray-core", "fray:fray-jvmti-linux-x8664",
+                "fray.instrumentation:fray-instrumentation-agent", "fray.instrumentation:fray-instrumentation-jdk");
+        /// A JDK without jmods is linked of its own image, which cannot contain jdk.jlink.
+        private static final String MODULES = "java.se,jdk.httpserver,jdk.unsupported,jdk.compiler,jdk.zipfs,"
+                + "jdk.crypto.ec,jdk.management,jdk.attach,jdk.jfr";
+
+        /// Installs Fray unless it is there.
+        static Fray in(Path folder) throws IOException, InterruptedException {
+            var fray = new Fray(folder);
+            if (Files.exists(folder.resolve("ready"))) return fray;
+            if (!System.getProperty("os.name").equals("Linux") || !System.getProperty("os.arch").equals("amd64"))
+                throw new Unusable("Fray is used on Linux with x86-64 only");
+            IO.println("Installing Fray " + VERSION + " into " + folder + ", which takes some minutes");
+            if (Files.exists(folder)) delete(folder);
+            fray.fetch();
+            fray.link();
+            Files.createFile(folder.resolve("ready"));
+            return fray;
+        }
+
+        private void fetch() throws IOException, InterruptedException {
+            Files.createDirectories(folder);
+            Files.writeString(folder.resolve("pom.xml"), PARTS.stream().map(part -> part.split(":"))
+                    .map(part -> "<dependency><groupId>org.pastalab." + part[0] + "</groupId><artifactId>" + part[1]
+                            + "</artifactId><version>" + VERSION + "</version></dependency>")
+                    .collect(Collectors.joining("\n", """
+                            <project><modelVersion>4.0.0</modelVersion><groupId>x</groupId><artifactId>x</artifactId>
+                            <version>1</version><dependencies>
+                            """, "</dependencies></project>\n")));
+            run("fetch Fray", "mvn", "-q", "-B", "-f", folder.resolve("pom.xml").toString(),
+                    "dependency:copy-dependencies", "-DoutputDirectory=" + folder.resolve("lib"));
+            try (var jar = new ZipFile(jars("fray-jvmti").getFirst());
+                    var agent = jar.getInputStream(jar.getEntry("libjvmti.so"))) {
+                Files.copy(agent, folder.resolve("libjvmti.so"));
+            }
+        }
+
+        private void link() throws IOException, InterruptedException {
+            var path = String.join(File.pathSeparator,
+                    jars("fray-instrumentation-", "fray-runtime-", "asm", "kotlin-", "annotations"));
+            run("make a JDK for Fray", Path.of(System.getProperty("java.home"), "bin", "jlink").toString(),
+                    "-J-javaagent:" + jars("fray-instrumentation-jdk").getFirst(), "-J--module-path=" + path,
+                    "-J--add-modules=org.pastalab.fray.instrumentation.jdk", "-J--class-path=" + path,
+                    "--output=" + folder.resolve("jdk"), "--release-info", "add:IMPLEMENTOR=Fray",
+                    "--fray-instrumentation", "--add-modules=" + MODULES);
+        }
+
+        private void run(String what, String... words) throws IOException, InterruptedException {
+            var log = folder.resolve("log");
+            try {
+                var process = new ProcessBuilder(words).redirectErrorStream(true).redirectOutput(log.toFile()).start();
+                if (process.waitFor() == 0) return;
+            } catch (IOException problem) {
+                throw new Unusable("cannot " + what + ": " + problem.getMessage());
+            }
+            throw new Unusable("cannot " + what + ": " + words[0] + " failed, see " + log);
+        }
+
+        private List<String> jars(String... beginnings) throws IOException {
+            try (var files = Files.list(folder.resolve("lib"))) {
+                return files.filter(file -> Stream.of(beginnings).anyMatch(file.getFileName().toString()::startsWith))
+                        .map(Path::toString).sorted().toList();
+            }
+        }
+
+        /// The words that start Fray's main class.
+        List<String> java(String classes) throws IOException {
+            return List.of(folder.resolve("jdk/bin/java").toString(), "-ea", "-Xmx1g",
+                    "--enable-native-access=ALL-UNNAMED", "-agentpath:" + folder.resolve("libjvmti.so"),
+                    "-javaagent:" + jars("fray-instrumentation-agent").getFirst(), "-cp",
+                    classes + File.pathSeparator + folder.resolve("lib") + "/*", "org.pastalab.fray.core.MainKt");
         }
     }
 

@@ -51,6 +51,7 @@
 //SOURCES support/FreezeBatches.java
 //SOURCES ReadersTest.java
 //SOURCES GuardsTest.java
+//SOURCES BenchmarksTest.java
 //SOURCES support/Fuzz.java
 //SOURCES support/FuzzedTables.java
 //SOURCES support/FuzzedWorkbooks.java
@@ -115,7 +116,7 @@ final class DifyExecTest {
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
             RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
-            BatchesTest.class, ReadersTest.class, GuardsTest.class, SeedsTest.class);
+            BatchesTest.class, ReadersTest.class, GuardsTest.class, BenchmarksTest.class, SeedsTest.class);
 
     /// Runs six files of tests at a time, since most tests wait, and also the methods of a class that allows it
     /// (`@Execution`). A class that measures processor time is `@Isolated`.
