@@ -48,6 +48,16 @@
 //SOURCES ViewsTest.java
 //SOURCES CompareTest.java
 //SOURCES ShellTest.java
+//SOURCES BatchesTest.java
+//SOURCES support/FrozenBatch.java
+//SOURCES support/FreezeBatches.java
+//SOURCES ReadersTest.java
+//SOURCES GuardsTest.java
+//SOURCES BenchmarksTest.java
+//SOURCES support/Fuzz.java
+//SOURCES support/FuzzedTables.java
+//SOURCES support/FuzzedWorkbooks.java
+//SOURCES support/FuzzedTexts.java
 //SOURCES ShardsTest.java
 //SOURCES RecipesTest.java
 //SOURCES EveryDayTest.java
@@ -78,6 +88,7 @@
 //DEPS org.junit.jupiter:junit-jupiter:6.1.3
 //DEPS org.junit.platform:junit-platform-launcher:6.1.3
 //DEPS org.wiremock:wiremock-standalone:3.13.2
+//DEPS de.siegmar:fastcsv:4.3.1
 //FILES golden/=golden/*
 //FILES DifyExec.java=../DifyExec.java
 //FILES recorded/1.9.2/=recorded/1.9.2/*.json
@@ -113,7 +124,7 @@ final class DifyExecTest {
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
             RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
-            SimulatorTest.class,
+            SimulatorTest.class, BatchesTest.class, ReadersTest.class, GuardsTest.class, BenchmarksTest.class,
             SeedsTest.class);
 
     /// Runs six files of tests at a time, since most tests wait, and also the methods of a class that allows it

@@ -565,6 +565,8 @@ final class Given {
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
         Workflow workflow = this;
         boolean inRealTime = false;
+        /// Replaces the ports of the world, if somebody else schedules the threads.
+        Optional<Engine.Ports> ports = Optional.empty();
         LineFile.Disk disk = (_, _) -> {};
         AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2";
@@ -637,8 +639,9 @@ final class Given {
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, null, grace, timeout, settle),
                     pace, route, new UserNames("difyexec"));
-            engine = new Engine(wanted, terms, writer, inRealTime ? Engine.Ports.ofProcess(workflow, this)
-                    : new Engine.Ports(workflow, this, world.clock, world.mailbox, world, halted::countDown));
+            var real = inRealTime ? Optional.of(Engine.Ports.ofProcess(workflow, this)) : ports;
+            engine = new Engine(wanted, terms, writer, real.orElseGet(() -> new Engine.Ports(workflow, this,
+                    world.clock, world.mailbox, world, halted::countDown)));
             tally = engine.tally;
             return engine.run();
         }

@@ -1,0 +1,182 @@
+package difyexec;
+
+import difyexec.DifyExec.Limits.Ceiling;
+import difyexec.Given.Scene;
+import org.junit.jupiter.api.*;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static org.junit.jupiter.api.Assertions.*;
+
+/// Guards that no other test noticed when someone removed them.
+final class GuardsTest extends WholeCommand {
+    @Nested
+    class ARowThatChangesAgainAndAgain {
+        @Test
+        void keepsTheResultOfItsLastCellsAndIsSentOncePerChange() throws IOException {
+            var dify = new Simulated("--dify", "1.16.1", "--latency", "10ms");
+            for (int change = 0; change < 4; change++) {
+                csv("id,text", "1,text " + change);
+                call(dify.settings(), typed("run", "--rerun-changed")).exits(0);
+                assertEquals("text " + change, result("1").at("/inputs/text").asText());
+                assertEquals(change + 1, dify.count("started"));
+            }
+            assertEquals(4, results().size());
+            call(dify.settings(), typed("run")).exits(0);
+            assertEquals("text 3", result("1").at("/inputs/text").asText());
+            assertEquals(4, dify.count("started"));
+        }
+    }
+
+    @Nested
+    class ARefusal {
+        /// A server that rejects rows shows nothing about how many it could run.
+        @Test
+        void addsNoSlot() throws Exception {
+            var scene = Scene.numbered(folder, 60);
+            scene.slots = 4;
+            scene.maxFailures = new Ceiling(1000, 0);
+            var isThrottled = new AtomicBoolean();
+            scene.answer = (_, _) -> {
+                scene.wait(seconds(1));
+                return isThrottled.getAndSet(true) ? http(400, "invalid_param", "no") : THROTTLED;
+            };
+
+            scene.play();
+
+            assertEquals(60, scene.tally.done());
+            assertTrue(scene.pace.slots() < 4, () -> scene.pace.slots() + " slots");
+        }
+    }
+
+    @Nested
+    class ALimit {
+        static final List<Story> STORIES = Story.of("""
+                the tokens of an attempt that is retried count
+                  given   rows a b c, tokens 15, backoff 1 1 3
+                  answers a: failed Rate Limit Error, succeeded own
+                  then    stop STOPPED, sent a b
+
+                the tokens of a retried attempt of an earlier session count
+                  given   rows a b, backoff 1 1 3
+                  answers a: failed Rate Limit Error; b: dies
+                  then    dies, sent a b
+                  given   tokens 10
+                  then    stop STOPPED, sent none
+
+                attempts that are retried are not failed rows
+                  given   rows a b, failures 1 0, backoff 1 1 3
+                  answers a: failed Rate Limit Error, failed Rate Limit Error, succeeded own
+                  then    sent a b a a, done 2
+                """);
+
+        @TestFactory
+        Stream<DynamicTest> countsEachAttempt() {
+            return STORIES.stream().map(story -> DynamicTest.dynamicTest(story.name(),
+                    () -> story.play(Files.createTempDirectory(folder, "story"))));
+        }
+    }
+
+    @Nested
+    class ALookUpBeforeARowIsSentAgain {
+        /// Its time limit begins when the server responds again.
+        @Test
+        void waitsThroughAnOutageThatIsLongerThanTheTimeLimit() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            var outage = seconds(1000);
+            scene.found = unresolved -> {
+                boolean isAgain = unresolved.is(Symptom.RECHECK);
+                return isAgain && scene.world.passed().compareTo(outage) < 0 ? new LookUpResult.Silent(html(502))
+                        : ABSENT;
+            };
+
+            scene.play();
+
+            assertEquals(List.of("a"), scene.ids());
+            assertEquals("succeeded", scene.outcomes("a").getLast());
+            assertTrue(scene.world.passed().compareTo(outage) > 0);
+        }
+    }
+
+    @Nested
+    class ALateRun {
+        @Test
+        void isReportedOnceEvenIfAnotherAttemptOfItsRowIsStillUnseen() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
+            var looks = new ArrayDeque<>(List.of(running("run-7"), running("run-7"), Given.ended(succeeded("run-7"))));
+            scene.found = unresolved -> {
+                boolean isFirst = unresolved.attempt().user().equals(scene.sent.getFirst().user());
+                return isFirst && scene.sent.size() == 2 ? looks.remove() : ABSENT;
+            };
+
+            scene.play();
+
+            assertEquals(1, scene.log("late").size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+    }
+
+    @Nested
+    class ResultsThatWereLost {
+        /// The log's sizes tell a later session that results were lost, although the file has grown since.
+        @Test
+        void areNotForgottenWhenTheFileIsLongerThanItEverWas() throws Exception {
+            Scene.of(folder, "a", "b").play();
+            var second = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            Files.delete(second.output);
+            second.slots = 4; // all other rows are sent, and end, while the first look-up waits
+            second.lookTakes = seconds(60);
+            second.found = _ -> {
+                throw new IllegalStateException("the power fails");
+            };
+            assertThrows(IllegalStateException.class, second::play);
+            assertEquals(List.of("c", "d", "e", "f"), second.resultIds());
+
+            var third = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            third.world.startAt(NOON.plusSeconds(60));
+            third.play();
+
+            assertEquals(List.of(), third.ids());
+            assertEquals(List.of("unknown"), third.outcomes("a"));
+        }
+    }
+
+    @Nested
+    class AnInterruptedRequest {
+        /// A request whose thread is interrupted, such as that of a command in the shell, is not sent again.
+        @Test
+        @Timeout(30)
+        void isNotRepeated() throws Exception {
+            rows(1);
+            var requests = new AtomicInteger();
+            var isThere = new CountDownLatch(1);
+            var isOver = new CountDownLatch(1);
+            var url = serve(_ -> {
+                requests.incrementAndGet();
+                isThere.countDown();
+                await(isOver);
+            });
+            var command = Thread.ofPlatform().daemon().start(() -> {
+                try {
+                    call(settingsFor(url), words(List.of("check", "-i", input())));
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem);
+                }
+            });
+            await(isThere);
+
+            try {
+                command.interrupt();
+                command.join();
+            } finally {
+                isOver.countDown();
+            }
+            assertEquals(1, requests.get());
+        }
+    }
+}

@@ -1,0 +1,465 @@
+///usr/bin/env jbang "$0" "$@" ; exit $?
+//JAVA 25+
+//DESCRIPTION Makes the small batches of tests/batches with this version of the tool.
+//SOURCES Simulator.java
+//SOURCES FrozenBatch.java
+//SOURCES Given.java
+//DEPS org.junit.jupiter:junit-jupiter:6.1.3
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
+
+package difyexec;
+
+import com.fasterxml.jackson.databind.*;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import difyexec.Simulator.Setup;
+import picocli.CommandLine;
+import picocli.CommandLine.*;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+
+/// Leaves a dozen batches of this version in `tests/batches/VERSION`, with Dify's records of their runs, and writes
+/// down what the next commands of this version make of each. Every later version has to make the same of them, see
+/// `BatchesTest`. Run it before a release, read the outcomes in each `batch.json`, and commit the folder.
+@Command(name = "freeze", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
+        description = "Make the batches of tests/batches/VERSION with this version of the tool.",
+        footer = {"", "Example: ./jbang tests/support/FreezeBatches.java --into tests/batches/0.4.0"})
+final class FreezeBatches implements Callable<Integer> {
+    private static final ObjectWriter PRETTY = FrozenBatch.JSON.writerWithDefaultPrettyPrinter();
+
+    @Option(names = "--into", paramLabel = "DIR", required = true, description = "Make a folder for each batch here.")
+    Path into;
+
+    @Option(names = "--only", paramLabel = "WORD", description = "Only batches whose name contains this word.")
+    String only = "";
+
+    static void main(String... args) {
+        DifyExec.setProperties();
+        System.exit(new CommandLine(new FreezeBatches()).execute(args));
+    }
+
+    @FunctionalInterface interface Making {
+        void make(Scene scene) throws Exception;
+    }
+
+    @Override
+    public Integer call() throws Exception {
+        killedBlocking();
+        killedStreaming();
+        killedAfterTheLastStream();
+        killedOnOldServer();
+        interrupted();
+        paused();
+        failed();
+        chatflow();
+        edited();
+        shards();
+        mergedShards();
+        sample();
+        mapped();
+        cutResults();
+        lostResults();
+        changedRows();
+        return 0;
+    }
+
+    // ── Killed ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    private void killedBlocking() throws Exception {
+        freeze("killed-blocking", "1.16.1", "workflow", scene -> {
+            scene.about("Killed while rows 4 to 7 ran. Dify's records: run 4 succeeded, 5 failed, 6 never started, 7 "
+                    + "still runs. Rows 8 and 9 were not sent.");
+            scene.csv("id,text", "1,one", "2,two", "3,[fail] three", "4,[latency 60m] four",
+                    "5,[latency 60m][fail] five", "6,[latency 120m][lost] six", "7,[never] seven", "8,eight", "9,nine");
+            scene.killed("run --mode blocking -c 4 --timeout 1h", () -> scene.isAt(2, 7));
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+            scene.next("PT1M", "run --settle 1s --timeout 10s --resend-unknown");
+            scene.next("PT192H", "run --settle 1s --timeout 10s");
+        });
+    }
+
+    private void killedStreaming() throws Exception {
+        freeze("killed-streaming", "1.16.1", "workflow", scene -> {
+            scene.about("Killed while rows 3 to 5 ran. Dify's records: run 3 succeeded, 4 never started and had no "
+                    + "event, 5 failed. Row 6 was not sent.");
+            scene.csv("id,text", "1,one", "2,two", "3,[latency 60m] three", "4,[queue 120m] four",
+                    "5,[latency 60m][fail] five", "6,six");
+            scene.killed("run --mode streaming -c 3 --timeout 1h", () -> scene.isAt(2, 5) && scene.began() == 4);
+            scene.next("PT1M", "run --mode streaming --settle 1s");
+        });
+    }
+
+    private void killedAfterTheLastStream() throws Exception {
+        freeze("killed-after-the-last-stream", "1.16.1", "workflow", scene -> {
+            scene.about("Killed while row 2, a stream, had no event. The stream of row 3, sent later, had started "
+                    + "and ended before. No row is left to be sent.");
+            scene.csv("id,text", "1,one", "2,[queue 120m] two", "3,three");
+            scene.killed("run --mode streaming -c 2 --timeout 1h", () -> scene.isAt(2, 3));
+            scene.next("PT1M", "run --mode streaming --settle 1s --timeout 10s");
+        });
+    }
+
+    private void killedOnOldServer() throws Exception {
+        freeze("killed-on-1.9.2", "1.9.2", "workflow", scene -> {
+            scene.about("Killed while rows 2 and 3 ran on a Dify that lists a run only at its end: 2 has succeeded "
+                    + "since, 3 is not listed. Row 4 was not sent.");
+            scene.csv("id,text", "1,one", "2,[latency 60m] two", "3,[never] three", "4,four");
+            scene.killed("run --mode blocking -c 2 --timeout 1h", () -> scene.isAt(1, 3));
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+            scene.next("PT1M", "run --settle 1s --timeout 10s", "run --timeout 10s", "retry 3 --timeout 10s");
+        });
+    }
+
+    private void interrupted() throws Exception {
+        freeze("interrupted", "1.16.1", "workflow", scene -> {
+            scene.about("Stopped by SIGTERM without a grace period: run 2 was asked to stop and stopped; row 3 was "
+                    + "not sent.");
+            scene.csv("id,text", "1,one", "2,[latency 60m] two", "3,three");
+            var process = scene.start("run --mode streaming -c 1 --grace 0");
+            scene.until(() -> scene.isAt(1, 2) && scene.began() == 2);
+            process.destroy();
+            process.waitFor();
+            scene.next("PT1M", "run --mode streaming --settle 1s --timeout 10s");
+        });
+    }
+
+    // ── Rows that need attention ────────────────────────────────────────────────────────────────────────────────────
+
+    private void paused() throws Exception {
+        freeze("paused", "1.16.1", "asking workflow", scene -> {
+            scene.about("All rows waited for a person. The form of row 1 was answered, and its result was taken. The "
+                    + "form of row 2 was answered since.");
+            scene.csv("id,text", "1,one", "2,two", "3,three");
+            scene.run("run --mode streaming -c 1 --settle 1s");
+            scene.answer("1");
+            scene.run("run --mode streaming --settle 1s");
+            scene.answer("2");
+            scene.next("PT1M", "run --mode streaming --settle 1s");
+            scene.next("PT1M", "retry 3 --mode streaming --settle 1s");
+        });
+    }
+
+    private void failed() throws Exception {
+        freeze("failed", "1.14.2", "workflow", scene -> {
+            scene.about("Rows 2 and 4 failed, row 4 after two retries; both are on the retry list.");
+            scene.csv("id,text", "1,one", "2,[fail] two", "3,three", "4,[flaky!] four");
+            scene.run("run --mode blocking -c 2 --max-retries 2");
+            scene.next("PT1M", "run");
+            scene.next("PT1M", "retry");
+            scene.next("PT1M", "retry 4", "run");
+        });
+    }
+
+    private void chatflow() throws Exception {
+        freeze("chatflow", "1.16.1", "chatflow", scene -> {
+            scene.about("Killed while questions 2 to 4 ran. Dify's records: 2 was answered, 3 never arrived, 4 "
+                    + "failed. Question 5 was not sent.");
+            scene.csv("id,query", "1,one", "2,[latency 60m] two", "3,[latency 120m][lost] three",
+                    "4,[latency 60m][fail] four", "5,five");
+            scene.killed("run --mode blocking -c 3 --timeout 1h", () -> scene.isAt(1, 4));
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+        });
+    }
+
+    private void edited() throws Exception {
+        freeze("edited", "1.16.1", "workflow", scene -> {
+            scene.about("Failed rows 2 and 3 were edited in the shell, but not in the CSV. Row 2 then succeeded. The "
+                    + "shell was killed while row 3 ran; its run has succeeded since.");
+            scene.csv("id,text", "1,one", "2,[fail] two", "3,[fail] three");
+            scene.run("run --mode streaming -c 1");
+            scene.feed("set 2 text=zwei\nretry 2\nset 3 \"text=[latency 60m] drei\"\nretry 3\n",
+                    () -> scene.isAt(2, 5) && scene.began() == 5);
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+        });
+    }
+
+    // ── Parts of a batch ────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Of the ids 1 to 7 in three shards, the first has 6, the second 1 to 4, the third 5 and 7.
+    private void shards() throws Exception {
+        freeze("shards", "1.16.1", "workflow", scene -> {
+            scene.about("Three shards, not merged. The second was killed while row 3 ran, which has succeeded since; "
+                    + "its row 4 was not sent. Row 7 of the third failed.");
+            scene.csv("id,text", "1,one", "2,two", "3,[latency 60m] three", "4,four", "5,five", "6,six",
+                    "7,[fail] seven");
+            scene.run("run --shard 1/3 --mode blocking");
+            scene.killed("run --shard 2/3 --mode blocking -c 1", () -> scene.isAt("results.2-of-3.jsonl", 2, 3)
+                    && scene.app.count("users") == 4);
+            scene.run("run --shard 3/3 --mode blocking");
+            scene.next("PT1M", "run --shard 2/3 --settle 1s", "merge", "run");
+            scene.next("PT1M", "merge", "run --settle 1s --timeout 10s");
+        });
+    }
+
+    private void mergedShards() throws Exception {
+        freeze("merged-shards", "1.16.1", "workflow", scene -> {
+            scene.about("Three shards, merged. Row 7 failed.");
+            scene.csv("id,text", "1,one", "2,two", "3,three", "4,four", "5,five", "6,six", "7,[fail] seven");
+            for (int shard = 1; shard <= 3; shard++) scene.run("run --mode blocking --shard " + shard + "/3");
+            scene.run("merge");
+            scene.next("PT1M", "run");
+            scene.next("PT1M", "retry");
+            scene.next("PT1M", "run --shard 3/3");
+        });
+    }
+
+    private void sample() throws Exception {
+        freeze("sample", "1.16.1", "workflow", scene -> {
+            scene.about("Three rows were chosen at random and run.");
+            scene.csv("id,text", "1,one", "2,two", "3,three", "4,four", "5,five", "6,six", "7,seven", "8,eight");
+            scene.run("run --sample 3 --seed 7 --mode streaming");
+            scene.next("PT1M", "run");
+        });
+    }
+
+    private void mapped() throws Exception {
+        freeze("mapped", "1.16.1", "workflow", scene -> {
+            scene.about("The log remembers a mapped column, a constant and that rows are numbered. Two of four rows "
+                    + "were run.");
+            scene.csv("Frage;Notiz", "one;x", "two;y", "three;z", "four;");
+            scene.run("run --mode blocking --id-column # --map Frage=text --var lang=de --map Notiz= --limit 2");
+            scene.next("PT1M", "run");
+        });
+    }
+
+    // ── Changed files ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    private void cutResults() throws Exception {
+        freeze("results-cut", "1.16.1", "workflow", scene -> {
+            scene.about("The results were cut within the line of row 3, and the line of row 4 is gone.");
+            scene.csv("id,text", "1,one", "2,two", "3,three", "4,four", "5,[fail] five");
+            scene.run("run --mode blocking -c 1");
+            var lines = Files.readAllLines(scene.file("results.jsonl"));
+            Files.writeString(scene.file("results.jsonl"), lines.get(0) + "\n" + lines.get(1) + "\n"
+                    + lines.get(2).substring(0, 150));
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+        });
+    }
+
+    private void lostResults() throws Exception {
+        freeze("results-lost", "1.16.1", "workflow", scene -> {
+            scene.about("The results are gone, and Dify has deleted run 2. Row 4 was not sent.");
+            scene.csv("id,text", "1,one", "2,two", "3,three", "4,four");
+            scene.run("run --mode streaming -c 1 --limit 3");
+            Files.delete(scene.file("results.jsonl"));
+            scene.forgets("2");
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+        });
+    }
+
+    private void changedRows() throws Exception {
+        freeze("changed-rows", "1.16.1", "workflow", scene -> {
+            scene.about("Row 1 was changed after it succeeded, row 2 after it failed; row 3 was removed and row 4 "
+                    + "was added.");
+            scene.csv("id,text", "1,one", "2,[fail] two", "3,three");
+            scene.run("run --mode blocking -c 1");
+            scene.csv("id,text", "1,one!", "2,two!", "4,four");
+            scene.next("PT1M", "run");
+            scene.next("PT1M", "run --rerun-changed", "retry");
+        });
+    }
+
+    // ── Making ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    private void freeze(String name, String dify, String app, Making making) throws Exception {
+        if (!name.contains(only)) return;
+        var folder = Files.createTempDirectory("difyexec-freeze");
+        try (var scene = new Scene(folder, dify, app)) {
+            making.make(scene);
+            var home = Files.createDirectories(into.resolve(name));
+            scene.save(home);
+            var batch = FrozenBatch.of(home);
+            for (var next : batch.next()) {
+                var copy = Files.createTempDirectory("difyexec-frozen");
+                var outcome = batch.follow(next, copy, FreezeBatches::tool, _ -> {});
+                ((ObjectNode) next).set("outcome", FrozenBatch.JSON.valueToTree(outcome));
+                IO.println(name + " " + next.path("commands") + ": " + next.path("outcome"));
+            }
+            Files.writeString(home.resolve(FrozenBatch.DESCRIPTION),
+                    PRETTY.writeValueAsString(batch.description()) + "\n");
+        }
+    }
+
+    /// Runs the tool in this process.
+    private static int tool(Map<String, String> settings, String... args) {
+        var shown = new StringWriter();
+        int code = commandLine(Given.env(settings), args).setOut(new PrintWriter(shown, true))
+                .setErr(new PrintWriter(shown, true)).execute(args);
+        IO.println("  " + args[0] + " " + code + ": " + shown.toString().replace("\n", "\n    "));
+        return code;
+    }
+
+    /// A folder with a batch, and its simulated server.
+    static final class Scene implements AutoCloseable {
+        private static final Setup ASKING = new Setup("simulated", Optional.of(SimulatedGraph.asking(false)),
+                Setup.Kind.WORKFLOW, _ -> true);
+
+        private final Path folder;
+        private final ObjectNode description = FrozenBatch.JSON.createObjectNode();
+        private final Set<String> forgotten = new HashSet<>();
+        private final SimulatedServer server;
+        final SimulatedDify app;
+
+        @FunctionalInterface interface Condition {
+            boolean holds() throws IOException;
+        }
+
+        Scene(Path folder, String dify, String kind) throws IOException {
+            this.folder = folder;
+            boolean isChat = kind.equals("chatflow");
+            var columns = isChat ? "id" : "id,text,lang";
+            boolean isAsking = kind.startsWith("asking ");
+            var simulator = Simulator.of("--dify", dify, "--app", kind.replace("asking ", ""), "--columns", columns,
+                    "--latency", "20ms");
+            app = new SimulatedDify(simulator.behaviour(), isAsking ? ASKING : Setup.PLAIN.with(simulator.app));
+            server = SimulatedServer.start(0, 0, app);
+            description.put("tool", NAME_AND_VERSION).put("about", "").put("dify", dify).put("app", isChat ? "chatflow" : "workflow")
+                    .put("columns", columns).put("base_url", server.baseUrl().toString()).putArray("next");
+        }
+
+        void about(String text) {
+            description.put("about", text);
+        }
+
+        void next(String after, String... commands) {
+            var next = description.withArray("next").addObject().put("after", after);
+            next.set("commands", FrozenBatch.JSON.valueToTree(commands));
+        }
+
+        Path file(String name) {
+            return folder.resolve(name);
+        }
+
+        void csv(String... lines) throws IOException {
+            Files.writeString(file("data.csv"), String.join("\n", lines) + "\n");
+        }
+
+        void run(String command) throws Exception {
+            start(command).waitFor();
+        }
+
+        Process start(String command) throws IOException {
+            var words = new ArrayList<>(Given.Tool.words());
+            words.addAll(List.of(FrozenBatch.words(command, Path.of(""))));
+            var builder = new ProcessBuilder(words).directory(folder.toFile())
+                    .redirectOutput(Files.createTempFile("difyexec-freeze", ".out").toFile())
+                    .redirectErrorStream(true);
+            builder.environment().putAll(FrozenBatch.settings(server.baseUrl().toString(), folder));
+            return builder.start();
+        }
+
+        /// Kills the tool when the condition holds.
+        void killed(String command, Condition condition) throws Exception {
+            var process = start(command);
+            until(condition);
+            process.destroyForcibly().waitFor();
+        }
+
+        /// Types lines into the shell, which is killed when the condition holds.
+        void feed(String lines, Condition condition) throws Exception {
+            var shell = start("shell");
+            try (var in = shell.outputWriter()) {
+                in.write(lines);
+                in.flush();
+                until(condition);
+                shell.destroyForcibly().waitFor();
+            } catch (IOException _) {
+                // the killed shell no longer reads
+            }
+        }
+
+        void until(Condition condition) throws Exception {
+            for (long end = System.nanoTime() + 60_000_000_000L; !condition.holds(); Thread.sleep(20))
+                if (System.nanoTime() > end) throw new IllegalStateException("not reached within a minute");
+        }
+
+        boolean isAt(int results, int attempts) throws IOException {
+            return isAt("results.jsonl", results, attempts);
+        }
+
+        /// Whether there are so many results, attempts, and requests of these attempts.
+        boolean isAt(String name, int results, int attempts) throws IOException {
+            return lines(name, "\"status\":\"success\"") == results
+                    && lines(name + ".log", "\"event\":\"attempt\"") == attempts
+                    && app.count("users") >= attempts;
+        }
+
+        long began() throws IOException {
+            return lines("results.jsonl.log", "\"event\":\"run\"");
+        }
+
+        private long lines(String name, String part) throws IOException {
+            if (!Files.exists(file(name))) return 0;
+            return Files.readString(file(name)).lines().filter(line -> line.contains(part)).count();
+        }
+
+        /// A person answers the form of this row, whose run then succeeds.
+        void answer(String row) {
+            app.ledger().all().filter(job -> job.row.equals(row)).forEach(job -> job.resume("fine"));
+        }
+
+        /// Dify has deleted the runs of this row.
+        void forgets(String row) {
+            forgotten.add(row);
+        }
+
+        /// Saves the files, and Dify's records when all runs have ended that will.
+        void save(Path home) throws Exception {
+            app.finishRuns();
+            Thread.sleep(1_000); // for the model's own pauses around the end of a run
+            try (var files = Files.list(folder)) {
+                for (var file : files.filter(Files::isRegularFile).toList())
+                    if (!file.toString().endsWith(".lock")) Files.copy(file, home.resolve(file.getFileName()),
+                            StandardCopyOption.REPLACE_EXISTING);
+            }
+            Files.writeString(home.resolve(FrozenBatch.RECORDS), lines(records()));
+            Files.writeString(home.resolve(FrozenBatch.DESCRIPTION), PRETTY.writeValueAsString(description) + "\n");
+        }
+
+        /// JSON with a line for each run and each list.
+        private static String lines(JsonNode records) {
+            return records.propertyStream().map(kind -> "\"" + kind.getKey() + "\":{\n" + kind.getValue().propertyStream()
+                    .map(one -> "  \"" + one.getKey() + "\":" + one.getValue()).collect(Collectors.joining(",\n"))
+                    + "\n}").collect(Collectors.joining(",\n", "{", "}\n"));
+        }
+
+        /// Dify's answers about each run and user, as its API gives them.
+        private JsonNode records() throws Exception {
+            var records = FrozenBatch.JSON.createObjectNode();
+            boolean isChat = description.path("app").asText().equals("chatflow");
+            for (var job : app.ledger().all().sorted(Comparator.comparing(job -> job.taken)).toList()) {
+                if (forgotten.contains(job.row)) continue;
+                var user = URLEncoder.encode(job.user, StandardCharsets.UTF_8);
+                if (job.now().isPresent()) records.withObject("/runs").set(job.now().get().id(),
+                        get("/workflows/run/" + job.now().get().id()));
+                if (!isChat) records.withObject("/logs").set(job.user,
+                        get("/workflows/logs?limit=100&created_by_end_user_session_id=" + user).path("data"));
+                if (isChat) for (var conversation : conversations(records, job.user)) records.withObject("/messages")
+                        .set(conversation, get("/messages?limit=100&user=" + user + "&conversation_id="
+                                + conversation).path("data"));
+            }
+            return records;
+        }
+
+        private List<String> conversations(ObjectNode records, String user) throws Exception {
+            var all = get("/conversations?limit=100&user=" + URLEncoder.encode(user, StandardCharsets.UTF_8))
+                    .path("data");
+            records.withObject("/conversations").set(user, all);
+            return all.valueStream().map(one -> one.path("id").asText()).toList();
+        }
+
+        private JsonNode get(String path) throws Exception {
+            var connection = URI.create(server.baseUrl() + path).toURL().openConnection();
+            connection.setRequestProperty("Authorization", "Bearer " + FrozenBatch.KEY);
+            try (var in = connection.getInputStream()) {
+                return FrozenBatch.JSON.readTree(in);
+            }
+        }
+
+        @Override
+        public void close() throws IOException {
+            server.close();
+        }
+    }
+}
