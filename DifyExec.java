@@ -714,10 +714,11 @@ final class DifyExec implements Runnable {
             var retrying = setup.retrying();
             var files = BatchFiles.of(results.file);
             Event.sessions(files.log()); // fails with a clear message if another version wrote the log
-            var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
             // passes neither a demo, whose runs end with its process, nor a version, which selects only new runs
-            try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
+            try (var lines = new Lines(files.results());
+                    var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
+                var evidence = Verification.Evidence.of(files, lines);
                 var origin = Origin.of(files);
                 var server = dify.greet(origin, "");
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
@@ -736,7 +737,7 @@ final class DifyExec implements Runnable {
                     Verification.print(found, setup.out());
                 }
                 // if there are none, a known run must be enough to confirm the batch
-                boolean hasResults = ids.stream().anyMatch(evidence.results()::containsKey);
+                boolean hasResults = ids.stream().anyMatch(evidence.places()::containsKey);
                 return Verification.exit(found.keySet(), hasResults).code;
             }
         }
@@ -2183,18 +2184,20 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the content of a batch's files.
+        /// Holds the content of a batch's files, but of the results only where they are, because they may be larger than
+        /// the memory.
         ///
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log contains
         /// @param outcomes by user; an attempt without a known outcome has none
-        /// @param results  all lines of each row, by its id; the last line counts
+        /// @param places   the offsets in `results` of all lines of each row, by its id; the last line counts
         record Evidence(Map<String, List<Sent>> attempts, Map<String, RunRef> runs, Map<String, String> outcomes,
-                Map<String, List<JsonNode>> results) {
+                Map<String, List<Long>> places, Lines results) {
             /// Reads the whole log before the results, because a later event changes what an earlier one means. The
             /// `switch` has a case for every kind of event, so that a new kind does not compile until it is handled.
-            static Evidence of(BatchFiles files) throws IOException {
-                var read = new Evidence(new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(), new LinkedHashMap<>());
+            static Evidence of(BatchFiles files, Lines results) throws IOException {
+                var read = new Evidence(new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(), new LinkedHashMap<>(),
+                        results);
                 var session = new AtomicReference<Event.SessionEvent>();
                 var ofSession = new ArrayList<String>(); // users of the session's attempts
                 var sizeOfResults = new AtomicLong();
@@ -2237,8 +2240,8 @@ final class DifyExec implements Runnable {
                 // have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
-                unreadable.addAll(Lines.<JsonNode>scan(files.results(), "", Lines.TREE, (line, _) ->
-                        read.results.computeIfAbsent(text(line, "id"), _ -> new ArrayList<>(1)).add(line)));
+                unreadable.addAll(Lines.<JsonNode>scan(files.results(), "", Lines.TREE, (tree, line) ->
+                        read.places.computeIfAbsent(text(tree, "id"), _ -> new ArrayList<>(1)).add(line.place())));
                 if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": not a JSON object");
                 return read;
             }
@@ -2246,7 +2249,7 @@ final class DifyExec implements Runnable {
             /// Returns all ids, or `sample` random ones. Includes ids that are only in the results. The results of such
             /// ids have no attempt.
             List<String> ids(Long sample, Long seed) {
-                var all = Stream.of(attempts, results).map(Map::keySet).flatMap(Set::stream).distinct()
+                var all = Stream.of(attempts, places).map(Map::keySet).flatMap(Set::stream).distinct()
                         .collect(Collectors.toCollection(ArrayList::new));
                 if (sample == null) return all;
                 Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
@@ -2255,6 +2258,13 @@ final class DifyExec implements Runnable {
 
             List<Sent> attempts(String id) {
                 return attempts.getOrDefault(id, List.of());
+            }
+
+            /// Returns the results of a row. Several threads read rows, but a file has one current line.
+            List<ObjectNode> results(String id) {
+                synchronized (results) {
+                    return places.getOrDefault(id, List.of()).stream().map(place -> results.seek(place).tree()).toList();
+                }
             }
 
             /// Returns the attempt that produced a result, which is the one whose user is in the result's line. Returns
@@ -2325,22 +2335,33 @@ final class DifyExec implements Runnable {
             return isConfirmed && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
-        /// Checks these rows, several at a time, and shows the progress on a terminal.
-        Map<Kind, List<Finding>> checkRows(List<String> ids, PrintWriter err) {
+        /// Checks these rows, several at a time, and shows the progress on a terminal. An interrupt, such as Ctrl-C in
+        /// the shell, ends the requests in flight, and no others start.
+        Map<Kind, List<Finding>> checkRows(List<String> ids, PrintWriter err)
+                throws InterruptedException, ExecutionException {
             var screen = Screen.on(2);
             var done = new AtomicInteger();
-            return ids.stream().gather(Gatherers.mapConcurrent(ROWS_AT_ONCE, this::row)).peek(_ -> {
-                if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return; // about once a second is enough
-                err.print(done + "/" + ids.size() + " rows\r"); // the next line overwrites it
-                err.flush();
-            }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
+            var found = new TreeMap<Kind, List<Finding>>();
+            try (var workers = Executors.newFixedThreadPool(ROWS_AT_ONCE, Thread.ofVirtual().factory())) {
+                var rows = workers.invokeAll(ids.stream().<Callable<List<Finding>>>map(id -> () -> {
+                    var findings = row(id);
+                    int count = done.incrementAndGet();
+                    if (count % 20 > 0 || screen.isEmpty()) return findings; // about once a second is enough
+                    err.print(count + "/" + ids.size() + " rows\r"); // the next line overwrites it
+                    err.flush();
+                    return findings;
+                }).toList());
+                for (var row : rows) for (var finding : row.get())
+                    found.computeIfAbsent(finding.kind(), _ -> new ArrayList<>()).add(finding);
+            }
+            return found;
         }
 
         /// Checks the result of a row first, then all other runs. Any attempt may have other runs, even the one that
         /// led to the result, if a proxy repeated its request.
         private List<Finding> row(String id) {
             var found = new ArrayList<Finding>();
-            var lines = evidence.results().getOrDefault(id, List.of());
+            var lines = evidence.results(id);
             var line = lines.isEmpty() ? Json.MAPPER.missingNode() : lines.getLast();
             var own = evidence.own(id, line);
             var ownRuns = own.map(this::runs);
@@ -2606,7 +2627,7 @@ final class DifyExec implements Runnable {
         private static JsonNode parsed(JsonNode value) {
             try {
                 return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
-            } catch (JsonProcessingException _) {
+            } catch (JsonProcessingException | NumberFormatException _) { // Jackson throws the latter for 1e99999999999
                 return value;
             }
         }
@@ -2847,6 +2868,8 @@ final class DifyExec implements Runnable {
             }
             if (problem instanceof IOException || problem instanceof UncheckedIOException)
                 return print(new Unusable(Text.reason(problem)), line);
+            if (problem instanceof ExecutionException && problem.getCause() instanceof Exception cause)
+                return onException(cause, line, parsed); // of a worker thread
             if (!(problem instanceof Unusable unusable)) throw problem;
             return print(unusable, line);
         }
@@ -9827,10 +9850,9 @@ final class DifyExec implements Runnable {
                         .at(pointer.tail());
             }
 
-            /// Reads the line of a success. Fails if the line has been changed since the files were read.
+            /// Reads the line of a success.
             static RowEnd of(Lines line) {
-                var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(() -> new Unusable(line.path
-                        + ": cannot read the JSON of the line at byte " + line.place()));
+                var tree = line.tree();
                 var outputs = tree.path("outputs");
                 // the original tool wrote outputs as {"outputs": {…}}, and only its lines lack `workflow_status`
                 if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
@@ -11101,6 +11123,12 @@ final class DifyExec implements Runnable {
 
         <T> Optional<T> read(ObjectReader reader) {
             return read(reader, page, textStart, end - textStart);
+        }
+
+        /// Reads a line that was readable before. Fails if it has been changed since then.
+        ObjectNode tree() {
+            return this.<ObjectNode>read(TREE).orElseThrow(() -> new Unusable(path
+                    + ": cannot read the JSON of the line at byte " + place()));
         }
 
         /// Reads the JSON of a line, or returns empty if it cannot be read as this type.
