@@ -10010,8 +10010,7 @@ final class DifyExec implements Runnable {
             if (head.isEmpty() || isLine.test((end < 0 ? head : head.substring(0, end)).getBytes(ISO_8859_1)))
                 return true;
             var matcher = prefix.matcher(head);
-            // at least six bytes, as in {"id": because any JSON may begin with {
-            return end < 0 && head.length() >= 6 && (matcher.lookingAt() || matcher.hitEnd());
+            return end < 0 && (matcher.lookingAt() || matcher.hitEnd());
         }
 
         /// Reads the first 64 KB of a file, without byte order marks and leading whitespace. Returns an empty text if
@@ -16204,10 +16203,17 @@ final class DifyExec implements Runnable {
         static Temporary of(Path folder, String prefix) throws IOException {
             for (int tries = 1; ; tries++) {
                 var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ".tmp");
-                var channel = FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
-                boolean isOurs = channel.tryLock() != null && Storage.exists(path);
-                if (isOurs || tries == 5) return new Temporary(path, channel);
-                channel.close();
+                var created = new Temporary(path,
+                        FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE));
+                try {
+                    boolean isOurs = created.channel.tryLock() != null && Storage.exists(path);
+                    if (isOurs || tries == 5) return created;
+                } catch (IOException problem) {
+                    try (created) {
+                        throw problem;
+                    }
+                }
+                created.close();
             }
         }
 
@@ -16496,6 +16502,7 @@ final class DifyExec implements Runnable {
         /// Returns why something failed, in words for people. Java's own messages come after the known cases, because
         /// they are only a file's name, are missing, or contain names of classes.
         static String reason(Throwable problem) {
+            if (problem instanceof UncheckedIOException known) return reason(known.getCause()); // it only wraps another
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;

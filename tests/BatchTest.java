@@ -56,7 +56,11 @@ final class BatchTest {
                 \uFEFF\\r\\n \\n                                                       | both
                 \\n{'id':'a','status':'success'}\\n                                    | results
                 \uFEFF\uFEFF{'id':'a','status':'success'}\\n                         | results
-                {                                                                      | none
+                {                                                                      | both
+                {'id'                                                                  | results
+                \uFEFF{'i                                                              | results
+                {'ev                                                                   | log
+                {'ix                                                                   | none
                 {\\n  'id': 'a',\\n  'status': 'success'\\n}\\n                           | none
                 {'a':1}                                                                | none
                 {'id':'a'}\\n{'id':'a','status':'success'}\\n                           | none
@@ -381,7 +385,7 @@ final class BatchTest {
 
         private History history(Object log, Index index) throws IOException {
             var history = new History(index);
-            history.read(Files.writeString(folder.resolve("log"), log.toString()), List.of());
+            history.readLog(Files.writeString(folder.resolve("log"), log.toString()), List.of());
             return history;
         }
 
