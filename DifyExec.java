@@ -712,7 +712,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
-            var files = BatchFiles.of(results.file);
+            var files = BatchFiles.of(results.file).requireStarted();
             Event.sessions(files.log()); // fails with a clear message if another version wrote the log
             long start = System.nanoTime();
             // passes neither a demo, whose runs end with its process, nor a version, which selects only new runs
@@ -8558,10 +8558,7 @@ final class DifyExec implements Runnable {
                         }
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
                         var history = History.of(files, index, List.of());
-                        history.unreadable().ifPresent(note -> {
-                            throw new Unusable(note + "; if one records a run, its row could be sent again",
-                                    "restore the file from a backup; without the line, its row may be paid for again");
-                        });
+                        history.requireReadable();
                         if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
                         log.hold();
                         results.hold();
@@ -9250,13 +9247,17 @@ final class DifyExec implements Runnable {
         /// succeeded.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
-            history.unreadable.addAll(Results.read(files.results(), history, listeners));
-            history.read(files.log(), listeners);
+            history.readResults(files.results(), listeners);
+            history.readLog(files.log(), listeners);
             files.retryIds().forEach(history::takeListed);
             return history;
         }
 
-        void read(Path log, List<Batch.Listener> listeners) throws IOException {
+        void readResults(Path results, List<Batch.Listener> listeners) throws IOException {
+            unreadable.addAll(Results.read(results, this, listeners));
+        }
+
+        void readLog(Path log, List<Batch.Listener> listeners) throws IOException {
             unreadable.addAll(Event.scan(log, (event, line) -> {
                 // the session comes first, so no event of another format counts
                 if (event instanceof SessionEvent session) session.requireFormat(log);
@@ -9502,6 +9503,18 @@ final class DifyExec implements Runnable {
         Optional<String> unreadable() {
             return unreadable.isEmpty() ? Optional.empty() : Optional.of(Text.count(unreadable.size(), "line")
                     + " cannot be read (" + Text.joinFirst(3, unreadable.stream()) + ")");
+        }
+
+        void noteUnreadable(String place) {
+            unreadable.add(place);
+        }
+
+        /// Refuses to continue with lines that cannot be read, because one may record a result or a run.
+        void requireReadable() {
+            unreadable().ifPresent(note -> {
+                throw new Unusable(note + "; if one records a run, its row could be sent again",
+                        "restore the file from a backup; without the line, its row may be paid for again");
+            });
         }
 
         /// Returns the CSV of the last session, if it is still there.
@@ -10057,6 +10070,7 @@ final class DifyExec implements Runnable {
             if (isStarted()) return this;
             if (Shards.beside(this).isEmpty()) throw new Unusable(
                     results + ": no such batch, and no .retry or .log exists", "start a batch with 'run'");
+            Shards.of(this);
             throw new Unusable(results + ": not merged yet; only shards of this batch exist",
                     "'merge' combines them into one batch");
         }
@@ -10165,7 +10179,10 @@ final class DifyExec implements Runnable {
             if (files.isEmpty()) throw new Unusable(whole.results()
                     + ": no shards found", "start them with 'run --shard I/N'");
             int count = shard(files.getFirst()).count();
-            for (var other : files) requireCount(other, shard(other).count(), count);
+            for (var other : files) {
+                requireCount(other, shard(other).count(), count);
+                Event.sessions(other.log()); // refuses a log that another version wrote
+            }
             return new Shards(whole, count, files);
         }
 
@@ -10181,7 +10198,14 @@ final class DifyExec implements Runnable {
         /// Returns the started shards of the batch. A merged shard is included with its renamed log. An interrupted
         /// merge must be repeated with all shards.
         static List<BatchFiles> beside(BatchFiles whole) {
-            return named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
+            var parts = named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
+            // without the log of the whole batch, nothing shows which rows ran after the merge
+            if (BatchFiles.head(whole.log()).isEmpty())
+                parts.stream().filter(BatchFiles::isMerged).findFirst().ifPresent(part -> {
+                    throw new Unusable(whole.log() + ": missing, although shard " + shard(part) + " was merged into it",
+                            "restore it; if it is lost, rename each .log.merged of the shards to .log, then 'merge' again");
+                });
+            return parts;
         }
 
         /// Returns the files of all shards, of any count, that have any file. A lock file alone is enough, because a
@@ -10247,8 +10271,7 @@ final class DifyExec implements Runnable {
             var sessions = Event.sessions(whole.log());
             var merged = merged(sessions);
             for (var shard : merged) requireCount(whole, shard.count(), own.count());
-            // the renamed log shows the merge even if the batch's log is no longer there
-            if (merged.contains(own) || Storage.exists(files.mergedLog()))
+            if (merged.contains(own))
                 throw new Unusable(whole.log() + ": includes shard " + own + ", which was merged",
                         "continue without --shard, or choose another -o");
             requireOnlyShards(whole, sessions, "choose another -o");
@@ -10323,6 +10346,7 @@ final class DifyExec implements Runnable {
                     AtomicFile.replace(whole.log(), log -> {
                         log(log);
                         // before anything is put in place; `merge` has no option that accepts another CSV
+                        history.requireReadable();
                         batch.refuseOtherFile(csv.file().input(), "");
                     });
                 });
@@ -10338,16 +10362,21 @@ final class DifyExec implements Runnable {
                 // replaces the log of an earlier merge, if the shard's log was copied here again after it
                 for (var part : shards.files())
                     if (!part.isMerged()) Files.move(part.log(), part.mergedLog(), StandardCopyOption.REPLACE_EXISTING);
-                AtomicFile.forceFolder(whole.log());
+                try {
+                    AtomicFile.forceFolder(whole.log());
+                } catch (IOException problem) {
+                    throw new Unusable(whole.results() + ": the merge is complete, but the disk failed ("
+                            + Text.reason(problem) + ")", "after a power loss, run 'merge' again if 'run' requires it");
+                }
                 return batch;
             }
 
-            /// Copies the results of all shards, and gives them to the history. A line that cannot be read is left out.
-            /// The log has no end of its attempt, so the next session looks the run up.
+            /// Copies the results of all shards, and gives them to the history. A torn last line is left out. The log has
+            /// no end of its attempt, so the next session looks the run up.
             private void results(OutputStream stream, boolean noBom) throws IOException {
                 var out = new BufferedOutputStream(stream);
                 if (!noBom) out.write(Lines.BOM);
-                for (var part : shards.files()) Results.read(part.results(), history, List.of((entry, line) -> {
+                for (var part : shards.files()) history.readResults(part.results(), List.of((entry, line) -> {
                     requireOwn(part, index.id(entry));
                     line.copyTo(out);
                 }));
@@ -10363,28 +10392,36 @@ final class DifyExec implements Runnable {
             }
 
             /// Copies the logs of all shards, line by line in the order of time, and gives their events to the history.
-            /// A line that cannot be read stays behind the line that precedes it in its log.
             private void log(OutputStream stream) throws IOException {
                 var out = new BufferedOutputStream(stream);
-                var next = new PriorityQueue<Part>(Comparator.comparing(part -> part.t));
-                for (var files : shards.files()) new Part(files).next(next);
-                for (var part = next.poll(); part != null; part = next.poll()) {
-                    if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
-                    if (part.event instanceof SessionEvent session) {
-                        session.requireFormat(part.files.log());
-                        Shards.requireSame(part.files, session, csv);
-                        var last = history.last(SessionEvent.class).orElse(session);
-                        // the app cannot be compared, because the hash of each log has a salt of its own
-                        if (!last.baseUrl().equals(session.baseUrl()))
-                            throw new Unusable(part.files.log()
-                                    + ": ran on another server than the other shards",
-                                    "only shards of one app can be merged");
+                var parts = new ArrayList<Part>();
+                try {
+                    for (var files : shards.files()) parts.add(new Part(files));
+                    var waiting = new PriorityQueue<Part>(Comparator.comparing(part -> part.event.t()));
+                    parts.stream().filter(Part::next).forEach(waiting::add);
+                    for (var part = waiting.poll(); part != null; part = waiting.poll()) {
+                        check(part);
+                        history.take(part.event);
+                        part.log.copyTo(out);
+                        if (part.next()) waiting.add(part);
                     }
-                    if (part.event != null) history.take(part.event); // null if the line cannot be read
-                    part.log.copyTo(out);
-                    part.next(next);
+                } finally {
+                    parts.forEach(part -> part.log.close());
                 }
                 out.flush();
+            }
+
+            /// Refuses a shard whose next event does not belong into the merged log.
+            private void check(Part part) {
+                if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
+                if (!(part.event instanceof SessionEvent session)) return;
+                session.requireFormat(part.files.log());
+                Shards.requireSame(part.files, session, csv);
+                var last = history.last(SessionEvent.class).orElse(session);
+                // the app cannot be compared, because the hash of each log has a salt of its own
+                if (!last.baseUrl().equals(session.baseUrl()))
+                    throw new Unusable(part.files.log() + ": ran on another server than the other shards",
+                            "only shards of one app can be merged");
             }
 
             /// Holds the log of one shard, at its next line. The size of the shard's results is followed as [History]
@@ -10394,27 +10431,24 @@ final class DifyExec implements Runnable {
                 final Lines log;
                 private long resultsSize = 0;
                 Event event;
-                Instant t = Instant.MIN; // of the last event
 
-                Part(BatchFiles files) throws IOException {
+                Part(BatchFiles files) {
                     this.files = files;
                     this.log = new Lines(files.log());
                 }
 
-                /// Moves to the next line and puts this log back into the queue. At the end, closes the log instead and
-                /// compares the last size with the file. A torn last line is left out.
-                void next(Collection<Part> waiting) throws IOException {
-                    if (!log.next() || !log.isWhole()) {
-                        log.close();
-                        noteResultsSize(files.resultsSize());
-                        return;
-                    }
-                    event = log.<Event>read(Event.READER).orElse(null);
-                    if (event != null) {
-                        t = event.t();
+                /// Moves to the next event. At the end of the log, compares the last size with the file and returns
+                /// false. A torn last line is left out.
+                boolean next() {
+                    while (log.next() && log.isWhole()) {
+                        event = log.<Event>read(Event.READER).orElse(null);
+                        if (event == null && !log.isBlank()) history.noteUnreadable(log.where());
+                        if (event == null) continue;
                         if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
+                        return true;
                     }
-                    waiting.add(this);
+                    noteResultsSize(files.resultsSize());
+                    return false;
                 }
 
                 /// Notes the size of the shard's results. If it is smaller than before, lines are missing.
@@ -11051,8 +11085,7 @@ final class DifyExec implements Runnable {
                     if (!lines.startsWith(head)) continue;
                     var value = lines.<T>read(reader);
                     if (value.isPresent()) use.line(value.get(), lines);
-                    else if (lines.isWhole() && !new String(lines.bytes(), ISO_8859_1).isBlank())
-                        bad.add(file + ":" + lines.number);
+                    else if (lines.isWhole() && !lines.isBlank()) bad.add(lines.where());
                 }
             }
             return bad;
@@ -11104,6 +11137,15 @@ final class DifyExec implements Runnable {
         /// Returns whether the line has its line break. Another process may still be writing a line without one.
         boolean isWhole() {
             return end < filled;
+        }
+
+        boolean isBlank() {
+            return new String(bytes(), ISO_8859_1).isBlank();
+        }
+
+        /// Returns the place of the current line for a message, if all lines before it were read.
+        String where() {
+            return path + ":" + number;
         }
 
         byte[] bytes() {
