@@ -2184,7 +2184,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the content of a batch's files, but of the results only where they are, because they may be larger than
+        /// Holds the content of a batch's log, and where in the results their lines are. The results may be larger than
         /// the memory.
         ///
         /// @param attempts by row id
@@ -2263,7 +2263,8 @@ final class DifyExec implements Runnable {
             /// Returns the results of a row. Several threads read rows, but a file has one current line.
             List<ObjectNode> results(String id) {
                 synchronized (results) {
-                    return places.getOrDefault(id, List.of()).stream().map(place -> results.seek(place).tree()).toList();
+                    return places.getOrDefault(id, List.of()).stream()
+                            .map(place -> results.seek(place).tree()).toList();
                 }
             }
 
@@ -10203,7 +10204,7 @@ final class DifyExec implements Runnable {
             if (BatchFiles.head(whole.log()).isEmpty())
                 parts.stream().filter(BatchFiles::isMerged).findFirst().ifPresent(part -> {
                     throw new Unusable(whole.log() + ": missing, although shard " + shard(part) + " was merged into it",
-                            "restore it; if it is lost, rename each .log.merged of the shards to .log, then 'merge' again");
+                            "restore it; if it is lost, rename each .log.merged to .log, then 'merge' again");
                 });
             return parts;
         }
@@ -10371,8 +10372,8 @@ final class DifyExec implements Runnable {
                 return batch;
             }
 
-            /// Copies the results of all shards, and gives them to the history. A torn last line is left out. The log has
-            /// no end of its attempt, so the next session looks the run up.
+            /// Copies the results of all shards, and gives them to the history. A torn last line is left out. The log
+            /// has no end of its attempt, so the next session looks the run up.
             private void results(OutputStream stream, boolean noBom) throws IOException {
                 var out = new BufferedOutputStream(stream);
                 if (!noBom) out.write(Lines.BOM);
