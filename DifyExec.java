@@ -127,6 +127,7 @@ import module java.base;
 import module java.net.http;
 import module jdk.httpserver;
 
+import static difyexec.DifyExec.Batch.Selection.Choice;
 import static difyexec.DifyExec.Event.*;
 import static difyexec.DifyExec.Json.object;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
@@ -1596,7 +1597,7 @@ final class DifyExec implements Runnable {
             checkOptions(asked);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             // a retry needs an earlier session, but a shard without rows has no files
-            if (asked.listed() && files.shard().isEmpty()) files.requireStarted();
+            if (asked.has(Choice.LISTED) && files.shard().isEmpty()) files.requireStarted();
             files.refuseAsInput(input.csv);
             // a fresh batch ignores how the earlier one read its input
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
@@ -1698,7 +1699,8 @@ final class DifyExec implements Runnable {
             var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
-            boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
+            boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
+                    || asked.has(Choice.RESEND_UNKNOWN);
             var options = setup.next().options();
             // the number of bytes on disk shows later whether lines of the results were lost
             writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
@@ -1737,7 +1739,7 @@ final class DifyExec implements Runnable {
         private static String whyNothing(Batch.Selection asked, Index index) {
             if (index.rows() == 0) return "this shard has no rows"; // a CSV without rows was rejected earlier
             if (index.isComplete()) return "every row has succeeded";
-            boolean isRetryOfAll = asked.listed() && asked.among().isEmpty();
+            boolean isRetryOfAll = asked.has(Choice.LISTED) && asked.among().isEmpty();
             if (!isRetryOfAll || index.onRetryList().findAny().isPresent()) return "no selected row is pending";
             return "no row has failed; 'run' runs the "
                     + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
@@ -1857,9 +1859,8 @@ final class DifyExec implements Runnable {
             /// Adds these options to the selection of the command. `--limit` never replaces the size of a sample,
             /// because the two are rejected together.
             Batch.Selection of(Batch.Selection asked) {
-                return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
-                        limit == null ? asked.limit() : limit, asked.seed(), asked.rerunChanged(),
-                        resendUnknown || asked.resendUnknown(), asked.pendingOnly());
+                return new Batch.Selection(asked.choices(), asked.ids(), List.copyOf(ids),
+                        limit == null ? asked.limit() : limit, asked.seed()).with(Choice.RESEND_UNKNOWN, resendUnknown);
             }
         }
 
@@ -5649,7 +5650,8 @@ final class DifyExec implements Runnable {
             this.clock = ports.clock();
             this.terms = terms;
             this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), clock.instant());
-            this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(), wanted.asked().resendUnknown());
+            this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(),
+                    wanted.asked().has(Choice.RESEND_UNKNOWN));
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
             this.queue = new StreamQueue(writer.batch().history().newestBegun(), clock.instant());
@@ -8370,43 +8372,53 @@ final class DifyExec implements Runnable {
                     : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
         }
 
-        /// Describes the rows of a session: the ids in `.retry`, the given ids, or all rows.
+        /// Describes the rows of a session.
         ///
-        /// @param listed        whether the rows are those in `.retry`
-        /// @param ids           the ids given to `retry`; empty for all rows or those in `.retry`
-        /// @param force         whether rows that have succeeded run again
-        /// @param among         the ids of `--ids`, which limit the rows further; empty for no further limit
-        /// @param limit         the largest number of rows
-        /// @param seed          if present, the rows are chosen at random; otherwise they are the first in the CSV
-        /// @param rerunChanged  whether succeeded rows that have changed in the CSV since then run again
-        /// @param resendUnknown whether rows with an unknown outcome are sent again, which may pay twice
-        /// @param pendingOnly   whether rows with any outcome are left out
-        record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
-                OptionalLong seed, boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
+        /// @param ids   the ids given to `retry`; empty for all rows or those in `.retry`
+        /// @param among the ids of `--ids`, which limit the rows further; empty for no further limit
+        /// @param limit the largest number of rows
+        /// @param seed  if present, the rows are chosen at random; otherwise they are the first in the CSV
+        record Selection(Set<Choice> choices, List<String> ids, List<String> among, long limit, OptionalLong seed) {
             /// `PENDING` is what `run` selects without options, and `LISTED` what `retry` selects without ids. Neither
             /// has a limit.
-            static final Selection PENDING = pending(false, false),
-                    LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE,
-                            OptionalLong.empty(), false, false, false);
+            static final Selection PENDING = named(List.of(), false), LISTED = PENDING.with(Choice.LISTED, true);
+
+            /// Lists what may be chosen:
+            ///
+            /// - `LISTED`: the rows in `.retry` instead of all rows
+            /// - `FORCE`: also the given rows that have succeeded
+            /// - `RERUN_CHANGED`: also succeeded rows that have changed in the CSV since then
+            /// - `RESEND_UNKNOWN`: rows with an unknown outcome are sent again, which may pay twice
+            /// - `PENDING_ONLY`: no row with any outcome
+            enum Choice { LISTED, FORCE, RERUN_CHANGED, RESEND_UNKNOWN, PENDING_ONLY }
 
             /// Selects all rows that have not succeeded, or only those without any outcome.
             static Selection pending(boolean pendingOnly, boolean rerunChanged) {
-                return new Selection(false, List.of(), false, List.of(), Long.MAX_VALUE,
-                        OptionalLong.empty(), rerunChanged, false, pendingOnly);
+                return PENDING.with(Choice.PENDING_ONLY, pendingOnly).with(Choice.RERUN_CHANGED, rerunChanged);
             }
 
             /// Selects rows by id, or all rows if there are no ids. A user who types an id has decided to send its row
             /// again, even if its outcome is unknown.
             static Selection named(List<String> ids, boolean force) {
-                return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE,
-                        OptionalLong.empty(), false, !ids.isEmpty(), false);
+                return new Selection(Set.of(), List.copyOf(ids), List.of(), Long.MAX_VALUE, OptionalLong.empty())
+                        .with(Choice.FORCE, force).with(Choice.RESEND_UNKNOWN, !ids.isEmpty());
             }
 
             /// Selects a random sample of the pending rows. Failed rows are left out. The sample must resemble the
             /// pending rows that are forecast from it.
             Selection random(long rows, long seed) {
-                return new Selection(listed, ids, force, among, rows, OptionalLong.of(seed), rerunChanged,
-                        resendUnknown, true); // true: only pending rows
+                return new Selection(choices, ids, among, rows, OptionalLong.of(seed)).with(Choice.PENDING_ONLY, true);
+            }
+
+            Selection with(Choice choice, boolean isChosen) {
+                if (!isChosen) return this;
+                var all = EnumSet.of(choice);
+                all.addAll(choices);
+                return new Selection(all, ids, among, limit, seed);
+            }
+
+            boolean has(Choice choice) {
+                return choices.contains(choice);
             }
 
             boolean isLimited() {
@@ -8419,7 +8431,7 @@ final class DifyExec implements Runnable {
 
             /// Returns whether rows that are not selected may stay pending after this session.
             boolean isPart() {
-                return listed || !ids.isEmpty() || !among.isEmpty() || isLimited();
+                return has(Choice.LISTED) || !ids.isEmpty() || !among.isEmpty() || isLimited();
             }
         }
 
@@ -8447,25 +8459,15 @@ final class DifyExec implements Runnable {
         ///
         /// @param timeout how long a run may take; a look-up waits no longer than that for a run that is still active
         Wanted select(Selection asked, Duration timeout) throws IOException {
-            // `.retry` may have ids that the CSV lacks, for which there is no row to send
-            var rows = asked.listed() ? entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
-                    : asked.ids().isEmpty() ? entrySet(IntStream.range(0, index.rows())) : entriesOf(asked.ids(), "");
-            // the typed id of a succeeded row is refused; other selections leave such rows out below
-            if (!asked.ids().isEmpty() && !asked.force())
-                rows.stream().filter(entry -> index.status(entry).isSuccess()).findFirst().ifPresent(entry -> {
-                    throw new Unusable("row " + Text.id(index.id(entry))
-                            + " has already succeeded", "--force runs the row, and pays for it, again");
-                });
+            var rows = named(asked);
             if (!asked.among().isEmpty()) rows.and(entriesOf(asked.among(), "--ids: "));
-            var changed = asked.rerunChanged() ? entrySet(history.changed()) : new BitSet();
-            if (!asked.force()) rows.andNot(entrySet(rows.stream()
-                    .filter(entry -> index.status(entry).isSuccess() && !changed.get(entry))));
-            if (asked.pendingOnly()) rows.andNot(entrySet(rows.stream()
-                    .filter(entry -> index.status(entry) != RowStatus.PENDING)));
+            if (!asked.has(Choice.FORCE)) keep(rows, entry -> !index.status(entry).isSuccess()
+                    || asked.has(Choice.RERUN_CHANGED) && history.isChanged(entry));
+            if (asked.has(Choice.PENDING_ONLY)) keep(rows, entry -> index.status(entry) == RowStatus.PENDING);
             // a retry would ask the person again, so such a row needs an explicit id
-            if (asked.ids().isEmpty()) rows.andNot(entrySet(history.failedAfterForm()));
+            if (asked.ids().isEmpty()) history.failedAfterForm().forEach(rows::clear);
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
-            else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
+            else limit(rows, asked.limit());
             var lookUps = new ArrayList<Unresolved>();
             var unresolved = history.unresolvedByRow();
             if (!unresolved.isEmpty()) // otherwise the CSV is not read again
@@ -8473,6 +8475,30 @@ final class DifyExec implements Runnable {
                         lookUps.add(history.unresolved(unresolved.get(row.index()), row, timeout)));
             lookUps.forEach(one -> rows.clear(one.attempt().row().index()));
             return new Wanted(this, rows, lookUps, asked);
+        }
+
+        /// Returns the rows in `.retry`, those with the typed ids, or all. The typed id of a succeeded row is refused;
+        /// other selections leave such rows out.
+        private BitSet named(Selection asked) throws IOException {
+            // `.retry` may have ids that the CSV lacks, for which there is no row to send
+            if (asked.has(Choice.LISTED))
+                return entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow));
+            if (asked.ids().isEmpty()) return entrySet(IntStream.range(0, index.rows()));
+            var rows = entriesOf(asked.ids(), "");
+            for (int entry : rows.stream().toArray())
+                if (!asked.has(Choice.FORCE) && index.status(entry).isSuccess())
+                    throw new Unusable("row " + Text.id(index.id(entry)) + " has already succeeded",
+                            "--force runs the row, and pays for it, again");
+            return rows;
+        }
+
+        private static void keep(BitSet rows, IntPredicate isKept) {
+            for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1))
+                if (!isKept.test(entry)) rows.clear(entry);
+        }
+
+        private static void limit(BitSet rows, long count) {
+            rows.stream().skip(count).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
         }
 
         /// Keeps `count` rows, each with the same chance to stay. Knuth's algorithm S needs no list of rows. It keeps a
@@ -9537,6 +9563,10 @@ final class DifyExec implements Runnable {
         /// Returns the rows that succeeded but have changed in the CSV since then.
         IntStream changed() {
             return changed.stream();
+        }
+
+        boolean isChanged(int entry) {
+            return changed.get(entry);
         }
 
         /// Returns the rows that failed after the form of their run was answered, so that they are not sent again

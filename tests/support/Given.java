@@ -618,8 +618,7 @@ final class Given {
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
             var batch = writer.batch();
-            var asked = new Batch.Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
-                    Long.MAX_VALUE, OptionalLong.empty(), false, resendUnknown || selection.resendUnknown(), false);
+            var asked = selection.with(Batch.Selection.Choice.RESEND_UNKNOWN, resendUnknown);
             var wanted = batch.select(asked, timeout);
             var route = batch.history().modePolicy(mode, app, server, false);
             writer.record(Event.SessionEvent.of(batch, ACCESS.name(),
