@@ -21,12 +21,14 @@
 
 package difyexec;
 
+import com.fasterxml.jackson.annotation.JsonAnySetter;
 import com.fasterxml.jackson.annotation.JsonIgnoreProperties;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
 import com.fasterxml.jackson.annotation.JsonSetter;
 import com.fasterxml.jackson.annotation.JsonTypeInfo;
+import com.fasterxml.jackson.annotation.JsonUnwrapped;
 import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.annotation.Nulls;
 import com.fasterxml.jackson.core.JsonFactory;
@@ -1488,7 +1490,7 @@ final class DifyExec implements Runnable {
                 traces.forEach(this::printAttempt);
                 if (!index.status(entry).isSuccess()) return; // only a success has outputs
                 var end = ends.of(entry);
-                out.println("Outputs" + (end.edited() ? " (of edited inputs)" : ""));
+                out.println("Outputs" + (end.isEdited() ? " (of edited inputs)" : ""));
                 print(Json.MAPPER.createObjectNode().setAll(end.outputs()));
             }
         }
@@ -1525,13 +1527,13 @@ final class DifyExec implements Runnable {
         /// `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run failed: the model refused this input`
         private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
             var text = "    " + Text.printable(end.outcome().replace('_', ' '), 40);
-            if (end.http() != 0) text += ", HTTP " + end.http();
-            text += String.format(Locale.ROOT, " after %.2f s", end.seconds());
-            if (end.tokens() != 0) text += ", " + Text.count(end.tokens(), "token");
+            if (end.seen().http() != 0) text += ", HTTP " + end.seen().http();
+            text += String.format(Locale.ROOT, " after %.2f s", end.seen().seconds());
+            if (end.seen().cost().tokens() != 0) text += ", " + Text.count(end.seen().cost().tokens(), "token");
             // the last response may lack the run that the stream began with
-            text += run(end.run().isEmpty() ? trace.run() : end.run());
+            text += run(end.seen().run().isEmpty() ? trace.run() : end.seen().run());
             // trace.error adds the forms that a paused row waits for
-            if (!end.error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
+            if (!end.seen().error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
             return text;
         }
 
@@ -2104,7 +2106,7 @@ final class DifyExec implements Runnable {
                 for (var name : columns)
                     cells.put(name, TextFile.text(one.inputs().getOrDefault(name, NullNode.instance)));
                 var row = new Row(0, 0, one.run().id(), cells); // results contain neither a row's number nor its line
-                out.write(Json.bytes(one.run().success(row).json()));
+                out.write(Json.bytes(one.run().result(row).json()));
                 out.write('\n');
             }
         }
@@ -2221,7 +2223,8 @@ final class DifyExec implements Runnable {
                         case Event.EndEvent end -> {
                             read.outcomes.put(end.user(), end.outcome());
                             // the run of a blocking request has no event of its own
-                            if (!end.run().isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
+                            var run = end.seen().run();
+                            if (!run.isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(run, ""));
                         }
                         // A success has no event. If a session did not stop early, all its other attempts succeeded. An
                         // event with a user only records that Dify was asked to stop a run.
@@ -4335,7 +4338,7 @@ final class DifyExec implements Runnable {
         }
 
         static String cell(JsonNode value) {
-            return value == null || value.isNull() ? "" : LineOffsets.RowEnd.text(value);
+            return value == null || value.isNull() ? "" : ResultLine.text(value);
         }
 
         void printSummary(PrintWriter err) {
@@ -4349,7 +4352,7 @@ final class DifyExec implements Runnable {
 
         /// Adds the names of all outputs as a batch is read, in the order in which they first appear.
         static Batch.Listener addOutputs(Set<String> names) {
-            return (_, line) -> names.addAll(LineOffsets.RowEnd.of(line).outputs().keySet());
+            return (_, line) -> names.addAll(new ResultLine(line.tree()).outputs().keySet());
         }
 
         /// Writes a batch in the input's order. The columns are the input's columns, `output.<name>` for each output,
@@ -4390,14 +4393,14 @@ final class DifyExec implements Runnable {
 
         /// Returns the cells for the columns [#ENDING]. The seconds come from the log, which also has them for failed
         /// rows, or from the result if the log is missing.
-        private static List<String> ending(Batch batch, int entry, LineOffsets.RowEnd end) {
+        private static List<String> ending(Batch batch, int entry, ResultLine end) {
             long attempts = batch.history().attempts(entry);
             var millis = batch.figures().millis(entry);
-            var seconds = end.seconds();
+            var seconds = end.text("elapsed_time");
             if (millis.isPresent()) seconds = BigDecimal.valueOf(millis.getAsLong(), 3).toPlainString();
-            return List.of(batch.index().status(entry).word(), end.error(), end.run(),
-                    attempts == 0 ? "" : Long.toString(attempts), seconds, end.tokens(), end.price(), end.currency(),
-                    end.edited() ? "true" : "");
+            return List.of(batch.index().status(entry).word(), end.text("error"), end.run(),
+                    attempts == 0 ? "" : Long.toString(attempts), seconds, end.text("total_tokens"),
+                    end.text("total_price"), end.text("currency"), end.isEdited() ? "true" : "");
         }
     }
 
@@ -4537,9 +4540,9 @@ final class DifyExec implements Runnable {
                                 cells.forEach((column, cell) -> inputs.put(column, TextNode.valueOf(cell)));
                             return prune(object("id", batch.index().id(entry), "outcome", status.word(),
                                     "cause", causes.get(Cause.of(batch, entry)),
-                                    "seconds", seconds(batch, entry), "tokens", end.tokens(),
-                                    "price", (end.price() + " " + end.currency()).strip(), "run", end.run(),
-                                    "edited", end.edited(), "inputs", values(inputs), "outputs", values(end.outputs()),
+                                    "seconds", seconds(batch, entry), "tokens", end.text("total_tokens"), "price",
+                                    (end.text("total_price") + " " + end.text("currency")).strip(), "run", end.run(),
+                                    "edited", end.isEdited(), "inputs", values(inputs), "outputs", values(end.outputs()),
                                     "attempts", attempts(entry, ends, end.run())));
                         });
             }
@@ -4580,7 +4583,7 @@ final class DifyExec implements Runnable {
 
         /// Returns text as is and other values as `json`. A value that is too long is cut, and its `length` is added.
         private static Object value(JsonNode value) {
-            var text = LineOffsets.RowEnd.text(value);
+            var text = ResultLine.text(value);
             if (text.length() > LONGEST) return object("text", Text.cut(text, LONGEST), "length", text.length());
             return value.isTextual() ? text : object("json", text);
         }
@@ -4605,8 +4608,8 @@ final class DifyExec implements Runnable {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
                 trace.all(EndEvent.class).reversed().stream().findFirst().ifPresent(end -> attempt.putAll(prune(object(
-                        "outcome", end.outcome(), "seconds", end.seconds(), "error", trace.error(end),
-                        "run", end.run().equals(run) ? "" : end.run()))));
+                        "outcome", end.outcome(), "seconds", end.seen().seconds(), "error", trace.error(end),
+                        "run", end.seen().run().equals(run) ? "" : end.seen().run()))));
                 return attempt;
             }).toList();
         }
@@ -4699,10 +4702,10 @@ final class DifyExec implements Runnable {
         ///
         /// @param correct 1 if the row succeeded as expected, otherwise 0; NaN if it is not in the file or has no
         ///     expected value, so that it does not count
-        record Result(Batch batch, int entry, LineOffsets.RowEnd end, double correct) {
+        record Result(Batch batch, int entry, ResultLine end, double correct) {
             static Result of(LineOffsets.RowEnds file, String id, Expectations expected) {
                 int entry = file.batch().index().find(id);
-                if (entry < 0) return new Result(file.batch(), entry, LineOffsets.RowEnd.NONE, Double.NaN);
+                if (entry < 0) return new Result(file.batch(), entry, ResultLine.NONE, Double.NaN);
                 var end = file.of(entry);
                 double correct = file.batch().index().status(entry).isSuccess() && expected.isMet(id, end) ? 1 : 0;
                 return new Result(file.batch(), entry, end, expected.isJudged(id) ? correct : Double.NaN);
@@ -4776,7 +4779,8 @@ final class DifyExec implements Runnable {
                 var adds = object("rows", 1, "succeeded", result.isSuccess() ? 1 : 0, "tokens", history.tokens(entry),
                         "retries", Math.max(0, history.attempts(entry) - 1),
                         // tokens are a text here, because a result may lack them
-                        "runs without price", end.price().isEmpty() && end.tokens().matches(".*[1-9].*") ? 1 : 0);
+                        "runs without price", end.text("total_price").isEmpty()
+                                && end.text("total_tokens").matches(".*[1-9].*") ? 1 : 0);
                 for (var currency : history.figures().spending().prices().keySet())
                     adds.put(cost(currency), history.cost(entry, currency));
                 if (!Double.isNaN(result.correct())) adds.putAll(object("judged", 1, "correct", result.correct()));
@@ -5063,7 +5067,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String error(List<Result> side) {
-            return side.stream().map(result -> result.end().error()).filter(error -> !error.isEmpty()).distinct()
+            return side.stream().map(result -> result.end().text("error")).filter(error -> !error.isEmpty()).distinct()
                     .collect(joining(" · "));
         }
 
@@ -5377,7 +5381,7 @@ final class DifyExec implements Runnable {
             return isEmpty() || !cells(id).isEmpty();
         }
 
-        boolean isMet(String id, LineOffsets.RowEnd end) {
+        boolean isMet(String id, ResultLine end) {
             return cells(id).entrySet().stream().allMatch(expected ->
                     isMet(expected.getKey(), expected.getValue(), end.at(expected.getKey().output())));
         }
@@ -5386,7 +5390,7 @@ final class DifyExec implements Runnable {
         /// also applies to text. An answer may consist of a number.
         private boolean isMet(Rule rule, String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
-            var text = LineOffsets.RowEnd.text(output);
+            var text = ResultLine.text(output);
             if (rule.isPattern()) return isFound(Pattern.compile(cell), text);
             var number = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
             var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parse(number);
@@ -5435,7 +5439,7 @@ final class DifyExec implements Runnable {
         /// Returns the values of a side's successes, each once, such as `4, 5`. A missing value is a dash.
         private static String found(Rule rule, List<Comparison.Result> side) {
             return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()))
-                    .map(value -> value.isMissingNode() ? "–" : LineOffsets.RowEnd.text(value)).distinct()
+                    .map(value -> value.isMissingNode() ? "–" : ResultLine.text(value)).distinct()
                     .collect(joining(", "));
         }
     }
@@ -6181,12 +6185,8 @@ final class DifyExec implements Runnable {
         /// Records the row's outcome, which counts when it is written. A success is one line of the results, and any
         /// other outcome one line of the log, so that no outcome can be in both.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
-            var files = response instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
-                    : Response.SavedFiles.NONE;
-            var ended = now.minus(files.took()); // the downloads are not part of the run's time
-            var took = attempt.took(response, ended);
             if (response instanceof Response.Ran ran && outcome.status().isSuccess())
-                writer.recordSuccess(new Results.Success(attempt, ran, ended, took, files));
+                writer.recordSuccess(ResultLine.of(attempt, ran, now));
             else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
                     writer.resultsBytesOnDisk()));
             watcher.onOutcome(attempt.row(), outcome);
@@ -6616,15 +6616,15 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        void countSpending(int entry, long tokens, BigDecimal price, String currency) {
-            super.countSpending(entry, tokens, price, currency);
-            if (isSent(entry)) ownSpending.add(tokens, price, currency);
+        void countSpending(int entry, Cost cost) {
+            super.countSpending(entry, cost);
+            if (isSent(entry)) ownSpending.add(cost);
         }
 
         /// Records an outcome. A late run may change an earlier outcome, even of a row that is not part of this
         /// session.
         @Override
-        void countOutcome(int entry, RowStatus former, Outcome outcome, Double seconds) {
+        void countOutcome(int entry, RowStatus former, Outcome outcome, double seconds) {
             super.countOutcome(entry, former, outcome, seconds);
             var now = clock.instant();
             boolean isOurs = ours.get(entry);
@@ -7504,10 +7504,6 @@ final class DifyExec implements Runnable {
     /// Reads one response, or the events of one stream. Keeps the content of earlier events. Later events do not repeat
     /// it.
     static final class RunReader {
-        /// Matches a price, which Dify sends as text. Limits its digits, because `1e999999999` has a billion of them
-        /// when it is written in full.
-        private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
-
         private JsonNode last = Json.MAPPER.missingNode(), metadata = last;
         private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
         private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
@@ -7535,7 +7531,7 @@ final class DifyExec implements Runnable {
                     var paid = data().path("execution_metadata");
                     if (text(paid, "total_price").isEmpty()) return;
                     currency = orIfEmpty(text(paid, "currency"), currency);
-                    price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
+                    Cost.price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
                             () -> isPriceKnown = false);
                 }
                 case "message_replace" -> {
@@ -7622,14 +7618,9 @@ final class DifyExec implements Runnable {
                     expires > 0 && expires < 1L << 40 ? Optional.of(Instant.ofEpochSecond(expires)) : Optional.empty());
         }
 
-        /// Returns empty for anything but a price, such as a negative number.
-        static Optional<BigDecimal> price(JsonNode from) {
-            return Optional.of(text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
-        }
-
-        /// Returns the cost and its currency. A run that was paid in two currencies has no price. One number cannot
+        /// Returns the price and its currency. A run that was paid in two currencies has no price. One number cannot
         /// hold it. Models without a price report 0 in any currency, so sums of 0 are left out if there is another one.
-        private Optional<Map.Entry<String, BigDecimal>> cost() {
+        private Optional<Map.Entry<String, BigDecimal>> paid() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
             // all are 0, so any currency will do
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
@@ -7660,9 +7651,9 @@ final class DifyExec implements Runnable {
         Optional<Response.Ran> ran() {
             if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
-            var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
-                    run.path("total_steps").asInt(0), cost().map(Map.Entry::getValue),
-                    cost().map(Map.Entry::getKey).orElse(""));
+            var cost = Cost.of(run.path("total_tokens").asLong(0)).with(paid().map(Map.Entry::getValue),
+                    paid().map(Map.Entry::getKey).orElse(""));
+            var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_steps").asInt(0), cost);
             var outputs = ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode);
             return Response.RunStatus.of(text(run, "status")).map(status -> new Response.Ran(
                     new RunRef(runId, taskId), status, outputs, text(run, "error"), workflowId, usage));
@@ -7674,11 +7665,10 @@ final class DifyExec implements Runnable {
 
         /// Reads a chatflow's message from the response. Its price is the price of the whole answer.
         private Response.ChatMessage message() {
-            var usage = metadata.path("usage");
+            var cost = Cost.of(metadata.path("usage"));
             // in this case, Dify has added up two currencies, or a price that cannot be read
-            boolean isUnclear = !prices.isEmpty() && cost().isEmpty();
-            return new Response.ChatMessage(conversation, messageId, usage.path("total_tokens").asLong(0),
-                    isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
+            boolean isUnclear = !prices.isEmpty() && paid().isEmpty();
+            return new Response.ChatMessage(conversation, messageId, isUnclear ? Cost.of(cost.tokens()) : cost);
         }
 
         /// Completes the outcome of a chatflow's streamed run. Moderation may have replaced the answer: then the run's
@@ -7803,13 +7793,11 @@ final class DifyExec implements Runnable {
 
         /// Returns the run's line for the results. Another program may have sent the run, so the attempt is created
         /// here, with the user that Dify recorded.
-        Results.Success success(Row row) {
+        ResultLine result(Row row) {
             var user = RunReader.text(stored, "sys.user_id");
             // an earlier attempt without tries and edits; its mode and time are unknown, and the line has neither
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
-            var end = Instant.ofEpochSecond(detail.path("finished_at").asLong());
-            var took = Duration.ofMillis((long) (ran.usage().seconds() * 1000));
-            return new Results.Success(attempt, ran, end, took, Response.SavedFiles.NONE);
+            return ResultLine.of(attempt, ran, Instant.ofEpochSecond(detail.path("finished_at").asLong()));
         }
     }
 
@@ -7853,8 +7841,7 @@ final class DifyExec implements Runnable {
         }
 
         private Response.ChatMessage chat() {
-            return new Response.ChatMessage(text("conversation_id"), text("id"),
-                    message.path("total_tokens").asLong(0), RunReader.price(message), text("currency"));
+            return new Response.ChatMessage(text("conversation_id"), text("id"), Cost.of(message));
         }
     }
 
@@ -8632,9 +8619,9 @@ final class DifyExec implements Runnable {
 
         /// Records that a row has succeeded. Its line in the results is the only record of that, so that results and
         /// log cannot contradict each other.
-        void recordSuccess(Results.Success success) {
+        void recordSuccess(ResultLine success) {
             results.add(success.json());
-            effects.add(() -> batch.history().take(success.head()));
+            effects.add(() -> batch.history().take(success));
             markOutcome();
         }
 
@@ -9014,11 +9001,9 @@ final class DifyExec implements Runnable {
             sent.set(entry);
         }
 
-        /// Adds the tokens and the price of a run.
-        ///
-        /// @param price null if it is not known
-        void countSpending(int entry, long tokens, BigDecimal price, String currency) {
-            spending.add(tokens, price, currency);
+        /// Adds the tokens and the price of a run. The figures of a session also use the row.
+        void countSpending(int entry, Cost cost) {
+            spending.add(cost);
         }
 
         /// Notes how many files of a row's outputs could not be saved. The row's last result counts.
@@ -9030,12 +9015,12 @@ final class DifyExec implements Runnable {
         /// Records a row's outcome. A failure does not replace an earlier success.
         ///
         /// @param former the row's earlier status
-        /// @param seconds null if unknown, as in results of the original tool
-        void countOutcome(int entry, RowStatus former, Outcome outcome, Double seconds) {
+        /// @param seconds NaN if unknown, as in results of the original tool
+        void countOutcome(int entry, RowStatus former, Outcome outcome, double seconds) {
             if (outcome.status().isSuccess()) succeeded.set(entry);
             else if (former.isSuccess()) return;
             // at most 31 bits, because `compare` packs the milliseconds and a row's number into one long
-            if (seconds != null) took.set(entry, 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
+            if (!Double.isNaN(seconds)) took.set(entry, 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
         }
 
         /// Extends the session's time to the end of this attempt, which produced the row's result.
@@ -9281,7 +9266,11 @@ final class DifyExec implements Runnable {
         }
 
         void readResults(Path results, List<Batch.Listener> listeners) throws IOException {
-            unreadable.addAll(Results.read(results, this, listeners));
+            unreadable.addAll(ResultLine.scan(results, (success, line) -> {
+                if (!success.isSuccess()) return;
+                int entry = take(success);
+                for (var listener : listeners) listener.result(entry, line);
+            }));
         }
 
         void readLog(Path log, List<Batch.Listener> listeners) throws IOException {
@@ -9361,17 +9350,19 @@ final class DifyExec implements Runnable {
 
         /// Applies a success, when its line is read or after it was written. Returns the entry of its row. If an id has
         /// several lines, the last one counts.
-        int take(Results.Success.Head success) {
+        int take(ResultLine success) {
             int entry = index.findOrAdd(success.id().strip()); // as the CSV's ids are
             var former = index.status(entry);
             settle(entry, success.outcome().status());
-            if (!success.workflowId().isEmpty()) index.madeBy(success.workflowId());
-            spend(entry, success.totalTokens(), success.totalPrice(), success.currency());
-            counting.forEach(one -> one.countOutcome(entry, former, success.outcome(), success.seconds()));
-            counting.forEach(one -> one.noteMissingFiles(entry, success.missing().size()));
+            if (!success.text("workflow_id").isEmpty()) index.madeBy(success.text("workflow_id"));
+            spend(entry, Cost.of(success.json()));
+            double seconds = success.json().path("seconds").asDouble(Double.NaN);
+            counting.forEach(one -> one.countOutcome(entry, former, success.outcome(), seconds));
+            counting.forEach(one -> one.noteMissingFiles(entry, success.json().path("missing").size()));
             // a row that the CSV lacks, an edited row and a line of the original tool cannot be compared
-            changed.set(entry, index.fingerprint(entry) != 0 && !success.edited() && !success.fingerprint().isEmpty()
-                    && !success.fingerprint().equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
+            var sent = success.text("fingerprint");
+            changed.set(entry, index.fingerprint(entry) != 0 && !success.isEdited() && !sent.isEmpty()
+                    && !sent.equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
             ends.remove(entry);
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
             lastResult.set(entry, hash(entry, success.user()));
@@ -9416,14 +9407,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Adds the tokens and the price of a run to its row and to all figures.
-        ///
-        /// @param price null if it is not known
-        private void spend(int entry, long tokens, BigDecimal price, String currency) {
-            counting.forEach(one -> one.countSpending(entry, tokens, price, currency));
-            tokensByRow.set(entry, tokensByRow.get(entry) + tokens);
-            if (price == null) return;
-            var costs = costByRow.computeIfAbsent(currency, _ -> new LongList());
-            costs.set(entry, costs.get(entry) + Math.round(price.doubleValue() * BILLION));
+        private void spend(int entry, Cost cost) {
+            counting.forEach(one -> one.countSpending(entry, cost));
+            tokensByRow.set(entry, tokensByRow.get(entry) + cost.tokens());
+            if (cost.price() == null) return;
+            var costs = costByRow.computeIfAbsent(cost.currency(), _ -> new LongList());
+            costs.set(entry, costs.get(entry) + Math.round(cost.price().doubleValue() * BILLION));
         }
 
         long tokens(int entry) {
@@ -9470,12 +9459,12 @@ final class DifyExec implements Runnable {
         /// attempt, such as `again`, which leaves the row pending.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
-            spend(entry, end.tokens(), end.price(), end.currency());
+            spend(entry, end.seen().cost());
             if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
             // if the attempt is no longer known, any mode and number of retries will do; a look-up needs only its user
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
-                            end.fingerprint(), end.edited(), 0), "")).with(end.run(), "");
+                            end.fingerprint(), end.edited(), 0), "")).with(end.seen().run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
@@ -9484,10 +9473,10 @@ final class DifyExec implements Runnable {
             if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
             var former = index.status(entry);
-            var outcome = new Outcome(status.get(), end.error());
-            counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seconds()));
+            var outcome = new Outcome(status.get(), end.seen().error());
+            counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
             if (!settle(entry, status.get())) return;
-            failedAfterForm.set(entry, Judge.isAfterForm(end.error(), former == RowStatus.PAUSED));
+            failedAfterForm.set(entry, Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
             ends.put(entry, end);
         }
 
@@ -9583,7 +9572,7 @@ final class DifyExec implements Runnable {
         /// Returns why a row failed or is unresolved, including the titles of the forms that it waits for. A row that
         /// is only listed in `.retry` has no recorded cause.
         String cause(int entry) {
-            return end(entry).map(end -> Stream.concat(Stream.of(Text.cause(end.error())), forms(entry)
+            return end(entry).map(end -> Stream.concat(Stream.of(Text.cause(end.seen().error())), forms(entry)
                     .map(FormEvent::node)).distinct().collect(joining(": "))).orElse("listed in .retry");
         }
 
@@ -9596,7 +9585,7 @@ final class DifyExec implements Runnable {
         /// Returns whether another retry is unlikely to help, because the row had more than one attempt, or was refused
         /// by Dify with an HTTP 4xx status.
         boolean isPermanent(int entry) {
-            return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.http() / 100 == 4).isPresent();
+            return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.seen().http() / 100 == 4).isPresent();
         }
 
         private Stream<Sent> all(Predicate<State> which) {
@@ -9753,11 +9742,11 @@ final class DifyExec implements Runnable {
                     if (new RunRef(run.run(), run.task()).isMadeUp()) madeUp.add(run.run());
                     else add(newest, run.run(), run.user());
                 }
-                if (event instanceof EndEvent end && !end.run().isEmpty() && !madeUp.contains(end.run()))
-                    add(newest, end.run(), end.user());
+                if (event instanceof EndEvent end && !end.seen().run().isEmpty() && !madeUp.contains(end.seen().run()))
+                    add(newest, end.seen().run(), end.user());
             });
-            Lines.<Line>scan(files.results(), "", Line.READER, (line, _) -> {
-                if (isRow.test(line.id()) && !line.user().isEmpty()) add(newest, line.workflowRunId(), line.user());
+            ResultLine.scan(files.results(), (line, _) -> { // lines of the original tool have no user
+                if (isRow.test(line.id()) && !line.user().isEmpty()) add(newest, line.run(), line.user());
             });
             return new Runs(isSent.get(), newest.values());
         }
@@ -9766,11 +9755,6 @@ final class DifyExec implements Runnable {
         private static void add(LinkedHashMap<String, Recorded> newest, String run, String user) {
             newest.putLast(user, new Recorded(run, user));
             if (newest.size() > MAX_RUNS) newest.pollFirstEntry();
-        }
-
-        /// Holds the fields of a results line that identify its run. Lines of the original tool have no user.
-        private record Line(String id, String workflowRunId, String user) {
-            static final ObjectReader READER = Lines.MAPPER.readerFor(Line.class);
         }
     }
 
@@ -9825,15 +9809,12 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns how the row ended. A success is read from the results; any other outcome is in the history,
-            /// which was read from the log. The line is missing if the results became shorter after they were read. The
-            /// log leaves out zeros, so 0 tokens mean that their number is unknown.
-            RowEnd of(int entry) {
+            /// which was read from the log. The line is missing if the results became shorter after they were read.
+            ResultLine of(int entry) {
                 var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
-                if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0) return RowEnd.of(results);
-                return batch.history().end(entry).map(end -> new RowEnd(Map.of(), Map.of(), end.run(), "",
-                        end.tokens() == 0 ? "" : Long.toString(end.tokens()),
-                        end.price() == null ? "" : end.price().toPlainString(), end.currency(),
-                        end.error(), false)).orElse(RowEnd.NONE);
+                if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0)
+                    return new ResultLine(results.tree());
+                return batch.history().end(entry).map(ResultLine::of).orElse(ResultLine.NONE);
             }
 
             record Trace(AttemptEvent attempt, List<Event> events) {
@@ -9851,8 +9832,8 @@ final class DifyExec implements Runnable {
                 /// `waits for a person: Approve refund, until 2026-01-16 13:00:00 +01:00`
                 String error(EndEvent end) {
                     var forms = all(FormEvent.class);
-                    if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.error();
-                    return end.error() + ": " + forms.stream().map(FormEvent::text).collect(joining("; "));
+                    if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.seen().error();
+                    return end.seen().error() + ": " + forms.stream().map(FormEvent::text).collect(joining("; "));
                 }
             }
 
@@ -9862,7 +9843,7 @@ final class DifyExec implements Runnable {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 var traces = new LinkedHashMap<String, Trace>(); // by user, because each attempt has its own user
                 for (long offset : batch.offsets().of(entry).reversed()) {
-                    if (offset < 0) results.seek(-1 - offset).<Results.Success.Head>read(Results.Success.READER)
+                    if (offset < 0) results.seek(-1 - offset).<ResultLine>read(ResultLine.READER)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
                     else {
                         var event = Event.read(log.seek(offset).bytes()).orElseThrow(); // it was read before
@@ -9880,46 +9861,6 @@ final class DifyExec implements Runnable {
             @Override
             public void close() {
                 try (results; log) {} // closes both, even if one cannot be closed
-            }
-        }
-
-        /// Holds the outcome of a row with its values and costs, for views to show. Texts that are not known are empty.
-        record RowEnd(Map<String, JsonNode> inputs, Map<String, JsonNode> outputs, String run, String seconds,
-                String tokens, String price, String currency, String error, boolean edited) {
-            static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
-
-            /// Returns a part of the outputs, or a missing node if the outputs do not have it.
-            JsonNode at(JsonPointer pointer) {
-                return outputs.getOrDefault(pointer.getMatchingProperty(), Json.MAPPER.missingNode())
-                        .at(pointer.tail());
-            }
-
-            /// Reads the line of a success.
-            static RowEnd of(Lines line) {
-                var tree = line.tree();
-                var outputs = tree.path("outputs");
-                // the original tool wrote outputs as {"outputs": {…}}, and only its lines lack `workflow_status`
-                if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
-                    outputs = outputs.path("outputs");
-                // no error (""), because the line is a success
-                return new RowEnd(values(tree.path("inputs")), values(outputs),
-                        tree.path("workflow_run_id").asText(), tree.path("elapsed_time").asText(),
-                        tree.path("total_tokens").asText(), tree.path("total_price").asText(),
-                        tree.path("currency").asText(), "", tree.path("edited").asBoolean());
-            }
-
-            /// Returns the values by name. A value that is not an object gets the name `outputs`, so that it is shown.
-            private static Map<String, JsonNode> values(JsonNode node) {
-                if (node.isMissingNode()) return Map.of();
-                if (!node.isObject()) return Map.of("outputs", node);
-                var values = new LinkedHashMap<String, JsonNode>();
-                node.properties().forEach(value -> values.put(value.getKey(), value.getValue()));
-                return values;
-            }
-
-            /// Returns a text as is and any other value as JSON, with all digits of a number.
-            static String text(JsonNode value) {
-                return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
             }
         }
     }
@@ -9991,7 +9932,7 @@ final class DifyExec implements Runnable {
 
         /// Rejects files that difyexec did not write, so that they are never changed or moved.
         void requireOurs() {
-            if (!isOurs(results, Results::isResult, Results.BEGINNING))
+            if (!isOurs(results, ResultLine::isResult, ResultLine.BEGINNING))
                 throw new Unusable(results + ": the first line is not a result of difyexec", ELSEWHERE);
             if (!isOurs(log, line -> Event.read(line).isPresent(), Event.BEGINNING))
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
@@ -10717,111 +10658,140 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads and writes the lines of the results. We write only successes.
-    static final class Results {
+    /// Holds a line of the results as JSON. We write only successes. The original tool also wrote other lines, and fewer
+    /// fields. For a view, a line can also show another outcome of a row. Texts that are not known are empty.
+    @JsonIgnoreProperties({"inputs", "outputs"})
+    record ResultLine(@JsonAnySetter ObjectNode json) {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
         /// Matches the beginning of a result. The original tool puts a space after each colon and comma. The possessive
         /// `*+` keeps a long text of another program from taking long.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
+        /// Reads a line by its tokens, without `inputs` and `outputs`, which may be large.
+        static final ObjectReader READER = Lines.MAPPER.readerFor(ResultLine.class);
+        /// Represents a row without any outcome.
+        static final ResultLine NONE = new ResultLine(Json.MAPPER.createObjectNode().put("id", "-").put("status", "-"));
 
-        /// Gives each success to the history, and then its line to the listeners. Returns the places of unreadable
-        /// lines. Lines of the original tool with another status are skipped.
-        static List<String> read(Path results, History history, List<Batch.Listener> listeners) throws IOException {
-            return Lines.<Success.Head>scan(results, "", Success.READER, (success, line) -> { // "" for all lines
-                if (!success.isSuccess()) return;
-                int entry = history.take(success);
-                for (var listener : listeners) listener.result(entry, line);
-            });
+        ResultLine { // a line without an id or a status counts as a line that cannot be read
+            if (json.path("id").asText("").isBlank() || json.path("status").asText("").isEmpty())
+                throw new IllegalArgumentException("not a result");
+        }
+
+        /// Passes on each line of the results. Returns the places of unreadable lines.
+        static List<String> scan(Path results, Lines.Use<ResultLine> use) throws IOException {
+            return Lines.scan(results, "", READER, use); // "" because all lines are read
         }
 
         static boolean isResult(byte[] line) {
-            return Lines.<Success.Head>read(Success.READER, line, 0, line.length).filter(Success.Head::isSuccess)
-                    .isPresent();
+            return Lines.<ResultLine>read(READER, line, 0, line.length).filter(ResultLine::isSuccess).isPresent();
         }
 
-        /// Holds a success that is about to be written.
-        ///
-        /// @param took how long the row took, from its request until it ended
-        record Success(Attempt attempt, Response.Ran ran, Instant executedAt, Duration took,
-                Response.SavedFiles files) {
-            static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
+        /// Creates the line of a success. The original tool's fields come first, so that its scripts can read them. The
+        /// downloads of files are not part of the run's time.
+        static ResultLine of(Attempt attempt, Response.Ran ran, Instant now) {
+            var files = ran.files().orElse(Response.SavedFiles.NONE);
+            var ended = now.minus(files.took());
+            var cost = ran.usage().cost();
+            var line = Json.MAPPER.createObjectNode().put("id", attempt.row().id()).put("status", SUCCESS);
+            attempt.row().inputs().forEach(line.putObject("inputs")::put);
+            line.set("outputs", ran.outputs());
+            line.put("workflow_run_id", ran.ref().id()).put("executed_at", Times.text(ended))
+                    .put("retry_count", attempt.tries().retries()).put("user", attempt.user());
+            // a blocking chatflow returns a message without a run, which does not show a partial success
+            if (ran.ref().isNamed()) line.put("workflow_status",
+                    ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded");
+            line.put("workflow_id", ran.workflowId()).put("elapsed_time", ran.usage().seconds())
+                    .put("total_tokens", cost.tokens()).put("total_steps", ran.usage().steps());
+            if (cost.price() != null) line.put("total_price", cost.price()).put("currency", cost.currency());
+            if (attempt.isEdited()) line.put("edited", true);
+            files.saved().forEach(file -> line.withArray("files").add(file.toString()));
+            if (!ran.message().conversation().isEmpty()) line.put("conversation_id", ran.message().conversation());
+            if (!ran.message().id().isEmpty()) line.put("message_id", ran.message().id());
+            line.put("fingerprint", attempt.fingerprint())
+                    .put("seconds", attempt.took(ran, ended).toMillis() / 1000.0);
+            // the reason may contain a server's text
+            files.missing().forEach((name, why) ->
+                    line.withArray("missing").add(name + ": " + Text.printable(why, 200)));
+            return new ResultLine(line);
+        }
 
-            /// Holds the fields of a line that identify the attempt, its cost and its time, without inputs and outputs,
-            /// which may be large. Lines of the original tool have neither `user` nor `seconds`, and may have another
-            /// status. Without the annotation, Jackson keeps a copy of all other fields until it has these.
-            @JsonIgnoreProperties(ignoreUnknown = true)
-            record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
-                    String executedAt, long totalTokens, BigDecimal totalPrice, String currency, boolean edited,
-                    String user, String fingerprint, Double seconds, List<String> missing) {
-                Head { // a line without an id or a status counts as a line that cannot be read
-                    if (id.isBlank() || status.isEmpty()) throw new IllegalArgumentException("not a result");
-                }
+        /// Shows an outcome other than a success. The log leaves out zeros, so 0 tokens mean that their number is
+        /// unknown.
+        static ResultLine of(EndEvent end) {
+            var cost = end.seen().cost();
+            var line = Json.MAPPER.createObjectNode().put("id", end.id()).put("status", end.outcome())
+                    .put("workflow_run_id", end.seen().run()).put("error", end.seen().error());
+            if (cost.tokens() != 0) line.put("total_tokens", cost.tokens());
+            if (cost.price() != null)
+                line.put("total_price", cost.price().toPlainString()).put("currency", cost.currency());
+            return new ResultLine(line);
+        }
 
-                boolean isSuccess() {
-                    return status.equals(SUCCESS);
-                }
+        /// Converts this success to an `end` event, which the log does not contain for it.
+        EndEvent end() {
+            var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json));
+            return new EndEvent(Times.parse(text("executed_at")), id(), user(), outcome().status().word(),
+                    text("fingerprint"), seen, isEdited(), 0);
+        }
 
-                Outcome outcome() {
-                    return workflowStatus.equals(PARTIAL) ? Outcome.PARTIAL : Outcome.SUCCEEDED;
-                }
+        /// Returns the text of a field, or an empty text if it is missing.
+        String text(String name) {
+            return json.path(name).asText("");
+        }
 
-                /// Converts this result to an `end` event, which the log does not contain for a success. Without a
-                /// refusal or an error, `http` is 0 and `error` is empty. The size of the results is not needed.
-                EndEvent end() {
-                    return new EndEvent(Times.parse(executedAt), id, user, outcome().status().word(), fingerprint,
-                            workflowRunId, 0, "", seconds == null ? 0 : seconds, totalTokens, totalPrice, currency,
-                            edited, 0);
-                }
-            }
+        String id() {
+            return text("id");
+        }
 
-            /// Returns the line's fields in their order in the file. The original tool's fields come first, so that its
-            /// scripts can read them.
-            Map<String, Object> json() {
-                var usage = ran.usage();
-                var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
-                        "outputs", ran.outputs(),
-                        "workflow_run_id", ran.ref().id(), "executed_at", Times.text(executedAt),
-                        "retry_count", attempt.tries().retries(), "user", attempt.user(),
-                        "workflow_status", ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded",
-                        "workflow_id", ran.workflowId(), "elapsed_time", usage.seconds(),
-                        "total_tokens", usage.tokens(), "total_steps", usage.steps());
-                usage.price().ifPresent(price -> line.putAll(object("total_price", price,
-                        "currency", usage.currency())));
-                // a blocking chatflow returns a message without a run, which does not show a partial success
-                if (!ran.ref().isNamed()) line.remove("workflow_status");
-                if (attempt.isEdited()) line.put("edited", true);
-                if (!files.saved().isEmpty())
-                    line.put("files", files.saved().stream().map(Path::toString).toList());
-                if (!ran.message().conversation().isEmpty())
-                    line.put("conversation_id", ran.message().conversation());
-                if (!ran.message().id().isEmpty()) line.put("message_id", ran.message().id());
-                line.putAll(object("fingerprint", attempt.fingerprint(), "seconds", seconds()));
-                if (!files.missing().isEmpty()) line.put("missing", missing());
-                return line;
-            }
+        String user() {
+            return text("user");
+        }
 
-            /// Returns the fields that [#READER] would read from the line, without reading it. Only a partial success
-            /// has its status here, because no other status matters to [Head#outcome]. As in [#json], a run without an
-            /// id does not show a partial success.
-            Head head() {
-                var usage = ran.usage();
-                return new Head(attempt.row().id(), SUCCESS,
-                        ran.status() == Response.RunStatus.PARTIAL && ran.ref().isNamed() ? PARTIAL : "",
-                        ran.workflowId(), ran.ref().id(), Times.text(executedAt), usage.tokens(),
-                        usage.price().orElse(null), usage.currency(), attempt.isEdited(), attempt.user(),
-                        attempt.fingerprint(), seconds(), missing());
-            }
+        String run() {
+            return text("workflow_run_id");
+        }
 
-            private double seconds() {
-                return took.toMillis() / 1000.0;
-            }
+        boolean isSuccess() {
+            return text("status").equals(SUCCESS);
+        }
 
-            /// Returns the files that could not be saved, each with the reason, which may contain a server's text.
-            private List<String> missing() {
-                return files.missing().entrySet().stream()
-                        .map(file -> file.getKey() + ": " + Text.printable(file.getValue(), 200)).toList();
-            }
+        boolean isEdited() {
+            return json.path("edited").asBoolean();
+        }
+
+        Outcome outcome() {
+            return text("workflow_status").equals(PARTIAL) ? Outcome.PARTIAL : Outcome.SUCCEEDED;
+        }
+
+        Map<String, JsonNode> inputs() {
+            return values(json.path("inputs"));
+        }
+
+        /// Returns the outputs by name. The original tool wrote them as `{"outputs": {…}}`, and only its lines lack the
+        /// status of the run.
+        Map<String, JsonNode> outputs() {
+            var outputs = json.path("outputs");
+            boolean isWrapped = !json.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject();
+            return values(isWrapped ? outputs.path("outputs") : outputs);
+        }
+
+        /// Returns a part of the outputs, or a missing node if the outputs do not have it.
+        JsonNode at(JsonPointer pointer) {
+            return outputs().getOrDefault(pointer.getMatchingProperty(), Json.MAPPER.missingNode()).at(pointer.tail());
+        }
+
+        /// Returns the values by name. A value that is not an object gets the name `outputs`, so that it is shown.
+        private static Map<String, JsonNode> values(JsonNode node) {
+            if (node.isMissingNode()) return Map.of();
+            if (!node.isObject()) return Map.of("outputs", node);
+            var values = new LinkedHashMap<String, JsonNode>();
+            node.properties().forEach(value -> values.put(value.getKey(), value.getValue()));
+            return values;
+        }
+
+        /// Returns a text as is and any other value as JSON, with all digits of a number.
+        static String text(JsonNode value) {
+            return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
         }
     }
 
@@ -11005,13 +10975,15 @@ final class DifyExec implements Runnable {
         }
 
         /// Records that an attempt is over without a success. `outcome` is failed, paused, unknown, or another word
-        /// that docs/files.md explains. `http` is the status of a refusal, or 0. `results` is always in the line,
-        /// because a size of 0 has a meaning.
+        /// that docs/files.md explains. `results` is always in the line, because a size of 0 has a meaning.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
-                @JsonProperty(required = true) String outcome, String fingerprint, String run, int http, String error,
-                double seconds, long tokens, BigDecimal price, String currency, boolean edited,
-                @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
+                @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped Seen seen,
+                boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
+            /// Holds what the last response showed. `http` is the status of a refusal, or 0.
+            @JsonInclude(JsonInclude.Include.NON_DEFAULT)
+            record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost) {}
+
             /// Returns the outcome of the row, or empty if the row stays pending.
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome).filter(status -> !status.isSuccess());
@@ -11022,11 +10994,12 @@ final class DifyExec implements Runnable {
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
-                return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(),
-                        response.run().map(RunRef::id).orElse(""),
+                var seen = new Seen(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
                         Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
-                        usage.tokens(), usage.price().orElse(null), usage.currency(), attempt.isEdited(), results);
+                        usage.cost());
+                return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), seen,
+                        attempt.isEdited(), results);
             }
         }
 
@@ -14492,9 +14465,39 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the time, tokens, steps and price of a run. `price` is empty if the server did not report it.
-    record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
-        static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
+    /// Holds the tokens and the price of a run. `price` is null if the server did not report it, because a line of the
+    /// log then lacks it.
+    @JsonInclude(JsonInclude.Include.NON_DEFAULT)
+    record Cost(long tokens, BigDecimal price, String currency) {
+        /// Matches a price, which Dify sends as text. Limits its digits, because `1e999999999` has a billion of them
+        /// when it is written in full.
+        private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
+        static final Cost NONE = of(0);
+
+        static Cost of(long tokens) {
+            return new Cost(tokens, null, "");
+        }
+
+        /// Reads the fields of a chatflow's message or of a result.
+        static Cost of(JsonNode from) {
+            return of(from.path("total_tokens").asLong(0)).with(price(from), from.path("currency").asText(""));
+        }
+
+        /// Returns empty for anything but a price, such as a negative number.
+        static Optional<BigDecimal> price(JsonNode from) {
+            return Optional.of(from.path("total_price").asText("")).filter(PRICE.asMatchPredicate())
+                    .map(BigDecimal::new);
+        }
+
+        /// Returns this cost with the price, if there is one.
+        Cost with(Optional<BigDecimal> price, String currency) {
+            return price.map(known -> new Cost(tokens, known, currency)).orElse(this);
+        }
+    }
+
+    /// Holds the time, steps and cost of a run.
+    record Usage(double seconds, int steps, Cost cost) {
+        static final Usage NONE = new Usage(0, 0, Cost.NONE);
 
         /// Returns the run's time as the server reports it, but at most `most`, which is the time that the request
         /// took. A run cannot have taken longer.
@@ -14523,10 +14526,10 @@ final class DifyExec implements Runnable {
                 return unpriced;
             }
 
-            void add(long more, BigDecimal price, String currency) {
-                tokens += more;
-                if (price != null) prices.merge(currency, price, BigDecimal::add);
-                else if (more > 0) unpriced++; // a run without a model costs nothing
+            void add(Cost cost) {
+                tokens += cost.tokens();
+                if (cost.price() != null) prices.merge(cost.currency(), cost.price(), BigDecimal::add);
+                else if (cost.tokens() > 0) unpriced++; // a run without a model costs nothing
             }
 
             /// Returns whether later runs will have no price either.
@@ -14619,7 +14622,7 @@ final class DifyExec implements Runnable {
             /// Creates the run of a chatflow that has answered. Its message contains neither the run's id nor the
             /// workflow's version nor the number of steps, so they stay empty.
             static Ran answered(ObjectNode outputs, double seconds, ChatMessage message) {
-                var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
+                var usage = new Usage(seconds, 0, Cost.NONE);
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
             }
 
@@ -14715,20 +14718,20 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Holds the parts of a chatflow's response besides its outputs. If `tokens` is 0, the price is not used
+        /// Holds the parts of a chatflow's response besides its outputs. If there are no tokens, the price is not used
         /// either.
-        record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price, String currency) {
-            static final ChatMessage NONE = new ChatMessage("", "", 0, Optional.empty(), "");
+        record ChatMessage(String conversation, String id, Cost cost) {
+            static final ChatMessage NONE = new ChatMessage("", "", Cost.NONE);
             /// An HTTP 400 that begins like this is about a run that took place and failed. Other 400s reject inputs.
             static final String FAILED = "Run failed: ";
 
             /// Adds the message's tokens and price to the usage of its run. If both report tokens, the larger
             /// number counts, so that no cost is missed.
             Usage usage(Usage run) {
-                if (tokens == 0) return run; // stored messages have tokens only since 1.16
-                var known = price.isPresent() ? currency : run.currency();
-                long most = Math.max(run.tokens(), tokens);
-                return new Usage(run.seconds(), most, run.steps(), price.or(run::price), known);
+                if (cost.tokens() == 0) return run; // stored messages have tokens only since 1.16
+                var priced = cost.price() == null ? run.cost() : cost;
+                long most = Math.max(run.cost().tokens(), cost.tokens());
+                return new Usage(run.seconds(), run.steps(), new Cost(most, priced.price(), priced.currency()));
             }
         }
 

@@ -126,7 +126,7 @@ final class Given {
 
     static Response.Ran ran(String id, RunStatus status, String error) {
         return new Response.Ran(run(id), status, outputs("{\"answer\":\"yes\"}"), error, "workflow-1",
-                new Usage(1.5, 10, 3, Optional.empty(), ""));
+                new Usage(1.5, 3, Cost.of(10)));
     }
 
     static ObjectNode outputs(String json) {
@@ -364,8 +364,8 @@ final class Given {
 
     static Event.EndEvent end(int second, String id, String user, String outcome, String run,
             String error) {
-        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", run, 0, error, 1, 10,
-                new BigDecimal("0.5"), "USD", false, 0);
+        var seen = new Event.EndEvent.Seen(run, 0, error, 1, new Cost(10, new BigDecimal("0.5"), "USD"));
+        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", seen, false, 0);
     }
 
     static final Response.Refused THROTTLED = http(400, "invalid_param",

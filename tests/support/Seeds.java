@@ -412,7 +412,7 @@ final class Seeds implements Callable<Integer> {
 
         Response.Ran ran(RunRef ref, RunStatus status, String error) {
             return new Response.Ran(ref, status, Given.outputs("{\"row\":\"" + attempt.row().id() + "\"}"), error,
-                    "workflow-1", new Usage(1, TOKENS, 3, Optional.empty(), ""));
+                    "workflow-1", new Usage(1, 3, Cost.of(TOKENS)));
         }
 
         Response.Ran madeUp(String error) {
