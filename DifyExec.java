@@ -2177,6 +2177,10 @@ final class DifyExec implements Runnable {
         /// settings accepts only ten connections.
         static final int ROWS_AT_ONCE = 4;
 
+        /// Holds the outcomes after which the next `run` looks an attempt up, so that its result is not lost. It is
+        /// empty for an attempt without an outcome.
+        private static final Set<String> LOOKED_UP = Set.of("", "unknown", "paused", "interrupted");
+
         /// Holds an attempt and the session that sent it.
         ///
         /// @param isElsewhere whether a later session used `--same-app`, so that this attempt may have gone to another
@@ -2244,9 +2248,9 @@ final class DifyExec implements Runnable {
                 // have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
-                unreadable.addAll(Lines.<JsonNode>scan(files.results(), "", Lines.TREE, (tree, line) ->
-                        read.places.computeIfAbsent(text(tree, "id"), _ -> new ArrayList<>(1)).add(line.place())));
-                if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": not a JSON object");
+                unreadable.addAll(ResultLine.scan(files.results(), (result, line) ->
+                        read.places.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.place())));
+                if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot be read as a result or an event");
                 return read;
             }
 
@@ -2265,17 +2269,11 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns the results of a row. Several threads read rows, but a file has one current line.
-            List<ObjectNode> results(String id) {
+            List<ResultLine> results(String id) {
                 synchronized (results) {
                     return places.getOrDefault(id, List.of()).stream()
-                            .map(place -> results.seek(place).tree()).toList();
+                            .map(place -> new ResultLine(results.seek(place).tree())).toList();
                 }
-            }
-
-            /// Returns the attempt that produced a result, which is the one whose user is in the result's line. Returns
-            /// empty if the row has no such attempt.
-            Optional<Sent> own(String id, JsonNode line) {
-                return attempts(id).stream().filter(sent -> sent.user().equals(text(line, "user"))).findFirst();
             }
         }
 
@@ -2363,27 +2361,26 @@ final class DifyExec implements Runnable {
         }
 
         /// Checks the result of a row first, then all other runs. Any attempt may have other runs, even the one that
-        /// led to the result, if a proxy repeated its request.
+        /// led to the result, if a proxy repeated its request. The run of the result is not asked for again, because
+        /// `result` compares it.
         private List<Finding> row(String id) {
-            var found = new ArrayList<Finding>();
             var lines = evidence.results(id);
-            var line = lines.isEmpty() ? Json.MAPPER.missingNode() : lines.getLast();
-            var own = evidence.own(id, line);
-            var ownRuns = own.map(this::runs);
-            var result = own.map(sent -> result(sent, line, ownRuns.get()));
-            if (!lines.isEmpty()) found.add(result.orElseGet(() -> new Finding(Kind.WITHOUT_RUN, id,
-                    "no attempt of this row has " + name(line))));
+            var line = lines.isEmpty() ? ResultLine.NONE : lines.getLast();
+            var own = evidence.attempts(id).stream().filter(sent -> sent.user().equals(line.user())).findFirst();
+            var runs = new LinkedHashMap<Sent, DifyClient.Reply<List<JsonNode>>>();
+            for (var sent : evidence.attempts(id))
+                runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
+            var found = new ArrayList<Finding>();
+            if (!lines.isEmpty()) found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
+                    new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
+            boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
-            boolean isPaid = result.isPresent() && result.get().kind() != Kind.WITHOUT_RUN;
-            for (var sent : evidence.attempts(id)) {
-                boolean isOwn = own.isPresent() && own.get() == sent;
+            for (var sent : runs.keySet()) {
                 boolean isAsked = sent.session().again() || own.isPresent() && own.get().session().again();
-                // the run that led to the result is not asked for again, because `result` has compared it
-                var runs = isOwn ? ownRuns.get() : withNamedRun(sent, runs(sent));
-                if (runs instanceof DifyClient.Reply.NotGot(var why)) found.add(unseen(sent, why));
-                else if (known(runs).isEmpty() && !isOwn) found.add(unlisted(sent));
-                for (var run : known(runs)) if (!isOf(line, run)) {
+                if (runs.get(sent) instanceof DifyClient.Reply.NotGot(var why)) found.add(unseen(sent, why));
+                else if (known(runs.get(sent)).isEmpty() && !own.equals(Optional.of(sent))) found.add(unlisted(sent));
+                for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
                     if (kind != Kind.LOST || lines.isEmpty()) // with a result, the row is already a WITHOUT_RUN
                         found.add(finding(kind, sent, "run " + text(run, "id") + " of " + sent.user()));
@@ -2397,19 +2394,23 @@ final class DifyExec implements Runnable {
             return runs instanceof DifyClient.Reply.Got(var all) ? all : List.of();
         }
 
-        /// Classifies a run that did not produce the row's result.
+        /// Classifies a run that did not produce the row's result:
+        ///
+        /// | run | outcome in the log | row paid | asked | kind |
+        /// | --- | --- | --- | --- | --- |
+        /// | failed or unclear | any | any | any | `FAILED`, `NOT_VERIFIABLE` |
+        /// | succeeded or active | any | yes | yes | `SENT_AGAIN` |
+        /// | succeeded or active | any | yes | no | `PAID_TWICE` |
+        /// | succeeded or active | none, or one that is looked up | no | any | `OPEN` |
+        /// | succeeded, active | any other | no | any | `LOST`, `OPEN` |
         ///
         /// @param isPaid  whether the row has a result, or an earlier run of it succeeded or still may succeed
         /// @param isAsked whether the user asked to send rows again in the session of this run or of the result
         private static Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
             var status = status(run);
             if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
-            // this run succeeded or still may, so it is paid for again, but the user asked to send the row again
-            if (isPaid && isAsked) return Kind.SENT_AGAIN;
-            if (isPaid) return Kind.PAID_TWICE;
-            // the next `run` looks this attempt up, so its result is not lost
-            if (Set.of("", "unknown", "paused", "interrupted").contains(outcome)) return Kind.OPEN;
-            return status;
+            if (isPaid) return isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE;
+            return LOOKED_UP.contains(outcome) ? Kind.OPEN : status;
         }
 
         /// Classifies a run, or a chatflow's message, of a row without a result. Dify marks a message as `normal` from
@@ -2516,30 +2517,29 @@ final class DifyExec implements Runnable {
             return new Finding(kind, sent.id(), text);
         }
 
-        private static String name(JsonNode line) {
-            var run = text(line, "workflow_run_id");
-            return run.isEmpty() ? "message " + text(line, "message_id") : "run " + run;
+        private static String name(ResultLine line) {
+            return line.run().isEmpty() ? "message " + line.text("message_id") : "run " + line.run();
         }
 
         /// Returns whether a result belongs to a run, or to a chatflow's message in the same conversation.
-        private static boolean isOf(JsonNode line, JsonNode run) {
+        private static boolean isOf(ResultLine line, JsonNode run) {
             var id = text(run, "id");
-            return id.equalsIgnoreCase(text(line, "workflow_run_id")) || id.equals(text(line, "message_id"))
-                    && text(run, "conversation_id").equals(text(line, "conversation_id"));
+            return id.equalsIgnoreCase(line.run()) || id.equals(line.text("message_id"))
+                    && text(run, "conversation_id").equals(line.text("conversation_id"));
         }
 
         /// Compares a result with the run whose id it contains, in a chatflow together with its message. The result of
         /// a blocking chatflow has no run id. Its run is then known only if it paused, which its message records, and
         /// the message alone is compared otherwise. If the details of a run are gone, but the list has only other runs
         /// of this user, the result is not from any of them.
-        private Finding result(Sent sent, JsonNode line, DifyClient.Reply<List<JsonNode>> listed) {
+        private Finding result(Sent sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
             var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not of " + sent.user());
             var message = runs.stream().filter(one -> isChat && isOf(line, one)).findFirst()
                     .orElseGet(Json.MAPPER::missingNode);
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
             if (isChat && message.isMissingNode()) return other;
-            var run = new StoredMessage(message).pausedRun().map(RunRef::id).orElse(text(line, "workflow_run_id"));
+            var run = new StoredMessage(message).pausedRun().map(RunRef::id).orElse(line.run());
             if (run.isEmpty() && isChat) return compare(sent, line, withMessage(message, message));
             return switch (detail(run)) {
                 case DifyClient.Reply.Got<JsonNode>(var stored) when !isBy(sent, stored) -> other;
@@ -2576,14 +2576,14 @@ final class DifyExec implements Runnable {
 
         /// Compares a result with the server's record. A record that is still `running` shows nothing. After a crash,
         /// it may stay so forever.
-        private Finding compare(Sent sent, JsonNode line, JsonNode stored) {
+        private Finding compare(Sent sent, ResultLine line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
             var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
             // an empty answer may belong to a run that was stopped or lost, see [#status]
             if (outputs.isTextual() || isChat && text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
-            var differences = differences(sent, line, stored);
+            var differences = differences(sent, line.json(), stored);
             return differences.isEmpty() ? finding(Kind.MATCHES, sent, name(line))
                     : finding(Kind.DIFFERS, sent, String.join(", ", differences) + ", " + name(line));
         }
