@@ -716,13 +716,11 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             var retrying = setup.retrying();
             var files = BatchFiles.of(results.file).requireStarted();
-            Event.sessions(files.log()); // fails with a clear message if another version wrote the log
+            var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
             // passes neither a demo, whose runs end with its process, nor a version, which selects only new runs
-            try (var lines = new Lines(files.results());
-                    var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
-                var evidence = Verification.Evidence.of(files, lines);
-                var origin = Origin.of(files);
+            try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
+                var origin = new Origin(files, evidence.head().sessions());
                 var server = dify.greet(origin, "");
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
                 var ids = evidence.ids(sample, seed);
@@ -1688,7 +1686,7 @@ final class DifyExec implements Runnable {
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
-            var origin = Origin.of(batch.files());
+            var origin = new Origin(batch.files(), batch.history().head().sessions());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
@@ -2197,14 +2195,14 @@ final class DifyExec implements Runnable {
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log contains
         /// @param outcomes by user; an attempt without a known outcome has none
-        /// @param places   the offsets in `results` of all lines of each row, by its id; the last line counts
-        record Evidence(Map<String, List<Sent>> attempts, Map<String, RunRef> runs, Map<String, String> outcomes,
-                Map<String, List<Long>> places, Lines results) {
+        /// @param places   the offsets in the results of all lines of each row, by its id; the last line counts
+        record Evidence(BatchFiles files, LogHead head, Map<String, List<Sent>> attempts, Map<String, RunRef> runs,
+                Map<String, String> outcomes, Map<String, List<Long>> places) {
             /// Reads the whole log before the results, because a later event changes what an earlier one means. The
             /// `switch` has a case for every kind of event, so that a new kind does not compile until it is handled.
-            static Evidence of(BatchFiles files, Lines results) throws IOException {
-                var read = new Evidence(new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(), new LinkedHashMap<>(),
-                        results);
+            static Evidence of(BatchFiles files) throws IOException {
+                var read = new Evidence(files, new LogHead(), new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
+                        new LinkedHashMap<>());
                 var session = new AtomicReference<Event.SessionEvent>();
                 var ofSession = new ArrayList<String>(); // users of the session's attempts
                 var sizeOfResults = new AtomicLong();
@@ -2212,6 +2210,8 @@ final class DifyExec implements Runnable {
                     if (event.results() >= 0) sizeOfResults.set(event.results()); // -1 if the event does not record it
                     switch (event) {
                         case Event.SessionEvent started -> {
+                            started.requireFormat(files.log());
+                            read.head.add(started);
                             session.set(started);
                             ofSession.clear();
                             if (started.sameApp())
@@ -2268,11 +2268,10 @@ final class DifyExec implements Runnable {
                 return attempts.getOrDefault(id, List.of());
             }
 
-            /// Returns the results of a row. Several threads read rows, but a file has one current line.
             List<ResultLine> results(String id) {
-                synchronized (results) {
+                try (var lines = new Lines(files.results())) { // each thread has its own current line
                     return places.getOrDefault(id, List.of()).stream()
-                            .map(place -> new ResultLine(results.seek(place).tree())).toList();
+                            .map(place -> new ResultLine(lines.seek(place).tree())).toList();
                 }
             }
         }
@@ -8566,14 +8565,13 @@ final class DifyExec implements Runnable {
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
                         if (fresh.isPresent()) {
-                            // without a history, because the batch starts from scratch
-                            Shards.refuseOthers(files, csv, Optional.empty());
+                            Shards.refuseOthers(files, csv, new History(index)); // the batch starts from scratch
                             files.moveAside(fresh.get());
                         }
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
                         var history = History.of(files, index, List.of());
                         history.requireReadable();
-                        if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
+                        if (fresh.isEmpty()) Shards.refuseOthers(files, csv, history);
                         log.hold();
                         results.hold();
                         results.force(); // the log will record this size of the results as on disk
@@ -9190,6 +9188,7 @@ final class DifyExec implements Runnable {
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
+        private final LogHead head = new LogHead();
         Optional<Mode> mode = Optional.empty(); // the last mode that the tool chose itself
         private Optional<String> stopped = Optional.empty();
         /// Holds the last session until its end is in the log, and is empty afterwards.
@@ -9290,6 +9289,10 @@ final class DifyExec implements Runnable {
         /// Adds the figures of this session, which count all later lines.
         void count(Figures session) {
             counting.add(session);
+        }
+
+        LogHead head() {
+            return head;
         }
 
         <T extends Event> Optional<T> last(Class<T> kind) {
@@ -9395,6 +9398,7 @@ final class DifyExec implements Runnable {
         /// Applies the start of a session. A process logs another start when it changes its mode, although its session
         /// continues. After `--same-app`, nothing shows that earlier attempts went to the present app.
         private void takeSession(SessionEvent started) {
+            head.add(started);
             stopped = Optional.empty();
             if (!unfinished.map(SessionEvent::process).equals(Optional.ofNullable(started.process())))
                 unfinished = Optional.of(started);
@@ -9666,26 +9670,50 @@ final class DifyExec implements Runnable {
         }
     }
 
-    // Batch: the app it belongs to
+    // Batch: its sessions, and the app that they belong to
+
+    /// Holds the last session of a log, or the last one of each shard if no session followed a merge. The keys are the
+    /// shards, or an empty text for the whole batch.
+    record LogHead(SequencedMap<String, SessionEvent> byShard) {
+        LogHead() {
+            this(new LinkedHashMap<>());
+        }
+
+        /// Reads the sessions of a log, and does not parse the lines of other events.
+        static LogHead of(Path log) {
+            var head = new LogHead();
+            Storage.naming(log, () -> Lines.<SessionEvent>scan(log, "{\"event\":\"session\"", Event.READER,
+                    (session, _) -> {
+                        session.requireFormat(log);
+                        head.add(session);
+                    }));
+            return head;
+        }
+
+        void add(SessionEvent session) {
+            if (session.shard().isEmpty()) byShard.clear();
+            byShard.putLast(session.shard(), session);
+        }
+
+        List<SessionEvent> sessions() {
+            return List.copyOf(byShard.values());
+        }
+
+        /// Returns the merged shards of a batch that has had no session of its own since then.
+        Stream<Shard> shards() {
+            return byShard.keySet().stream().filter(shard -> !shard.isEmpty()).map(Shard::parse);
+        }
+    }
 
     /// Identifies the server and the app of a batch's runs. With another server or app, the runs cannot be looked up,
     /// and their rows would be paid for twice. The app's name does not identify it. Two apps may share a name, and an
     /// app can be renamed.
     ///
-    /// @param sessions the last session on these files, or the last one of each shard if no session followed a merge
+    /// @param sessions as in [LogHead]
     record Origin(BatchFiles files, List<SessionEvent> sessions) {
         /// At most this many runs are looked up to recognize the app, with one request each. A single run is not
         /// enough, because Dify may have deleted it.
         private static final int MAX_RUNS = 3;
-
-        static Origin of(BatchFiles files) throws IOException {
-            var last = new LinkedHashMap<String, SessionEvent>(); // by shard, "" for the whole batch
-            for (var session : Event.sessions(files.log())) {
-                if (session.shard().isEmpty()) last.clear();
-                last.put(session.shard(), session);
-            }
-            return new Origin(files, List.copyOf(last.values()));
-        }
 
         /// Refuses a server that differs from the server of the earlier sessions. If they sent nothing, the server does
         /// not matter.
@@ -9977,7 +10005,7 @@ final class DifyExec implements Runnable {
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
-                var sessions = Event.sessions(files.log);
+                var sessions = LogHead.of(files.log).sessions();
                 if (!sessions.isEmpty()) return new Choices(sessions.getLast().choices(), files.log,
                         sessions.getLast().input(files.results));
             }
@@ -10142,29 +10170,42 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the started shards of a batch, which lie beside it, and their count. It also refuses a batch
-    /// without shards, and shards of another count, because they would send the same rows again.
-    record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
-        /// Finds the shards. All must have the same count, because shard 1/2 and shard 1/3 can contain the same row.
+    /// Holds the started shards of a batch, which lie beside it. What exists decides what is rejected:
+    ///
+    /// | what exists | rejected |
+    /// | --- | --- |
+    /// | a merged shard, but not the log of the whole batch | every command |
+    /// | shards of several counts, or no shard | `merge`, `status` |
+    /// | shards of another count, or that read the CSV in another way | a shard, `merge` |
+    /// | a session of the whole batch, or results without a log | a shard, `merge` |
+    /// | this shard in the log of the whole batch | a shard |
+    /// | shards in the log of the whole batch, but no `merge` event, which comes last | the whole batch |
+    /// | a shard that was not merged | the whole batch |
+    /// | shards that had no files when the others were merged | the whole batch |
+    /// | a shard without a log | `merge` |
+    /// | a shard in the log of the whole batch, but without files | `merge` |
+    /// | rows of a shard without files | `merge` without `--partial` |
+    record Shards(BatchFiles whole, List<BatchFiles> files) {
         static Shards of(BatchFiles whole) {
-            var files = beside(whole);
-            if (files.isEmpty()) throw new Unusable(whole.results()
+            var shards = new Shards(whole, beside(whole));
+            if (shards.files.isEmpty()) throw new Unusable(whole.results()
                     + ": no shards found", "start them with 'run --shard I/N'");
-            int count = shard(files.getFirst()).count();
-            for (var other : files) {
-                requireCount(other, shard(other).count(), count);
-                Event.sessions(other.log()); // refuses a log that another version wrote
-            }
-            return new Shards(whole, count, files);
+            shards.requireOneBatch(shards.count(), Optional.empty());
+            return shards;
+        }
+
+        int count() {
+            return shard(files.getFirst()).count();
         }
 
         static Shard shard(BatchFiles files) {
             return files.shard().orElseThrow();
         }
 
-        private static void requireCount(BatchFiles other, int theirs, int count) {
-            if (theirs != count) throw new Unusable(other.results() + ": this batch was started in " + theirs
-                    + " shards, not " + count, "continue with " + theirs + ", or choose another -o");
+        private static <T> void refuse(Stream<T> found, Function<T, Unusable> refusal) {
+            found.findFirst().ifPresent(one -> {
+                throw refusal.apply(one);
+            });
         }
 
         /// Returns the started shards of the batch. A merged shard is included with its renamed log. An interrupted
@@ -10172,11 +10213,9 @@ final class DifyExec implements Runnable {
         static List<BatchFiles> beside(BatchFiles whole) {
             var parts = named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
             // without the log of the whole batch, nothing shows which rows ran after the merge
-            if (BatchFiles.head(whole.log()).isEmpty())
-                parts.stream().filter(BatchFiles::isMerged).findFirst().ifPresent(part -> {
-                    throw new Unusable(whole.log() + ": missing, although shard " + shard(part) + " was merged into it",
-                            "restore it; if it is lost, rename each .log.merged to .log, then 'merge' again");
-                });
+            if (BatchFiles.head(whole.log()).isEmpty()) refuse(parts.stream().filter(BatchFiles::isMerged), part ->
+                    new Unusable(whole.log() + ": missing, although shard " + shard(part) + " was merged into it",
+                            "restore it; if it is lost, rename each .log.merged to .log, then 'merge' again"));
             return parts;
         }
 
@@ -10192,95 +10231,93 @@ final class DifyExec implements Runnable {
                     .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
         }
 
-        /// Refuses a start that could send a row which another process has sent. `history` is empty if the batch starts
-        /// from scratch.
-        static void refuseOthers(BatchFiles files, Csv csv, Optional<History> history) throws IOException {
-            var session = history.flatMap(known -> known.last(SessionEvent.class));
+        /// Refuses a start that could send a row which another process has sent.
+        ///
+        /// @param history empty if the batch starts from scratch
+        static void refuseOthers(BatchFiles files, Csv csv, History history) {
             if (files.shard().isPresent()) {
-                if (session.isPresent()) requireSame(files, session.get(), csv);
-                refuseOtherBatch(files, csv);
+                refuseOtherShards(files, csv);
                 return;
             }
-            var merge = history.flatMap(known -> known.last(MergeEvent.class));
-            // a merge was interrupted if the log has sessions of shards, but not the `merge` event that comes last
-            if (merge.isEmpty() && session.filter(last -> !last.shard().isEmpty()).isPresent())
-                throw new Unusable(files.log() + ": not merged yet", "'merge' combines the shards into one batch");
-            for (var part : beside(files))
-                if (!part.isMerged()) throw new Unusable(part.log() + ": not merged yet; its rows would be paid for "
-                        + "twice", "run 'merge' first, or continue with --shard " + shard(part));
-            var missing = merge.map(MergeEvent::missingShards).orElse(List.of());
-            if (!missing.isEmpty()) throw new Unusable(files.log() + ": shards were not merged ("
-                    + Text.joinFirst(8, missing.stream().map(Shard::toString))
-                    + "); their rows would be paid for twice",
-                    "run them with --shard if they did not run elsewhere, then 'merge'");
+            var merge = history.last(MergeEvent.class);
+            if (merge.isEmpty()) refuse(history.head().shards(), _ -> new Unusable(files.log() + ": not merged yet",
+                    "'merge' combines the shards into one batch"));
+            refuse(beside(files).stream().filter(part -> !part.isMerged()), part -> new Unusable(part.log()
+                    + ": not merged yet; its rows would be paid for twice",
+                    "run 'merge' first, or continue with --shard " + shard(part)));
+            refuse(merge.stream().map(MergeEvent::missingShards).filter(missing -> !missing.isEmpty()), missing ->
+                    new Unusable(files.log() + ": shards were not merged ("
+                            + Text.joinFirst(8, missing.stream().map(Shard::toString))
+                            + "); their rows would be paid for twice",
+                            "run them with --shard if they did not run elsewhere, then 'merge'"));
+        }
+
+        private static void refuseOtherShards(BatchFiles files, Csv csv) {
+            var own = shard(files);
+            var whole = BatchFiles.of(Shard.wholeFile(files.results()));
+            new Shards(whole, beside(whole)).requireOneBatch(own.count(), Optional.of(csv));
+            var head = LogHead.of(whole.log());
+            head.shards().forEach(shard -> requireCount(whole, shard, own.count()));
+            refuse(head.shards().filter(own::equals), _ -> new Unusable(whole.log() + ": includes shard " + own
+                    + ", which was merged", "continue without --shard, or choose another -o"));
+            requireOnlyShards(whole, head, "choose another -o");
+        }
+
+        /// Refuses shards that differ in their count, because shard 1/2 and shard 1/3 can contain the same row, or in
+        /// how they read the CSV. Their logs must be of this version.
+        private void requireOneBatch(int count, Optional<Csv> csv) {
+            for (var part : files) {
+                requireCount(part, shard(part), count);
+                var sessions = LogHead.of(part.log()).sessions();
+                csv.ifPresent(read -> sessions.forEach(session -> requireSame(part, session, read)));
+            }
+        }
+
+        private static void requireCount(BatchFiles other, Shard shard, int count) {
+            if (shard.count() != count) throw new Unusable(other.results() + ": this batch was started in "
+                    + shard.count() + " shards, not " + count,
+                    "continue with " + shard.count() + ", or choose another -o");
         }
 
         /// Refuses a shard whose session divided the CSV into other rows or ids. Choices such as `--map` may differ,
         /// because they change only what a row sends.
-        static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
-            var then = session.choices();
-            var now = csv.shape();
+        private static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
             if (!session.shard().equals(shard(files).toString())) throw new Unusable(files.log() + ": started "
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
                     "continue in the same way, restore the files' names, or choose another -o");
-            if (!then.idColumn().equals(now.idColumn()) || !Objects.equals(then.encoding(), now.encoding())
-                    || !Objects.equals(then.delimiter(), now.delimiter())
-                    || !Objects.equals(then.headerRow(), now.headerRow()))
-                throw new Unusable(files.log() + ": started with another --id-column, --encoding, --delimiter or "
-                        + "--header-row",
-                        "use the same options for all shards");
+            if (!reading(session.choices()).equals(reading(csv.shape()))) throw new Unusable(files.log()
+                    + ": started with another --id-column, --encoding, --delimiter or --header-row",
+                    "use the same options for all shards");
         }
 
-        /// Refuses a shard whose batch was started with another count, was read in another way, or includes this shard
-        /// already.
-        private static void refuseOtherBatch(BatchFiles files, Csv csv) throws IOException {
-            var own = shard(files);
-            var whole = BatchFiles.of(Shard.wholeFile(files.results()));
-            for (var other : beside(whole)) {
-                requireCount(other, shard(other).count(), own.count());
-                for (var session : Event.sessions(other.log())) requireSame(other, session, csv);
-            }
-            var sessions = Event.sessions(whole.log());
-            var merged = merged(sessions);
-            for (var shard : merged) requireCount(whole, shard.count(), own.count());
-            if (merged.contains(own))
-                throw new Unusable(whole.log() + ": includes shard " + own + ", which was merged",
-                        "continue without --shard, or choose another -o");
-            requireOnlyShards(whole, sessions, "choose another -o");
-        }
-
-        /// Returns the shards whose sessions the log of the whole batch contains.
-        private static Set<Shard> merged(List<SessionEvent> sessions) {
-            return sessions.stream().map(SessionEvent::shard).filter(shard -> !shard.isEmpty()).map(Shard::parse)
-                    .collect(Collectors.toCollection(LinkedHashSet::new));
+        private static List<Object> reading(Csv.Shape shape) {
+            return Arrays.asList(shape.idColumn(), shape.encoding(), shape.delimiter(), shape.headerRow());
         }
 
         /// Refuses a batch that contains more than its shards. It has a session without `--shard`, or results of the
         /// original tool, which wrote no log. A merge would overwrite them, and a shard would send their rows again.
         ///
         /// @param otherwise ends the hint
-        private static void requireOnlyShards(BatchFiles whole, List<SessionEvent> sessions, String otherwise) {
+        private static void requireOnlyShards(BatchFiles whole, LogHead head, String otherwise) {
             boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
-            if (isOlder || sessions.stream().anyMatch(session -> session.shard().isEmpty()))
+            if (isOlder || head.byShard().containsKey(""))
                 throw new Unusable(whole.log() + ": this batch was continued without --shard",
                         "leave out --shard, or " + otherwise);
         }
 
         /// Refuses a merge that would lose something. Returns the shards that have rows but no files, which are refused
         /// without `--partial` and left out with it.
-        List<Shard> requireMergeable(Index index, boolean partial) throws IOException {
-            var sessions = Event.sessions(whole.log());
-            requireOnlyShards(whole, sessions, "move the files of " + whole.results() + " away");
-            for (var part : files) {
-                part.requireOurs(); // because its log will be moved
-                if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
-                        + ": missing or empty", "copy it here; a shard cannot be merged without its log");
-            }
+        List<Shard> requireMergeable(Index index, Csv csv, boolean partial) {
+            requireOneBatch(count(), Optional.of(csv));
+            var head = LogHead.of(whole.log());
+            requireOnlyShards(whole, head, "move the files of " + whole.results() + " away");
+            files.forEach(BatchFiles::requireOurs); // because their logs will be moved
+            refuse(files.stream().filter(part -> BatchFiles.head(part.log()).isEmpty()), part -> new Unusable(part.log()
+                    + ": missing or empty", "copy it here; a shard cannot be merged without its log"));
             var here = files.stream().map(Shards::shard).collect(Collectors.toSet());
-            for (var shard : merged(sessions)) if (!here.contains(shard))
-                throw new Unusable(whole.log() + ": includes shard " + shard + ", whose files are missing",
-                        "restore them");
-            var missing = IntStream.range(0, index.rows()).mapToObj(entry -> Shard.of(index.id(entry), count))
+            refuse(head.shards().filter(shard -> !here.contains(shard)), shard -> new Unusable(whole.log()
+                    + ": includes shard " + shard + ", whose files are missing", "restore them"));
+            var missing = IntStream.range(0, index.rows()).mapToObj(entry -> Shard.of(index.id(entry), count()))
                     .filter(shard -> !here.contains(shard)).toList();
             var shards = missing.stream().distinct().sorted(Comparator.comparing(Shard::index)).toList();
             if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
@@ -10301,7 +10338,7 @@ final class DifyExec implements Runnable {
                     var index = Batch.readIndex(whole, Optional.of(csv));
                     try (var _ = whole.acquire()) { // while it is held, no shard can start
                         var shards = Shards.of(whole);
-                        var missing = shards.requireMergeable(index, partial);
+                        var missing = shards.requireMergeable(index, csv, partial);
                         return new Merger(shards, csv, index, new History(index), new TreeSet<>())
                                 .write(noBom, missing);
                     }
@@ -10372,7 +10409,8 @@ final class DifyExec implements Runnable {
                     var waiting = new PriorityQueue<Part>(Comparator.comparing(part -> part.event.t()));
                     parts.stream().filter(Part::next).forEach(waiting::add);
                     for (var part = waiting.poll(); part != null; part = waiting.poll()) {
-                        check(part);
+                        if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
+                        if (part.event instanceof SessionEvent session) requireSameServer(part.files, session);
                         history.take(part.event);
                         part.log.copyTo(out);
                         if (part.next()) waiting.add(part);
@@ -10383,16 +10421,11 @@ final class DifyExec implements Runnable {
                 out.flush();
             }
 
-            /// Refuses a shard whose next event does not belong into the merged log.
-            private void check(Part part) {
-                if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
-                if (!(part.event instanceof SessionEvent session)) return;
-                session.requireFormat(part.files.log());
-                Shards.requireSame(part.files, session, csv);
-                var last = history.last(SessionEvent.class).orElse(session);
-                // the app cannot be compared, because the hash of each log has a salt of its own
-                if (!last.baseUrl().equals(session.baseUrl()))
-                    throw new Unusable(part.files.log() + ": ran on another server than the other shards",
+            /// Refuses a shard of another server. The app cannot be compared, because the hash of each log has a salt of
+            /// its own.
+            private void requireSameServer(BatchFiles part, SessionEvent session) {
+                if (!history.last(SessionEvent.class).orElse(session).baseUrl().equals(session.baseUrl()))
+                    throw new Unusable(part.log() + ": ran on another server than the other shards",
                             "only shards of one app can be merged");
             }
 
@@ -10817,15 +10850,6 @@ final class DifyExec implements Runnable {
         /// Passes on every event of a log. Returns the places of unreadable lines.
         static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
             return Lines.scan(log, "", READER, use); // "" because all lines are read
-        }
-
-        /// Returns the sessions of the batch. Lines of other events are not parsed.
-        static List<SessionEvent> sessions(Path log) {
-            var sessions = new ArrayList<SessionEvent>();
-            Storage.naming(log, () -> Lines.<SessionEvent>scan(log, "{\"event\":\"session\"", READER,
-                    (session, _) -> sessions.add(session)));
-            sessions.forEach(session -> session.requireFormat(log));
-            return sessions;
         }
 
         static Optional<Event> read(byte[] line) {
