@@ -1703,8 +1703,8 @@ final class DifyExec implements Runnable {
                     || asked.has(Choice.RESEND_UNKNOWN);
             var options = setup.next().options();
             // the number of bytes on disk shows later whether lines of the results were lost
-            writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
-                    .with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
+            writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version()),
+                    new SessionEvent.Call(options, isAgain)).with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
@@ -2214,7 +2214,7 @@ final class DifyExec implements Runnable {
                             read.head.add(started);
                             session.set(started);
                             ofSession.clear();
-                            if (started.sameApp())
+                            if (started.dify().app().isAssumed())
                                 read.attempts.values().forEach(all -> all.replaceAll(Sent::elsewhere));
                         }
                         case Event.AttemptEvent sent -> {
@@ -2376,7 +2376,8 @@ final class DifyExec implements Runnable {
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
             for (var sent : runs.keySet()) {
-                boolean isAsked = sent.session().again() || own.isPresent() && own.get().session().again();
+                boolean isAsked = sent.session().call().again()
+                        || own.isPresent() && own.get().session().call().again();
                 if (runs.get(sent) instanceof DifyClient.Reply.NotGot(var why)) found.add(unseen(sent, why));
                 else if (known(runs.get(sent)).isEmpty() && !own.equals(Optional.of(sent))) found.add(unlisted(sent));
                 for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
@@ -2498,7 +2499,7 @@ final class DifyExec implements Runnable {
         /// server lists each run from its start and the attempt went to this app. Every version lists a chatflow's
         /// conversation from the start of its run.
         private Finding unlisted(Sent sent) {
-            boolean isListed = isChat || Release.of(sent.session().server()).listing() == Release.Listing.FROM_START;
+            boolean isListed = isChat || Release.of(sent.session().dify().version()).listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
                     "no run is known of " + sent.user());
         }
@@ -2592,7 +2593,7 @@ final class DifyExec implements Runnable {
         /// enough to see that a result is wrong.
         private static List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
-            var choices = sent.session().choices();
+            var choices = sent.session().csv().choices();
             var question = choices.queryColumn().isEmpty() ? "query" : choices.queryColumn();
             var inputs = parsed(stored.path("inputs"));
             var status = text(stored, "status");
@@ -3112,7 +3113,7 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var next = continuing(history);
             var running = history.liveSession();
-            if (running.isPresent()) return "Process " + running.get().process().id() + " is working on this batch.";
+            if (running.isPresent()) return "Process " + running.get().program().process().id() + " is working on this batch.";
             if (index.isComplete()) return next.suggestAfterSuccess(batch);
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             var note = isPending || hasFailed ? ""
@@ -3169,7 +3170,7 @@ final class DifyExec implements Runnable {
         private NextCall continuing(History history) {
             var next = only(name -> !IN_LOG.contains(name));
             if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
-            var options = history.last(SessionEvent.class).map(SessionEvent::typed).orElse(List.of()).stream()
+            var options = history.last(SessionEvent.class).map(last -> last.call().typed()).orElse(List.of()).stream()
                     .filter(option -> option != null && SESSION_OPTIONS.contains(name(option))); // null if edited
             return new NextCall(start, command, input.or(() -> history.input(output)), output,
                     Stream.concat(next.options.stream(), options).toList());
@@ -3416,16 +3417,17 @@ final class DifyExec implements Runnable {
             boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
             var exchange = new FirstExchange(client.forApp(kind), judge, err);
             for (var session : origin.sessions()) {
-                if (access.hasAppHash(session.appHash())) continue;
+                var app = session.dify().app();
+                if (access.hasAppHash(app.hash())) continue;
                 isSame = false;
                 var runs = origin.runs(session);
                 if (!runs.mayHaveStarted() || exchange.knowsAny(runs.newest(), left)) continue;
                 // the message depends on whether the app id is another one or only the key
-                if (!isSure) throw origin.otherApp(runs, session.appId().equals(access.appId()));
+                if (!isSure) throw origin.otherApp(runs, app.id().equals(access.appId()));
                 isAssumed = true;
             }
             // keeps the recorded hash, because a new one would have a new salt and look like another app's
-            return new AppClaim(isSame ? origin.sessions().getLast().appHash() : access.appHash(), access.appId(),
+            return new AppClaim(isSame ? origin.sessions().getLast().dify().app().hash() : access.appHash(), access.appId(),
                     isAssumed);
         }
 
@@ -4012,7 +4014,7 @@ final class DifyExec implements Runnable {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
             var about = batch.history().last(SessionEvent.class)
-                    .map(session -> " · " + Text.printable("Dify " + session.server(), 80)).orElse("");
+                    .map(session -> " · " + Text.printable("Dify " + session.dify().version(), 80)).orElse("");
             if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
                     + Text.joinFirst(3, versions.stream().map(version -> Text.printable(version, 40)));
             return paint.bold(batch.files().results().toString()) + ": " + Text.number(rows)
@@ -4062,7 +4064,7 @@ final class DifyExec implements Runnable {
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
                     + Times.local(figures.updatedAt().get()) + ")"));
             batch.history().liveSession().ifPresent(session -> shown.put("running", "since "
-                    + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process " + session.process().id() + ")"));
+                    + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process " + session.program().process().id() + ")"));
             if (rate(batch) > 0 && figures.timeTaken().toSeconds() >= 10) // a shorter time has too few rows
                 shown.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!latencies.isEmpty()) shown.put("latency (s)", latencies);
@@ -4154,7 +4156,7 @@ final class DifyExec implements Runnable {
                     "runs_without_price", figures.spending().unpriced(),
                     "stopped", history.stopped().orElse(null),
                     "forecast", Forecast.json(batch),
-                    "running", history.liveSession().map(session -> object("process", session.process().id(),
+                    "running", history.liveSession().map(session -> object("process", session.program().process().id(),
                             "since", Times.text(session.t()))).orElse(null)));
             return json;
         }
@@ -6176,7 +6178,7 @@ final class DifyExec implements Runnable {
             if (pricesNoted || !tally.ownSpending.lacksPrices()) return;
             pricesNoted = true;
             boolean isOurChoice = writer.batch().history().last(SessionEvent.class)
-                    .filter(session -> session.auto() && !session.baseUrl().equals("demo")).isPresent();
+                    .filter(session -> session.auto() && !session.dify().baseUrl().equals("demo")).isPresent();
             if (isOurChoice && terms.modes().mode() == Mode.BLOCKING)
                 watcher.say("Note: Dify reports prices only in streams; --mode streaming shows what the runs cost.");
         }
@@ -9400,10 +9402,10 @@ final class DifyExec implements Runnable {
         private void takeSession(SessionEvent started) {
             head.add(started);
             stopped = Optional.empty();
-            if (!unfinished.map(SessionEvent::process).equals(Optional.ofNullable(started.process())))
-                unfinished = Optional.of(started);
+            var process = Optional.ofNullable(started.program().process());
+            if (!unfinished.map(last -> last.program().process()).equals(process)) unfinished = Optional.of(started);
             if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
-            if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::asElsewhere));
+            if (started.dify().app().isAssumed()) sent.values().forEach(row -> row.replaceAll(Sent::asElsewhere));
         }
 
         boolean hasLines(int entry) {
@@ -9444,7 +9446,7 @@ final class DifyExec implements Runnable {
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
             if (hasResult(entry, attempt.user())) figures.extendToResult(attempt, entry);
-            else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));
+            else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")));
         }
 
         /// Applies the run of an attempt. The first event of a stream also shows that Dify's queue has reached this
@@ -9539,13 +9541,14 @@ final class DifyExec implements Runnable {
 
         /// Returns the CSV of the last session, if it is still there.
         Optional<Path> input(Path results) {
-            return last(SessionEvent.class).flatMap(last -> last.input(results)).filter(Files::isRegularFile);
+            return last(SessionEvent.class).flatMap(last -> last.csv().file(results)).filter(Files::isRegularFile);
         }
 
         /// Returns the session that another process of this machine is running, or empty. The lock is not tested. A
         /// test takes it for a moment, and a command that starts at that moment would fail.
         Optional<SessionEvent> liveSession() {
-            return unfinished.filter(session -> session.process() != null && session.process().isOtherAlive());
+            return unfinished.filter(session -> session.program().process() != null
+                    && session.program().process().isOtherAlive());
         }
 
         /// Returns why the last session stopped early, or empty if the log contains no reason.
@@ -9719,9 +9722,9 @@ final class DifyExec implements Runnable {
         /// not matter.
         void requireServer(String name) throws IOException {
             for (var session : sessions)
-                if (!session.baseUrl().equals(name) && runs(session).mayHaveStarted())
-                    throw new Unusable(files.log() + ": this batch was started " + place(session.baseUrl()) + ", not "
-                            + place(name), (session.baseUrl().equals("demo") ? "add --demo"
+                if (!session.dify().baseUrl().equals(name) && runs(session).mayHaveStarted())
+                    throw new Unusable(files.log() + ": this batch was started " + place(session.dify().baseUrl())
+                            + ", not " + place(name), (session.dify().baseUrl().equals("demo") ? "add --demo"
                             : "use that URL") + ", or choose another -o");
         }
 
@@ -10006,8 +10009,9 @@ final class DifyExec implements Runnable {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
                 var sessions = LogHead.of(files.log).sessions();
-                if (!sessions.isEmpty()) return new Choices(sessions.getLast().choices(), files.log,
-                        sessions.getLast().input(files.results));
+                if (sessions.isEmpty()) continue;
+                var input = sessions.getLast().csv();
+                return new Choices(input.choices(), files.log, input.file(files.results));
             }
             return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
         }
@@ -10285,7 +10289,7 @@ final class DifyExec implements Runnable {
             if (!session.shard().equals(shard(files).toString())) throw new Unusable(files.log() + ": started "
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
                     "continue in the same way, restore the files' names, or choose another -o");
-            if (!reading(session.choices()).equals(reading(csv.shape()))) throw new Unusable(files.log()
+            if (!reading(session.csv().choices()).equals(reading(csv.shape()))) throw new Unusable(files.log()
                     + ": started with another --id-column, --encoding, --delimiter or --header-row",
                     "use the same options for all shards");
         }
@@ -10424,7 +10428,8 @@ final class DifyExec implements Runnable {
             /// Refuses a shard of another server. The app cannot be compared, because the hash of each log has a salt of
             /// its own.
             private void requireSameServer(BatchFiles part, SessionEvent session) {
-                if (!history.last(SessionEvent.class).orElse(session).baseUrl().equals(session.baseUrl()))
+                var last = history.last(SessionEvent.class).orElse(session);
+                if (!last.dify().baseUrl().equals(session.dify().baseUrl()))
                     throw new Unusable(part.log() + ": ran on another server than the other shards",
                             "only shards of one app can be merged");
             }
@@ -10471,8 +10476,10 @@ final class DifyExec implements Runnable {
     static final class LineFile implements AutoCloseable {
         /// Limits the bytes that wait to be written. A smaller buffer needs more writes, and a larger one more memory.
         private static final int BUFFER_SIZE = 64 << 10;
-        /// Does not flush after each line, because a flush copies the line into `waiting` and a group is copied faster.
-        private static final ObjectWriter WRITER = Json.MAPPER.writer()
+        /// Leaves out empty fields of an event. Does not flush after each line, because a flush copies the line into
+        /// `waiting` and a group is copied faster.
+        private static final ObjectWriter WRITER = Json.MAPPER.rebuild()
+                .serializationInclusion(JsonInclude.Include.NON_EMPTY).build().writer()
                 .without(SerializationFeature.FLUSH_AFTER_WRITE_VALUE);
 
         private final Path path;
@@ -10834,7 +10841,6 @@ final class DifyExec implements Runnable {
     /// attempt without an id, for example, would add a row that does not exist.
     @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, include = JsonTypeInfo.As.EXISTING_PROPERTY, property = "event")
     @JsonPropertyOrder("event")
-    @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
         /// This number grows when a line gets another meaning. A log of another format is refused.
         int FORMAT = 4;
@@ -10887,51 +10893,61 @@ final class DifyExec implements Runnable {
 
         /// Records that a session started to work on the batch, or changed its mode.
         ///
-        /// @param baseUrl the server's URL, or `demo`
-        /// @param appHash a salted hash of the key and the app id
-        /// @param sameApp whether only `--same-app` showed that the app is the same as before
-        /// @param server  Dify's version
-        /// @param auto    whether the tool chose the mode; a later session with *auto* then continues in it
-        /// @param input   the path of the CSV relative to the folder of the results, so that both can be moved together
-        /// @param typed   the options of the command line, each with its value; a suggested next command repeats the
-        ///                options that the batch needs
-        /// @param again   whether rows could be sent again although an earlier run succeeded or may still succeed
-        record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
-                String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
-                Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
-                List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
-                long results) implements Event {
-            public SessionEvent {
-                if (choices == null) choices = Csv.Shape.DEFAULT; // empty choices are left out of the line
+        /// @param auto whether the tool chose the mode; a later session with *auto* then continues in it
+        record SessionEvent(Instant t, @JsonUnwrapped Program program, @JsonUnwrapped Server dify, Mode mode,
+                boolean auto, @JsonUnwrapped Input csv, @JsonUnwrapped Call call, long results) implements Event {
+            record Program(int format, String tool, ProcessKey process) {}
+
+            /// @param baseUrl the server's URL, or `demo`
+            /// @param version Dify's version
+            record Server(String baseUrl, @JsonUnwrapped AppClaim app, @JsonProperty("server") String version) {}
+
+            /// @param path the path of the CSV relative to the folder of the results, so that both can be moved together
+            record Input(@JsonProperty("input") String path, Csv.Shape choices, String shard) {
+                public Input {
+                    if (choices == null) choices = Csv.Shape.DEFAULT; // empty choices are left out of the line
+                }
+
+                static Input of(Batch batch) {
+                    var csv = batch.csv().orElseThrow();
+                    var input = csv.file().input().toAbsolutePath().normalize();
+                    var folder = batch.files().results().toAbsolutePath().normalize().getParent();
+                    // no relative path leads to another drive of Windows
+                    boolean isSameDisk = folder.getRoot().equals(input.getRoot());
+                    return new Input((isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
+                            batch.files().shard().map(Shard::toString).orElse(""));
+                }
+
+                Optional<Path> file(Path results) {
+                    return Optional.of(path).filter(name -> !name.isEmpty())
+                            .map(name -> results.resolveSibling(name).normalize());
+                }
             }
 
-            static SessionEvent of(Batch batch, String baseUrl, AppClaim app, String server,
-                    List<String> typed, boolean again) {
-                var csv = batch.csv().orElseThrow();
-                var input = csv.file().input().toAbsolutePath().normalize();
-                var folder = batch.files().results().toAbsolutePath().normalize().getParent();
-                // no relative path leads to another drive of Windows
-                boolean isSameDisk = folder.getRoot().equals(input.getRoot());
-                return new SessionEvent(Instant.now(), FORMAT, NAME_AND_VERSION, ProcessKey.own(), baseUrl,
-                        // [#with] sets the mode (null), whether it was chosen, and the size of the results (0)
-                        app.hash(), app.id(), app.isAssumed(), server, null, false,
-                        (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
-                        batch.files().shard().map(Shard::toString).orElse(""), typed, again, 0);
+            /// @param typed the options of the command line, each with its value; a suggested next command repeats the
+            ///              options that the batch needs
+            /// @param again whether rows could be sent again although an earlier run succeeded or may still succeed
+            record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) {}
+
+            /// Creates the event of a session, to which [#with] adds the mode and the size of the results.
+            static SessionEvent of(Batch batch, Server dify, Call call) {
+                var program = new Program(FORMAT, NAME_AND_VERSION, ProcessKey.own());
+                return new SessionEvent(Instant.now(), program, dify, null, false, Input.of(batch), call, 0);
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
-                return new SessionEvent(t, format, tool, process, baseUrl, appHash, appId, sameApp, server, mode, auto,
-                        input, choices, shard, typed, again, results);
+                return new SessionEvent(t, program, dify, mode, auto, csv, call, results);
             }
 
-            Optional<Path> input(Path results) {
-                return Optional.of(input).filter(name -> !name.isEmpty())
-                        .map(name -> results.resolveSibling(name).normalize());
+            String shard() {
+                return csv.shard();
             }
 
             /// Refuses a log in another format, because a line with another meaning could hide a request that was sent.
             void requireFormat(Path log) {
-                if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
+                var tool = program.tool();
+                if (program.format() != FORMAT) throw new Unusable(log + ": log format " + program.format()
+                        + ", written by "
                         + (tool.isEmpty() ? "another version" : Text.printable(tool, 60)) // a file may contain any text
                         + "; this version uses format " + FORMAT,
                         "use that version, or choose another -o");
@@ -15186,7 +15202,8 @@ final class DifyExec implements Runnable {
     /// Identifies the app of a session, as the log records it.
     ///
     /// @param isAssumed true if only the user claims, by `--same-app`, that this app has the runs of earlier sessions
-    record AppClaim(String hash, String id, boolean isAssumed) {}
+    record AppClaim(@JsonProperty("app_hash") String hash, @JsonProperty("app_id") String id,
+            @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed) {}
 
     /// Runs one row. A server's report or silence never causes an exception, because the engine could not distinguish
     /// it from a fault of its own.

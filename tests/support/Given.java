@@ -9,6 +9,7 @@ import difyexec.DifyExec.Pace.Rate;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Event.SessionEvent;
 import static difyexec.DifyExec.Attempt.UserNames;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
@@ -312,9 +313,9 @@ final class Given {
     }
 
     static Event.SessionEvent session(int second, String server) {
-        return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", null, "http://x/v1", "1-2",
-                "", false, server, Mode.STREAMING, true, "data.csv", null, "",
-                List.of("-c=5"), false, 0);
+        return new Event.SessionEvent(NOON.plusSeconds(second), new SessionEvent.Program(Event.FORMAT, "difyexec 1", null),
+                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false), server), Mode.STREAMING, true,
+                new SessionEvent.Input("data.csv", null, ""), new SessionEvent.Call(List.of("-c=5"), false), 0);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
@@ -621,8 +622,9 @@ final class Given {
             var asked = selection.with(Batch.Selection.Choice.RESEND_UNKNOWN, resendUnknown);
             var wanted = batch.select(asked, timeout);
             var route = batch.history().modePolicy(mode, app, server, false);
-            writer.record(Event.SessionEvent.of(batch, ACCESS.name(),
-                            new AppClaim("1-2", "", false), server, List.of(), false)
+            writer.record(SessionEvent.of(batch,
+                            new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false), server),
+                            new SessionEvent.Call(List.of(), false))
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
