@@ -21,13 +21,10 @@
 
 package difyexec;
 
-import com.fasterxml.jackson.annotation.JsonAnySetter;
-import com.fasterxml.jackson.annotation.JsonIgnoreProperties;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
 import com.fasterxml.jackson.annotation.JsonSetter;
-import com.fasterxml.jackson.annotation.JsonTypeInfo;
 import com.fasterxml.jackson.annotation.JsonUnwrapped;
 import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.annotation.Nulls;
@@ -54,7 +51,6 @@ import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.cfg.JsonNodeFeature;
 import com.fasterxml.jackson.databind.deser.std.FromStringDeserializer;
 import com.fasterxml.jackson.databind.json.JsonMapper;
-import com.fasterxml.jackson.databind.jsontype.NamedType;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.node.NullNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -1704,7 +1700,8 @@ final class DifyExec implements Runnable {
             var options = setup.next().options();
             // the number of bytes on disk shows later whether lines of the results were lost
             writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version()),
-                    new SessionEvent.Call(options, isAgain)).with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
+                    new SessionEvent.Call(options, isAgain)).with(Instant.now(), modes.mode(), mode == Mode.AUTO,
+                            writer.resultsBytesOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
@@ -2311,10 +2308,6 @@ final class DifyExec implements Runnable {
 
         record Finding(Kind kind, String id, String text) {}
 
-        private static String text(JsonNode node, String name) {
-            return node.path(name).asText("");
-        }
-
         static void print(Map<Kind, List<Finding>> found, PrintWriter out) {
             for (var kind : Kind.values()) {
                 var all = found.getOrDefault(kind, List.of());
@@ -2383,7 +2376,7 @@ final class DifyExec implements Runnable {
                 for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
                     if (kind != Kind.LOST || lines.isEmpty()) // with a result, the row is already a WITHOUT_RUN
-                        found.add(finding(kind, sent, "run " + text(run, "id") + " of " + sent.user()));
+                        found.add(finding(kind, sent, "run " + Json.text(run, "id") + " of " + sent.user()));
                     isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
                 }
             }
@@ -2417,9 +2410,9 @@ final class DifyExec implements Runnable {
         /// the start. If it has no answer, its run is running, was stopped, or was lost when its server ended, so it
         /// shows nothing.
         private static Kind status(JsonNode stored) {
-            return switch (text(stored, "status")) {
+            return switch (Json.text(stored, "status")) {
                 case "succeeded", "partial-succeeded" -> Kind.LOST;
-                case "normal" -> text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.LOST;
+                case "normal" -> Json.text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.LOST;
                 case "running", "scheduled", "paused" -> Kind.OPEN;
                 case "failed", "stopped", "error" -> Kind.FAILED;
                 default -> Kind.NOT_VERIFIABLE;
@@ -2446,9 +2439,9 @@ final class DifyExec implements Runnable {
         private DifyClient.Reply<List<JsonNode>> messages(String user, List<JsonNode> conversations) {
             var all = new ArrayList<JsonNode>();
             for (var conversation : conversations) {
-                var id = text(conversation, "id");
+                var id = Json.text(conversation, "id");
                 var messages = ask(() -> client.list("/messages?limit=100&user=" + user + "&conversation_id="
-                        + DifyClient.encoded(id), message -> id.equals(text(message, "conversation_id"))));
+                        + DifyClient.encoded(id), message -> id.equals(Json.text(message, "conversation_id"))));
                 if (messages instanceof DifyClient.Reply.NotGot) return messages;
                 all.addAll(known(messages));
             }
@@ -2458,7 +2451,7 @@ final class DifyExec implements Runnable {
         /// Asks for the details of a run. Checks the id. Dify 1.9 responds to an unknown id with 200 and nulls.
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.fetch("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
-                    text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
+                    Json.text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
                     : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
         }
 
@@ -2485,7 +2478,7 @@ final class DifyExec implements Runnable {
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
                 // with several messages, it is unclear which one the run would replace
-                boolean isListed = runs.size() > 1 || runs.stream().anyMatch(one -> text(one, "id").equals(run.id()));
+                boolean isListed = runs.size() > 1 || runs.stream().anyMatch(one -> Json.text(one, "id").equals(run.id()));
                 if (!run.isNamed() || run.isMadeUp() || isListed) return listed;
                 var named = detail(run.id());
                 // if the run is gone, the listed ones can still be checked
@@ -2523,9 +2516,9 @@ final class DifyExec implements Runnable {
 
         /// Returns whether a result belongs to a run, or to a chatflow's message in the same conversation.
         private static boolean isOf(ResultLine line, JsonNode run) {
-            var id = text(run, "id");
+            var id = Json.text(run, "id");
             return id.equalsIgnoreCase(line.run()) || id.equals(line.text("message_id"))
-                    && text(run, "conversation_id").equals(line.text("conversation_id"));
+                    && Json.text(run, "conversation_id").equals(line.text("conversation_id"));
         }
 
         /// Compares a result with the run whose id it contains, in a chatflow together with its message. The result of
@@ -2566,10 +2559,10 @@ final class DifyExec implements Runnable {
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
-            boolean isWhole = new StoredMessage(message).pausedRun().isEmpty() && !text(message, "answer").isEmpty();
+            boolean isWhole = new StoredMessage(message).pausedRun().isEmpty() && !Json.text(message, "answer").isEmpty();
             if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
             if (outputs.path("files").isEmpty()) outputs.remove("files"); // a result has no empty list of files either
-            return Json.MAPPER.createObjectNode().put("status", text(run, "status").replace("normal", ""))
+            return Json.MAPPER.createObjectNode().put("status", Json.text(run, "status").replace("normal", ""))
                     .<ObjectNode>set("outputs", outputs).<ObjectNode>set("inputs", message.path("inputs"))
                     .set("query", message.path("query"));
         }
@@ -2578,10 +2571,10 @@ final class DifyExec implements Runnable {
         /// it may stay so forever.
         private Finding compare(Sent sent, ResultLine line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
-                return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
+                return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
             var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
             // an empty answer may belong to a run that was stopped or lost, see [#status]
-            if (outputs.isTextual() || isChat && text(outputs, "answer").isEmpty())
+            if (outputs.isTextual() || isChat && Json.text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
             var differences = differences(sent, line.json(), stored);
             return differences.isEmpty() ? finding(Kind.MATCHES, sent, name(line))
@@ -2596,7 +2589,7 @@ final class DifyExec implements Runnable {
             var choices = sent.session().csv().choices();
             var question = choices.queryColumn().isEmpty() ? "query" : choices.queryColumn();
             var inputs = parsed(stored.path("inputs"));
-            var status = text(stored, "status");
+            var status = Json.text(stored, "status");
             // the result of a blocking chatflow has no status, but is a success
             if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
                 found.add("status");
@@ -9685,11 +9678,11 @@ final class DifyExec implements Runnable {
         /// Reads the sessions of a log, and does not parse the lines of other events.
         static LogHead of(Path log) {
             var head = new LogHead();
-            Storage.naming(log, () -> Lines.<SessionEvent>scan(log, "{\"event\":\"session\"", Event.READER,
-                    (session, _) -> {
-                        session.requireFormat(log);
-                        head.add(session);
-                    }));
+            Storage.naming(log, () -> Lines.scan(log, "{\"event\":\"session\"", Event::read, (event, _) -> {
+                if (!(event instanceof SessionEvent session)) return;
+                session.requireFormat(log);
+                head.add(session);
+            }));
             return head;
         }
 
@@ -9874,10 +9867,10 @@ final class DifyExec implements Runnable {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 var traces = new LinkedHashMap<String, Trace>(); // by user, because each attempt has its own user
                 for (long offset : batch.offsets().of(entry).reversed()) {
-                    if (offset < 0) results.seek(-1 - offset).<ResultLine>read(ResultLine.READER)
+                    if (offset < 0) results.seek(-1 - offset).read(ResultLine::read)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
                     else {
-                        var event = Event.read(log.seek(offset).bytes()).orElseThrow(); // it was read before
+                        var event = log.seek(offset).read(Event::read).orElseThrow(); // it was read before
                         if (event instanceof AttemptEvent attempt)
                             traces.put(attempt.user(), new Trace(attempt, new ArrayList<>()));
                         // an event is left out if the line of its attempt could not be read
@@ -9965,7 +9958,7 @@ final class DifyExec implements Runnable {
         void requireOurs() {
             if (!isOurs(results, ResultLine::isResult, ResultLine.BEGINNING))
                 throw new Unusable(results + ": the first line is not a result of difyexec", ELSEWHERE);
-            if (!isOurs(log, line -> Event.read(line).isPresent(), Event.BEGINNING))
+            if (!isOurs(log, line -> Lines.read(Event::read, line).isPresent(), Event.BEGINNING))
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
         }
 
@@ -10451,7 +10444,7 @@ final class DifyExec implements Runnable {
                 /// false. A torn last line is left out.
                 boolean next() {
                     while (log.next() && log.isWhole()) {
-                        event = log.<Event>read(Event.READER).orElse(null);
+                        event = log.read(Event::read).orElse(null);
                         if (event == null && !log.isBlank()) history.noteUnreadable(log.where());
                         if (event == null) continue;
                         if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
@@ -10478,8 +10471,8 @@ final class DifyExec implements Runnable {
         private static final int BUFFER_SIZE = 64 << 10;
         /// Leaves out empty fields of an event. Does not flush after each line, because a flush copies the line into
         /// `waiting` and a group is copied faster.
-        private static final ObjectWriter WRITER = Json.MAPPER.rebuild()
-                .serializationInclusion(JsonInclude.Include.NON_EMPTY).build().writer()
+        private static final ObjectWriter WRITER = Json.MAPPER.rebuild().defaultPropertyInclusion(
+                JsonInclude.Value.construct(JsonInclude.Include.NON_EMPTY, JsonInclude.Include.ALWAYS)).build().writer()
                 .without(SerializationFeature.FLUSH_AFTER_WRITE_VALUE);
 
         private final Path path;
@@ -10663,7 +10656,7 @@ final class DifyExec implements Runnable {
             var last = lastLine(channel, end);
             // the file ends with a line break, or has only its byte order mark
             if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
-            boolean isWhole = Lines.read(Lines.TREE, last, 0, last.length).isPresent();
+            boolean isWhole = Lines.read(Lines::readTree, last).isPresent();
             if (isWhole) channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
             else channel.truncate(end - last.length);
             return isWhole ? Optional.empty() : Optional.of(new TornEvent(Instant.now(),
@@ -10700,30 +10693,42 @@ final class DifyExec implements Runnable {
 
     /// Holds a line of the results as JSON. We write only successes. The original tool also wrote other lines, and fewer
     /// fields. For a view, a line can also show another outcome of a row. Texts that are not known are empty.
-    @JsonIgnoreProperties({"inputs", "outputs"})
-    record ResultLine(@JsonAnySetter ObjectNode json) {
+    record ResultLine(ObjectNode json) {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
         /// Matches the beginning of a result. The original tool puts a space after each colon and comma. The possessive
         /// `*+` keeps a long text of another program from taking long.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
-        /// Reads a line by its tokens, without `inputs` and `outputs`, which may be large.
-        static final ObjectReader READER = Lines.MAPPER.readerFor(ResultLine.class);
         /// Represents a row without any outcome.
         static final ResultLine NONE = new ResultLine(Json.MAPPER.createObjectNode().put("id", "-").put("status", "-"));
 
         ResultLine { // a line without an id or a status counts as a line that cannot be read
-            if (json.path("id").asText("").isBlank() || json.path("status").asText("").isEmpty())
+            if (Json.text(json, "id").isBlank() || Json.text(json, "status").isEmpty())
                 throw new IllegalArgumentException("not a result");
+        }
+
+        /// Reads a line by its tokens, without the objects in it. `inputs` and `outputs` may be large.
+        static ResultLine read(JsonParser json) throws IOException {
+            var line = Json.MAPPER.createObjectNode();
+            json.nextToken();
+            for (var name = json.nextFieldName(); name != null; name = json.nextFieldName())
+                switch (json.nextToken()) {
+                    case VALUE_STRING -> line.put(name, json.getText());
+                    case VALUE_NUMBER_INT, VALUE_NUMBER_FLOAT -> line.put(name, json.getDecimalValue());
+                    case VALUE_TRUE -> line.put(name, true);
+                    case START_ARRAY -> line.set(name, json.readValueAsTree());
+                    case null, default -> json.skipChildren();
+                }
+            return new ResultLine(line);
         }
 
         /// Passes on each line of the results. Returns the places of unreadable lines.
         static List<String> scan(Path results, Lines.Use<ResultLine> use) throws IOException {
-            return Lines.scan(results, "", READER, use); // "" because all lines are read
+            return Lines.scan(results, "", ResultLine::read, use); // "" because all lines are read
         }
 
         static boolean isResult(byte[] line) {
-            return Lines.<ResultLine>read(READER, line, 0, line.length).filter(ResultLine::isSuccess).isPresent();
+            return Lines.read(ResultLine::read, line).filter(ResultLine::isSuccess).isPresent();
         }
 
         /// Creates the line of a success. The original tool's fields come first, so that its scripts can read them. The
@@ -10776,7 +10781,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the text of a field, or an empty text if it is missing.
         String text(String name) {
-            return json.path(name).asText("");
+            return Json.text(json, name);
         }
 
         String id() {
@@ -10839,7 +10844,6 @@ final class DifyExec implements Runnable {
     /// that is unknown is empty, and empty values are left out of the line. `event` comes first in a line, so that
     /// lines of one kind can be found without parsing all of them. A line without a required field cannot be read; an
     /// attempt without an id, for example, would add a row that does not exist.
-    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, include = JsonTypeInfo.As.EXISTING_PROPERTY, property = "event")
     @JsonPropertyOrder("event")
     sealed interface Event {
         /// This number grows when a line gets another meaning. A log of another format is refused.
@@ -10848,18 +10852,27 @@ final class DifyExec implements Runnable {
         /// cut off before the session started.
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn)","t":"\\d{4}-""");
-        ObjectReader READER = Lines.MAPPER.rebuild()
-                .registerSubtypes(Stream.of(Event.class.getPermittedSubclasses())
-                .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new)).build()
-                .readerFor(Event.class);
+        Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
+                .collect(Collectors.toMap(Event::kind, type -> type));
+
+        /// Reads a line. A log has one or two of the first kinds for each row, and Jackson needs twice as long to create
+        /// a record.
+        static Event read(JsonParser json) throws IOException {
+            var line = Lines.readTree(json);
+            var kind = line.path("event").asText();
+            return switch (kind) {
+                case "attempt" -> new AttemptEvent(Times.parse(Json.text(line, "t")), line.required("id").asText(),
+                        line.path("n").asInt(), Json.text(line, "user"), Mode.of(line.required("mode").asText()),
+                        Json.text(line, "fingerprint"), line.path("edited").asBoolean(), line.path("results").asLong());
+                case "run" -> new RunEvent(Times.parse(Json.text(line, "t")), Json.text(line, "id"),
+                        Json.text(line, "user"), Json.text(line, "run"), Json.text(line, "task"));
+                default -> (Event) Lines.MAPPER.treeToValue(line, TYPES.getOrDefault(kind, Event.class));
+            };
+        }
 
         /// Passes on every event of a log. Returns the places of unreadable lines.
         static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
-            return Lines.scan(log, "", READER, use); // "" because all lines are read
-        }
-
-        static Optional<Event> read(byte[] line) {
-            return Lines.read(READER, line, 0, line.length);
+            return Lines.scan(log, "", Event::read, use); // "" because all lines are read
         }
 
         Instant t();
@@ -10989,8 +11002,7 @@ final class DifyExec implements Runnable {
 
         /// Records an attempt, before its request is sent. `n` counts the row's retries, and `edited` means that the
         /// shell changed its inputs; it is left out of the line if it is false (`NON_DEFAULT`).
-        record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
-                @JsonProperty(required = true) Mode mode, String fingerprint,
+        record AttemptEvent(Instant t, String id, int n, String user, Mode mode, String fingerprint,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, long results) implements Event {
             static AttemptEvent of(Attempt attempt, long results) {
                 return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(),
@@ -11083,7 +11095,6 @@ final class DifyExec implements Runnable {
         /// are empty. A line without a valid time is not ours.
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
-                .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .withConfigOverride(List.class, list ->
                         list.setSetterInfo(JsonSetter.Value.construct(Nulls.AS_EMPTY, Nulls.AS_EMPTY)))
                 .withConfigOverride(Instant.class, time ->
@@ -11095,7 +11106,7 @@ final class DifyExec implements Runnable {
                                 return Times.parse(text);
                             }
                         })).build();
-        static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
+        private static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
         /// A seek reads this many bytes of the file before its line. Rows that follow each other have their lines close
         /// together in the file, but in any order, so that the next seek often finds its line in the same page.
         private static final int SEEK_BACK = 1 << 14;
@@ -11114,6 +11125,15 @@ final class DifyExec implements Runnable {
             file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
+        /// Reads the JSON of a line. Fails with an exception if it cannot be read as this type.
+        interface Reader<T> {
+            T read(JsonParser json) throws IOException;
+        }
+
+        static ObjectNode readTree(JsonParser json) throws IOException {
+            return Optional.<ObjectNode>ofNullable(TREE.readValue(json)).orElseThrow(IllegalArgumentException::new);
+        }
+
         /// Receives the value of a line, and the line itself, which is valid only until the next line is read.
         interface Use<T> {
             void line(T value, Lines line) throws IOException;
@@ -11121,13 +11141,13 @@ final class DifyExec implements Runnable {
 
         /// Reads each line that starts with `prefix`. Returns the places of unreadable lines. Blank lines and a last
         /// line that is still being written are not among them.
-        static <T> List<String> scan(Path file, String prefix, ObjectReader reader, Use<T> use) throws IOException {
+        static <T> List<String> scan(Path file, String prefix, Reader<T> reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
             var head = prefix.getBytes(UTF_8);
             try (var lines = new Lines(file)) {
                 while (lines.next()) {
                     if (!lines.startsWith(head)) continue;
-                    var value = lines.<T>read(reader);
+                    var value = lines.read(reader);
                     if (value.isPresent()) use.line(value.get(), lines);
                     else if (lines.isWhole() && !lines.isBlank()) bad.add(lines.where());
                 }
@@ -11206,24 +11226,29 @@ final class DifyExec implements Runnable {
             out.write('\n');
         }
 
-        <T> Optional<T> read(ObjectReader reader) {
+        <T> Optional<T> read(Reader<T> reader) {
             return read(reader, page, textStart, end - textStart);
+        }
+
+        static <T> Optional<T> read(Reader<T> reader, byte[] line) {
+            return read(reader, line, 0, line.length);
         }
 
         /// Reads a line that was readable before. Fails if it has been changed since then.
         ObjectNode tree() {
-            return this.<ObjectNode>read(TREE).orElseThrow(() -> new Unusable(path
+            return read(Lines::readTree).orElseThrow(() -> new Unusable(path
                     + ": cannot read the JSON of the line at byte " + place()));
         }
 
         /// Reads the JSON of a line, or returns empty if it cannot be read as this type.
-        static <T> Optional<T> read(ObjectReader reader, byte[] line, int from, int length) {
+        private static <T> Optional<T> read(Reader<T> reader, byte[] line, int from, int length) {
             // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no UTF-8 text begins like this
             if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
                 return Optional.empty();
-            try {
-                return Optional.ofNullable(reader.readValue(line, from, length));
-            } catch (IOException | NumberFormatException _) { // Jackson throws the latter for 1e99999999999
+            try (var json = MAPPER.createParser(line, from, length)) {
+                var value = reader.read(json);
+                return json.nextToken() == null ? Optional.of(value) : Optional.empty(); // or two lines were joined
+            } catch (IOException | IllegalArgumentException | DateTimeException _) { // also of 1e99999999999
                 return Optional.empty();
             }
         }
@@ -14525,7 +14550,7 @@ final class DifyExec implements Runnable {
 
         /// Returns empty for anything but a price, such as a negative number.
         static Optional<BigDecimal> price(JsonNode from) {
-            return Optional.of(from.path("total_price").asText("")).filter(PRICE.asMatchPredicate())
+            return Optional.ofNullable(from.get("total_price")).map(JsonNode::asText).filter(PRICE.asMatchPredicate())
                     .map(BigDecimal::new);
         }
 
@@ -15127,6 +15152,15 @@ final class DifyExec implements Runnable {
     /// Holds the values of `--mode`. An attempt is never sent with `AUTO`, which lets the [ModePolicy] choose.
     enum Mode {
         AUTO, BLOCKING, STREAMING;
+
+        /// Returns the mode of an attempt in the log.
+        static Mode of(String word) {
+            return switch (word) {
+                case "blocking" -> BLOCKING;
+                case "streaming" -> STREAMING;
+                default -> throw new IllegalArgumentException(word);
+            };
+        }
 
         @JsonValue
         @Override
@@ -16056,6 +16090,11 @@ final class DifyExec implements Runnable {
             for (int i = 0; i < namesAndValues.length; i += 2)
                 object.put((String) namesAndValues[i], namesAndValues[i + 1]);
             return object;
+        }
+
+        /// Returns the text of a field, or an empty text if the field is missing or null.
+        static String text(JsonNode from, String name) {
+            return from.path(name).asText("");
         }
 
         /// Returns JSON in one line.

@@ -27,7 +27,7 @@ final class BatchTest {
         private String kind(String text) throws IOException {
             var file = Files.writeString(folder.resolve("file"), text);
             boolean result = BatchFiles.isOurs(file, ResultLine::isResult, ResultLine.BEGINNING);
-            boolean event = BatchFiles.isOurs(file, line -> Event.read(line).isPresent(), Event.BEGINNING);
+            boolean event = BatchFiles.isOurs(file, line -> Lines.read(Event::read, line).isPresent(), Event.BEGINNING);
             return result ? event ? "both" : "results" : event ? "log" : "none";
         }
 
