@@ -7645,7 +7645,7 @@ final class DifyExec implements Runnable {
         Optional<Response.Ran> ran() {
             if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
-            var cost = Cost.of(run.path("total_tokens").asLong(0)).with(paid().map(Map.Entry::getValue),
+            var cost = new Cost(run.path("total_tokens").asLong(0), paid().map(Map.Entry::getValue).orElse(null),
                     paid().map(Map.Entry::getKey).orElse(""));
             var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_steps").asInt(0), cost);
             var outputs = ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode);
@@ -8951,11 +8951,8 @@ final class DifyExec implements Runnable {
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
         private long stopped = 0; // counts runs of interrupted sessions
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
-        /// Holds the duration of all sessions, each up to its last event.
+        /// Holds the duration of all sessions, each up to its last event or result.
         private Duration timeTaken = Duration.ZERO;
-        /// Holds when the current session got its last result. The log has no event for a success, so `timeTaken` does
-        /// not include this time.
-        private Instant lastResult = Instant.MIN;
         /// Holds the starts of the current session, and of the last session that had enough rows.
         private Starts starts = new Starts(), lastEnough = starts;
 
@@ -8965,9 +8962,8 @@ final class DifyExec implements Runnable {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
                 case SessionEvent started -> {
-                    timeTaken = timeTaken.plus(untilLastResult(started.t()));
-                    lastResult = Instant.MIN;
-                    updatedAt = Optional.of(started.t()); // the time since the last session does not count
+                    // the time since the last session does not count; that of another shard may not have ended yet
+                    if (updatedAt.filter(started.t()::isBefore).isEmpty()) updatedAt = Optional.of(started.t());
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
                     if (starts.isEnough()) lastEnough = starts; // `starts` still holds the previous session
                     starts = new Starts();
@@ -9016,10 +9012,11 @@ final class DifyExec implements Runnable {
             if (!Double.isNaN(seconds)) took.set(entry, 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
         }
 
-        /// Extends the session's time to the end of this attempt, which produced the row's result.
+        /// Extends the session's time to the end of this attempt, which produced the row's result. The log has no event
+        /// for it.
         void extendToResult(AttemptEvent attempt, int entry) {
             var end = attempt.t().plusMillis(millis(entry).orElse(0));
-            if (end.isAfter(lastResult)) lastResult = end;
+            advanceTo(end);
             starts.addEnd(end);
         }
 
@@ -9032,17 +9029,9 @@ final class DifyExec implements Runnable {
             updatedAt = Optional.of(now);
         }
 
-        /// Returns the time from the session's last event to its last result. It ends at `most`, the start of the next
-        /// session, because that session counts the time after its start.
-        private Duration untilLastResult(Instant most) {
-            var last = lastResult.isBefore(most) ? lastResult : most;
-            return updatedAt.filter(last::isAfter)
-                    .map(updated -> Duration.between(updated, last)).orElse(Duration.ZERO);
-        }
-
         /// Returns the duration of all sessions, without the time between them.
         Duration timeTaken() {
-            return timeTaken.plus(untilLastResult(Instant.MAX)); // no session has followed
+            return timeTaken;
         }
 
         /// Returns how many rows ran at a time in the last session that had enough rows, or in the last session if none
@@ -9090,7 +9079,7 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Instant> updatedAt() {
-            return updatedAt.map(updated -> lastResult.isAfter(updated) ? lastResult : updated);
+            return updatedAt;
         }
 
         /// Returns how long the row's last attempt with an outcome took.
@@ -10945,7 +10934,7 @@ final class DifyExec implements Runnable {
             /// Creates the event of a session, to which [#with] adds the mode and the size of the results.
             static SessionEvent of(Batch batch, Server dify, Call call) {
                 var program = new Program(FORMAT, NAME_AND_VERSION, ProcessKey.own());
-                return new SessionEvent(Instant.now(), program, dify, null, false, Input.of(batch), call, 0);
+                return new SessionEvent(Instant.now(), program, dify, Mode.AUTO, false, Input.of(batch), call, 0);
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
@@ -14545,7 +14534,7 @@ final class DifyExec implements Runnable {
 
         /// Reads the fields of a chatflow's message or of a result.
         static Cost of(JsonNode from) {
-            return of(from.path("total_tokens").asLong(0)).with(price(from), from.path("currency").asText(""));
+            return new Cost(from.path("total_tokens").asLong(), price(from).orElse(null), Json.text(from, "currency"));
         }
 
         /// Returns empty for anything but a price, such as a negative number.
@@ -14554,10 +14543,6 @@ final class DifyExec implements Runnable {
                     .map(BigDecimal::new);
         }
 
-        /// Returns this cost with the price, if there is one.
-        Cost with(Optional<BigDecimal> price, String currency) {
-            return price.map(known -> new Cost(tokens, known, currency)).orElse(this);
-        }
     }
 
     /// Holds the time, steps and cost of a run.
