@@ -2247,7 +2247,7 @@ final class DifyExec implements Runnable {
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
                 unreadable.addAll(ResultLine.scan(files.results(), (result, line) ->
                         read.places.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.place())));
-                if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot be read as a result or an event");
+                if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line");
                 return read;
             }
 
@@ -2478,7 +2478,8 @@ final class DifyExec implements Runnable {
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
                 // with several messages, it is unclear which one the run would replace
-                boolean isListed = runs.size() > 1 || runs.stream().anyMatch(one -> Json.text(one, "id").equals(run.id()));
+                boolean isListed = runs.size() > 1
+                        || runs.stream().anyMatch(one -> Json.text(one, "id").equals(run.id()));
                 if (!run.isNamed() || run.isMadeUp() || isListed) return listed;
                 var named = detail(run.id());
                 // if the run is gone, the listed ones can still be checked
@@ -2492,7 +2493,8 @@ final class DifyExec implements Runnable {
         /// server lists each run from its start and the attempt went to this app. Every version lists a chatflow's
         /// conversation from the start of its run.
         private Finding unlisted(Sent sent) {
-            boolean isListed = isChat || Release.of(sent.session().dify().version()).listing() == Release.Listing.FROM_START;
+            var version = Release.of(sent.session().dify().version());
+            boolean isListed = isChat || version.listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
                     "no run is known of " + sent.user());
         }
@@ -2559,7 +2561,8 @@ final class DifyExec implements Runnable {
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
-            boolean isWhole = new StoredMessage(message).pausedRun().isEmpty() && !Json.text(message, "answer").isEmpty();
+            boolean isWhole = new StoredMessage(message).pausedRun().isEmpty()
+                    && !Json.text(message, "answer").isEmpty();
             if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
             if (outputs.path("files").isEmpty()) outputs.remove("files"); // a result has no empty list of files either
             return Json.MAPPER.createObjectNode().put("status", Json.text(run, "status").replace("normal", ""))
@@ -3105,8 +3108,8 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             var history = batch.history();
             var next = continuing(history);
-            var running = history.liveSession();
-            if (running.isPresent()) return "Process " + running.get().program().process().id() + " is working on this batch.";
+            var running = history.liveSession().map(session -> session.program().process().id());
+            if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             if (index.isComplete()) return next.suggestAfterSuccess(batch);
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             var note = isPending || hasFailed ? ""
@@ -3420,8 +3423,8 @@ final class DifyExec implements Runnable {
                 isAssumed = true;
             }
             // keeps the recorded hash, because a new one would have a new salt and look like another app's
-            return new AppClaim(isSame ? origin.sessions().getLast().dify().app().hash() : access.appHash(), access.appId(),
-                    isAssumed);
+            var hash = isSame ? origin.sessions().getLast().dify().app().hash() : access.appHash();
+            return new AppClaim(hash, access.appId(), isAssumed);
         }
 
         FirstExchange exchange() {
@@ -4057,7 +4060,8 @@ final class DifyExec implements Runnable {
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
                     + Times.local(figures.updatedAt().get()) + ")"));
             batch.history().liveSession().ifPresent(session -> shown.put("running", "since "
-                    + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process " + session.program().process().id() + ")"));
+                    + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process "
+                    + session.program().process().id() + ")"));
             if (rate(batch) > 0 && figures.timeTaken().toSeconds() >= 10) // a shorter time has too few rows
                 shown.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!latencies.isEmpty()) shown.put("latency (s)", latencies);
@@ -4536,7 +4540,8 @@ final class DifyExec implements Runnable {
                                     "cause", causes.get(Cause.of(batch, entry)),
                                     "seconds", seconds(batch, entry), "tokens", end.text("total_tokens"), "price",
                                     (end.text("total_price") + " " + end.text("currency")).strip(), "run", end.run(),
-                                    "edited", end.isEdited(), "inputs", values(inputs), "outputs", values(end.outputs()),
+                                    "edited", end.isEdited(), "inputs", values(inputs),
+                                    "outputs", values(end.outputs()),
                                     "attempts", attempts(entry, ends, end.run())));
                         });
             }
@@ -10407,8 +10412,8 @@ final class DifyExec implements Runnable {
                 out.flush();
             }
 
-            /// Refuses a shard of another server. The app cannot be compared, because the hash of each log has a salt of
-            /// its own.
+            /// Refuses a shard of another server. The app cannot be compared, because the hash of each log has a salt
+            /// of its own.
             private void requireSameServer(BatchFiles part, SessionEvent session) {
                 var last = history.last(SessionEvent.class).orElse(session);
                 if (!last.dify().baseUrl().equals(session.dify().baseUrl()))
@@ -10680,8 +10685,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds a line of the results as JSON. We write only successes. The original tool also wrote other lines, and fewer
-    /// fields. For a view, a line can also show another outcome of a row. Texts that are not known are empty.
+    /// Holds a line of the results as JSON. We write only successes. The original tool also wrote other lines, and
+    /// fewer fields. For a view, a line can also show another outcome of a row. Texts that are not known are empty.
     record ResultLine(ObjectNode json) {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
         /// Matches the beginning of a result. The original tool puts a space after each colon and comma. The possessive
@@ -10805,8 +10810,8 @@ final class DifyExec implements Runnable {
         /// status of the run.
         Map<String, JsonNode> outputs() {
             var outputs = json.path("outputs");
-            boolean isWrapped = !json.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject();
-            return values(isWrapped ? outputs.path("outputs") : outputs);
+            var inner = outputs.path("outputs");
+            return values(!json.has("workflow_status") && outputs.size() == 1 && inner.isObject() ? inner : outputs);
         }
 
         /// Returns a part of the outputs, or a missing node if the outputs do not have it.
@@ -10844,8 +10849,8 @@ final class DifyExec implements Runnable {
         Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
                 .collect(Collectors.toMap(Event::kind, type -> type));
 
-        /// Reads a line. A log has one or two of the first kinds for each row, and Jackson needs twice as long to create
-        /// a record.
+        /// Reads a line. A log has one or two of the first kinds for each row, and Jackson needs twice as long to
+        /// create a record.
         static Event read(JsonParser json) throws IOException {
             var line = Lines.readTree(json);
             var kind = line.path("event").asText();
@@ -10904,7 +10909,7 @@ final class DifyExec implements Runnable {
             /// @param version Dify's version
             record Server(String baseUrl, @JsonUnwrapped AppClaim app, @JsonProperty("server") String version) {}
 
-            /// @param path the path of the CSV relative to the folder of the results, so that both can be moved together
+            /// @param path the path of the CSV relative to the folder of the results; both can be moved together
             record Input(@JsonProperty("input") String path, Csv.Shape choices, String shard) {
                 public Input {
                     if (choices == null) choices = Csv.Shape.DEFAULT; // empty choices are left out of the line
