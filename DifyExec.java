@@ -21,12 +21,11 @@
 
 package difyexec;
 
-import com.fasterxml.jackson.annotation.JsonIgnoreProperties;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
 import com.fasterxml.jackson.annotation.JsonSetter;
-import com.fasterxml.jackson.annotation.JsonTypeInfo;
+import com.fasterxml.jackson.annotation.JsonUnwrapped;
 import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.annotation.Nulls;
 import com.fasterxml.jackson.core.JsonFactory;
@@ -52,7 +51,6 @@ import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.cfg.JsonNodeFeature;
 import com.fasterxml.jackson.databind.deser.std.FromStringDeserializer;
 import com.fasterxml.jackson.databind.json.JsonMapper;
-import com.fasterxml.jackson.databind.jsontype.NamedType;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.node.NullNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -127,6 +125,7 @@ import module java.base;
 import module java.net.http;
 import module jdk.httpserver;
 
+import static difyexec.DifyExec.Batch.Selection.Choice;
 import static difyexec.DifyExec.Event.*;
 import static difyexec.DifyExec.Json.object;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
@@ -712,13 +711,12 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
-            var files = BatchFiles.of(results.file);
-            Event.sessions(files.log()); // fails with a clear message if another version wrote the log
+            var files = BatchFiles.of(results.file).requireStarted();
             var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
             // passes neither a demo, whose runs end with its process, nor a version, which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
-                var origin = Origin.of(files);
+                var origin = new Origin(files, evidence.head().sessions());
                 var server = dify.greet(origin, "");
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
                 var ids = evidence.ids(sample, seed);
@@ -736,7 +734,7 @@ final class DifyExec implements Runnable {
                     Verification.print(found, setup.out());
                 }
                 // if there are none, a known run must be enough to confirm the batch
-                boolean hasResults = ids.stream().anyMatch(evidence.results()::containsKey);
+                boolean hasResults = ids.stream().anyMatch(evidence.places()::containsKey);
                 return Verification.exit(found.keySet(), hasResults).code;
             }
         }
@@ -1486,7 +1484,7 @@ final class DifyExec implements Runnable {
                 traces.forEach(this::printAttempt);
                 if (!index.status(entry).isSuccess()) return; // only a success has outputs
                 var end = ends.of(entry);
-                out.println("Outputs" + (end.edited() ? " (of edited inputs)" : ""));
+                out.println("Outputs" + (end.isEdited() ? " (of edited inputs)" : ""));
                 print(Json.MAPPER.createObjectNode().setAll(end.outputs()));
             }
         }
@@ -1523,13 +1521,13 @@ final class DifyExec implements Runnable {
         /// `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run failed: the model refused this input`
         private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
             var text = "    " + Text.printable(end.outcome().replace('_', ' '), 40);
-            if (end.http() != 0) text += ", HTTP " + end.http();
-            text += String.format(Locale.ROOT, " after %.2f s", end.seconds());
-            if (end.tokens() != 0) text += ", " + Text.count(end.tokens(), "token");
+            if (end.seen().http() != 0) text += ", HTTP " + end.seen().http();
+            text += String.format(Locale.ROOT, " after %.2f s", end.seen().seconds());
+            if (end.seen().cost().tokens() != 0) text += ", " + Text.count(end.seen().cost().tokens(), "token");
             // the last response may lack the run that the stream began with
-            text += run(end.run().isEmpty() ? trace.run() : end.run());
+            text += run(end.seen().run().isEmpty() ? trace.run() : end.seen().run());
             // trace.error adds the forms that a paused row waits for
-            if (!end.error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
+            if (!end.seen().error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
             return text;
         }
 
@@ -1595,7 +1593,7 @@ final class DifyExec implements Runnable {
             checkOptions(asked);
             var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
             // a retry needs an earlier session, but a shard without rows has no files
-            if (asked.listed() && files.shard().isEmpty()) files.requireStarted();
+            if (asked.has(Choice.LISTED) && files.shard().isEmpty()) files.requireStarted();
             files.refuseAsInput(input.csv);
             // a fresh batch ignores how the earlier one read its input
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
@@ -1684,7 +1682,7 @@ final class DifyExec implements Runnable {
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
-            var origin = Origin.of(batch.files());
+            var origin = new Origin(batch.files(), batch.history().head().sessions());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
@@ -1697,11 +1695,13 @@ final class DifyExec implements Runnable {
             var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
             var terms = terms(modes, dify.judge());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
-            boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
+            boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
+                    || asked.has(Choice.RESEND_UNKNOWN);
             var options = setup.next().options();
             // the number of bytes on disk shows later whether lines of the results were lost
-            writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
-                    .with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
+            writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version()),
+                    new SessionEvent.Call(options, isAgain)).with(Instant.now(), modes.mode(), mode == Mode.AUTO,
+                            writer.resultsBytesOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
@@ -1736,7 +1736,7 @@ final class DifyExec implements Runnable {
         private static String whyNothing(Batch.Selection asked, Index index) {
             if (index.rows() == 0) return "this shard has no rows"; // a CSV without rows was rejected earlier
             if (index.isComplete()) return "every row has succeeded";
-            boolean isRetryOfAll = asked.listed() && asked.among().isEmpty();
+            boolean isRetryOfAll = asked.has(Choice.LISTED) && asked.among().isEmpty();
             if (!isRetryOfAll || index.onRetryList().findAny().isPresent()) return "no selected row is pending";
             return "no row has failed; 'run' runs the "
                     + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
@@ -1856,9 +1856,8 @@ final class DifyExec implements Runnable {
             /// Adds these options to the selection of the command. `--limit` never replaces the size of a sample,
             /// because the two are rejected together.
             Batch.Selection of(Batch.Selection asked) {
-                return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
-                        limit == null ? asked.limit() : limit, asked.seed(), asked.rerunChanged(),
-                        resendUnknown || asked.resendUnknown(), asked.pendingOnly());
+                return new Batch.Selection(asked.choices(), asked.ids(), List.copyOf(ids),
+                        limit == null ? asked.limit() : limit, asked.seed()).with(Choice.RESEND_UNKNOWN, resendUnknown);
             }
         }
 
@@ -2102,7 +2101,7 @@ final class DifyExec implements Runnable {
                 for (var name : columns)
                     cells.put(name, TextFile.text(one.inputs().getOrDefault(name, NullNode.instance)));
                 var row = new Row(0, 0, one.run().id(), cells); // results contain neither a row's number nor its line
-                out.write(Json.bytes(one.run().success(row).json()));
+                out.write(Json.bytes(one.run().result(row).json()));
                 out.write('\n');
             }
         }
@@ -2173,6 +2172,10 @@ final class DifyExec implements Runnable {
         /// settings accepts only ten connections.
         static final int ROWS_AT_ONCE = 4;
 
+        /// Holds the outcomes after which the next `run` looks an attempt up, so that its result is not lost. It is
+        /// empty for an attempt without an outcome.
+        private static final Set<String> LOOKED_UP = Set.of("", "unknown", "paused", "interrupted");
+
         /// Holds an attempt and the session that sent it.
         ///
         /// @param isElsewhere whether a later session used `--same-app`, so that this attempt may have gone to another
@@ -2183,18 +2186,20 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the content of a batch's files.
+        /// Holds the content of a batch's log, and where in the results their lines are. The results may be larger than
+        /// the memory.
         ///
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log contains
         /// @param outcomes by user; an attempt without a known outcome has none
-        /// @param results  all lines of each row, by its id; the last line counts
-        record Evidence(Map<String, List<Sent>> attempts, Map<String, RunRef> runs, Map<String, String> outcomes,
-                Map<String, List<JsonNode>> results) {
+        /// @param places   the offsets in the results of all lines of each row, by its id; the last line counts
+        record Evidence(BatchFiles files, LogHead head, Map<String, List<Sent>> attempts, Map<String, RunRef> runs,
+                Map<String, String> outcomes, Map<String, List<Long>> places) {
             /// Reads the whole log before the results, because a later event changes what an earlier one means. The
             /// `switch` has a case for every kind of event, so that a new kind does not compile until it is handled.
             static Evidence of(BatchFiles files) throws IOException {
-                var read = new Evidence(new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(), new LinkedHashMap<>());
+                var read = new Evidence(files, new LogHead(), new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
+                        new LinkedHashMap<>());
                 var session = new AtomicReference<Event.SessionEvent>();
                 var ofSession = new ArrayList<String>(); // users of the session's attempts
                 var sizeOfResults = new AtomicLong();
@@ -2202,9 +2207,11 @@ final class DifyExec implements Runnable {
                     if (event.results() >= 0) sizeOfResults.set(event.results()); // -1 if the event does not record it
                     switch (event) {
                         case Event.SessionEvent started -> {
+                            started.requireFormat(files.log());
+                            read.head.add(started);
                             session.set(started);
                             ofSession.clear();
-                            if (started.sameApp())
+                            if (started.dify().app().isAssumed())
                                 read.attempts.values().forEach(all -> all.replaceAll(Sent::elsewhere));
                         }
                         case Event.AttemptEvent sent -> {
@@ -2217,7 +2224,8 @@ final class DifyExec implements Runnable {
                         case Event.EndEvent end -> {
                             read.outcomes.put(end.user(), end.outcome());
                             // the run of a blocking request has no event of its own
-                            if (!end.run().isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(end.run(), ""));
+                            var run = end.seen().run();
+                            if (!run.isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(run, ""));
                         }
                         // A success has no event. If a session did not stop early, all its other attempts succeeded. An
                         // event with a user only records that Dify was asked to stop a run.
@@ -2237,16 +2245,16 @@ final class DifyExec implements Runnable {
                 // have succeeded, and its run is then lost, not open.
                 if (files.resultsSize() < sizeOfResults.get()) read.attempts.values().forEach(all ->
                         all.forEach(sent -> read.outcomes.putIfAbsent(sent.user(), "succeeded")));
-                unreadable.addAll(Lines.<JsonNode>scan(files.results(), "", Lines.TREE, (line, _) ->
-                        read.results.computeIfAbsent(text(line, "id"), _ -> new ArrayList<>(1)).add(line)));
-                if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": not a JSON object");
+                unreadable.addAll(ResultLine.scan(files.results(), (result, line) ->
+                        read.places.computeIfAbsent(result.id(), _ -> new ArrayList<>(1)).add(line.place())));
+                if (!unreadable.isEmpty()) throw new Unusable(unreadable.getFirst() + ": cannot read this line");
                 return read;
             }
 
             /// Returns all ids, or `sample` random ones. Includes ids that are only in the results. The results of such
             /// ids have no attempt.
             List<String> ids(Long sample, Long seed) {
-                var all = Stream.of(attempts, results).map(Map::keySet).flatMap(Set::stream).distinct()
+                var all = Stream.of(attempts, places).map(Map::keySet).flatMap(Set::stream).distinct()
                         .collect(Collectors.toCollection(ArrayList::new));
                 if (sample == null) return all;
                 Collections.shuffle(all, seed == null ? new Random() : new Random(seed));
@@ -2257,10 +2265,11 @@ final class DifyExec implements Runnable {
                 return attempts.getOrDefault(id, List.of());
             }
 
-            /// Returns the attempt that produced a result, which is the one whose user is in the result's line. Returns
-            /// empty if the row has no such attempt.
-            Optional<Sent> own(String id, JsonNode line) {
-                return attempts(id).stream().filter(sent -> sent.user().equals(text(line, "user"))).findFirst();
+            List<ResultLine> results(String id) {
+                try (var lines = new Lines(files.results())) { // each thread has its own current line
+                    return places.getOrDefault(id, List.of()).stream()
+                            .map(place -> new ResultLine(lines.seek(place).tree())).toList();
+                }
             }
         }
 
@@ -2299,10 +2308,6 @@ final class DifyExec implements Runnable {
 
         record Finding(Kind kind, String id, String text) {}
 
-        private static String text(JsonNode node, String name) {
-            return node.path(name).asText("");
-        }
-
         static void print(Map<Kind, List<Finding>> found, PrintWriter out) {
             for (var kind : Kind.values()) {
                 var all = found.getOrDefault(kind, List.of());
@@ -2325,42 +2330,53 @@ final class DifyExec implements Runnable {
             return isConfirmed && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
-        /// Checks these rows, several at a time, and shows the progress on a terminal.
-        Map<Kind, List<Finding>> checkRows(List<String> ids, PrintWriter err) {
+        /// Checks these rows, several at a time, and shows the progress on a terminal. An interrupt, such as Ctrl-C in
+        /// the shell, ends the requests in flight, and no others start.
+        Map<Kind, List<Finding>> checkRows(List<String> ids, PrintWriter err)
+                throws InterruptedException, ExecutionException {
             var screen = Screen.on(2);
             var done = new AtomicInteger();
-            return ids.stream().gather(Gatherers.mapConcurrent(ROWS_AT_ONCE, this::row)).peek(_ -> {
-                if (done.incrementAndGet() % 20 > 0 || screen.isEmpty()) return; // about once a second is enough
-                err.print(done + "/" + ids.size() + " rows\r"); // the next line overwrites it
-                err.flush();
-            }).flatMap(List::stream).collect(Collectors.groupingBy(Finding::kind, TreeMap::new, Collectors.toList()));
+            var found = new TreeMap<Kind, List<Finding>>();
+            try (var workers = Executors.newFixedThreadPool(ROWS_AT_ONCE, Thread.ofVirtual().factory())) {
+                var rows = workers.invokeAll(ids.stream().<Callable<List<Finding>>>map(id -> () -> {
+                    var findings = row(id);
+                    int count = done.incrementAndGet();
+                    if (count % 20 > 0 || screen.isEmpty()) return findings; // about once a second is enough
+                    err.print(count + "/" + ids.size() + " rows\r"); // the next line overwrites it
+                    err.flush();
+                    return findings;
+                }).toList());
+                for (var row : rows) for (var finding : row.get())
+                    found.computeIfAbsent(finding.kind(), _ -> new ArrayList<>()).add(finding);
+            }
+            return found;
         }
 
         /// Checks the result of a row first, then all other runs. Any attempt may have other runs, even the one that
-        /// led to the result, if a proxy repeated its request.
+        /// led to the result, if a proxy repeated its request. The run of the result is not asked for again, because
+        /// `result` compares it.
         private List<Finding> row(String id) {
+            var lines = evidence.results(id);
+            var line = lines.isEmpty() ? ResultLine.NONE : lines.getLast();
+            var own = evidence.attempts(id).stream().filter(sent -> sent.user().equals(line.user())).findFirst();
+            var runs = new LinkedHashMap<Sent, DifyClient.Reply<List<JsonNode>>>();
+            for (var sent : evidence.attempts(id))
+                runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
-            var lines = evidence.results().getOrDefault(id, List.of());
-            var line = lines.isEmpty() ? Json.MAPPER.missingNode() : lines.getLast();
-            var own = evidence.own(id, line);
-            var ownRuns = own.map(this::runs);
-            var result = own.map(sent -> result(sent, line, ownRuns.get()));
-            if (!lines.isEmpty()) found.add(result.orElseGet(() -> new Finding(Kind.WITHOUT_RUN, id,
-                    "no attempt of this row has " + name(line))));
+            if (!lines.isEmpty()) found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
+                    new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
+            boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
-            boolean isPaid = result.isPresent() && result.get().kind() != Kind.WITHOUT_RUN;
-            for (var sent : evidence.attempts(id)) {
-                boolean isOwn = own.isPresent() && own.get() == sent;
-                boolean isAsked = sent.session().again() || own.isPresent() && own.get().session().again();
-                // the run that led to the result is not asked for again, because `result` has compared it
-                var runs = isOwn ? ownRuns.get() : withNamedRun(sent, runs(sent));
-                if (runs instanceof DifyClient.Reply.NotGot(var why)) found.add(unseen(sent, why));
-                else if (known(runs).isEmpty() && !isOwn) found.add(unlisted(sent));
-                for (var run : known(runs)) if (!isOf(line, run)) {
+            for (var sent : runs.keySet()) {
+                boolean isAsked = sent.session().call().again()
+                        || own.isPresent() && own.get().session().call().again();
+                if (runs.get(sent) instanceof DifyClient.Reply.NotGot(var why)) found.add(unseen(sent, why));
+                else if (known(runs.get(sent)).isEmpty() && !own.equals(Optional.of(sent))) found.add(unlisted(sent));
+                for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
                     if (kind != Kind.LOST || lines.isEmpty()) // with a result, the row is already a WITHOUT_RUN
-                        found.add(finding(kind, sent, "run " + text(run, "id") + " of " + sent.user()));
+                        found.add(finding(kind, sent, "run " + Json.text(run, "id") + " of " + sent.user()));
                     isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
                 }
             }
@@ -2371,28 +2387,32 @@ final class DifyExec implements Runnable {
             return runs instanceof DifyClient.Reply.Got(var all) ? all : List.of();
         }
 
-        /// Classifies a run that did not produce the row's result.
+        /// Classifies a run that did not produce the row's result:
+        ///
+        /// | run | outcome in the log | row paid | asked | kind |
+        /// | --- | --- | --- | --- | --- |
+        /// | failed or unclear | any | any | any | `FAILED`, `NOT_VERIFIABLE` |
+        /// | succeeded or active | any | yes | yes | `SENT_AGAIN` |
+        /// | succeeded or active | any | yes | no | `PAID_TWICE` |
+        /// | succeeded or active | none, or one that is looked up | no | any | `OPEN` |
+        /// | succeeded, active | any other | no | any | `LOST`, `OPEN` |
         ///
         /// @param isPaid  whether the row has a result, or an earlier run of it succeeded or still may succeed
         /// @param isAsked whether the user asked to send rows again in the session of this run or of the result
         private static Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
             var status = status(run);
             if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
-            // this run succeeded or still may, so it is paid for again, but the user asked to send the row again
-            if (isPaid && isAsked) return Kind.SENT_AGAIN;
-            if (isPaid) return Kind.PAID_TWICE;
-            // the next `run` looks this attempt up, so its result is not lost
-            if (Set.of("", "unknown", "paused", "interrupted").contains(outcome)) return Kind.OPEN;
-            return status;
+            if (isPaid) return isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE;
+            return LOOKED_UP.contains(outcome) ? Kind.OPEN : status;
         }
 
         /// Classifies a run, or a chatflow's message, of a row without a result. Dify marks a message as `normal` from
         /// the start. If it has no answer, its run is running, was stopped, or was lost when its server ended, so it
         /// shows nothing.
         private static Kind status(JsonNode stored) {
-            return switch (text(stored, "status")) {
+            return switch (Json.text(stored, "status")) {
                 case "succeeded", "partial-succeeded" -> Kind.LOST;
-                case "normal" -> text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.LOST;
+                case "normal" -> Json.text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.LOST;
                 case "running", "scheduled", "paused" -> Kind.OPEN;
                 case "failed", "stopped", "error" -> Kind.FAILED;
                 default -> Kind.NOT_VERIFIABLE;
@@ -2419,9 +2439,9 @@ final class DifyExec implements Runnable {
         private DifyClient.Reply<List<JsonNode>> messages(String user, List<JsonNode> conversations) {
             var all = new ArrayList<JsonNode>();
             for (var conversation : conversations) {
-                var id = text(conversation, "id");
+                var id = Json.text(conversation, "id");
                 var messages = ask(() -> client.list("/messages?limit=100&user=" + user + "&conversation_id="
-                        + DifyClient.encoded(id), message -> id.equals(text(message, "conversation_id"))));
+                        + DifyClient.encoded(id), message -> id.equals(Json.text(message, "conversation_id"))));
                 if (messages instanceof DifyClient.Reply.NotGot) return messages;
                 all.addAll(known(messages));
             }
@@ -2431,7 +2451,7 @@ final class DifyExec implements Runnable {
         /// Asks for the details of a run. Checks the id. Dify 1.9 responds to an unknown id with 200 and nulls.
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.fetch("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
-                    text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
+                    Json.text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
                     : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
         }
 
@@ -2458,7 +2478,8 @@ final class DifyExec implements Runnable {
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
                 // with several messages, it is unclear which one the run would replace
-                boolean isListed = runs.size() > 1 || runs.stream().anyMatch(one -> text(one, "id").equals(run.id()));
+                boolean isListed = runs.size() > 1
+                        || runs.stream().anyMatch(one -> Json.text(one, "id").equals(run.id()));
                 if (!run.isNamed() || run.isMadeUp() || isListed) return listed;
                 var named = detail(run.id());
                 // if the run is gone, the listed ones can still be checked
@@ -2472,7 +2493,8 @@ final class DifyExec implements Runnable {
         /// server lists each run from its start and the attempt went to this app. Every version lists a chatflow's
         /// conversation from the start of its run.
         private Finding unlisted(Sent sent) {
-            boolean isListed = isChat || Release.of(sent.session().server()).listing() == Release.Listing.FROM_START;
+            var version = Release.of(sent.session().dify().version());
+            boolean isListed = isChat || version.listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
                     "no run is known of " + sent.user());
         }
@@ -2490,30 +2512,29 @@ final class DifyExec implements Runnable {
             return new Finding(kind, sent.id(), text);
         }
 
-        private static String name(JsonNode line) {
-            var run = text(line, "workflow_run_id");
-            return run.isEmpty() ? "message " + text(line, "message_id") : "run " + run;
+        private static String name(ResultLine line) {
+            return line.run().isEmpty() ? "message " + line.text("message_id") : "run " + line.run();
         }
 
         /// Returns whether a result belongs to a run, or to a chatflow's message in the same conversation.
-        private static boolean isOf(JsonNode line, JsonNode run) {
-            var id = text(run, "id");
-            return id.equalsIgnoreCase(text(line, "workflow_run_id")) || id.equals(text(line, "message_id"))
-                    && text(run, "conversation_id").equals(text(line, "conversation_id"));
+        private static boolean isOf(ResultLine line, JsonNode run) {
+            var id = Json.text(run, "id");
+            return id.equalsIgnoreCase(line.run()) || id.equals(line.text("message_id"))
+                    && Json.text(run, "conversation_id").equals(line.text("conversation_id"));
         }
 
         /// Compares a result with the run whose id it contains, in a chatflow together with its message. The result of
         /// a blocking chatflow has no run id. Its run is then known only if it paused, which its message records, and
         /// the message alone is compared otherwise. If the details of a run are gone, but the list has only other runs
         /// of this user, the result is not from any of them.
-        private Finding result(Sent sent, JsonNode line, DifyClient.Reply<List<JsonNode>> listed) {
+        private Finding result(Sent sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
             var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not of " + sent.user());
             var message = runs.stream().filter(one -> isChat && isOf(line, one)).findFirst()
                     .orElseGet(Json.MAPPER::missingNode);
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
             if (isChat && message.isMissingNode()) return other;
-            var run = new StoredMessage(message).pausedRun().map(RunRef::id).orElse(text(line, "workflow_run_id"));
+            var run = new StoredMessage(message).pausedRun().map(RunRef::id).orElse(line.run());
             if (run.isEmpty() && isChat) return compare(sent, line, withMessage(message, message));
             return switch (detail(run)) {
                 case DifyClient.Reply.Got<JsonNode>(var stored) when !isBy(sent, stored) -> other;
@@ -2540,24 +2561,25 @@ final class DifyExec implements Runnable {
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
-            boolean isWhole = new StoredMessage(message).pausedRun().isEmpty() && !text(message, "answer").isEmpty();
+            boolean isWhole = new StoredMessage(message).pausedRun().isEmpty()
+                    && !Json.text(message, "answer").isEmpty();
             if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
             if (outputs.path("files").isEmpty()) outputs.remove("files"); // a result has no empty list of files either
-            return Json.MAPPER.createObjectNode().put("status", text(run, "status").replace("normal", ""))
+            return Json.MAPPER.createObjectNode().put("status", Json.text(run, "status").replace("normal", ""))
                     .<ObjectNode>set("outputs", outputs).<ObjectNode>set("inputs", message.path("inputs"))
                     .set("query", message.path("query"));
         }
 
         /// Compares a result with the server's record. A record that is still `running` shows nothing. After a crash,
         /// it may stay so forever.
-        private Finding compare(Sent sent, JsonNode line, JsonNode stored) {
+        private Finding compare(Sent sent, ResultLine line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
-                return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + text(stored, "status"));
+                return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
             var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
             // an empty answer may belong to a run that was stopped or lost, see [#status]
-            if (outputs.isTextual() || isChat && text(outputs, "answer").isEmpty())
+            if (outputs.isTextual() || isChat && Json.text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
-            var differences = differences(sent, line, stored);
+            var differences = differences(sent, line.json(), stored);
             return differences.isEmpty() ? finding(Kind.MATCHES, sent, name(line))
                     : finding(Kind.DIFFERS, sent, String.join(", ", differences) + ", " + name(line));
         }
@@ -2567,10 +2589,10 @@ final class DifyExec implements Runnable {
         /// enough to see that a result is wrong.
         private static List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
-            var choices = sent.session().choices();
+            var choices = sent.session().csv().choices();
             var question = choices.queryColumn().isEmpty() ? "query" : choices.queryColumn();
             var inputs = parsed(stored.path("inputs"));
-            var status = text(stored, "status");
+            var status = Json.text(stored, "status");
             // the result of a blocking chatflow has no status, but is a success
             if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
                 found.add("status");
@@ -2606,7 +2628,7 @@ final class DifyExec implements Runnable {
         private static JsonNode parsed(JsonNode value) {
             try {
                 return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
-            } catch (JsonProcessingException _) {
+            } catch (JsonProcessingException | NumberFormatException _) { // Jackson throws the latter for 1e99999999999
                 return value;
             }
         }
@@ -2847,6 +2869,8 @@ final class DifyExec implements Runnable {
             }
             if (problem instanceof IOException || problem instanceof UncheckedIOException)
                 return print(new Unusable(Text.reason(problem)), line);
+            if (problem instanceof ExecutionException && problem.getCause() instanceof Exception cause)
+                return onException(cause, line, parsed); // of a worker thread
             if (!(problem instanceof Unusable unusable)) throw problem;
             return print(unusable, line);
         }
@@ -3084,8 +3108,8 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             var history = batch.history();
             var next = continuing(history);
-            var running = history.liveSession();
-            if (running.isPresent()) return "Process " + running.get().process().id() + " is working on this batch.";
+            var running = history.liveSession().map(session -> session.program().process().id());
+            if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             if (index.isComplete()) return next.suggestAfterSuccess(batch);
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             var note = isPending || hasFailed ? ""
@@ -3142,7 +3166,7 @@ final class DifyExec implements Runnable {
         private NextCall continuing(History history) {
             var next = only(name -> !IN_LOG.contains(name));
             if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
-            var options = history.last(SessionEvent.class).map(SessionEvent::typed).orElse(List.of()).stream()
+            var options = history.last(SessionEvent.class).map(last -> last.call().typed()).orElse(List.of()).stream()
                     .filter(option -> option != null && SESSION_OPTIONS.contains(name(option))); // null if edited
             return new NextCall(start, command, input.or(() -> history.input(output)), output,
                     Stream.concat(next.options.stream(), options).toList());
@@ -3389,17 +3413,18 @@ final class DifyExec implements Runnable {
             boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
             var exchange = new FirstExchange(client.forApp(kind), judge, err);
             for (var session : origin.sessions()) {
-                if (access.hasAppHash(session.appHash())) continue;
+                var app = session.dify().app();
+                if (access.hasAppHash(app.hash())) continue;
                 isSame = false;
                 var runs = origin.runs(session);
                 if (!runs.mayHaveStarted() || exchange.knowsAny(runs.newest(), left)) continue;
                 // the message depends on whether the app id is another one or only the key
-                if (!isSure) throw origin.otherApp(runs, session.appId().equals(access.appId()));
+                if (!isSure) throw origin.otherApp(runs, app.id().equals(access.appId()));
                 isAssumed = true;
             }
             // keeps the recorded hash, because a new one would have a new salt and look like another app's
-            return new AppClaim(isSame ? origin.sessions().getLast().appHash() : access.appHash(), access.appId(),
-                    isAssumed);
+            var hash = isSame ? origin.sessions().getLast().dify().app().hash() : access.appHash();
+            return new AppClaim(hash, access.appId(), isAssumed);
         }
 
         FirstExchange exchange() {
@@ -3985,7 +4010,7 @@ final class DifyExec implements Runnable {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
             var about = batch.history().last(SessionEvent.class)
-                    .map(session -> " · " + Text.printable("Dify " + session.server(), 80)).orElse("");
+                    .map(session -> " · " + Text.printable("Dify " + session.dify().version(), 80)).orElse("");
             if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
                     + Text.joinFirst(3, versions.stream().map(version -> Text.printable(version, 40)));
             return paint.bold(batch.files().results().toString()) + ": " + Text.number(rows)
@@ -4035,7 +4060,8 @@ final class DifyExec implements Runnable {
                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
                     + Times.local(figures.updatedAt().get()) + ")"));
             batch.history().liveSession().ifPresent(session -> shown.put("running", "since "
-                    + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process " + session.process().id() + ")"));
+                    + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process "
+                    + session.program().process().id() + ")"));
             if (rate(batch) > 0 && figures.timeTaken().toSeconds() >= 10) // a shorter time has too few rows
                 shown.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!latencies.isEmpty()) shown.put("latency (s)", latencies);
@@ -4127,7 +4153,7 @@ final class DifyExec implements Runnable {
                     "runs_without_price", figures.spending().unpriced(),
                     "stopped", history.stopped().orElse(null),
                     "forecast", Forecast.json(batch),
-                    "running", history.liveSession().map(session -> object("process", session.process().id(),
+                    "running", history.liveSession().map(session -> object("process", session.program().process().id(),
                             "since", Times.text(session.t()))).orElse(null)));
             return json;
         }
@@ -4310,7 +4336,7 @@ final class DifyExec implements Runnable {
         }
 
         static String cell(JsonNode value) {
-            return value == null || value.isNull() ? "" : LineOffsets.RowEnd.text(value);
+            return value == null || value.isNull() ? "" : ResultLine.text(value);
         }
 
         void printSummary(PrintWriter err) {
@@ -4324,7 +4350,7 @@ final class DifyExec implements Runnable {
 
         /// Adds the names of all outputs as a batch is read, in the order in which they first appear.
         static Batch.Listener addOutputs(Set<String> names) {
-            return (_, line) -> names.addAll(LineOffsets.RowEnd.of(line).outputs().keySet());
+            return (_, line) -> names.addAll(new ResultLine(line.tree()).outputs().keySet());
         }
 
         /// Writes a batch in the input's order. The columns are the input's columns, `output.<name>` for each output,
@@ -4365,14 +4391,14 @@ final class DifyExec implements Runnable {
 
         /// Returns the cells for the columns [#ENDING]. The seconds come from the log, which also has them for failed
         /// rows, or from the result if the log is missing.
-        private static List<String> ending(Batch batch, int entry, LineOffsets.RowEnd end) {
+        private static List<String> ending(Batch batch, int entry, ResultLine end) {
             long attempts = batch.history().attempts(entry);
             var millis = batch.figures().millis(entry);
-            var seconds = end.seconds();
+            var seconds = end.text("elapsed_time");
             if (millis.isPresent()) seconds = BigDecimal.valueOf(millis.getAsLong(), 3).toPlainString();
-            return List.of(batch.index().status(entry).word(), end.error(), end.run(),
-                    attempts == 0 ? "" : Long.toString(attempts), seconds, end.tokens(), end.price(), end.currency(),
-                    end.edited() ? "true" : "");
+            return List.of(batch.index().status(entry).word(), end.text("error"), end.run(),
+                    attempts == 0 ? "" : Long.toString(attempts), seconds, end.text("total_tokens"),
+                    end.text("total_price"), end.text("currency"), end.isEdited() ? "true" : "");
         }
     }
 
@@ -4512,9 +4538,10 @@ final class DifyExec implements Runnable {
                                 cells.forEach((column, cell) -> inputs.put(column, TextNode.valueOf(cell)));
                             return prune(object("id", batch.index().id(entry), "outcome", status.word(),
                                     "cause", causes.get(Cause.of(batch, entry)),
-                                    "seconds", seconds(batch, entry), "tokens", end.tokens(),
-                                    "price", (end.price() + " " + end.currency()).strip(), "run", end.run(),
-                                    "edited", end.edited(), "inputs", values(inputs), "outputs", values(end.outputs()),
+                                    "seconds", seconds(batch, entry), "tokens", end.text("total_tokens"), "price",
+                                    (end.text("total_price") + " " + end.text("currency")).strip(), "run", end.run(),
+                                    "edited", end.isEdited(), "inputs", values(inputs),
+                                    "outputs", values(end.outputs()),
                                     "attempts", attempts(entry, ends, end.run())));
                         });
             }
@@ -4555,7 +4582,7 @@ final class DifyExec implements Runnable {
 
         /// Returns text as is and other values as `json`. A value that is too long is cut, and its `length` is added.
         private static Object value(JsonNode value) {
-            var text = LineOffsets.RowEnd.text(value);
+            var text = ResultLine.text(value);
             if (text.length() > LONGEST) return object("text", Text.cut(text, LONGEST), "length", text.length());
             return value.isTextual() ? text : object("json", text);
         }
@@ -4580,8 +4607,8 @@ final class DifyExec implements Runnable {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
                 trace.all(EndEvent.class).reversed().stream().findFirst().ifPresent(end -> attempt.putAll(prune(object(
-                        "outcome", end.outcome(), "seconds", end.seconds(), "error", trace.error(end),
-                        "run", end.run().equals(run) ? "" : end.run()))));
+                        "outcome", end.outcome(), "seconds", end.seen().seconds(), "error", trace.error(end),
+                        "run", end.seen().run().equals(run) ? "" : end.seen().run()))));
                 return attempt;
             }).toList();
         }
@@ -4674,10 +4701,10 @@ final class DifyExec implements Runnable {
         ///
         /// @param correct 1 if the row succeeded as expected, otherwise 0; NaN if it is not in the file or has no
         ///     expected value, so that it does not count
-        record Result(Batch batch, int entry, LineOffsets.RowEnd end, double correct) {
+        record Result(Batch batch, int entry, ResultLine end, double correct) {
             static Result of(LineOffsets.RowEnds file, String id, Expectations expected) {
                 int entry = file.batch().index().find(id);
-                if (entry < 0) return new Result(file.batch(), entry, LineOffsets.RowEnd.NONE, Double.NaN);
+                if (entry < 0) return new Result(file.batch(), entry, ResultLine.NONE, Double.NaN);
                 var end = file.of(entry);
                 double correct = file.batch().index().status(entry).isSuccess() && expected.isMet(id, end) ? 1 : 0;
                 return new Result(file.batch(), entry, end, expected.isJudged(id) ? correct : Double.NaN);
@@ -4751,7 +4778,8 @@ final class DifyExec implements Runnable {
                 var adds = object("rows", 1, "succeeded", result.isSuccess() ? 1 : 0, "tokens", history.tokens(entry),
                         "retries", Math.max(0, history.attempts(entry) - 1),
                         // tokens are a text here, because a result may lack them
-                        "runs without price", end.price().isEmpty() && end.tokens().matches(".*[1-9].*") ? 1 : 0);
+                        "runs without price", end.text("total_price").isEmpty()
+                                && end.text("total_tokens").matches(".*[1-9].*") ? 1 : 0);
                 for (var currency : history.figures().spending().prices().keySet())
                     adds.put(cost(currency), history.cost(entry, currency));
                 if (!Double.isNaN(result.correct())) adds.putAll(object("judged", 1, "correct", result.correct()));
@@ -5038,7 +5066,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String error(List<Result> side) {
-            return side.stream().map(result -> result.end().error()).filter(error -> !error.isEmpty()).distinct()
+            return side.stream().map(result -> result.end().text("error")).filter(error -> !error.isEmpty()).distinct()
                     .collect(joining(" · "));
         }
 
@@ -5352,7 +5380,7 @@ final class DifyExec implements Runnable {
             return isEmpty() || !cells(id).isEmpty();
         }
 
-        boolean isMet(String id, LineOffsets.RowEnd end) {
+        boolean isMet(String id, ResultLine end) {
             return cells(id).entrySet().stream().allMatch(expected ->
                     isMet(expected.getKey(), expected.getValue(), end.at(expected.getKey().output())));
         }
@@ -5361,7 +5389,7 @@ final class DifyExec implements Runnable {
         /// also applies to text. An answer may consist of a number.
         private boolean isMet(Rule rule, String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
-            var text = LineOffsets.RowEnd.text(output);
+            var text = ResultLine.text(output);
             if (rule.isPattern()) return isFound(Pattern.compile(cell), text);
             var number = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
             var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parse(number);
@@ -5410,7 +5438,7 @@ final class DifyExec implements Runnable {
         /// Returns the values of a side's successes, each once, such as `4, 5`. A missing value is a dash.
         private static String found(Rule rule, List<Comparison.Result> side) {
             return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()))
-                    .map(value -> value.isMissingNode() ? "–" : LineOffsets.RowEnd.text(value)).distinct()
+                    .map(value -> value.isMissingNode() ? "–" : ResultLine.text(value)).distinct()
                     .collect(joining(", "));
         }
     }
@@ -5625,7 +5653,8 @@ final class DifyExec implements Runnable {
             this.clock = ports.clock();
             this.terms = terms;
             this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), clock.instant());
-            this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(), wanted.asked().resendUnknown());
+            this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(),
+                    wanted.asked().has(Choice.RESEND_UNKNOWN));
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
             this.queue = new StreamQueue(writer.batch().history().newestBegun(), clock.instant());
@@ -6147,7 +6176,7 @@ final class DifyExec implements Runnable {
             if (pricesNoted || !tally.ownSpending.lacksPrices()) return;
             pricesNoted = true;
             boolean isOurChoice = writer.batch().history().last(SessionEvent.class)
-                    .filter(session -> session.auto() && !session.baseUrl().equals("demo")).isPresent();
+                    .filter(session -> session.auto() && !session.dify().baseUrl().equals("demo")).isPresent();
             if (isOurChoice && terms.modes().mode() == Mode.BLOCKING)
                 watcher.say("Note: Dify reports prices only in streams; --mode streaming shows what the runs cost.");
         }
@@ -6155,12 +6184,8 @@ final class DifyExec implements Runnable {
         /// Records the row's outcome, which counts when it is written. A success is one line of the results, and any
         /// other outcome one line of the log, so that no outcome can be in both.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
-            var files = response instanceof Response.Ran ran ? ran.files().orElse(Response.SavedFiles.NONE)
-                    : Response.SavedFiles.NONE;
-            var ended = now.minus(files.took()); // the downloads are not part of the run's time
-            var took = attempt.took(response, ended);
             if (response instanceof Response.Ran ran && outcome.status().isSuccess())
-                writer.recordSuccess(new Results.Success(attempt, ran, ended, took, files));
+                writer.recordSuccess(ResultLine.of(attempt, ran, now));
             else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
                     writer.resultsBytesOnDisk()));
             watcher.onOutcome(attempt.row(), outcome);
@@ -6590,15 +6615,15 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        void countSpending(int entry, long tokens, BigDecimal price, String currency) {
-            super.countSpending(entry, tokens, price, currency);
-            if (isSent(entry)) ownSpending.add(tokens, price, currency);
+        void countSpending(int entry, Cost cost) {
+            super.countSpending(entry, cost);
+            if (isSent(entry)) ownSpending.add(cost);
         }
 
         /// Records an outcome. A late run may change an earlier outcome, even of a row that is not part of this
         /// session.
         @Override
-        void countOutcome(int entry, RowStatus former, Outcome outcome, Double seconds) {
+        void countOutcome(int entry, RowStatus former, Outcome outcome, double seconds) {
             super.countOutcome(entry, former, outcome, seconds);
             var now = clock.instant();
             boolean isOurs = ours.get(entry);
@@ -7478,10 +7503,6 @@ final class DifyExec implements Runnable {
     /// Reads one response, or the events of one stream. Keeps the content of earlier events. Later events do not repeat
     /// it.
     static final class RunReader {
-        /// Matches a price, which Dify sends as text. Limits its digits, because `1e999999999` has a billion of them
-        /// when it is written in full.
-        private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
-
         private JsonNode last = Json.MAPPER.missingNode(), metadata = last;
         private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
         private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
@@ -7509,7 +7530,7 @@ final class DifyExec implements Runnable {
                     var paid = data().path("execution_metadata");
                     if (text(paid, "total_price").isEmpty()) return;
                     currency = orIfEmpty(text(paid, "currency"), currency);
-                    price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
+                    Cost.price(paid).ifPresentOrElse(more -> prices.merge(currency, more, BigDecimal::add),
                             () -> isPriceKnown = false);
                 }
                 case "message_replace" -> {
@@ -7596,14 +7617,9 @@ final class DifyExec implements Runnable {
                     expires > 0 && expires < 1L << 40 ? Optional.of(Instant.ofEpochSecond(expires)) : Optional.empty());
         }
 
-        /// Returns empty for anything but a price, such as a negative number.
-        static Optional<BigDecimal> price(JsonNode from) {
-            return Optional.of(text(from, "total_price")).filter(PRICE.asMatchPredicate()).map(BigDecimal::new);
-        }
-
-        /// Returns the cost and its currency. A run that was paid in two currencies has no price. One number cannot
+        /// Returns the price and its currency. A run that was paid in two currencies has no price. One number cannot
         /// hold it. Models without a price report 0 in any currency, so sums of 0 are left out if there is another one.
-        private Optional<Map.Entry<String, BigDecimal>> cost() {
+        private Optional<Map.Entry<String, BigDecimal>> paid() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
             // all are 0, so any currency will do
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
@@ -7634,9 +7650,9 @@ final class DifyExec implements Runnable {
         Optional<Response.Ran> ran() {
             if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
-            var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
-                    run.path("total_steps").asInt(0), cost().map(Map.Entry::getValue),
-                    cost().map(Map.Entry::getKey).orElse(""));
+            var cost = new Cost(run.path("total_tokens").asLong(0), paid().map(Map.Entry::getValue).orElse(null),
+                    paid().map(Map.Entry::getKey).orElse(""));
+            var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_steps").asInt(0), cost);
             var outputs = ofRun("outputs").orElseGet(Json.MAPPER::createObjectNode);
             return Response.RunStatus.of(text(run, "status")).map(status -> new Response.Ran(
                     new RunRef(runId, taskId), status, outputs, text(run, "error"), workflowId, usage));
@@ -7648,11 +7664,10 @@ final class DifyExec implements Runnable {
 
         /// Reads a chatflow's message from the response. Its price is the price of the whole answer.
         private Response.ChatMessage message() {
-            var usage = metadata.path("usage");
+            var cost = Cost.of(metadata.path("usage"));
             // in this case, Dify has added up two currencies, or a price that cannot be read
-            boolean isUnclear = !prices.isEmpty() && cost().isEmpty();
-            return new Response.ChatMessage(conversation, messageId, usage.path("total_tokens").asLong(0),
-                    isUnclear ? Optional.empty() : price(usage), text(usage, "currency"));
+            boolean isUnclear = !prices.isEmpty() && paid().isEmpty();
+            return new Response.ChatMessage(conversation, messageId, isUnclear ? Cost.of(cost.tokens()) : cost);
         }
 
         /// Completes the outcome of a chatflow's streamed run. Moderation may have replaced the answer: then the run's
@@ -7777,13 +7792,11 @@ final class DifyExec implements Runnable {
 
         /// Returns the run's line for the results. Another program may have sent the run, so the attempt is created
         /// here, with the user that Dify recorded.
-        Results.Success success(Row row) {
+        ResultLine result(Row row) {
             var user = RunReader.text(stored, "sys.user_id");
             // an earlier attempt without tries and edits; its mode and time are unknown, and the line has neither
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
-            var end = Instant.ofEpochSecond(detail.path("finished_at").asLong());
-            var took = Duration.ofMillis((long) (ran.usage().seconds() * 1000));
-            return new Results.Success(attempt, ran, end, took, Response.SavedFiles.NONE);
+            return ResultLine.of(attempt, ran, Instant.ofEpochSecond(detail.path("finished_at").asLong()));
         }
     }
 
@@ -7827,8 +7840,7 @@ final class DifyExec implements Runnable {
         }
 
         private Response.ChatMessage chat() {
-            return new Response.ChatMessage(text("conversation_id"), text("id"),
-                    message.path("total_tokens").asLong(0), RunReader.price(message), text("currency"));
+            return new Response.ChatMessage(text("conversation_id"), text("id"), Cost.of(message));
         }
     }
 
@@ -8346,43 +8358,53 @@ final class DifyExec implements Runnable {
                     : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
         }
 
-        /// Describes the rows of a session: the ids in `.retry`, the given ids, or all rows.
+        /// Describes the rows of a session.
         ///
-        /// @param listed        whether the rows are those in `.retry`
-        /// @param ids           the ids given to `retry`; empty for all rows or those in `.retry`
-        /// @param force         whether rows that have succeeded run again
-        /// @param among         the ids of `--ids`, which limit the rows further; empty for no further limit
-        /// @param limit         the largest number of rows
-        /// @param seed          if present, the rows are chosen at random; otherwise they are the first in the CSV
-        /// @param rerunChanged  whether succeeded rows that have changed in the CSV since then run again
-        /// @param resendUnknown whether rows with an unknown outcome are sent again, which may pay twice
-        /// @param pendingOnly   whether rows with any outcome are left out
-        record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
-                OptionalLong seed, boolean rerunChanged, boolean resendUnknown, boolean pendingOnly) {
+        /// @param ids   the ids given to `retry`; empty for all rows or those in `.retry`
+        /// @param among the ids of `--ids`, which limit the rows further; empty for no further limit
+        /// @param limit the largest number of rows
+        /// @param seed  if present, the rows are chosen at random; otherwise they are the first in the CSV
+        record Selection(Set<Choice> choices, List<String> ids, List<String> among, long limit, OptionalLong seed) {
             /// `PENDING` is what `run` selects without options, and `LISTED` what `retry` selects without ids. Neither
             /// has a limit.
-            static final Selection PENDING = pending(false, false),
-                    LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE,
-                            OptionalLong.empty(), false, false, false);
+            static final Selection PENDING = named(List.of(), false), LISTED = PENDING.with(Choice.LISTED, true);
+
+            /// Lists what may be chosen:
+            ///
+            /// - `LISTED`: the rows in `.retry` instead of all rows
+            /// - `FORCE`: also the given rows that have succeeded
+            /// - `RERUN_CHANGED`: also succeeded rows that have changed in the CSV since then
+            /// - `RESEND_UNKNOWN`: rows with an unknown outcome are sent again, which may pay twice
+            /// - `PENDING_ONLY`: no row with any outcome
+            enum Choice { LISTED, FORCE, RERUN_CHANGED, RESEND_UNKNOWN, PENDING_ONLY }
 
             /// Selects all rows that have not succeeded, or only those without any outcome.
             static Selection pending(boolean pendingOnly, boolean rerunChanged) {
-                return new Selection(false, List.of(), false, List.of(), Long.MAX_VALUE,
-                        OptionalLong.empty(), rerunChanged, false, pendingOnly);
+                return PENDING.with(Choice.PENDING_ONLY, pendingOnly).with(Choice.RERUN_CHANGED, rerunChanged);
             }
 
             /// Selects rows by id, or all rows if there are no ids. A user who types an id has decided to send its row
             /// again, even if its outcome is unknown.
             static Selection named(List<String> ids, boolean force) {
-                return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE,
-                        OptionalLong.empty(), false, !ids.isEmpty(), false);
+                return new Selection(Set.of(), List.copyOf(ids), List.of(), Long.MAX_VALUE, OptionalLong.empty())
+                        .with(Choice.FORCE, force).with(Choice.RESEND_UNKNOWN, !ids.isEmpty());
             }
 
             /// Selects a random sample of the pending rows. Failed rows are left out. The sample must resemble the
             /// pending rows that are forecast from it.
             Selection random(long rows, long seed) {
-                return new Selection(listed, ids, force, among, rows, OptionalLong.of(seed), rerunChanged,
-                        resendUnknown, true); // true: only pending rows
+                return new Selection(choices, ids, among, rows, OptionalLong.of(seed)).with(Choice.PENDING_ONLY, true);
+            }
+
+            Selection with(Choice choice, boolean isChosen) {
+                if (!isChosen) return this;
+                var all = EnumSet.of(choice);
+                all.addAll(choices);
+                return new Selection(all, ids, among, limit, seed);
+            }
+
+            boolean has(Choice choice) {
+                return choices.contains(choice);
             }
 
             boolean isLimited() {
@@ -8395,7 +8417,7 @@ final class DifyExec implements Runnable {
 
             /// Returns whether rows that are not selected may stay pending after this session.
             boolean isPart() {
-                return listed || !ids.isEmpty() || !among.isEmpty() || isLimited();
+                return has(Choice.LISTED) || !ids.isEmpty() || !among.isEmpty() || isLimited();
             }
         }
 
@@ -8423,25 +8445,15 @@ final class DifyExec implements Runnable {
         ///
         /// @param timeout how long a run may take; a look-up waits no longer than that for a run that is still active
         Wanted select(Selection asked, Duration timeout) throws IOException {
-            // `.retry` may have ids that the CSV lacks, for which there is no row to send
-            var rows = asked.listed() ? entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow))
-                    : asked.ids().isEmpty() ? entrySet(IntStream.range(0, index.rows())) : entriesOf(asked.ids(), "");
-            // the typed id of a succeeded row is refused; other selections leave such rows out below
-            if (!asked.ids().isEmpty() && !asked.force())
-                rows.stream().filter(entry -> index.status(entry).isSuccess()).findFirst().ifPresent(entry -> {
-                    throw new Unusable("row " + Text.id(index.id(entry))
-                            + " has already succeeded", "--force runs the row, and pays for it, again");
-                });
+            var rows = named(asked);
             if (!asked.among().isEmpty()) rows.and(entriesOf(asked.among(), "--ids: "));
-            var changed = asked.rerunChanged() ? entrySet(history.changed()) : new BitSet();
-            if (!asked.force()) rows.andNot(entrySet(rows.stream()
-                    .filter(entry -> index.status(entry).isSuccess() && !changed.get(entry))));
-            if (asked.pendingOnly()) rows.andNot(entrySet(rows.stream()
-                    .filter(entry -> index.status(entry) != RowStatus.PENDING)));
+            if (!asked.has(Choice.FORCE)) keep(rows, entry -> !index.status(entry).isSuccess()
+                    || asked.has(Choice.RERUN_CHANGED) && history.isChanged(entry));
+            if (asked.has(Choice.PENDING_ONLY)) keep(rows, entry -> index.status(entry) == RowStatus.PENDING);
             // a retry would ask the person again, so such a row needs an explicit id
-            if (asked.ids().isEmpty()) rows.andNot(entrySet(history.failedAfterForm()));
+            if (asked.ids().isEmpty()) history.failedAfterForm().forEach(rows::clear);
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
-            else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
+            else limit(rows, asked.limit());
             var lookUps = new ArrayList<Unresolved>();
             var unresolved = history.unresolvedByRow();
             if (!unresolved.isEmpty()) // otherwise the CSV is not read again
@@ -8449,6 +8461,30 @@ final class DifyExec implements Runnable {
                         lookUps.add(history.unresolved(unresolved.get(row.index()), row, timeout)));
             lookUps.forEach(one -> rows.clear(one.attempt().row().index()));
             return new Wanted(this, rows, lookUps, asked);
+        }
+
+        /// Returns the rows in `.retry`, those with the typed ids, or all. The typed id of a succeeded row is refused;
+        /// other selections leave such rows out.
+        private BitSet named(Selection asked) throws IOException {
+            // `.retry` may have ids that the CSV lacks, for which there is no row to send
+            if (asked.has(Choice.LISTED))
+                return entrySet(files.retryIds().stream().mapToInt(index::find).filter(index::isRow));
+            if (asked.ids().isEmpty()) return entrySet(IntStream.range(0, index.rows()));
+            var rows = entriesOf(asked.ids(), "");
+            for (int entry : rows.stream().toArray())
+                if (!asked.has(Choice.FORCE) && index.status(entry).isSuccess())
+                    throw new Unusable("row " + Text.id(index.id(entry)) + " has already succeeded",
+                            "--force runs the row, and pays for it, again");
+            return rows;
+        }
+
+        private static void keep(BitSet rows, IntPredicate isKept) {
+            for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1))
+                if (!isKept.test(entry)) rows.clear(entry);
+        }
+
+        private static void limit(BitSet rows, long count) {
+            rows.stream().skip(count).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
         }
 
         /// Keeps `count` rows, each with the same chance to stay. Knuth's algorithm S needs no list of rows. It keeps a
@@ -8529,17 +8565,13 @@ final class DifyExec implements Runnable {
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
                         if (fresh.isPresent()) {
-                            // without a history, because the batch starts from scratch
-                            Shards.refuseOthers(files, csv, Optional.empty());
+                            Shards.refuseOthers(files, csv, new History(index)); // the batch starts from scratch
                             files.moveAside(fresh.get());
                         }
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
                         var history = History.of(files, index, List.of());
-                        history.unreadable().ifPresent(note -> {
-                            throw new Unusable(note + "; if one records a run, its row could be sent again",
-                                    "restore the file from a backup; without the line, its row may be paid for again");
-                        });
-                        if (fresh.isEmpty()) Shards.refuseOthers(files, csv, Optional.of(history));
+                        history.requireReadable();
+                        if (fresh.isEmpty()) Shards.refuseOthers(files, csv, history);
                         log.hold();
                         results.hold();
                         results.force(); // the log will record this size of the results as on disk
@@ -8585,9 +8617,9 @@ final class DifyExec implements Runnable {
 
         /// Records that a row has succeeded. Its line in the results is the only record of that, so that results and
         /// log cannot contradict each other.
-        void recordSuccess(Results.Success success) {
+        void recordSuccess(ResultLine success) {
             results.add(success.json());
-            effects.add(() -> batch.history().take(success.head()));
+            effects.add(() -> batch.history().take(success));
             markOutcome();
         }
 
@@ -8924,11 +8956,8 @@ final class DifyExec implements Runnable {
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
         private long stopped = 0; // counts runs of interrupted sessions
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
-        /// Holds the duration of all sessions, each up to its last event.
+        /// Holds the duration of all sessions, each up to its last event or result.
         private Duration timeTaken = Duration.ZERO;
-        /// Holds when the current session got its last result. The log has no event for a success, so `timeTaken` does
-        /// not include this time.
-        private Instant lastResult = Instant.MIN;
         /// Holds the starts of the current session, and of the last session that had enough rows.
         private Starts starts = new Starts(), lastEnough = starts;
 
@@ -8938,9 +8967,8 @@ final class DifyExec implements Runnable {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
                 case SessionEvent started -> {
-                    timeTaken = timeTaken.plus(untilLastResult(started.t()));
-                    lastResult = Instant.MIN;
-                    updatedAt = Optional.of(started.t()); // the time since the last session does not count
+                    // the time since the last session does not count; that of another shard may not have ended yet
+                    if (updatedAt.filter(started.t()::isBefore).isEmpty()) updatedAt = Optional.of(started.t());
                     advanceTo(started.t()); // adds nothing, but may set the start of the batch
                     if (starts.isEnough()) lastEnough = starts; // `starts` still holds the previous session
                     starts = new Starts();
@@ -8967,11 +8995,9 @@ final class DifyExec implements Runnable {
             sent.set(entry);
         }
 
-        /// Adds the tokens and the price of a run.
-        ///
-        /// @param price null if it is not known
-        void countSpending(int entry, long tokens, BigDecimal price, String currency) {
-            spending.add(tokens, price, currency);
+        /// Adds the tokens and the price of a run. The figures of a session also use the row.
+        void countSpending(int entry, Cost cost) {
+            spending.add(cost);
         }
 
         /// Notes how many files of a row's outputs could not be saved. The row's last result counts.
@@ -8983,18 +9009,19 @@ final class DifyExec implements Runnable {
         /// Records a row's outcome. A failure does not replace an earlier success.
         ///
         /// @param former the row's earlier status
-        /// @param seconds null if unknown, as in results of the original tool
-        void countOutcome(int entry, RowStatus former, Outcome outcome, Double seconds) {
+        /// @param seconds NaN if unknown, as in results of the original tool
+        void countOutcome(int entry, RowStatus former, Outcome outcome, double seconds) {
             if (outcome.status().isSuccess()) succeeded.set(entry);
             else if (former.isSuccess()) return;
             // at most 31 bits, because `compare` packs the milliseconds and a row's number into one long
-            if (seconds != null) took.set(entry, 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
+            if (!Double.isNaN(seconds)) took.set(entry, 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
         }
 
-        /// Extends the session's time to the end of this attempt, which produced the row's result.
+        /// Extends the session's time to the end of this attempt, which produced the row's result. The log has no event
+        /// for it.
         void extendToResult(AttemptEvent attempt, int entry) {
             var end = attempt.t().plusMillis(millis(entry).orElse(0));
-            if (end.isAfter(lastResult)) lastResult = end;
+            advanceTo(end);
             starts.addEnd(end);
         }
 
@@ -9007,17 +9034,9 @@ final class DifyExec implements Runnable {
             updatedAt = Optional.of(now);
         }
 
-        /// Returns the time from the session's last event to its last result. It ends at `most`, the start of the next
-        /// session, because that session counts the time after its start.
-        private Duration untilLastResult(Instant most) {
-            var last = lastResult.isBefore(most) ? lastResult : most;
-            return updatedAt.filter(last::isAfter)
-                    .map(updated -> Duration.between(updated, last)).orElse(Duration.ZERO);
-        }
-
         /// Returns the duration of all sessions, without the time between them.
         Duration timeTaken() {
-            return timeTaken.plus(untilLastResult(Instant.MAX)); // no session has followed
+            return timeTaken;
         }
 
         /// Returns how many rows ran at a time in the last session that had enough rows, or in the last session if none
@@ -9065,7 +9084,7 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Instant> updatedAt() {
-            return updatedAt.map(updated -> lastResult.isAfter(updated) ? lastResult : updated);
+            return updatedAt;
         }
 
         /// Returns how long the row's last attempt with an outcome took.
@@ -9158,6 +9177,7 @@ final class DifyExec implements Runnable {
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
+        private final LogHead head = new LogHead();
         Optional<Mode> mode = Optional.empty(); // the last mode that the tool chose itself
         private Optional<String> stopped = Optional.empty();
         /// Holds the last session until its end is in the log, and is empty afterwards.
@@ -9227,13 +9247,21 @@ final class DifyExec implements Runnable {
         /// succeeded.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
-            history.unreadable.addAll(Results.read(files.results(), history, listeners));
-            history.read(files.log(), listeners);
+            history.readResults(files.results(), listeners);
+            history.readLog(files.log(), listeners);
             files.retryIds().forEach(history::takeListed);
             return history;
         }
 
-        void read(Path log, List<Batch.Listener> listeners) throws IOException {
+        void readResults(Path results, List<Batch.Listener> listeners) throws IOException {
+            unreadable.addAll(ResultLine.scan(results, (success, line) -> {
+                if (!success.isSuccess()) return;
+                int entry = take(success);
+                for (var listener : listeners) listener.result(entry, line);
+            }));
+        }
+
+        void readLog(Path log, List<Batch.Listener> listeners) throws IOException {
             unreadable.addAll(Event.scan(log, (event, line) -> {
                 // the session comes first, so no event of another format counts
                 if (event instanceof SessionEvent session) session.requireFormat(log);
@@ -9250,6 +9278,10 @@ final class DifyExec implements Runnable {
         /// Adds the figures of this session, which count all later lines.
         void count(Figures session) {
             counting.add(session);
+        }
+
+        LogHead head() {
+            return head;
         }
 
         <T extends Event> Optional<T> last(Class<T> kind) {
@@ -9310,17 +9342,19 @@ final class DifyExec implements Runnable {
 
         /// Applies a success, when its line is read or after it was written. Returns the entry of its row. If an id has
         /// several lines, the last one counts.
-        int take(Results.Success.Head success) {
+        int take(ResultLine success) {
             int entry = index.findOrAdd(success.id().strip()); // as the CSV's ids are
             var former = index.status(entry);
             settle(entry, success.outcome().status());
-            if (!success.workflowId().isEmpty()) index.madeBy(success.workflowId());
-            spend(entry, success.totalTokens(), success.totalPrice(), success.currency());
-            counting.forEach(one -> one.countOutcome(entry, former, success.outcome(), success.seconds()));
-            counting.forEach(one -> one.noteMissingFiles(entry, success.missing().size()));
+            if (!success.text("workflow_id").isEmpty()) index.madeBy(success.text("workflow_id"));
+            spend(entry, Cost.of(success.json()));
+            double seconds = success.json().path("seconds").asDouble(Double.NaN);
+            counting.forEach(one -> one.countOutcome(entry, former, success.outcome(), seconds));
+            counting.forEach(one -> one.noteMissingFiles(entry, success.json().path("missing").size()));
             // a row that the CSV lacks, an edited row and a line of the original tool cannot be compared
-            changed.set(entry, index.fingerprint(entry) != 0 && !success.edited() && !success.fingerprint().isEmpty()
-                    && !success.fingerprint().equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
+            var sent = success.text("fingerprint");
+            changed.set(entry, index.fingerprint(entry) != 0 && !success.isEdited() && !sent.isEmpty()
+                    && !sent.equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
             ends.remove(entry);
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
             lastResult.set(entry, hash(entry, success.user()));
@@ -9353,11 +9387,12 @@ final class DifyExec implements Runnable {
         /// Applies the start of a session. A process logs another start when it changes its mode, although its session
         /// continues. After `--same-app`, nothing shows that earlier attempts went to the present app.
         private void takeSession(SessionEvent started) {
+            head.add(started);
             stopped = Optional.empty();
-            if (!unfinished.map(SessionEvent::process).equals(Optional.ofNullable(started.process())))
-                unfinished = Optional.of(started);
+            var process = Optional.ofNullable(started.program().process());
+            if (!unfinished.map(last -> last.program().process()).equals(process)) unfinished = Optional.of(started);
             if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
-            if (started.sameApp()) sent.values().forEach(row -> row.replaceAll(Sent::asElsewhere));
+            if (started.dify().app().isAssumed()) sent.values().forEach(row -> row.replaceAll(Sent::asElsewhere));
         }
 
         boolean hasLines(int entry) {
@@ -9365,14 +9400,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Adds the tokens and the price of a run to its row and to all figures.
-        ///
-        /// @param price null if it is not known
-        private void spend(int entry, long tokens, BigDecimal price, String currency) {
-            counting.forEach(one -> one.countSpending(entry, tokens, price, currency));
-            tokensByRow.set(entry, tokensByRow.get(entry) + tokens);
-            if (price == null) return;
-            var costs = costByRow.computeIfAbsent(currency, _ -> new LongList());
-            costs.set(entry, costs.get(entry) + Math.round(price.doubleValue() * BILLION));
+        private void spend(int entry, Cost cost) {
+            counting.forEach(one -> one.countSpending(entry, cost));
+            tokensByRow.set(entry, tokensByRow.get(entry) + cost.tokens());
+            if (cost.price() == null) return;
+            var costs = costByRow.computeIfAbsent(cost.currency(), _ -> new LongList());
+            costs.set(entry, costs.get(entry) + Math.round(cost.price().doubleValue() * BILLION));
         }
 
         long tokens(int entry) {
@@ -9400,7 +9433,7 @@ final class DifyExec implements Runnable {
                     .ifPresent(one -> add(one.as(State.RESENT)));
             remove(attempt.id(), one -> one.state() == State.UNSETTLED);
             if (hasResult(entry, attempt.user())) figures.extendToResult(attempt, entry);
-            else add(new Sent(attempt, last(SessionEvent.class).map(SessionEvent::server).orElse("")));
+            else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")));
         }
 
         /// Applies the run of an attempt. The first event of a stream also shows that Dify's queue has reached this
@@ -9419,12 +9452,12 @@ final class DifyExec implements Runnable {
         /// attempt, such as `again`, which leaves the row pending.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
-            spend(entry, end.tokens(), end.price(), end.currency());
+            spend(entry, end.seen().cost());
             if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
             // if the attempt is no longer known, any mode and number of retries will do; a look-up needs only its user
             var known = remove(end.id(), one -> one.event().user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
-                            end.fingerprint(), end.edited(), 0), "")).with(end.run(), "");
+                            end.fingerprint(), end.edited(), 0), "")).with(end.seen().run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
             var status = end.status();
@@ -9433,10 +9466,10 @@ final class DifyExec implements Runnable {
             if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
             var former = index.status(entry);
-            var outcome = new Outcome(status.get(), end.error());
-            counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seconds()));
+            var outcome = new Outcome(status.get(), end.seen().error());
+            counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
             if (!settle(entry, status.get())) return;
-            failedAfterForm.set(entry, Judge.isAfterForm(end.error(), former == RowStatus.PAUSED));
+            failedAfterForm.set(entry, Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
             ends.put(entry, end);
         }
 
@@ -9481,15 +9514,28 @@ final class DifyExec implements Runnable {
                     + " cannot be read (" + Text.joinFirst(3, unreadable.stream()) + ")");
         }
 
+        void noteUnreadable(String place) {
+            unreadable.add(place);
+        }
+
+        /// Refuses to continue with lines that cannot be read, because one may record a result or a run.
+        void requireReadable() {
+            unreadable().ifPresent(note -> {
+                throw new Unusable(note + "; if one records a run, its row could be sent again",
+                        "restore the file from a backup; without the line, its row may be paid for again");
+            });
+        }
+
         /// Returns the CSV of the last session, if it is still there.
         Optional<Path> input(Path results) {
-            return last(SessionEvent.class).flatMap(last -> last.input(results)).filter(Files::isRegularFile);
+            return last(SessionEvent.class).flatMap(last -> last.csv().file(results)).filter(Files::isRegularFile);
         }
 
         /// Returns the session that another process of this machine is running, or empty. The lock is not tested. A
         /// test takes it for a moment, and a command that starts at that moment would fail.
         Optional<SessionEvent> liveSession() {
-            return unfinished.filter(session -> session.process() != null && session.process().isOtherAlive());
+            return unfinished.filter(session -> session.program().process() != null
+                    && session.program().process().isOtherAlive());
         }
 
         /// Returns why the last session stopped early, or empty if the log contains no reason.
@@ -9500,6 +9546,10 @@ final class DifyExec implements Runnable {
         /// Returns the rows that succeeded but have changed in the CSV since then.
         IntStream changed() {
             return changed.stream();
+        }
+
+        boolean isChanged(int entry) {
+            return changed.get(entry);
         }
 
         /// Returns the rows that failed after the form of their run was answered, so that they are not sent again
@@ -9516,7 +9566,7 @@ final class DifyExec implements Runnable {
         /// Returns why a row failed or is unresolved, including the titles of the forms that it waits for. A row that
         /// is only listed in `.retry` has no recorded cause.
         String cause(int entry) {
-            return end(entry).map(end -> Stream.concat(Stream.of(Text.cause(end.error())), forms(entry)
+            return end(entry).map(end -> Stream.concat(Stream.of(Text.cause(end.seen().error())), forms(entry)
                     .map(FormEvent::node)).distinct().collect(joining(": "))).orElse("listed in .retry");
         }
 
@@ -9529,7 +9579,7 @@ final class DifyExec implements Runnable {
         /// Returns whether another retry is unlikely to help, because the row had more than one attempt, or was refused
         /// by Dify with an HTTP 4xx status.
         boolean isPermanent(int entry) {
-            return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.http() / 100 == 4).isPresent();
+            return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.seen().http() / 100 == 4).isPresent();
         }
 
         private Stream<Sent> all(Predicate<State> which) {
@@ -9610,34 +9660,58 @@ final class DifyExec implements Runnable {
         }
     }
 
-    // Batch: the app it belongs to
+    // Batch: its sessions, and the app that they belong to
+
+    /// Holds the last session of a log, or the last one of each shard if no session followed a merge. The keys are the
+    /// shards, or an empty text for the whole batch.
+    record LogHead(SequencedMap<String, SessionEvent> byShard) {
+        LogHead() {
+            this(new LinkedHashMap<>());
+        }
+
+        /// Reads the sessions of a log, and does not parse the lines of other events.
+        static LogHead of(Path log) {
+            var head = new LogHead();
+            Storage.naming(log, () -> Lines.scan(log, "{\"event\":\"session\"", Event::read, (event, _) -> {
+                if (!(event instanceof SessionEvent session)) return;
+                session.requireFormat(log);
+                head.add(session);
+            }));
+            return head;
+        }
+
+        void add(SessionEvent session) {
+            if (session.shard().isEmpty()) byShard.clear();
+            byShard.putLast(session.shard(), session);
+        }
+
+        List<SessionEvent> sessions() {
+            return List.copyOf(byShard.values());
+        }
+
+        /// Returns the merged shards of a batch that has had no session of its own since then.
+        Stream<Shard> shards() {
+            return byShard.keySet().stream().filter(shard -> !shard.isEmpty()).map(Shard::parse);
+        }
+    }
 
     /// Identifies the server and the app of a batch's runs. With another server or app, the runs cannot be looked up,
     /// and their rows would be paid for twice. The app's name does not identify it. Two apps may share a name, and an
     /// app can be renamed.
     ///
-    /// @param sessions the last session on these files, or the last one of each shard if no session followed a merge
+    /// @param sessions as in [LogHead]
     record Origin(BatchFiles files, List<SessionEvent> sessions) {
         /// At most this many runs are looked up to recognize the app, with one request each. A single run is not
         /// enough, because Dify may have deleted it.
         private static final int MAX_RUNS = 3;
 
-        static Origin of(BatchFiles files) throws IOException {
-            var last = new LinkedHashMap<String, SessionEvent>(); // by shard, "" for the whole batch
-            for (var session : Event.sessions(files.log())) {
-                if (session.shard().isEmpty()) last.clear();
-                last.put(session.shard(), session);
-            }
-            return new Origin(files, List.copyOf(last.values()));
-        }
-
         /// Refuses a server that differs from the server of the earlier sessions. If they sent nothing, the server does
         /// not matter.
         void requireServer(String name) throws IOException {
             for (var session : sessions)
-                if (!session.baseUrl().equals(name) && runs(session).mayHaveStarted())
-                    throw new Unusable(files.log() + ": this batch was started " + place(session.baseUrl()) + ", not "
-                            + place(name), (session.baseUrl().equals("demo") ? "add --demo"
+                if (!session.dify().baseUrl().equals(name) && runs(session).mayHaveStarted())
+                    throw new Unusable(files.log() + ": this batch was started " + place(session.dify().baseUrl())
+                            + ", not " + place(name), (session.dify().baseUrl().equals("demo") ? "add --demo"
                             : "use that URL") + ", or choose another -o");
         }
 
@@ -9686,11 +9760,11 @@ final class DifyExec implements Runnable {
                     if (new RunRef(run.run(), run.task()).isMadeUp()) madeUp.add(run.run());
                     else add(newest, run.run(), run.user());
                 }
-                if (event instanceof EndEvent end && !end.run().isEmpty() && !madeUp.contains(end.run()))
-                    add(newest, end.run(), end.user());
+                if (event instanceof EndEvent end && !end.seen().run().isEmpty() && !madeUp.contains(end.seen().run()))
+                    add(newest, end.seen().run(), end.user());
             });
-            Lines.<Line>scan(files.results(), "", Line.READER, (line, _) -> {
-                if (isRow.test(line.id()) && !line.user().isEmpty()) add(newest, line.workflowRunId(), line.user());
+            ResultLine.scan(files.results(), (line, _) -> { // lines of the original tool have no user
+                if (isRow.test(line.id()) && !line.user().isEmpty()) add(newest, line.run(), line.user());
             });
             return new Runs(isSent.get(), newest.values());
         }
@@ -9699,11 +9773,6 @@ final class DifyExec implements Runnable {
         private static void add(LinkedHashMap<String, Recorded> newest, String run, String user) {
             newest.putLast(user, new Recorded(run, user));
             if (newest.size() > MAX_RUNS) newest.pollFirstEntry();
-        }
-
-        /// Holds the fields of a results line that identify its run. Lines of the original tool have no user.
-        private record Line(String id, String workflowRunId, String user) {
-            static final ObjectReader READER = Lines.MAPPER.readerFor(Line.class);
         }
     }
 
@@ -9758,15 +9827,12 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns how the row ended. A success is read from the results; any other outcome is in the history,
-            /// which was read from the log. The line is missing if the results became shorter after they were read. The
-            /// log leaves out zeros, so 0 tokens mean that their number is unknown.
-            RowEnd of(int entry) {
+            /// which was read from the log. The line is missing if the results became shorter after they were read.
+            ResultLine of(int entry) {
                 var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
-                if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0) return RowEnd.of(results);
-                return batch.history().end(entry).map(end -> new RowEnd(Map.of(), Map.of(), end.run(), "",
-                        end.tokens() == 0 ? "" : Long.toString(end.tokens()),
-                        end.price() == null ? "" : end.price().toPlainString(), end.currency(),
-                        end.error(), false)).orElse(RowEnd.NONE);
+                if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0)
+                    return new ResultLine(results.tree());
+                return batch.history().end(entry).map(ResultLine::of).orElse(ResultLine.NONE);
             }
 
             record Trace(AttemptEvent attempt, List<Event> events) {
@@ -9784,8 +9850,8 @@ final class DifyExec implements Runnable {
                 /// `waits for a person: Approve refund, until 2026-01-16 13:00:00 +01:00`
                 String error(EndEvent end) {
                     var forms = all(FormEvent.class);
-                    if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.error();
-                    return end.error() + ": " + forms.stream().map(FormEvent::text).collect(joining("; "));
+                    if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.seen().error();
+                    return end.seen().error() + ": " + forms.stream().map(FormEvent::text).collect(joining("; "));
                 }
             }
 
@@ -9795,10 +9861,10 @@ final class DifyExec implements Runnable {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 var traces = new LinkedHashMap<String, Trace>(); // by user, because each attempt has its own user
                 for (long offset : batch.offsets().of(entry).reversed()) {
-                    if (offset < 0) results.seek(-1 - offset).<Results.Success.Head>read(Results.Success.READER)
+                    if (offset < 0) results.seek(-1 - offset).read(ResultLine::read)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
                     else {
-                        var event = Event.read(log.seek(offset).bytes()).orElseThrow(); // it was read before
+                        var event = log.seek(offset).read(Event::read).orElseThrow(); // it was read before
                         if (event instanceof AttemptEvent attempt)
                             traces.put(attempt.user(), new Trace(attempt, new ArrayList<>()));
                         // an event is left out if the line of its attempt could not be read
@@ -9813,47 +9879,6 @@ final class DifyExec implements Runnable {
             @Override
             public void close() {
                 try (results; log) {} // closes both, even if one cannot be closed
-            }
-        }
-
-        /// Holds the outcome of a row with its values and costs, for views to show. Texts that are not known are empty.
-        record RowEnd(Map<String, JsonNode> inputs, Map<String, JsonNode> outputs, String run, String seconds,
-                String tokens, String price, String currency, String error, boolean edited) {
-            static final RowEnd NONE = new RowEnd(Map.of(), Map.of(), "", "", "", "", "", "", false);
-
-            /// Returns a part of the outputs, or a missing node if the outputs do not have it.
-            JsonNode at(JsonPointer pointer) {
-                return outputs.getOrDefault(pointer.getMatchingProperty(), Json.MAPPER.missingNode())
-                        .at(pointer.tail());
-            }
-
-            /// Reads the line of a success. Fails if the line has been changed since the files were read.
-            static RowEnd of(Lines line) {
-                var tree = line.<ObjectNode>read(Lines.TREE).orElseThrow(() -> new Unusable(line.path
-                        + ": cannot read the JSON of the line at byte " + line.place()));
-                var outputs = tree.path("outputs");
-                // the original tool wrote outputs as {"outputs": {…}}, and only its lines lack `workflow_status`
-                if (!tree.has("workflow_status") && outputs.size() == 1 && outputs.path("outputs").isObject())
-                    outputs = outputs.path("outputs");
-                // no error (""), because the line is a success
-                return new RowEnd(values(tree.path("inputs")), values(outputs),
-                        tree.path("workflow_run_id").asText(), tree.path("elapsed_time").asText(),
-                        tree.path("total_tokens").asText(), tree.path("total_price").asText(),
-                        tree.path("currency").asText(), "", tree.path("edited").asBoolean());
-            }
-
-            /// Returns the values by name. A value that is not an object gets the name `outputs`, so that it is shown.
-            private static Map<String, JsonNode> values(JsonNode node) {
-                if (node.isMissingNode()) return Map.of();
-                if (!node.isObject()) return Map.of("outputs", node);
-                var values = new LinkedHashMap<String, JsonNode>();
-                node.properties().forEach(value -> values.put(value.getKey(), value.getValue()));
-                return values;
-            }
-
-            /// Returns a text as is and any other value as JSON, with all digits of a number.
-            static String text(JsonNode value) {
-                return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
             }
         }
     }
@@ -9925,9 +9950,9 @@ final class DifyExec implements Runnable {
 
         /// Rejects files that difyexec did not write, so that they are never changed or moved.
         void requireOurs() {
-            if (!isOurs(results, Results::isResult, Results.BEGINNING))
+            if (!isOurs(results, ResultLine::isResult, ResultLine.BEGINNING))
                 throw new Unusable(results + ": the first line is not a result of difyexec", ELSEWHERE);
-            if (!isOurs(log, line -> Event.read(line).isPresent(), Event.BEGINNING))
+            if (!isOurs(log, line -> Lines.read(Event::read, line).isPresent(), Event.BEGINNING))
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
         }
 
@@ -9970,9 +9995,10 @@ final class DifyExec implements Runnable {
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
-                var sessions = Event.sessions(files.log);
-                if (!sessions.isEmpty()) return new Choices(sessions.getLast().choices(), files.log,
-                        sessions.getLast().input(files.results));
+                var sessions = LogHead.of(files.log).sessions();
+                if (sessions.isEmpty()) continue;
+                var input = sessions.getLast().csv();
+                return new Choices(input.choices(), files.log, input.file(files.results));
             }
             return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
         }
@@ -9988,8 +10014,7 @@ final class DifyExec implements Runnable {
             if (head.isEmpty() || isLine.test((end < 0 ? head : head.substring(0, end)).getBytes(ISO_8859_1)))
                 return true;
             var matcher = prefix.matcher(head);
-            // at least six bytes, as in {"id": because any JSON may begin with {
-            return end < 0 && head.length() >= 6 && (matcher.lookingAt() || matcher.hitEnd());
+            return end < 0 && (matcher.lookingAt() || matcher.hitEnd());
         }
 
         /// Reads the first 64 KB of a file, without byte order marks and leading whitespace. Returns an empty text if
@@ -10036,6 +10061,7 @@ final class DifyExec implements Runnable {
             if (isStarted()) return this;
             if (Shards.beside(this).isEmpty()) throw new Unusable(
                     results + ": no such batch, and no .retry or .log exists", "start a batch with 'run'");
+            Shards.of(this);
             throw new Unusable(results + ": not merged yet; only shards of this batch exist",
                     "'merge' combines them into one batch");
         }
@@ -10135,32 +10161,53 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the started shards of a batch, which lie beside it, and their count. It also refuses a batch
-    /// without shards, and shards of another count, because they would send the same rows again.
-    record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
-        /// Finds the shards. All must have the same count, because shard 1/2 and shard 1/3 can contain the same row.
+    /// Holds the started shards of a batch, which lie beside it. What exists decides what is rejected:
+    ///
+    /// | what exists | rejected |
+    /// | --- | --- |
+    /// | a merged shard, but not the log of the whole batch | every command |
+    /// | shards of several counts, or no shard | `merge`, `status` |
+    /// | shards of another count, or that read the CSV in another way | a shard, `merge` |
+    /// | a session of the whole batch, or results without a log | a shard, `merge` |
+    /// | this shard in the log of the whole batch | a shard |
+    /// | shards in the log of the whole batch, but no `merge` event, which comes last | the whole batch |
+    /// | a shard that was not merged | the whole batch |
+    /// | shards that had no files when the others were merged | the whole batch |
+    /// | a shard without a log | `merge` |
+    /// | a shard in the log of the whole batch, but without files | `merge` |
+    /// | rows of a shard without files | `merge` without `--partial` |
+    record Shards(BatchFiles whole, List<BatchFiles> files) {
         static Shards of(BatchFiles whole) {
-            var files = beside(whole);
-            if (files.isEmpty()) throw new Unusable(whole.results()
+            var shards = new Shards(whole, beside(whole));
+            if (shards.files.isEmpty()) throw new Unusable(whole.results()
                     + ": no shards found", "start them with 'run --shard I/N'");
-            int count = shard(files.getFirst()).count();
-            for (var other : files) requireCount(other, shard(other).count(), count);
-            return new Shards(whole, count, files);
+            shards.requireOneBatch(shards.count(), Optional.empty());
+            return shards;
+        }
+
+        int count() {
+            return shard(files.getFirst()).count();
         }
 
         static Shard shard(BatchFiles files) {
             return files.shard().orElseThrow();
         }
 
-        private static void requireCount(BatchFiles other, int theirs, int count) {
-            if (theirs != count) throw new Unusable(other.results() + ": this batch was started in " + theirs
-                    + " shards, not " + count, "continue with " + theirs + ", or choose another -o");
+        private static <T> void refuse(Stream<T> found, Function<T, Unusable> refusal) {
+            found.findFirst().ifPresent(one -> {
+                throw refusal.apply(one);
+            });
         }
 
         /// Returns the started shards of the batch. A merged shard is included with its renamed log. An interrupted
         /// merge must be repeated with all shards.
         static List<BatchFiles> beside(BatchFiles whole) {
-            return named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
+            var parts = named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
+            // without the log of the whole batch, nothing shows which rows ran after the merge
+            if (BatchFiles.head(whole.log()).isEmpty()) refuse(parts.stream().filter(BatchFiles::isMerged), part ->
+                    new Unusable(whole.log() + ": missing, although shard " + shard(part) + " was merged into it",
+                            "restore it; if it is lost, rename each .log.merged to .log, then 'merge' again"));
+            return parts;
         }
 
         /// Returns the files of all shards, of any count, that have any file. A lock file alone is enough, because a
@@ -10175,96 +10222,93 @@ final class DifyExec implements Runnable {
                     .map(BatchFiles::of).sorted(Comparator.comparing(BatchFiles::results)).toList();
         }
 
-        /// Refuses a start that could send a row which another process has sent. `history` is empty if the batch starts
-        /// from scratch.
-        static void refuseOthers(BatchFiles files, Csv csv, Optional<History> history) throws IOException {
-            var session = history.flatMap(known -> known.last(SessionEvent.class));
+        /// Refuses a start that could send a row which another process has sent.
+        ///
+        /// @param history empty if the batch starts from scratch
+        static void refuseOthers(BatchFiles files, Csv csv, History history) {
             if (files.shard().isPresent()) {
-                if (session.isPresent()) requireSame(files, session.get(), csv);
-                refuseOtherBatch(files, csv);
+                refuseOtherShards(files, csv);
                 return;
             }
-            var merge = history.flatMap(known -> known.last(MergeEvent.class));
-            // a merge was interrupted if the log has sessions of shards, but not the `merge` event that comes last
-            if (merge.isEmpty() && session.filter(last -> !last.shard().isEmpty()).isPresent())
-                throw new Unusable(files.log() + ": not merged yet", "'merge' combines the shards into one batch");
-            for (var part : beside(files))
-                if (!part.isMerged()) throw new Unusable(part.log() + ": not merged yet; its rows would be paid for "
-                        + "twice", "run 'merge' first, or continue with --shard " + shard(part));
-            var missing = merge.map(MergeEvent::missingShards).orElse(List.of());
-            if (!missing.isEmpty()) throw new Unusable(files.log() + ": shards were not merged ("
-                    + Text.joinFirst(8, missing.stream().map(Shard::toString))
-                    + "); their rows would be paid for twice",
-                    "run them with --shard if they did not run elsewhere, then 'merge'");
+            var merge = history.last(MergeEvent.class);
+            if (merge.isEmpty()) refuse(history.head().shards(), _ -> new Unusable(files.log() + ": not merged yet",
+                    "'merge' combines the shards into one batch"));
+            refuse(beside(files).stream().filter(part -> !part.isMerged()), part -> new Unusable(part.log()
+                    + ": not merged yet; its rows would be paid for twice",
+                    "run 'merge' first, or continue with --shard " + shard(part)));
+            refuse(merge.stream().map(MergeEvent::missingShards).filter(missing -> !missing.isEmpty()), missing ->
+                    new Unusable(files.log() + ": shards were not merged ("
+                            + Text.joinFirst(8, missing.stream().map(Shard::toString))
+                            + "); their rows would be paid for twice",
+                            "run them with --shard if they did not run elsewhere, then 'merge'"));
+        }
+
+        private static void refuseOtherShards(BatchFiles files, Csv csv) {
+            var own = shard(files);
+            var whole = BatchFiles.of(Shard.wholeFile(files.results()));
+            new Shards(whole, beside(whole)).requireOneBatch(own.count(), Optional.of(csv));
+            var head = LogHead.of(whole.log());
+            head.shards().forEach(shard -> requireCount(whole, shard, own.count()));
+            refuse(head.shards().filter(own::equals), _ -> new Unusable(whole.log() + ": includes shard " + own
+                    + ", which was merged", "continue without --shard, or choose another -o"));
+            requireOnlyShards(whole, head, "choose another -o");
+        }
+
+        /// Refuses shards that differ in their count, because shard 1/2 and shard 1/3 can contain the same row, or in
+        /// how they read the CSV. Their logs must be of this version.
+        private void requireOneBatch(int count, Optional<Csv> csv) {
+            for (var part : files) {
+                requireCount(part, shard(part), count);
+                var sessions = LogHead.of(part.log()).sessions();
+                csv.ifPresent(read -> sessions.forEach(session -> requireSame(part, session, read)));
+            }
+        }
+
+        private static void requireCount(BatchFiles other, Shard shard, int count) {
+            if (shard.count() != count) throw new Unusable(other.results() + ": this batch was started in "
+                    + shard.count() + " shards, not " + count,
+                    "continue with " + shard.count() + ", or choose another -o");
         }
 
         /// Refuses a shard whose session divided the CSV into other rows or ids. Choices such as `--map` may differ,
         /// because they change only what a row sends.
-        static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
-            var then = session.choices();
-            var now = csv.shape();
+        private static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
             if (!session.shard().equals(shard(files).toString())) throw new Unusable(files.log() + ": started "
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
                     "continue in the same way, restore the files' names, or choose another -o");
-            if (!then.idColumn().equals(now.idColumn()) || !Objects.equals(then.encoding(), now.encoding())
-                    || !Objects.equals(then.delimiter(), now.delimiter())
-                    || !Objects.equals(then.headerRow(), now.headerRow()))
-                throw new Unusable(files.log() + ": started with another --id-column, --encoding, --delimiter or "
-                        + "--header-row",
-                        "use the same options for all shards");
+            if (!reading(session.csv().choices()).equals(reading(csv.shape()))) throw new Unusable(files.log()
+                    + ": started with another --id-column, --encoding, --delimiter or --header-row",
+                    "use the same options for all shards");
         }
 
-        /// Refuses a shard whose batch was started with another count, was read in another way, or includes this shard
-        /// already.
-        private static void refuseOtherBatch(BatchFiles files, Csv csv) throws IOException {
-            var own = shard(files);
-            var whole = BatchFiles.of(Shard.wholeFile(files.results()));
-            for (var other : beside(whole)) {
-                requireCount(other, shard(other).count(), own.count());
-                for (var session : Event.sessions(other.log())) requireSame(other, session, csv);
-            }
-            var sessions = Event.sessions(whole.log());
-            var merged = merged(sessions);
-            for (var shard : merged) requireCount(whole, shard.count(), own.count());
-            // the renamed log shows the merge even if the batch's log is no longer there
-            if (merged.contains(own) || Storage.exists(files.mergedLog()))
-                throw new Unusable(whole.log() + ": includes shard " + own + ", which was merged",
-                        "continue without --shard, or choose another -o");
-            requireOnlyShards(whole, sessions, "choose another -o");
-        }
-
-        /// Returns the shards whose sessions the log of the whole batch contains.
-        private static Set<Shard> merged(List<SessionEvent> sessions) {
-            return sessions.stream().map(SessionEvent::shard).filter(shard -> !shard.isEmpty()).map(Shard::parse)
-                    .collect(Collectors.toCollection(LinkedHashSet::new));
+        private static List<Object> reading(Csv.Shape shape) {
+            return Arrays.asList(shape.idColumn(), shape.encoding(), shape.delimiter(), shape.headerRow());
         }
 
         /// Refuses a batch that contains more than its shards. It has a session without `--shard`, or results of the
         /// original tool, which wrote no log. A merge would overwrite them, and a shard would send their rows again.
         ///
         /// @param otherwise ends the hint
-        private static void requireOnlyShards(BatchFiles whole, List<SessionEvent> sessions, String otherwise) {
+        private static void requireOnlyShards(BatchFiles whole, LogHead head, String otherwise) {
             boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
-            if (isOlder || sessions.stream().anyMatch(session -> session.shard().isEmpty()))
+            if (isOlder || head.byShard().containsKey(""))
                 throw new Unusable(whole.log() + ": this batch was continued without --shard",
                         "leave out --shard, or " + otherwise);
         }
 
         /// Refuses a merge that would lose something. Returns the shards that have rows but no files, which are refused
         /// without `--partial` and left out with it.
-        List<Shard> requireMergeable(Index index, boolean partial) throws IOException {
-            var sessions = Event.sessions(whole.log());
-            requireOnlyShards(whole, sessions, "move the files of " + whole.results() + " away");
-            for (var part : files) {
-                part.requireOurs(); // because its log will be moved
-                if (BatchFiles.head(part.log()).isEmpty()) throw new Unusable(part.log()
-                        + ": missing or empty", "copy it here; a shard cannot be merged without its log");
-            }
+        List<Shard> requireMergeable(Index index, Csv csv, boolean partial) {
+            requireOneBatch(count(), Optional.of(csv));
+            var head = LogHead.of(whole.log());
+            requireOnlyShards(whole, head, "move the files of " + whole.results() + " away");
+            files.forEach(BatchFiles::requireOurs); // because their logs will be moved
+            refuse(files.stream().filter(part -> BatchFiles.head(part.log()).isEmpty()), part -> new Unusable(part.log()
+                    + ": missing or empty", "copy it here; a shard cannot be merged without its log"));
             var here = files.stream().map(Shards::shard).collect(Collectors.toSet());
-            for (var shard : merged(sessions)) if (!here.contains(shard))
-                throw new Unusable(whole.log() + ": includes shard " + shard + ", whose files are missing",
-                        "restore them");
-            var missing = IntStream.range(0, index.rows()).mapToObj(entry -> Shard.of(index.id(entry), count))
+            refuse(head.shards().filter(shard -> !here.contains(shard)), shard -> new Unusable(whole.log()
+                    + ": includes shard " + shard + ", whose files are missing", "restore them"));
+            var missing = IntStream.range(0, index.rows()).mapToObj(entry -> Shard.of(index.id(entry), count()))
                     .filter(shard -> !here.contains(shard)).toList();
             var shards = missing.stream().distinct().sorted(Comparator.comparing(Shard::index)).toList();
             if (!partial && !missing.isEmpty()) throw new Unusable(whole.results() + ": no files for shard "
@@ -10285,7 +10329,7 @@ final class DifyExec implements Runnable {
                     var index = Batch.readIndex(whole, Optional.of(csv));
                     try (var _ = whole.acquire()) { // while it is held, no shard can start
                         var shards = Shards.of(whole);
-                        var missing = shards.requireMergeable(index, partial);
+                        var missing = shards.requireMergeable(index, csv, partial);
                         return new Merger(shards, csv, index, new History(index), new TreeSet<>())
                                 .write(noBom, missing);
                     }
@@ -10302,6 +10346,7 @@ final class DifyExec implements Runnable {
                     AtomicFile.replace(whole.log(), log -> {
                         log(log);
                         // before anything is put in place; `merge` has no option that accepts another CSV
+                        history.requireReadable();
                         batch.refuseOtherFile(csv.file().input(), "");
                     });
                 });
@@ -10317,16 +10362,21 @@ final class DifyExec implements Runnable {
                 // replaces the log of an earlier merge, if the shard's log was copied here again after it
                 for (var part : shards.files())
                     if (!part.isMerged()) Files.move(part.log(), part.mergedLog(), StandardCopyOption.REPLACE_EXISTING);
-                AtomicFile.forceFolder(whole.log());
+                try {
+                    AtomicFile.forceFolder(whole.log());
+                } catch (IOException problem) {
+                    throw new Unusable(whole.results() + ": the merge is complete, but the disk failed ("
+                            + Text.reason(problem) + ")", "after a power loss, run 'merge' again if 'run' requires it");
+                }
                 return batch;
             }
 
-            /// Copies the results of all shards, and gives them to the history. A line that cannot be read is left out.
-            /// The log has no end of its attempt, so the next session looks the run up.
+            /// Copies the results of all shards, and gives them to the history. A torn last line is left out. The log
+            /// has no end of its attempt, so the next session looks the run up.
             private void results(OutputStream stream, boolean noBom) throws IOException {
                 var out = new BufferedOutputStream(stream);
                 if (!noBom) out.write(Lines.BOM);
-                for (var part : shards.files()) Results.read(part.results(), history, List.of((entry, line) -> {
+                for (var part : shards.files()) history.readResults(part.results(), List.of((entry, line) -> {
                     requireOwn(part, index.id(entry));
                     line.copyTo(out);
                 }));
@@ -10342,28 +10392,33 @@ final class DifyExec implements Runnable {
             }
 
             /// Copies the logs of all shards, line by line in the order of time, and gives their events to the history.
-            /// A line that cannot be read stays behind the line that precedes it in its log.
             private void log(OutputStream stream) throws IOException {
                 var out = new BufferedOutputStream(stream);
-                var next = new PriorityQueue<Part>(Comparator.comparing(part -> part.t));
-                for (var files : shards.files()) new Part(files).next(next);
-                for (var part = next.poll(); part != null; part = next.poll()) {
-                    if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
-                    if (part.event instanceof SessionEvent session) {
-                        session.requireFormat(part.files.log());
-                        Shards.requireSame(part.files, session, csv);
-                        var last = history.last(SessionEvent.class).orElse(session);
-                        // the app cannot be compared, because the hash of each log has a salt of its own
-                        if (!last.baseUrl().equals(session.baseUrl()))
-                            throw new Unusable(part.files.log()
-                                    + ": ran on another server than the other shards",
-                                    "only shards of one app can be merged");
+                var parts = new ArrayList<Part>();
+                try {
+                    for (var files : shards.files()) parts.add(new Part(files));
+                    var waiting = new PriorityQueue<Part>(Comparator.comparing(part -> part.event.t()));
+                    parts.stream().filter(Part::next).forEach(waiting::add);
+                    for (var part = waiting.poll(); part != null; part = waiting.poll()) {
+                        if (part.event instanceof AttemptEvent attempt) requireOwn(part.files, attempt.id());
+                        if (part.event instanceof SessionEvent session) requireSameServer(part.files, session);
+                        history.take(part.event);
+                        part.log.copyTo(out);
+                        if (part.next()) waiting.add(part);
                     }
-                    if (part.event != null) history.take(part.event); // null if the line cannot be read
-                    part.log.copyTo(out);
-                    part.next(next);
+                } finally {
+                    parts.forEach(part -> part.log.close());
                 }
                 out.flush();
+            }
+
+            /// Refuses a shard of another server. The app cannot be compared, because the hash of each log has a salt
+            /// of its own.
+            private void requireSameServer(BatchFiles part, SessionEvent session) {
+                var last = history.last(SessionEvent.class).orElse(session);
+                if (!last.dify().baseUrl().equals(session.dify().baseUrl()))
+                    throw new Unusable(part.log() + ": ran on another server than the other shards",
+                            "only shards of one app can be merged");
             }
 
             /// Holds the log of one shard, at its next line. The size of the shard's results is followed as [History]
@@ -10373,27 +10428,24 @@ final class DifyExec implements Runnable {
                 final Lines log;
                 private long resultsSize = 0;
                 Event event;
-                Instant t = Instant.MIN; // of the last event
 
-                Part(BatchFiles files) throws IOException {
+                Part(BatchFiles files) {
                     this.files = files;
                     this.log = new Lines(files.log());
                 }
 
-                /// Moves to the next line and puts this log back into the queue. At the end, closes the log instead and
-                /// compares the last size with the file. A torn last line is left out.
-                void next(Collection<Part> waiting) throws IOException {
-                    if (!log.next() || !log.isWhole()) {
-                        log.close();
-                        noteResultsSize(files.resultsSize());
-                        return;
-                    }
-                    event = log.<Event>read(Event.READER).orElse(null);
-                    if (event != null) {
-                        t = event.t();
+                /// Moves to the next event. At the end of the log, compares the last size with the file and returns
+                /// false. A torn last line is left out.
+                boolean next() {
+                    while (log.next() && log.isWhole()) {
+                        event = log.read(Event::read).orElse(null);
+                        if (event == null && !log.isBlank()) history.noteUnreadable(log.where());
+                        if (event == null) continue;
                         if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
+                        return true;
                     }
-                    waiting.add(this);
+                    noteResultsSize(files.resultsSize());
+                    return false;
                 }
 
                 /// Notes the size of the shard's results. If it is smaller than before, lines are missing.
@@ -10411,8 +10463,10 @@ final class DifyExec implements Runnable {
     static final class LineFile implements AutoCloseable {
         /// Limits the bytes that wait to be written. A smaller buffer needs more writes, and a larger one more memory.
         private static final int BUFFER_SIZE = 64 << 10;
-        /// Does not flush after each line, because a flush copies the line into `waiting` and a group is copied faster.
-        private static final ObjectWriter WRITER = Json.MAPPER.writer()
+        /// Leaves out empty fields of an event. Does not flush after each line, because a flush copies the line into
+        /// `waiting` and a group is copied faster.
+        private static final ObjectWriter WRITER = Json.MAPPER.rebuild().defaultPropertyInclusion(
+                JsonInclude.Value.construct(JsonInclude.Include.NON_EMPTY, JsonInclude.Include.ALWAYS)).build().writer()
                 .without(SerializationFeature.FLUSH_AFTER_WRITE_VALUE);
 
         private final Path path;
@@ -10596,7 +10650,7 @@ final class DifyExec implements Runnable {
             var last = lastLine(channel, end);
             // the file ends with a line break, or has only its byte order mark
             if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
-            boolean isWhole = Lines.read(Lines.TREE, last, 0, last.length).isPresent();
+            boolean isWhole = Lines.read(Lines::readTree, last).isPresent();
             if (isWhole) channel.write(ByteBuffer.wrap(new byte[] {'\n'}), end);
             else channel.truncate(end - last.length);
             return isWhole ? Optional.empty() : Optional.of(new TornEvent(Instant.now(),
@@ -10631,111 +10685,152 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads and writes the lines of the results. We write only successes.
-    static final class Results {
+    /// Holds a line of the results as JSON. We write only successes. The original tool also wrote other lines, and
+    /// fewer fields. For a view, a line can also show another outcome of a row. Texts that are not known are empty.
+    record ResultLine(ObjectNode json) {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
         /// Matches the beginning of a result. The original tool puts a space after each colon and comma. The possessive
         /// `*+` keeps a long text of another program from taking long.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
+        /// Represents a row without any outcome.
+        static final ResultLine NONE = new ResultLine(Json.MAPPER.createObjectNode().put("id", "-").put("status", "-"));
 
-        /// Gives each success to the history, and then its line to the listeners. Returns the places of unreadable
-        /// lines. Lines of the original tool with another status are skipped.
-        static List<String> read(Path results, History history, List<Batch.Listener> listeners) throws IOException {
-            return Lines.<Success.Head>scan(results, "", Success.READER, (success, line) -> { // "" for all lines
-                if (!success.isSuccess()) return;
-                int entry = history.take(success);
-                for (var listener : listeners) listener.result(entry, line);
-            });
+        ResultLine { // a line without an id or a status counts as a line that cannot be read
+            if (Json.text(json, "id").isBlank() || Json.text(json, "status").isEmpty())
+                throw new IllegalArgumentException("not a result");
+        }
+
+        /// Reads a line by its tokens, without the objects in it. `inputs` and `outputs` may be large.
+        static ResultLine read(JsonParser json) throws IOException {
+            var line = Json.MAPPER.createObjectNode();
+            json.nextToken();
+            for (var name = json.nextFieldName(); name != null; name = json.nextFieldName())
+                switch (json.nextToken()) {
+                    case VALUE_STRING -> line.put(name, json.getText());
+                    case VALUE_NUMBER_INT, VALUE_NUMBER_FLOAT -> line.put(name, json.getDecimalValue());
+                    case VALUE_TRUE -> line.put(name, true);
+                    case START_ARRAY -> line.set(name, json.readValueAsTree());
+                    case null, default -> json.skipChildren();
+                }
+            return new ResultLine(line);
+        }
+
+        /// Passes on each line of the results. Returns the places of unreadable lines.
+        static List<String> scan(Path results, Lines.Use<ResultLine> use) throws IOException {
+            return Lines.scan(results, "", ResultLine::read, use); // "" because all lines are read
         }
 
         static boolean isResult(byte[] line) {
-            return Lines.<Success.Head>read(Success.READER, line, 0, line.length).filter(Success.Head::isSuccess)
-                    .isPresent();
+            return Lines.read(ResultLine::read, line).filter(ResultLine::isSuccess).isPresent();
         }
 
-        /// Holds a success that is about to be written.
-        ///
-        /// @param took how long the row took, from its request until it ended
-        record Success(Attempt attempt, Response.Ran ran, Instant executedAt, Duration took,
-                Response.SavedFiles files) {
-            static final ObjectReader READER = Lines.MAPPER.readerFor(Head.class);
+        /// Creates the line of a success. The original tool's fields come first, so that its scripts can read them. The
+        /// downloads of files are not part of the run's time.
+        static ResultLine of(Attempt attempt, Response.Ran ran, Instant now) {
+            var files = ran.files().orElse(Response.SavedFiles.NONE);
+            var ended = now.minus(files.took());
+            var cost = ran.usage().cost();
+            var line = Json.MAPPER.createObjectNode().put("id", attempt.row().id()).put("status", SUCCESS);
+            attempt.row().inputs().forEach(line.putObject("inputs")::put);
+            line.set("outputs", ran.outputs());
+            line.put("workflow_run_id", ran.ref().id()).put("executed_at", Times.text(ended))
+                    .put("retry_count", attempt.tries().retries()).put("user", attempt.user());
+            // a blocking chatflow returns a message without a run, which does not show a partial success
+            if (ran.ref().isNamed()) line.put("workflow_status",
+                    ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded");
+            line.put("workflow_id", ran.workflowId()).put("elapsed_time", ran.usage().seconds())
+                    .put("total_tokens", cost.tokens()).put("total_steps", ran.usage().steps());
+            if (cost.price() != null) line.put("total_price", cost.price()).put("currency", cost.currency());
+            if (attempt.isEdited()) line.put("edited", true);
+            files.saved().forEach(file -> line.withArray("files").add(file.toString()));
+            if (!ran.message().conversation().isEmpty()) line.put("conversation_id", ran.message().conversation());
+            if (!ran.message().id().isEmpty()) line.put("message_id", ran.message().id());
+            line.put("fingerprint", attempt.fingerprint())
+                    .put("seconds", attempt.took(ran, ended).toMillis() / 1000.0);
+            // the reason may contain a server's text
+            files.missing().forEach((name, why) ->
+                    line.withArray("missing").add(name + ": " + Text.printable(why, 200)));
+            return new ResultLine(line);
+        }
 
-            /// Holds the fields of a line that identify the attempt, its cost and its time, without inputs and outputs,
-            /// which may be large. Lines of the original tool have neither `user` nor `seconds`, and may have another
-            /// status. Without the annotation, Jackson keeps a copy of all other fields until it has these.
-            @JsonIgnoreProperties(ignoreUnknown = true)
-            record Head(String id, String status, String workflowStatus, String workflowId, String workflowRunId,
-                    String executedAt, long totalTokens, BigDecimal totalPrice, String currency, boolean edited,
-                    String user, String fingerprint, Double seconds, List<String> missing) {
-                Head { // a line without an id or a status counts as a line that cannot be read
-                    if (id.isBlank() || status.isEmpty()) throw new IllegalArgumentException("not a result");
-                }
+        /// Shows an outcome other than a success. The log leaves out zeros, so 0 tokens mean that their number is
+        /// unknown.
+        static ResultLine of(EndEvent end) {
+            var cost = end.seen().cost();
+            var line = Json.MAPPER.createObjectNode().put("id", end.id()).put("status", end.outcome())
+                    .put("workflow_run_id", end.seen().run()).put("error", end.seen().error());
+            if (cost.tokens() != 0) line.put("total_tokens", cost.tokens());
+            if (cost.price() != null)
+                line.put("total_price", cost.price().toPlainString()).put("currency", cost.currency());
+            return new ResultLine(line);
+        }
 
-                boolean isSuccess() {
-                    return status.equals(SUCCESS);
-                }
+        /// Converts this success to an `end` event, which the log does not contain for it.
+        EndEvent end() {
+            var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json));
+            return new EndEvent(Times.parse(text("executed_at")), id(), user(), outcome().status().word(),
+                    text("fingerprint"), seen, isEdited(), 0);
+        }
 
-                Outcome outcome() {
-                    return workflowStatus.equals(PARTIAL) ? Outcome.PARTIAL : Outcome.SUCCEEDED;
-                }
+        /// Returns the text of a field, or an empty text if it is missing.
+        String text(String name) {
+            return Json.text(json, name);
+        }
 
-                /// Converts this result to an `end` event, which the log does not contain for a success. Without a
-                /// refusal or an error, `http` is 0 and `error` is empty. The size of the results is not needed.
-                EndEvent end() {
-                    return new EndEvent(Times.parse(executedAt), id, user, outcome().status().word(), fingerprint,
-                            workflowRunId, 0, "", seconds == null ? 0 : seconds, totalTokens, totalPrice, currency,
-                            edited, 0);
-                }
-            }
+        String id() {
+            return text("id");
+        }
 
-            /// Returns the line's fields in their order in the file. The original tool's fields come first, so that its
-            /// scripts can read them.
-            Map<String, Object> json() {
-                var usage = ran.usage();
-                var line = object("id", attempt.row().id(), "status", SUCCESS, "inputs", attempt.row().inputs(),
-                        "outputs", ran.outputs(),
-                        "workflow_run_id", ran.ref().id(), "executed_at", Times.text(executedAt),
-                        "retry_count", attempt.tries().retries(), "user", attempt.user(),
-                        "workflow_status", ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded",
-                        "workflow_id", ran.workflowId(), "elapsed_time", usage.seconds(),
-                        "total_tokens", usage.tokens(), "total_steps", usage.steps());
-                usage.price().ifPresent(price -> line.putAll(object("total_price", price,
-                        "currency", usage.currency())));
-                // a blocking chatflow returns a message without a run, which does not show a partial success
-                if (!ran.ref().isNamed()) line.remove("workflow_status");
-                if (attempt.isEdited()) line.put("edited", true);
-                if (!files.saved().isEmpty())
-                    line.put("files", files.saved().stream().map(Path::toString).toList());
-                if (!ran.message().conversation().isEmpty())
-                    line.put("conversation_id", ran.message().conversation());
-                if (!ran.message().id().isEmpty()) line.put("message_id", ran.message().id());
-                line.putAll(object("fingerprint", attempt.fingerprint(), "seconds", seconds()));
-                if (!files.missing().isEmpty()) line.put("missing", missing());
-                return line;
-            }
+        String user() {
+            return text("user");
+        }
 
-            /// Returns the fields that [#READER] would read from the line, without reading it. Only a partial success
-            /// has its status here, because no other status matters to [Head#outcome]. As in [#json], a run without an
-            /// id does not show a partial success.
-            Head head() {
-                var usage = ran.usage();
-                return new Head(attempt.row().id(), SUCCESS,
-                        ran.status() == Response.RunStatus.PARTIAL && ran.ref().isNamed() ? PARTIAL : "",
-                        ran.workflowId(), ran.ref().id(), Times.text(executedAt), usage.tokens(),
-                        usage.price().orElse(null), usage.currency(), attempt.isEdited(), attempt.user(),
-                        attempt.fingerprint(), seconds(), missing());
-            }
+        String run() {
+            return text("workflow_run_id");
+        }
 
-            private double seconds() {
-                return took.toMillis() / 1000.0;
-            }
+        boolean isSuccess() {
+            return text("status").equals(SUCCESS);
+        }
 
-            /// Returns the files that could not be saved, each with the reason, which may contain a server's text.
-            private List<String> missing() {
-                return files.missing().entrySet().stream()
-                        .map(file -> file.getKey() + ": " + Text.printable(file.getValue(), 200)).toList();
-            }
+        boolean isEdited() {
+            return json.path("edited").asBoolean();
+        }
+
+        Outcome outcome() {
+            return text("workflow_status").equals(PARTIAL) ? Outcome.PARTIAL : Outcome.SUCCEEDED;
+        }
+
+        Map<String, JsonNode> inputs() {
+            return values(json.path("inputs"));
+        }
+
+        /// Returns the outputs by name. The original tool wrote them as `{"outputs": {…}}`, and only its lines lack the
+        /// status of the run.
+        Map<String, JsonNode> outputs() {
+            var outputs = json.path("outputs");
+            var inner = outputs.path("outputs");
+            return values(!json.has("workflow_status") && outputs.size() == 1 && inner.isObject() ? inner : outputs);
+        }
+
+        /// Returns a part of the outputs, or a missing node if the outputs do not have it.
+        JsonNode at(JsonPointer pointer) {
+            return outputs().getOrDefault(pointer.getMatchingProperty(), Json.MAPPER.missingNode()).at(pointer.tail());
+        }
+
+        /// Returns the values by name. A value that is not an object gets the name `outputs`, so that it is shown.
+        private static Map<String, JsonNode> values(JsonNode node) {
+            if (node.isMissingNode()) return Map.of();
+            if (!node.isObject()) return Map.of("outputs", node);
+            var values = new LinkedHashMap<String, JsonNode>();
+            node.properties().forEach(value -> values.put(value.getKey(), value.getValue()));
+            return values;
+        }
+
+        /// Returns a text as is and any other value as JSON, with all digits of a number.
+        static String text(JsonNode value) {
+            return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
         }
     }
 
@@ -10743,9 +10838,7 @@ final class DifyExec implements Runnable {
     /// that is unknown is empty, and empty values are left out of the line. `event` comes first in a line, so that
     /// lines of one kind can be found without parsing all of them. A line without a required field cannot be read; an
     /// attempt without an id, for example, would add a row that does not exist.
-    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, include = JsonTypeInfo.As.EXISTING_PROPERTY, property = "event")
     @JsonPropertyOrder("event")
-    @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
         /// This number grows when a line gets another meaning. A log of another format is refused.
         int FORMAT = 4;
@@ -10753,27 +10846,27 @@ final class DifyExec implements Runnable {
         /// cut off before the session started.
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn)","t":"\\d{4}-""");
-        ObjectReader READER = Lines.MAPPER.rebuild()
-                .registerSubtypes(Stream.of(Event.class.getPermittedSubclasses())
-                .map(type -> new NamedType(type, kind(type))).toArray(NamedType[]::new)).build()
-                .readerFor(Event.class);
+        Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
+                .collect(Collectors.toMap(Event::kind, type -> type));
+
+        /// Reads a line. A log has one or two of the first kinds for each row, and Jackson needs twice as long to
+        /// create a record.
+        static Event read(JsonParser json) throws IOException {
+            var line = Lines.readTree(json);
+            var kind = line.path("event").asText();
+            return switch (kind) {
+                case "attempt" -> new AttemptEvent(Times.parse(Json.text(line, "t")), line.required("id").asText(),
+                        line.path("n").asInt(), Json.text(line, "user"), Mode.of(line.required("mode").asText()),
+                        Json.text(line, "fingerprint"), line.path("edited").asBoolean(), line.path("results").asLong());
+                case "run" -> new RunEvent(Times.parse(Json.text(line, "t")), Json.text(line, "id"),
+                        Json.text(line, "user"), Json.text(line, "run"), Json.text(line, "task"));
+                default -> (Event) Lines.MAPPER.treeToValue(line, TYPES.getOrDefault(kind, Event.class));
+            };
+        }
 
         /// Passes on every event of a log. Returns the places of unreadable lines.
         static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
-            return Lines.scan(log, "", READER, use); // "" because all lines are read
-        }
-
-        /// Returns the sessions of the batch. Lines of other events are not parsed.
-        static List<SessionEvent> sessions(Path log) {
-            var sessions = new ArrayList<SessionEvent>();
-            Storage.naming(log, () -> Lines.<SessionEvent>scan(log, "{\"event\":\"session\"", READER,
-                    (session, _) -> sessions.add(session)));
-            sessions.forEach(session -> session.requireFormat(log));
-            return sessions;
-        }
-
-        static Optional<Event> read(byte[] line) {
-            return Lines.read(READER, line, 0, line.length);
+            return Lines.scan(log, "", Event::read, use); // "" because all lines are read
         }
 
         Instant t();
@@ -10807,51 +10900,61 @@ final class DifyExec implements Runnable {
 
         /// Records that a session started to work on the batch, or changed its mode.
         ///
-        /// @param baseUrl the server's URL, or `demo`
-        /// @param appHash a salted hash of the key and the app id
-        /// @param sameApp whether only `--same-app` showed that the app is the same as before
-        /// @param server  Dify's version
-        /// @param auto    whether the tool chose the mode; a later session with *auto* then continues in it
-        /// @param input   the path of the CSV relative to the folder of the results, so that both can be moved together
-        /// @param typed   the options of the command line, each with its value; a suggested next command repeats the
-        ///                options that the batch needs
-        /// @param again   whether rows could be sent again although an earlier run succeeded or may still succeed
-        record SessionEvent(Instant t, int format, String tool, ProcessKey process, String baseUrl, String appHash,
-                String appId, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean sameApp, String server,
-                Mode mode, boolean auto, String input, Csv.Shape choices, String shard,
-                List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
-                long results) implements Event {
-            public SessionEvent {
-                if (choices == null) choices = Csv.Shape.DEFAULT; // empty choices are left out of the line
+        /// @param auto whether the tool chose the mode; a later session with *auto* then continues in it
+        record SessionEvent(Instant t, @JsonUnwrapped Program program, @JsonUnwrapped Server dify, Mode mode,
+                boolean auto, @JsonUnwrapped Input csv, @JsonUnwrapped Call call, long results) implements Event {
+            record Program(int format, String tool, ProcessKey process) {}
+
+            /// @param baseUrl the server's URL, or `demo`
+            /// @param version Dify's version
+            record Server(String baseUrl, @JsonUnwrapped AppClaim app, @JsonProperty("server") String version) {}
+
+            /// @param path the path of the CSV relative to the folder of the results; both can be moved together
+            record Input(@JsonProperty("input") String path, Csv.Shape choices, String shard) {
+                public Input {
+                    if (choices == null) choices = Csv.Shape.DEFAULT; // empty choices are left out of the line
+                }
+
+                static Input of(Batch batch) {
+                    var csv = batch.csv().orElseThrow();
+                    var input = csv.file().input().toAbsolutePath().normalize();
+                    var folder = batch.files().results().toAbsolutePath().normalize().getParent();
+                    // no relative path leads to another drive of Windows
+                    boolean isSameDisk = folder.getRoot().equals(input.getRoot());
+                    return new Input((isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
+                            batch.files().shard().map(Shard::toString).orElse(""));
+                }
+
+                Optional<Path> file(Path results) {
+                    return Optional.of(path).filter(name -> !name.isEmpty())
+                            .map(name -> results.resolveSibling(name).normalize());
+                }
             }
 
-            static SessionEvent of(Batch batch, String baseUrl, AppClaim app, String server,
-                    List<String> typed, boolean again) {
-                var csv = batch.csv().orElseThrow();
-                var input = csv.file().input().toAbsolutePath().normalize();
-                var folder = batch.files().results().toAbsolutePath().normalize().getParent();
-                // no relative path leads to another drive of Windows
-                boolean isSameDisk = folder.getRoot().equals(input.getRoot());
-                return new SessionEvent(Instant.now(), FORMAT, NAME_AND_VERSION, ProcessKey.own(), baseUrl,
-                        // [#with] sets the mode (null), whether it was chosen, and the size of the results (0)
-                        app.hash(), app.id(), app.isAssumed(), server, null, false,
-                        (isSameDisk ? folder.relativize(input) : input).toString(), csv.shape(),
-                        batch.files().shard().map(Shard::toString).orElse(""), typed, again, 0);
+            /// @param typed the options of the command line, each with its value; a suggested next command repeats the
+            ///              options that the batch needs
+            /// @param again whether rows could be sent again although an earlier run succeeded or may still succeed
+            record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) {}
+
+            /// Creates the event of a session, to which [#with] adds the mode and the size of the results.
+            static SessionEvent of(Batch batch, Server dify, Call call) {
+                var program = new Program(FORMAT, NAME_AND_VERSION, ProcessKey.own());
+                return new SessionEvent(Instant.now(), program, dify, Mode.AUTO, false, Input.of(batch), call, 0);
             }
 
             SessionEvent with(Instant t, Mode mode, boolean auto, long results) {
-                return new SessionEvent(t, format, tool, process, baseUrl, appHash, appId, sameApp, server, mode, auto,
-                        input, choices, shard, typed, again, results);
+                return new SessionEvent(t, program, dify, mode, auto, csv, call, results);
             }
 
-            Optional<Path> input(Path results) {
-                return Optional.of(input).filter(name -> !name.isEmpty())
-                        .map(name -> results.resolveSibling(name).normalize());
+            String shard() {
+                return csv.shard();
             }
 
             /// Refuses a log in another format, because a line with another meaning could hide a request that was sent.
             void requireFormat(Path log) {
-                if (format != FORMAT) throw new Unusable(log + ": log format " + format + ", written by "
+                var tool = program.tool();
+                if (program.format() != FORMAT) throw new Unusable(log + ": log format " + program.format()
+                        + ", written by "
                         + (tool.isEmpty() ? "another version" : Text.printable(tool, 60)) // a file may contain any text
                         + "; this version uses format " + FORMAT,
                         "use that version, or choose another -o");
@@ -10893,8 +10996,7 @@ final class DifyExec implements Runnable {
 
         /// Records an attempt, before its request is sent. `n` counts the row's retries, and `edited` means that the
         /// shell changed its inputs; it is left out of the line if it is false (`NON_DEFAULT`).
-        record AttemptEvent(Instant t, @JsonProperty(required = true) String id, int n, String user,
-                @JsonProperty(required = true) Mode mode, String fingerprint,
+        record AttemptEvent(Instant t, String id, int n, String user, Mode mode, String fingerprint,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, long results) implements Event {
             static AttemptEvent of(Attempt attempt, long results) {
                 return new AttemptEvent(attempt.at(), attempt.row().id(), attempt.tries().retries(),
@@ -10919,13 +11021,15 @@ final class DifyExec implements Runnable {
         }
 
         /// Records that an attempt is over without a success. `outcome` is failed, paused, unknown, or another word
-        /// that docs/files.md explains. `http` is the status of a refusal, or 0. `results` is always in the line,
-        /// because a size of 0 has a meaning.
+        /// that docs/files.md explains. `results` is always in the line, because a size of 0 has a meaning.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
-                @JsonProperty(required = true) String outcome, String fingerprint, String run, int http, String error,
-                double seconds, long tokens, BigDecimal price, String currency, boolean edited,
-                @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
+                @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped Seen seen,
+                boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
+            /// Holds what the last response showed. `http` is the status of a refusal, or 0.
+            @JsonInclude(JsonInclude.Include.NON_DEFAULT)
+            record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost) {}
+
             /// Returns the outcome of the row, or empty if the row stays pending.
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome).filter(status -> !status.isSuccess());
@@ -10936,11 +11040,12 @@ final class DifyExec implements Runnable {
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
-                return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(),
-                        response.run().map(RunRef::id).orElse(""),
+                var seen = new Seen(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
                         Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
-                        usage.tokens(), usage.price().orElse(null), usage.currency(), attempt.isEdited(), results);
+                        usage.cost());
+                return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), seen,
+                        attempt.isEdited(), results);
             }
         }
 
@@ -10984,7 +11089,6 @@ final class DifyExec implements Runnable {
         /// are empty. A line without a valid time is not ours.
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
-                .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .withConfigOverride(List.class, list ->
                         list.setSetterInfo(JsonSetter.Value.construct(Nulls.AS_EMPTY, Nulls.AS_EMPTY)))
                 .withConfigOverride(Instant.class, time ->
@@ -10996,7 +11100,7 @@ final class DifyExec implements Runnable {
                                 return Times.parse(text);
                             }
                         })).build();
-        static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
+        private static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
         /// A seek reads this many bytes of the file before its line. Rows that follow each other have their lines close
         /// together in the file, but in any order, so that the next seek often finds its line in the same page.
         private static final int SEEK_BACK = 1 << 14;
@@ -11015,6 +11119,15 @@ final class DifyExec implements Runnable {
             file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
+        /// Reads the JSON of a line. Fails with an exception if it cannot be read as this type.
+        interface Reader<T> {
+            T read(JsonParser json) throws IOException;
+        }
+
+        static ObjectNode readTree(JsonParser json) throws IOException {
+            return Optional.<ObjectNode>ofNullable(TREE.readValue(json)).orElseThrow(IllegalArgumentException::new);
+        }
+
         /// Receives the value of a line, and the line itself, which is valid only until the next line is read.
         interface Use<T> {
             void line(T value, Lines line) throws IOException;
@@ -11022,16 +11135,15 @@ final class DifyExec implements Runnable {
 
         /// Reads each line that starts with `prefix`. Returns the places of unreadable lines. Blank lines and a last
         /// line that is still being written are not among them.
-        static <T> List<String> scan(Path file, String prefix, ObjectReader reader, Use<T> use) throws IOException {
+        static <T> List<String> scan(Path file, String prefix, Reader<T> reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
             var head = prefix.getBytes(UTF_8);
             try (var lines = new Lines(file)) {
                 while (lines.next()) {
                     if (!lines.startsWith(head)) continue;
-                    var value = lines.<T>read(reader);
+                    var value = lines.read(reader);
                     if (value.isPresent()) use.line(value.get(), lines);
-                    else if (lines.isWhole() && !new String(lines.bytes(), ISO_8859_1).isBlank())
-                        bad.add(file + ":" + lines.number);
+                    else if (lines.isWhole() && !lines.isBlank()) bad.add(lines.where());
                 }
             }
             return bad;
@@ -11085,6 +11197,15 @@ final class DifyExec implements Runnable {
             return end < filled;
         }
 
+        boolean isBlank() {
+            return new String(bytes(), ISO_8859_1).isBlank();
+        }
+
+        /// Returns the place of the current line for a message, if all lines before it were read.
+        String where() {
+            return path + ":" + number;
+        }
+
         byte[] bytes() {
             return Arrays.copyOfRange(page, textStart, end);
         }
@@ -11099,18 +11220,29 @@ final class DifyExec implements Runnable {
             out.write('\n');
         }
 
-        <T> Optional<T> read(ObjectReader reader) {
+        <T> Optional<T> read(Reader<T> reader) {
             return read(reader, page, textStart, end - textStart);
         }
 
+        static <T> Optional<T> read(Reader<T> reader, byte[] line) {
+            return read(reader, line, 0, line.length);
+        }
+
+        /// Reads a line that was readable before. Fails if it has been changed since then.
+        ObjectNode tree() {
+            return read(Lines::readTree).orElseThrow(() -> new Unusable(path
+                    + ": cannot read the JSON of the line at byte " + place()));
+        }
+
         /// Reads the JSON of a line, or returns empty if it cannot be read as this type.
-        static <T> Optional<T> read(ObjectReader reader, byte[] line, int from, int length) {
+        private static <T> Optional<T> read(Reader<T> reader, byte[] line, int from, int length) {
             // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no UTF-8 text begins like this
             if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
                 return Optional.empty();
-            try {
-                return Optional.ofNullable(reader.readValue(line, from, length));
-            } catch (IOException | NumberFormatException _) { // Jackson throws the latter for 1e99999999999
+            try (var json = MAPPER.createParser(line, from, length)) {
+                var value = reader.read(json);
+                return json.nextToken() == null ? Optional.of(value) : Optional.empty(); // or two lines were joined
+            } catch (IOException | IllegalArgumentException | DateTimeException _) { // also of 1e99999999999
                 return Optional.empty();
             }
         }
@@ -14392,9 +14524,35 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the time, tokens, steps and price of a run. `price` is empty if the server did not report it.
-    record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
-        static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
+    /// Holds the tokens and the price of a run. `price` is null if the server did not report it, because a line of the
+    /// log then lacks it.
+    @JsonInclude(JsonInclude.Include.NON_DEFAULT)
+    record Cost(long tokens, BigDecimal price, String currency) {
+        /// Matches a price, which Dify sends as text. Limits its digits, because `1e999999999` has a billion of them
+        /// when it is written in full.
+        private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
+        static final Cost NONE = of(0);
+
+        static Cost of(long tokens) {
+            return new Cost(tokens, null, "");
+        }
+
+        /// Reads the fields of a chatflow's message or of a result.
+        static Cost of(JsonNode from) {
+            return new Cost(from.path("total_tokens").asLong(), price(from).orElse(null), Json.text(from, "currency"));
+        }
+
+        /// Returns empty for anything but a price, such as a negative number.
+        static Optional<BigDecimal> price(JsonNode from) {
+            return Optional.ofNullable(from.get("total_price")).map(JsonNode::asText).filter(PRICE.asMatchPredicate())
+                    .map(BigDecimal::new);
+        }
+
+    }
+
+    /// Holds the time, steps and cost of a run.
+    record Usage(double seconds, int steps, Cost cost) {
+        static final Usage NONE = new Usage(0, 0, Cost.NONE);
 
         /// Returns the run's time as the server reports it, but at most `most`, which is the time that the request
         /// took. A run cannot have taken longer.
@@ -14423,10 +14581,10 @@ final class DifyExec implements Runnable {
                 return unpriced;
             }
 
-            void add(long more, BigDecimal price, String currency) {
-                tokens += more;
-                if (price != null) prices.merge(currency, price, BigDecimal::add);
-                else if (more > 0) unpriced++; // a run without a model costs nothing
+            void add(Cost cost) {
+                tokens += cost.tokens();
+                if (cost.price() != null) prices.merge(cost.currency(), cost.price(), BigDecimal::add);
+                else if (cost.tokens() > 0) unpriced++; // a run without a model costs nothing
             }
 
             /// Returns whether later runs will have no price either.
@@ -14519,7 +14677,7 @@ final class DifyExec implements Runnable {
             /// Creates the run of a chatflow that has answered. Its message contains neither the run's id nor the
             /// workflow's version nor the number of steps, so they stay empty.
             static Ran answered(ObjectNode outputs, double seconds, ChatMessage message) {
-                var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
+                var usage = new Usage(seconds, 0, Cost.NONE);
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
             }
 
@@ -14615,20 +14773,20 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Holds the parts of a chatflow's response besides its outputs. If `tokens` is 0, the price is not used
+        /// Holds the parts of a chatflow's response besides its outputs. If there are no tokens, the price is not used
         /// either.
-        record ChatMessage(String conversation, String id, long tokens, Optional<BigDecimal> price, String currency) {
-            static final ChatMessage NONE = new ChatMessage("", "", 0, Optional.empty(), "");
+        record ChatMessage(String conversation, String id, Cost cost) {
+            static final ChatMessage NONE = new ChatMessage("", "", Cost.NONE);
             /// An HTTP 400 that begins like this is about a run that took place and failed. Other 400s reject inputs.
             static final String FAILED = "Run failed: ";
 
             /// Adds the message's tokens and price to the usage of its run. If both report tokens, the larger
             /// number counts, so that no cost is missed.
             Usage usage(Usage run) {
-                if (tokens == 0) return run; // stored messages have tokens only since 1.16
-                var known = price.isPresent() ? currency : run.currency();
-                long most = Math.max(run.tokens(), tokens);
-                return new Usage(run.seconds(), most, run.steps(), price.or(run::price), known);
+                if (cost.tokens() == 0) return run; // stored messages have tokens only since 1.16
+                var priced = cost.price() == null ? run.cost() : cost;
+                long most = Math.max(run.cost().tokens(), cost.tokens());
+                return new Usage(run.seconds(), run.steps(), new Cost(most, priced.price(), priced.currency()));
             }
         }
 
@@ -14985,6 +15143,15 @@ final class DifyExec implements Runnable {
     enum Mode {
         AUTO, BLOCKING, STREAMING;
 
+        /// Returns the mode of an attempt in the log.
+        static Mode of(String word) {
+            return switch (word) {
+                case "blocking" -> BLOCKING;
+                case "streaming" -> STREAMING;
+                default -> throw new IllegalArgumentException(word);
+            };
+        }
+
         @JsonValue
         @Override
         public String toString() {
@@ -15059,7 +15226,8 @@ final class DifyExec implements Runnable {
     /// Identifies the app of a session, as the log records it.
     ///
     /// @param isAssumed true if only the user claims, by `--same-app`, that this app has the runs of earlier sessions
-    record AppClaim(String hash, String id, boolean isAssumed) {}
+    record AppClaim(@JsonProperty("app_hash") String hash, @JsonProperty("app_id") String id,
+            @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed) {}
 
     /// Runs one row. A server's report or silence never causes an exception, because the engine could not distinguish
     /// it from a fault of its own.
@@ -15914,6 +16082,11 @@ final class DifyExec implements Runnable {
             return object;
         }
 
+        /// Returns the text of a field, or an empty text if the field is missing or null.
+        static String text(JsonNode from, String name) {
+            return from.path(name).asText("");
+        }
+
         /// Returns JSON in one line.
         static String text(Object value) {
             try {
@@ -16176,10 +16349,17 @@ final class DifyExec implements Runnable {
         static Temporary of(Path folder, String prefix) throws IOException {
             for (int tries = 1; ; tries++) {
                 var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ".tmp");
-                var channel = FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
-                boolean isOurs = channel.tryLock() != null && Storage.exists(path);
-                if (isOurs || tries == 5) return new Temporary(path, channel);
-                channel.close();
+                var created = new Temporary(path,
+                        FileChannel.open(path, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE));
+                try {
+                    boolean isOurs = created.channel.tryLock() != null && Storage.exists(path);
+                    if (isOurs || tries == 5) return created;
+                } catch (IOException problem) {
+                    try (created) {
+                        throw problem;
+                    }
+                }
+                created.close();
             }
         }
 
@@ -16468,6 +16648,7 @@ final class DifyExec implements Runnable {
         /// Returns why something failed, in words for people. Java's own messages come after the known cases, because
         /// they are only a file's name, are missing, or contain names of classes.
         static String reason(Throwable problem) {
+            if (problem instanceof UncheckedIOException known) return reason(known.getCause()); // it only wraps another
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;

@@ -251,7 +251,7 @@ final class AgendaTest {
             tally.countSent(0, world.now());
             for (int row = 1; row <= 1_240; row++) {
                 if (row % 5 == 1) world.advance(Duration.ofMillis(500));
-                tally.countSpending(row, 10, new BigDecimal("0.001"), "USD");
+                tally.countSpending(row, new Cost(10, new BigDecimal("0.001"), "USD"));
                 tally.countOutcome(row, RowStatus.PENDING, row % 10 == 0 ? Outcome.failed("the city is unknown")
                         : Outcome.SUCCEEDED, 1.0);
             }

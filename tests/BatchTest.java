@@ -26,8 +26,8 @@ final class BatchTest {
         /// From `results`, from `log`, from `both` or from `none`.
         private String kind(String text) throws IOException {
             var file = Files.writeString(folder.resolve("file"), text);
-            boolean result = BatchFiles.isOurs(file, Results::isResult, Results.BEGINNING);
-            boolean event = BatchFiles.isOurs(file, line -> Event.read(line).isPresent(), Event.BEGINNING);
+            boolean result = BatchFiles.isOurs(file, ResultLine::isResult, ResultLine.BEGINNING);
+            boolean event = BatchFiles.isOurs(file, line -> Lines.read(Event::read, line).isPresent(), Event.BEGINNING);
             return result ? event ? "both" : "results" : event ? "log" : "none";
         }
 
@@ -56,7 +56,11 @@ final class BatchTest {
                 \uFEFF\\r\\n \\n                                                       | both
                 \\n{'id':'a','status':'success'}\\n                                    | results
                 \uFEFF\uFEFF{'id':'a','status':'success'}\\n                         | results
-                {                                                                      | none
+                {                                                                      | both
+                {'id'                                                                  | results
+                \uFEFF{'i                                                              | results
+                {'ev                                                                   | log
+                {'ix                                                                   | none
                 {\\n  'id': 'a',\\n  'status': 'success'\\n}\\n                           | none
                 {'a':1}                                                                | none
                 {'id':'a'}\\n{'id':'a','status':'success'}\\n                           | none
@@ -246,15 +250,14 @@ final class BatchTest {
                     row.hash(), NOON);
             var outputs = json("{'answer':'日本語 😀','n':12345678901234567890,'price':1.10,'list':[1,null,{}]}");
             var streamed = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, Given.outputs(outputs),
-                    "", "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
+                    "", "workflow-1", new Usage(1.25, 3, new Cost(120, new BigDecimal("0.0018"), "USD")));
             var partial = new Response.Ran(run("run-2"), RunStatus.PARTIAL, outputs("{}"),
-                    "", "workflow-1", new Usage(0.5, 0, 2, Optional.empty(), ""));
+                    "", "workflow-1", new Usage(0.5, 2, Cost.NONE));
 
             var path = folder.resolve("results.jsonl");
             try (var file = new LineFile(path, new byte[0], FileChannel::force)) {
-                file.add(new Results.Success(attempt, streamed, NOON.plusMillis(1234), Duration.ofMillis(1234),
-                        Response.SavedFiles.NONE).json());
-                file.add(new Results.Success(attempt, partial, NOON, Duration.ZERO, Response.SavedFiles.NONE).json());
+                file.add(ResultLine.of(attempt, streamed, NOON.plusMillis(1234)).json());
+                file.add(ResultLine.of(attempt, partial, NOON).json());
                 file.write();
             }
 
@@ -264,10 +267,11 @@ final class BatchTest {
         /// `ids; numbers of bad lines`
         private String read(String text) throws IOException {
             var index = new Index();
-            var bad = Results.read(Files.writeString(folder.resolve("results.jsonl"), text),
-                    new History(index), List.of());
+            var history = new History(index);
+            history.readResults(Files.writeString(folder.resolve("results.jsonl"), text), List.of());
             return IntStream.range(0, index.size()).mapToObj(index::id).collect(Collectors.joining(" ")) + ";"
-                    + bad.stream().map(line -> line.replaceFirst(".*:", " ")).collect(Collectors.joining());
+                    + history.unreadable().map(note -> note.replaceAll("^[^(]*|[^ (]*:|[,)]", "").replace("(", " "))
+                            .orElse("");
         }
 
         @ParameterizedTest
@@ -293,10 +297,11 @@ final class BatchTest {
                 """)
         void successesAreReadAndUnreadableLinesReported(String line, String kind) throws IOException {
             var index = new Index();
-            var path = Files.writeString(folder.resolve("results.jsonl"), line.translateEscapes() + "\r\n\n");
-            var bad = Results.read(path, new History(index), List.of());
+            var history = new History(index);
+            history.readResults(Files.writeString(folder.resolve("results.jsonl"),
+                    line.translateEscapes() + "\r\n\n"), List.of());
 
-            assertEquals(kind, !bad.isEmpty() ? "bad" : index.size() == 0 ? "other"
+            assertEquals(kind, history.unreadableLines() > 0 ? "bad" : index.size() == 0 ? "other"
                     : index.status(index.find("a")).word());
         }
 
@@ -381,7 +386,7 @@ final class BatchTest {
 
         private History history(Object log, Index index) throws IOException {
             var history = new History(index);
-            history.read(Files.writeString(folder.resolve("log"), log.toString()), List.of());
+            history.readLog(Files.writeString(folder.resolve("log"), log.toString()), List.of());
             return history;
         }
 
@@ -431,9 +436,10 @@ final class BatchTest {
             assertEquals(Map.of(0, 2), history.figures().missingFiles());
         }
 
-        private static Results.Success.Head success(String id, String user, String... missing) {
-            return new Results.Success.Head(id, "success", "succeeded", "", "r1", "", 10, null, "", false, user, "",
-                    1.0, List.of(missing));
+        private static ResultLine success(String id, String user, String... missing) {
+            var line = Given.outputs(json("{'id':'%s','status':'success','user':'%s','seconds':1.0}", id, user));
+            for (var file : missing) line.withArray("missing").add(file);
+            return new ResultLine(line);
         }
 
         @Test
@@ -651,10 +657,10 @@ final class BatchTest {
             }
         }
 
-        private static Results.Success success(String text) {
+        private static ResultLine success(String text) {
             var ran = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs(json("{'text':'" + text + "'}")),
                     "", "workflow-1", Usage.NONE);
-            return new Results.Success(ATTEMPT, ran, NOON, Duration.ZERO, Response.SavedFiles.NONE);
+            return ResultLine.of(ATTEMPT, ran, NOON);
         }
 
         @Test

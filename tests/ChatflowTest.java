@@ -108,7 +108,7 @@ final class ChatflowTest extends WholeCommand {
                     response.outputs().toString());
             assertEquals(List.of("c", "m", Events.RUN),
                     List.of(response.message().conversation(), response.message().id(), response.ref().id()));
-            assertEquals(new Usage(1.5, 40, 3, Optional.of(new BigDecimal("0.0021")), "USD"), response.usage());
+            assertEquals(new Usage(1.5, 3, new Cost(40, new BigDecimal("0.0021"), "USD")), response.usage());
         }
 
         @Test
@@ -122,7 +122,7 @@ final class ChatflowTest extends WholeCommand {
             }); var client = ServerTest.client(wire.url()).forApp(AppKind.CHATFLOW)) {
                 var response = client.run(ServerTest.attempt(Mode.STREAMING), ServerTest.asked(attempt), heard::add);
 
-                assertEquals(40, ServerTest.ran(response).usage().tokens());
+                assertEquals(40, ServerTest.ran(response).usage().cost().tokens());
             }
         }
 

@@ -442,7 +442,7 @@ final class EngineTest {
         @Test
         void recordsRunAndPriceFromTheStreamIfALookUpConfirmsTheFailure() throws Exception {
             var priced = new Response.Ran(run("run-7"), RunStatus.FAILED, outputs("{}"),
-                    "Rate Limit Error", "workflow-1", new Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
+                    "Rate Limit Error", "workflow-1", new Usage(1, 3, new Cost(10, BigDecimal.ONE, "USD")));
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = Answer.inTurn(priced, succeeded("run-8"));

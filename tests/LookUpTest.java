@@ -333,7 +333,7 @@ final class LookUpTest {
         /// A success for which the server needed that long.
         private static Response.Ran took(String run, double seconds) {
             return new Response.Ran(run(run), RunStatus.SUCCEEDED, outputs("{}"), "", "workflow-1",
-                    new Usage(seconds, 0, 1, Optional.empty(), ""));
+                    new Usage(seconds, 1, Cost.NONE));
         }
 
         @ParameterizedTest(name = "the slowest run took {0} s: the next begins after {1} s")
@@ -635,7 +635,7 @@ final class LookUpTest {
                     "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlater,x\nlast,x\n");
             scene.mode = Mode.STREAMING;
             var priced = new Response.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs("{}"), "",
-                    "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
+                    "workflow-1", new Usage(1.25, 3, new Cost(120, new BigDecimal("0.0018"), "USD")));
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 1);
             var answers = Answer.byRow(Map.of("streamed", List.of(priced),
                     "failing", List.of(failed("Rate Limit Error"), failed("no such city")),

@@ -123,7 +123,7 @@ final class RecordingsTest {
             assertEquals(outputs, json(response.outputs().toString()), exchange::toString);
             assertEquals(data.path("error").asText(""), response.error(), exchange::toString);
             assertEquals(data.path("elapsed_time").asDouble(), response.usage().seconds(), exchange::toString);
-            assertEquals(data.path("total_tokens").asLong(), response.usage().tokens(), exchange::toString);
+            assertEquals(data.path("total_tokens").asLong(), response.usage().cost().tokens(), exchange::toString);
             assertEquals(data.path("total_steps").asInt(), response.usage().steps(), exchange::toString);
         }
 

@@ -212,7 +212,7 @@ final class RulesTest {
         private static Response.Ran failedAfter(int steps, String error, String outputs) {
             return new Response.Ran(run("run-1"), RunStatus.FAILED, Given.outputs(outputs),
                     Objects.toString(error, ""), "workflow-1",
-                    new Usage(0, 0, steps, Optional.empty(), ""));
+                    new Usage(0, steps, Cost.NONE));
         }
 
         @ParameterizedTest
@@ -934,9 +934,9 @@ final class RulesTest {
         void stopsTheBatchIfItIsReachedOrCannotBeChecked(BigDecimal dollars, BigDecimal others,
                 int unpriced, boolean stops) {
             var spent = new Spending();
-            for (int run = 0; run < unpriced; run++) spent.add(10, null, "");
-            if (dollars != null) spent.add(10, dollars, "USD");
-            if (others != null) spent.add(10, others, "RMB");
+            for (int run = 0; run < unpriced; run++) spent.add(Cost.of(10));
+            if (dollars != null) spent.add(new Cost(10, dollars, "USD"));
+            if (others != null) spent.add(new Cost(10, others, "RMB"));
 
             assertEquals(stops, FIVE.limitReached(spent, spent).isPresent());
         }
@@ -944,11 +944,11 @@ final class RulesTest {
         @Test
         void countsAllSessionsPricesButOnlyThisSessionsMissingPrices() {
             var batch = new Spending();
-            for (int run = 0; run < 50; run++) batch.add(10, null, "");
+            for (int run = 0; run < 50; run++) batch.add(Cost.of(10));
             var own = new Spending();
 
             assertFalse(FIVE.limitReached(batch, own).isPresent(), "earlier runs did not stream");
-            batch.add(10, new BigDecimal(6), "USD");
+            batch.add(new Cost(10, new BigDecimal(6), "USD"));
             assertTrue(FIVE.limitReached(batch, own).isPresent());
         }
 

@@ -265,6 +265,31 @@ final class ShardsTest extends WholeCommand {
             assertEquals(2, tree(call.out()).path("total").asInt());
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"run", "retry", "retry 6", "status", "status --html", "export", "compare", "verify", "merge",
+                "run --shard 2/3"})
+        void ofAnotherVersionAreRejectedWithItsName(String command) throws IOException {
+            allThree();
+            for (int index = 1; index <= 3; index++) {
+                var log = "results." + index + "-of-3.jsonl.log";
+                Files.writeString(file(log), content(log).replace("\"format\":4", "\"format\":3")
+                        .replaceAll("\"tool\":\"[^\"]*\"", "\"tool\":\"difyexec 0.3.0\""));
+            }
+            var before = contents();
+            int runs = dify.runs();
+
+            var words = new ArrayList<>(List.of(command.split(" ")));
+            if (command.equals("compare")) words.addAll(List.of(output(), output()));
+            else words.addAll(List.of("-o", output()));
+            if (!Set.of("compare", "verify").contains(command)) words.addAll(List.of("-i", input()));
+            if (command.equals("export")) words.add(path("back.csv"));
+            if (command.contains("--html")) words.add(2, path("report.html"));
+            call(dify.settings(), words.toArray(String[]::new)).exits(2).reports("difyexec 0.3.0", "-of-3.jsonl.log");
+
+            assertEquals(before, contents());
+            assertEquals(runs, dify.runs());
+        }
+
         @Test
         void cannotBeExportedOrShownInAnHtmlReport() throws IOException {
             allThree();
@@ -673,6 +698,61 @@ final class ShardsTest extends WholeCommand {
             Files.writeString(file(file), content(file).lines()
                     .filter(line -> !Stream.of(words).allMatch(line::contains))
                     .map(line -> line + "\n").collect(Collectors.joining()));
+        }
+
+        /// A line that cannot be read may record a result or a run, as for `run`.
+        @ParameterizedTest
+        @CsvSource({"results.1-of-3.jsonl, 'id\":\"9'", "results.1-of-3.jsonl.log, 'event\":\"attempt'"})
+        void rejectsADamagedLineOfAShard(String file, String part) throws IOException {
+            allThree();
+            replace(file, part, "\0".repeat(part.length()));
+
+            assertRejected(file + ":");
+            assertRejected(file + ":", "--partial");
+        }
+
+        /// Without the log of the merged batch, nothing shows what ran after the merge.
+        @Test
+        void cannotBeContinuedWithoutTheLogOfTheMergedBatch() throws IOException {
+            dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
+            mergedOfThree();
+            dify.command("retry").exits(0);
+            var after = snapshot();
+            for (var gone : List.of(List.of("", ".log", ".retry"), List.of(".log"))) {
+                restore(after);
+                for (var suffix : gone) Files.deleteIfExists(file("results.jsonl" + suffix));
+
+                for (var line : List.of("run", "run --fresh", "run --shard 1/3", "retry 9"))
+                    sendsNothing(() -> dify.line(line), ".log.merged");
+                for (var command : List.of("status", "merge"))
+                    ofBatch(command).exits(2).reports("results.jsonl.log", ".log.merged").hints();
+            }
+
+            restore(Map.of("", "", ".log", "", ".retry", ""));
+            unmerge(1);
+            merged();
+            dify.command("retry").exits(0);
+            assertEquals("succeeded=12", status());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"jsonl, 'id\":\"6'", "jsonl.log, 'event\":\"attempt'"})
+        void leavesNoFileOpenIfItIsRejected(String file, String part) throws IOException {
+            var open = Path.of("/proc/self/fd");
+            Assumptions.assumeTrue(Files.isDirectory(open));
+            allThree();
+            append("results.3-of-3." + file, line("results.1-of-3." + file, part));
+            assertRejected("results.3-of-3.jsonl: row 6 ");
+
+            try (var files = Files.list(open)) {
+                assertEquals(List.of(), files.map(link -> {
+                    try {
+                        return Files.readSymbolicLink(link);
+                    } catch (IOException _) {
+                        return link; // it was only open while the folder was read
+                    }
+                }).filter(path -> path.startsWith(folder)).toList());
+            }
         }
 
         @Test

@@ -66,8 +66,8 @@ class StorageTest {
             return new FaultyDisk.Fault(call, number, number, EIO);
         }
 
-        private void names(String file, Call call) {
-            call.reports(file).omits("\tat ", "Exception");
+        private Call names(String file, Call call) {
+            return call.reports(file).omits("\tat ", "Exception");
         }
 
         /// Once per question about the file: "it does not exist" would forget the run that the log records.
@@ -130,6 +130,44 @@ class StorageTest {
             names("out.csv", broken("", once("fsync", 1), "export", "-i", input(), "-o", output(), path("out.csv"),
                     "--force").orElseThrow().exits(2));
             assertEquals("old", content("out.csv"));
+        }
+
+        /// It could be locked as little as the file that replaces it.
+        @Test
+        void aTemporaryFileThatCannotBeLockedIsDeleted() throws Exception {
+            rows(3);
+            dify.run();
+            var before = names();
+
+            names("out.csv", broken("", once("lock", 1), "export", "-i", input(), "-o", output(), path("out.csv"))
+                    .orElseThrow().exits(2));
+
+            before.addAll(List.of("report", "child.out", "child.err"));
+            assertEquals(before, names());
+        }
+
+        /// The last error is that of the folder, after the logs of the shards were renamed.
+        @Test
+        void anErrorAfterAMergeSaysThatItIsComplete() throws Exception {
+            rows(3);
+            for (var shard : List.of("1/2", "2/2")) dify.run("--shard", shard);
+
+            var calls = brokenAtEach("fsync", "", "merge", "-i", input(), "-o", output());
+
+            assertTrue(calls.size() > 4, calls::toString);
+            for (var call : calls) names("results.jsonl", call.exits(2));
+            calls.getLast().reports("merge is complete").hints();
+            assertEquals("succeeded=3", status());
+        }
+
+        @Test
+        void aFailedFsyncAtAStartIsReportedWithItsFile() throws Exception {
+            rows(2);
+            dify.run("--limit", "1");
+
+            for (var call : brokenAtEach("fsync", "results.jsonl", typed("run", "--limit", "1")))
+                names("results.jsonl", call).omits("NotForced", "Forced");
+            assertEquals(2, dify.runs());
         }
 
         /// The file is opened for its first line, when the row has run.

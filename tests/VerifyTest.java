@@ -10,7 +10,7 @@ import module java.base;
 import module java.net.http;
 
 import static difyexec.DifyExec.*;
-import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.*;
 
 /// `verify`: batches and planted faults, against a simulated server.
 final class VerifyTest extends WholeCommand {
@@ -356,6 +356,48 @@ final class VerifyTest extends WholeCommand {
             var call = finds("matches=1 not_verifiable=2", server.settings());
 
             assertEquals(List.of("2", "3"), ids(call, "not_verifiable"));
+        }
+
+        /// As Ctrl-C does in the shell: the requests in flight end at once, and no others start.
+        @Test
+        void endsAtAnInterrupt() throws Exception {
+            var server = dify();
+            rows(12);
+            server.run().exits(0);
+            var lists = WireMock.getRequestedFor(WireMock.urlPathEqualTo("/v1/workflows/logs"));
+            server.server.stubFor(WireMock.get(WireMock.urlPathEqualTo("/v1/workflows/logs"))
+                    .willReturn(server.answer(200, "{\"data\":[]}").withFixedDelay(3_000)));
+            var settings = server.settings();
+            var call = new FutureTask<>(() -> verify(settings));
+            var thread = Thread.ofPlatform().start(call);
+
+            until("the first list is asked for", () -> !server.server.findAll(lists).isEmpty());
+            thread.interrupt();
+
+            call.get().exits(130).showsNothing();
+            assertTrue(server.server.findAll(lists).size() <= Verification.ROWS_AT_ONCE);
+        }
+
+        @Test
+        void needsNoMemoryForResultsThatItDoesNotCheck() throws Exception {
+            var server = dify();
+            rows(1);
+            server.run().exits(0);
+            var line = ((ObjectNode) result("1")).put("filler", "x".repeat(4_000)).put("id", "ID").toString() + "\n";
+            try (var results = Files.newBufferedWriter(file("results.jsonl"), StandardOpenOption.APPEND)) {
+                for (int id = 2; id <= 20_000; id++) results.write(line.replace("ID", "row-" + id)); // 80 MB
+            }
+
+            var call = ended(start(server.settings("JDK_JAVA_OPTIONS", "-Xmx64m"), "verify", "-o", output(), "--json",
+                    "--sample", "3")).exits(3);
+
+            assertEquals(3, tree(call.out()).path("rows").asInt());
+            assertEquals(3, ids(call, "without_run").size());
+        }
+
+        @Test
+        void findsNumbersThatNoTypeCanHold() throws IOException {
+            finds("matches=1", batch("--dify 1.16.1", "blocking", "id,text", "1,12e34567890123"));
         }
     }
 }

@@ -9,6 +9,7 @@ import difyexec.DifyExec.Pace.Rate;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Event.SessionEvent;
 import static difyexec.DifyExec.Attempt.UserNames;
 import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.DifyExec.Judge.RetryRuns;
@@ -126,7 +127,7 @@ final class Given {
 
     static Response.Ran ran(String id, RunStatus status, String error) {
         return new Response.Ran(run(id), status, outputs("{\"answer\":\"yes\"}"), error, "workflow-1",
-                new Usage(1.5, 10, 3, Optional.empty(), ""));
+                new Usage(1.5, 3, Cost.of(10)));
     }
 
     static ObjectNode outputs(String json) {
@@ -312,9 +313,9 @@ final class Given {
     }
 
     static Event.SessionEvent session(int second, String server) {
-        return new Event.SessionEvent(NOON.plusSeconds(second), Event.FORMAT, "difyexec 1", null, "http://x/v1", "1-2",
-                "", false, server, Mode.STREAMING, true, "data.csv", null, "",
-                List.of("-c=5"), false, 0);
+        return new Event.SessionEvent(NOON.plusSeconds(second), new SessionEvent.Program(Event.FORMAT, "difyexec 1", null),
+                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false), server), Mode.STREAMING, true,
+                new SessionEvent.Input("data.csv", null, ""), new SessionEvent.Call(List.of("-c=5"), false), 0);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
@@ -364,8 +365,8 @@ final class Given {
 
     static Event.EndEvent end(int second, String id, String user, String outcome, String run,
             String error) {
-        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", run, 0, error, 1, 10,
-                new BigDecimal("0.5"), "USD", false, 0);
+        var seen = new Event.EndEvent.Seen(run, 0, error, 1, new Cost(10, new BigDecimal("0.5"), "USD"));
+        return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", seen, false, 0);
     }
 
     static final Response.Refused THROTTLED = http(400, "invalid_param",
@@ -627,13 +628,12 @@ final class Given {
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
             var batch = writer.batch();
-            var asked = new Batch.Selection(selection.listed(), selection.ids(), selection.force(), selection.among(),
-                    selection.limit(), selection.seed(), selection.rerunChanged(),
-                    resendUnknown || selection.resendUnknown(), selection.pendingOnly());
+            var asked = selection.with(Batch.Selection.Choice.RESEND_UNKNOWN, resendUnknown);
             var wanted = batch.select(asked, timeout);
             var route = batch.history().modePolicy(mode, app, server, false);
-            writer.record(Event.SessionEvent.of(batch, ACCESS.name(),
-                            new AppClaim("1-2", "", false), server, List.of(), false)
+            writer.record(SessionEvent.of(batch,
+                            new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false), server),
+                            new SessionEvent.Call(List.of(), false))
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             pace = new Pace(slots, wait, rate);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),

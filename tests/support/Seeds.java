@@ -603,8 +603,7 @@ final class Seeds implements Callable<Integer> {
         }
 
         Response.Ran ran(RunRef ref, RunStatus status, String error) {
-            var ran = new Response.Ran(ref, status, outputs(), error, "workflow-1",
-                    new Usage(1, TOKENS, 3, Optional.empty(), ""));
+            var ran = new Response.Ran(ref, status, outputs(), error, "workflow-1", new Usage(1, 3, Cost.of(TOKENS)));
             return kind.isChatflow() ? ran.with(message(), outputs()) : ran;
         }
 
@@ -618,8 +617,7 @@ final class Seeds implements Callable<Integer> {
         }
 
         private Response.ChatMessage message() {
-            return new Response.ChatMessage("conversation-of-" + ref.id(), "message-of-" + ref.id(), TOKENS,
-                    Optional.empty(), "");
+            return new Response.ChatMessage("conversation-of-" + ref.id(), "message-of-" + ref.id(), Cost.of(TOKENS));
         }
 
         Response.Ran madeUp(String error) {
