@@ -1783,7 +1783,7 @@ final class DifyExec implements Runnable {
         private Unusable refusal(Inspection inspection, PrintWriter err) {
             CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
-            boolean mustFixRows = inspection.problems().stream().anyMatch(problem -> problem.option().isEmpty());
+            boolean mustFixRows = !inspection.problems().stream().allMatch(problem -> problem.option().isPossible());
             var hint = mustFixRows ? "fix the rows, or use --no-check to send all cells as text"
                     : "use the options above, or --allow-unmapped to continue";
             if (!inspection.options().isEmpty())
@@ -2915,7 +2915,7 @@ final class DifyExec implements Runnable {
                     return Charset.forName(text.strip());
                 } catch (IllegalArgumentException _) {
                     throw new TypeConversionException(
-                            "unknown encoding; try UTF-8, Shift_JIS, GB18030 or windows-1252");
+                            "unknown encoding; try UTF-8, windows-31j, GB18030 or windows-1252");
                 }
             }
 
@@ -3406,19 +3406,12 @@ final class DifyExec implements Runnable {
             return new FirstExchange(client, judge, err);
         }
 
-        /// Reads all rows and reports everything that is wrong with the input. If a fault prevents reading the rest,
-        /// reads again with an option that the user did not choose, so that the report is complete. A fault that no
-        /// option repairs is thrown.
-        Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv)
-                throws InterruptedException, IOException {
-            try {
-                var inspector = new Inspection.Inspector(csv, form(options, server, csv));
-                var index = new Index();
-                csv.survey(inspector, row -> index.addRow(row, csv.file()), inspector::add);
-                return inspector.inspection(options.allowUnmapped);
-            } catch (Faulty fault) {
-                return inspect(options, server, csv.after(fault));
-            }
+        /// Reads all rows and reports everything that is wrong with the input.
+        Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
+            var inspector = new Inspection.Inspector(csv, form(options, server, csv));
+            var index = new Index();
+            csv.survey(inspector, row -> index.addRow(row, csv.file()), inspector::add);
+            return inspector.inspection(options.allowUnmapped);
         }
 
         /// Returns the workflow's form. With `--no-check`, or if the form is unknown, every cell is text.
@@ -11127,11 +11120,9 @@ final class DifyExec implements Runnable {
     /// (RFC 4180), or the copy of a workbook or of JSON in that form. Opening it reads the header, and [#check] reads
     /// all of it.
     ///
-    /// @param edits  the shell's edits, which change a row when it is read
-    /// @param faults the faults that options would repair. The rest of the table was read with these options, but only
-    ///               to find what else is wrong. The user has not chosen them, so [#check] refuses the table
+    /// @param edits the shell's edits, which change a row when it is read
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
-            UnaryOperator<Row> edits, Optional<Shard> shard, List<Faulty> faults) implements AutoCloseable {
+            UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
         /// The search for an id column stops after this many rows, because the values of all columns stay in memory.
         private static final int MAX_SEARCHED_ROWS = 100_000;
         /// Numbers the rows if it is the value of `--id-column`.
@@ -11202,13 +11193,6 @@ final class DifyExec implements Runnable {
                 return Json.MAPPER.convertValue(choices, Shape.class);
             }
 
-            /// Returns the choices with the option that repairs a fault. Dashes become underscores, so `--id-column` is
-            /// the field `id_column`.
-            Shape with(Faulty.Repair repair) {
-                ObjectNode choices = Json.MAPPER.valueToTree(this);
-                return of(choices.putPOJO(repair.name().substring(2).replace('-', '_'), repair.value()));
-            }
-
             boolean hasDecimalComma() {
                 return decimal != null && decimal == ',';
             }
@@ -11224,46 +11208,36 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses another id column than before, because the rows could not be matched with their results. Upper and
-        /// lower case may differ, unless the file also has the former title. If the table has faults, a repair may have
-        /// chosen the id column, and [#check] refuses the table anyway.
+        /// lower case may differ, unless the file also has the former title. If the table has faults, the id column may
+        /// be a guess, and [#check] refuses the table anyway.
         void requireSameIds(String before, Path log) {
             boolean isSame = idColumn.title().equalsIgnoreCase(before) && !header.titles().contains(before);
-            if (faults.isEmpty() && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
+            if (faults().isEmpty() && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
         }
 
+        /// Opens an input and reads its header. If that needs an option that was not typed, notes the fault and reads
+        /// on as with this option. So the rest of the input can be checked, but [#check] refuses the table.
         static Csv open(Path input, Shape shape) {
+            var original = new Original(input);
             try {
-                return read(TextFile.rereadable(input), shape, List.of());
-            } catch (IOException problem) {
-                throw new Unusable(input + ": " + Text.reason(problem));
+                var file = TextFile.of(original, shape);
+                return of(file, Header.of(file, shape), shape);
+            } catch (IOException | RuntimeException problem) {
+                original.close();
+                throw problem instanceof RuntimeException known ? known
+                        : new Unusable(input + ": " + Text.reason(problem));
             }
         }
 
-        /// Reads the header. After a fault that an option repairs, it is read again with that option, so that all
-        /// faults are reported together.
-        private static Csv read(TextFile source, Shape shape, List<Faulty> faults) throws IOException {
-            try {
-                var file = TextFile.of(source, shape);
-                return of(file, Header.of(file, shape), shape, faults);
-            } catch (Faulty fault) {
-                var all = Stream.concat(faults.stream(), Stream.of(fault)).toList();
-                if (fault.repair.isPresent()) return read(source, shape.with(fault.repair.get()), all);
-                new TextFile.Problems(source).addAll(all).refuse();
-                throw fault; // never reached, because there is at least one fault to refuse
-            }
-        }
-
-        /// Reads the table again after a fault that became known only below the header, such as a wrong encoding, so
-        /// that all faults can be reported.
-        Csv after(Faulty fault) throws IOException {
-            var repair = fault.repair.orElseThrow(() -> fault);
-            return read(file, shape.with(repair), Stream.concat(faults.stream(), Stream.of(fault)).toList());
+        /// Returns the faults that were found so far in the parts of the input that have been read.
+        List<Fault> faults() {
+            return file.original().faults();
         }
 
         /// Gives each column the name of its variable, and adds row numbers and constants. Choices of an earlier
         /// session must still fit the file. A column without a name is left out, unless `--id-column` or `--map`
         /// chooses it by its number, such as `column 3`.
-        private static Csv of(TextFile file, Header header, Shape shape, List<Faulty> faults) {
+        private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
             int id = idColumn(file, header, shape);
             if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1)); // before the constants, which have -1, too
@@ -11286,11 +11260,11 @@ final class DifyExec implements Runnable {
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
                     shape.headerRow(), shape.decimal(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
-            return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty(), faults);
+            return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty());
         }
 
         /// Returns the index of the id column, or -1 to number the rows. Case matters only if it is needed to tell
-        /// columns apart.
+        /// columns apart. If there is none, notes the fault and returns the column that is the likeliest.
         private static int idColumn(TextFile file, Header header, Shape shape) {
             var names = header.titles();
             var name = shape.idColumn().isEmpty() ? "id" : shape.idColumn();
@@ -11301,10 +11275,11 @@ final class DifyExec implements Runnable {
             var where = shape.headerRow() == null ? "" : " in the row of --header-row " + shape.headerRow();
             // at most five, to fit on a line; the first one is used to read on
             var repairs = Stream.concat(unique(file, header).limit(5), Stream.of(NUMBERS))
-                    .map(column -> new Faulty.Repair("--id-column", column)).toList();
-            throw new Faulty(file, header.line(), 0, "no column " + Text.quoted(name) + where, "use "
-                    + repairs.stream().map(Faulty.Repair::option).collect(joining(", or "))
-                    + " to number the rows; " + header.hint(), Optional.of(repairs.getFirst()));
+                    .map(column -> new Repair("--id-column", column)).toList();
+            file.add(file.fault(header.line(), 0, "no column " + Text.quoted(name) + where, "use "
+                    + repairs.stream().map(Repair::option).collect(joining(", or "))
+                    + " to number the rows; " + header.hint()), repairs.getFirst());
+            return names.indexOf(repairs.getFirst().value());
         }
 
         /// Returns the columns with names whose values look like ids and differ from each other in all rows, or in the
@@ -11326,11 +11301,11 @@ final class DifyExec implements Runnable {
         }
 
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
         }
 
         Csv with(Optional<Shard> shard) {
-            return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
         }
 
         List<String> columns() {
@@ -11384,8 +11359,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param use receives each row, and returns what is wrong with its id, such as a duplicate
         int check(Function<Row, Optional<String>> use) {
-            new TextFile.Problems(file).addAll(faults).refuse(); // before a long file is read
-            var found = new TextFile.Problems(file);
+            var found = new Problems(file);
             int ofOtherShards = survey(_ -> {}, use, found::add);
             found.refuse();
             return ofOtherShards;
@@ -11396,26 +11370,28 @@ final class DifyExec implements Runnable {
         ///
         /// @param inspector receives all rows that have all cells, including rows with an unusable id
         /// @param use receives all rows that can be used, and returns what is wrong with the id
-        int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Faulty> onFault) {
-            int ofOtherShards = 0;
-            file.extras().faults().forEach(onFault); // cells of a workbook that cannot be read
+        int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Fault> onFault) {
+            faults().forEach(onFault);
+            int misread = 0;
             try (var rows = new Rows()) {
                 while (rows.next()) {
+                    boolean isMisread = rows.records.isMisread();
+                    // reported once, because the option repairs all of them
+                    if (isMisread && misread++ == 0) onFault.accept(file.invalid(rows.records.line));
                     var fault = rows.shapeFault();
-                    if (fault.isEmpty()) {
+                    if (fault.isEmpty() && !isMisread) {
                         var row = rows.row();
                         inspector.accept(row);
                         fault = rows.idFault().or(() -> use.apply(row).map(rows::unusableId));
                     }
                     fault.ifPresent(onFault);
                 }
-                if (rows.number == 0) throw new Unusable(file.name() + ": no rows below the header");
-                ofOtherShards = rows.ofOtherShards;
+                if (rows.number == 0) onFault.accept(file.fault(0, 0, "no rows below the header", ""));
+                return rows.ofOtherShards;
             } catch (Faulty end) {
-                if (end.repair.isPresent()) throw end; // [#after] reads the rest with the option
-                onFault.accept(end); // after an unclosed quote, the rest cannot be divided into cells
+                onFault.accept(end.fault); // for example after an unclosed quote, the rest cannot be divided into cells
+                return 0;
             }
-            return ofOtherShards;
         }
 
         /// Returns the wanted rows in the file's order, and reads no further than the last of them. Each row must still
@@ -11465,12 +11441,12 @@ final class DifyExec implements Runnable {
                 return place < cells.size() ? cells.get(place).strip() : "";
             }
 
-            private Faulty fault(String problem) {
-                return file.unusable(records.line, problem);
+            private Fault fault(String problem) {
+                return file.fault(records.line, 0, problem, "");
             }
 
             /// Returns a fault if the row's cells do not fit the header, or empty if they do.
-            Optional<Faulty> shapeFault() {
+            Optional<Fault> shapeFault() {
                 var names = header.names();
                 // a workbook leaves out the last cells if they are empty, and Excel's CSV if their columns have no name
                 boolean isWhole = cells.size() <= names.size() && (!file.sheet().isEmpty()
@@ -11481,7 +11457,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns a fault if the id cannot be used, or empty if it can. Each id is a line of the retry list.
-            Optional<Faulty> idFault() {
+            Optional<Fault> idFault() {
                 var id = id();
                 if (id.isEmpty()) return Optional.of(unusableId("blank id"));
                 if (Secret.current().occursIn(id)) // files would have a mask instead, so the row would not be found
@@ -11492,8 +11468,8 @@ final class DifyExec implements Runnable {
 
             /// Creates the fault of an unusable id. Numbering the rows would discard the good ids of other rows, so
             /// this is only a hint and not an option of the suggested command.
-            Faulty unusableId(String problem) {
-                return file.unusable(records.line, 0, problem, NUMBERED);
+            Fault unusableId(String problem) {
+                return file.fault(records.line, 0, problem, NUMBERED);
             }
 
             Row row() {
@@ -11542,7 +11518,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            file.copies().close();
+            file.original().close();
         }
 
         /// Describes the layout of a CSV.
@@ -11571,37 +11547,43 @@ final class DifyExec implements Runnable {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
                     while (names != null && records.line < wanted) names = records.next();
-                    long line = records.line;
                     // the given row is blank or beyond the end
-                    if (shape.headerRow() != null && (names == null || line != wanted))
+                    if (shape.headerRow() != null && (names == null || records.line != wanted))
                         throw new Unusable(file.name() + ": --header-row " + wanted + ": no column names there");
-                    if (shape.headerRow() == null) refuseTitle(file, names, records);
-                    var all = new ArrayList<>(names);
-                    all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - names.size()), ""));
-                    return new Header(prefix.group(), delimiter, line, all.stream().map(String::strip).toList());
+                    var header = shape.headerRow() == null ? skipTitle(file, names, records)
+                            : Map.entry(records.line, names);
+                    var all = new ArrayList<>(header.getValue());
+                    all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - all.size()), ""));
+                    if (all.stream().anyMatch(name -> name.indexOf(TextFile.INVALID) >= 0))
+                        throw new Faulty(file.invalid(header.getKey())); // the columns cannot be matched
+                    return new Header(prefix.group(), delimiter, header.getKey(),
+                            all.stream().map(String::strip).toList());
                 }
             }
 
-            /// Refuses a first row that is a title. A title has at most half as many cells with text as the widest of
-            /// the next 20 rows, among which the table begins. The first cells of column names may be blank, because
-            /// pandas writes its index without a name.
-            private static void refuseTitle(TextFile file, List<String> first, Records records) {
-                var lines = new TreeMap<Long, Long>();
-                long line = records.line, filled = cellsWithText(first);
+            /// Returns the row of the column names with its line. This is the first one, unless that is a title. Then
+            /// notes the fault and returns the first row that is more than half as wide as the widest. A title has at
+            /// most half as many cells with text as the widest of the next 20 rows, among which the table begins. The
+            /// first cells of column names may be blank, because pandas writes its index without a name.
+            private static Map.Entry<Long, List<String>> skipTitle(TextFile file, List<String> first,
+                    Records records) {
+                var rows = new TreeMap<Long, List<String>>();
+                var header = Map.entry(records.line, first);
                 try {
-                    for (var row = records.next(); row != null && lines.size() < 20; row = records.next())
-                        lines.put(records.line, cellsWithText(row));
+                    for (var row = records.next(); row != null && rows.size() < 20; row = records.next())
+                        rows.put(records.line, row);
                 } catch (Faulty _) {
                     // the fault is found again when all rows are read
                 }
-                long widest = lines.isEmpty() ? 0 : Collections.max(lines.values());
-                if (filled * 2 > widest - first.stream().takeWhile(String::isBlank).count()) return;
-                // the first row that is more than half as wide as the widest
-                long likelyHeaderRow = lines.keySet().stream().filter(row -> lines.get(row) * 2 > widest)
-                        .findFirst().orElse(line);
-                var repair = new Faulty.Repair("--header-row", likelyHeaderRow);
-                throw new Faulty(file, line, 0, Text.count(filled, "cell") + ", but " + widest + " in a row below it",
-                        "use " + repair.option() + " if the column names are there", Optional.of(repair));
+                long filled = cellsWithText(first), widest = rows.values().stream().mapToLong(Header::cellsWithText)
+                        .max().orElse(0);
+                if (filled * 2 > widest - first.stream().takeWhile(String::isBlank).count()) return header;
+                var likely = rows.entrySet().stream().filter(row -> cellsWithText(row.getValue()) * 2 > widest)
+                        .findFirst().orElse(header);
+                var repair = new Repair("--header-row", likely.getKey().toString());
+                file.add(file.fault(header.getKey(), 0, Text.count(filled, "cell") + ", but " + widest
+                        + " in a row below it", "use " + repair.option() + " if the column names are there"), repair);
+                return likely;
             }
 
             private static long cellsWithText(List<String> cells) {
@@ -11673,6 +11655,7 @@ final class DifyExec implements Runnable {
             private final char[] buffer = new char[1 << 14]; // a part of the file
             private final StringBuilder cell = new StringBuilder(); // the cell that is being read
             private final BitSet typed = new BitSet(); // see [#isTyped]
+            private boolean isMisread; // see [#isMisread]
             private int at = 0, end = 0; // the next character in the buffer, and the end of its characters
             private long next; // the line of the next character
             long line; // where the current record begins
@@ -11699,6 +11682,7 @@ final class DifyExec implements Runnable {
                     if (file.isCopy()) line = takeNumber(); // messages are about the original file
                     var cells = new ArrayList<String>();
                     typed.clear();
+                    isMisread = false;
                     do {
                         cell.setLength(0);
                         boolean isText = peek() == '"';
@@ -11725,6 +11709,11 @@ final class DifyExec implements Runnable {
                 return place >= 0 && typed.get(place);
             }
 
+            /// Returns whether this record has bytes that are invalid in the encoding. We wrote a copy, so it has none.
+            boolean isMisread() {
+                return isMisread && !file.isCopy();
+            }
+
             /// Adds a quoted cell, without its quotes.
             private void takeQuoted() {
                 long opened = next; // for a message, because an unclosed quote is noticed only at the end
@@ -11745,16 +11734,17 @@ final class DifyExec implements Runnable {
             }
 
             /// Adds to the cell all characters before the next `stop` or line break. The inner loop looks at each
-            /// character of the file, so it copies whole pieces of the buffer and stops at an invalid character, too.
+            /// character of the file, so it copies whole pieces of the buffer.
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
-                    while (at < end && buffer[at] != stop && !isLineBreak(buffer[at])
-                            && buffer[at] != TextFile.INVALID) at++;
+                    boolean isInvalid = false;
+                    for (; at < end && buffer[at] != stop && !isLineBreak(buffer[at]); at++)
+                        isInvalid |= buffer[at] == TextFile.INVALID;
+                    isMisread |= isInvalid;
                     cell.append(buffer, from, at - from);
                     if (cell.length() > MAX_CELL_LENGTH)
                         throw file.unusable(line, "a cell is larger than 64 MiB (an unclosed quote?)");
-                    if (at < end && buffer[at] == TextFile.INVALID) throw file.invalid(next);
                     if (at < end) return;
                 }
             }
@@ -11797,28 +11787,79 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Signals that the text of the input has a fault, or several faults that are reported as one.
-    static final class Faulty extends Unusable {
-        final long line;
-        final String place, problem;
-        final Optional<Repair> repair;
+    /// Holds an option about the input that the user can add, such as `--encoding GB18030`.
+    record Repair(String name, String value) {
+        static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ",");
 
-        /// @param line   0 if the fault does not belong to a line
-        /// @param column the index of a workbook's column; other files need none
-        /// @param repair the option that would repair the fault, if there is one
-        Faulty(TextFile file, long line, int column, String problem, String hint, Optional<Repair> repair) {
-            super(file.prefix(line, column) + ": " + problem, hint);
-            this.line = line;
-            this.place = file.where(line, column);
-            this.problem = problem;
-            this.repair = repair;
+        boolean isPossible() {
+            return this != NONE;
         }
 
-        /// Holds an option about the input that the user can add, such as `--encoding GB18030`.
-        record Repair(String name, Object value) {
-            String option() {
-                return name + " " + Text.shell(value.toString());
-            }
+        /// Returns the option as it is typed, or an empty text if no option helps.
+        @JsonValue
+        String option() {
+            return isPossible() ? name + " " + Text.shell(value) : "";
+        }
+    }
+
+    /// Describes a fault of the input. A workbook may have very many, so its texts are made when they are needed.
+    ///
+    /// @param line   0 if the fault does not belong to a line
+    /// @param column the index of a workbook's column; other files need none
+    /// @param repair the option with which the rest of the input is read, or none
+    record Fault(TextFile file, long line, int column, String problem, String hint, Repair repair) {
+        /// Returns the place for a list of faults, such as `line 7`.
+        String place() {
+            return file.where(line, column);
+        }
+
+        /// Returns the fault as a sentence of its own, such as `data.csv:7: blank id`.
+        String what() {
+            return file.prefix(line, column) + ": " + problem;
+        }
+    }
+
+    /// Signals that the input cannot be used, because of a fault or of several faults that are reported as one.
+    static final class Faulty extends Unusable {
+        final Fault fault;
+
+        Faulty(Fault fault) {
+            super(fault.what(), fault.hint());
+            this.fault = fault;
+        }
+    }
+
+    /// Collects faults, to report them as one with the first 20 of them and their number. More would not fit on a
+    /// screen.
+    static final class Problems {
+        private static final int SHOWN = 20;
+
+        private final TextFile file;
+        private final List<Fault> shown = new ArrayList<>();
+        private long count = 0;
+
+        Problems(TextFile file) {
+            this.file = file;
+        }
+
+        void add(Fault fault) {
+            if (count++ < SHOWN) shown.add(fault);
+        }
+
+        /// Throws the faults as one, if there are any. If options repair some of them, the hint consists of these
+        /// options; otherwise it is the first hint.
+        void refuse() {
+            if (count == 1) throw new Faulty(shown.getFirst());
+            if (count == 0) return;
+            var lines = shown.stream().map(fault -> "\n  " + fault.place() + ": " + fault.problem())
+                    .collect(joining());
+            var rest = count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : "";
+            var options = shown.stream().map(Fault::repair).filter(Repair::isPossible).map(Repair::option).distinct()
+                    .collect(joining(" "));
+            var hint = shown.stream().map(Fault::hint).filter(text -> !text.isEmpty()).findFirst();
+            // no line and no column, because each problem has its own place
+            throw file.unusable(0, 0, count + " problems" + lines + rest,
+                    options.isEmpty() ? hint.orElse("") : "use " + options);
         }
     }
 
@@ -11828,18 +11869,19 @@ final class DifyExec implements Runnable {
     /// @param start  the first 64 KB of the text, to recognize its format, its delimiter and its header
     /// @param isCopy whether the text is CSV that was made of a workbook or of JSON
     /// @param sheet  the worksheet of a workbook, or an empty text
-    /// @param copies the temporary files that are removed at the end
-    record TextFile(Path input, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
-            String sheet, Extras extras, Copies copies) {
-        /// Describes a workbook besides its cells: the width of the table, the ranges of merged cells, the cells that
-        /// cannot be read, and notes.
-        record Extras(int width, List<CellRangeAddress> merged, List<Faulty> faults, List<String> notes) {
-            static final Extras NONE = new Extras(0, List.of(), List.of(), List.of());
+    record TextFile(Original original, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
+            String sheet, Extras extras) {
+        /// Describes a workbook besides its cells: the width of the table, the ranges of merged cells, and notes.
+        record Extras(int width, List<CellRangeAddress> merged, List<String> notes) {
+            static final Extras NONE = new Extras(0, List.of(), List.of());
         }
 
         /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this number, so no text
         /// contains it, and readers find where the bytes were invalid.
         static final char INVALID = '\uFFFE';
+        private static final int START = 1 << 16; // bytes
+        /// Lists encodings that the detector reports although Excel writes a wider variant, with more characters.
+        private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
         /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
@@ -11852,20 +11894,21 @@ final class DifyExec implements Runnable {
         /// Opens an input. Its format is recognized by its first bytes and not by its name, because people rename
         /// files. Only JSON lines that do not begin with an object are recognized by their name, so that the error is
         /// about JSON.
-        static TextFile of(TextFile source, Csv.Shape shape) throws IOException {
+        static TextFile of(Original original, Csv.Shape shape) throws IOException {
+            var source = source(original);
             byte[] start;
-            try (var in = source.source.get()) {
-                start = in.readNBytes(1 << 16);
+            try (var in = source.get()) {
+                start = in.readNBytes(START);
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
             var charset = shape.encoding() != null ? shape.encoding() : charset(magic);
-            // not a copy (false) and without a worksheet ("")
-            var file = new TextFile(source.input, source.source, charset, new String(start, charset), false, "",
-                    Extras.NONE, source.copies);
-            if (magic.startsWith(ZIP)) return Book.copy(file, shape);
+            // not a copy (false), without a worksheet (""), and not decoded yet
+            var bytes = new TextFile(original, source, charset, "", false, "", Extras.NONE);
+            if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
             if (BINARY.stream().anyMatch(magic::startsWith))
-                throw new Unusable(file.name() + ": is a binary file",
+                throw new Unusable(bytes.name() + ": is a binary file",
                         "save it as .xlsx without a password, CSV or JSON lines");
+            var file = bytes.decoded(start);
             boolean isJson = JSON.matcher(file.start).lookingAt() || file.isArray() || file.isNamed("jsonl|ndjson");
             if (isJson && shape.headerRow() != null) throw new Unusable(file.name() + ": --header-row "
                     + shape.headerRow() + ": JSON has no header row",
@@ -11873,24 +11916,30 @@ final class DifyExec implements Runnable {
             return isJson ? file.rowsOfJson() : file;
         }
 
-        /// Returns the input itself, or a copy of standard input, a pipe or a device, because those can be read only
-        /// once.
-        static TextFile rereadable(Path input) throws IOException {
-            var copies = new Copies(input);
-            // the encoding and the other details are not known yet, see [#of]
-            return new TextFile(input, source(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
+        /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault, and decodes the whole
+        /// text in the likely one. The last character may be cut off, which is no error.
+        private TextFile decoded(byte[] bytes) {
+            var text = CharBuffer.allocate(bytes.length);
+            boolean isWhole = bytes.length < START;
+            boolean isValid = !charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
+            var likely = isValid ? Optional.<Charset>empty() : likelyCharset();
+            if (likely.isPresent()) original.add(invalid((text.flip() + "x").lines().count())); // x is the invalid byte
+            var used = likely.orElse(charset);
+            return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
 
-        /// Returns how to open an input. Refuses an input that cannot be read, and says why, because the system's error
-        /// often does not.
-        private static IOSupplier<InputStream> source(Path input, Copies copies) throws IOException {
-            if (input.toString().equals("-")) return copies.add(System.in::transferTo);
+        /// Returns how to read an input as often as needed: the file itself, or a copy of standard input, a pipe or a
+        /// device, because those can be read only once. Refuses an input that cannot be read, and says why, because the
+        /// system's error often does not.
+        private static IOSupplier<InputStream> source(Original original) throws IOException {
+            var input = original.path();
+            if (input.toString().equals("-")) return original.copy(System.in::transferTo);
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file");
             if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
             if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
             if (Files.isRegularFile(input)) return () -> Files.newInputStream(input);
             try (var in = Files.newInputStream(input)) {
-                return copies.add(in::transferTo);
+                return original.copy(in::transferTo);
             }
         }
 
@@ -11905,13 +11954,13 @@ final class DifyExec implements Runnable {
         /// Copies the rows as CSV. Each record begins with the number that its original has in the input. All texts are
         /// quoted, but numbers and dates are not, so that [Csv.Records] can tell them apart.
         TextFile copied(IOConsumer<Writer> rows) throws IOException {
-            var copy = copies.add(out -> {
+            var copy = original.copy(out -> {
                 var text = new BufferedWriter(Json.utf8(out));
                 rows.accept(text);
                 text.flush();
             });
             var start = isArray() ? "[" : ""; // messages then count the items of the array
-            return new TextFile(input, copy, UTF_8, start, true, sheet, extras, copies);
+            return new TextFile(original, copy, UTF_8, start, true, sheet, extras);
         }
 
         static void write(Writer out, long number, List<String> cells) throws IOException {
@@ -11923,12 +11972,12 @@ final class DifyExec implements Runnable {
         }
 
         TextFile with(Extras extras) {
-            return new TextFile(input, source, charset, start, isCopy, sheet, extras, copies);
+            return new TextFile(original, source, charset, start, isCopy, sheet, extras);
         }
 
         /// Returns the input for messages about this worksheet. Its `start` is empty, because a workbook is not a text.
         TextFile ofSheet(String sheet) {
-            return new TextFile(input, source, UTF_8, "", false, sheet, extras, copies);
+            return new TextFile(original, source, UTF_8, "", false, sheet, extras);
         }
 
         /// Converts JSON objects to CSV. The columns are all names that occur in any of the objects, so the text is
@@ -11953,7 +12002,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isNamed(String endings) {
-            return input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(" + endings + ")");
+            return input().toString().toLowerCase(Locale.ROOT).matches(".*\\.(" + endings + ")");
         }
 
         private interface JsonRows {
@@ -11972,9 +12021,9 @@ final class DifyExec implements Runnable {
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
-                    if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw invalid(number);
+                    if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw new Faulty(invalid(number));
                     if (object.isObject()) rows.accept(number, object);
-                    else problems.add(unusable(number, "not a JSON object"));
+                    else problems.add(fault(number, 0, "not a JSON object", ""));
                     if (isArray()) number++;
                 }
                 if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
@@ -12003,12 +12052,12 @@ final class DifyExec implements Runnable {
             return value.isNumber() || text.isEmpty() ? text : quoted(text);
         }
 
-        String name() {
-            return name(input);
+        Path input() {
+            return original.path();
         }
 
-        private static String name(Path input) {
-            return input.toString().equals("-") ? "standard input" : input.toString();
+        String name() {
+            return original.name();
         }
 
         /// Opens the text. Invalid bytes are replaced and not reported, because only the caller can find out their
@@ -12036,7 +12085,16 @@ final class DifyExec implements Runnable {
         }
 
         Faulty unusable(long line, int column, String problem, String hint) {
-            return new Faulty(this, line, column, problem, hint, Optional.empty());
+            return new Faulty(fault(line, column, problem, hint));
+        }
+
+        Fault fault(long line, int column, String problem, String hint) {
+            return new Fault(this, line, column, problem, hint, Repair.NONE);
+        }
+
+        /// Notes a fault. The reading continues as if this option had been typed.
+        void add(Fault fault, Repair repair) {
+            original.add(new Fault(this, fault.line(), fault.column(), fault.problem(), fault.hint(), repair));
         }
 
         /// Returns the beginning of a message about this place, such as `data.csv:7`, or `book.xlsx: Sheet1!C7` for a
@@ -12047,95 +12105,77 @@ final class DifyExec implements Runnable {
             return name() + (isLine ? ":" + line : ": " + where(line, column));
         }
 
-        /// Creates the fault of a line with bytes that are invalid in the encoding. The detected encoding is a guess,
-        /// so it is only a hint.
-        Faulty invalid(long line) {
+        /// Creates the fault of a line with bytes that are invalid in the encoding. The repair is only a guess.
+        Fault invalid(long line) {
+            var repair = likelyCharset().map(guess -> new Repair("--encoding", guess.name())).orElse(Repair.NONE);
+            return new Fault(this, line, 0, "invalid " + charset, (repair.isPossible() ? "add " + repair.option()
+                    + " (a guess)" : "name the encoding with --encoding") + ", or save the file as UTF-8", repair);
+        }
+
+        /// Returns the encoding that the bytes are probably in, unless it is the one in which they are invalid. If the
+        /// detector knows none, a wider variant of that one may fit.
+        private Optional<Charset> likelyCharset() {
             try (var in = source.get()) {
-                var guess = UniversalDetector.detectCharset(in);
-                if (guess != null && !guess.equals(charset.name()) && Charset.isSupported(guess)) {
-                    var repair = new Faulty.Repair("--encoding", Charset.forName(guess));
-                    return new Faulty(this, line, 0, "invalid " + charset, "add " + repair.option()
-                            + " (a guess), or save the file as UTF-8", Optional.of(repair));
-                }
+                var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
+                return Optional.of(WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name))
+                        .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset));
             } catch (IOException _) {
-                // the message then suggests no encoding
-            }
-            return unusable(line, 0, "invalid " + charset,
-                    "name the encoding with --encoding, or save the file as UTF-8");
-        }
-
-        /// Collects the faults of a file, to report them as one with the first 20 of them and their number. More would
-        /// not fit on a screen.
-        static final class Problems {
-            private static final int SHOWN = 20;
-
-            private final TextFile file;
-            private final List<Faulty> shown = new ArrayList<>();
-            private long count = 0;
-
-            Problems(TextFile file) {
-                this.file = file;
-            }
-
-            void add(Faulty fault) {
-                if (count++ < SHOWN) shown.add(fault);
-            }
-
-            Problems addAll(List<Faulty> faults) {
-                faults.forEach(this::add);
-                return this;
-            }
-
-            /// Throws the faults as one, if there are any. If options repair some of them, the hint consists of these
-            /// options; otherwise it is the first hint.
-            void refuse() {
-                if (count == 1) throw shown.getFirst();
-                if (count == 0) return;
-                var lines = shown.stream().map(fault -> "\n  " + fault.place + ": " + fault.problem).collect(joining());
-                var rest = count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : "";
-                var options = shown.stream().flatMap(fault -> fault.repair.stream()).map(Faulty.Repair::option)
-                        .distinct().collect(joining(" "));
-                var hint = shown.stream().map(fault -> fault.hint).filter(text -> !text.isEmpty()).findFirst();
-                // no line and no column, because each problem has its own place
-                throw file.unusable(0, 0, count + " problems" + lines + rest,
-                        options.isEmpty() ? hint.orElse("") : "use " + options);
+                return Optional.empty();
             }
         }
+    }
 
-        /// Holds copies of the input in temporary files without a name. Nobody else can open them, and the system
-        /// removes them when this process ends, however it ends.
-        static final class Copies implements AutoCloseable {
-            private final Path input;
-            private final List<FileChannel> files = new ArrayList<>();
+    /// Holds an input as the user named it, the faults that were found in it, and copies of it. The copies are
+    /// temporary files without a name. Nobody else can open them, and the system removes them when this process ends,
+    /// however it ends.
+    static final class Original implements AutoCloseable {
+        private final Path path;
+        private final List<Fault> faults = new ArrayList<>();
+        private final List<FileChannel> copies = new ArrayList<>();
 
-            Copies(Path input) {
-                this.input = input;
+        Original(Path path) {
+            this.path = path;
+        }
+
+        Path path() {
+            return path;
+        }
+
+        String name() {
+            return path.toString().equals("-") ? "standard input" : path.toString();
+        }
+
+        void add(Fault fault) {
+            faults.add(fault);
+        }
+
+        List<Fault> faults() {
+            return Collections.unmodifiableList(faults);
+        }
+
+        /// Makes a copy and returns how to read it. An error can come from the input or from the copy, so the message
+        /// names both.
+        IOSupplier<InputStream> copy(IOConsumer<OutputStream> content) {
+            try {
+                var temporary = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
+                var file = FileChannel.open(temporary, StandardOpenOption.READ, StandardOpenOption.WRITE);
+                copies.add(file); // before anything can fail
+                Files.delete(temporary); // the open file stays, but has no name
+                content.accept(Channels.newOutputStream(file));
+                return () -> new CopyReader(file);
+            } catch (IOException problem) {
+                throw new Unusable("cannot make a copy of " + name() + " (" + Text.reason(problem) + ")",
+                        "if the input can be read, choose another folder for the copy with "
+                                + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
             }
+        }
 
-            /// Adds a copy and returns how to read it. An error can come from the input or from the copy, so the
-            /// message names both.
-            IOSupplier<InputStream> add(IOConsumer<OutputStream> content) {
-                try {
-                    var path = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
-                    var file = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE);
-                    files.add(file); // before anything can fail
-                    Files.delete(path); // the open file stays, but has no name
-                    content.accept(Channels.newOutputStream(file));
-                    return () -> new CopyReader(file);
-                } catch (IOException problem) {
-                    throw new Unusable("cannot make a copy of " + name(input) + " (" + Text.reason(problem) + ")",
-                            "if the input can be read, choose another folder for the copy with "
-                                    + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
-                }
-            }
-
-            @Override
-            public void close() {
-                for (var file : files) try {
-                    file.close();
-                } catch (IOException _) {
-                    // the system removes the copy when this process ends
-                }
+        @Override
+        public void close() {
+            for (var file : copies) try {
+                file.close();
+            } catch (IOException _) {
+                // the system removes the copy when this process ends
             }
         }
 
@@ -12191,7 +12231,6 @@ final class DifyExec implements Runnable {
         private final boolean is1904; // whether days are counted from 1904, as old Excel for the Mac does
         private final Map<String, Format> formats = new HashMap<>(); // by format, because a workbook has few of them
         private final List<CellRangeAddress> merged = new ArrayList<>();
-        private final List<Faulty> faults = new ArrayList<>();
         private int width = 0;
 
         /// Describes a number format. `digits` is the least number of digits if the format pads numbers with zeros,
@@ -12232,21 +12271,19 @@ final class DifyExec implements Runnable {
                 var names = book.getSheets().map(Sheet::getName).toList();
                 Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
                 if (wanted.isEmpty()) isWanted = one -> !widths(one, 1).isEmpty(); // one row with text is enough
-                var sheet = book.getSheets().filter(isWanted).findFirst();
-                if (sheet.isEmpty()) throw new Unusable(file.name() + ": no worksheet "
-                        + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
-                        "the worksheets are " + Text.printable(String.join(", ", names), 300) + "; choose by --sheet");
-                var name = sheet.get().getName();
+                var first = book.getSheets().filter(isWanted).findFirst().orElseThrow(() -> new Unusable(file.name()
+                        + ": no worksheet " + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
+                        "the worksheets are " + Text.printable(String.join(", ", names), 300)
+                                + "; choose by --sheet"));
+                var sheet = wanted.isEmpty() && shape.headerRow() == null ? skipCover(file, first, book) : first;
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())
-                    notes.add("reading the worksheet " + Text.quoted(name) + "; --sheet chooses another of "
-                            + names.size());
-                var named = file.ofSheet(name);
-                var reader = new Book(named, book.isDate1904());
-                reader.survey(sheet.get(), zip);
-                if (wanted.isEmpty() && shape.headerRow() == null) refuseCover(named, sheet.get(), book);
-                var copy = named.copied(out -> notes.addAll(reader.read(sheet.get(), out)));
-                return copy.with(new TextFile.Extras(reader.width, reader.merged, reader.faults, notes));
+                    notes.add("reading the worksheet " + Text.quoted(sheet.getName())
+                            + "; --sheet chooses another of " + names.size());
+                var reader = new Book(file.ofSheet(sheet.getName()), book.isDate1904());
+                reader.survey(sheet, zip);
+                var copy = reader.file.copied(out -> notes.addAll(reader.read(sheet, out)));
+                return copy.with(new TextFile.Extras(reader.width, reader.merged, notes));
             } catch (Unusable problem) {
                 throw problem;
             } catch (IOException | RuntimeException | XMLStreamException _) {
@@ -12266,13 +12303,16 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses a worksheet that is a cover page. Its first row has one cell, and another worksheet has wider rows.
-        private static void refuseCover(TextFile file, Sheet first, ReadableWorkbook book) {
-            if (widths(first, 1).getFirst() > 1) return;
-            var wider = book.getSheets().filter(one -> width(one) > width(first)).findFirst()
-                    .map(one -> new Faulty.Repair("--sheet", one.getName()));
-            if (wider.isPresent()) throw new Faulty(file, 1, 0, "a cover page instead of column names",
-                    "use " + wider.get().option(), wider);
+        /// Returns the worksheet with the table. If the first one is a cover page, notes the fault and returns the next
+        /// one that is wider. The first row of a cover page has one cell.
+        private static Sheet skipCover(TextFile file, Sheet first, ReadableWorkbook book) {
+            if (widths(first, 1).getFirst() > 1) return first;
+            var wider = book.getSheets().filter(one -> width(one) > width(first)).findFirst();
+            wider.map(one -> new Repair("--sheet", one.getName())).ifPresent(repair -> {
+                var cover = file.ofSheet(first.getName());
+                cover.add(cover.fault(1, 0, "a cover page instead of column names", "use " + repair.option()), repair);
+            });
+            return wider.orElse(first);
         }
 
         /// Returns how many cells the widest of the first 20 rows has. A table is as wide as that near its top.
@@ -12336,7 +12376,7 @@ final class DifyExec implements Runnable {
 
         /// Notes a fault, and returns an empty text for the cell.
         private String addFault(long row, int column, String problem) {
-            faults.add(file.unusable(row, column, problem, ""));
+            file.original().add(file.fault(row, column, problem, ""));
             return "";
         }
 
@@ -12486,20 +12526,21 @@ final class DifyExec implements Runnable {
         List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
-                if (value(row, column, cell) instanceof Value.Invalid(var why, var option))
+                if (value(row, column, cell) instanceof Value.Invalid(var why, var repair))
                     problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
-                            csv.input(column).title(), Text.printable(cell, 60), why, option));
+                            csv.input(column).title(), Text.printable(cell, 60), why, repair));
             });
             return problems;
         }
 
         /// Returns the faults of the header. With any of them, nothing is sent. If lenient (`--allow-unmapped`),
         /// columns and variables need not match, but a chatflow still needs its question.
-        List<Inspection.Fault> faults(Csv csv, boolean isLenient) {
-            var faults = new ArrayList<Inspection.Fault>();
-            var option = questionColumn(csv.columns()).map(column -> "--query-column " + Text.shell(column)).orElse("");
+        List<Inspection.Mismatch> faults(Csv csv, boolean isLenient) {
+            var faults = new ArrayList<Inspection.Mismatch>();
+            var repair = questionColumn(csv.columns()).map(column -> new Repair("--query-column", column))
+                    .orElse(Repair.NONE);
             for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
-                faults.add(noQuestion(variable.name(), option));
+                faults.add(noQuestion(variable.name(), repair));
             if (!isLenient && !isUnknown) faults.addAll(mappingFaults(csv));
             return faults;
         }
@@ -12507,34 +12548,36 @@ final class DifyExec implements Runnable {
         /// Creates the fault of a chatflow without a question.
         ///
         /// @param column the column that should contain the question
-        /// @param option the option that would choose a likely column, or empty
-        private Inspection.Fault noQuestion(String column, String option) {
+        /// @param repair the option that would choose a likely column, or none
+        private Inspection.Mismatch noQuestion(String column, Repair repair) {
             if (byColumn.containsKey(column))
-                return new Inspection.Fault("column " + Text.quoted(column) + " fills the variable of this name, so it "
-                        + "cannot be the chatflow's question; copy it to another column", "");
-            return new Inspection.Fault("no column " + Text.quoted(column) + " for the chatflow's question; "
-                    + (option.isEmpty() ? "name it with --query-column" : "did you mean " + option + "?"), option);
+                return new Inspection.Mismatch("column " + Text.quoted(column) + " fills the variable of this name, so "
+                        + "it cannot be the chatflow's question; copy it to another column", Repair.NONE);
+            return new Inspection.Mismatch("no column " + Text.quoted(column) + " for the chatflow's question; "
+                    + (repair.isPossible() ? "did you mean " + repair.option() + "?" : "name it with --query-column"),
+                    repair);
         }
 
         /// Returns a fault for each input that would not reach the workflow, with an option that helps. The kinds of
         /// faults come in this order: names of `--map` or `--var` that no variable has, a column that is almost a
         /// variable, a required variable without a column. A column or variable in one fault is left out of the next
         /// ones.
-        private List<Inspection.Fault> mappingFaults(Csv csv) {
-            var losses = new ArrayList<Inspection.Fault>();
+        private List<Inspection.Mismatch> mappingFaults(Csv csv) {
+            var losses = new ArrayList<Inspection.Mismatch>();
             var columns = unmatched(csv);
             var unfilled = unfilled();
             for (var name : columns.stream().filter(csv::isNamed).toList()) {
                 columns.remove(name);
-                losses.add(new Inspection.Fault("--map or --var names " + Text.quoted(name)
+                losses.add(new Inspection.Mismatch("--map or --var names " + Text.quoted(name)
                         + ", but the workflow has no such variable"
-                        + Nearest.hint(name, unfilled.stream().map(Variable::name).toList()), ""));
+                        + Nearest.hint(name, unfilled.stream().map(Variable::name).toList()), Repair.NONE));
             }
             var pairs = new LinkedHashMap<Variable, String>();
             for (var column : columns) for (var variable : unfilled)
                 if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
-            pairs.forEach((variable, column) -> losses.add(new Inspection.Fault("column " + Text.quoted(column)
-                    + " matches no variable; did you mean " + map(column, variable) + "?", map(column, variable))));
+            pairs.forEach((variable, column) -> losses.add(new Inspection.Mismatch("column " + Text.quoted(column)
+                    + " matches no variable; did you mean " + map(column, variable).option() + "?",
+                    map(column, variable))));
             for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
                 losses.add(withRemedy("no column for the required variable " + Text.quoted(variable.name()), columns,
                         variable));
@@ -12543,23 +12586,24 @@ final class DifyExec implements Runnable {
             boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
             if (!losses.isEmpty() || !onlyIdMatches || columns.size() + unfilled.size() == 0) return losses;
             var loss = "no column but the id reaches the workflow";
-            return List.of(unfilled.isEmpty() ? new Inspection.Fault(loss + ", which has no variables", "")
+            return List.of(unfilled.isEmpty()
+                    ? new Inspection.Mismatch(loss + ", which has no variables", Repair.NONE)
                     : withRemedy(loss, columns, unfilled.getFirst()));
         }
 
         /// Adds the option that helps. If several columns may be meant, it contains a placeholder, with which the
         /// command fails until the user replaces it.
-        private static Inspection.Fault withRemedy(String loss, List<String> columns, Variable variable) {
-            if (columns.isEmpty())
-                return new Inspection.Fault(loss + "; use --var " + Text.shell(variable.name() + "=VALUE"), "");
+        private static Inspection.Mismatch withRemedy(String loss, List<String> columns, Variable variable) {
+            if (columns.isEmpty()) return new Inspection.Mismatch(loss + "; use --var "
+                    + Text.shell(variable.name() + "=VALUE"), Repair.NONE);
             // three suggestions fit into a message; a CSV may have hundreds of columns
             var maps = columns.stream().limit(3).map(column -> map(column, variable)).toList();
-            return new Inspection.Fault(loss + "; use " + String.join(" or ", maps),
+            return new Inspection.Mismatch(loss + "; use " + maps.stream().map(Repair::option).collect(joining(" or ")),
                     maps.size() == 1 ? maps.getFirst() : map("COLUMN", variable));
         }
 
-        private static String map(String column, Variable variable) {
-            return "--map " + Text.shell(column + "=" + variable.name());
+        private static Repair map(String column, Variable variable) {
+            return new Repair("--map", column + "=" + variable.name());
         }
 
         /// Returns the column that probably contains a chatflow's question, judged by its name.
@@ -12681,7 +12725,7 @@ final class DifyExec implements Runnable {
             var text = cell.strip();
             if (NUMBER.matcher(text).matches()) return new Value.Raw(new BigDecimal(text).toPlainString());
             return new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89",
-                    hasDecimalComma(text) ? "--decimal ," : "");
+                    hasDecimalComma(text) ? Repair.DECIMAL_COMMA : Repair.NONE);
         }
 
         static boolean hasDecimalComma(String cell) {
@@ -12886,10 +12930,10 @@ final class DifyExec implements Runnable {
         record None() implements Value {}
 
         /// Represents a cell that the workflow would not accept. `why` continues a sentence that starts with the
-        /// variable. `option` is an option with which the cell would be accepted, or empty.
-        record Invalid(String why, String option) implements Value {
+        /// variable. With the `repair`, the cell would be accepted.
+        record Invalid(String why, Repair repair) implements Value {
             Invalid(String why) {
-                this(why, "");
+                this(why, Repair.NONE);
             }
         }
 
@@ -12924,16 +12968,16 @@ final class DifyExec implements Runnable {
     /// @param options  the options that repair faults and problems, as they are typed
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems, List<String> options) {
-        /// Holds a sentence about a fault, and the option that repairs it or an empty text.
-        record Fault(String text, String option) {}
+        /// Holds a sentence about a column or variable that does not fit, and the option that repairs it, or none.
+        record Mismatch(String text, Repair repair) {}
 
         /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has neither `id` nor
-        /// `column` here. `option` is an option that repairs it, or empty.
+        /// `column` here. `option` repairs it, unless it is none.
         record Problem(long line, String place, String id, String column, String value, String message,
-                String option) {
+                Repair option) {
             /// Returns this problem as an example of `count` cells that the option would repair.
             Problem asOneOf(int count) {
-                var text = message + " (" + Text.count(count, "such cell") + "; " + option + " reads them)";
+                var text = message + " (" + Text.count(count, "such cell") + "; " + option.option() + " reads them)";
                 return new Problem(line, place, id, column, value, text, option);
             }
 
@@ -12960,6 +13004,7 @@ final class DifyExec implements Runnable {
             private final Csv csv;
             private final Form form;
             private final List<Profiler> profilers;
+            private final List<Fault> repairable = new ArrayList<>();
             private final List<Inspection.Problem> problems = new ArrayList<>();
             private long rows = 0;
 
@@ -12976,37 +13021,37 @@ final class DifyExec implements Runnable {
                 problems.addAll(form.problems(row, csv));
             }
 
-            /// Adds a row that cannot be used.
-            void add(Faulty fault) {
-                var remedy = fault.hint.isEmpty() ? "" : "; " + fault.hint;
-                // no id, column or value, because the row could not be read
-                problems.add(new Inspection.Problem(fault.line, fault.place, "", "", "", fault.problem + remedy, ""));
+            /// Adds a fault of the file. If no option repairs it, it is a row that cannot be used, without id, column
+            /// and value.
+            void add(Fault fault) {
+                var remedy = fault.hint().isEmpty() ? "" : "; " + fault.hint();
+                if (fault.repair().isPossible()) repairable.add(fault);
+                else problems.add(new Problem(fault.line(), fault.place(), "", "", "", fault.problem() + remedy,
+                        Repair.NONE));
             }
 
             /// Returns the problems to show. If an option repairs all faulty cells of a column, only the first one of
             /// them is shown.
-            private List<Inspection.Problem> summary() {
-                var columns = problems.stream().collect(Collectors.groupingBy(Inspection.Problem::column));
-                columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> cell.option().isEmpty()));
-                columns.remove(""); // rows, which belong to no column
+            private List<Problem> summary() {
+                var columns = problems.stream().collect(Collectors.groupingBy(Problem::column));
+                columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> !cell.option().isPossible()));
                 columns.replaceAll((_, cells) -> List.of(cells.getFirst().asOneOf(cells.size())));
-                var shown = new LinkedHashSet<Inspection.Problem>();
-                for (var problem : problems)
-                    shown.addAll(columns.getOrDefault(problem.column(), List.of(problem)));
-                return List.copyOf(shown);
+                return problems.stream().flatMap(problem -> columns.getOrDefault(problem.column(), List.of(problem))
+                        .stream()).distinct().toList();
             }
 
             /// Returns the results. Faults of the file come before faults of the form, and each option is included
             /// once.
             Inspection inspection(boolean isLenient) {
-                var ofFile = csv.faults().stream().map(fault -> new Fault(fault.what() + "; " + fault.hint,
-                        fault.repair.map(Faulty.Repair::option).orElse("")));
-                var faults = Stream.concat(ofFile, form.faults(csv, isLenient).stream()).toList();
-                var options = Stream.concat(faults.stream().map(Fault::option),
-                        problems.stream().map(Problem::option)).filter(option -> !option.isEmpty()).distinct();
+                var mismatches = form.faults(csv, isLenient);
+                var texts = Stream.concat(repairable.stream().map(fault -> fault.what() + "; " + fault.hint()),
+                        mismatches.stream().map(Mismatch::text));
+                var options = Stream.of(repairable.stream().map(Fault::repair), mismatches.stream()
+                        .map(Mismatch::repair), problems.stream().map(Problem::option)).flatMap(all -> all)
+                        .filter(Repair::isPossible).map(Repair::option).distinct();
                 var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
-                        profilers.stream().flatMap(Profiler::note)).flatMap(all -> all).toList();
-                return new Inspection(rows, faults.stream().map(Fault::text).toList(), notes,
+                        profilers.stream().flatMap(Profiler::note)).flatMap(all -> all);
+                return new Inspection(rows, texts.toList(), notes.toList(),
                         profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
             }
 
@@ -13038,7 +13083,7 @@ final class DifyExec implements Runnable {
                 Stream<String> note() {
                     var title = csv.input(column).title();
                     boolean isSuggested = problems.stream().anyMatch(problem -> problem.column().equals(title)
-                            && problem.option().equals("--decimal ,"));
+                            && problem.option() == Repair.DECIMAL_COMMA);
                     if (ambiguousCells == 0 || !isSuggested && !csv.shape().hasDecimalComma()) return Stream.empty();
                     return Stream.of("a decimal comma turns " + ambiguous + " in the column " + Text.quoted(title)
                             + " into " + new BigDecimal(Variable.withPoint(ambiguous)).toPlainString() + " ("

@@ -192,7 +192,7 @@ final class FormatsTest extends WholeCommand {
                     json("twoArrays.json", "[{'id':1}]\n[{'id':2}]", "item 2: "),
                     json("arrayKeyTwice.json", "[{'id':1,'id':2}]", "item 1: "),
                     new Case("arrayBytes.json", "[{\"id\":1},{\"id\":\"é\"}]".getBytes(Charset.forName("windows-1252")),
-                            "item 2: invalid UTF-8", "--encoding"),
+                            "arrayBytes.json:1: invalid UTF-8", "--encoding"),
                     json("broken.jsonl", "{'id':1}\n{'id':x}\n{'id':2}\n", ":2", "not valid JSON"),
                     json("exponent.jsonl", "{'id':1}\n{'id':1e99999999999}\n", ":2", "exponent"),
                     json("twice.jsonl", "{'id':1}\n{'id':1}\n", ":2", "line 1"),
@@ -291,15 +291,15 @@ final class FormatsTest extends WholeCommand {
 
         @Test
         void areCopiedOnceForSeveralReaders() throws IOException {
-            try (var copies = new TextFile.Copies(folder.resolve("data.csv"))) {
-                var copy = copies.add(out -> out.write("text".getBytes(UTF_8)));
+            try (var copies = new Original(folder.resolve("data.csv"))) {
+                var copy = copies.copy(out -> out.write("text".getBytes(UTF_8)));
 
                 try (var one = copy.get(); var other = copy.get()) {
                     assertEquals("te", new String(one.readNBytes(2), UTF_8));
                     assertEquals("text", new String(other.readAllBytes(), UTF_8));
                     assertEquals("xt", new String(one.readAllBytes(), UTF_8));
                 }
-                var full = assertThrows(Unusable.class, () -> copies.add(_ -> {
+                var full = assertThrows(Unusable.class, () -> copies.copy(_ -> {
                     throw new IOException("No space left on device");
                 }));
                 assertEquals(Exit.UNUSABLE, full.exit);

@@ -86,7 +86,7 @@ final class InputTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 encoding     | text
-                Shift_JIS    | これは日本語で書かれたテキストです
+                windows-31j  | これは日本語で書かれたテキストです
                 EUC-KR       | 한국어로 쓴 글입니다. 이것은 예입니다
                 GB18030      | 这是用简体中文写的文字，请读一下
                 windows-1251 | Это текст на русском языке

@@ -327,7 +327,7 @@ final class Given {
         var names = List.of(columns);
         var inputs = names.stream().map(name -> new Csv.Input(name, name, names.indexOf(name))).toList();
         return new Csv(text(Path.of("data.csv")), new Csv.Header("", ',', 1, names), Csv.Shape.DEFAULT, inputs,
-                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty(), List.of());
+                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty());
     }
 
     static Env env(Map<String, String> variables, Path... folders) {
@@ -335,8 +335,8 @@ final class Given {
     }
 
     static TextFile text(Path file) {
-        return new TextFile(file, () -> Files.newInputStream(file), UTF_8, "", false, "",
-                TextFile.Extras.NONE, new TextFile.Copies(file));
+        return new TextFile(new Original(file), () -> Files.newInputStream(file), UTF_8, "", false, "",
+                TextFile.Extras.NONE);
     }
 
     /// All rows of a CSV, after a check.
