@@ -430,11 +430,7 @@ final class DifyExec implements Runnable {
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
-                else { // not console.out(), because an export is always UTF-8; AtomicFile masks the API key itself
-                    var masking = Secret.current().masking(System.out);
-                    content.accept(masking);
-                    masking.flush();
-                }
+                else content.accept(System.out); // not console.out(), because an export is always UTF-8
                 sheet.printSummary(console.err());
                 console.err().println(console.next().suggestNext(batch));
                 return Exit.OK.code;
@@ -1063,6 +1059,7 @@ final class DifyExec implements Runnable {
         /// batch, also rejects `-i` and `-o`. One of them alone would mix the files of two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
+            CommandLines.requireNoKey(command, Secret.current());
             var typed = command.getParseResult();
             if (typed.hasMatchedOption("--env-file")
                     || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
@@ -1136,6 +1133,8 @@ final class DifyExec implements Runnable {
 
         /// Edits rows and prints their edits, so that a mistyped value is noticed before the rows are sent.
         private void setCells(List<Row> rows, Map<String, String> cells) {
+            if (cells.values().stream().anyMatch(Secret.current()::occursIn))
+                throw new Unusable("the value contains the API key, so nothing was changed");
             rows.forEach(row -> edits.set(row, cells));
             Text.printFirst(rows, 20, this::printEdits, "%s rows ('edits' shows all)", out);
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
@@ -1934,8 +1933,7 @@ final class DifyExec implements Runnable {
             /// does not get `DIFY_API_KEY`, which it could leak. It is killed if this process ends first, and it cannot
             /// change the exit code. Its output goes to `err`, because `out` may be read as JSON.
             void report(Map<String, Object> outcome, PrintWriter out, PrintWriter err) throws InterruptedException {
-                // masked here, because the command's input does not pass through a masking writer
-                var text = Secret.current().mask(Json.text(outcome).replace("\n", ""));
+                var text = Json.text(outcome).replace("\n", "");
                 if (json) out.println(text);
                 if (onFinish == null) return;
                 out.flush();
@@ -2719,6 +2717,7 @@ final class DifyExec implements Runnable {
         /// [#onException].
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
+            requireNoKey(parsed.asCommandLineList().getLast(), secret);
             checkTyped(parsed.asCommandLineList().getLast());
             try {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
@@ -2733,6 +2732,14 @@ final class DifyExec implements Runnable {
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED, "out of memory ("
                         + megabytes + " MB)", "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB"));
             }
+        }
+
+        /// Rejects the API key in options, arguments and settings, from which it could get into files and requests.
+        /// Masking it there would change an identifier, such as the user of `--user`, that must be found again.
+        static void requireNoKey(CommandLine line, Secret secret) {
+            for (var arg : line.getCommandSpec().args()) if (secret.occursIn(String.valueOf(arg.<Object>getValue())))
+                throw new ParameterException(line, (arg instanceof OptionSpec option ? option.longestName()
+                        : arg.paramLabel()) + " contains the API key, which only DIFY_API_KEY may have");
         }
 
         /// Rejects two things that picocli accepts. These are an option that is given twice, and a blank value, which
@@ -2766,7 +2773,7 @@ final class DifyExec implements Runnable {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
             var hint = unusable.hint.isEmpty() ? hint(problem, env) : unusable.hint;
-            return new Unusable(unusable.what(), hint);
+            return new Unusable(env.secret().mask(unusable.what()), hint); // `--on-finish` gets it, too
         }
 
         static int print(Unusable problem, CommandLine line) {
@@ -4397,8 +4404,6 @@ final class DifyExec implements Runnable {
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length())); // `tooLong` counts these
-                // a workbook is compressed, so the stream that masks other files would not find the API key
-                if (Secret.current().occursIn(cell)) cell = Secret.current().mask(cell);
                 // in characters, wide enough for a short name, and not so wide that a text fills the screen
                 widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max);
                 boolean isValue = typed.get(column) && (writeNumber(column, cell) || writeMoment(column, cell));
@@ -7396,8 +7401,8 @@ final class DifyExec implements Runnable {
         private static JsonNode tree(Transport.Answer answer) throws IOException {
             if (answer.isPage) throw unexpected(PAGE);
             try {
-                return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                        .readTree(answer.body());
+                return answer.masked(Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                        .readTree(answer.body()));
             } catch (StreamConstraintsException problem) {
                 throw new Transport.Exceeded("the response is nested too deeply: " + problem.getOriginalMessage());
             }
@@ -7416,7 +7421,7 @@ final class DifyExec implements Runnable {
             String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
             // the message to the user contains the target of a redirection
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
-            else if (Json.parse(text) instanceof ObjectNode error) { // otherwise HTML or plain text
+            else if (answer.masked(Json.parse(text)) instanceof ObjectNode error) { // otherwise HTML or plain text
                 code = RunReader.text(error, "code");
                 message = RunReader.text(error, "message");
             }
@@ -7841,6 +7846,7 @@ final class DifyExec implements Runnable {
 
         /// Limits a response, in bytes. While it is read, it takes up to ten times as much memory.
         private final long maxBytes;
+        private final Secret secret;
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         private final HttpClient.Builder builder; // kept for further clients, see [#lastBody]
         /// Loads on another thread while the caller reads its files, because that takes a quarter of a second. It is
@@ -7854,6 +7860,7 @@ final class DifyExec implements Runnable {
 
         Transport(Access access, long maxBytes) {
             this.maxBytes = maxBytes;
+            this.secret = new Secret(access.key());
             this.proxy = access.proxy();
             // a client that follows a redirection may turn the POST into a GET, and could send the key elsewhere;
             // Dify's server does not speak HTTP/2; only our own settings choose a proxy, not the JDK's
@@ -8084,7 +8091,12 @@ final class DifyExec implements Runnable {
             }
 
             Optional<String> header(String name) {
-                return http.headers().firstValue(name).map(String::strip);
+                return http.headers().firstValue(name).map(String::strip).map(secret::maskKey);
+            }
+
+            /// Masks the API key. Every text of a server passes this, [#header] or [#prefix], and no other place.
+            JsonNode masked(JsonNode json) {
+                return secret.maskKey(json);
             }
 
             /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty for anything else,
@@ -8140,7 +8152,7 @@ final class DifyExec implements Runnable {
             }
 
             String prefix() throws IOException {
-                return new String(http.body().readNBytes(REFUSAL_BYTES), UTF_8);
+                return secret.maskKey(new String(http.body().readNBytes(REFUSAL_BYTES), UTF_8));
             }
 
             /// Returns the next event that can be read, and skips events that were cut off. Returns empty if the stream
@@ -8151,7 +8163,7 @@ final class DifyExec implements Runnable {
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
                     try {
-                        return Optional.of(Json.MAPPER.readTree(data.get()));
+                        return Optional.of(masked(Json.MAPPER.readTree(data.get())));
                     } catch (JsonProcessingException _) {
                         // the run is looked up if its final event does not follow
                     }
@@ -10471,16 +10483,15 @@ final class DifyExec implements Runnable {
             if (failure != null) throw failure;
             if (channel == null) open();
             requireUntouched();
-            var lines = Secret.current().mask(waiting.toByteArray()); // a server may return the key as an id
             try {
                 var out = Channels.newOutputStream(channel.position(end));
                 if (end == 0) out.write(head);
-                out.write(lines);
+                waiting.writeTo(out);
             } catch (IOException problem) {
                 undo(problem);
                 throw problem;
             }
-            end += lines.length + (end == 0 ? head.length : 0);
+            end += waiting.size() + (end == 0 ? head.length : 0);
             waiting.reset();
             requireUntouched(); // another program may have changed the file while we wrote
             return true;
@@ -11253,6 +11264,8 @@ final class DifyExec implements Runnable {
                         + ": no column " + Text.quoted(column), header.hint() + "; " + option + " drops the mapping");
             });
             var names = new HashSet<String>();
+            if (header.names().stream().anyMatch(Secret.current()::occursIn))
+                throw file.unusable(header.line(), "a column name contains the API key");
             for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(), 0,
                     "duplicate column " + Text.quoted(input.name()), shape.waysToDrop(input.name()));
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
@@ -11382,7 +11395,7 @@ final class DifyExec implements Runnable {
                     if (fault.isEmpty() && !isMisread) {
                         var row = rows.row();
                         inspector.accept(row);
-                        fault = rows.idFault().or(() -> use.apply(row).map(rows::unusableId));
+                        fault = rows.keyFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
                     }
                     fault.ifPresent(onFault);
                 }
@@ -11417,6 +11430,7 @@ final class DifyExec implements Runnable {
         /// Holds a position in the file, at first before the first row.
         private final class Rows implements AutoCloseable {
             final Records records = header.records(file);
+            private final Secret secret = Secret.current();
             List<String> cells;
             /// `index` counts the rows of this shard from 0, and `number` all rows from 1.
             int index = -1, number = 0, ofOtherShards = 0;
@@ -11456,12 +11470,17 @@ final class DifyExec implements Runnable {
                         + " (a missing or extra delimiter, or an unclosed quote?)"));
             }
 
+            /// Returns a fault if a cell contains the API key, which must not get into a request or a file.
+            Optional<Fault> keyFault(Row row) {
+                return inputs.stream().filter(input -> secret.occursIn(row.inputs().get(input.name()))).findFirst()
+                        .map(input -> file.fault(records.line, input.place(), "the cell of column "
+                                + Text.quoted(input.title()) + " contains the API key", ""));
+            }
+
             /// Returns a fault if the id cannot be used, or empty if it can. Each id is a line of the retry list.
             Optional<Fault> idFault() {
                 var id = id();
                 if (id.isEmpty()) return Optional.of(unusableId("blank id"));
-                if (Secret.current().occursIn(id)) // files would have a mask instead, so the row would not be found
-                    return Optional.of(fault("id contains the API key"));
                 return id.chars().noneMatch(Character::isISOControl) ? Optional.empty() : Optional.of(fault("the id "
                         + Text.quoted(id) + " contains a control character or a line break"));
             }
@@ -15541,9 +15560,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the API key of the environment or `.env`. The key is masked wherever text leaves the program, and so is
-    /// any text that looks like a key of Dify, or like the password in a URL. Files contain the user's data, so in them
-    /// only the key itself is masked.
+    /// Holds the API key of the environment or `.env`. The key is refused where a user enters it, and masked in the
+    /// text of a server when it is read. So files and requests need no masking, which would change identifiers. As a
+    /// second line of defence, the terminal's writer masks it, and any text that looks like a key of Dify or like the
+    /// password in a URL.
     static final class Secret {
         /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`. Real keys are longer than 16 characters,
         /// and a shorter text may be a word such as `app-store`, unless it was cut off before a `…`. The end of a
@@ -15555,31 +15575,29 @@ final class DifyExec implements Runnable {
         /// Keys with fewer characters are not masked. Such a short text could occur by chance.
         private static final int MIN_LENGTH = 8;
         private static final Secret NONE = new Secret("");
-        /// Holds the key of the command that runs in a thread. Writers of files need it, but are far from the settings.
+        /// Holds the key of the command that runs in a thread. The input needs it, but is far from the settings.
         static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
 
         private final String key; // empty if there is nothing to mask
-        private final Pattern inText, inBytes;
+        private final Pattern inText;
 
         /// A key of lower-case letters alone is not a real key, and could be the name of a field, such as
-        /// `workflow_run_id`. Masking it would damage every file.
+        /// `workflow_run_id`. A key of digits alone could be a part of a number. Masking them would damage responses.
         Secret(String key) {
-            this.key = key.length() < MIN_LENGTH || key.matches("[a-z_]*") ? "" : key;
+            this.key = key.length() < MIN_LENGTH || key.matches("[a-z_]*|[\\d.eE+-]*") ? "" : key;
             var others = DIFY_KEY + "|" + PASSWORD_IN_URL;
-            inText = Pattern.compile(this.key.isEmpty() ? others : wholeOrCut("…") + "|" + others);
-            inBytes = Pattern.compile(wholeOrCut(new String("…".getBytes(UTF_8), ISO_8859_1)));
+            inText = Pattern.compile(this.key.isEmpty() ? others : wholeOrCut() + "|" + others);
         }
 
         /// Builds a pattern of the key, or of its beginning if the text was cut there, as [Text#printable] does:
         /// `app-12345|(?:app-12345|app-1234)(?=…)`. The longest beginning comes first, because the first match counts.
-        private String wholeOrCut(String cut) {
+        private String wholeOrCut() {
             var beginnings = IntStream.rangeClosed(MIN_LENGTH, key.length())
                     .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
-            return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=" + cut + ")";
+            return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=…)";
         }
 
-        /// Returns the key of the command that runs in this thread. Outside of a command there is none, and only what
-        /// looks like a key is masked.
+        /// Returns the key of the command that runs in this thread. Outside of a command there is none.
         static Secret current() {
             return CURRENT.orElse(NONE);
         }
@@ -15588,21 +15606,24 @@ final class DifyExec implements Runnable {
             return !key.isEmpty() && text.contains(key);
         }
 
+        /// Replaces all that looks like a key or password with `***`. The prefix of a key stays, because it shows which
+        /// kind of key was there.
         String mask(String text) {
-            return mask(inText, text);
+            return inText.matcher(text).replaceAll(found -> masked(found.group()));
         }
 
-        /// Replaces each match with `***`. The prefix stays, because it shows which kind of key was there.
-        private static String mask(Pattern pattern, String text) {
-            return pattern.matcher(text).replaceAll(found -> found.group().replaceFirst("^(app-|sk-)?.*", "$1***"));
+        private static String masked(String key) {
+            return key.replaceFirst("^(app-|sk-)?.*", "$1***");
         }
 
-        /// Masks the key in the bytes of a file. ISO-8859-1 has one character for each byte, so all other bytes stay as
-        /// they are in any encoding. A file rarely contains the key, so a fast search comes first.
-        byte[] mask(byte[] bytes) {
-            if (key.isEmpty()) return bytes;
-            var text = new String(bytes, ISO_8859_1);
-            return text.contains(key.substring(0, MIN_LENGTH)) ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
+        /// Masks the key, and nothing else, in a text that a server sent.
+        String maskKey(String text) {
+            return occursIn(text) ? text.replace(key, masked(key)) : text;
+        }
+
+        /// Masks the key in JSON that a server sent, in which it may have been escaped.
+        JsonNode maskKey(JsonNode json) {
+            return Json.hasText(json, this::occursIn) ? Json.parse(maskKey(json.toString())) : json;
         }
 
         /// Returns a writer that holds back text until a flush, which each line causes. A key that is written in two
@@ -15622,39 +15643,6 @@ final class DifyExec implements Runnable {
                 public boolean checkError() {
                     flush();
                     return to.checkError();
-                }
-            };
-        }
-
-        /// Returns a stream that masks its bytes in large pieces, because single bytes may be written. It holds back as
-        /// many bytes as may be the beginning of the key, until the next piece or a flush.
-        OutputStream masking(OutputStream out) {
-            return key.isEmpty() ? out : new FilterOutputStream(out) {
-                private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-
-                @Override
-                public void write(int one) {
-                    waiting.write(one); // the next piece or a flush takes it along
-                }
-
-                @Override
-                public void write(byte[] bytes, int from, int length) throws IOException {
-                    waiting.write(bytes, from, length);
-                    if (waiting.size() >= 1 << 16) writeAllBut(key.length() + 2); // 64 KB; 2 of the 3 bytes of …
-                }
-
-                private void writeAllBut(int kept) throws IOException {
-                    var masked = mask(waiting.toByteArray());
-                    int end = Math.max(0, masked.length - kept);
-                    out.write(masked, 0, end);
-                    waiting.reset();
-                    waiting.write(masked, end, masked.length - end);
-                }
-
-                @Override
-                public void flush() throws IOException {
-                    writeAllBut(0);
-                    out.flush();
                 }
             };
         }
@@ -16279,15 +16267,13 @@ final class DifyExec implements Runnable {
 
         /// Replaces a file and keeps its permissions, so that a private file does not become public. The order matters:
         /// permissions come before the content, and the content is on disk before the rename. Otherwise a power cut
-        /// could leave an empty file under the name. Whatever the content is, the key does not get into the file.
+        /// could leave an empty file under the name.
         static void replace(Path file, IOConsumer<OutputStream> content) {
             Storage.naming(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
                     if (Storage.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix"))
                         Files.setPosixFilePermissions(temporary.path(), Files.getPosixFilePermissions(file));
-                    var masking = Secret.current().masking(Channels.newOutputStream(temporary.channel()));
-                    content.accept(masking);
-                    masking.flush(); // not closed, because the channel is still needed
+                    content.accept(Channels.newOutputStream(temporary.channel()));
                     force(file, temporary.channel());
                     Files.move(temporary.path(), file, StandardCopyOption.ATOMIC_MOVE,
                             StandardCopyOption.REPLACE_EXISTING);
