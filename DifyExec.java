@@ -27,6 +27,7 @@ import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
 import com.fasterxml.jackson.annotation.JsonSetter;
 import com.fasterxml.jackson.annotation.JsonTypeInfo;
+import com.fasterxml.jackson.annotation.JsonUnwrapped;
 import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.annotation.Nulls;
 import com.fasterxml.jackson.core.JsonFactory;
@@ -60,8 +61,9 @@ import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
-import io.github.cdimascio.dotenv.Dotenv;
 import io.github.cdimascio.dotenv.DotenvException;
+import io.github.cdimascio.dotenv.internal.DotenvParser;
+import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
 import java.net.http.HttpRequest.BodyPublisher;
 import java.net.http.HttpRequest.BodyPublishers;
@@ -72,19 +74,18 @@ import java.security.cert.CertificateException;
 import java.security.cert.CertificateExpiredException;
 import java.security.cert.CertificateNotYetValidException;
 import java.util.concurrent.ExecutionException;
-import javax.xml.stream.XMLInputFactory;
-import javax.xml.stream.XMLStreamException;
-import javax.xml.stream.XMLStreamReader;
+import javax.xml.namespace.QName;
+import javax.xml.stream.*;
+import javax.xml.stream.events.*;
 import org.apache.commons.compress.archivers.zip.ZipArchiveInputStream;
+import org.apache.commons.compress.utils.BoundedSeekableByteChannelInputStream;
 import org.apache.commons.text.StringEscapeUtils;
 import org.apache.commons.text.WordUtils;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.dhatim.fastexcel.Workbook;
 import org.dhatim.fastexcel.Worksheet;
-import org.dhatim.fastexcel.reader.Cell;
 import org.dhatim.fastexcel.reader.CellAddress;
 import org.dhatim.fastexcel.reader.CellRangeAddress;
-import org.dhatim.fastexcel.reader.CellType;
 import org.dhatim.fastexcel.reader.ExcelReaderException;
 import org.dhatim.fastexcel.reader.ReadableWorkbook;
 import org.dhatim.fastexcel.reader.ReadingOptions;
@@ -1249,8 +1250,7 @@ final class DifyExec implements Runnable {
         }
 
         private static List<String> stamps(BatchFiles files, Optional<Path> input) {
-            return Stream.concat(files.all().stream(), input.stream()).map(file -> !Storage.exists(file) ? "none"
-                    : Storage.attributes(file).lastModifiedTime() + " " + Storage.attributes(file).size()).toList();
+            return Stream.concat(files.all().stream(), input.stream()).map(Storage::stamp).toList();
         }
 
         private Csv csv() {
@@ -1635,8 +1635,9 @@ final class DifyExec implements Runnable {
         private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 var inspection = dify.inspect(workflow, dify.greet("; nothing was sent"), csv);
-                boolean isOnly = inspection.faults().size() + inspection.problems().size() == 1;
-                if (!isOnly) return refusal(inspection, dify.err());
+                // none, if the file was being saved
+                boolean areSeveral = inspection.faults().size() + inspection.problems().size() > 1;
+                if (areSeveral) return refusal(inspection, dify.err());
                 var command = inspection.options().isEmpty() ? "" : ": " + setup.again(inspection.options());
                 return new Unusable(problem.what(), problem.hint + command);
             } catch (Unusable _) {
@@ -1676,6 +1677,9 @@ final class DifyExec implements Runnable {
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
                 err.println("Nothing to do: " + whyNothing(asked, batch.index()) + ".");
+                // with the typed options, such as --var, because a session that sends nothing does not record them
+                if (batch.history().changed().findAny().isPresent())
+                    err.println("Next: " + setup.again(List.of("--rerun-changed")));
                 // a tally of nothing needs no pace
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
@@ -2578,7 +2582,7 @@ final class DifyExec implements Runnable {
                     .limit(3).forEach(place -> found.add("outputs " + place));
             line.path("inputs").forEachEntry((column, cell) -> {
                 var taken = stored.has("query") && column.equals(question) ? stored.path("query")
-                        : inputs.path(choices.map().getOrDefault(column, column));
+                        : inputs.path(choices.names().map().getOrDefault(column, column));
                 if (!taken.isMissingNode() && !isSame(cell.asText(), taken)) found.add("inputs /" + column);
             });
             return found;
@@ -2878,6 +2882,7 @@ final class DifyExec implements Runnable {
                 return line.registerConverter(Duration.class, Converters::duration)
                         .registerConverter(URI.class, Converters::parseUrl)
                         .registerConverter(Charset.class, Converters::charset)
+                        .registerConverter(Path.class, Converters::path)
                         .registerConverter(Character.class, Converters::delimiter)
                         .registerConverter(Long.class, text -> number(text, 1))
                         .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
@@ -2915,6 +2920,12 @@ final class DifyExec implements Runnable {
                     // rejected below, with a message of this tool
                 }
                 throw new TypeConversionException("must be a URL such as https://api.dify.ai/v1");
+            }
+
+            /// Reads the name of a file. Messages contain it, and a control character in it would act on the terminal.
+            private static Path path(String text) {
+                if (text.chars().noneMatch(Character::isISOControl)) return Path.of(text);
+                throw new TypeConversionException("must not contain control characters");
             }
 
             private static Charset charset(String text) {
@@ -3516,8 +3527,8 @@ final class DifyExec implements Runnable {
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
-            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn, mapped,
-                    vars);
+            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn,
+                    new Csv.Names(mapped, vars));
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             // without a batch, there are no earlier choices, so their log, here `input`, appears in no message
@@ -4069,7 +4080,7 @@ final class DifyExec implements Runnable {
             history.unreadable().ifPresent(notes::add);
             if (changed.length > 0) notes.add(Text.count(changed.length, "succeeded row")
                     + " changed in the CSV (first: " + Text.id(index.id(changed[0]))
-                    + "); 'run --rerun-changed' runs " + (changed.length == 1 ? "it" : "them") + " again");
+                    + "); --rerun-changed runs " + (changed.length == 1 ? "it" : "them") + " again");
             int strangers = index.size() - index.rows(); // they follow the rows of the CSV
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
@@ -4378,10 +4389,9 @@ final class DifyExec implements Runnable {
 
     /// Writes an Excel workbook with one worksheet. No cell is a formula.
     static final class BookWriter {
-        /// Excel allows `LONGEST` characters in a cell and `MAX_COLUMNS` columns. Rows are written in blocks to save
-        /// memory.
+        /// Excel allows `LONGEST` characters in a cell. Rows are written in blocks to save memory.
         static final int LONGEST = 32_767;
-        private static final int MAX_COLUMNS = 1 << 14, BLOCK_ROWS = 1000;
+        private static final int BLOCK_ROWS = 1000;
         /// Matches numbers without leading zeros, which a number would lose.
         private static final Pattern NUMBER = Pattern.compile("-?(0|[1-9]\\d*)(\\.\\d+)?");
 
@@ -4398,9 +4408,9 @@ final class DifyExec implements Runnable {
 
         /// Writes a row. Fails at Excel's limits of rows and columns, because the rest would be lost without a message.
         void write(Collection<String> cells, BitSet typed) throws IOException {
-            if (row == Book.MAX_ROWS || cells.size() > MAX_COLUMNS)
+            if (row == Book.MAX_ROWS || cells.size() > Book.MAX_COLUMNS)
                 throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MAX_ROWS) + " rows, "
-                        + Text.number(MAX_COLUMNS) + " columns)", "export a .csv");
+                        + Text.number(Book.MAX_COLUMNS) + " columns)", "export a .csv");
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length())); // `tooLong` counts these
@@ -7045,7 +7055,7 @@ final class DifyExec implements Runnable {
             try {
                 reader.add(objectOf(answer));
             } catch (JsonProcessingException problem) {
-                return new Response.Cut(symptom, "HTTP 200, " + problem.getOriginalMessage());
+                return new Response.Cut(symptom, "HTTP 200, " + Json.reason(problem));
             }
             reader.forms().forEach(heard);
             // a chatflow's response lacks the run's time, so how long it waited is unknown
@@ -7391,7 +7401,7 @@ final class DifyExec implements Runnable {
                         try {
                             return new Reply.Got<>(reading.apply(answer));
                         } catch (JsonProcessingException problem) {
-                            return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
+                            return new Reply.NotGot<>(Response.Refused.unexpected(Json.reason(problem)));
                         }
                     });
         }
@@ -7404,7 +7414,7 @@ final class DifyExec implements Runnable {
                 return answer.masked(Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                         .readTree(answer.body()));
             } catch (StreamConstraintsException problem) {
-                throw new Transport.Exceeded("the response is nested too deeply: " + problem.getOriginalMessage());
+                throw new Transport.Exceeded("the response is " + Json.reason(problem));
             }
         }
 
@@ -7726,7 +7736,9 @@ final class DifyExec implements Runnable {
             inputs.properties().forEach(each -> {
                 var name = each.getKey().equals("sys.query") ? "query" : each.getKey();
                 var value = each.getValue();
-                if (!name.startsWith("sys.")) cells.put(name, value.isValueNode() ? value.asText() : value.toString());
+                // null for a variable that was not sent
+                if (!name.startsWith("sys.") && !value.isNull())
+                    cells.put(name, value.isValueNode() ? value.asText() : value.toString());
             });
             return cells;
         }
@@ -11155,13 +11167,8 @@ final class DifyExec implements Runnable {
         /// Holds the user's choices about the input. A choice that is empty or null is left to the file.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, Long headerRow,
-                Character decimal, String queryColumn, Map<String, String> map, Map<String, String> vars) {
-            static final Shape DEFAULT = new Shape("", null, null, "", null, null, "", Map.of(), Map.of());
-
-            Shape { // Jackson passes null for what the log lacks
-                map = map == null ? Map.of() : map;
-                vars = vars == null ? Map.of() : vars;
-            }
+                Character decimal, String queryColumn, @JsonUnwrapped Names names) {
+            static final Shape DEFAULT = Json.MAPPER.convertValue(Map.of(), Shape.class);
 
             /// Adds the choices of earlier sessions. Typed options replace them. People save a file again with another
             /// encoding or without its title. Rows that are then read differently count as changed.
@@ -11170,51 +11177,70 @@ final class DifyExec implements Runnable {
             /// unnoticed. Their hash covers only their cells. With another header row or worksheet, numbered rows would
             /// get the ids of other rows. [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
-                // an earlier mapping or constant is dropped if its variable now gets its value from elsewhere
-                var mapped = new LinkedHashMap<>(before.map);
-                mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
-                mapped.putAll(map);
-                mapped.values().removeIf(Objects::isNull); // `--map COLUMN=` drops a mapping
-                var constants = new LinkedHashMap<>(before.vars);
-                constants.keySet().removeIf(map::containsValue);
-                constants.putAll(vars);
-                constants.values().removeIf(Objects::isNull); // and `--var NAME` a constant
                 requireSame("--decimal", decimal, before.decimal, log);
                 requireSame("--query-column", queryColumn, before.queryColumn, log);
                 if (before.idColumn.equals(NUMBERS)) {
                     requireSame("--header-row", headerRow, before.headerRow, log);
                     requireSame("--sheet", sheet, before.sheet, log);
                 }
-                ObjectNode choices = Json.MAPPER.valueToTree(before);
-                // an option that was not typed is not in the tree of `this`, so the earlier choice stays
-                choices.setAll(Json.MAPPER.<ObjectNode>valueToTree(this));
-                return of(choices.putPOJO("map", mapped).putPOJO("vars", constants));
+                return new Shape(or(idColumn, before.idColumn), or(encoding, before.encoding),
+                        or(delimiter, before.delimiter), or(sheet, before.sheet), or(headerRow, before.headerRow),
+                        or(decimal, before.decimal), or(queryColumn, before.queryColumn), names.after(before.names));
             }
 
-            /// Refuses an option with another value than before. A choice that is empty or null was not made.
+            /// Refuses an option with another value than before.
             static void requireSame(String option, Object typed, Object before, Path log) {
-                boolean isTyped = typed != null && !typed.equals(""), isKnown = before != null && !before.equals("");
-                if (isTyped && isKnown && !typed.equals(before))
+                if (isChosen(typed) && isChosen(before) && !typed.equals(before))
                     throw new Unusable(log + ": this batch was started with " + option + " "
                             + Text.shell(before.toString()) + ", not " + Text.shell(typed.toString()),
                             "leave out " + option + ", or choose another -o");
             }
 
-            private static Shape of(ObjectNode choices) {
-                return Json.MAPPER.convertValue(choices, Shape.class);
+            private static boolean isChosen(Object choice) {
+                return choice != null && !choice.equals("");
+            }
+
+            private static <T> T or(T typed, T before) {
+                return isChosen(typed) ? typed : before;
             }
 
             boolean hasDecimalComma() {
                 return decimal != null && decimal == ',';
             }
+        }
 
-            /// Returns a hint with the options that drop a name which `--map` or `--var` gave, or an empty text if
-            /// neither did.
-            String waysToDrop(String name) {
-                var options = map.entrySet().stream().filter(entry -> entry.getValue().equals(name))
-                        .map(entry -> "--map " + Text.shell(entry.getKey() + "=")).collect(joining(" or "));
-                if (!options.isEmpty()) return options + " drops the mapping";
-                return vars.containsKey(name) ? "--var " + Text.shell(name) + " drops the constant" : "";
+        /// Holds the variables that `--map` gives to columns, and the constants of `--var`. In typed options, null
+        /// drops an earlier mapping or constant.
+        @JsonInclude(JsonInclude.Include.NON_EMPTY)
+        record Names(Map<String, String> map, Map<String, String> vars) {
+            Names { // Jackson passes null for what the log lacks
+                map = map == null ? Map.of() : map;
+                vars = vars == null ? Map.of() : vars;
+            }
+
+            /// Adds earlier names. One is dropped if its variable now gets its value from elsewhere.
+            Names after(Names before) {
+                var mapped = new LinkedHashMap<>(before.map);
+                mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
+                mapped.putAll(map);
+                mapped.values().removeIf(Objects::isNull);
+                var constants = new LinkedHashMap<>(before.vars);
+                constants.keySet().removeIf(map::containsValue);
+                constants.putAll(vars);
+                constants.values().removeIf(Objects::isNull);
+                return new Names(mapped, constants);
+            }
+
+            /// Creates the fault of a name that two columns have, or a column and a constant. The option is the likely
+            /// mistake, unless an earlier session recorded it. The hint drops it.
+            Faulty repeated(String name, TextFile file, long line) {
+                var mapped = map.keySet().stream().filter(column -> map.get(column).equals(name)).toList();
+                if (!vars.containsKey(name) && mapped.isEmpty())
+                    return file.unusable(line, "duplicate column " + Text.quoted(name));
+                var option = vars.containsKey(name) ? "--var " + Text.shell(name)
+                        : "--map " + Text.shell(mapped.getLast() + "=");
+                return file.unusable(line, 0, option + (vars.containsKey(name) ? "" : Text.shell(name))
+                        + ": a column already has the name " + Text.quoted(name), option + " drops it");
             }
         }
 
@@ -11236,7 +11262,7 @@ final class DifyExec implements Runnable {
             } catch (IOException | RuntimeException problem) {
                 original.close();
                 throw problem instanceof RuntimeException known ? known
-                        : new Unusable(input + ": " + Text.reason(problem));
+                        : new Unusable(input + ": " + Text.reasonAlone(problem));
             }
         }
 
@@ -11250,15 +11276,16 @@ final class DifyExec implements Runnable {
         /// chooses it by its number, such as `column 3`.
         private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
+            var mapped = shape.names().map();
             int id = idColumn(file, header, shape);
             if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1)); // before the constants, which have -1, too
             for (int place = 0; place < header.names().size(); place++) {
                 var title = header.title(place);
-                if (!header.names().get(place).isEmpty() || place == id || shape.map().containsKey(title))
-                    inputs.add(new Input(title, shape.map().getOrDefault(title, title), place));
+                if (!header.names().get(place).isEmpty() || place == id || mapped.containsKey(title))
+                    inputs.add(new Input(title, mapped.getOrDefault(title, title), place));
             }
-            shape.vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
-            shape.map().forEach((column, name) -> {
+            shape.names().vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
+            mapped.forEach((column, name) -> {
                 var option = "--map " + Text.shell(column + "=");
                 if (!header.titles().contains(column)) throw file.unusable(header.line(), 0, option + Text.shell(name)
                         + ": no column " + Text.quoted(column), header.hint() + "; " + option + " drops the mapping");
@@ -11266,13 +11293,13 @@ final class DifyExec implements Runnable {
             var names = new HashSet<String>();
             if (header.names().stream().anyMatch(Secret.current()::occursIn))
                 throw file.unusable(header.line(), "a column name contains the API key");
-            for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(), 0,
-                    "duplicate column " + Text.quoted(input.name()), shape.waysToDrop(input.name()));
+            for (var input : inputs)
+                if (!names.add(input.name())) throw shape.names().repeated(input.name(), file, header.line());
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
             // the log stores these choices, so that later sessions use the same columns and worksheet
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
                     shape.headerRow(), shape.decimal(),
-                    shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
+                    shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.names());
             return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty());
         }
 
@@ -11330,7 +11357,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean isNamed(String column) {
-            return shape.map().containsValue(column) || shape.vars().containsKey(column);
+            return shape.names().map().containsValue(column) || shape.names().vars().containsKey(column);
         }
 
         Input input(String column) {
@@ -11400,6 +11427,7 @@ final class DifyExec implements Runnable {
                     fault.ifPresent(onFault);
                 }
                 if (rows.number == 0) onFault.accept(file.fault(0, 0, "no rows below the header", ""));
+                if (file.original().hasChanged()) onFault.accept(file.changed(0)); // rows may be missing
                 return rows.ofOtherShards;
             } catch (Faulty end) {
                 onFault.accept(end.fault); // for example after an unclosed quote, the rest cannot be divided into cells
@@ -11414,21 +11442,21 @@ final class DifyExec implements Runnable {
         Iterator<Row> rows(BitSet wanted, IntToLongFunction checked) {
             if (wanted.isEmpty()) return Collections.emptyIterator();
             var rows = new Rows();
+            file.original().closeLater(rows); // the caller may stop before the last wanted row
             return wanted.stream().mapToObj(entry -> {
                 boolean isThere = true;
                 while (isThere && rows.index < entry) isThere = rows.next();
                 boolean isRow = isThere && rows.shapeFault().isEmpty() && rows.idFault().isEmpty();
                 var row = isRow ? rows.row() : null;
                 if (row == null || checked.applyAsLong(entry) != row.fingerprint())
-                    throw file.unusable(rows.records.line, 0, "the file was changed while it was in use",
-                        "run the same command again when the file is complete");
+                    throw new Faulty(file.changed(rows.records.line));
                 if (entry == wanted.length() - 1) rows.close(); // after the last wanted row
                 return edits.apply(row);
             }).iterator();
         }
 
         /// Holds a position in the file, at first before the first row.
-        private final class Rows implements AutoCloseable {
+        private final class Rows implements Closeable {
             final Records records = header.records(file);
             private final Secret secret = Secret.current();
             List<String> cells;
@@ -11508,7 +11536,7 @@ final class DifyExec implements Runnable {
 
             private String value(Input input) {
                 if (input == idColumn) return id(); // without spaces around it, or the row's number
-                if (input.place() < 0) return shape.vars().get(input.name());
+                if (input.place() < 0) return shape.names().vars().get(input.name());
                 return input.place() < cells.size() ? cells.get(input.place()) : "";
             }
 
@@ -11689,7 +11717,7 @@ final class DifyExec implements Runnable {
                     in = file.reader();
                     in.skip(skipped);
                 } catch (IOException problem) {
-                    throw file.unusable(line, Text.reason(problem));
+                    throw file.unusable(line, Text.reasonAlone(problem));
                 }
             }
 
@@ -11790,7 +11818,7 @@ final class DifyExec implements Runnable {
                     at = 0;
                     end = Math.max(0, in.read(buffer)); // -1 at the end of the file
                 } catch (IOException problem) {
-                    throw file.unusable(line, Text.reason(problem));
+                    throw file.unusable(line, Text.reasonAlone(problem));
                 }
                 return at < end ? buffer[at] : -1;
             }
@@ -12046,12 +12074,12 @@ final class DifyExec implements Runnable {
                     if (isArray()) number++;
                 }
                 if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
+            } catch (StreamConstraintsException problem) { // it has no location
+                throw unusable(number, "a JSON value that is " + Json.reason(problem));
             } catch (JsonProcessingException problem) {
                 var place = problem.getLocation();
-                // only the beginning of Jackson's message is used, because the rest is in Jackson's own terms
                 throw unusable(isArray() ? number : place.getLineNr(), "not valid JSON at line " + place.getLineNr()
-                        + ", column " + place.getColumnNr() + " ("
-                        + problem.getOriginalMessage().split("[:(]")[0].strip() + ")");
+                        + ", column " + place.getColumnNr() + " (" + Json.reason(problem) + ")");
             } catch (NumberFormatException _) {
                 throw unusable(number, "a number whose exponent is too large");
             }
@@ -12111,6 +12139,11 @@ final class DifyExec implements Runnable {
             return new Fault(this, line, column, problem, hint, Repair.NONE);
         }
 
+        Fault changed(long line) {
+            return fault(line, 0, "the file was changed while it was in use",
+                    "run the same command again when the file is complete");
+        }
+
         /// Notes a fault. The reading continues as if this option had been typed.
         void add(Fault fault, Repair repair) {
             original.add(new Fault(this, fault.line(), fault.column(), fault.problem(), fault.hint(), repair));
@@ -12144,16 +12177,27 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds an input as the user named it, the faults that were found in it, and copies of it. The copies are
-    /// temporary files without a name. Nobody else can open them, and the system removes them when this process ends,
-    /// however it ends.
+    /// Holds an input as the user named it, the faults that were found in it, and what must be closed: readers of it
+    /// and copies. The copies are temporary files without a name. Nobody else can open them, and the system removes
+    /// them when this process ends, however it ends.
     static final class Original implements AutoCloseable {
+        /// A copy that is larger than `CHECK_EVERY` must leave `MIN_FREE` in its folder. Both are in bytes.
+        private static final long MIN_FREE = 1L << 30, CHECK_EVERY = 64 << 20;
+
         private final Path path;
+        private final IOSupplier<Long> free; // the bytes that are left in the folder for temporary files
+        private final String stamp; // changes when a program saves the file
         private final List<Fault> faults = new ArrayList<>();
-        private final List<FileChannel> copies = new ArrayList<>();
+        private final Set<Closeable> open = Collections.newSetFromMap(new WeakHashMap<>()); // until nobody uses them
+
+        Original(Path path, IOSupplier<Long> free) {
+            this.path = path;
+            this.free = free;
+            this.stamp = Storage.stamp(path);
+        }
 
         Original(Path path) {
-            this.path = path;
+            this(path, () -> Files.getFileStore(Path.of(System.getProperty("java.io.tmpdir"))).getUsableSpace());
         }
 
         Path path() {
@@ -12164,6 +12208,10 @@ final class DifyExec implements Runnable {
             return path.toString().equals("-") ? "standard input" : path.toString();
         }
 
+        boolean hasChanged() {
+            return Files.isRegularFile(path) && !Storage.stamp(path).equals(stamp);
+        }
+
         void add(Fault fault) {
             faults.add(fault);
         }
@@ -12172,16 +12220,31 @@ final class DifyExec implements Runnable {
             return Collections.unmodifiableList(faults);
         }
 
+        /// Closes a reader together with this, unless it is closed before.
+        void closeLater(Closeable reader) {
+            open.add(reader);
+        }
+
         /// Makes a copy and returns how to read it. An error can come from the input or from the copy, so the message
-        /// names both.
+        /// names both. A device may have no end.
         IOSupplier<InputStream> copy(IOConsumer<OutputStream> content) {
             try {
                 var temporary = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
                 var file = FileChannel.open(temporary, StandardOpenOption.READ, StandardOpenOption.WRITE);
-                copies.add(file); // before anything can fail
+                closeLater(file); // before anything can fail
                 Files.delete(temporary); // the open file stays, but has no name
-                content.accept(Channels.newOutputStream(file));
-                return () -> new CopyReader(file);
+                content.accept(new FilterOutputStream(Channels.newOutputStream(file)) {
+                    private long checked = 0;
+
+                    @Override
+                    public void write(byte[] bytes, int from, int length) throws IOException {
+                        out.write(bytes, from, length);
+                        if (file.position() - checked < CHECK_EVERY) return;
+                        checked = file.position();
+                        if (free.get() < MIN_FREE) throw new IOException("it would leave less than 1 GiB free");
+                    }
+                });
+                return () -> new BoundedSeekableByteChannelInputStream(0, file.size(), file); // from its start
             } catch (IOException problem) {
                 throw new Unusable("cannot make a copy of " + name() + " (" + Text.reason(problem) + ")",
                         "if the input can be read, choose another folder for the copy with "
@@ -12191,47 +12254,23 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            for (var file : copies) try {
+            for (var file : open) try {
                 file.close();
             } catch (IOException _) {
                 // the system removes the copy when this process ends
             }
         }
-
-        /// Reads a copy from its start. It has a position of its own, because several readers share the channel.
-        private static final class CopyReader extends InputStream {
-            private final FileChannel file;
-            private long position = 0;
-
-            CopyReader(FileChannel file) {
-                this.file = file;
-            }
-
-            /// Every stream must have this method, but readers call the other `read`.
-            @Override
-            public int read() throws IOException {
-                var one = new byte[1];
-                return read(one) < 0 ? -1 : Byte.toUnsignedInt(one[0]);
-            }
-
-            @Override
-            public int read(byte[] bytes, int from, int length) throws IOException {
-                int read = file.read(ByteBuffer.wrap(bytes, from, length), position);
-                position += Math.max(0, read);
-                return read;
-            }
-        }
     }
 
-    /// Reads a worksheet of an Excel workbook. A cell becomes the text that a person sees if that is the same on every
-    /// machine, and ISO 8601 or a plain number otherwise.
+    /// Reads an Excel workbook. A cell becomes the text that a person sees if that is the same on every machine, and
+    /// ISO 8601 or a plain number otherwise. fastexcel reads the list of worksheets and the number formats. Its reader
+    /// of cells is not used, because it ends at a date in words, or takes the reading aid of a text for a part of it.
     static final class Book {
-        static final int MAX_ROWS = 1 << 20; // Excel's limit
-        /// Matches the values that Excel shows for a formula that fails. The reader returns them as texts.
-        private static final Pattern ERROR_VALUE =
-                Pattern.compile("#(N/A|NAME\\?|(REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD|BLOCKED|CONNECT|UNKNOWN)!)");
+        static final int MAX_ROWS = 1 << 20, MAX_COLUMNS = 1 << 14; // Excel's limits
         /// Matches how a workbook writes a character that XML does not allow, such as `_x0001_`.
         static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
+        /// Matches a number whose exponent Java can read.
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)([eE][+-]?\\d{1,9})?");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
         private static final XMLInputFactory XML = XMLInputFactory.newFactory();
         /// Matches the parts of a number format that do not concern digits or dates: names, texts, colours and fillers.
@@ -12247,10 +12286,10 @@ final class DifyExec implements Runnable {
         }
 
         private final TextFile file;
-        private final boolean is1904; // whether days are counted from 1904, as old Excel for the Mac does
-        private final Map<String, Format> formats = new HashMap<>(); // by format, because a workbook has few of them
-        private final List<CellRangeAddress> merged = new ArrayList<>();
-        private int width = 0;
+        private final ReadableWorkbook workbook;
+        private final byte[] zip;
+        private final List<String> texts = new ArrayList<>(); // which cells share
+        private final Map<String, Format> formats = new HashMap<>(); // by style, because a workbook has few of them
 
         /// Describes a number format. `digits` is the least number of digits if the format pads numbers with zeros,
         /// such as 5 if it shows 701 as 00701, and 0 otherwise.
@@ -12263,49 +12302,47 @@ final class DifyExec implements Runnable {
 
             /// Returns `d` for an East Asian date format, `h` for a time format, or an empty text. A file contains only
             /// the numbers of these formats, not the formats (ECMA-376, part 1, 18.8.30).
-            static String eastAsian(Integer number) {
-                return switch (number) {
-                    case 27, 28, 29, 30, 31, 36, 50, 51, 52, 53, 54, 57, 58 -> "d";
-                    case 32, 33, 34, 35, 55, 56 -> "h";
-                    case null, default -> "";
-                };
+            static String eastAsian(String number) {
+                if (number.matches("3[2-5]|5[56]")) return "h";
+                return number.matches("2[7-9]|3[016]|5[0-478]") ? "d" : "";
             }
         }
 
-        private Book(TextFile file, boolean is1904) {
+        private Book(TextFile file, ReadableWorkbook workbook, byte[] zip) {
             this.file = file;
-            this.is1904 = is1904;
+            this.workbook = workbook;
+            this.zip = zip;
+            var shared = new Rows(file, part("Type", type -> type.endsWith("/sharedStrings")), _ -> {});
+            while (shared.next()) texts.add(shared.content());
         }
 
         /// Copies a worksheet as CSV. Without `--sheet`, this is the first visible one with data. It is not checked for
-        /// a cover page if the user has chosen a worksheet or a header row. The workbook is held in memory, because
-        /// fastexcel and [#survey] both read it.
+        /// a cover page if the user has chosen a worksheet or a header row. The workbook is held in memory, because it
+        /// has several parts.
         static TextFile copy(TextFile file, Csv.Shape shape) throws IOException {
             var wanted = shape.sheet();
             byte[] zip;
             try (var in = file.source().get()) {
                 zip = in.readAllBytes();
             }
-            try (var book = open(zip)) {
-                var names = book.getSheets().map(Sheet::getName).toList();
+            try (var workbook = open(zip)) {
+                var book = new Book(file, workbook, zip);
+                var names = workbook.getSheets().map(Sheet::getName).toList();
                 Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
-                if (wanted.isEmpty()) isWanted = one -> !widths(one, 1).isEmpty(); // one row with text is enough
-                var first = book.getSheets().filter(isWanted).findFirst().orElseThrow(() -> new Unusable(file.name()
-                        + ": no worksheet " + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
+                if (wanted.isEmpty()) isWanted = one -> !book.widths(one, 1).isEmpty(); // one row with text is enough
+                var first = workbook.getSheets().filter(isWanted).findFirst().orElseThrow(() -> new Unusable(
+                        file.name() + ": no worksheet " + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
                         "the worksheets are " + Text.printable(String.join(", ", names), 300)
                                 + "; choose by --sheet"));
-                var sheet = wanted.isEmpty() && shape.headerRow() == null ? skipCover(file, first, book) : first;
+                var sheet = wanted.isEmpty() && shape.headerRow() == null ? book.skipCover(first) : first;
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())
                     notes.add("reading the worksheet " + Text.quoted(sheet.getName())
                             + "; --sheet chooses another of " + names.size());
-                var reader = new Book(file.ofSheet(sheet.getName()), book.isDate1904());
-                reader.survey(sheet, zip);
-                var copy = reader.file.copied(out -> notes.addAll(reader.read(sheet, out)));
-                return copy.with(new TextFile.Extras(reader.width, reader.merged, notes));
+                return book.rows(sheet, file.original()::add).copied(notes);
             } catch (Unusable problem) {
                 throw problem;
-            } catch (IOException | RuntimeException | XMLStreamException _) {
+            } catch (IOException | RuntimeException _) {
                 // no cause, because their texts are about zip files, XML and Java
                 throw new Unusable(file.name() + ": cannot be read as an Excel workbook (damaged, or another format)",
                         "save it as .xlsx, or export it as CSV");
@@ -12324,9 +12361,9 @@ final class DifyExec implements Runnable {
 
         /// Returns the worksheet with the table. If the first one is a cover page, notes the fault and returns the next
         /// one that is wider. The first row of a cover page has one cell.
-        private static Sheet skipCover(TextFile file, Sheet first, ReadableWorkbook book) {
+        private Sheet skipCover(Sheet first) {
             if (widths(first, 1).getFirst() > 1) return first;
-            var wider = book.getSheets().filter(one -> width(one) > width(first)).findFirst();
+            var wider = workbook.getSheets().filter(one -> width(one) > width(first)).findFirst();
             wider.map(one -> new Repair("--sheet", one.getName())).ifPresent(repair -> {
                 var cover = file.ofSheet(first.getName());
                 cover.add(cover.fault(1, 0, "a cover page instead of column names", "use " + repair.option()), repair);
@@ -12335,86 +12372,216 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns how many cells the widest of the first 20 rows has. A table is as wide as that near its top.
-        private static long width(Sheet sheet) {
+        private long width(Sheet sheet) {
             return widths(sheet, 20).stream().max(Comparator.naturalOrder()).orElse(0L);
         }
 
         /// Returns the number of cells with text in each of the first `most` rows that have text. Returns none for a
         /// hidden worksheet, which the user does not mean.
-        private static List<Long> widths(Sheet sheet, int most) {
-            if (sheet.getVisibility() != SheetVisibility.VISIBLE) return List.of();
-            try (var rows = sheet.openStream()) {
-                return rows.map(row -> row.stream().filter(cell -> cell != null && !cell.getText().isBlank()).count())
-                        .filter(width -> width > 0).limit(most).toList();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
+        private List<Long> widths(Sheet sheet, int most) {
+            var widths = new ArrayList<Long>();
+            if (sheet.getVisibility() != SheetVisibility.VISIBLE) return widths;
+            var rows = rows(sheet, _ -> {}); // faults are reported when all rows are read
+            while (widths.size() < most && rows.next()) {
+                if (rows.filled() > 0) widths.add(rows.filled());
+            }
+            return widths;
+        }
+
+        private Rows rows(Sheet sheet, Consumer<Fault> onFault) {
+            return new Rows(file.ofSheet(sheet.getName()), part("Id", sheet.getId()::equals), onFault);
+        }
+
+        /// Returns the part of the workbook that its relations name, or an empty one if it is missing.
+        private XMLEventReader part(String attribute, Predicate<String> isWanted) {
+            for (var xml = part("/xl/_rels/workbook.xml.rels"); xml.hasNext(); )
+                if (xml.next() instanceof StartElement start && isWanted.test(attribute(start, attribute)))
+                    return part(URI.create("/xl/").resolve(attribute(start, "Target")).getPath());
+            return part("");
+        }
+
+        /// Returns this part of the workbook, or an empty one if it is missing. The JDK's zip stream cannot read parts
+        /// whose sizes follow the data, as in the workbooks that difyexec exports. Upper and lower case in the names of
+        /// parts do not matter in this format.
+        private XMLEventReader part(String path) {
+            try {
+                var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
+                for (var entry = parts.getNextEntry(); entry != null; entry = parts.getNextEntry())
+                    if (path.equalsIgnoreCase("/" + entry.getName())) return XML.createXMLEventReader(parts);
+                return XML.createXMLEventReader(new StringReader("<none/>"));
+            } catch (IOException | XMLStreamException problem) {
+                throw new IllegalStateException(problem); // the workbook is damaged
             }
         }
 
-        /// Writes the rows as CSV and returns notes about them. Empty cells at the end of a row are left out, because a
-        /// worksheet may have formatted cells far to the right. Hidden rows below the column names are counted.
-        private List<String> read(Sheet sheet, Writer out) throws IOException {
-            long hidden = 0;
-            try (var rows = sheet.openStream()) {
-                long number = 0;
-                for (var all = rows.iterator(); all.hasNext(); ) {
-                    var row = all.next();
-                    long at = Math.max(number + 1, row.getRowNum()); // unique, even if the file repeats a number
-                    if (at > MAX_ROWS) throw file.unusable(at, "beyond Excel's limit of "
-                            + Text.number(MAX_ROWS) + " rows");
-                    var cells = new ArrayList<String>();
-                    for (var cell : row) cells.add(cell == null ? "" : text(cell, at, cells.size()));
-                    // an empty text is quoted, but still empty
-                    while (!cells.isEmpty() && cells.getLast().replace('"', ' ').isBlank()) cells.removeLast();
-                    if (cells.isEmpty()) continue;
-                    if (width > 0 && row.isHidden()) hidden++;
-                    width = Math.max(width, cells.size());
-                    TextFile.write(out, at, cells);
-                    number = at;
+        private static String attribute(StartElement element, String name) {
+            var attribute = element.getAttributeByName(new QName(name));
+            return attribute == null ? "" : attribute.getValue();
+        }
+
+        /// Returns the number format of a style, or one that shows plain numbers.
+        private Format format(String style) {
+            var numbers = workbook.getFormats();
+            var number = style.isEmpty() || Integer.parseInt(style) >= numbers.size() ? ""
+                    : numbers.get(Integer.parseInt(style));
+            return Format.of(number.isEmpty() ? ""
+                    : workbook.getNumFmtIdToFormat().getOrDefault(number, Format.eastAsian(number)));
+        }
+
+        /// Reads the rows of a worksheet, or the texts that cells share, one after the other.
+        private final class Rows {
+            private final TextFile file; // for messages about this worksheet
+            private final XMLEventReader xml;
+            private final Consumer<Fault> onFault;
+            private final List<CellRangeAddress> merged = new ArrayList<>();
+            private final List<String> cells = new ArrayList<>(); // of the current row, as they are in the copy
+            private final StringBuilder content = new StringBuilder(); // of the current cell or shared text
+            private StartElement row, cell;
+            private boolean isText, isAid, isFormula; // isAid in the reading aid of a Japanese text
+            private long number = 0; // of the current row, from 1
+            private int hidden = 0, width = 0, column = 0; // hidden rows below the column names; the current column
+
+            Rows(TextFile file, XMLEventReader xml, Consumer<Fault> onFault) {
+                this.file = file;
+                this.xml = xml;
+                this.onFault = onFault;
+            }
+
+            /// Copies all rows as CSV. Empty cells at the end of a row are left out, because a worksheet may have
+            /// formatted cells far to the right.
+            TextFile copied(List<String> notes) throws IOException {
+                var copy = file.copied(out -> {
+                    while (next()) {
+                        while (!cells.isEmpty() && isBlank(cells.getLast())) cells.removeLast();
+                        if (cells.isEmpty()) continue;
+                        if (width > 0 && attribute(row, "hidden").matches("1|true")) hidden++;
+                        width = Math.max(width, cells.size());
+                        TextFile.write(out, number, cells);
+                    }
+                });
+                if (hidden > 0) notes.add("including " + Text.count(hidden, "hidden row"));
+                return copy.with(new TextFile.Extras(width, merged, notes));
+            }
+
+            /// Returns how many cells of the current row have text.
+            long filled() {
+                return cells.stream().filter(cell -> !isBlank(cell)).count();
+            }
+
+            /// Returns whether a cell of the copy is blank. An empty text is quoted there.
+            private static boolean isBlank(String cell) {
+                return cell.replace('"', ' ').isBlank();
+            }
+
+            String content() {
+                return content.toString();
+            }
+
+            /// Moves to the end of the next row or shared text. Returns false if there is none.
+            boolean next() {
+                for (cells.clear(); xml.hasNext(); ) switch (xml.next()) {
+                    case StartElement start -> start(start, start.getName().getLocalPart());
+                    case Characters text when isText && !isAid -> content.append(text.getData());
+                    case EndElement end -> {
+                        var name = end.getName().getLocalPart();
+                        isText = false;
+                        isAid &= !name.equals("rPh");
+                        if (name.equals("c")) endCell();
+                        if (name.equals("row") || name.equals("si")) return true;
+                    }
+                    default -> {}
                 }
+                return false;
             }
-            return hidden == 0 ? List.of() : List.of("including " + Text.count(hidden, "hidden row"));
-        }
 
-        /// Returns the cell's text for the copy. Texts are quoted there, and numbers, dates and empty cells are not.
-        private String text(Cell cell, long row, int column) {
-            var raw = Objects.requireNonNullElse(cell.getRawValue(), "").strip();
-            if (cell.getType() == CellType.STRING && cell.getValue() == null)
-                return addFault(row, column, "the workbook lacks the text of this cell");
-            return switch (cell.getValue()) {
-                // fastexcel does not read a number with spaces around it
-                case null -> raw.isEmpty() ? "" : number(new BigDecimal(raw), cell);
-                case BigDecimal number -> number(number, cell);
-                case String text when cell.getType() == CellType.ERROR
-                        || cell.getType() == CellType.FORMULA && ERROR_VALUE.matcher(text).matches() ->
-                        addFault(row, column, "error value " + text);
-                case Object text -> TextFile.quoted(ESCAPE.matcher(text.toString()).replaceAll(escape -> Matcher
+            /// Reads the start of an element. Numbers of rows are unique, even if the file repeats one.
+            private void start(StartElement start, String name) {
+                isText = name.equals("v") || name.equals("t");
+                isAid |= name.equals("rPh");
+                isFormula |= name.equals("f");
+                if (name.equals("c") || name.equals("si")) {
+                    cell = start;
+                    isFormula = false;
+                    content.setLength(0);
+                }
+                if (name.equals("row")) {
+                    row = start;
+                    number = Math.max(number + 1, Long.parseLong("0" + attribute(start, "r")));
+                }
+                if (name.equals("mergeCell")) merged.add(CellRangeAddress.valueOf(attribute(start, "ref")));
+            }
+
+            /// Adds the current cell after the cells that the file leaves out. A cell without a place follows the one
+            /// before it. A formula that was never computed has no result.
+            private void endCell() {
+                var place = attribute(cell, "r");
+                column = place.isEmpty() ? cells.size() : new CellAddress(place).getColumn();
+                if (number > MAX_ROWS || column >= MAX_COLUMNS || place.matches("[A-Za-z]{4}.*"))
+                    throw file.unusable(number, "beyond Excel's limits of " + Text.number(MAX_ROWS) + " rows and "
+                            + Text.number(MAX_COLUMNS) + " columns");
+                while (cells.size() <= column) cells.add("");
+                boolean isUnknown = isFormula && content().isBlank() && attribute(cell, "t").matches("n?");
+                if (isUnknown) addFault("a formula without a result (save the workbook in a spreadsheet program)");
+                else if (!content.isEmpty()) cells.set(column, text(content(),
+                        formats.computeIfAbsent(attribute(cell, "s"), Book.this::format)));
+            }
+
+            /// Returns the text of the current cell for the copy. Texts are quoted there, and numbers, dates and empty
+            /// cells are not.
+            private String text(String text, Format format) {
+                return switch (attribute(cell, "t")) {
+                    case "", "n" -> number(text.strip(), format);
+                    case "d" -> date(text.strip(), format);
+                    case "inlineStr", "str" -> quoted(text);
+                    case "b" -> text.matches("[01]|true|false")
+                            ? quoted(Boolean.toString(text.matches("1|true"))) : addError(text);
+                    case "s" -> text.matches("\\d{1,9}") && Integer.parseInt(text) < texts.size()
+                            ? quoted(texts.get(Integer.parseInt(text)))
+                            : addFault("the workbook lacks the text of this cell");
+                    default -> addError(text);
+                };
+            }
+
+            private String quoted(String text) {
+                return TextFile.quoted(ESCAPE.matcher(text).replaceAll(escape -> Matcher
                         .quoteReplacement(String.valueOf((char) Integer.parseInt(escape.group(1), 16)))));
-            };
-        }
+            }
 
-        /// Notes a fault, and returns an empty text for the cell.
-        private String addFault(long row, int column, String problem) {
-            file.original().add(file.fault(row, column, problem, ""));
-            return "";
-        }
+            private String addError(String value) {
+                return addFault("error value " + Text.printable(value, 60));
+            }
 
-        /// Returns a date or time in ISO 8601, or any other number in the notation of [#plain].
-        private String number(BigDecimal number, Cell cell) {
-            var code = Objects.requireNonNullElseGet(cell.getDataFormatString(),
-                    () -> Format.eastAsian(cell.getDataFormatId()));
-            var format = formats.computeIfAbsent(code, Format::of);
-            // 1 is a day, so a time format with more is a duration such as 30 h, which stays a number
-            boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0;
-            boolean isDay = number.signum() >= 0 && number.compareTo(AFTER_LAST_DAY) < 0;
-            return isMoment && isDay ? moment(number, format) : plain(number, format.digits());
+            /// Notes a fault, and returns an empty text for the cell.
+            private String addFault(String problem) {
+                onFault.accept(file.fault(number, column, problem, ""));
+                return "";
+            }
+
+            /// Returns a date that the workbook has in words, without the time if its format does not show it.
+            private String date(String words, Format format) {
+                if (!words.matches("[\\d:.TZ-]+")) return addError(words);
+                var date = words.replaceFirst("(\\.0+)?Z?$", "");
+                return format.hasTime() ? date : date.replaceFirst("T00:00(:00)?$", "");
+            }
+
+            /// Returns a date or time in ISO 8601, or any other number in the notation of [#plain].
+            private String number(String text, Format format) {
+                if (!NUMBER.matcher(text).matches()) return text.isEmpty() ? "" : addError(text);
+                var number = new BigDecimal(text);
+                // 1 is a day, so a time format with more is a duration such as 30 h, which stays a number
+                boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0;
+                boolean isDay = number.signum() >= 0 && number.compareTo(AFTER_LAST_DAY) < 0;
+                return isMoment && isDay ? moment(number, format) : plain(number, format.digits());
+            }
         }
 
         /// Returns a date, a time or both. The number counts days, and its fraction is the time of day, rounded to
         /// milliseconds.
         private String moment(BigDecimal number, Format format) {
-            // Excel counts a 29 February 1900, which did not exist, so the days before it have another start
-            var start = is1904 ? LocalDate.of(1904, 1, 1) : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
+            // old Excel for the Mac counts days from 1904; otherwise, Excel counts a 29 February 1900, which did not
+            // exist, so the days before it have another start
+            var start = workbook.isDate1904() ? LocalDate.of(1904, 1, 1)
+                    : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
             var time = start.atStartOfDay().plus(number.movePointRight(3).multiply(BigDecimal.valueOf(86_400))
                     .setScale(0, RoundingMode.HALF_UP).longValue(), ChronoUnit.MILLIS);
             if (!format.hasDay()) return DateTimeFormatter.ISO_LOCAL_TIME.format(time);
@@ -12432,46 +12599,6 @@ final class DifyExec implements Runnable {
             var text = shown.toPlainString();
             if (shown.scale() > 0 || shown.signum() < 0) return text;
             return "0".repeat(Math.max(0, digits - text.length())) + text;
-        }
-
-        /// Finds merged cells, and formulas without a result. fastexcel's reader does not report the former, and reads
-        /// the latter as empty texts. An empty text has the type `str`, but a cell without a result has no type, like a
-        /// number.
-        private void survey(Sheet sheet, byte[] zip) throws IOException, XMLStreamException {
-            var path = ""; // of the worksheet's part, which the relations of the workbook assign to its id
-            for (var xml = part(zip, "/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
-                if (xml.isStartElement() && sheet.getId().equals(xml.getAttributeValue(null, "Id")))
-                    path = URI.create("/xl/").resolve(xml.getAttributeValue(null, "Target")).getPath();
-            var place = ""; // of the current cell, such as C7
-            boolean isNumber = false, lacksResult = false;
-            for (var xml = part(zip, path); xml.hasNext(); xml.next()) {
-                if (xml.isEndElement() && xml.getLocalName().equals("c") && lacksResult) {
-                    var cell = new CellAddress(place);
-                    addFault(cell.getRow() + 1, cell.getColumn(),
-                            "a formula without a result (save the workbook in a spreadsheet program)");
-                }
-                if (xml.isStartElement()) switch (xml.getLocalName()) {
-                    case "c" -> {
-                        place = xml.getAttributeValue(null, "r");
-                        isNumber = Objects.requireNonNullElse(xml.getAttributeValue(null, "t"), "n").equals("n");
-                        lacksResult = false;
-                    }
-                    case "f" -> lacksResult = isNumber;
-                    case "v" -> lacksResult &= xml.getElementText().isBlank();
-                    case "mergeCell" -> merged.add(CellRangeAddress.valueOf(xml.getAttributeValue(null, "ref")));
-                    default -> {}
-                }
-            }
-        }
-
-        /// Returns this part of the workbook, or an empty one if it is missing. The JDK's zip stream cannot read parts
-        /// whose sizes follow the data, as in the workbooks that difyexec exports. Upper and lower case in the names of
-        /// parts do not matter in this format.
-        private static XMLStreamReader part(byte[] zip, String path) throws IOException, XMLStreamException {
-            var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
-            for (var entry = parts.getNextEntry(); entry != null; entry = parts.getNextEntry())
-                if (path.equalsIgnoreCase("/" + entry.getName())) return XML.createXMLStreamReader(parts);
-            return XML.createXMLStreamReader(new StringReader("<none/>"));
         }
     }
 
@@ -15806,7 +15933,7 @@ final class DifyExec implements Runnable {
         static final class DotEnv {
             final Path file;
             private Map<String, String> values; // null until the file is read
-            private String content = "", fault = ""; // the fault of the whole file, such as its encoding
+            private String content = "", fault = "", remedy = ""; // of the whole file, such as its encoding
             private boolean isMalformed = false; // true if a line or the whole file cannot be read
 
             DotEnv(Path file) {
@@ -15819,16 +15946,15 @@ final class DifyExec implements Runnable {
                 return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
 
-            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault. Any of
-            /// them may be in it.
+            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault, without
+            /// its name. It is not known whether it is in the file.
             Optional<Setting> setting(String wanted) {
                 var value = values().get(wanted);
                 var source = " in " + name();
+                if (!fault.isEmpty()) return Optional.of(new Setting("", "", name(), fault, remedy));
                 if (value == null && hasLine(wanted)) return Optional.of(new Setting(wanted, "", source,
-                        "cannot be read", "write " + wanted + "=value, without export, in UTF-8"));
-                if (value == null && fault.isEmpty()) return Optional.empty();
-                return Optional.of(new Setting(wanted, Objects.requireNonNullElse(value, ""), source, fault,
-                        fault.isEmpty() ? "" : "save it as UTF-8 text"));
+                        "cannot be read", "write " + wanted + "=value"));
+                return Optional.ofNullable(value).map(text -> new Setting(wanted, text, source, "", ""));
             }
 
             /// Returns whether the file has a line for the name that dotenv-java does not understand, such as
@@ -15843,29 +15969,36 @@ final class DifyExec implements Runnable {
                 return isMalformed;
             }
 
-            /// Returns the values by name, without the single quotes that dotenv-java leaves around a value. It loads
-            /// the file twice. The first time, dotenv-java reports that a line is malformed, but then returns nothing.
-            /// The second time, it skips such lines, which may concern other programs.
+            /// Returns the values by name, without the single quotes that dotenv-java leaves around a value, and
+            /// without `export` and a byte order mark, which it does not know. It parses the lines twice. The first
+            /// time, it reports that a line is malformed, but then returns nothing. The second time, it skips such
+            /// lines, which may concern other programs.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
                 if (!Files.isRegularFile(file)) return values; // most folders have none
-                var loader = Dotenv.configure().directory(file.getParent().toString())
-                        .filename(file.getFileName().toString());
                 try {
-                    content = Files.readString(file);
+                    content = Files.readString(file).replaceFirst("^\uFEFF", "").replaceAll("(?m)^\\s*export\\s+", "");
+                    var reader = new DotenvReader("", "") {
+                        @Override
+                        public List<String> read() {
+                            return content.lines().toList();
+                        }
+                    };
                     try {
-                        loader.load();
+                        new DotenvParser(reader, true, true).parse();
                     } catch (DotenvException _) {
                         isMalformed = true;
                     }
-                    // without the filter, the variables of the environment would be among them
-                    loader.ignoreIfMalformed().load().entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).forEach(entry ->
+                    new DotenvParser(reader, true, false).parse().forEach(entry ->
                             values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
+                } catch (AccessDeniedException _) {
+                    fault = "permission denied";
                 } catch (IOException | DotenvException _) {
-                    isMalformed = true;
                     fault = "the file cannot be read";
+                    remedy = "save it as UTF-8 text";
                 }
+                isMalformed |= !fault.isEmpty();
                 return values;
             }
         }
@@ -15984,6 +16117,13 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException | NumberFormatException _) { // the latter for 1e9999999999
                 return MAPPER.missingNode();
             }
+        }
+
+        /// Returns why JSON cannot be read. The rest of Jackson's message is in its own terms. Of its limits, only that
+        /// of the depth, and that of a number's million digits, are in force.
+        static String reason(JsonProcessingException problem) {
+            return problem instanceof StreamConstraintsException ? "nested deeper than 1,000 levels, or far too long"
+                    : problem.getOriginalMessage().split("[:(]")[0].strip();
         }
 
         /// Returns a parser for text that is read part by part, as strict as [#parse]. If an object has a key twice,
@@ -16149,6 +16289,11 @@ final class DifyExec implements Runnable {
 
         static BasicFileAttributes attributes(Path path, LinkOption... links) {
             return naming(path, () -> Files.readAttributes(path, BasicFileAttributes.class, links));
+        }
+
+        /// Returns a text that changes when a program writes the file.
+        static String stamp(Path path) {
+            return exists(path) ? attributes(path).lastModifiedTime() + " " + attributes(path).size() : "none";
         }
 
         static List<Path> list(Path folder) {
@@ -16494,6 +16639,12 @@ final class DifyExec implements Runnable {
         /// Quotes a name or a value in a message. Its quotes are not escaped, because only people read it.
         static String quoted(String text) {
             return '"' + printable(text, 60) + '"';
+        }
+
+        /// Returns why something failed, without the name of its file, for a message that begins with that name.
+        static String reasonAlone(Throwable problem) {
+            var file = problem instanceof FileSystemException known ? known.getFile() : null;
+            return file == null ? reason(problem) : reason(problem).replace(": " + file, "").replace(file + ": ", "");
         }
 
         /// Returns why something failed, in words for people. Java's own messages come after the known cases, because

@@ -186,6 +186,26 @@ final class InputTest {
             }
         }
 
+        /// The engine stops before the last row after Ctrl-C, and a changed file ends the reading.
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        void isClosedWithTheInputIfTheLastSelectedRowIsNotReached(boolean isChanged) throws IOException {
+            var open = Path.of("/proc/self/fd");
+            assumeTrue(Files.isDirectory(open));
+            var csv = open("id,text\na,1\nb,2\nc,3\n");
+            var rows = csv.rows(BitSet.valueOf(new long[] {7}), Index.of(csv, _ -> {})::fingerprint);
+            assertEquals("a", rows.next().id());
+            if (isChanged) Files.writeString(csv.file().input(), "id,text\na,1\nb,9\nc,3\n");
+            var later = csv.rows(BitSet.valueOf(new long[] {7}), _ -> 0);
+            assertThrows(Unusable.class, later::next);
+
+            csv.close();
+
+            try (var files = Files.list(open)) {
+                assertTrue(files.noneMatch(file -> isThe(csv.file().input(), file)));
+            }
+        }
+
         private static boolean isThe(Path file, Path link) {
             try {
                 return Files.isSameFile(file, link);

@@ -30,7 +30,8 @@ final class UserFilesTest extends WholeCommand {
     /// Splits a command as a shell does.
     private static String[] words(String command) throws IOException {
         var shell = new ProcessBuilder("sh", "-c", "printf '%s\\n' " + command).start();
-        return new String(shell.getInputStream().readAllBytes(), UTF_8).lines().skip(1).toArray(String[]::new);
+        return new String(shell.getInputStream().readAllBytes(), UTF_8).lines()
+                .dropWhile("difyexec"::equals).toArray(String[]::new);
     }
 
     /// Follows the commands that are shown, until one succeeds or shows none.
@@ -205,6 +206,21 @@ final class UserFilesTest extends WholeCommand {
             assertEquals(0, call(dify.settings(), "run", "-i", file, "-o", output()).code(),
                     "the choices are remembered");
             call(Map.of(), "export", "-i", file, "-o", output(), path("out.csv")).exits(0);
+        }
+
+        /// The options changed the rows, and a session that sends nothing does not record them.
+        @ParameterizedTest
+        @ValueSource(strings = {"--var kategorie=Technik", "--map Question="})
+        void canBeRepeatedWithTheCommandThatIsShownAfterAnOptionChangedItsRows(String option) throws IOException {
+            csv("id,Frage,Question", "1,a,b", "2,c,d");
+            dify.run("--map", "Question=datum").exits(0);
+            assertEquals(2, dify.runs());
+
+            var call = dify.run(option.split(" ")).exits(0);
+            assertEquals(2, dify.runs(), call::toString);
+            call(dify.settings(), words(call.next())).exits(0);
+
+            assertEquals(4, dify.runs());
         }
 
         @Test

@@ -319,7 +319,7 @@ final class Given {
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
         return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, delimiter, "", null, null, "",
-                Map.of(), Map.of());
+                new Csv.Names(Map.of(), Map.of()));
     }
 
     /// A CSV with these columns, for tests that need nothing else of it.
