@@ -1605,27 +1605,25 @@ final class DifyExec implements Runnable {
                     // in the shell, which shows a single run, this would be repeated for each retry
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
-                    var fresh = isFresh ? Optional.of(rows.of(asked)) : Optional.<Batch.Selection>empty();
-                    try (var writer = open(files, csv, fresh, dify)) {
-                        return run(rows.of(asked), dify, writer);
+                    var all = readRows(files, csv, dify);
+                    // checks as if no row had run, while the earlier batch is still in its place
+                    var checked = isFresh ? Optional.of(check(all.select(rows.of(asked), retrying.timeout),
+                            dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
+                    // With --fresh, the writer reports on `err` that it moved the earlier batch aside. Tests pass a
+                    // disk that fails instead of FileChannel::force.
+                    try (var writer = BatchWriter.open(all, out.noBom, checked.map(_ -> dify.err()),
+                            FileChannel::force)) {
+                        return run(rows.of(asked), dify, writer, checked);
                     }
                 }
             }
         }
 
-        /// Opens the batch. If the input has faults, reports all of them at once. If the server does not respond,
+        /// Reads the ids of the input. If it has faults, reports all of them at once. If the server does not respond,
         /// reports at least the fault that was found first.
-        private BatchWriter open(BatchFiles files, Csv csv, Optional<Batch.Selection> fresh, Connection dify)
-                throws Exception {
+        private Batch readRows(BatchFiles files, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
-                if (fresh.isPresent()) { // checks as if no row had run, while the earlier batch is still in its place
-                    var wanted = Batch.ofRows(files, csv).select(fresh.get(), retrying.timeout);
-                    var server = dify.greet("; nothing was moved or sent");
-                    check(wanted, dify.form(workflow, server, csv), dify.err());
-                }
-                // With --fresh, the writer reports on `err` that it moved the earlier batch aside. Tests pass a disk
-                // that fails instead of FileChannel::force.
-                return BatchWriter.open(files, csv, out.noBom, fresh.map(_ -> dify.err()), FileChannel::force);
+                return Batch.ofRows(files, csv);
             } catch (Faulty problem) {
                 throw refusal(problem, csv.with(files.shard()), dify);
             }
@@ -1663,7 +1661,10 @@ final class DifyExec implements Runnable {
         /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. The checks
         /// that cost nothing come first. So a mistake is found before the server is asked, and a wrong server or app
         /// before a row is sent.
-        private int run(Batch.Selection asked, Connection dify, BatchWriter writer) throws Exception {
+        ///
+        /// @param checked the form against which `--fresh` has checked the rows already
+        private int run(Batch.Selection asked, Connection dify, BatchWriter writer, Optional<Form> checked)
+                throws Exception {
             var batch = writer.batch();
             var err = dify.err();
             announceShard(batch, asked);
@@ -1691,9 +1692,7 @@ final class DifyExec implements Runnable {
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
-            var form = dify.form(workflow, server, batch.csv().orElseThrow());
-            // the check found no problem, or it would have thrown; this prints its notes
-            CheckView.printProblems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
+            var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
             var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
             // runs of attempts that may have gone to another app are looked up by other rules
@@ -1771,14 +1770,17 @@ final class DifyExec implements Runnable {
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
 
-        /// Checks every wanted row against the form. If a row cannot run, the command ends before it starts a run.
-        private Inspection check(Batch.Wanted wanted, Form form, PrintWriter err) {
+        /// Checks every wanted row against the form, and prints notes. If a row cannot run, the command ends before it
+        /// starts a run.
+        private Form check(Batch.Wanted wanted, ServerInfo server, Connection dify) throws InterruptedException {
             var csv = wanted.batch().csv().orElseThrow();
+            var form = dify.form(workflow, server, csv);
             var inspector = new Inspection.Inspector(csv, form);
             csv.rows(wanted.entries(), wanted.batch().index()::fingerprint).forEachRemaining(inspector);
             var inspection = inspector.inspection(workflow.allowUnmapped);
-            if (inspection.isFine()) return inspection;
-            throw refusal(inspection, err);
+            if (!inspection.isFine()) throw refusal(inspection, dify.err());
+            CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), dify.err());
+            return form;
         }
 
         /// Prints the problems and returns the error that ends the command. Its hint is a command that solves them all,
@@ -8293,11 +8295,11 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns a batch of these rows as if none had run, to check them before `--fresh` moves the files aside. Only
-        /// the first lines of the results and the log are read, to see that the files are ours.
-        static Batch ofRows(BatchFiles files, Csv whole) throws IOException {
+        /// Returns a batch of these rows as if none had run. Only the first lines of the results and the log are read,
+        /// to see that the files are ours.
+        static Batch ofRows(BatchFiles files, Csv whole) {
             var csv = whole.with(files.shard());
-            var index = readIndex(files, Optional.of(csv));
+            var index = Storage.naming(files.results(), () -> readIndex(files, Optional.of(csv)));
             return new Batch(files, Optional.of(csv), index, new History(index), new LineOffsets());
         }
 
@@ -8533,13 +8535,14 @@ final class DifyExec implements Runnable {
         /// the files are read. The files are locked against other programs only after they were read, because a process
         /// loses its locks on a file when it closes any channel of that file.
         ///
+        /// @param rows  the rows of the input, as if none had run
         /// @param fresh where `--fresh` prints that it moved the earlier batch aside; empty to continue the batch
-        static BatchWriter open(BatchFiles files, Csv whole, boolean noBom,
-                Optional<PrintWriter> fresh, LineFile.Disk disk) {
-            var csv = whole.with(files.shard());
+        static BatchWriter open(Batch rows, boolean noBom, Optional<PrintWriter> fresh, LineFile.Disk disk) {
+            var files = rows.files();
+            var csv = rows.csv().orElseThrow();
+            var index = rows.index();
             try {
                 return Storage.naming(files.results(), () -> {
-                    var index = Batch.readIndex(files, Optional.of(csv));
                     var lock = files.acquire();
                     // results begin with a byte order mark, as in the original tool, which wrote no log
                     var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
@@ -11231,16 +11234,16 @@ final class DifyExec implements Runnable {
                 return new Names(mapped, constants);
             }
 
-            /// Creates the fault of a name that two columns have, or a column and a constant. The option is the likely
-            /// mistake, unless an earlier session recorded it. The hint drops it.
+            /// Creates the fault of a name that two columns have, or a column and a constant. The last option that gave
+            /// the name is the likely mistake, unless an earlier session recorded it.
             Faulty repeated(String name, TextFile file, long line) {
-                var mapped = map.keySet().stream().filter(column -> map.get(column).equals(name)).toList();
-                if (!vars.containsKey(name) && mapped.isEmpty())
-                    return file.unusable(line, "duplicate column " + Text.quoted(name));
-                var option = vars.containsKey(name) ? "--var " + Text.shell(name)
-                        : "--map " + Text.shell(mapped.getLast() + "=");
-                return file.unusable(line, 0, option + (vars.containsKey(name) ? "" : Text.shell(name))
-                        + ": a column already has the name " + Text.quoted(name), option + " drops it");
+                var mapped = map.keySet().stream().filter(column -> map.get(column).equals(name))
+                        .map(column -> "--map " + Text.shell(column + "="));
+                var constant = vars.keySet().stream().filter(name::equals).map(same -> "--var " + Text.shell(same));
+                var option = Stream.concat(mapped, constant).reduce("", (_, last) -> last);
+                if (option.isEmpty()) return file.unusable(line, "duplicate column " + Text.quoted(name));
+                return file.unusable(line, 0, option + ": a column already has the name " + Text.quoted(name),
+                        "leave it out, or drop an earlier choice with " + option);
             }
         }
 
@@ -11249,7 +11252,8 @@ final class DifyExec implements Runnable {
         /// be a guess, and [#check] refuses the table anyway.
         void requireSameIds(String before, Path log) {
             boolean isSame = idColumn.title().equalsIgnoreCase(before) && !header.titles().contains(before);
-            if (faults().isEmpty() && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
+            boolean isGuess = !file.original().faults().isEmpty();
+            if (!isGuess && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
         }
 
         /// Opens an input and reads its header. If that needs an option that was not typed, notes the fault and reads
@@ -11264,11 +11268,6 @@ final class DifyExec implements Runnable {
                 throw problem instanceof RuntimeException known ? known
                         : new Unusable(input + ": " + Text.reasonAlone(problem));
             }
-        }
-
-        /// Returns the faults that were found so far in the parts of the input that have been read.
-        List<Fault> faults() {
-            return file.original().faults();
         }
 
         /// Gives each column the name of its variable, and adds row numbers and constants. Choices of an earlier
@@ -11411,11 +11410,11 @@ final class DifyExec implements Runnable {
         /// @param inspector receives all rows that have all cells, including rows with an unusable id
         /// @param use receives all rows that can be used, and returns what is wrong with the id
         int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Fault> onFault) {
-            faults().forEach(onFault);
+            file.original().faults().forEach(onFault); // of the parts that were read to open it
             int misread = 0;
             try (var rows = new Rows()) {
                 while (rows.next()) {
-                    boolean isMisread = rows.records.isMisread();
+                    boolean isMisread = rows.isMisread();
                     // reported once, because the option repairs all of them
                     if (isMisread && misread++ == 0) onFault.accept(file.invalid(rows.records.line));
                     var fault = rows.shapeFault();
@@ -11485,6 +11484,11 @@ final class DifyExec implements Runnable {
 
             private Fault fault(String problem) {
                 return file.fault(records.line, 0, problem, "");
+            }
+
+            /// Returns whether the row has bytes that are invalid in the encoding. We wrote a copy, so it has none.
+            boolean isMisread() {
+                return !file.isCopy() && cells.stream().anyMatch(cell -> cell.indexOf(TextFile.INVALID) >= 0);
             }
 
             /// Returns a fault if the row's cells do not fit the header, or empty if they do.
@@ -11702,7 +11706,6 @@ final class DifyExec implements Runnable {
             private final char[] buffer = new char[1 << 14]; // a part of the file
             private final StringBuilder cell = new StringBuilder(); // the cell that is being read
             private final BitSet typed = new BitSet(); // see [#isTyped]
-            private boolean isMisread; // see [#isMisread]
             private int at = 0, end = 0; // the next character in the buffer, and the end of its characters
             private long next; // the line of the next character
             long line; // where the current record begins
@@ -11729,7 +11732,6 @@ final class DifyExec implements Runnable {
                     if (file.isCopy()) line = takeNumber(); // messages are about the original file
                     var cells = new ArrayList<String>();
                     typed.clear();
-                    isMisread = false;
                     do {
                         cell.setLength(0);
                         boolean isText = peek() == '"';
@@ -11756,11 +11758,6 @@ final class DifyExec implements Runnable {
                 return place >= 0 && typed.get(place);
             }
 
-            /// Returns whether this record has bytes that are invalid in the encoding. We wrote a copy, so it has none.
-            boolean isMisread() {
-                return isMisread && !file.isCopy();
-            }
-
             /// Adds a quoted cell, without its quotes.
             private void takeQuoted() {
                 long opened = next; // for a message, because an unclosed quote is noticed only at the end
@@ -11785,10 +11782,7 @@ final class DifyExec implements Runnable {
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
-                    boolean isInvalid = false;
-                    for (; at < end && buffer[at] != stop && !isLineBreak(buffer[at]); at++)
-                        isInvalid |= buffer[at] == TextFile.INVALID;
-                    isMisread |= isInvalid;
+                    while (at < end && buffer[at] != stop && !isLineBreak(buffer[at])) at++;
                     cell.append(buffer, from, at - from);
                     if (cell.length() > MAX_CELL_LENGTH)
                         throw file.unusable(line, "a cell is larger than 64 MiB (an unclosed quote?)");
@@ -12329,7 +12323,7 @@ final class DifyExec implements Runnable {
                 var book = new Book(file, workbook, zip);
                 var names = workbook.getSheets().map(Sheet::getName).toList();
                 Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
-                if (wanted.isEmpty()) isWanted = one -> !book.widths(one, 1).isEmpty(); // one row with text is enough
+                if (wanted.isEmpty()) isWanted = one -> book.width(one, 1) > 0; // one row with text is enough
                 var first = workbook.getSheets().filter(isWanted).findFirst().orElseThrow(() -> new Unusable(
                         file.name() + ": no worksheet " + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
                         "the worksheets are " + Text.printable(String.join(", ", names), 300)
@@ -12360,10 +12354,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the worksheet with the table. If the first one is a cover page, notes the fault and returns the next
-        /// one that is wider. The first row of a cover page has one cell.
+        /// one that is wider. The first row of a cover page has one cell. A table is as wide near its top as below.
         private Sheet skipCover(Sheet first) {
-            if (widths(first, 1).getFirst() > 1) return first;
-            var wider = workbook.getSheets().filter(one -> width(one) > width(first)).findFirst();
+            if (width(first, 1) > 1) return first;
+            var wider = workbook.getSheets().filter(one -> width(one, 20) > width(first, 20)).findFirst();
             wider.map(one -> new Repair("--sheet", one.getName())).ifPresent(repair -> {
                 var cover = file.ofSheet(first.getName());
                 cover.add(cover.fault(1, 0, "a cover page instead of column names", "use " + repair.option()), repair);
@@ -12371,21 +12365,15 @@ final class DifyExec implements Runnable {
             return wider.orElse(first);
         }
 
-        /// Returns how many cells the widest of the first 20 rows has. A table is as wide as that near its top.
-        private long width(Sheet sheet) {
-            return widths(sheet, 20).stream().max(Comparator.naturalOrder()).orElse(0L);
-        }
-
-        /// Returns the number of cells with text in each of the first `most` rows that have text. Returns none for a
+        /// Returns how many cells with text the widest of the first `most` rows that have text has. Returns 0 for a
         /// hidden worksheet, which the user does not mean.
-        private List<Long> widths(Sheet sheet, int most) {
-            var widths = new ArrayList<Long>();
-            if (sheet.getVisibility() != SheetVisibility.VISIBLE) return widths;
+        private long width(Sheet sheet, int most) {
+            long width = 0;
             var rows = rows(sheet, _ -> {}); // faults are reported when all rows are read
-            while (widths.size() < most && rows.next()) {
-                if (rows.filled() > 0) widths.add(rows.filled());
-            }
-            return widths;
+            if (sheet.getVisibility() != SheetVisibility.VISIBLE) return width;
+            for (int left = most; left > 0 && rows.next(); left -= Math.clamp(rows.filled(), 0, 1))
+                width = Math.max(width, rows.filled());
+            return width;
         }
 
         private Rows rows(Sheet sheet, Consumer<Fault> onFault) {
@@ -16331,9 +16319,7 @@ final class DifyExec implements Runnable {
                 var file = problem instanceof FileSystemException known ? String.valueOf(known.getFile()) : "";
                 boolean isNamed = !(file + Text.reason(problem)).contains(Temporary.HIDDEN)
                         && (!file.isEmpty() || Text.reason(problem).contains(path.toString()));
-                var named = isNamed ? problem
-                        : new IOException(path + ": " + (file.isEmpty() ? Text.reason(problem)
-                                : Text.reason(problem).replace(file + ": ", "")), problem);
+                var named = isNamed ? problem : new IOException(path + ": " + Text.reasonAlone(problem), problem);
                 throw new UncheckedIOException(Text.reason(named), named);
             }
         }

@@ -352,8 +352,8 @@ final class FormatsTest extends WholeCommand {
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 options                     | named
                 --var q=1                   | --var q
-                --map note=q                | --map note=q
-                --map note=x --map other=x  | --map other=x
+                --map note=q                | --map note=
+                --map note=x --map other=x  | --map other=
                 --map note=x --var x=1      | --var x
                 """)
         void anOptionThatFillsAColumnTwiceIsNamed(String options, String named) throws IOException {

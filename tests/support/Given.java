@@ -612,8 +612,8 @@ final class Given {
         }
 
         BatchWriter open() {
-            var rows = Csv.open(csv, Csv.Shape.DEFAULT);
-            return BatchWriter.open(BatchFiles.of(output), rows, false, Optional.empty(), disk);
+            var rows = Batch.ofRows(BatchFiles.of(output), Csv.open(csv, Csv.Shape.DEFAULT));
+            return BatchWriter.open(rows, false, Optional.empty(), disk);
         }
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
