@@ -11488,7 +11488,8 @@ final class DifyExec implements Runnable {
 
             /// Returns whether the row has bytes that are invalid in the encoding. We wrote a copy, so it has none.
             boolean isMisread() {
-                return !file.isCopy() && cells.stream().anyMatch(cell -> cell.indexOf(TextFile.INVALID) >= 0);
+                for (var cell : cells) if (cell.indexOf(TextFile.INVALID) >= 0) return !file.isCopy();
+                return false;
             }
 
             /// Returns a fault if the row's cells do not fit the header, or empty if they do.
@@ -11504,9 +11505,10 @@ final class DifyExec implements Runnable {
 
             /// Returns a fault if a cell contains the API key, which must not get into a request or a file.
             Optional<Fault> keyFault(Row row) {
-                return inputs.stream().filter(input -> secret.occursIn(row.inputs().get(input.name()))).findFirst()
-                        .map(input -> file.fault(records.line, input.place(), "the cell of column "
-                                + Text.quoted(input.title()) + " contains the API key", ""));
+                for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
+                    return Optional.of(file.fault(records.line, input.place(), "the cell of column "
+                            + Text.quoted(input.title()) + " contains the API key", ""));
+                return Optional.empty();
             }
 
             /// Returns a fault if the id cannot be used, or empty if it can. Each id is a line of the retry list.
