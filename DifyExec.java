@@ -11315,7 +11315,7 @@ final class DifyExec implements Runnable {
             // at most five, to fit on a line; the first one is used to read on
             var repairs = Stream.concat(unique(file, header).limit(5), Stream.of(NUMBERS))
                     .map(column -> new Repair("--id-column", column)).toList();
-            file.add(file.fault(header.line(), 0, "no column " + Text.quoted(name) + where, "use "
+            file.add(file.fault(header.line(), "no column " + Text.quoted(name) + where, "use "
                     + repairs.stream().map(Repair::option).collect(joining(", or "))
                     + " to number the rows; " + header.hint()), repairs.getFirst());
             return names.indexOf(repairs.getFirst().value());
@@ -11425,7 +11425,7 @@ final class DifyExec implements Runnable {
                     }
                     fault.ifPresent(onFault);
                 }
-                if (rows.number == 0) onFault.accept(file.fault(0, 0, "no rows below the header", ""));
+                if (rows.number == 0) onFault.accept(file.fault(0, "no rows below the header", ""));
                 if (file.original().hasChanged()) onFault.accept(file.changed(0)); // rows may be missing
                 return rows.ofOtherShards;
             } catch (Faulty end) {
@@ -11482,10 +11482,6 @@ final class DifyExec implements Runnable {
                 return place < cells.size() ? cells.get(place).strip() : "";
             }
 
-            private Fault fault(String problem) {
-                return file.fault(records.line, 0, problem, "");
-            }
-
             /// Returns whether the row has bytes that are invalid in the encoding. We wrote a copy, so it has none.
             boolean isMisread() {
                 for (var cell : cells) if (cell.indexOf(TextFile.INVALID) >= 0) return !file.isCopy();
@@ -11498,16 +11494,16 @@ final class DifyExec implements Runnable {
                 // a workbook leaves out the last cells if they are empty, and Excel's CSV if their columns have no name
                 boolean isWhole = cells.size() <= names.size() && (!file.sheet().isEmpty()
                         || names.stream().skip(cells.size()).allMatch(String::isEmpty));
-                return isWhole ? Optional.empty() : Optional.of(fault(Text.count(cells.size(), "cell")
-                        + ", but the header has " + names.size()
-                        + " (a missing or extra delimiter, or an unclosed quote?)"));
+                return isWhole ? Optional.empty() : Optional.of(file.fault(records.line,
+                        Text.count(cells.size(), "cell") + ", but the header has " + names.size()
+                                + " (a missing or extra delimiter, or an unclosed quote?)", ""));
             }
 
             /// Returns a fault if a cell contains the API key, which must not get into a request or a file.
             Optional<Fault> keyFault(Row row) {
                 for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
-                    return Optional.of(file.fault(records.line, input.place(), "the cell of column "
-                            + Text.quoted(input.title()) + " contains the API key", ""));
+                    return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
+                            + Text.quoted(input.title()) + " contains the API key"));
                 return Optional.empty();
             }
 
@@ -11515,14 +11511,15 @@ final class DifyExec implements Runnable {
             Optional<Fault> idFault() {
                 var id = id();
                 if (id.isEmpty()) return Optional.of(unusableId("blank id"));
-                return id.chars().noneMatch(Character::isISOControl) ? Optional.empty() : Optional.of(fault("the id "
-                        + Text.quoted(id) + " contains a control character or a line break"));
+                return id.chars().noneMatch(Character::isISOControl) ? Optional.empty()
+                        : Optional.of(file.fault(records.line, "the id " + Text.quoted(id)
+                                + " contains a control character or a line break", ""));
             }
 
             /// Creates the fault of an unusable id. Numbering the rows would discard the good ids of other rows, so
             /// this is only a hint and not an option of the suggested command.
             Fault unusableId(String problem) {
-                return file.fault(records.line, 0, problem, NUMBERED);
+                return file.fault(records.line, problem, NUMBERED);
             }
 
             Row row() {
@@ -11634,7 +11631,7 @@ final class DifyExec implements Runnable {
                 var likely = rows.entrySet().stream().filter(row -> cellsWithText(row.getValue()) * 2 > widest)
                         .findFirst().orElse(header);
                 var repair = new Repair("--header-row", likely.getKey().toString());
-                file.add(file.fault(header.getKey(), 0, Text.count(filled, "cell") + ", but " + widest
+                file.add(file.fault(header.getKey(), Text.count(filled, "cell") + ", but " + widest
                         + " in a row below it", "use " + repair.option() + " if the column names are there"), repair);
                 return likely;
             }
@@ -11923,6 +11920,7 @@ final class DifyExec implements Runnable {
         /// contains it, and readers find where the bytes were invalid.
         static final char INVALID = '\uFFFE';
         private static final int START = 1 << 16; // bytes
+        private static final String NO_SHEET = "";
         /// Lists encodings that the detector reports although Excel writes a wider variant, with more characters.
         private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
         /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
@@ -11945,8 +11943,8 @@ final class DifyExec implements Runnable {
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
             var charset = shape.encoding() != null ? shape.encoding() : charset(magic);
-            // not a copy (false), without a worksheet (""), and not decoded yet
-            var bytes = new TextFile(original, source, charset, "", false, "", Extras.NONE);
+            // neither decoded nor a copy
+            var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
             if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
             if (BINARY.stream().anyMatch(magic::startsWith))
                 throw new Unusable(bytes.name() + ": is a binary file",
@@ -12066,7 +12064,7 @@ final class DifyExec implements Runnable {
                     JsonNode object = json.readValueAsTree();
                     if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw new Faulty(invalid(number));
                     if (object.isObject()) rows.accept(number, object);
-                    else problems.add(fault(number, 0, "not a JSON object", ""));
+                    else problems.add(fault(number, "not a JSON object", ""));
                     if (isArray()) number++;
                 }
                 if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
@@ -12128,15 +12126,19 @@ final class DifyExec implements Runnable {
         }
 
         Faulty unusable(long line, int column, String problem, String hint) {
-            return new Faulty(fault(line, column, problem, hint));
+            return new Faulty(new Fault(this, line, column, problem, hint, Repair.NONE));
         }
 
-        Fault fault(long line, int column, String problem, String hint) {
-            return new Fault(this, line, column, problem, hint, Repair.NONE);
+        Fault fault(long line, String problem, String hint) {
+            return new Fault(this, line, 0, problem, hint, Repair.NONE);
+        }
+
+        Fault faultIn(long line, int column, String problem) {
+            return new Fault(this, line, column, problem, "", Repair.NONE);
         }
 
         Fault changed(long line) {
-            return fault(line, 0, "the file was changed while it was in use",
+            return fault(line, "the file was changed while it was in use",
                     "run the same command again when the file is complete");
         }
 
@@ -12362,7 +12364,7 @@ final class DifyExec implements Runnable {
             var wider = workbook.getSheets().filter(one -> width(one, 20) > width(first, 20)).findFirst();
             wider.map(one -> new Repair("--sheet", one.getName())).ifPresent(repair -> {
                 var cover = file.ofSheet(first.getName());
-                cover.add(cover.fault(1, 0, "a cover page instead of column names", "use " + repair.option()), repair);
+                cover.add(cover.fault(1, "a cover page instead of column names", "use " + repair.option()), repair);
             });
             return wider.orElse(first);
         }
@@ -12543,7 +12545,7 @@ final class DifyExec implements Runnable {
 
             /// Notes a fault, and returns an empty text for the cell.
             private String addFault(String problem) {
-                onFault.accept(file.fault(number, column, problem, ""));
+                onFault.accept(file.faultIn(number, column, problem));
                 return "";
             }
 

@@ -75,7 +75,9 @@ final class MessagesTest {
             var at = switch (method) {
                 case "early" -> 0;
                 case "stop", "setting" -> arguments.size() == 3 ? 1 : -1;
-                case "fault", "unusable" -> arguments.size() > 3 ? 2 : arguments.size() - 1;
+                case "fault" -> 1;
+                case "unusable" -> arguments.size() > 3 ? 2 : arguments.size() - 1;
+                case "faultIn" -> 2;
                 case "add" -> arguments.size() == 3 ? 2 : -1;
                 default -> -1;
             };

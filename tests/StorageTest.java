@@ -207,8 +207,10 @@ class StorageTest {
 
             var calls = brokenAtEach(fault, "data.csv", "run", "--demo", "-i", input(), "-o", output());
 
-            assertFalse(calls.isEmpty());
-            for (var call : calls) {
+            // an error while the rows below the header are only looked at is found when they are read, or has passed
+            var failed = calls.stream().filter(call -> call.code() != 0).toList();
+            assertFalse(failed.isEmpty());
+            for (var call : failed) {
                 names("data.csv", call);
                 assertEquals(2, call.sentence().lines().findFirst().orElse("").split("data[.]csv", -1).length,
                         call::toString);
