@@ -61,7 +61,6 @@ import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
-import io.github.cdimascio.dotenv.DotenvException;
 import io.github.cdimascio.dotenv.internal.DotenvParser;
 import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
@@ -15870,12 +15869,12 @@ final class DifyExec implements Runnable {
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// Returns the message for a missing setting. An unreadable line may be the missing one: `DIFY_API_KEY is
-        /// missing in .env (.env has a line that cannot be read)`.
+        /// Returns the message for a missing setting. The user may have expected it in a file: `DIFY_API_KEY is missing
+        /// (not in .env)`.
         String missing(String name) {
-            return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
-                    + files.stream().filter(DotEnv::isMalformed).findFirst()
-                            .map(file -> " (" + file.name() + " has a line that cannot be read)").orElse("");
+            var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
+            return name + " is missing" + settings(name).findFirst().map(Setting::source)
+                    .orElse(read.isEmpty() ? "" : " (not in " + read + ")");
         }
 
         /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server. It does
@@ -15926,7 +15925,6 @@ final class DifyExec implements Runnable {
             final Path file;
             private Map<String, String> values; // null until the file is read
             private String content = "", fault = "", remedy = ""; // of the whole file, such as its encoding
-            private boolean isMalformed = false; // true if a line or the whole file cannot be read
 
             DotEnv(Path file) {
                 this.file = file;
@@ -15950,21 +15948,14 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns whether the file has a line for the name that dotenv-java does not understand, such as
-            /// `export DIFY_API_KEY=app-1` of a shell or `$env:DIFY_API_KEY = "app-1"` of PowerShell.
+            /// `DIFY_API_KEY: app-1` or `$env:DIFY_API_KEY = "app-1"` of PowerShell. Comments do not count.
             private boolean hasLine(String wanted) {
-                var line = Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + wanted + "\\b");
-                return isMalformed && line.matcher(content).find();
-            }
-
-            boolean isMalformed() {
-                values(); // reads the file if necessary
-                return isMalformed;
+                return Pattern.compile("(?m)^[^\\w#]*((setx?|env)\\W+)?" + wanted + "\\b").matcher(content).find();
             }
 
             /// Returns the values by name, without the single quotes that dotenv-java leaves around a value, and
-            /// without `export` and a byte order mark, which it does not know. It parses the lines twice. The first
-            /// time, it reports that a line is malformed, but then returns nothing. The second time, it skips such
-            /// lines, which may concern other programs.
+            /// without `export` and a byte order mark, which it does not know. It skips malformed lines, which may
+            /// concern other programs.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
@@ -15977,20 +15968,15 @@ final class DifyExec implements Runnable {
                             return content.lines().toList();
                         }
                     };
-                    try {
-                        new DotenvParser(reader, true, true).parse();
-                    } catch (DotenvException _) {
-                        isMalformed = true;
-                    }
-                    new DotenvParser(reader, true, false).parse().forEach(entry ->
+                    boolean isStrict = false;
+                    new DotenvParser(reader, isStrict, isStrict).parse().forEach(entry ->
                             values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
                 } catch (AccessDeniedException _) {
                     fault = "permission denied";
-                } catch (IOException | DotenvException _) {
+                } catch (IOException _) {
                     fault = "the file cannot be read";
                     remedy = "save it as UTF-8 text";
                 }
-                isMalformed |= !fault.isEmpty();
                 return values;
             }
         }
