@@ -58,8 +58,8 @@ import com.fasterxml.jackson.databind.node.TextNode;
 import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
-import io.github.cdimascio.dotenv.Dotenv;
-import io.github.cdimascio.dotenv.DotenvException;
+import io.github.cdimascio.dotenv.internal.DotenvParser;
+import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
 import java.net.http.HttpRequest.BodyPublisher;
 import java.net.http.HttpRequest.BodyPublishers;
@@ -70,19 +70,18 @@ import java.security.cert.CertificateException;
 import java.security.cert.CertificateExpiredException;
 import java.security.cert.CertificateNotYetValidException;
 import java.util.concurrent.ExecutionException;
-import javax.xml.stream.XMLInputFactory;
-import javax.xml.stream.XMLStreamException;
-import javax.xml.stream.XMLStreamReader;
+import javax.xml.namespace.QName;
+import javax.xml.stream.*;
+import javax.xml.stream.events.*;
 import org.apache.commons.compress.archivers.zip.ZipArchiveInputStream;
+import org.apache.commons.compress.utils.BoundedSeekableByteChannelInputStream;
 import org.apache.commons.text.StringEscapeUtils;
 import org.apache.commons.text.WordUtils;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.dhatim.fastexcel.Workbook;
 import org.dhatim.fastexcel.Worksheet;
-import org.dhatim.fastexcel.reader.Cell;
 import org.dhatim.fastexcel.reader.CellAddress;
 import org.dhatim.fastexcel.reader.CellRangeAddress;
-import org.dhatim.fastexcel.reader.CellType;
 import org.dhatim.fastexcel.reader.ExcelReaderException;
 import org.dhatim.fastexcel.reader.ReadableWorkbook;
 import org.dhatim.fastexcel.reader.ReadingOptions;
@@ -429,11 +428,7 @@ final class DifyExec implements Runnable {
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
                 IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
-                else { // not console.out(), because an export is always UTF-8; AtomicFile masks the API key itself
-                    var masking = Secret.current().masking(System.out);
-                    content.accept(masking);
-                    masking.flush();
-                }
+                else content.accept(System.out); // not console.out(), because an export is always UTF-8
                 sheet.printSummary(console.err());
                 console.err().println(console.next().suggestNext(batch));
                 return Exit.OK.code;
@@ -1061,6 +1056,7 @@ final class DifyExec implements Runnable {
         /// batch, also rejects `-i` and `-o`. One of them alone would mix the files of two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
+            CommandLines.requireNoKey(command, Secret.current());
             var typed = command.getParseResult();
             if (typed.hasMatchedOption("--env-file")
                     || batch != null && (typed.hasMatchedOption("-i") || typed.hasMatchedOption("-o")))
@@ -1134,6 +1130,8 @@ final class DifyExec implements Runnable {
 
         /// Edits rows and prints their edits, so that a mistyped value is noticed before the rows are sent.
         private void setCells(List<Row> rows, Map<String, String> cells) {
+            if (cells.values().stream().anyMatch(Secret.current()::occursIn))
+                throw new Unusable("the value contains the API key, so nothing was changed");
             rows.forEach(row -> edits.set(row, cells));
             Text.printFirst(rows, 20, this::printEdits, "%s rows ('edits' shows all)", out);
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
@@ -1248,8 +1246,7 @@ final class DifyExec implements Runnable {
         }
 
         private static List<String> stamps(BatchFiles files, Optional<Path> input) {
-            return Stream.concat(files.all().stream(), input.stream()).map(file -> !Storage.exists(file) ? "none"
-                    : Storage.attributes(file).lastModifiedTime() + " " + Storage.attributes(file).size()).toList();
+            return Stream.concat(files.all().stream(), input.stream()).map(Storage::stamp).toList();
         }
 
         private Csv csv() {
@@ -1604,27 +1601,25 @@ final class DifyExec implements Runnable {
                     // in the shell, which shows a single run, this would be repeated for each retry
                     if (demo.version != null && view.isEmpty()) dify.err().println("Demo: using a simulated Dify "
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
-                    var fresh = isFresh ? Optional.of(rows.of(asked)) : Optional.<Batch.Selection>empty();
-                    try (var writer = open(files, csv, fresh, dify)) {
-                        return run(rows.of(asked), dify, writer);
+                    var all = readRows(files, csv, dify);
+                    // checks as if no row had run, while the earlier batch is still in its place
+                    var checked = isFresh ? Optional.of(check(all.select(rows.of(asked), retrying.timeout),
+                            dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
+                    // With --fresh, the writer reports on `err` that it moved the earlier batch aside. Tests pass a
+                    // disk that fails instead of FileChannel::force.
+                    try (var writer = BatchWriter.open(all, out.noBom, checked.map(_ -> dify.err()),
+                            FileChannel::force)) {
+                        return run(rows.of(asked), dify, writer, checked);
                     }
                 }
             }
         }
 
-        /// Opens the batch. If the input has faults, reports all of them at once. If the server does not respond,
+        /// Reads the ids of the input. If it has faults, reports all of them at once. If the server does not respond,
         /// reports at least the fault that was found first.
-        private BatchWriter open(BatchFiles files, Csv csv, Optional<Batch.Selection> fresh, Connection dify)
-                throws Exception {
+        private Batch readRows(BatchFiles files, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
-                if (fresh.isPresent()) { // checks as if no row had run, while the earlier batch is still in its place
-                    var wanted = Batch.ofRows(files, csv).select(fresh.get(), retrying.timeout);
-                    var server = dify.greet("; nothing was moved or sent");
-                    check(wanted, dify.form(workflow, server, csv), dify.err());
-                }
-                // With --fresh, the writer reports on `err` that it moved the earlier batch aside. Tests pass a disk
-                // that fails instead of FileChannel::force.
-                return BatchWriter.open(files, csv, out.noBom, fresh.map(_ -> dify.err()), FileChannel::force);
+                return Batch.ofRows(files, csv);
             } catch (Faulty problem) {
                 throw refusal(problem, csv.with(files.shard()), dify);
             }
@@ -1634,8 +1629,9 @@ final class DifyExec implements Runnable {
         private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 var inspection = dify.inspect(workflow, dify.greet("; nothing was sent"), csv);
-                boolean isOnly = inspection.faults().size() + inspection.problems().size() == 1;
-                if (!isOnly) return refusal(inspection, dify.err());
+                // none, if the file was being saved
+                boolean areSeveral = inspection.faults().size() + inspection.problems().size() > 1;
+                if (areSeveral) return refusal(inspection, dify.err());
                 var command = inspection.options().isEmpty() ? "" : ": " + setup.again(inspection.options());
                 return new Unusable(problem.what(), problem.hint + command);
             } catch (Unusable _) {
@@ -1661,7 +1657,10 @@ final class DifyExec implements Runnable {
         /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. The checks
         /// that cost nothing come first. So a mistake is found before the server is asked, and a wrong server or app
         /// before a row is sent.
-        private int run(Batch.Selection asked, Connection dify, BatchWriter writer) throws Exception {
+        ///
+        /// @param checked the form against which `--fresh` has checked the rows already
+        private int run(Batch.Selection asked, Connection dify, BatchWriter writer, Optional<Form> checked)
+                throws Exception {
             var batch = writer.batch();
             var err = dify.err();
             announceShard(batch, asked);
@@ -1675,6 +1674,9 @@ final class DifyExec implements Runnable {
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
                 err.println("Nothing to do: " + whyNothing(asked, batch.index()) + ".");
+                // with the typed options, such as --var, because a session that sends nothing does not record them
+                if (batch.history().changed().findAny().isPresent())
+                    err.println("Next: " + setup.again(List.of("--rerun-changed")));
                 // a tally of nothing needs no pace
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
@@ -1686,9 +1688,7 @@ final class DifyExec implements Runnable {
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
-            var form = dify.form(workflow, server, batch.csv().orElseThrow());
-            // the check found no problem, or it would have thrown; this prints its notes
-            CheckView.printProblems(check(wanted, form, err), Screen.on(2).map(Screen::width), err);
+            var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
             var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
             // runs of attempts that may have gone to another app are looked up by other rules
@@ -1768,14 +1768,17 @@ final class DifyExec implements Runnable {
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
 
-        /// Checks every wanted row against the form. If a row cannot run, the command ends before it starts a run.
-        private Inspection check(Batch.Wanted wanted, Form form, PrintWriter err) {
+        /// Checks every wanted row against the form, and prints notes. If a row cannot run, the command ends before it
+        /// starts a run.
+        private Form check(Batch.Wanted wanted, ServerInfo server, Connection dify) throws InterruptedException {
             var csv = wanted.batch().csv().orElseThrow();
+            var form = dify.form(workflow, server, csv);
             var inspector = new Inspection.Inspector(csv, form);
             csv.rows(wanted.entries(), wanted.batch().index()::fingerprint).forEachRemaining(inspector);
             var inspection = inspector.inspection(workflow.allowUnmapped);
-            if (inspection.isFine()) return inspection;
-            throw refusal(inspection, err);
+            if (!inspection.isFine()) throw refusal(inspection, dify.err());
+            CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), dify.err());
+            return form;
         }
 
         /// Prints the problems and returns the error that ends the command. Its hint is a command that solves them all,
@@ -1783,7 +1786,7 @@ final class DifyExec implements Runnable {
         private Unusable refusal(Inspection inspection, PrintWriter err) {
             CheckView.printProblems(inspection, Screen.on(2).map(Screen::width), err);
             int count = inspection.faults().size() + inspection.problems().size();
-            boolean mustFixRows = inspection.problems().stream().anyMatch(problem -> problem.option().isEmpty());
+            boolean mustFixRows = !inspection.problems().stream().allMatch(problem -> problem.option().isPossible());
             var hint = mustFixRows ? "fix the rows, or use --no-check to send all cells as text"
                     : "use the options above, or --allow-unmapped to continue";
             if (!inspection.options().isEmpty())
@@ -1933,8 +1936,7 @@ final class DifyExec implements Runnable {
             /// does not get `DIFY_API_KEY`, which it could leak. It is killed if this process ends first, and it cannot
             /// change the exit code. Its output goes to `err`, because `out` may be read as JSON.
             void report(Map<String, Object> outcome, PrintWriter out, PrintWriter err) throws InterruptedException {
-                // masked here, because the command's input does not pass through a masking writer
-                var text = Secret.current().mask(Json.text(outcome).replace("\n", ""));
+                var text = Json.text(outcome).replace("\n", "");
                 if (json) out.println(text);
                 if (onFinish == null) return;
                 out.flush();
@@ -2602,7 +2604,7 @@ final class DifyExec implements Runnable {
                     .limit(3).forEach(place -> found.add("outputs " + place));
             line.path("inputs").forEachEntry((column, cell) -> {
                 var taken = stored.has("query") && column.equals(question) ? stored.path("query")
-                        : inputs.path(choices.map().getOrDefault(column, column));
+                        : inputs.path(choices.names().map().getOrDefault(column, column));
                 if (!taken.isMissingNode() && !isSame(cell.asText(), taken)) found.add("inputs /" + column);
             });
             return found;
@@ -2741,6 +2743,7 @@ final class DifyExec implements Runnable {
         /// [#onException].
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
+            requireNoKey(parsed.asCommandLineList().getLast(), secret);
             checkTyped(parsed.asCommandLineList().getLast());
             try {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
@@ -2755,6 +2758,14 @@ final class DifyExec implements Runnable {
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED, "out of memory ("
                         + megabytes + " MB)", "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB"));
             }
+        }
+
+        /// Rejects the API key in options, arguments and settings, from which it could get into files and requests.
+        /// Masking it there would change an identifier, such as the user of `--user`, that must be found again.
+        static void requireNoKey(CommandLine line, Secret secret) {
+            for (var arg : line.getCommandSpec().args()) if (secret.occursIn(String.valueOf(arg.<Object>getValue())))
+                throw new ParameterException(line, (arg instanceof OptionSpec option ? option.longestName()
+                        : arg.paramLabel()) + " contains the API key, which only DIFY_API_KEY may have");
         }
 
         /// Rejects two things that picocli accepts. These are an option that is given twice, and a blank value, which
@@ -2788,7 +2799,7 @@ final class DifyExec implements Runnable {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
             var hint = unusable.hint.isEmpty() ? hint(problem, env) : unusable.hint;
-            return new Unusable(unusable.what(), hint);
+            return new Unusable(env.secret().mask(unusable.what()), hint); // `--on-finish` gets it, too
         }
 
         static int print(Unusable problem, CommandLine line) {
@@ -2895,6 +2906,7 @@ final class DifyExec implements Runnable {
                 return line.registerConverter(Duration.class, Converters::duration)
                         .registerConverter(URI.class, Converters::parseUrl)
                         .registerConverter(Charset.class, Converters::charset)
+                        .registerConverter(Path.class, Converters::path)
                         .registerConverter(Character.class, Converters::delimiter)
                         .registerConverter(Long.class, text -> number(text, 1))
                         .registerConverter(int.class, text -> (int) Math.min(Integer.MAX_VALUE, number(text, 0)))
@@ -2934,12 +2946,18 @@ final class DifyExec implements Runnable {
                 throw new TypeConversionException("must be a URL such as https://api.dify.ai/v1");
             }
 
+            /// Reads the name of a file. Messages contain it, and a control character in it would act on the terminal.
+            private static Path path(String text) {
+                if (text.chars().noneMatch(Character::isISOControl)) return Path.of(text);
+                throw new TypeConversionException("must not contain control characters");
+            }
+
             private static Charset charset(String text) {
                 try {
                     return Charset.forName(text.strip());
                 } catch (IllegalArgumentException _) {
                     throw new TypeConversionException(
-                            "unknown encoding; try UTF-8, Shift_JIS, GB18030 or windows-1252");
+                            "unknown encoding; try UTF-8, windows-31j, GB18030 or windows-1252");
                 }
             }
 
@@ -3431,19 +3449,12 @@ final class DifyExec implements Runnable {
             return new FirstExchange(client, judge, err);
         }
 
-        /// Reads all rows and reports everything that is wrong with the input. If a fault prevents reading the rest,
-        /// reads again with an option that the user did not choose, so that the report is complete. A fault that no
-        /// option repairs is thrown.
-        Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv)
-                throws InterruptedException, IOException {
-            try {
-                var inspector = new Inspection.Inspector(csv, form(options, server, csv));
-                var index = new Index();
-                csv.survey(inspector, row -> index.addRow(row, csv.file()), inspector::add);
-                return inspector.inspection(options.allowUnmapped);
-            } catch (Faulty fault) {
-                return inspect(options, server, csv.after(fault));
-            }
+        /// Reads all rows and reports everything that is wrong with the input.
+        Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
+            var inspector = new Inspection.Inspector(csv, form(options, server, csv));
+            var index = new Index();
+            csv.survey(inspector, row -> index.addRow(row, csv.file()), inspector::add);
+            return inspector.inspection(options.allowUnmapped);
         }
 
         /// Returns the workflow's form. With `--no-check`, or if the form is unknown, every cell is text.
@@ -3541,8 +3552,8 @@ final class DifyExec implements Runnable {
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
-            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn, mapped,
-                    vars);
+            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn,
+                    new Csv.Names(mapped, vars));
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             // without a batch, there are no earlier choices, so their log, here `input`, appears in no message
@@ -4095,7 +4106,7 @@ final class DifyExec implements Runnable {
             history.unreadable().ifPresent(notes::add);
             if (changed.length > 0) notes.add(Text.count(changed.length, "succeeded row")
                     + " changed in the CSV (first: " + Text.id(index.id(changed[0]))
-                    + "); 'run --rerun-changed' runs " + (changed.length == 1 ? "it" : "them") + " again");
+                    + "); --rerun-changed runs " + (changed.length == 1 ? "it" : "them") + " again");
             int strangers = index.size() - index.rows(); // they follow the rows of the CSV
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
@@ -4404,10 +4415,9 @@ final class DifyExec implements Runnable {
 
     /// Writes an Excel workbook with one worksheet. No cell is a formula.
     static final class BookWriter {
-        /// Excel allows `LONGEST` characters in a cell and `MAX_COLUMNS` columns. Rows are written in blocks to save
-        /// memory.
+        /// Excel allows `LONGEST` characters in a cell. Rows are written in blocks to save memory.
         static final int LONGEST = 32_767;
-        private static final int MAX_COLUMNS = 1 << 14, BLOCK_ROWS = 1000;
+        private static final int BLOCK_ROWS = 1000;
         /// Matches numbers without leading zeros, which a number would lose.
         private static final Pattern NUMBER = Pattern.compile("-?(0|[1-9]\\d*)(\\.\\d+)?");
 
@@ -4424,14 +4434,12 @@ final class DifyExec implements Runnable {
 
         /// Writes a row. Fails at Excel's limits of rows and columns, because the rest would be lost without a message.
         void write(Collection<String> cells, BitSet typed) throws IOException {
-            if (row == Book.MAX_ROWS || cells.size() > MAX_COLUMNS)
+            if (row == Book.MAX_ROWS || cells.size() > Book.MAX_COLUMNS)
                 throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MAX_ROWS) + " rows, "
-                        + Text.number(MAX_COLUMNS) + " columns)", "export a .csv");
+                        + Text.number(Book.MAX_COLUMNS) + " columns)", "export a .csv");
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length())); // `tooLong` counts these
-                // a workbook is compressed, so the stream that masks other files would not find the API key
-                if (Secret.current().occursIn(cell)) cell = Secret.current().mask(cell);
                 // in characters, wide enough for a short name, and not so wide that a text fills the screen
                 widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max);
                 boolean isValue = typed.get(column) && (writeNumber(column, cell) || writeMoment(column, cell));
@@ -7072,7 +7080,7 @@ final class DifyExec implements Runnable {
             try {
                 reader.add(objectOf(answer));
             } catch (JsonProcessingException problem) {
-                return new Response.Cut(symptom, "HTTP 200, " + problem.getOriginalMessage());
+                return new Response.Cut(symptom, "HTTP 200, " + Json.reason(problem));
             }
             reader.forms().forEach(heard);
             // a chatflow's response lacks the run's time, so how long it waited is unknown
@@ -7418,7 +7426,7 @@ final class DifyExec implements Runnable {
                         try {
                             return new Reply.Got<>(reading.apply(answer));
                         } catch (JsonProcessingException problem) {
-                            return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
+                            return new Reply.NotGot<>(Response.Refused.unexpected(Json.reason(problem)));
                         }
                     });
         }
@@ -7428,10 +7436,10 @@ final class DifyExec implements Runnable {
         private static JsonNode tree(Transport.Answer answer) throws IOException {
             if (answer.isPage) throw unexpected(PAGE);
             try {
-                return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                        .readTree(answer.body());
+                return answer.masked(Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                        .readTree(answer.body()));
             } catch (StreamConstraintsException problem) {
-                throw new Transport.Exceeded("the response is nested too deeply: " + problem.getOriginalMessage());
+                throw new Transport.Exceeded("the response is " + Json.reason(problem));
             }
         }
 
@@ -7448,7 +7456,7 @@ final class DifyExec implements Runnable {
             String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
             // the message to the user contains the target of a redirection
             if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
-            else if (Json.parse(text) instanceof ObjectNode error) { // otherwise HTML or plain text
+            else if (answer.masked(Json.parse(text)) instanceof ObjectNode error) { // otherwise HTML or plain text
                 code = RunReader.text(error, "code");
                 message = RunReader.text(error, "message");
             }
@@ -7743,7 +7751,9 @@ final class DifyExec implements Runnable {
             inputs.properties().forEach(each -> {
                 var name = each.getKey().equals("sys.query") ? "query" : each.getKey();
                 var value = each.getValue();
-                if (!name.startsWith("sys.")) cells.put(name, value.isValueNode() ? value.asText() : value.toString());
+                // null for a variable that was not sent
+                if (!name.startsWith("sys.") && !value.isNull())
+                    cells.put(name, value.isValueNode() ? value.asText() : value.toString());
             });
             return cells;
         }
@@ -7860,6 +7870,7 @@ final class DifyExec implements Runnable {
 
         /// Limits a response, in bytes. While it is read, it takes up to ten times as much memory.
         private final long maxBytes;
+        private final Secret secret;
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         private final HttpClient.Builder builder; // kept for further clients, see [#lastBody]
         /// Loads on another thread while the caller reads its files, because that takes a quarter of a second. It is
@@ -7873,6 +7884,7 @@ final class DifyExec implements Runnable {
 
         Transport(Access access, long maxBytes) {
             this.maxBytes = maxBytes;
+            this.secret = new Secret(access.key());
             this.proxy = access.proxy();
             // a client that follows a redirection may turn the POST into a GET, and could send the key elsewhere;
             // Dify's server does not speak HTTP/2; only our own settings choose a proxy, not the JDK's
@@ -8103,7 +8115,12 @@ final class DifyExec implements Runnable {
             }
 
             Optional<String> header(String name) {
-                return http.headers().firstValue(name).map(String::strip);
+                return http.headers().firstValue(name).map(String::strip).map(secret::maskKey);
+            }
+
+            /// Masks the API key. Every text of a server passes this, [#header] or [#prefix], and no other place.
+            JsonNode masked(JsonNode json) {
+                return secret.maskKey(json);
             }
 
             /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty for anything else,
@@ -8159,7 +8176,7 @@ final class DifyExec implements Runnable {
             }
 
             String prefix() throws IOException {
-                return new String(http.body().readNBytes(REFUSAL_BYTES), UTF_8);
+                return secret.maskKey(new String(http.body().readNBytes(REFUSAL_BYTES), UTF_8));
             }
 
             /// Returns the next event that can be read, and skips events that were cut off. Returns empty if the stream
@@ -8170,7 +8187,7 @@ final class DifyExec implements Runnable {
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
                     try {
-                        return Optional.of(Json.MAPPER.readTree(data.get()));
+                        return Optional.of(masked(Json.MAPPER.readTree(data.get())));
                     } catch (JsonProcessingException _) {
                         // the run is looked up if its final event does not follow
                     }
@@ -8288,11 +8305,11 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns a batch of these rows as if none had run, to check them before `--fresh` moves the files aside. Only
-        /// the first lines of the results and the log are read, to see that the files are ours.
-        static Batch ofRows(BatchFiles files, Csv whole) throws IOException {
+        /// Returns a batch of these rows as if none had run. Only the first lines of the results and the log are read,
+        /// to see that the files are ours.
+        static Batch ofRows(BatchFiles files, Csv whole) {
             var csv = whole.with(files.shard());
-            var index = readIndex(files, Optional.of(csv));
+            var index = Storage.naming(files.results(), () -> readIndex(files, Optional.of(csv)));
             return new Batch(files, Optional.of(csv), index, new History(index), new LineOffsets());
         }
 
@@ -8552,13 +8569,14 @@ final class DifyExec implements Runnable {
         /// the files are read. The files are locked against other programs only after they were read, because a process
         /// loses its locks on a file when it closes any channel of that file.
         ///
+        /// @param rows  the rows of the input, as if none had run
         /// @param fresh where `--fresh` prints that it moved the earlier batch aside; empty to continue the batch
-        static BatchWriter open(BatchFiles files, Csv whole, boolean noBom,
-                Optional<PrintWriter> fresh, LineFile.Disk disk) {
-            var csv = whole.with(files.shard());
+        static BatchWriter open(Batch rows, boolean noBom, Optional<PrintWriter> fresh, LineFile.Disk disk) {
+            var files = rows.files();
+            var csv = rows.csv().orElseThrow();
+            var index = rows.index();
             try {
                 return Storage.naming(files.results(), () -> {
-                    var index = Batch.readIndex(files, Optional.of(csv));
                     var lock = files.acquire();
                     // results begin with a byte order mark, as in the original tool, which wrote no log
                     var results = new LineFile(files.results(), noBom ? new byte[0] : Lines.BOM, disk);
@@ -10532,16 +10550,15 @@ final class DifyExec implements Runnable {
             if (failure != null) throw failure;
             if (channel == null) open();
             requireUntouched();
-            var lines = Secret.current().mask(waiting.toByteArray()); // a server may return the key as an id
             try {
                 var out = Channels.newOutputStream(channel.position(end));
                 if (end == 0) out.write(head);
-                out.write(lines);
+                waiting.writeTo(out);
             } catch (IOException problem) {
                 undo(problem);
                 throw problem;
             }
-            end += lines.length + (end == 0 ? head.length : 0);
+            end += waiting.size() + (end == 0 ? head.length : 0);
             waiting.reset();
             requireUntouched(); // another program may have changed the file while we wrote
             return true;
@@ -11259,11 +11276,9 @@ final class DifyExec implements Runnable {
     /// (RFC 4180), or the copy of a workbook or of JSON in that form. Opening it reads the header, and [#check] reads
     /// all of it.
     ///
-    /// @param edits  the shell's edits, which change a row when it is read
-    /// @param faults the faults that options would repair. The rest of the table was read with these options, but only
-    ///               to find what else is wrong. The user has not chosen them, so [#check] refuses the table
+    /// @param edits the shell's edits, which change a row when it is read
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
-            UnaryOperator<Row> edits, Optional<Shard> shard, List<Faulty> faults) implements AutoCloseable {
+            UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
         /// The search for an id column stops after this many rows, because the values of all columns stay in memory.
         private static final int MAX_SEARCHED_ROWS = 100_000;
         /// Numbers the rows if it is the value of `--id-column`.
@@ -11285,13 +11300,8 @@ final class DifyExec implements Runnable {
         /// Holds the user's choices about the input. A choice that is empty or null is left to the file.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
         record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, Long headerRow,
-                Character decimal, String queryColumn, Map<String, String> map, Map<String, String> vars) {
-            static final Shape DEFAULT = new Shape("", null, null, "", null, null, "", Map.of(), Map.of());
-
-            Shape { // Jackson passes null for what the log lacks
-                map = map == null ? Map.of() : map;
-                vars = vars == null ? Map.of() : vars;
-            }
+                Character decimal, String queryColumn, @JsonUnwrapped Names names) {
+            static final Shape DEFAULT = Json.MAPPER.convertValue(Map.of(), Shape.class);
 
             /// Adds the choices of earlier sessions. Typed options replace them. People save a file again with another
             /// encoding or without its title. Rows that are then read differently count as changed.
@@ -11300,129 +11310,130 @@ final class DifyExec implements Runnable {
             /// unnoticed. Their hash covers only their cells. With another header row or worksheet, numbered rows would
             /// get the ids of other rows. [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
-                // an earlier mapping or constant is dropped if its variable now gets its value from elsewhere
-                var mapped = new LinkedHashMap<>(before.map);
-                mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
-                mapped.putAll(map);
-                mapped.values().removeIf(Objects::isNull); // `--map COLUMN=` drops a mapping
-                var constants = new LinkedHashMap<>(before.vars);
-                constants.keySet().removeIf(map::containsValue);
-                constants.putAll(vars);
-                constants.values().removeIf(Objects::isNull); // and `--var NAME` a constant
                 requireSame("--decimal", decimal, before.decimal, log);
                 requireSame("--query-column", queryColumn, before.queryColumn, log);
                 if (before.idColumn.equals(NUMBERS)) {
                     requireSame("--header-row", headerRow, before.headerRow, log);
                     requireSame("--sheet", sheet, before.sheet, log);
                 }
-                ObjectNode choices = Json.MAPPER.valueToTree(before);
-                // an option that was not typed is not in the tree of `this`, so the earlier choice stays
-                choices.setAll(Json.MAPPER.<ObjectNode>valueToTree(this));
-                return of(choices.putPOJO("map", mapped).putPOJO("vars", constants));
+                return new Shape(or(idColumn, before.idColumn), or(encoding, before.encoding),
+                        or(delimiter, before.delimiter), or(sheet, before.sheet), or(headerRow, before.headerRow),
+                        or(decimal, before.decimal), or(queryColumn, before.queryColumn), names.after(before.names));
             }
 
-            /// Refuses an option with another value than before. A choice that is empty or null was not made.
+            /// Refuses an option with another value than before.
             static void requireSame(String option, Object typed, Object before, Path log) {
-                boolean isTyped = typed != null && !typed.equals(""), isKnown = before != null && !before.equals("");
-                if (isTyped && isKnown && !typed.equals(before))
+                if (isChosen(typed) && isChosen(before) && !typed.equals(before))
                     throw new Unusable(log + ": this batch was started with " + option + " "
                             + Text.shell(before.toString()) + ", not " + Text.shell(typed.toString()),
                             "leave out " + option + ", or choose another -o");
             }
 
-            private static Shape of(ObjectNode choices) {
-                return Json.MAPPER.convertValue(choices, Shape.class);
+            private static boolean isChosen(Object choice) {
+                return choice != null && !choice.equals("");
             }
 
-            /// Returns the choices with the option that repairs a fault. Dashes become underscores, so `--id-column` is
-            /// the field `id_column`.
-            Shape with(Faulty.Repair repair) {
-                ObjectNode choices = Json.MAPPER.valueToTree(this);
-                return of(choices.putPOJO(repair.name().substring(2).replace('-', '_'), repair.value()));
+            private static <T> T or(T typed, T before) {
+                return isChosen(typed) ? typed : before;
             }
 
             boolean hasDecimalComma() {
                 return decimal != null && decimal == ',';
             }
+        }
 
-            /// Returns a hint with the options that drop a name which `--map` or `--var` gave, or an empty text if
-            /// neither did.
-            String waysToDrop(String name) {
-                var options = map.entrySet().stream().filter(entry -> entry.getValue().equals(name))
-                        .map(entry -> "--map " + Text.shell(entry.getKey() + "=")).collect(joining(" or "));
-                if (!options.isEmpty()) return options + " drops the mapping";
-                return vars.containsKey(name) ? "--var " + Text.shell(name) + " drops the constant" : "";
+        /// Holds the variables that `--map` gives to columns, and the constants of `--var`. In typed options, null
+        /// drops an earlier mapping or constant.
+        @JsonInclude(JsonInclude.Include.NON_EMPTY)
+        record Names(Map<String, String> map, Map<String, String> vars) {
+            Names { // Jackson passes null for what the log lacks
+                map = map == null ? Map.of() : map;
+                vars = vars == null ? Map.of() : vars;
+            }
+
+            /// Adds earlier names. One is dropped if its variable now gets its value from elsewhere.
+            Names after(Names before) {
+                var mapped = new LinkedHashMap<>(before.map);
+                mapped.values().removeIf(name -> map.containsValue(name) || vars.get(name) != null);
+                mapped.putAll(map);
+                mapped.values().removeIf(Objects::isNull);
+                var constants = new LinkedHashMap<>(before.vars);
+                constants.keySet().removeIf(map::containsValue);
+                constants.putAll(vars);
+                constants.values().removeIf(Objects::isNull);
+                return new Names(mapped, constants);
+            }
+
+            /// Creates the fault of a name that two columns have, or a column and a constant. The last option that gave
+            /// the name is the likely mistake, unless an earlier session recorded it.
+            Faulty repeated(String name, TextFile file, long line) {
+                var mapped = map.keySet().stream().filter(column -> map.get(column).equals(name))
+                        .map(column -> "--map " + Text.shell(column + "="));
+                var constant = vars.keySet().stream().filter(name::equals).map(same -> "--var " + Text.shell(same));
+                var option = Stream.concat(mapped, constant).reduce("", (_, last) -> last);
+                if (option.isEmpty()) return file.unusable(line, "duplicate column " + Text.quoted(name));
+                return file.unusable(line, 0, option + ": a column already has the name " + Text.quoted(name),
+                        "leave it out, or drop an earlier choice with " + option);
             }
         }
 
         /// Refuses another id column than before, because the rows could not be matched with their results. Upper and
-        /// lower case may differ, unless the file also has the former title. If the table has faults, a repair may have
-        /// chosen the id column, and [#check] refuses the table anyway.
+        /// lower case may differ, unless the file also has the former title. If the table has faults, the id column may
+        /// be a guess, and [#check] refuses the table anyway.
         void requireSameIds(String before, Path log) {
             boolean isSame = idColumn.title().equalsIgnoreCase(before) && !header.titles().contains(before);
-            if (faults.isEmpty() && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
+            boolean isGuess = !file.original().faults().isEmpty();
+            if (!isGuess && !isSame) Shape.requireSame("--id-column", idColumn.title(), before, log);
         }
 
+        /// Opens an input and reads its header. If that needs an option that was not typed, notes the fault and reads
+        /// on as with this option. So the rest of the input can be checked, but [#check] refuses the table.
         static Csv open(Path input, Shape shape) {
+            var original = new Original(input);
             try {
-                return read(TextFile.rereadable(input), shape, List.of());
-            } catch (IOException problem) {
-                throw new Unusable(input + ": " + Text.reason(problem));
+                var file = TextFile.of(original, shape);
+                return of(file, Header.of(file, shape), shape);
+            } catch (IOException | RuntimeException problem) {
+                original.close();
+                throw problem instanceof RuntimeException known ? known
+                        : new Unusable(input + ": " + Text.reasonAlone(problem));
             }
-        }
-
-        /// Reads the header. After a fault that an option repairs, it is read again with that option, so that all
-        /// faults are reported together.
-        private static Csv read(TextFile source, Shape shape, List<Faulty> faults) throws IOException {
-            try {
-                var file = TextFile.of(source, shape);
-                return of(file, Header.of(file, shape), shape, faults);
-            } catch (Faulty fault) {
-                var all = Stream.concat(faults.stream(), Stream.of(fault)).toList();
-                if (fault.repair.isPresent()) return read(source, shape.with(fault.repair.get()), all);
-                new TextFile.Problems(source).addAll(all).refuse();
-                throw fault; // never reached, because there is at least one fault to refuse
-            }
-        }
-
-        /// Reads the table again after a fault that became known only below the header, such as a wrong encoding, so
-        /// that all faults can be reported.
-        Csv after(Faulty fault) throws IOException {
-            var repair = fault.repair.orElseThrow(() -> fault);
-            return read(file, shape.with(repair), Stream.concat(faults.stream(), Stream.of(fault)).toList());
         }
 
         /// Gives each column the name of its variable, and adds row numbers and constants. Choices of an earlier
         /// session must still fit the file. A column without a name is left out, unless `--id-column` or `--map`
         /// chooses it by its number, such as `column 3`.
-        private static Csv of(TextFile file, Header header, Shape shape, List<Faulty> faults) {
+        private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
+            var mapped = shape.names().map();
             int id = idColumn(file, header, shape);
             if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1)); // before the constants, which have -1, too
             for (int place = 0; place < header.names().size(); place++) {
                 var title = header.title(place);
-                if (!header.names().get(place).isEmpty() || place == id || shape.map().containsKey(title))
-                    inputs.add(new Input(title, shape.map().getOrDefault(title, title), place));
+                if (!header.names().get(place).isEmpty() || place == id || mapped.containsKey(title))
+                    inputs.add(new Input(title, mapped.getOrDefault(title, title), place));
             }
-            shape.vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
-            shape.map().forEach((column, name) -> {
+            shape.names().vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
+            mapped.forEach((column, name) -> {
                 var option = "--map " + Text.shell(column + "=");
                 if (!header.titles().contains(column)) throw file.unusable(header.line(), 0, option + Text.shell(name)
                         + ": no column " + Text.quoted(column), header.hint() + "; " + option + " drops the mapping");
             });
             var names = new HashSet<String>();
-            for (var input : inputs) if (!names.add(input.name())) throw file.unusable(header.line(), 0,
-                    "duplicate column " + Text.quoted(input.name()), shape.waysToDrop(input.name()));
+            if (header.names().stream().anyMatch(Secret.current()::occursIn))
+                throw file.unusable(header.line(), "a column name contains the API key");
+            for (var input : inputs)
+                if (!names.add(input.name())) throw shape.names().repeated(input.name(), file, header.line());
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
             // the log stores these choices, so that later sessions use the same columns and worksheet
             var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
                     shape.headerRow(), shape.decimal(),
-                    shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.map(), shape.vars());
-            return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty(), faults);
+                    shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.names());
+            return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty());
         }
 
         /// Returns the index of the id column, or -1 to number the rows. Case matters only if it is needed to tell
-        /// columns apart.
+        /// columns apart. If there is none, notes the fault and returns the column that is the likeliest.
         private static int idColumn(TextFile file, Header header, Shape shape) {
             var names = header.titles();
             var name = shape.idColumn().isEmpty() ? "id" : shape.idColumn();
@@ -11433,10 +11444,11 @@ final class DifyExec implements Runnable {
             var where = shape.headerRow() == null ? "" : " in the row of --header-row " + shape.headerRow();
             // at most five, to fit on a line; the first one is used to read on
             var repairs = Stream.concat(unique(file, header).limit(5), Stream.of(NUMBERS))
-                    .map(column -> new Faulty.Repair("--id-column", column)).toList();
-            throw new Faulty(file, header.line(), 0, "no column " + Text.quoted(name) + where, "use "
-                    + repairs.stream().map(Faulty.Repair::option).collect(joining(", or "))
-                    + " to number the rows; " + header.hint(), Optional.of(repairs.getFirst()));
+                    .map(column -> new Repair("--id-column", column)).toList();
+            file.add(file.fault(header.line(), "no column " + Text.quoted(name) + where, "use "
+                    + repairs.stream().map(Repair::option).collect(joining(", or "))
+                    + " to number the rows; " + header.hint()), repairs.getFirst());
+            return names.indexOf(repairs.getFirst().value());
         }
 
         /// Returns the columns with names whose values look like ids and differ from each other in all rows, or in the
@@ -11458,11 +11470,11 @@ final class DifyExec implements Runnable {
         }
 
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
         }
 
         Csv with(Optional<Shard> shard) {
-            return new Csv(file, header, shape, inputs, idColumn, edits, shard, faults);
+            return new Csv(file, header, shape, inputs, idColumn, edits, shard);
         }
 
         List<String> columns() {
@@ -11474,7 +11486,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean isNamed(String column) {
-            return shape.map().containsValue(column) || shape.vars().containsKey(column);
+            return shape.names().map().containsValue(column) || shape.names().vars().containsKey(column);
         }
 
         Input input(String column) {
@@ -11516,8 +11528,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param use receives each row, and returns what is wrong with its id, such as a duplicate
         int check(Function<Row, Optional<String>> use) {
-            new TextFile.Problems(file).addAll(faults).refuse(); // before a long file is read
-            var found = new TextFile.Problems(file);
+            var found = new Problems(file);
             int ofOtherShards = survey(_ -> {}, use, found::add);
             found.refuse();
             return ofOtherShards;
@@ -11528,26 +11539,29 @@ final class DifyExec implements Runnable {
         ///
         /// @param inspector receives all rows that have all cells, including rows with an unusable id
         /// @param use receives all rows that can be used, and returns what is wrong with the id
-        int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Faulty> onFault) {
-            int ofOtherShards = 0;
-            file.extras().faults().forEach(onFault); // cells of a workbook that cannot be read
+        int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Fault> onFault) {
+            file.original().faults().forEach(onFault); // of the parts that were read to open it
+            int misread = 0;
             try (var rows = new Rows()) {
                 while (rows.next()) {
+                    boolean isMisread = rows.isMisread();
+                    // reported once, because the option repairs all of them
+                    if (isMisread && misread++ == 0) onFault.accept(file.invalid(rows.records.line));
                     var fault = rows.shapeFault();
-                    if (fault.isEmpty()) {
+                    if (fault.isEmpty() && !isMisread) {
                         var row = rows.row();
                         inspector.accept(row);
-                        fault = rows.idFault().or(() -> use.apply(row).map(rows::unusableId));
+                        fault = rows.keyFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
                     }
                     fault.ifPresent(onFault);
                 }
-                if (rows.number == 0) throw new Unusable(file.name() + ": no rows below the header");
-                ofOtherShards = rows.ofOtherShards;
+                if (rows.number == 0) onFault.accept(file.fault(0, "no rows below the header", ""));
+                if (file.original().hasChanged()) onFault.accept(file.changed(0)); // rows may be missing
+                return rows.ofOtherShards;
             } catch (Faulty end) {
-                if (end.repair.isPresent()) throw end; // [#after] reads the rest with the option
-                onFault.accept(end); // after an unclosed quote, the rest cannot be divided into cells
+                onFault.accept(end.fault); // for example after an unclosed quote, the rest cannot be divided into cells
+                return 0;
             }
-            return ofOtherShards;
         }
 
         /// Returns the wanted rows in the file's order, and reads no further than the last of them. Each row must still
@@ -11557,22 +11571,23 @@ final class DifyExec implements Runnable {
         Iterator<Row> rows(BitSet wanted, IntToLongFunction checked) {
             if (wanted.isEmpty()) return Collections.emptyIterator();
             var rows = new Rows();
+            file.original().closeLater(rows); // the caller may stop before the last wanted row
             return wanted.stream().mapToObj(entry -> {
                 boolean isThere = true;
                 while (isThere && rows.index < entry) isThere = rows.next();
                 boolean isRow = isThere && rows.shapeFault().isEmpty() && rows.idFault().isEmpty();
                 var row = isRow ? rows.row() : null;
                 if (row == null || checked.applyAsLong(entry) != row.fingerprint())
-                    throw file.unusable(rows.records.line, 0, "the file was changed while it was in use",
-                        "run the same command again when the file is complete");
+                    throw new Faulty(file.changed(rows.records.line));
                 if (entry == wanted.length() - 1) rows.close(); // after the last wanted row
                 return edits.apply(row);
             }).iterator();
         }
 
         /// Holds a position in the file, at first before the first row.
-        private final class Rows implements AutoCloseable {
+        private final class Rows implements Closeable {
             final Records records = header.records(file);
+            private final Secret secret = Secret.current();
             List<String> cells;
             /// `index` counts the rows of this shard from 0, and `number` all rows from 1.
             int index = -1, number = 0, ofOtherShards = 0;
@@ -11597,35 +11612,44 @@ final class DifyExec implements Runnable {
                 return place < cells.size() ? cells.get(place).strip() : "";
             }
 
-            private Faulty fault(String problem) {
-                return file.unusable(records.line, problem);
+            /// Returns whether the row has bytes that are invalid in the encoding. We wrote a copy, so it has none.
+            boolean isMisread() {
+                for (var cell : cells) if (cell.indexOf(TextFile.INVALID) >= 0) return !file.isCopy();
+                return false;
             }
 
             /// Returns a fault if the row's cells do not fit the header, or empty if they do.
-            Optional<Faulty> shapeFault() {
+            Optional<Fault> shapeFault() {
                 var names = header.names();
                 // a workbook leaves out the last cells if they are empty, and Excel's CSV if their columns have no name
                 boolean isWhole = cells.size() <= names.size() && (!file.sheet().isEmpty()
                         || names.stream().skip(cells.size()).allMatch(String::isEmpty));
-                return isWhole ? Optional.empty() : Optional.of(fault(Text.count(cells.size(), "cell")
-                        + ", but the header has " + names.size()
-                        + " (a missing or extra delimiter, or an unclosed quote?)"));
+                return isWhole ? Optional.empty() : Optional.of(file.fault(records.line,
+                        Text.count(cells.size(), "cell") + ", but the header has " + names.size()
+                                + " (a missing or extra delimiter, or an unclosed quote?)", ""));
+            }
+
+            /// Returns a fault if a cell contains the API key, which must not get into a request or a file.
+            Optional<Fault> keyFault(Row row) {
+                for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
+                    return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
+                            + Text.quoted(input.title()) + " contains the API key"));
+                return Optional.empty();
             }
 
             /// Returns a fault if the id cannot be used, or empty if it can. Each id is a line of the retry list.
-            Optional<Faulty> idFault() {
+            Optional<Fault> idFault() {
                 var id = id();
                 if (id.isEmpty()) return Optional.of(unusableId("blank id"));
-                if (Secret.current().occursIn(id)) // files would have a mask instead, so the row would not be found
-                    return Optional.of(fault("id contains the API key"));
-                return id.chars().noneMatch(Character::isISOControl) ? Optional.empty() : Optional.of(fault("the id "
-                        + Text.quoted(id) + " contains a control character or a line break"));
+                return id.chars().noneMatch(Character::isISOControl) ? Optional.empty()
+                        : Optional.of(file.fault(records.line, "the id " + Text.quoted(id)
+                                + " contains a control character or a line break", ""));
             }
 
             /// Creates the fault of an unusable id. Numbering the rows would discard the good ids of other rows, so
             /// this is only a hint and not an option of the suggested command.
-            Faulty unusableId(String problem) {
-                return file.unusable(records.line, 0, problem, NUMBERED);
+            Fault unusableId(String problem) {
+                return file.fault(records.line, problem, NUMBERED);
             }
 
             Row row() {
@@ -11645,7 +11669,7 @@ final class DifyExec implements Runnable {
 
             private String value(Input input) {
                 if (input == idColumn) return id(); // without spaces around it, or the row's number
-                if (input.place() < 0) return shape.vars().get(input.name());
+                if (input.place() < 0) return shape.names().vars().get(input.name());
                 return input.place() < cells.size() ? cells.get(input.place()) : "";
             }
 
@@ -11674,7 +11698,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            file.copies().close();
+            file.original().close();
         }
 
         /// Describes the layout of a CSV.
@@ -11703,37 +11727,43 @@ final class DifyExec implements Runnable {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
                     while (names != null && records.line < wanted) names = records.next();
-                    long line = records.line;
                     // the given row is blank or beyond the end
-                    if (shape.headerRow() != null && (names == null || line != wanted))
+                    if (shape.headerRow() != null && (names == null || records.line != wanted))
                         throw new Unusable(file.name() + ": --header-row " + wanted + ": no column names there");
-                    if (shape.headerRow() == null) refuseTitle(file, names, records);
-                    var all = new ArrayList<>(names);
-                    all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - names.size()), ""));
-                    return new Header(prefix.group(), delimiter, line, all.stream().map(String::strip).toList());
+                    var header = shape.headerRow() == null ? skipTitle(file, names, records)
+                            : Map.entry(records.line, names);
+                    var all = new ArrayList<>(header.getValue());
+                    all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - all.size()), ""));
+                    if (all.stream().anyMatch(name -> name.indexOf(TextFile.INVALID) >= 0))
+                        throw new Faulty(file.invalid(header.getKey())); // the columns cannot be matched
+                    return new Header(prefix.group(), delimiter, header.getKey(),
+                            all.stream().map(String::strip).toList());
                 }
             }
 
-            /// Refuses a first row that is a title. A title has at most half as many cells with text as the widest of
-            /// the next 20 rows, among which the table begins. The first cells of column names may be blank, because
-            /// pandas writes its index without a name.
-            private static void refuseTitle(TextFile file, List<String> first, Records records) {
-                var lines = new TreeMap<Long, Long>();
-                long line = records.line, filled = cellsWithText(first);
+            /// Returns the row of the column names with its line. This is the first one, unless that is a title. Then
+            /// notes the fault and returns the first row that is more than half as wide as the widest. A title has at
+            /// most half as many cells with text as the widest of the next 20 rows, among which the table begins. The
+            /// first cells of column names may be blank, because pandas writes its index without a name.
+            private static Map.Entry<Long, List<String>> skipTitle(TextFile file, List<String> first,
+                    Records records) {
+                var rows = new TreeMap<Long, List<String>>();
+                var header = Map.entry(records.line, first);
                 try {
-                    for (var row = records.next(); row != null && lines.size() < 20; row = records.next())
-                        lines.put(records.line, cellsWithText(row));
+                    for (var row = records.next(); row != null && rows.size() < 20; row = records.next())
+                        rows.put(records.line, row);
                 } catch (Faulty _) {
                     // the fault is found again when all rows are read
                 }
-                long widest = lines.isEmpty() ? 0 : Collections.max(lines.values());
-                if (filled * 2 > widest - first.stream().takeWhile(String::isBlank).count()) return;
-                // the first row that is more than half as wide as the widest
-                long likelyHeaderRow = lines.keySet().stream().filter(row -> lines.get(row) * 2 > widest)
-                        .findFirst().orElse(line);
-                var repair = new Faulty.Repair("--header-row", likelyHeaderRow);
-                throw new Faulty(file, line, 0, Text.count(filled, "cell") + ", but " + widest + " in a row below it",
-                        "use " + repair.option() + " if the column names are there", Optional.of(repair));
+                long filled = cellsWithText(first), widest = rows.values().stream().mapToLong(Header::cellsWithText)
+                        .max().orElse(0);
+                if (filled * 2 > widest - first.stream().takeWhile(String::isBlank).count()) return header;
+                var likely = rows.entrySet().stream().filter(row -> cellsWithText(row.getValue()) * 2 > widest)
+                        .findFirst().orElse(header);
+                var repair = new Repair("--header-row", likely.getKey().toString());
+                file.add(file.fault(header.getKey(), Text.count(filled, "cell") + ", but " + widest
+                        + " in a row below it", "use " + repair.option() + " if the column names are there"), repair);
+                return likely;
             }
 
             private static long cellsWithText(List<String> cells) {
@@ -11819,7 +11849,7 @@ final class DifyExec implements Runnable {
                     in = file.reader();
                     in.skip(skipped);
                 } catch (IOException problem) {
-                    throw file.unusable(line, Text.reason(problem));
+                    throw file.unusable(line, Text.reasonAlone(problem));
                 }
             }
 
@@ -11877,16 +11907,14 @@ final class DifyExec implements Runnable {
             }
 
             /// Adds to the cell all characters before the next `stop` or line break. The inner loop looks at each
-            /// character of the file, so it copies whole pieces of the buffer and stops at an invalid character, too.
+            /// character of the file, so it copies whole pieces of the buffer.
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
-                    while (at < end && buffer[at] != stop && !isLineBreak(buffer[at])
-                            && buffer[at] != TextFile.INVALID) at++;
+                    while (at < end && buffer[at] != stop && !isLineBreak(buffer[at])) at++;
                     cell.append(buffer, from, at - from);
                     if (cell.length() > MAX_CELL_LENGTH)
                         throw file.unusable(line, "a cell is larger than 64 MiB (an unclosed quote?)");
-                    if (at < end && buffer[at] == TextFile.INVALID) throw file.invalid(next);
                     if (at < end) return;
                 }
             }
@@ -11913,7 +11941,7 @@ final class DifyExec implements Runnable {
                     at = 0;
                     end = Math.max(0, in.read(buffer)); // -1 at the end of the file
                 } catch (IOException problem) {
-                    throw file.unusable(line, Text.reason(problem));
+                    throw file.unusable(line, Text.reasonAlone(problem));
                 }
                 return at < end ? buffer[at] : -1;
             }
@@ -11929,28 +11957,79 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Signals that the text of the input has a fault, or several faults that are reported as one.
-    static final class Faulty extends Unusable {
-        final long line;
-        final String place, problem;
-        final Optional<Repair> repair;
+    /// Holds an option about the input that the user can add, such as `--encoding GB18030`.
+    record Repair(String name, String value) {
+        static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ",");
 
-        /// @param line   0 if the fault does not belong to a line
-        /// @param column the index of a workbook's column; other files need none
-        /// @param repair the option that would repair the fault, if there is one
-        Faulty(TextFile file, long line, int column, String problem, String hint, Optional<Repair> repair) {
-            super(file.prefix(line, column) + ": " + problem, hint);
-            this.line = line;
-            this.place = file.where(line, column);
-            this.problem = problem;
-            this.repair = repair;
+        boolean isPossible() {
+            return this != NONE;
         }
 
-        /// Holds an option about the input that the user can add, such as `--encoding GB18030`.
-        record Repair(String name, Object value) {
-            String option() {
-                return name + " " + Text.shell(value.toString());
-            }
+        /// Returns the option as it is typed, or an empty text if no option helps.
+        @JsonValue
+        String option() {
+            return isPossible() ? name + " " + Text.shell(value) : "";
+        }
+    }
+
+    /// Describes a fault of the input. A workbook may have very many, so its texts are made when they are needed.
+    ///
+    /// @param line   0 if the fault does not belong to a line
+    /// @param column the index of a workbook's column; other files need none
+    /// @param repair the option with which the rest of the input is read, or none
+    record Fault(TextFile file, long line, int column, String problem, String hint, Repair repair) {
+        /// Returns the place for a list of faults, such as `line 7`.
+        String place() {
+            return file.where(line, column);
+        }
+
+        /// Returns the fault as a sentence of its own, such as `data.csv:7: blank id`.
+        String what() {
+            return file.prefix(line, column) + ": " + problem;
+        }
+    }
+
+    /// Signals that the input cannot be used, because of a fault or of several faults that are reported as one.
+    static final class Faulty extends Unusable {
+        final Fault fault;
+
+        Faulty(Fault fault) {
+            super(fault.what(), fault.hint());
+            this.fault = fault;
+        }
+    }
+
+    /// Collects faults, to report them as one with the first 20 of them and their number. More would not fit on a
+    /// screen.
+    static final class Problems {
+        private static final int SHOWN = 20;
+
+        private final TextFile file;
+        private final List<Fault> shown = new ArrayList<>();
+        private long count = 0;
+
+        Problems(TextFile file) {
+            this.file = file;
+        }
+
+        void add(Fault fault) {
+            if (count++ < SHOWN) shown.add(fault);
+        }
+
+        /// Throws the faults as one, if there are any. If options repair some of them, the hint consists of these
+        /// options; otherwise it is the first hint.
+        void refuse() {
+            if (count == 1) throw new Faulty(shown.getFirst());
+            if (count == 0) return;
+            var lines = shown.stream().map(fault -> "\n  " + fault.place() + ": " + fault.problem())
+                    .collect(joining());
+            var rest = count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : "";
+            var options = shown.stream().map(Fault::repair).filter(Repair::isPossible).map(Repair::option).distinct()
+                    .collect(joining(" "));
+            var hint = shown.stream().map(Fault::hint).filter(text -> !text.isEmpty()).findFirst();
+            // no line and no column, because each problem has its own place
+            throw file.unusable(0, 0, count + " problems" + lines + rest,
+                    options.isEmpty() ? hint.orElse("") : "use " + options);
         }
     }
 
@@ -11960,18 +12039,20 @@ final class DifyExec implements Runnable {
     /// @param start  the first 64 KB of the text, to recognize its format, its delimiter and its header
     /// @param isCopy whether the text is CSV that was made of a workbook or of JSON
     /// @param sheet  the worksheet of a workbook, or an empty text
-    /// @param copies the temporary files that are removed at the end
-    record TextFile(Path input, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
-            String sheet, Extras extras, Copies copies) {
-        /// Describes a workbook besides its cells: the width of the table, the ranges of merged cells, the cells that
-        /// cannot be read, and notes.
-        record Extras(int width, List<CellRangeAddress> merged, List<Faulty> faults, List<String> notes) {
-            static final Extras NONE = new Extras(0, List.of(), List.of(), List.of());
+    record TextFile(Original original, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
+            String sheet, Extras extras) {
+        /// Describes a workbook besides its cells: the width of the table, the ranges of merged cells, and notes.
+        record Extras(int width, List<CellRangeAddress> merged, List<String> notes) {
+            static final Extras NONE = new Extras(0, List.of(), List.of());
         }
 
         /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this number, so no text
         /// contains it, and readers find where the bytes were invalid.
         static final char INVALID = '\uFFFE';
+        private static final int START = 1 << 16; // bytes
+        private static final String NO_SHEET = "";
+        /// Lists encodings that the detector reports although Excel writes a wider variant, with more characters.
+        private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
         /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
@@ -11984,20 +12065,21 @@ final class DifyExec implements Runnable {
         /// Opens an input. Its format is recognized by its first bytes and not by its name, because people rename
         /// files. Only JSON lines that do not begin with an object are recognized by their name, so that the error is
         /// about JSON.
-        static TextFile of(TextFile source, Csv.Shape shape) throws IOException {
+        static TextFile of(Original original, Csv.Shape shape) throws IOException {
+            var source = source(original);
             byte[] start;
-            try (var in = source.source.get()) {
-                start = in.readNBytes(1 << 16);
+            try (var in = source.get()) {
+                start = in.readNBytes(START);
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
             var charset = shape.encoding() != null ? shape.encoding() : charset(magic);
-            // not a copy (false) and without a worksheet ("")
-            var file = new TextFile(source.input, source.source, charset, new String(start, charset), false, "",
-                    Extras.NONE, source.copies);
-            if (magic.startsWith(ZIP)) return Book.copy(file, shape);
+            // neither decoded nor a copy
+            var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
+            if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
             if (BINARY.stream().anyMatch(magic::startsWith))
-                throw new Unusable(file.name() + ": is a binary file",
+                throw new Unusable(bytes.name() + ": is a binary file",
                         "save it as .xlsx without a password, CSV or JSON lines");
+            var file = bytes.decoded(start);
             boolean isJson = JSON.matcher(file.start).lookingAt() || file.isArray() || file.isNamed("jsonl|ndjson");
             if (isJson && shape.headerRow() != null) throw new Unusable(file.name() + ": --header-row "
                     + shape.headerRow() + ": JSON has no header row",
@@ -12005,24 +12087,30 @@ final class DifyExec implements Runnable {
             return isJson ? file.rowsOfJson() : file;
         }
 
-        /// Returns the input itself, or a copy of standard input, a pipe or a device, because those can be read only
-        /// once.
-        static TextFile rereadable(Path input) throws IOException {
-            var copies = new Copies(input);
-            // the encoding and the other details are not known yet, see [#of]
-            return new TextFile(input, source(input, copies), UTF_8, "", false, "", Extras.NONE, copies);
+        /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault, and decodes the whole
+        /// text in the likely one. The last character may be cut off, which is no error.
+        private TextFile decoded(byte[] bytes) {
+            var text = CharBuffer.allocate(bytes.length);
+            boolean isWhole = bytes.length < START;
+            boolean isValid = !charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
+            var likely = isValid ? Optional.<Charset>empty() : likelyCharset();
+            if (likely.isPresent()) original.add(invalid((text.flip() + "x").lines().count())); // x is the invalid byte
+            var used = likely.orElse(charset);
+            return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
 
-        /// Returns how to open an input. Refuses an input that cannot be read, and says why, because the system's error
-        /// often does not.
-        private static IOSupplier<InputStream> source(Path input, Copies copies) throws IOException {
-            if (input.toString().equals("-")) return copies.add(System.in::transferTo);
+        /// Returns how to read an input as often as needed: the file itself, or a copy of standard input, a pipe or a
+        /// device, because those can be read only once. Refuses an input that cannot be read, and says why, because the
+        /// system's error often does not.
+        private static IOSupplier<InputStream> source(Original original) throws IOException {
+            var input = original.path();
+            if (input.toString().equals("-")) return original.copy(System.in::transferTo);
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file");
             if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
             if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
             if (Files.isRegularFile(input)) return () -> Files.newInputStream(input);
             try (var in = Files.newInputStream(input)) {
-                return copies.add(in::transferTo);
+                return original.copy(in::transferTo);
             }
         }
 
@@ -12037,13 +12125,13 @@ final class DifyExec implements Runnable {
         /// Copies the rows as CSV. Each record begins with the number that its original has in the input. All texts are
         /// quoted, but numbers and dates are not, so that [Csv.Records] can tell them apart.
         TextFile copied(IOConsumer<Writer> rows) throws IOException {
-            var copy = copies.add(out -> {
+            var copy = original.copy(out -> {
                 var text = new BufferedWriter(Json.utf8(out));
                 rows.accept(text);
                 text.flush();
             });
             var start = isArray() ? "[" : ""; // messages then count the items of the array
-            return new TextFile(input, copy, UTF_8, start, true, sheet, extras, copies);
+            return new TextFile(original, copy, UTF_8, start, true, sheet, extras);
         }
 
         static void write(Writer out, long number, List<String> cells) throws IOException {
@@ -12055,12 +12143,12 @@ final class DifyExec implements Runnable {
         }
 
         TextFile with(Extras extras) {
-            return new TextFile(input, source, charset, start, isCopy, sheet, extras, copies);
+            return new TextFile(original, source, charset, start, isCopy, sheet, extras);
         }
 
         /// Returns the input for messages about this worksheet. Its `start` is empty, because a workbook is not a text.
         TextFile ofSheet(String sheet) {
-            return new TextFile(input, source, UTF_8, "", false, sheet, extras, copies);
+            return new TextFile(original, source, UTF_8, "", false, sheet, extras);
         }
 
         /// Converts JSON objects to CSV. The columns are all names that occur in any of the objects, so the text is
@@ -12085,7 +12173,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isNamed(String endings) {
-            return input.toString().toLowerCase(Locale.ROOT).matches(".*\\.(" + endings + ")");
+            return input().toString().toLowerCase(Locale.ROOT).matches(".*\\.(" + endings + ")");
         }
 
         private interface JsonRows {
@@ -12104,18 +12192,18 @@ final class DifyExec implements Runnable {
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
-                    if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw invalid(number);
+                    if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw new Faulty(invalid(number));
                     if (object.isObject()) rows.accept(number, object);
-                    else problems.add(unusable(number, "not a JSON object"));
+                    else problems.add(fault(number, "not a JSON object", ""));
                     if (isArray()) number++;
                 }
                 if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
+            } catch (StreamConstraintsException problem) { // it has no location
+                throw unusable(number, "a JSON value that is " + Json.reason(problem));
             } catch (JsonProcessingException problem) {
                 var place = problem.getLocation();
-                // only the beginning of Jackson's message is used, because the rest is in Jackson's own terms
                 throw unusable(isArray() ? number : place.getLineNr(), "not valid JSON at line " + place.getLineNr()
-                        + ", column " + place.getColumnNr() + " ("
-                        + problem.getOriginalMessage().split("[:(]")[0].strip() + ")");
+                        + ", column " + place.getColumnNr() + " (" + Json.reason(problem) + ")");
             } catch (NumberFormatException _) {
                 throw unusable(number, "a number whose exponent is too large");
             }
@@ -12135,12 +12223,12 @@ final class DifyExec implements Runnable {
             return value.isNumber() || text.isEmpty() ? text : quoted(text);
         }
 
-        String name() {
-            return name(input);
+        Path input() {
+            return original.path();
         }
 
-        private static String name(Path input) {
-            return input.toString().equals("-") ? "standard input" : input.toString();
+        String name() {
+            return original.name();
         }
 
         /// Opens the text. Invalid bytes are replaced and not reported, because only the caller can find out their
@@ -12168,7 +12256,25 @@ final class DifyExec implements Runnable {
         }
 
         Faulty unusable(long line, int column, String problem, String hint) {
-            return new Faulty(this, line, column, problem, hint, Optional.empty());
+            return new Faulty(new Fault(this, line, column, problem, hint, Repair.NONE));
+        }
+
+        Fault fault(long line, String problem, String hint) {
+            return new Fault(this, line, 0, problem, hint, Repair.NONE);
+        }
+
+        Fault faultIn(long line, int column, String problem) {
+            return new Fault(this, line, column, problem, "", Repair.NONE);
+        }
+
+        Fault changed(long line) {
+            return fault(line, "the file was changed while it was in use",
+                    "run the same command again when the file is complete");
+        }
+
+        /// Notes a fault. The reading continues as if this option had been typed.
+        void add(Fault fault, Repair repair) {
+            original.add(new Fault(this, fault.line(), fault.column(), fault.problem(), fault.hint(), repair));
         }
 
         /// Returns the beginning of a message about this place, such as `data.csv:7`, or `book.xlsx: Sheet1!C7` for a
@@ -12179,132 +12285,120 @@ final class DifyExec implements Runnable {
             return name() + (isLine ? ":" + line : ": " + where(line, column));
         }
 
-        /// Creates the fault of a line with bytes that are invalid in the encoding. The detected encoding is a guess,
-        /// so it is only a hint.
-        Faulty invalid(long line) {
+        /// Creates the fault of a line with bytes that are invalid in the encoding. The repair is only a guess.
+        Fault invalid(long line) {
+            var repair = likelyCharset().map(guess -> new Repair("--encoding", guess.name())).orElse(Repair.NONE);
+            return new Fault(this, line, 0, "invalid " + charset, (repair.isPossible() ? "add " + repair.option()
+                    + " (a guess)" : "name the encoding with --encoding") + ", or save the file as UTF-8", repair);
+        }
+
+        /// Returns the encoding that the bytes are probably in, unless it is the one in which they are invalid. If the
+        /// detector knows none, a wider variant of that one may fit.
+        private Optional<Charset> likelyCharset() {
             try (var in = source.get()) {
-                var guess = UniversalDetector.detectCharset(in);
-                if (guess != null && !guess.equals(charset.name()) && Charset.isSupported(guess)) {
-                    var repair = new Faulty.Repair("--encoding", Charset.forName(guess));
-                    return new Faulty(this, line, 0, "invalid " + charset, "add " + repair.option()
-                            + " (a guess), or save the file as UTF-8", Optional.of(repair));
-                }
+                var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
+                return Optional.of(WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name))
+                        .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset));
             } catch (IOException _) {
-                // the message then suggests no encoding
-            }
-            return unusable(line, 0, "invalid " + charset,
-                    "name the encoding with --encoding, or save the file as UTF-8");
-        }
-
-        /// Collects the faults of a file, to report them as one with the first 20 of them and their number. More would
-        /// not fit on a screen.
-        static final class Problems {
-            private static final int SHOWN = 20;
-
-            private final TextFile file;
-            private final List<Faulty> shown = new ArrayList<>();
-            private long count = 0;
-
-            Problems(TextFile file) {
-                this.file = file;
-            }
-
-            void add(Faulty fault) {
-                if (count++ < SHOWN) shown.add(fault);
-            }
-
-            Problems addAll(List<Faulty> faults) {
-                faults.forEach(this::add);
-                return this;
-            }
-
-            /// Throws the faults as one, if there are any. If options repair some of them, the hint consists of these
-            /// options; otherwise it is the first hint.
-            void refuse() {
-                if (count == 1) throw shown.getFirst();
-                if (count == 0) return;
-                var lines = shown.stream().map(fault -> "\n  " + fault.place + ": " + fault.problem).collect(joining());
-                var rest = count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : "";
-                var options = shown.stream().flatMap(fault -> fault.repair.stream()).map(Faulty.Repair::option)
-                        .distinct().collect(joining(" "));
-                var hint = shown.stream().map(fault -> fault.hint).filter(text -> !text.isEmpty()).findFirst();
-                // no line and no column, because each problem has its own place
-                throw file.unusable(0, 0, count + " problems" + lines + rest,
-                        options.isEmpty() ? hint.orElse("") : "use " + options);
-            }
-        }
-
-        /// Holds copies of the input in temporary files without a name. Nobody else can open them, and the system
-        /// removes them when this process ends, however it ends.
-        static final class Copies implements AutoCloseable {
-            private final Path input;
-            private final List<FileChannel> files = new ArrayList<>();
-
-            Copies(Path input) {
-                this.input = input;
-            }
-
-            /// Adds a copy and returns how to read it. An error can come from the input or from the copy, so the
-            /// message names both.
-            IOSupplier<InputStream> add(IOConsumer<OutputStream> content) {
-                try {
-                    var path = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
-                    var file = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE);
-                    files.add(file); // before anything can fail
-                    Files.delete(path); // the open file stays, but has no name
-                    content.accept(Channels.newOutputStream(file));
-                    return () -> new CopyReader(file);
-                } catch (IOException problem) {
-                    throw new Unusable("cannot make a copy of " + name(input) + " (" + Text.reason(problem) + ")",
-                            "if the input can be read, choose another folder for the copy with "
-                                    + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
-                }
-            }
-
-            @Override
-            public void close() {
-                for (var file : files) try {
-                    file.close();
-                } catch (IOException _) {
-                    // the system removes the copy when this process ends
-                }
-            }
-        }
-
-        /// Reads a copy from its start. It has a position of its own, because several readers share the channel.
-        private static final class CopyReader extends InputStream {
-            private final FileChannel file;
-            private long position = 0;
-
-            CopyReader(FileChannel file) {
-                this.file = file;
-            }
-
-            /// Every stream must have this method, but readers call the other `read`.
-            @Override
-            public int read() throws IOException {
-                var one = new byte[1];
-                return read(one) < 0 ? -1 : Byte.toUnsignedInt(one[0]);
-            }
-
-            @Override
-            public int read(byte[] bytes, int from, int length) throws IOException {
-                int read = file.read(ByteBuffer.wrap(bytes, from, length), position);
-                position += Math.max(0, read);
-                return read;
+                return Optional.empty();
             }
         }
     }
 
-    /// Reads a worksheet of an Excel workbook. A cell becomes the text that a person sees if that is the same on every
-    /// machine, and ISO 8601 or a plain number otherwise.
+    /// Holds an input as the user named it, the faults that were found in it, and what must be closed: readers of it
+    /// and copies. The copies are temporary files without a name. Nobody else can open them, and the system removes
+    /// them when this process ends, however it ends.
+    static final class Original implements AutoCloseable {
+        /// A copy that is larger than `CHECK_EVERY` must leave `MIN_FREE` in its folder. Both are in bytes.
+        private static final long MIN_FREE = 1L << 30, CHECK_EVERY = 64 << 20;
+
+        private final Path path;
+        private final IOSupplier<Long> free; // the bytes that are left in the folder for temporary files
+        private final String stamp; // changes when a program saves the file
+        private final List<Fault> faults = new ArrayList<>();
+        private final Set<Closeable> open = Collections.newSetFromMap(new WeakHashMap<>()); // until nobody uses them
+
+        Original(Path path, IOSupplier<Long> free) {
+            this.path = path;
+            this.free = free;
+            this.stamp = Storage.stamp(path);
+        }
+
+        Original(Path path) {
+            this(path, () -> Files.getFileStore(Path.of(System.getProperty("java.io.tmpdir"))).getUsableSpace());
+        }
+
+        Path path() {
+            return path;
+        }
+
+        String name() {
+            return path.toString().equals("-") ? "standard input" : path.toString();
+        }
+
+        boolean hasChanged() {
+            return Files.isRegularFile(path) && !Storage.stamp(path).equals(stamp);
+        }
+
+        void add(Fault fault) {
+            faults.add(fault);
+        }
+
+        List<Fault> faults() {
+            return Collections.unmodifiableList(faults);
+        }
+
+        /// Closes a reader together with this, unless it is closed before.
+        void closeLater(Closeable reader) {
+            open.add(reader);
+        }
+
+        /// Makes a copy and returns how to read it. An error can come from the input or from the copy, so the message
+        /// names both. A device may have no end.
+        IOSupplier<InputStream> copy(IOConsumer<OutputStream> content) {
+            try {
+                var temporary = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
+                var file = FileChannel.open(temporary, StandardOpenOption.READ, StandardOpenOption.WRITE);
+                closeLater(file); // before anything can fail
+                Files.delete(temporary); // the open file stays, but has no name
+                content.accept(new FilterOutputStream(Channels.newOutputStream(file)) {
+                    private long checked = 0;
+
+                    @Override
+                    public void write(byte[] bytes, int from, int length) throws IOException {
+                        out.write(bytes, from, length);
+                        if (file.position() - checked < CHECK_EVERY) return;
+                        checked = file.position();
+                        if (free.get() < MIN_FREE) throw new IOException("it would leave less than 1 GiB free");
+                    }
+                });
+                return () -> new BoundedSeekableByteChannelInputStream(0, file.size(), file); // from its start
+            } catch (IOException problem) {
+                throw new Unusable("cannot make a copy of " + name() + " (" + Text.reason(problem) + ")",
+                        "if the input can be read, choose another folder for the copy with "
+                                + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
+            }
+        }
+
+        @Override
+        public void close() {
+            for (var file : open) try {
+                file.close();
+            } catch (IOException _) {
+                // the system removes the copy when this process ends
+            }
+        }
+    }
+
+    /// Reads an Excel workbook. A cell becomes the text that a person sees if that is the same on every machine, and
+    /// ISO 8601 or a plain number otherwise. fastexcel reads the list of worksheets and the number formats. Its reader
+    /// of cells is not used, because it ends at a date in words, or takes the reading aid of a text for a part of it.
     static final class Book {
-        static final int MAX_ROWS = 1 << 20; // Excel's limit
-        /// Matches the values that Excel shows for a formula that fails. The reader returns them as texts.
-        private static final Pattern ERROR_VALUE =
-                Pattern.compile("#(N/A|NAME\\?|(REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD|BLOCKED|CONNECT|UNKNOWN)!)");
+        static final int MAX_ROWS = 1 << 20, MAX_COLUMNS = 1 << 14; // Excel's limits
         /// Matches how a workbook writes a character that XML does not allow, such as `_x0001_`.
         static final Pattern ESCAPE = Pattern.compile("_x([0-9A-Fa-f]{4})_");
+        /// Matches a number whose exponent Java can read.
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)([eE][+-]?\\d{1,9})?");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
         private static final XMLInputFactory XML = XMLInputFactory.newFactory();
         /// Matches the parts of a number format that do not concern digits or dates: names, texts, colours and fillers.
@@ -12320,11 +12414,10 @@ final class DifyExec implements Runnable {
         }
 
         private final TextFile file;
-        private final boolean is1904; // whether days are counted from 1904, as old Excel for the Mac does
-        private final Map<String, Format> formats = new HashMap<>(); // by format, because a workbook has few of them
-        private final List<CellRangeAddress> merged = new ArrayList<>();
-        private final List<Faulty> faults = new ArrayList<>();
-        private int width = 0;
+        private final ReadableWorkbook workbook;
+        private final byte[] zip;
+        private final List<String> texts = new ArrayList<>(); // which cells share
+        private final Map<String, Format> formats = new HashMap<>(); // by style, because a workbook has few of them
 
         /// Describes a number format. `digits` is the least number of digits if the format pads numbers with zeros,
         /// such as 5 if it shows 701 as 00701, and 0 otherwise.
@@ -12337,51 +12430,47 @@ final class DifyExec implements Runnable {
 
             /// Returns `d` for an East Asian date format, `h` for a time format, or an empty text. A file contains only
             /// the numbers of these formats, not the formats (ECMA-376, part 1, 18.8.30).
-            static String eastAsian(Integer number) {
-                return switch (number) {
-                    case 27, 28, 29, 30, 31, 36, 50, 51, 52, 53, 54, 57, 58 -> "d";
-                    case 32, 33, 34, 35, 55, 56 -> "h";
-                    case null, default -> "";
-                };
+            static String eastAsian(String number) {
+                if (number.matches("3[2-5]|5[56]")) return "h";
+                return number.matches("2[7-9]|3[016]|5[0-478]") ? "d" : "";
             }
         }
 
-        private Book(TextFile file, boolean is1904) {
+        private Book(TextFile file, ReadableWorkbook workbook, byte[] zip) {
             this.file = file;
-            this.is1904 = is1904;
+            this.workbook = workbook;
+            this.zip = zip;
+            var shared = new Rows(file, part("Type", type -> type.endsWith("/sharedStrings")), _ -> {});
+            while (shared.next()) texts.add(shared.content());
         }
 
         /// Copies a worksheet as CSV. Without `--sheet`, this is the first visible one with data. It is not checked for
-        /// a cover page if the user has chosen a worksheet or a header row. The workbook is held in memory, because
-        /// fastexcel and [#survey] both read it.
+        /// a cover page if the user has chosen a worksheet or a header row. The workbook is held in memory, because it
+        /// has several parts.
         static TextFile copy(TextFile file, Csv.Shape shape) throws IOException {
             var wanted = shape.sheet();
             byte[] zip;
             try (var in = file.source().get()) {
                 zip = in.readAllBytes();
             }
-            try (var book = open(zip)) {
-                var names = book.getSheets().map(Sheet::getName).toList();
+            try (var workbook = open(zip)) {
+                var book = new Book(file, workbook, zip);
+                var names = workbook.getSheets().map(Sheet::getName).toList();
                 Predicate<Sheet> isWanted = one -> one.getName().equalsIgnoreCase(wanted);
-                if (wanted.isEmpty()) isWanted = one -> !widths(one, 1).isEmpty(); // one row with text is enough
-                var sheet = book.getSheets().filter(isWanted).findFirst();
-                if (sheet.isEmpty()) throw new Unusable(file.name() + ": no worksheet "
-                        + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
-                        "the worksheets are " + Text.printable(String.join(", ", names), 300) + "; choose by --sheet");
-                var name = sheet.get().getName();
+                if (wanted.isEmpty()) isWanted = one -> book.width(one, 1) > 0; // one row with text is enough
+                var first = workbook.getSheets().filter(isWanted).findFirst().orElseThrow(() -> new Unusable(
+                        file.name() + ": no worksheet " + (wanted.isEmpty() ? "with data" : Text.quoted(wanted)),
+                        "the worksheets are " + Text.printable(String.join(", ", names), 300)
+                                + "; choose by --sheet"));
+                var sheet = wanted.isEmpty() && shape.headerRow() == null ? book.skipCover(first) : first;
                 var notes = new ArrayList<String>();
                 if (names.size() > 1 && wanted.isEmpty())
-                    notes.add("reading the worksheet " + Text.quoted(name) + "; --sheet chooses another of "
-                            + names.size());
-                var named = file.ofSheet(name);
-                var reader = new Book(named, book.isDate1904());
-                reader.survey(sheet.get(), zip);
-                if (wanted.isEmpty() && shape.headerRow() == null) refuseCover(named, sheet.get(), book);
-                var copy = named.copied(out -> notes.addAll(reader.read(sheet.get(), out)));
-                return copy.with(new TextFile.Extras(reader.width, reader.merged, reader.faults, notes));
+                    notes.add("reading the worksheet " + Text.quoted(sheet.getName())
+                            + "; --sheet chooses another of " + names.size());
+                return book.rows(sheet, file.original()::add).copied(notes);
             } catch (Unusable problem) {
                 throw problem;
-            } catch (IOException | RuntimeException | XMLStreamException _) {
+            } catch (IOException | RuntimeException _) {
                 // no cause, because their texts are about zip files, XML and Java
                 throw new Unusable(file.name() + ": cannot be read as an Excel workbook (damaged, or another format)",
                         "save it as .xlsx, or export it as CSV");
@@ -12398,96 +12487,223 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses a worksheet that is a cover page. Its first row has one cell, and another worksheet has wider rows.
-        private static void refuseCover(TextFile file, Sheet first, ReadableWorkbook book) {
-            if (widths(first, 1).getFirst() > 1) return;
-            var wider = book.getSheets().filter(one -> width(one) > width(first)).findFirst()
-                    .map(one -> new Faulty.Repair("--sheet", one.getName()));
-            if (wider.isPresent()) throw new Faulty(file, 1, 0, "a cover page instead of column names",
-                    "use " + wider.get().option(), wider);
+        /// Returns the worksheet with the table. If the first one is a cover page, notes the fault and returns the next
+        /// one that is wider. The first row of a cover page has one cell. A table is as wide near its top as below.
+        private Sheet skipCover(Sheet first) {
+            if (width(first, 1) > 1) return first;
+            var wider = workbook.getSheets().filter(one -> width(one, 20) > width(first, 20)).findFirst();
+            wider.map(one -> new Repair("--sheet", one.getName())).ifPresent(repair -> {
+                var cover = file.ofSheet(first.getName());
+                cover.add(cover.fault(1, "a cover page instead of column names", "use " + repair.option()), repair);
+            });
+            return wider.orElse(first);
         }
 
-        /// Returns how many cells the widest of the first 20 rows has. A table is as wide as that near its top.
-        private static long width(Sheet sheet) {
-            return widths(sheet, 20).stream().max(Comparator.naturalOrder()).orElse(0L);
-        }
-
-        /// Returns the number of cells with text in each of the first `most` rows that have text. Returns none for a
+        /// Returns how many cells with text the widest of the first `most` rows that have text has. Returns 0 for a
         /// hidden worksheet, which the user does not mean.
-        private static List<Long> widths(Sheet sheet, int most) {
-            if (sheet.getVisibility() != SheetVisibility.VISIBLE) return List.of();
-            try (var rows = sheet.openStream()) {
-                return rows.map(row -> row.stream().filter(cell -> cell != null && !cell.getText().isBlank()).count())
-                        .filter(width -> width > 0).limit(most).toList();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
+        private long width(Sheet sheet, int most) {
+            long width = 0;
+            var rows = rows(sheet, _ -> {}); // faults are reported when all rows are read
+            if (sheet.getVisibility() != SheetVisibility.VISIBLE) return width;
+            for (int left = most; left > 0 && rows.next(); left -= Math.clamp(rows.filled(), 0, 1))
+                width = Math.max(width, rows.filled());
+            return width;
+        }
+
+        private Rows rows(Sheet sheet, Consumer<Fault> onFault) {
+            return new Rows(file.ofSheet(sheet.getName()), part("Id", sheet.getId()::equals), onFault);
+        }
+
+        /// Returns the part of the workbook that its relations name, or an empty one if it is missing.
+        private XMLEventReader part(String attribute, Predicate<String> isWanted) {
+            for (var xml = part("/xl/_rels/workbook.xml.rels"); xml.hasNext(); )
+                if (xml.next() instanceof StartElement start && isWanted.test(attribute(start, attribute)))
+                    return part(URI.create("/xl/").resolve(attribute(start, "Target")).getPath());
+            return part("");
+        }
+
+        /// Returns this part of the workbook, or an empty one if it is missing. The JDK's zip stream cannot read parts
+        /// whose sizes follow the data, as in the workbooks that difyexec exports. Upper and lower case in the names of
+        /// parts do not matter in this format.
+        private XMLEventReader part(String path) {
+            try {
+                var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
+                for (var entry = parts.getNextEntry(); entry != null; entry = parts.getNextEntry())
+                    if (path.equalsIgnoreCase("/" + entry.getName())) return XML.createXMLEventReader(parts);
+                return XML.createXMLEventReader(new StringReader("<none/>"));
+            } catch (IOException | XMLStreamException problem) {
+                throw new IllegalStateException(problem); // the workbook is damaged
             }
         }
 
-        /// Writes the rows as CSV and returns notes about them. Empty cells at the end of a row are left out, because a
-        /// worksheet may have formatted cells far to the right. Hidden rows below the column names are counted.
-        private List<String> read(Sheet sheet, Writer out) throws IOException {
-            long hidden = 0;
-            try (var rows = sheet.openStream()) {
-                long number = 0;
-                for (var all = rows.iterator(); all.hasNext(); ) {
-                    var row = all.next();
-                    long at = Math.max(number + 1, row.getRowNum()); // unique, even if the file repeats a number
-                    if (at > MAX_ROWS) throw file.unusable(at, "beyond Excel's limit of "
-                            + Text.number(MAX_ROWS) + " rows");
-                    var cells = new ArrayList<String>();
-                    for (var cell : row) cells.add(cell == null ? "" : text(cell, at, cells.size()));
-                    // an empty text is quoted, but still empty
-                    while (!cells.isEmpty() && cells.getLast().replace('"', ' ').isBlank()) cells.removeLast();
-                    if (cells.isEmpty()) continue;
-                    if (width > 0 && row.isHidden()) hidden++;
-                    width = Math.max(width, cells.size());
-                    TextFile.write(out, at, cells);
-                    number = at;
+        private static String attribute(StartElement element, String name) {
+            var attribute = element.getAttributeByName(new QName(name));
+            return attribute == null ? "" : attribute.getValue();
+        }
+
+        /// Returns the number format of a style, or one that shows plain numbers.
+        private Format format(String style) {
+            var numbers = workbook.getFormats();
+            var number = style.isEmpty() || Integer.parseInt(style) >= numbers.size() ? ""
+                    : numbers.get(Integer.parseInt(style));
+            return Format.of(number.isEmpty() ? ""
+                    : workbook.getNumFmtIdToFormat().getOrDefault(number, Format.eastAsian(number)));
+        }
+
+        /// Reads the rows of a worksheet, or the texts that cells share, one after the other.
+        private final class Rows {
+            private final TextFile file; // for messages about this worksheet
+            private final XMLEventReader xml;
+            private final Consumer<Fault> onFault;
+            private final List<CellRangeAddress> merged = new ArrayList<>();
+            private final List<String> cells = new ArrayList<>(); // of the current row, as they are in the copy
+            private final StringBuilder content = new StringBuilder(); // of the current cell or shared text
+            private StartElement row, cell;
+            private boolean isText, isAid, isFormula; // isAid in the reading aid of a Japanese text
+            private long number = 0; // of the current row, from 1
+            private int hidden = 0, width = 0, column = 0; // hidden rows below the column names; the current column
+
+            Rows(TextFile file, XMLEventReader xml, Consumer<Fault> onFault) {
+                this.file = file;
+                this.xml = xml;
+                this.onFault = onFault;
+            }
+
+            /// Copies all rows as CSV. Empty cells at the end of a row are left out, because a worksheet may have
+            /// formatted cells far to the right.
+            TextFile copied(List<String> notes) throws IOException {
+                var copy = file.copied(out -> {
+                    while (next()) {
+                        while (!cells.isEmpty() && isBlank(cells.getLast())) cells.removeLast();
+                        if (cells.isEmpty()) continue;
+                        if (width > 0 && attribute(row, "hidden").matches("1|true")) hidden++;
+                        width = Math.max(width, cells.size());
+                        TextFile.write(out, number, cells);
+                    }
+                });
+                if (hidden > 0) notes.add("including " + Text.count(hidden, "hidden row"));
+                return copy.with(new TextFile.Extras(width, merged, notes));
+            }
+
+            /// Returns how many cells of the current row have text.
+            long filled() {
+                return cells.stream().filter(cell -> !isBlank(cell)).count();
+            }
+
+            /// Returns whether a cell of the copy is blank. An empty text is quoted there.
+            private static boolean isBlank(String cell) {
+                return cell.replace('"', ' ').isBlank();
+            }
+
+            String content() {
+                return content.toString();
+            }
+
+            /// Moves to the end of the next row or shared text. Returns false if there is none.
+            boolean next() {
+                for (cells.clear(); xml.hasNext(); ) switch (xml.next()) {
+                    case StartElement start -> start(start, start.getName().getLocalPart());
+                    case Characters text when isText && !isAid -> content.append(text.getData());
+                    case EndElement end -> {
+                        var name = end.getName().getLocalPart();
+                        isText = false;
+                        isAid &= !name.equals("rPh");
+                        if (name.equals("c")) endCell();
+                        if (name.equals("row") || name.equals("si")) return true;
+                    }
+                    default -> {}
                 }
+                return false;
             }
-            return hidden == 0 ? List.of() : List.of("including " + Text.count(hidden, "hidden row"));
-        }
 
-        /// Returns the cell's text for the copy. Texts are quoted there, and numbers, dates and empty cells are not.
-        private String text(Cell cell, long row, int column) {
-            var raw = Objects.requireNonNullElse(cell.getRawValue(), "").strip();
-            if (cell.getType() == CellType.STRING && cell.getValue() == null)
-                return addFault(row, column, "the workbook lacks the text of this cell");
-            return switch (cell.getValue()) {
-                // fastexcel does not read a number with spaces around it
-                case null -> raw.isEmpty() ? "" : number(new BigDecimal(raw), cell);
-                case BigDecimal number -> number(number, cell);
-                case String text when cell.getType() == CellType.ERROR
-                        || cell.getType() == CellType.FORMULA && ERROR_VALUE.matcher(text).matches() ->
-                        addFault(row, column, "error value " + text);
-                case Object text -> TextFile.quoted(ESCAPE.matcher(text.toString()).replaceAll(escape -> Matcher
+            /// Reads the start of an element. Numbers of rows are unique, even if the file repeats one.
+            private void start(StartElement start, String name) {
+                isText = name.equals("v") || name.equals("t");
+                isAid |= name.equals("rPh");
+                isFormula |= name.equals("f");
+                if (name.equals("c") || name.equals("si")) {
+                    cell = start;
+                    isFormula = false;
+                    content.setLength(0);
+                }
+                if (name.equals("row")) {
+                    row = start;
+                    number = Math.max(number + 1, Long.parseLong("0" + attribute(start, "r")));
+                }
+                if (name.equals("mergeCell")) merged.add(CellRangeAddress.valueOf(attribute(start, "ref")));
+            }
+
+            /// Adds the current cell after the cells that the file leaves out. A cell without a place follows the one
+            /// before it. A formula that was never computed has no result.
+            private void endCell() {
+                var place = attribute(cell, "r");
+                column = place.isEmpty() ? cells.size() : new CellAddress(place).getColumn();
+                if (number > MAX_ROWS || column >= MAX_COLUMNS || place.matches("[A-Za-z]{4}.*"))
+                    throw file.unusable(number, "beyond Excel's limits of " + Text.number(MAX_ROWS) + " rows and "
+                            + Text.number(MAX_COLUMNS) + " columns");
+                while (cells.size() <= column) cells.add("");
+                boolean isUnknown = isFormula && content().isBlank() && attribute(cell, "t").matches("n?");
+                if (isUnknown) addFault("a formula without a result (save the workbook in a spreadsheet program)");
+                else if (!content.isEmpty()) cells.set(column, text(content(),
+                        formats.computeIfAbsent(attribute(cell, "s"), Book.this::format)));
+            }
+
+            /// Returns the text of the current cell for the copy. Texts are quoted there, and numbers, dates and empty
+            /// cells are not.
+            private String text(String text, Format format) {
+                return switch (attribute(cell, "t")) {
+                    case "", "n" -> number(text.strip(), format);
+                    case "d" -> date(text.strip(), format);
+                    case "inlineStr", "str" -> quoted(text);
+                    case "b" -> text.matches("[01]|true|false")
+                            ? quoted(Boolean.toString(text.matches("1|true"))) : addError(text);
+                    case "s" -> text.matches("\\d{1,9}") && Integer.parseInt(text) < texts.size()
+                            ? quoted(texts.get(Integer.parseInt(text)))
+                            : addFault("the workbook lacks the text of this cell");
+                    default -> addError(text);
+                };
+            }
+
+            private String quoted(String text) {
+                return TextFile.quoted(ESCAPE.matcher(text).replaceAll(escape -> Matcher
                         .quoteReplacement(String.valueOf((char) Integer.parseInt(escape.group(1), 16)))));
-            };
-        }
+            }
 
-        /// Notes a fault, and returns an empty text for the cell.
-        private String addFault(long row, int column, String problem) {
-            faults.add(file.unusable(row, column, problem, ""));
-            return "";
-        }
+            private String addError(String value) {
+                return addFault("error value " + Text.printable(value, 60));
+            }
 
-        /// Returns a date or time in ISO 8601, or any other number in the notation of [#plain].
-        private String number(BigDecimal number, Cell cell) {
-            var code = Objects.requireNonNullElseGet(cell.getDataFormatString(),
-                    () -> Format.eastAsian(cell.getDataFormatId()));
-            var format = formats.computeIfAbsent(code, Format::of);
-            // 1 is a day, so a time format with more is a duration such as 30 h, which stays a number
-            boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0;
-            boolean isDay = number.signum() >= 0 && number.compareTo(AFTER_LAST_DAY) < 0;
-            return isMoment && isDay ? moment(number, format) : plain(number, format.digits());
+            /// Notes a fault, and returns an empty text for the cell.
+            private String addFault(String problem) {
+                onFault.accept(file.faultIn(number, column, problem));
+                return "";
+            }
+
+            /// Returns a date that the workbook has in words, without the time if its format does not show it.
+            private String date(String words, Format format) {
+                if (!words.matches("[\\d:.TZ-]+")) return addError(words);
+                var date = words.replaceFirst("(\\.0+)?Z?$", "");
+                return format.hasTime() ? date : date.replaceFirst("T00:00(:00)?$", "");
+            }
+
+            /// Returns a date or time in ISO 8601, or any other number in the notation of [#plain].
+            private String number(String text, Format format) {
+                if (!NUMBER.matcher(text).matches()) return text.isEmpty() ? "" : addError(text);
+                var number = new BigDecimal(text);
+                // 1 is a day, so a time format with more is a duration such as 30 h, which stays a number
+                boolean isMoment = format.hasDay() || format.hasTime() && number.compareTo(BigDecimal.ONE) < 0;
+                boolean isDay = number.signum() >= 0 && number.compareTo(AFTER_LAST_DAY) < 0;
+                return isMoment && isDay ? moment(number, format) : plain(number, format.digits());
+            }
         }
 
         /// Returns a date, a time or both. The number counts days, and its fraction is the time of day, rounded to
         /// milliseconds.
         private String moment(BigDecimal number, Format format) {
-            // Excel counts a 29 February 1900, which did not exist, so the days before it have another start
-            var start = is1904 ? LocalDate.of(1904, 1, 1) : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
+            // old Excel for the Mac counts days from 1904; otherwise, Excel counts a 29 February 1900, which did not
+            // exist, so the days before it have another start
+            var start = workbook.isDate1904() ? LocalDate.of(1904, 1, 1)
+                    : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
             var time = start.atStartOfDay().plus(number.movePointRight(3).multiply(BigDecimal.valueOf(86_400))
                     .setScale(0, RoundingMode.HALF_UP).longValue(), ChronoUnit.MILLIS);
             if (!format.hasDay()) return DateTimeFormatter.ISO_LOCAL_TIME.format(time);
@@ -12505,46 +12721,6 @@ final class DifyExec implements Runnable {
             var text = shown.toPlainString();
             if (shown.scale() > 0 || shown.signum() < 0) return text;
             return "0".repeat(Math.max(0, digits - text.length())) + text;
-        }
-
-        /// Finds merged cells, and formulas without a result. fastexcel's reader does not report the former, and reads
-        /// the latter as empty texts. An empty text has the type `str`, but a cell without a result has no type, like a
-        /// number.
-        private void survey(Sheet sheet, byte[] zip) throws IOException, XMLStreamException {
-            var path = ""; // of the worksheet's part, which the relations of the workbook assign to its id
-            for (var xml = part(zip, "/xl/_rels/workbook.xml.rels"); xml.hasNext(); xml.next())
-                if (xml.isStartElement() && sheet.getId().equals(xml.getAttributeValue(null, "Id")))
-                    path = URI.create("/xl/").resolve(xml.getAttributeValue(null, "Target")).getPath();
-            var place = ""; // of the current cell, such as C7
-            boolean isNumber = false, lacksResult = false;
-            for (var xml = part(zip, path); xml.hasNext(); xml.next()) {
-                if (xml.isEndElement() && xml.getLocalName().equals("c") && lacksResult) {
-                    var cell = new CellAddress(place);
-                    addFault(cell.getRow() + 1, cell.getColumn(),
-                            "a formula without a result (save the workbook in a spreadsheet program)");
-                }
-                if (xml.isStartElement()) switch (xml.getLocalName()) {
-                    case "c" -> {
-                        place = xml.getAttributeValue(null, "r");
-                        isNumber = Objects.requireNonNullElse(xml.getAttributeValue(null, "t"), "n").equals("n");
-                        lacksResult = false;
-                    }
-                    case "f" -> lacksResult = isNumber;
-                    case "v" -> lacksResult &= xml.getElementText().isBlank();
-                    case "mergeCell" -> merged.add(CellRangeAddress.valueOf(xml.getAttributeValue(null, "ref")));
-                    default -> {}
-                }
-            }
-        }
-
-        /// Returns this part of the workbook, or an empty one if it is missing. The JDK's zip stream cannot read parts
-        /// whose sizes follow the data, as in the workbooks that difyexec exports. Upper and lower case in the names of
-        /// parts do not matter in this format.
-        private static XMLStreamReader part(byte[] zip, String path) throws IOException, XMLStreamException {
-            var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
-            for (var entry = parts.getNextEntry(); entry != null; entry = parts.getNextEntry())
-                if (path.equalsIgnoreCase("/" + entry.getName())) return XML.createXMLStreamReader(parts);
-            return XML.createXMLStreamReader(new StringReader("<none/>"));
         }
     }
 
@@ -12618,20 +12794,21 @@ final class DifyExec implements Runnable {
         List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
-                if (value(row, column, cell) instanceof Value.Invalid(var why, var option))
+                if (value(row, column, cell) instanceof Value.Invalid(var why, var repair))
                     problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
-                            csv.input(column).title(), Text.printable(cell, 60), why, option));
+                            csv.input(column).title(), Text.printable(cell, 60), why, repair));
             });
             return problems;
         }
 
         /// Returns the faults of the header. With any of them, nothing is sent. If lenient (`--allow-unmapped`),
         /// columns and variables need not match, but a chatflow still needs its question.
-        List<Inspection.Fault> faults(Csv csv, boolean isLenient) {
-            var faults = new ArrayList<Inspection.Fault>();
-            var option = questionColumn(csv.columns()).map(column -> "--query-column " + Text.shell(column)).orElse("");
+        List<Inspection.Mismatch> faults(Csv csv, boolean isLenient) {
+            var faults = new ArrayList<Inspection.Mismatch>();
+            var repair = questionColumn(csv.columns()).map(column -> new Repair("--query-column", column))
+                    .orElse(Repair.NONE);
             for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
-                faults.add(noQuestion(variable.name(), option));
+                faults.add(noQuestion(variable.name(), repair));
             if (!isLenient && !isUnknown) faults.addAll(mappingFaults(csv));
             return faults;
         }
@@ -12639,34 +12816,36 @@ final class DifyExec implements Runnable {
         /// Creates the fault of a chatflow without a question.
         ///
         /// @param column the column that should contain the question
-        /// @param option the option that would choose a likely column, or empty
-        private Inspection.Fault noQuestion(String column, String option) {
+        /// @param repair the option that would choose a likely column, or none
+        private Inspection.Mismatch noQuestion(String column, Repair repair) {
             if (byColumn.containsKey(column))
-                return new Inspection.Fault("column " + Text.quoted(column) + " fills the variable of this name, so it "
-                        + "cannot be the chatflow's question; copy it to another column", "");
-            return new Inspection.Fault("no column " + Text.quoted(column) + " for the chatflow's question; "
-                    + (option.isEmpty() ? "name it with --query-column" : "did you mean " + option + "?"), option);
+                return new Inspection.Mismatch("column " + Text.quoted(column) + " fills the variable of this name, so "
+                        + "it cannot be the chatflow's question; copy it to another column", Repair.NONE);
+            return new Inspection.Mismatch("no column " + Text.quoted(column) + " for the chatflow's question; "
+                    + (repair.isPossible() ? "did you mean " + repair.option() + "?" : "name it with --query-column"),
+                    repair);
         }
 
         /// Returns a fault for each input that would not reach the workflow, with an option that helps. The kinds of
         /// faults come in this order: names of `--map` or `--var` that no variable has, a column that is almost a
         /// variable, a required variable without a column. A column or variable in one fault is left out of the next
         /// ones.
-        private List<Inspection.Fault> mappingFaults(Csv csv) {
-            var losses = new ArrayList<Inspection.Fault>();
+        private List<Inspection.Mismatch> mappingFaults(Csv csv) {
+            var losses = new ArrayList<Inspection.Mismatch>();
             var columns = unmatched(csv);
             var unfilled = unfilled();
             for (var name : columns.stream().filter(csv::isNamed).toList()) {
                 columns.remove(name);
-                losses.add(new Inspection.Fault("--map or --var names " + Text.quoted(name)
+                losses.add(new Inspection.Mismatch("--map or --var names " + Text.quoted(name)
                         + ", but the workflow has no such variable"
-                        + Nearest.hint(name, unfilled.stream().map(Variable::name).toList()), ""));
+                        + Nearest.hint(name, unfilled.stream().map(Variable::name).toList()), Repair.NONE));
             }
             var pairs = new LinkedHashMap<Variable, String>();
             for (var column : columns) for (var variable : unfilled)
                 if (Nearest.isClose(column, variable.name())) pairs.putIfAbsent(variable, column);
-            pairs.forEach((variable, column) -> losses.add(new Inspection.Fault("column " + Text.quoted(column)
-                    + " matches no variable; did you mean " + map(column, variable) + "?", map(column, variable))));
+            pairs.forEach((variable, column) -> losses.add(new Inspection.Mismatch("column " + Text.quoted(column)
+                    + " matches no variable; did you mean " + map(column, variable).option() + "?",
+                    map(column, variable))));
             for (var variable : unfilled) if (variable.required() && !pairs.containsKey(variable))
                 losses.add(withRemedy("no column for the required variable " + Text.quoted(variable.name()), columns,
                         variable));
@@ -12675,23 +12854,24 @@ final class DifyExec implements Runnable {
             boolean onlyIdMatches = byColumn.keySet().stream().allMatch(csv::isId);
             if (!losses.isEmpty() || !onlyIdMatches || columns.size() + unfilled.size() == 0) return losses;
             var loss = "no column but the id reaches the workflow";
-            return List.of(unfilled.isEmpty() ? new Inspection.Fault(loss + ", which has no variables", "")
+            return List.of(unfilled.isEmpty()
+                    ? new Inspection.Mismatch(loss + ", which has no variables", Repair.NONE)
                     : withRemedy(loss, columns, unfilled.getFirst()));
         }
 
         /// Adds the option that helps. If several columns may be meant, it contains a placeholder, with which the
         /// command fails until the user replaces it.
-        private static Inspection.Fault withRemedy(String loss, List<String> columns, Variable variable) {
-            if (columns.isEmpty())
-                return new Inspection.Fault(loss + "; use --var " + Text.shell(variable.name() + "=VALUE"), "");
+        private static Inspection.Mismatch withRemedy(String loss, List<String> columns, Variable variable) {
+            if (columns.isEmpty()) return new Inspection.Mismatch(loss + "; use --var "
+                    + Text.shell(variable.name() + "=VALUE"), Repair.NONE);
             // three suggestions fit into a message; a CSV may have hundreds of columns
             var maps = columns.stream().limit(3).map(column -> map(column, variable)).toList();
-            return new Inspection.Fault(loss + "; use " + String.join(" or ", maps),
+            return new Inspection.Mismatch(loss + "; use " + maps.stream().map(Repair::option).collect(joining(" or ")),
                     maps.size() == 1 ? maps.getFirst() : map("COLUMN", variable));
         }
 
-        private static String map(String column, Variable variable) {
-            return "--map " + Text.shell(column + "=" + variable.name());
+        private static Repair map(String column, Variable variable) {
+            return new Repair("--map", column + "=" + variable.name());
         }
 
         /// Returns the column that probably contains a chatflow's question, judged by its name.
@@ -12813,7 +12993,7 @@ final class DifyExec implements Runnable {
             var text = cell.strip();
             if (NUMBER.matcher(text).matches()) return new Value.Raw(new BigDecimal(text).toPlainString());
             return new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89",
-                    hasDecimalComma(text) ? "--decimal ," : "");
+                    hasDecimalComma(text) ? Repair.DECIMAL_COMMA : Repair.NONE);
         }
 
         static boolean hasDecimalComma(String cell) {
@@ -13018,10 +13198,10 @@ final class DifyExec implements Runnable {
         record None() implements Value {}
 
         /// Represents a cell that the workflow would not accept. `why` continues a sentence that starts with the
-        /// variable. `option` is an option with which the cell would be accepted, or empty.
-        record Invalid(String why, String option) implements Value {
+        /// variable. With the `repair`, the cell would be accepted.
+        record Invalid(String why, Repair repair) implements Value {
             Invalid(String why) {
-                this(why, "");
+                this(why, Repair.NONE);
             }
         }
 
@@ -13056,16 +13236,16 @@ final class DifyExec implements Runnable {
     /// @param options  the options that repair faults and problems, as they are typed
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems, List<String> options) {
-        /// Holds a sentence about a fault, and the option that repairs it or an empty text.
-        record Fault(String text, String option) {}
+        /// Holds a sentence about a column or variable that does not fit, and the option that repairs it, or none.
+        record Mismatch(String text, Repair repair) {}
 
         /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has neither `id` nor
-        /// `column` here. `option` is an option that repairs it, or empty.
+        /// `column` here. `option` repairs it, unless it is none.
         record Problem(long line, String place, String id, String column, String value, String message,
-                String option) {
+                Repair option) {
             /// Returns this problem as an example of `count` cells that the option would repair.
             Problem asOneOf(int count) {
-                var text = message + " (" + Text.count(count, "such cell") + "; " + option + " reads them)";
+                var text = message + " (" + Text.count(count, "such cell") + "; " + option.option() + " reads them)";
                 return new Problem(line, place, id, column, value, text, option);
             }
 
@@ -13092,6 +13272,7 @@ final class DifyExec implements Runnable {
             private final Csv csv;
             private final Form form;
             private final List<Profiler> profilers;
+            private final List<Fault> repairable = new ArrayList<>();
             private final List<Inspection.Problem> problems = new ArrayList<>();
             private long rows = 0;
 
@@ -13108,37 +13289,37 @@ final class DifyExec implements Runnable {
                 problems.addAll(form.problems(row, csv));
             }
 
-            /// Adds a row that cannot be used.
-            void add(Faulty fault) {
-                var remedy = fault.hint.isEmpty() ? "" : "; " + fault.hint;
-                // no id, column or value, because the row could not be read
-                problems.add(new Inspection.Problem(fault.line, fault.place, "", "", "", fault.problem + remedy, ""));
+            /// Adds a fault of the file. If no option repairs it, it is a row that cannot be used, without id, column
+            /// and value.
+            void add(Fault fault) {
+                var remedy = fault.hint().isEmpty() ? "" : "; " + fault.hint();
+                if (fault.repair().isPossible()) repairable.add(fault);
+                else problems.add(new Problem(fault.line(), fault.place(), "", "", "", fault.problem() + remedy,
+                        Repair.NONE));
             }
 
             /// Returns the problems to show. If an option repairs all faulty cells of a column, only the first one of
             /// them is shown.
-            private List<Inspection.Problem> summary() {
-                var columns = problems.stream().collect(Collectors.groupingBy(Inspection.Problem::column));
-                columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> cell.option().isEmpty()));
-                columns.remove(""); // rows, which belong to no column
+            private List<Problem> summary() {
+                var columns = problems.stream().collect(Collectors.groupingBy(Problem::column));
+                columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> !cell.option().isPossible()));
                 columns.replaceAll((_, cells) -> List.of(cells.getFirst().asOneOf(cells.size())));
-                var shown = new LinkedHashSet<Inspection.Problem>();
-                for (var problem : problems)
-                    shown.addAll(columns.getOrDefault(problem.column(), List.of(problem)));
-                return List.copyOf(shown);
+                return problems.stream().flatMap(problem -> columns.getOrDefault(problem.column(), List.of(problem))
+                        .stream()).distinct().toList();
             }
 
             /// Returns the results. Faults of the file come before faults of the form, and each option is included
             /// once.
             Inspection inspection(boolean isLenient) {
-                var ofFile = csv.faults().stream().map(fault -> new Fault(fault.what() + "; " + fault.hint,
-                        fault.repair.map(Faulty.Repair::option).orElse("")));
-                var faults = Stream.concat(ofFile, form.faults(csv, isLenient).stream()).toList();
-                var options = Stream.concat(faults.stream().map(Fault::option),
-                        problems.stream().map(Problem::option)).filter(option -> !option.isEmpty()).distinct();
+                var mismatches = form.faults(csv, isLenient);
+                var texts = Stream.concat(repairable.stream().map(fault -> fault.what() + "; " + fault.hint()),
+                        mismatches.stream().map(Mismatch::text));
+                var options = Stream.of(repairable.stream().map(Fault::repair), mismatches.stream()
+                        .map(Mismatch::repair), problems.stream().map(Problem::option)).flatMap(all -> all)
+                        .filter(Repair::isPossible).map(Repair::option).distinct();
                 var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
-                        profilers.stream().flatMap(Profiler::note)).flatMap(all -> all).toList();
-                return new Inspection(rows, faults.stream().map(Fault::text).toList(), notes,
+                        profilers.stream().flatMap(Profiler::note)).flatMap(all -> all);
+                return new Inspection(rows, texts.toList(), notes.toList(),
                         profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
             }
 
@@ -13170,7 +13351,7 @@ final class DifyExec implements Runnable {
                 Stream<String> note() {
                     var title = csv.input(column).title();
                     boolean isSuggested = problems.stream().anyMatch(problem -> problem.column().equals(title)
-                            && problem.option().equals("--decimal ,"));
+                            && problem.option() == Repair.DECIMAL_COMMA);
                     if (ambiguousCells == 0 || !isSuggested && !csv.shape().hasDecimalComma()) return Stream.empty();
                     return Stream.of("a decimal comma turns " + ambiguous + " in the column " + Text.quoted(title)
                             + " into " + new BigDecimal(Variable.withPoint(ambiguous)).toPlainString() + " ("
@@ -15664,9 +15845,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the API key of the environment or `.env`. The key is masked wherever text leaves the program, and so is
-    /// any text that looks like a key of Dify, or like the password in a URL. Files contain the user's data, so in them
-    /// only the key itself is masked.
+    /// Holds the API key of the environment or `.env`. The key is refused where a user enters it, and masked in the
+    /// text of a server when it is read. So files and requests need no masking, which would change identifiers. As a
+    /// second line of defence, the terminal's writer masks it, and any text that looks like a key of Dify or like the
+    /// password in a URL.
     static final class Secret {
         /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`. Real keys are longer than 16 characters,
         /// and a shorter text may be a word such as `app-store`, unless it was cut off before a `…`. The end of a
@@ -15678,31 +15860,29 @@ final class DifyExec implements Runnable {
         /// Keys with fewer characters are not masked. Such a short text could occur by chance.
         private static final int MIN_LENGTH = 8;
         private static final Secret NONE = new Secret("");
-        /// Holds the key of the command that runs in a thread. Writers of files need it, but are far from the settings.
+        /// Holds the key of the command that runs in a thread. The input needs it, but is far from the settings.
         static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
 
         private final String key; // empty if there is nothing to mask
-        private final Pattern inText, inBytes;
+        private final Pattern inText;
 
         /// A key of lower-case letters alone is not a real key, and could be the name of a field, such as
-        /// `workflow_run_id`. Masking it would damage every file.
+        /// `workflow_run_id`. A key of digits alone could be a part of a number. Masking them would damage responses.
         Secret(String key) {
-            this.key = key.length() < MIN_LENGTH || key.matches("[a-z_]*") ? "" : key;
+            this.key = key.length() < MIN_LENGTH || key.matches("[a-z_]*|[\\d.eE+-]*") ? "" : key;
             var others = DIFY_KEY + "|" + PASSWORD_IN_URL;
-            inText = Pattern.compile(this.key.isEmpty() ? others : wholeOrCut("…") + "|" + others);
-            inBytes = Pattern.compile(wholeOrCut(new String("…".getBytes(UTF_8), ISO_8859_1)));
+            inText = Pattern.compile(this.key.isEmpty() ? others : wholeOrCut() + "|" + others);
         }
 
         /// Builds a pattern of the key, or of its beginning if the text was cut there, as [Text#printable] does:
         /// `app-12345|(?:app-12345|app-1234)(?=…)`. The longest beginning comes first, because the first match counts.
-        private String wholeOrCut(String cut) {
+        private String wholeOrCut() {
             var beginnings = IntStream.rangeClosed(MIN_LENGTH, key.length())
                     .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
-            return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=" + cut + ")";
+            return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=…)";
         }
 
-        /// Returns the key of the command that runs in this thread. Outside of a command there is none, and only what
-        /// looks like a key is masked.
+        /// Returns the key of the command that runs in this thread. Outside of a command there is none.
         static Secret current() {
             return CURRENT.orElse(NONE);
         }
@@ -15711,21 +15891,24 @@ final class DifyExec implements Runnable {
             return !key.isEmpty() && text.contains(key);
         }
 
+        /// Replaces all that looks like a key or password with `***`. The prefix of a key stays, because it shows which
+        /// kind of key was there.
         String mask(String text) {
-            return mask(inText, text);
+            return inText.matcher(text).replaceAll(found -> masked(found.group()));
         }
 
-        /// Replaces each match with `***`. The prefix stays, because it shows which kind of key was there.
-        private static String mask(Pattern pattern, String text) {
-            return pattern.matcher(text).replaceAll(found -> found.group().replaceFirst("^(app-|sk-)?.*", "$1***"));
+        private static String masked(String key) {
+            return key.replaceFirst("^(app-|sk-)?.*", "$1***");
         }
 
-        /// Masks the key in the bytes of a file. ISO-8859-1 has one character for each byte, so all other bytes stay as
-        /// they are in any encoding. A file rarely contains the key, so a fast search comes first.
-        byte[] mask(byte[] bytes) {
-            if (key.isEmpty()) return bytes;
-            var text = new String(bytes, ISO_8859_1);
-            return text.contains(key.substring(0, MIN_LENGTH)) ? mask(inBytes, text).getBytes(ISO_8859_1) : bytes;
+        /// Masks the key, and nothing else, in a text that a server sent.
+        String maskKey(String text) {
+            return occursIn(text) ? text.replace(key, masked(key)) : text;
+        }
+
+        /// Masks the key in JSON that a server sent, in which it may have been escaped.
+        JsonNode maskKey(JsonNode json) {
+            return Json.hasText(json, this::occursIn) ? Json.parse(maskKey(json.toString())) : json;
         }
 
         /// Returns a writer that holds back text until a flush, which each line causes. A key that is written in two
@@ -15745,39 +15928,6 @@ final class DifyExec implements Runnable {
                 public boolean checkError() {
                     flush();
                     return to.checkError();
-                }
-            };
-        }
-
-        /// Returns a stream that masks its bytes in large pieces, because single bytes may be written. It holds back as
-        /// many bytes as may be the beginning of the key, until the next piece or a flush.
-        OutputStream masking(OutputStream out) {
-            return key.isEmpty() ? out : new FilterOutputStream(out) {
-                private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-
-                @Override
-                public void write(int one) {
-                    waiting.write(one); // the next piece or a flush takes it along
-                }
-
-                @Override
-                public void write(byte[] bytes, int from, int length) throws IOException {
-                    waiting.write(bytes, from, length);
-                    if (waiting.size() >= 1 << 16) writeAllBut(key.length() + 2); // 64 KB; 2 of the 3 bytes of …
-                }
-
-                private void writeAllBut(int kept) throws IOException {
-                    var masked = mask(waiting.toByteArray());
-                    int end = Math.max(0, masked.length - kept);
-                    out.write(masked, 0, end);
-                    waiting.reset();
-                    waiting.write(masked, end, masked.length - end);
-                }
-
-                @Override
-                public void flush() throws IOException {
-                    writeAllBut(0);
-                    out.flush();
                 }
             };
         }
@@ -15886,12 +16036,12 @@ final class DifyExec implements Runnable {
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// Returns the message for a missing setting. An unreadable line may be the missing one: `DIFY_API_KEY is
-        /// missing in .env (.env has a line that cannot be read)`.
+        /// Returns the message for a missing setting. The user may have expected it in a file: `DIFY_API_KEY is missing
+        /// (not in .env)`.
         String missing(String name) {
-            return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
-                    + files.stream().filter(DotEnv::isMalformed).findFirst()
-                            .map(file -> " (" + file.name() + " has a line that cannot be read)").orElse("");
+            var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
+            return name + " is missing" + settings(name).findFirst().map(Setting::source)
+                    .orElse(read.isEmpty() ? "" : " (not in " + read + ")");
         }
 
         /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server. It does
@@ -15941,8 +16091,7 @@ final class DifyExec implements Runnable {
         static final class DotEnv {
             final Path file;
             private Map<String, String> values; // null until the file is read
-            private String content = "", fault = ""; // the fault of the whole file, such as its encoding
-            private boolean isMalformed = false; // true if a line or the whole file cannot be read
+            private String content = "", fault = "", remedy = ""; // of the whole file, such as its encoding
 
             DotEnv(Path file) {
                 this.file = file;
@@ -15954,52 +16103,46 @@ final class DifyExec implements Runnable {
                 return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
 
-            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault. Any of
-            /// them may be in it.
+            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault, without
+            /// its name. It is not known whether it is in the file.
             Optional<Setting> setting(String wanted) {
                 var value = values().get(wanted);
                 var source = " in " + name();
+                if (!fault.isEmpty()) return Optional.of(new Setting("", "", name(), fault, remedy));
                 if (value == null && hasLine(wanted)) return Optional.of(new Setting(wanted, "", source,
-                        "cannot be read", "write " + wanted + "=value, without export, in UTF-8"));
-                if (value == null && fault.isEmpty()) return Optional.empty();
-                return Optional.of(new Setting(wanted, Objects.requireNonNullElse(value, ""), source, fault,
-                        fault.isEmpty() ? "" : "save it as UTF-8 text"));
+                        "cannot be read", "write " + wanted + "=value"));
+                return Optional.ofNullable(value).map(text -> new Setting(wanted, text, source, "", ""));
             }
 
             /// Returns whether the file has a line for the name that dotenv-java does not understand, such as
-            /// `export DIFY_API_KEY=app-1` of a shell or `$env:DIFY_API_KEY = "app-1"` of PowerShell.
+            /// `DIFY_API_KEY: app-1` or `$env:DIFY_API_KEY = "app-1"` of PowerShell. Comments do not count.
             private boolean hasLine(String wanted) {
-                var line = Pattern.compile("(?m)^\\W*((export|setx?|env)\\W+)?" + wanted + "\\b");
-                return isMalformed && line.matcher(content).find();
+                return Pattern.compile("(?m)^[^\\w#]*((setx?|env)\\W+)?" + wanted + "\\b").matcher(content).find();
             }
 
-            boolean isMalformed() {
-                values(); // reads the file if necessary
-                return isMalformed;
-            }
-
-            /// Returns the values by name, without the single quotes that dotenv-java leaves around a value. It loads
-            /// the file twice. The first time, dotenv-java reports that a line is malformed, but then returns nothing.
-            /// The second time, it skips such lines, which may concern other programs.
+            /// Returns the values by name, without the single quotes that dotenv-java leaves around a value, and
+            /// without `export` and a byte order mark, which it does not know. It skips malformed lines, which may
+            /// concern other programs.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
                 if (!Files.isRegularFile(file)) return values; // most folders have none
-                var loader = Dotenv.configure().directory(file.getParent().toString())
-                        .filename(file.getFileName().toString());
                 try {
-                    content = Files.readString(file);
-                    try {
-                        loader.load();
-                    } catch (DotenvException _) {
-                        isMalformed = true;
-                    }
-                    // without the filter, the variables of the environment would be among them
-                    loader.ignoreIfMalformed().load().entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).forEach(entry ->
+                    content = Files.readString(file).replaceFirst("^\uFEFF", "").replaceAll("(?m)^\\s*export\\s+", "");
+                    var reader = new DotenvReader("", "") {
+                        @Override
+                        public List<String> read() {
+                            return content.lines().toList();
+                        }
+                    };
+                    boolean isStrict = false;
+                    new DotenvParser(reader, isStrict, isStrict).parse().forEach(entry ->
                             values.put(entry.getKey(), entry.getValue().strip().replaceFirst("^'(.*)'$", "$1")));
-                } catch (IOException | DotenvException _) {
-                    isMalformed = true;
+                } catch (AccessDeniedException _) {
+                    fault = "permission denied";
+                } catch (IOException _) {
                     fault = "the file cannot be read";
+                    remedy = "save it as UTF-8 text";
                 }
                 return values;
             }
@@ -16124,6 +16267,13 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException | NumberFormatException _) { // the latter for 1e9999999999
                 return MAPPER.missingNode();
             }
+        }
+
+        /// Returns why JSON cannot be read. The rest of Jackson's message is in its own terms. Of its limits, only that
+        /// of the depth, and that of a number's million digits, are in force.
+        static String reason(JsonProcessingException problem) {
+            return problem instanceof StreamConstraintsException ? "nested deeper than 1,000 levels, or far too long"
+                    : problem.getOriginalMessage().split("[:(]")[0].strip();
         }
 
         /// Returns a parser for text that is read part by part, as strict as [#parse]. If an object has a key twice,
@@ -16291,6 +16441,11 @@ final class DifyExec implements Runnable {
             return naming(path, () -> Files.readAttributes(path, BasicFileAttributes.class, links));
         }
 
+        /// Returns a text that changes when a program writes the file.
+        static String stamp(Path path) {
+            return exists(path) ? attributes(path).lastModifiedTime() + " " + attributes(path).size() : "none";
+        }
+
         static List<Path> list(Path folder) {
             return naming(folder, () -> {
                 try (var files = Files.newDirectoryStream(folder)) {
@@ -16326,9 +16481,7 @@ final class DifyExec implements Runnable {
                 var file = problem instanceof FileSystemException known ? String.valueOf(known.getFile()) : "";
                 boolean isNamed = !(file + Text.reason(problem)).contains(Temporary.HIDDEN)
                         && (!file.isEmpty() || Text.reason(problem).contains(path.toString()));
-                var named = isNamed ? problem
-                        : new IOException(path + ": " + (file.isEmpty() ? Text.reason(problem)
-                                : Text.reason(problem).replace(file + ": ", "")), problem);
+                var named = isNamed ? problem : new IOException(path + ": " + Text.reasonAlone(problem), problem);
                 throw new UncheckedIOException(Text.reason(named), named);
             }
         }
@@ -16414,15 +16567,13 @@ final class DifyExec implements Runnable {
 
         /// Replaces a file and keeps its permissions, so that a private file does not become public. The order matters:
         /// permissions come before the content, and the content is on disk before the rename. Otherwise a power cut
-        /// could leave an empty file under the name. Whatever the content is, the key does not get into the file.
+        /// could leave an empty file under the name.
         static void replace(Path file, IOConsumer<OutputStream> content) {
             Storage.naming(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
                     if (Storage.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix"))
                         Files.setPosixFilePermissions(temporary.path(), Files.getPosixFilePermissions(file));
-                    var masking = Secret.current().masking(Channels.newOutputStream(temporary.channel()));
-                    content.accept(masking);
-                    masking.flush(); // not closed, because the channel is still needed
+                    content.accept(Channels.newOutputStream(temporary.channel()));
                     force(file, temporary.channel());
                     Files.move(temporary.path(), file, StandardCopyOption.ATOMIC_MOVE,
                             StandardCopyOption.REPLACE_EXISTING);
@@ -16643,6 +16794,12 @@ final class DifyExec implements Runnable {
         /// Quotes a name or a value in a message. Its quotes are not escaped, because only people read it.
         static String quoted(String text) {
             return '"' + printable(text, 60) + '"';
+        }
+
+        /// Returns why something failed, without the name of its file, for a message that begins with that name.
+        static String reasonAlone(Throwable problem) {
+            var file = problem instanceof FileSystemException known ? known.getFile() : null;
+            return file == null ? reason(problem) : reason(problem).replace(": " + file, "").replace(file + ": ", "");
         }
 
         /// Returns why something failed, in words for people. Java's own messages come after the known cases, because

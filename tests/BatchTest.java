@@ -613,8 +613,9 @@ final class BatchTest {
         }
 
         private BatchWriter open(String results) {
-            return BatchWriter.open(BatchFiles.of(folder.resolve(results)), Csv.open(folder.resolve("data.csv"),
-                    Csv.Shape.DEFAULT), false, Optional.empty(), (_, _) -> {});
+            var rows = Batch.ofRows(BatchFiles.of(folder.resolve(results)), Csv.open(folder.resolve("data.csv"),
+                    Csv.Shape.DEFAULT));
+            return BatchWriter.open(rows, false, Optional.empty(), (_, _) -> {});
         }
 
         @ParameterizedTest

@@ -216,6 +216,13 @@ final class DifyTest {
             assertEquals(kept, outputs(found.ran()));
         }
 
+        /// Dify records null for an optional variable that was not sent.
+        @Test
+        void leavesOutInputsThatWereNotSent() throws IOException {
+            assertEquals(Map.of("text", "a", "n", "1"),
+                    RunReader.sentCells(WholeCommand.tree(json("{'text':'a','lang':null,'n':1,'sys.user_id':'u'}"))));
+        }
+
         /// As Dify 1.9 has stored some.
         @ParameterizedTest
         @ValueSource(strings = {"{", "{\\\"a\\\": \\\"cut o", "[1]"})

@@ -40,6 +40,57 @@ final class FilesTest extends WholeCommand {
             assertEquals(Set.of("data.csv"), names());
         }
 
+        /// Each request rewrites the file, as an editor does that is still saving it.
+        @ParameterizedTest
+        @ValueSource(strings = {"id,text\n1,a\n2", "id,text\n1,a\n"})
+        void anInputThatIsBeingSavedIsReported(String half) throws IOException {
+            Files.writeString(file("data.csv"), half);
+            var url = serve(exchange -> {
+                Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
+                var body = (exchange.getRequestURI().getPath().endsWith("info") ? text("{'name':'a','mode':'workflow'}")
+                        : text("{'user_input_form':[{'paragraph':{'variable':'text'}}]}")).getBytes();
+                exchange.getResponseHeaders().add("X-Version", "1.16.0");
+                exchange.sendResponseHeaders(200, body.length);
+                exchange.getResponseBody().write(body);
+            });
+
+            call(settingsFor(url), "check", "-i", input()).exits(2).mentions("changed").omits("No problems");
+            if (half.endsWith("2")) {
+                Files.writeString(file("data.csv"), half);
+                call(settingsFor(url), typed("run")).exits(2).reports("data.csv:3: ");
+            }
+        }
+
+        /// The names of other people's files may act on a terminal.
+        @ParameterizedTest
+        @ValueSource(strings = {"run -i @ -o r.jsonl", "run -i data.csv -o @", "check -i @", "status -o @",
+                "export -i data.csv -o r.jsonl @", "compare @ @", "merge -i @ -o r.jsonl", "shell -i @",
+                "run -i data.csv -o r.jsonl --env-file @", "run -i data.csv -o r.jsonl --save-files @"})
+        void aFileNameWithControlCharactersIsRejected(String line) throws IOException {
+            rows(1);
+            var name = path("a\u001b[31m\u0007b.csv");
+
+            call(dify.settings(), Stream.of(line.split(" ")).map(word -> word.equals("@") ? name : word)
+                    .map(word -> word.equals("data.csv") ? input() : word).toArray(String[]::new)).exits(2)
+                    .isSafeOnATerminal();
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void anEndlessInputIsCopiedOnlyUntilTheDiskIsNearlyFull() throws IOException {
+            var free = new ArrayDeque<>(List.of(5L << 30, (1L << 30) - 1));
+            try (var input = new Original(Path.of("/dev/zero"), free::remove)) {
+                var block = new byte[8 << 20];
+                var problem = assertThrows(Unusable.class, () -> input.copy(out -> {
+                    while (true) out.write(block);
+                }));
+
+                assertEquals(Exit.UNUSABLE, problem.exit);
+                assertTrue(problem.text().contains("/dev/zero") && problem.text().contains("1 GiB"), problem.text());
+                assertTrue(free.isEmpty());
+            }
+        }
+
         @Test
         void anOutputThatIsTheInputFileIsRejected() throws IOException {
             rows(1);

@@ -16,15 +16,21 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Other input files: spreadsheets, JSON lines, columns with other names.
 final class FormatsTest extends WholeCommand {
-    /// Writes a cell of [#book] at a place such as `A1`: `n:12`, `s:text`, `b:1`, `e:#N/A`, `f:result`, `f:` for a
-    /// formula that was never computed, `g:` for one whose result is an empty text, `t:0` for a shared text. A number
-    /// may have a style, as in `n2:45322`.
+    /// Writes a cell of [#book] at a place such as `A1`: `n:12`, `s:text`, `b:1`, `e:#N/A`, `x:#N/A` of a formula, `f:result`, `f:` for a
+    /// formula that was never computed, `g:` for one whose result is an empty text, `t:0` for a shared text, `i:` for
+    /// an inline text that is missing, `p:` for one with a reading aid, `d:2026-11-01` for a date in words. A number or
+    /// such a date may have a style, as in `n2:45322`.
     private static String cell(String place, String cell) {
         var type = cell.substring(0, cell.indexOf(':'));
         var value = cell.substring(type.length() + 1).replace("&", "&amp;").replace("<", "&lt;");
         return "<c r=\"" + place + "\"" + switch (type) {
             case "s" -> " t=\"inlineStr\"><is><t xml:space=\"preserve\">" + value + "</t></is>";
             case "b", "e", "t" -> " t=\"" + type.replace('t', 's') + "\"><v>" + value + "</v>";
+            case "x" -> " t=\"e\"><f>A1</f><v>" + value + "</v>";
+            case "i" -> " t=\"inlineStr\">";
+            case "p" -> " t=\"inlineStr\"><is><r><t>" + value + "</t></r><rPh sb=\"0\" eb=\"1\"><t>kana</t></rPh></is>";
+            case "d", "d2", "d4" -> " t=\"d\"" + (type.length() > 1 ? " s=\"" + type.substring(1) + "\"" : "") + "><v>"
+                    + value + "</v>";
             case "g" -> " t=\"str\"><f>A1</f><v>" + value + "</v>";
             case "f" -> value.isEmpty() ? "><f>A1</f>" : " t=\"str\"><f>A1</f><v>" + value + "</v>";
             default -> (type.length() > 1 ? " s=\"" + type.substring(1) + "\"" : "") + "><v>" + value + "</v>";
@@ -192,8 +198,12 @@ final class FormatsTest extends WholeCommand {
                     json("twoArrays.json", "[{'id':1}]\n[{'id':2}]", "item 2: "),
                     json("arrayKeyTwice.json", "[{'id':1,'id':2}]", "item 1: "),
                     new Case("arrayBytes.json", "[{\"id\":1},{\"id\":\"é\"}]".getBytes(Charset.forName("windows-1252")),
-                            "item 2: invalid UTF-8", "--encoding"),
+                            "arrayBytes.json:1: invalid UTF-8", "--encoding"),
                     json("broken.jsonl", "{'id':1}\n{'id':x}\n{'id':2}\n", ":2", "not valid JSON"),
+                    text("deep.jsonl", "{\"id\":1}\n{\"id\":" + "[".repeat(2000) + "]".repeat(2000) + "}\n", ":2",
+                            "1,000 levels"),
+                    text("deep.json", "[{\"id\":1},{\"id\":" + "{\"a\":".repeat(2000) + "1" + "}".repeat(2001) + "]",
+                            "item 2", "1,000 levels"),
                     json("exponent.jsonl", "{'id':1}\n{'id':1e99999999999}\n", ":2", "exponent"),
                     json("twice.jsonl", "{'id':1}\n{'id':1}\n", ":2", "line 1"),
                     new Case("numbers.xlsx", book("s:id|s:x", "n:12.0|n:0.30000000000000004", "n:1E+20|n1:0.25",
@@ -222,7 +232,26 @@ final class FormatsTest extends WholeCommand {
                             "6 {id=5, x=45123, y=99999999}"),
                     new Case("sharedTexts.xlsx", book("s:id|s:x", "t:0|t:1", "n:3|t:"), "2 {id=zero, x=one}",
                             "3 {id=3, x=}"),
-                    new Case("textOutOfRange.xlsx", book("s:id|s:x", "n:1|t:2", "n:2|t:-1"), "Excel workbook", "hint"),
+                    new Case("textOutOfRange.xlsx", book("s:id|s:x", "n:1|t:2", "n:2|t:-1", "n:3|t:2000000000",
+                            "n:4|t:a"), "Sheet1!B2", "Sheet1!B3", "Sheet1!B4", "Sheet1!B5"),
+                    new Case("missingTexts.xlsx", book("s:id|s:x|s:y", "n:1|i:|s:a", "n:2|s:b|i:"),
+                            "2 {id=1, x=, y=a}", "3 {id=2, x=b, y=}"),
+                    new Case("datesInWords.xlsx", book("s:id|s:x", "n:1|d2:2026-11-01T00:00:00.000Z",
+                            "n:2|d:2026-11-01T13:45:00", "n:3|d:2026-11-01", "n:4|d4:13:45:00"),
+                            "2 {id=1, x=2026-11-01}", "3 {id=2, x=2026-11-01T13:45:00}", "4 {id=3, x=2026-11-01}",
+                            "5 {id=4, x=13:45:00}"),
+                    new Case("booleans.xlsx", book("s:id|s:x", "n:1|b:true", "n:2|b:false", "n:3|b:0"),
+                            "2 {id=1, x=true}", "3 {id=2, x=false}", "4 {id=3, x=false}"),
+                    new Case("readingAid.xlsx", book("s:id|s:x", "n:1|p:東京"), "2 {id=1, x=東京}"),
+                    new Case("noCharacter.xlsx", book("s:id|s:x", "n:1|s:a_xFFFE_b"), "2 {id=1, x=a\uFFFEb}"),
+                    new Case("columnBeyond.xlsx", edited(book("s:id", "n:1"), "sheet1.xml", "r=\"A2\"", "r=\"ZZZZZ2\""),
+                            "16,384 columns"),
+                    new Case("columnFarBeyond.xlsx", edited(book("s:id", "n:1"), "sheet1.xml", "r=\"A1\"",
+                            "r=\"ZZZZZZZZ1\""), "16,384 columns"),
+                    new Case("noNumber.xlsx", book("s:id|s:x", "n:1|n:abc", "n:2|b:maybe", "n:3|d:soon"), "Sheet1!B2",
+                            "Sheet1!B3", "Sheet1!B4"),
+                    new Case("unknownType.xlsx", edited(book("s:id|s:x", "n:1|b:1"), "sheet1.xml", "t=\"b\"", "t=\"x\""),
+                            "Sheet1!B2"),
                     new Case("noTexts.xlsx", edited(book("s:id|s:x", "n:1|t:1"), "sharedStrings.xml", "(?s).+", ""),
                             "Sheet1!B2"),
                     new Case("noStyles.xlsx", edited(edited(book("s:id", "n:7"), "styles.xml", "(?s).+", ""),
@@ -234,7 +263,7 @@ final class FormatsTest extends WholeCommand {
                             "99999999"), "99999999", "1,048,576"),
                     new Case("entity.xlsx", edited(book("s:id", "n:1"), "sheet1.xml", "<v>1", "<v>&x;"),
                             "Excel workbook", "hint"),
-                    new Case("errors.xlsx", book("s:id|s:x", "n:1|e:#N/A", "n:2|f:#REF!"), "Sheet1!B2", "#N/A",
+                    new Case("errors.xlsx", book("s:id|s:x", "n:1|e:#N/A", "n:2|x:#REF!"), "Sheet1!B2", "#N/A",
                             "Sheet1!B3"),
                     new Case("mergedAndEmptyRows.xlsx", book("s:id|s:x", "n:1|s:a", "n:2", "", "", "", "", "", "n:3"),
                             "2 {id=1, x=a}", "3 {id=2, x=}", "9 {id=3, x=}"),
@@ -261,7 +290,7 @@ final class FormatsTest extends WholeCommand {
             var problem = assertThrows(Unusable.class, () -> Index.of(Csv.open(path, Csv.Shape.DEFAULT), _ -> {}));
             assertEquals(Exit.UNUSABLE, problem.exit);
             for (var fact : one.facts) assertTrue(problem.text().contains(fact), problem.text());
-            assertFalse(problem.getMessage().matches("(?s).*(Exception|Index |null|com\\.).*"), problem.getMessage());
+            assertFalse(problem.getMessage().matches("(?s).*(Exception|Index |null|com\\.|Stream).*"), problem.getMessage());
         }
 
         @Test
@@ -291,15 +320,15 @@ final class FormatsTest extends WholeCommand {
 
         @Test
         void areCopiedOnceForSeveralReaders() throws IOException {
-            try (var copies = new TextFile.Copies(folder.resolve("data.csv"))) {
-                var copy = copies.add(out -> out.write("text".getBytes(UTF_8)));
+            try (var copies = new Original(folder.resolve("data.csv"), () -> 1L << 40)) {
+                var copy = copies.copy(out -> out.write("text".getBytes(UTF_8)));
 
                 try (var one = copy.get(); var other = copy.get()) {
                     assertEquals("te", new String(one.readNBytes(2), UTF_8));
                     assertEquals("text", new String(other.readAllBytes(), UTF_8));
                     assertEquals("xt", new String(one.readAllBytes(), UTF_8));
                 }
-                var full = assertThrows(Unusable.class, () -> copies.add(_ -> {
+                var full = assertThrows(Unusable.class, () -> copies.copy(_ -> {
                     throw new IOException("No space left on device");
                 }));
                 assertEquals(Exit.UNUSABLE, full.exit);
@@ -316,6 +345,24 @@ final class FormatsTest extends WholeCommand {
             var form = Stream.of(fields).map(field -> "{'paragraph':{'variable':'" + field.replace("!", "")
                     + "','required':" + field.endsWith("!") + "}}").collect(Collectors.joining(","));
             dify.form("[" + form + "]");
+        }
+
+        /// The message is about the option, because no line of the file has the column twice.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                options                     | named
+                --var q=1                   | --var q
+                --map note=q                | --map note=
+                --map note=x --map other=x  | --map other=
+                --map note=x --var x=1      | --var x
+                """)
+        void anOptionThatFillsAColumnTwiceIsNamed(String options, String named) throws IOException {
+            form("q");
+            csv("id,q,note,other", "1,a,b,c");
+
+            for (var call : List.of(dify.check(options.split(" ")), dify.run(options.split(" "))))
+                call.exits(2).reports(named).omits("duplicate column");
+            assertEquals(0, dify.runs());
         }
 
         /// In the form, `!` marks a required variable.

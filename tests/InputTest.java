@@ -86,7 +86,7 @@ final class InputTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 encoding     | text
-                Shift_JIS    | これは日本語で書かれたテキストです
+                windows-31j  | これは日本語で書かれたテキストです
                 EUC-KR       | 한국어로 쓴 글입니다. 이것은 예입니다
                 GB18030      | 这是用简体中文写的文字，请读一下
                 windows-1251 | Это текст на русском языке
@@ -180,6 +180,26 @@ final class InputTest {
 
             assertEquals("a", csv.rows(BitSet.valueOf(new long[] {1}), Index.of(csv, _ -> {})::fingerprint).next()
                     .id());
+
+            try (var files = Files.list(open)) {
+                assertTrue(files.noneMatch(file -> isThe(csv.file().input(), file)));
+            }
+        }
+
+        /// The engine stops before the last row after Ctrl-C, and a changed file ends the reading.
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        void isClosedWithTheInputIfTheLastSelectedRowIsNotReached(boolean isChanged) throws IOException {
+            var open = Path.of("/proc/self/fd");
+            assumeTrue(Files.isDirectory(open));
+            var csv = open("id,text\na,1\nb,2\nc,3\n");
+            var rows = csv.rows(BitSet.valueOf(new long[] {7}), Index.of(csv, _ -> {})::fingerprint);
+            assertEquals("a", rows.next().id());
+            if (isChanged) Files.writeString(csv.file().input(), "id,text\na,1\nb,9\nc,3\n");
+            var later = csv.rows(BitSet.valueOf(new long[] {7}), _ -> 0);
+            assertThrows(Unusable.class, later::next);
+
+            csv.close();
 
             try (var files = Files.list(open)) {
                 assertTrue(files.noneMatch(file -> isThe(csv.file().input(), file)));

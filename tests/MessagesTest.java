@@ -50,8 +50,8 @@ final class MessagesTest {
             if (name.matches("Unusable|Stop|TypeConversionException"))
                 addStop(arguments.get(arguments.size() == 3 ? 1 : 0), arguments);
             if (name.equals("Value.Invalid") || name.equals("Invalid")) addStop(arguments.getFirst(), arguments);
-            if (name.equals("Faulty")) addStop(arguments.get(3), arguments);
-            if (name.equals("Faulty")) hints.add(text(arguments.get(4)));
+            if (name.equals("Fault")) addStop(arguments.get(3), arguments);
+            if (name.equals("Fault")) hints.add(text(arguments.get(4)));
             return super.visitNewClass(tree, nothing);
         }
 
@@ -73,9 +73,11 @@ final class MessagesTest {
         /// Returns the argument of a call that is the sentence of a refusal or of a problem of the input.
         private static Optional<ExpressionTree> sentence(String method, List<? extends ExpressionTree> arguments) {
             var at = switch (method) {
-                case "early", "fault" -> 0;
+                case "early" -> 0;
                 case "stop", "setting" -> arguments.size() == 3 ? 1 : -1;
+                case "fault" -> 1;
                 case "unusable" -> arguments.size() > 3 ? 2 : arguments.size() - 1;
+                case "faultIn" -> 2;
                 case "add" -> arguments.size() == 3 ? 2 : -1;
                 default -> -1;
             };

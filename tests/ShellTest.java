@@ -867,13 +867,13 @@ final class ShellTest extends WholeCommand {
             prompts();
             tmux("resize-window", "-x", "50", "-y", "20");
             enter("set r-4 text=" + KEY);
-            shows("+ app-***");
+            shows("API key");
             prompts();
             enter("edits");
-            shows("2 edits in 2 rows");
+            shows("1 edit in 1 row");
             prompts();
             press("C-d");
-            shows("2 edits in 2 rows not saved");
+            shows("1 edit in 1 row not saved");
             prompts();
             enter("exit");
             ends();

@@ -61,8 +61,11 @@ final class SimulatorTest {
 
         /// A blocking request as it is on the wire.
         static byte[] whole(String id, String text) {
-            var body = body(id, text, "blocking");
-            return ("POST /v1/workflows/run HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-test\r\nContent-Type: "
+            return raw("/v1/workflows/run", body(id, text, "blocking"));
+        }
+
+        static byte[] raw(String route, String body) {
+            return ("POST " + route + " HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer app-test\r\nContent-Type: "
                     + "application/json\r\nContent-Length: " + body.length() + "\r\n\r\n" + body).getBytes(UTF_8);
         }
 
@@ -266,11 +269,25 @@ final class SimulatorTest {
 
         /// The row has the id and the user of its question.
         HttpRequest.Builder ask(String question, String mode, String... more) {
-            var isCompletion = app.equals("completion");
-            var body = "{'inputs':{'id':'%s','text':'%s'},'query':'%s','response_mode':'%s','user':'%s'%s}"
-                    .formatted(question, question, isCompletion ? "" : question, mode, question, String.join("", more));
-            return request(isCompletion ? "/v1/completion-messages" : "/v1/chat-messages")
-                    .POST(HttpRequest.BodyPublishers.ofString(body.replace('\'', '"')));
+            return request(route()).POST(HttpRequest.BodyPublishers.ofString(body(question, mode, more)));
+        }
+
+        private String route() {
+            return app.equals("completion") ? "/v1/completion-messages" : "/v1/chat-messages";
+        }
+
+        private String body(String question, String mode, String... more) {
+            return "{'inputs':{'id':'%s','text':'%s'},'query':'%s','response_mode':'%s','user':'%s'%s}"
+                    .formatted(question, question, app.equals("completion") ? "" : question, mode, question,
+                            String.join("", more)).replace('\'', '"');
+        }
+
+        /// Sends a blocking request whose client leaves as soon as the server has it.
+        void askAndLeave(String question, WholeCommand.Condition arrived) throws Exception {
+            try (var leaving = new Socket(server.baseUrl().getHost(), server.baseUrl().getPort())) {
+                leaving.getOutputStream().write(raw(route(), body(question, "blocking")));
+                WholeCommand.until("the request has arrived", arrived);
+            }
         }
 
         String mode() {
@@ -335,7 +352,7 @@ final class SimulatorTest {
         @ValueSource(strings = {"chat", "completion"})
         void storesTheAnswerOfABlockingRequestWhoseClientLeaves(String app) throws Exception {
             startApp(app, "--speed", "2");
-            sendAndLeave(ask("a", "blocking"));
+            askAndLeave("a", () -> dify.count("started") == 1);
             awaitEnd("a");
 
             assertTrue(row("a").path("stored").asBoolean());
@@ -501,7 +518,7 @@ final class SimulatorTest {
             server = SimulatedServer.start(0, 1, dify);
             try (var stream = open(ask("sleep=10 a", "streaming")).body()) {
                 stream.read();
-                sendAndLeave(ask("b", "blocking"));
+                askAndLeave("b", () -> server.waiting() == 1);
                 assertEquals(1, dify.count("started"));
             }
             WholeCommand.until("the row at the door", () -> row("b").path("stored").asBoolean());

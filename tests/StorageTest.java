@@ -25,7 +25,7 @@ class StorageTest {
             assertEquals("a.log: disk: quota: exceeded", problem.getMessage());
         }
 
-        private static final int EIO = 5;
+        private static final int EIO = 5, EACCES = 13;
 
         private Dify dify;
         private FaultyDisk disk;
@@ -212,6 +212,47 @@ class StorageTest {
 
             assertTrue(calls.size() > 1);
             for (var call : calls) names("data.jsonl", call.exits(2));
+        }
+
+        /// It is opened to recognize its format and to read the header, the ids, the cells before the first request,
+        /// and the rows that are sent.
+        @Test
+        void aFreshStartReadsTheInputThreeTimes() throws Exception {
+            rows(2);
+            var words = new String[] {"run", "--fresh", "--demo", "-i", input(), "-o", output()};
+
+            assertTrue(broken("data.csv", once("open", 5), words).isPresent());
+            assertTrue(broken("data.csv", once("open", 6), words).isEmpty());
+        }
+
+        /// It is not known which settings are in the file, so none is named.
+        @Test
+        void anEnvFileOfAnotherUserIsRejectedWithThatReason() throws Exception {
+            rows(1);
+            Files.writeString(file(".env"), "MAX_RETRIES=5\n");
+
+            for (var command : List.of("run", "check")) {
+                var words = command.equals("run") ? typed("run") : new String[] {"check", "-i", input()};
+                broken(".env", new FaultyDisk.Fault("open", 1, 0, EACCES), words).orElseThrow().exits(2)
+                        .reports(".env", "permission denied").omits("MAX_RETRIES", "UTF-8");
+            }
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"open", "read"})
+        void anErrorOfTheInputNamesTheFileOnce(String fault) throws Exception {
+            rows(2);
+
+            var calls = brokenAtEach(fault, "data.csv", "run", "--demo", "-i", input(), "-o", output());
+
+            // an error while the rows below the header are only looked at is found when they are read, or has passed
+            var failed = calls.stream().filter(call -> call.code() != 0).toList();
+            assertFalse(failed.isEmpty());
+            for (var call : failed) {
+                names("data.csv", call);
+                assertEquals(2, call.sentence().lines().findFirst().orElse("").split("data[.]csv", -1).length,
+                        call::toString);
+            }
         }
     }
 

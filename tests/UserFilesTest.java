@@ -30,7 +30,8 @@ final class UserFilesTest extends WholeCommand {
     /// Splits a command as a shell does.
     private static String[] words(String command) throws IOException {
         var shell = new ProcessBuilder("sh", "-c", "printf '%s\\n' " + command).start();
-        return new String(shell.getInputStream().readAllBytes(), UTF_8).lines().skip(1).toArray(String[]::new);
+        return new String(shell.getInputStream().readAllBytes(), UTF_8).lines()
+                .dropWhile("difyexec"::equals).toArray(String[]::new);
     }
 
     /// Follows the commands that are shown, until one succeeds or shows none.
@@ -207,6 +208,21 @@ final class UserFilesTest extends WholeCommand {
             call(Map.of(), "export", "-i", file, "-o", output(), path("out.csv")).exits(0);
         }
 
+        /// The options changed the rows, and a session that sends nothing does not record them.
+        @ParameterizedTest
+        @ValueSource(strings = {"--var kategorie=Technik", "--map Question="})
+        void canBeRepeatedWithTheCommandThatIsShownAfterAnOptionChangedItsRows(String option) throws IOException {
+            csv("id,Frage,Question", "1,a,b", "2,c,d");
+            dify.run("--map", "Question=datum").exits(0);
+            assertEquals(2, dify.runs());
+
+            var call = dify.run(option.split(" ")).exits(0);
+            assertEquals(2, dify.runs(), call::toString);
+            call(dify.settings(), words(call.next())).exits(0);
+
+            assertEquals(4, dify.runs());
+        }
+
         @Test
         void reportsProblemsOfTheFileEvenIfTheApiKeyIsRefused() throws IOException {
             dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
@@ -214,6 +230,63 @@ final class UserFilesTest extends WholeCommand {
 
             for (var call : List.of(dify.check(), dify.run()))
                 call.exits(2).hints("--encoding GB18030 --id-column 编号");
+        }
+
+        /// Excel saves these characters in its own variants of the encodings. Java's encodings of the usual names lack
+        /// them, and some names that the detector uses differ from Java's in case or hyphens.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                written in,   typed,        text,                                       suggested
+                windows-31j,  ,             ①これは日本語で書かれたテキストです,        windows-31j
+                windows-31j,  Shift_JIS,    ㈱髙橋商店の日本語で書かれたテキストです,   windows-31j
+                windows-31j,  UTF-16LE,     ①これは日本語で書かれたテキストです,        windows-31j
+                Big5,         ,             這是用繁體中文寫的文字請讀一下,             Big5
+                windows-1255, ,             זה טקסט שנכתב בעברית כדי לבדוק את הקידוד,   windows-1255
+                TIS-620,      ,             นี่คือข้อความที่เขียนเป็นภาษาไทยเพื่อทดสอบ, TIS-620
+                """)
+        void suggestsAnEncodingThatReadsTheFile(Charset charset, String typed, String text, String suggested)
+                throws IOException {
+            Files.write(file("data.csv"), ("id,Frage\n1," + text + "\n2," + text + "\n").getBytes(charset));
+            var option = typed == null ? new String[0] : new String[] {"--encoding", typed};
+
+            for (var command : List.of("check", "run")) {
+                var words = words(command.equals("run") ? List.of("run", "-i", input(), "-o", output())
+                        : List.of("check", "-i", input()), option);
+                var calls = calls(words);
+
+                assertEquals(2, calls.size(), calls::toString);
+                calls.getFirst().exits(2).mentions("--encoding " + suggested);
+                calls.getLast().exits(0);
+            }
+            assertEquals(text, sent().get("1"));
+        }
+
+        /// The detector knows only the name of the encoding that the file was read in, so there is nothing to suggest.
+        @Test
+        void suggestsNoEncodingThatWasTried() throws IOException {
+            for (var encoding : List.of("Big5", "TIS-620", "windows-1255", "windows-31j")) {
+                var bytes = new ByteArrayOutputStream();
+                bytes.write("id,Frage\n1,".getBytes(UTF_8));
+                bytes.write(Map.of("Big5", "這是用繁體中文寫的文字請讀一下", "TIS-620", "นี่คือข้อความที่เขียนเป็นภาษาไทย",
+                        "windows-1255", "זה טקסט שנכתב בעברית כדי לבדוק", "windows-31j", "これは日本語で書かれたテキストです")
+                        .get(encoding).repeat(20).getBytes(encoding));
+                bytes.write(HexFormat.of().parseHex("FF0A")); // invalid in all of them
+                Files.write(file("data.csv"), bytes.toByteArray());
+                dify.server.resetRequests();
+
+                for (var call : List.of(dify.check("--encoding", encoding), dify.run("--encoding", encoding)))
+                    call.exits(2).mentions("invalid ").omits("--encoding " + encoding + " ");
+                assertEquals(2, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/parameters"))).size());
+            }
+        }
+
+        @Test
+        void requestsTheFormOnceHoweverManyOptionsTheFileNeeds() throws IOException {
+            Files.write(file("data.csv"), ("Titel\n\n编号,Frage\nA1,请问我的包裹在哪里\nA2,我想要一张发票，谢谢\n").getBytes("GB18030"));
+
+            dify.check().exits(2).mentions("--encoding GB18030", "--header-row 3", "--id-column 编号");
+
+            assertEquals(1, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/parameters"))).size());
         }
 
         @Test

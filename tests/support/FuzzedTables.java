@@ -38,7 +38,8 @@ final class FuzzedTables {
     }
 
     static Csv.Shape shape(Character delimiter, Long headerRow) {
-        return new Csv.Shape(Csv.NUMBERS, null, delimiter, "", headerRow, null, "", Map.of(), Map.of());
+        return new Csv.Shape(Csv.NUMBERS, null, delimiter, "", headerRow, null, "",
+                new Csv.Names(Map.of(), Map.of()));
     }
 
     /// A refusal must name the file, and the line that the oracle found.
@@ -149,7 +150,7 @@ final class FuzzedTables {
             if (shape.delimiter() != null)
                 return read(text.substring(isMarked ? 1 : 0), shape.delimiter(), 1, 1);
             try (var csv = Csv.open(file, shape)) {
-                if (!csv.faults().isEmpty()) return Table.faulty(0, "a header that cannot be guessed");
+                if (!csv.file().original().faults().isEmpty()) return Table.faulty(0, "a header that cannot be guessed");
                 int skipped = csv.header().prefix().length();
                 return read(text.substring(skipped), csv.header().delimiter(), csv.header().line(),
                         skipped > (isMarked ? 1 : 0) ? 2 : 1);

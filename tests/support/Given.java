@@ -320,7 +320,7 @@ final class Given {
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
         return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, delimiter, "", null, null, "",
-                Map.of(), Map.of());
+                new Csv.Names(Map.of(), Map.of()));
     }
 
     /// A CSV with these columns, for tests that need nothing else of it.
@@ -328,7 +328,7 @@ final class Given {
         var names = List.of(columns);
         var inputs = names.stream().map(name -> new Csv.Input(name, name, names.indexOf(name))).toList();
         return new Csv(text(Path.of("data.csv")), new Csv.Header("", ',', 1, names), Csv.Shape.DEFAULT, inputs,
-                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty(), List.of());
+                inputs.get(Math.max(0, names.indexOf("id"))), UnaryOperator.identity(), Optional.empty());
     }
 
     static Env env(Map<String, String> variables, Path... folders) {
@@ -336,8 +336,8 @@ final class Given {
     }
 
     static TextFile text(Path file) {
-        return new TextFile(file, () -> Files.newInputStream(file), UTF_8, "", false, "",
-                TextFile.Extras.NONE, new TextFile.Copies(file));
+        return new TextFile(new Original(file), () -> Files.newInputStream(file), UTF_8, "", false, "",
+                TextFile.Extras.NONE);
     }
 
     /// All rows of a CSV, after a check.
@@ -622,8 +622,8 @@ final class Given {
         }
 
         BatchWriter open() {
-            var rows = Csv.open(csv, Csv.Shape.DEFAULT).with(edits);
-            return BatchWriter.open(BatchFiles.of(output), rows, false, Optional.empty(), disk);
+            var rows = Batch.ofRows(BatchFiles.of(output), Csv.open(csv, Csv.Shape.DEFAULT).with(edits));
+            return BatchWriter.open(rows, false, Optional.empty(), disk);
         }
 
         Optional<Stop> play(BatchWriter writer) throws Exception {

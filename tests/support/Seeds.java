@@ -305,8 +305,9 @@ final class Seeds implements Callable<Integer> {
             if (more.nextBoolean()) edits.clear();
             switch (more.nextInt(8)) {
                 case 0 -> scene.selection = Batch.Selection.PENDING.random(1 + more.nextInt(4), more.nextLong());
-                case 1 -> scene.selection = new Batch.Selection(false, List.of(), false, List.of(),
-                        1 + more.nextInt(4), OptionalLong.empty(), false, false, more.nextBoolean());
+                case 1 -> scene.selection = new Batch.Selection(Set.of(), List.of(), List.of(),
+                        1 + more.nextInt(4), OptionalLong.empty())
+                        .with(Batch.Selection.Choice.PENDING_ONLY, more.nextBoolean());
                 case 2 -> {
                     server.permit(present().stream().filter(id -> versions[List.of(ids).indexOf(id)] > 0).toList());
                     scene.selection = Batch.Selection.pending(false, true);
@@ -327,9 +328,9 @@ final class Seeds implements Callable<Integer> {
                 if (scene.world.waits() >= crashAtWait) throw new Crash();
             };
             var asked = scene.selection;
-            say("session " + sessions + " " + kind + " " + scene.mode + " -c " + scene.slots + server.broken + " " + output
-                    + " " + rows + " ids " + asked.ids() + (asked.isSample() ? " sample" : "")
-                    + (asked.isLimited() ? " limit " + asked.limit() : "") + (asked.rerunChanged() ? " changed" : "")
+            say("session " + sessions + " " + kind + " " + scene.mode + " -c " + scene.slots + server.broken
+                    + " " + output + " " + rows + " ids " + asked.ids() + (asked.isSample() ? " sample" : "")
+                    + (asked.isLimited() ? " limit " + asked.limit() : "") + " " + asked.choices()
                     + (edits.isEmpty() ? "" : " edits " + edits));
             var stop = Optional.<Stop>empty();
             boolean hasCrashed = false;
@@ -1065,7 +1066,8 @@ final class Seeds implements Callable<Integer> {
         /// Runs that were cut off may keep their places on the server, but the other rows continue.
         void checkStandstill() {
             var now = scene.world.now();
-            boolean mayWait = scene.busy > 0 || isAway() || !broken.is(Broken.Part.NONE) || now.isBefore(paused) || isShutOut
+            boolean mayWait = scene.busy > 0 || isAway() || !broken.is(Broken.Part.NONE) || now.isBefore(paused)
+                    || isShutOut
                     || scene.tally.activity().pause().isPresent() || scene.selection != Batch.Selection.PENDING
                     || schedule.present().stream().allMatch(schedule.disk::isAttempted);
             if (mayWait) lastMoved = now;
