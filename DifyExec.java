@@ -325,9 +325,7 @@ final class DifyExec implements Runnable {
                 description = "Write a report: one page with charts and all rows.")
         Path html;
 
-        @Option(names = "--force", description = "Let --html overwrite a file that is not a report.")
-        boolean force;
-
+        @Mixin ForceOption force;
         @Mixin Console console;
 
         /// Shows the batch under `-o`, or its shards if it has not been merged yet. The exit code is 0 only if every
@@ -340,11 +338,8 @@ final class DifyExec implements Runnable {
             try (var csv = open(files)) {
                 // only the report shows single rows, so only it needs their offsets in the files
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
-                if (html != null) {
-                    files.requireWritableTarget(html, batch.inputs(),
-                            file -> force || WebPage.isOurs(file, WebPage.MARK));
-                    AtomicFile.write(html, file -> WebPage.report(batch, file));
-                }
+                force.check(batch.kept(), new BatchFiles.Target(html, WebPage.MARK));
+                if (html != null) AtomicFile.write(html, file -> WebPage.report(batch, file));
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
                 else StatusView.print(batch, console.out(), console.paint(), console.next().suggestNext(batch));
                 if (html != null) console.err().println("Report: " + html);
@@ -386,7 +381,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "export", description = "Write the input back with outputs and outcomes added.",
+    @Command(name = "export", description = {"Write the input back with outputs and outcomes added.",
+            "--force also leaves out ids that are not in the CSV."},
             footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
                     "  difyexec export -i data.csv -o results.jsonl - | less"})
@@ -406,9 +402,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--raw", description = "Do not escape cells that look like formulas.")
         boolean raw;
 
-        @Option(names = "--force", description = "Overwrite an existing file; leave out ids that are not in the CSV.")
-        boolean force;
-
+        @Mixin ForceOption force;
         @Mixin Console console;
 
         /// Reads the batch once before it writes anything, because the header needs the names of all outputs. All
@@ -421,10 +415,10 @@ final class DifyExec implements Runnable {
             try (var csv = shape.open(input.csv, files)) {
                 var batch = Batch.peek(files, Optional.of(csv), true, // the offsets of the rows to write are kept
                         failed ? List.of() : List.of(Spreadsheet.addOutputs(names))); // failed rows have no outputs
-                if (toFile) files.requireWritableTarget(file, batch.inputs(), _ -> force);
+                if (toFile) force.check(batch.kept(), new BatchFiles.Target(file, ""));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
-                if (!force) batch.refuseStrangers(input.csv);
+                if (!force.isGiven) batch.refuseStrangers(input.csv);
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
@@ -499,9 +493,7 @@ final class DifyExec implements Runnable {
                 description = "Write a JUnit report about the later file, with a test case for each row.")
         Path junit;
 
-        @Option(names = "--force", description = "Overwrite existing files.")
-        boolean force;
-
+        @Mixin ForceOption force;
         @Mixin Console console;
 
         /// Checks the options and all files to write, compares, and only then writes. So a mistake leaves every file as
@@ -517,18 +509,13 @@ final class DifyExec implements Runnable {
             var sides = sides().parallelStream().map(side -> side.parallelStream().map(file ->
                     Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList())
                     .toList();
-            // a file to write must not belong to any of the batches, not even with --force
-            for (var batch : sides.stream().flatMap(List::stream).toList()) {
+            var batches = sides.stream().flatMap(List::stream).toList();
+            for (var batch : batches)
                 batch.history().unreadable().ifPresent(note -> console.err().println("Warning: " + note + "."));
-                var files = batch.files();
-                var inputs = Stream.concat(batch.inputs().stream(), Stream.ofNullable(input)).toList();
-                if (csv != null) files.requireWritableTarget(csv, inputs, _ -> force);
-                if (html != null)
-                    files.requireWritableTarget(html, inputs, file -> force || WebPage.isOurs(file, WebPage.MARK));
-                if (junit != null)
-                    files.requireWritableTarget(junit, inputs,
-                            file -> force || WebPage.isOurs(file, Comparison.JUNIT_MARK));
-            }
+            // a file to write must not belong to any of the batches
+            force.check(Stream.concat(Stream.ofNullable(input), batches.stream().flatMap(batch ->
+                    batch.kept().stream())).toList(), new BatchFiles.Target(csv, ""),
+                    new BatchFiles.Target(html, WebPage.MARK), new BatchFiles.Target(junit, Comparison.JUNIT_MARK));
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             // compare has no options such as --delimiter, so the CSV is read as in the later batch's last session
             var choices = sides.getLast().getFirst().files().choices();
@@ -752,21 +739,20 @@ final class DifyExec implements Runnable {
 
         @Mixin AppRuns.Wanted wanted;
 
-        @Option(names = "--force", description = "Overwrite existing files.")
-        boolean force;
-
+        @Mixin ForceOption force;
         @Mixin Setup setup;
 
         /// Checks first that neither file exists or belongs to a batch, because the log of that batch would then be
-        /// about other rows. Each file is also checked against the files of a batch with the other name. The demo has
-        /// no earlier runs, and a version selects only new ones, so `connect` gets neither.
+        /// about other rows. The demo has no earlier runs, and a version selects only new ones, so `connect` gets
+        /// neither.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
             var name = output.getFileName().toString();
             var baseline = output.resolveSibling(name.replaceFirst("(\\.[^.]*)?$", ".baseline$1"));
-            BatchFiles.of(baseline).requireNoBatch().requireWritableTarget(output, List.of(), _ -> force);
-            BatchFiles.of(output).requireNoBatch().requireWritableTarget(baseline, List.of(), _ -> force);
+            for (var file : List.of(output, baseline)) BatchFiles.of(file).requireNoBatch();
+            AppRuns.requireOurs(output, baseline);
+            force.check(List.of(), new BatchFiles.Target(output, ""), new BatchFiles.Target(baseline, ""));
             setup.err().println("Note: the inputs and outputs of real runs may contain personal data.");
             try (var dify = setup.connect(Optional.empty(), "", retrying, 1)) { // asks for one page or run at a time
                 var runs = new AppRuns(dify, wanted);
@@ -1196,13 +1182,13 @@ final class DifyExec implements Runnable {
 
         @Command(name = "save", description = "Write the whole CSV with the edits.")
         void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
-                @Option(names = "--force", description = "Overwrite the file.") boolean force) throws IOException {
+                @Mixin ForceOption force) throws IOException {
             if (file.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx"))
                 throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
-            // no inputs, because save may replace the open CSV, unlike export
-            batch.files().requireWritableTarget(file, List.of(), _ -> force);
             boolean isOpenCsv = Storage.isSame(file, csv.file().input());
+            // unlike export, save may replace the open CSV
+            force.check(isOpenCsv ? batch.files().all() : batch.kept(), new BatchFiles.Target(file, ""));
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
                     + Text.printable(file.toString(), 200) + " with " + edits.summary() + ".");
@@ -1998,6 +1984,8 @@ final class DifyExec implements Runnable {
     /// read, so that an interrupted command does not leave a file.
     static final class AppRuns {
         private static final String NOTHING_WRITTEN = "; nothing was written"; // the end of each error message
+        /// Matches the beginning of the rows that [#write] writes. Their ids are those of runs.
+        private static final Pattern ROWS = Pattern.compile("\\{\"(run_)*id\":\"\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-");
 
         private final Connection dify;
         private final Wanted wanted;
@@ -2007,7 +1995,7 @@ final class DifyExec implements Runnable {
         /// Hold the ids of the runs on the pages read so far, and the names of inputs that the form no longer has.
         private final Set<String> listed = new HashSet<>(), former = new TreeSet<>();
         private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // of all runs, for --dedupe
-        private long uploads = 0, unreadable = 0;
+        private final Map<String, Long> leftOut = new TreeMap<>(); // counts runs by the reason
 
         private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
 
@@ -2030,48 +2018,72 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads page after page, and each run on it. The list has neither inputs nor outputs. A new run on the server
-        /// moves the others down, some of them to the next page. A run that moved is skipped there.
+        /// moves the others down, some of them to the next page. A run that moved is skipped there. A page without
+        /// anything new is the last one, even if the server claims that there is more. A proxy that ignores the number
+        /// of the page would otherwise return the same page forever.
         void read() throws InterruptedException {
-            boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
+            boolean hasMore = true;
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
                 var path = wanted.page(number);
                 var page = dify.exchange().ask(() -> dify.client().page(path), NOTHING_WRITTEN);
-                for (var run : page.path("data")) {
-                    var id = run.at("/workflow_run/id").asText("");
-                    if (id.isEmpty() || !wanted.includes(run)) continue;
-                    if (taken.size() == wanted.last || !listed.add(id)) continue;
-                    take(dify.exchange().ask(() -> dify.client().storedRun(id), NOTHING_WRITTEN));
-                    if (!hasScreen) continue;
-                    dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line overwrites it
-                    dify.err().flush();
-                }
-                // an empty page ends the list, even if the server claims that there is more
-                hasMore = page.path("has_more").asBoolean() && !page.path("data").isEmpty();
+                var added = page.path("data").valueStream()
+                        .filter(run -> !id(run).isEmpty() && listed.add(id(run))).toList();
+                for (var run : added) if (taken.size() < wanted.last && wanted.includes(run)) take(id(run));
+                hasMore = page.path("has_more").asBoolean() && !added.isEmpty();
             }
             former.removeAll(variables);
             if (!former.isEmpty()) note("inputs that the workflow's form no longer has: "
                     + Text.joinFirst(10, former.stream().map(Text::quoted)));
-            if (uploads > 0) note(Text.count(uploads, "run") + " with uploaded files, because their links expire");
-            if (unreadable > 0) note(Text.count(unreadable, "run") + " without a readable record");
+            leftOut.forEach((why, runs) -> note(Text.count(runs, "run") + " " + why));
             if (taken.isEmpty()) throw new Unusable(Exit.ROWS_FAILED, "no run of this app matches" + NOTHING_WRITTEN,
                     "choose other days or another --status; --own includes the runs that difyexec started");
+        }
+
+        private static String id(JsonNode run) {
+            return run.at("/workflow_run/id").asText("");
         }
 
         private void note(String omitted) { // so that missing runs or inputs surprise nobody
             dify.err().println("Note: left out " + omitted + ".");
         }
 
-        /// Adds a run, or counts why it cannot be a row. A run without a readable record may have been deleted since
-        /// the list was read.
-        private void take(Optional<StoredRun> found) {
-            if (found.isEmpty()) unreadable++;
-            else if (found.get().hasUpload()) uploads++;
+        /// Adds a run, or counts it by the reason why it cannot be a row.
+        private void take(String id) throws InterruptedException {
+            var found = dify.exchange().ask(() -> dify.client().storedRun(id), NOTHING_WRITTEN);
+            var why = found.map(this::fault).orElse("without a readable record"); // it may have been deleted since
+            if (!why.isEmpty()) leftOut.merge(why, 1L, Long::sum);
             else {
                 var sent = found.get().inputs();
                 former.addAll(sent.keySet());
                 sent.keySet().retainAll(variables);
                 if (inputs.add(sent) || !wanted.dedupe) taken.add(new Taken(found.get(), sent));
             }
+            if (Screen.on(2).isEmpty()) return;
+            dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line overwrites it
+            dify.err().flush();
+        }
+
+        /// Returns why a run cannot be a row, or an empty text. A server or proxy may ignore the status that the list
+        /// was asked for, and the baseline must not contain a failed run as a success.
+        private String fault(StoredRun run) {
+            if (!wanted.status.is(run.ran().status())) return "with another status than " + wanted.status;
+            return run.hasUpload() ? "with uploaded files, because their links expire" : "";
+        }
+
+        /// Refuses to replace or delete a file that no earlier `pull` wrote. The id of such a row, and of its line in
+        /// the baseline, is the id of its run.
+        static void requireOurs(Path output, Path baseline) {
+            if (Storage.exists(output) && !ROWS.matcher(BatchFiles.head(output)).lookingAt()) throw foreign(output);
+            if (!Storage.exists(baseline)) return;
+            try (var lines = new Lines(baseline)) {
+                var first = lines.seek(0).<ObjectNode>read(Lines.TREE).orElseThrow(() -> foreign(baseline));
+                if (first.path("id").equals(first.path("workflow_run_id"))) return;
+                throw foreign(baseline);
+            }
+        }
+
+        private static Unusable foreign(Path file) {
+            return new Unusable(file + " was not written by 'pull'", "choose another -o");
         }
 
         /// Writes the rows. Also writes the baseline if succeeded runs were asked for, because only they have outputs.
@@ -2136,6 +2148,10 @@ final class DifyExec implements Runnable {
 
             enum Status {
                 SUCCEEDED, FAILED, STOPPED;
+
+                boolean is(Response.RunStatus recorded) {
+                    return this == SUCCEEDED ? recorded.isSuccess() : recorded.name().equals(name());
+                }
 
                 @Override
                 public String toString() {
@@ -2934,13 +2950,17 @@ final class DifyExec implements Runnable {
                 return Long.parseLong(text.strip());
             }
 
-            /// Reads a day. Java reads `7d` as the period `P7d`.
+            /// Reads a day. Java reads `7d` as the period `P7d`. A year has four digits, also that of the next day,
+            /// because Dify reads no other.
             private static LocalDate day(String text) {
                 try {
-                    return text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text)) : LocalDate.parse(text);
+                    var day = text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text))
+                            : LocalDate.parse(text);
+                    if (day.getYear() > 0 && day.getYear() < 9999) return day;
                 } catch (DateTimeException _) {
-                    throw new TypeConversionException("must be a day such as 2026-11-01, or 7d for seven days ago");
+                    // rejected below, like a day that is too far away
                 }
+                throw new TypeConversionException("must be a day such as 2026-11-01, or 7d for seven days ago");
             }
 
             /// Reads a rate as the interval between two starts.
@@ -3435,6 +3455,23 @@ final class DifyExec implements Runnable {
         public void close() {
             client.close();
             demo.ifPresent(Demo::close);
+        }
+    }
+
+    static final class ForceOption {
+        @Option(names = "--force", description = "Overwrite existing files.")
+        boolean isGiven;
+
+        /// Checks all files that a command is asked to write, before it writes the first of them.
+        ///
+        /// @param kept files that are not overwritten, even with `--force`, see [Batch#kept]
+        void check(List<Path> kept, BatchFiles.Target... targets) {
+            var all = new ArrayList<>(kept);
+            for (var target : targets) {
+                if (target.file() == null) continue;
+                target.requireWritable(all, isGiven);
+                all.add(target.file()); // one output must not overwrite another
+            }
         }
     }
 
@@ -4477,16 +4514,6 @@ final class DifyExec implements Runnable {
         private static final int BLOCK_ROWS = 5_000, LONGEST = 2_000;
         /// Its *Download CSV* escapes the same texts as an export.
         private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
-
-        /// Returns whether the file is a page or report of this tool, which may be overwritten. The mark is in its
-        /// first 1,000 bytes.
-        static boolean isOurs(Path file, String mark) {
-            try (var in = Files.newInputStream(file)) {
-                return new String(in.readNBytes(1_000), UTF_8).contains(mark);
-            } catch (IOException _) {
-                return false; // a file that cannot be read may be the user's own
-            }
-        }
 
         /// Writes the HTML report of a batch, with its charts, its causes of failure and its rows. The rows of the CSV
         /// come first, in its order, so one iterator reads them all. Inputs come from the result if there is one. The
@@ -7319,7 +7346,8 @@ final class DifyExec implements Runnable {
         /// Fetches Dify's record of a run. Returns empty if there is no record, or none that can be used.
         Reply<Optional<StoredRun>> storedRun(String id) {
             var reply = fetch("/workflows/run/" + encoded(id));
-            return isAbsent(reply) ? new Reply.Got<>(Optional.empty())
+            boolean isUnreadable = reply instanceof Reply.NotGot(Response.Unreadable _); // it is too large or too deep
+            return isAbsent(reply) || isUnreadable ? new Reply.Got<>(Optional.empty())
                     : reply.then(detail -> new Reply.Got<>(StoredRun.of(id, detail)));
         }
 
@@ -8307,10 +8335,13 @@ final class DifyExec implements Runnable {
                     + ")", "check that this is the right CSV; --force exports its rows anyway");
         }
 
-        /// Returns the CSV files of this command and of the last session, which no output may overwrite.
-        List<Path> inputs() {
-            return Stream.concat(csv.map(known -> known.file().input()).stream(),
-                    history.input(files.results()).stream()).toList();
+        /// Returns the files of the batch and the inputs of this command and of all sessions, which no output may
+        /// overwrite.
+        List<Path> kept() {
+            var inputs = Event.sessions(files.log()).stream().flatMap(session -> session.input(files.results()).stream())
+                    .distinct().filter(Files::isRegularFile);
+            return Stream.of(files.all().stream(), csv.map(known -> known.file().input()).stream(), inputs)
+                    .flatMap(file -> file).toList();
         }
 
         /// Refuses a CSV with none of the batch's rows. All of its rows would run, and the results would belong to two
@@ -9939,26 +9970,31 @@ final class DifyExec implements Runnable {
                 throw new Unusable(retry + ": not a list of ids of this batch", ELSEWHERE);
         }
 
-        /// Refuses an output that would overwrite the batch or its input, even with `--force`, or another existing
-        /// file.
-        ///
-        /// @param mayBeReplaced whether this existing file may be overwritten
-        void requireWritableTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) throws IOException {
-            requireRegular(file);
-            if (isAny(all(), file) || isAny(inputs, file))
-                throw new Unusable(file + " is a file of the batch or its input", "choose another name");
-            if (Storage.exists(file) && !mayBeReplaced.test(file))
-                throw new Unusable(file + " already exists", "use --force to overwrite it");
-        }
-
         /// Refuses an input that is a file of the batch, because the output would destroy it.
-        void refuseAsInput(Path input) throws IOException {
-            if (isAny(all(), input)) throw new Unusable(input
-                    + " is both input and output", "choose another -o");
+        void refuseAsInput(Path input) {
+            if (all().stream().anyMatch(file -> Storage.isSame(file, input)))
+                throw new Unusable(input + " is both input and output", "choose another -o");
         }
 
-        private static boolean isAny(List<Path> files, Path file) throws IOException {
-            return files.stream().anyMatch(one -> Storage.isSame(one, file));
+        /// Holds a file that a user asked a command to write.
+        ///
+        /// @param file null if the user did not ask for it
+        /// @param mark occurs in an earlier file that difyexec can write again; if it is empty, no file has it
+        record Target(Path file, String mark) {
+            /// Refuses a file that must be kept, such as one of the batch or its input, even with `--force`, and any
+            /// other existing file without it.
+            void requireWritable(List<Path> kept, boolean isForced) {
+                requireRegular(file);
+                if (kept.stream().anyMatch(one -> Storage.isSame(one, file))) throw new Unusable(
+                        file + " is a file of the batch, its input or another output", "choose another name");
+                if (!isForced && !isReplaceable()) throw new Unusable(file + " already exists",
+                        "choose another name, or use --force to overwrite it");
+            }
+
+            /// Returns whether no file of somebody else would be lost. The mark is in the first 1,000 bytes.
+            private boolean isReplaceable() {
+                return !Storage.exists(file) || !mark.isEmpty() && Text.cut(head(file), 1_000).contains(mark);
+            }
         }
 
         /// Holds the choices of an earlier session about the input, the log that records them, and the path of the

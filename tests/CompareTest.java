@@ -896,6 +896,18 @@ final class CompareTest extends WholeCommand {
             assertEquals(3, compare("--force", option, path("mine")).code());
         }
 
+        @ParameterizedTest
+        @CsvSource({"--csv, --html, x", "--csv, --junit, ./x", "--html, --junit, link/x"})
+        void isRejectedIfTwoOutputsAreOneFile(String one, String other, String same) throws IOException {
+            outputs("{\"a\":1}", "{\"a\":2}");
+            Files.createSymbolicLink(file("link"), folder);
+            var before = names();
+
+            for (var force : List.of(new String[0], new String[] {"--force"}))
+                compare(words(List.of(one, path("x"), other, folder + "/" + same), force)).exits(2).reports("/x").hints();
+
+            assertEquals(before, names());
+        }
     }
 
     @Nested

@@ -511,6 +511,24 @@ final class ViewsTest extends WholeCommand {
             }
         }
 
+        /// A batch may have had other inputs, and one of them may be missing by now.
+        @Test
+        void neverOverwritesAnInputOfAnEarlierSession() throws IOException {
+            var batch = mixed();
+            for (var input : List.of("gone/other.csv", "first.csv", "data.csv")) batch.past.session("input", input);
+            batch.save();
+            Files.writeString(file("first.csv"), "id,text\n");
+            var before = contents();
+
+            for (var words : List.of(List.of("status", "-o", output(), "--html"),
+                    List.of("export", "-i", input(), "-o", output()), List.of("compare", output(), output(), "--csv"))) {
+                var call = call(words(words, path("first.csv"), "--force")).exits(2).reports("first.csv");
+
+                assertFalse(call.sentence().contains("--force"), call.err());
+                assertEquals(before, contents());
+            }
+        }
+
         @Test
         void keepsTheOldFileIfWritingFails() throws IOException {
             mixed().save();
