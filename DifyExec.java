@@ -1183,10 +1183,10 @@ final class DifyExec implements Runnable {
         @Command(name = "save", description = "Write the whole CSV with the edits.")
         void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
                 @Mixin ForceOption force) throws IOException {
-            if (file.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx"))
+            if (file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(xlsx|json|jsonl|ndjson)"))
                 throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
-            boolean isOpenCsv = Storage.isSame(file, csv.file().input());
+            boolean isOpenCsv = !csv.file().isCopy() && Storage.isSame(file, csv.file().input());
             // unlike export, save may replace the open CSV
             force.check(isOpenCsv ? batch.files().all() : batch.kept(), new BatchFiles.Target(file, ""));
             edits.save(csv, batch.index(), file);
@@ -11565,7 +11565,8 @@ final class DifyExec implements Runnable {
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
-            text.write("\n".repeat((int) header.line() - (header.prefix().length() > 1 ? 2 : 1)));
+            // the column names of JSON are in no line
+            text.write("\n".repeat(Math.max(0, (int) header.line() - (header.prefix().length() > 1 ? 2 : 1))));
             var out = new CellWriter(text, header.delimiter());
             var own = inputs.stream().filter(input -> input.place() >= 0).toList();
             out.write(own.stream().map(Input::title).toList());

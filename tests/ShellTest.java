@@ -441,6 +441,26 @@ final class ShellTest extends WholeCommand {
             assertEquals(text.replace('c', 'd'), content("fixed.csv"));
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"jsonl", "json", "xlsx", "renamed"})
+        void isSavedAsCsvIfTheInputIsNoCsv(String type) throws IOException {
+            var json = "{\"id\":1,\"text\":\"a\"}%s\n{\"id\":2,\"text\":\"c, d\",\"n\":[1,\"x\"]}";
+            var data = file("data." + type);
+            if (type.equals("xlsx")) Files.write(data, FormatsTest.book("s:id|s:text|s:n", "n:1|s:a", "n:2|s:c|s:[1]"));
+            else Files.writeString(data, type.equals("json") ? "[" + json.formatted(",") + "]" : json.formatted(""));
+            var before = contents();
+            var session = new Session(Map.of(), "--demo", "-i", data.toString(), "-o", output());
+            session.ok("set 2 text='c, \"d\"'");
+
+            for (var name : List.of(data.toString(), path("other.jsonl"), path("other.xlsx")))
+                session.refused("save --force " + name).shows(name);
+            assertEquals(before, contents());
+            session.ok("save " + file("fixed.csv"));
+
+            assertEquals("id,text,n\n1,a,\n2,\"c, \"\"d\"\"\"," + (type.equals("xlsx") ? "[1]" : "\"[1,\"\"x\"\"]\"") + "\n",
+                    content("fixed.csv").replace("\r", ""));
+        }
+
         /// The log names the line of the column names, which later sessions read from the saved file.
         @Test
         void keepsTheLineOfTheColumnNamesBelowATitle() throws IOException {
