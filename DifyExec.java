@@ -1145,9 +1145,10 @@ final class DifyExec implements Runnable {
                         + Text.printable(editor, 60) + ": exit code " + code + ")");
                 // Editors add a line break to the last line, which the text did not have.
                 return text.endsWith("\n") ? Files.readString(file) : Files.readString(file).replaceFirst("\\R\\z", "");
+            } catch (CharacterCodingException _) {
+                throw new Unusable("the edited text is not UTF-8, so nothing was changed");
             } catch (IOException problem) {
-                throw new Unusable("the edited text cannot be read as UTF-8, so nothing was changed ("
-                        + Text.reason(problem) + ")");
+                throw new Unusable("the editor failed, so nothing was changed (" + Text.reason(problem) + ")");
             } finally {
                 Signals.unregister("INT", former);
                 Files.deleteIfExists(file);
@@ -1217,10 +1218,15 @@ final class DifyExec implements Runnable {
             var stampsBefore = stamps(files, input); // taken before reading, so that a later write is noticed
             var csv = input.map(path -> shell.shape.open(path, shell.workflow.queryColumn,
                     Optional.of(files)));
-            var opened = Batch.peek(files, csv, true, List.of()); // true, because `show` shows single rows
-            if (batch != null) batch.csv().ifPresent(Csv::close);
-            batch = opened;
-            stamps = stampsBefore;
+            try {
+                var opened = Batch.peek(files, csv, true, List.of()); // true, because `show` shows single rows
+                if (batch != null) batch.csv().ifPresent(Csv::close);
+                batch = opened;
+                stamps = stampsBefore;
+            } catch (Unusable problem) {
+                csv.ifPresent(Csv::close);
+                throw problem;
+            }
         }
 
         /// Returns the open batch. Reads it again if the time or size of one of its files or of the CSV has changed.

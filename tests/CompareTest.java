@@ -857,6 +857,8 @@ final class CompareTest extends WholeCommand {
             outputs("{\"a\":1}", "{\"b\":1}");
 
             compare(options.split(" ")).exits(2).says(options);
+
+            assertEquals(0, openFilesWith(folder.toString()));
         }
 
         @ParameterizedTest

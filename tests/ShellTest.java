@@ -285,6 +285,20 @@ final class ShellTest extends WholeCommand {
             assertEquals(Set.of("data.csv", "results.jsonl" + suffix), names());
         }
 
+        /// A prompt reads a batch again whose files have changed. Rows of JSON are read from a copy.
+        @Test
+        void keepsOneCopyOfTheInputOpenWhileTheBatchIsRejected() throws IOException {
+            var text = UUID.randomUUID().toString();
+            Files.writeString(file("data.jsonl"), "{\"id\":1,\"text\":\"" + text + "\"}\n");
+            var session = new Session(Map.of(), "--demo", "-i", path("data.jsonl"), "-o", output());
+            Files.writeString(file("results.jsonl"), "keep me");
+
+            for (int prompts = 0; prompts < 10; prompts++) assertTrue(session.session.prompt().contains("?"));
+            session.refused("open " + path("data.jsonl") + " " + output());
+
+            assertEquals(1, openFilesWith(text));
+        }
+
         @Test
         void retryIsRejectedWhileAnotherProcessWritesToTheBatch() throws IOException {
             var session = five();
@@ -382,16 +396,16 @@ final class ShellTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(textBlock = """
-                '',                      EDITOR
-                false,                   exit code 1
-                no-such-editor-here,     exit code 127
-                rm,                      so nothing was changed
-                printf '\\377' >,      so nothing was changed
+                '',                      EDITOR,        UTF-8
+                false,                   exit code 1,   UTF-8
+                no-such-editor-here,     exit code 127, UTF-8
+                rm,                      no such file,  UTF-8
+                printf '\\377' >,      UTF-8,         Input length
                 """, quoteCharacter = '`')
-        void isNotMadeIfTheEditorFails(String editor, String fact) throws IOException {
+        void isNotMadeIfTheEditorFails(String editor, String fact, String omitted) throws IOException {
             var session = withEditor("''".equals(editor) ? Map.of() : Map.of("EDITOR", editor));
 
-            session.refused("edit r-2 text").shows(fact);
+            session.refused("edit r-2 text").shows(fact).omits(omitted);
             for (var line : List.of("edit r-2 txt", "edit r-2 id", "edit r-22 text", "edit failed text"))
                 session.refused(line);
 
