@@ -259,20 +259,20 @@ final class DifyExec implements Runnable {
         static final class Batches {
             @Option(names = "--sample", paramLabel = "N",
                     description = "Run N random pending rows to estimate time and cost.")
-            Long sample;
+            @Lasts(Scope.CALL) Long sample;
 
             @Option(names = "--seed", paramLabel = "S", hidden = true,
                     description = "Use this seed for --sample (default: a random one).")
-            Long seed;
+            @Lasts(Scope.CALL) Long seed;
 
             @Option(names = "--pending-only", description = "Run only rows without an outcome, not failed ones.")
-            boolean pendingOnly;
+            @Lasts(Scope.CALL) boolean pendingOnly;
 
             @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the CSV.")
-            boolean rerunChanged;
+            @Lasts(Scope.CALL) boolean rerunChanged;
 
             @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
-            boolean fresh;
+            @Lasts(Scope.CALL) boolean fresh;
 
             Batch.Selection selection() {
                 var pending = Batch.Selection.pending(pendingOnly, rerunChanged);
@@ -295,7 +295,7 @@ final class DifyExec implements Runnable {
         List<String> ids = List.of();
 
         @Option(names = "--force", description = "Also run ids that have already succeeded.")
-        boolean force;
+        @Lasts(Scope.CALL) boolean force;
 
         @Override
         public Integer call() throws Exception {
@@ -314,16 +314,16 @@ final class DifyExec implements Runnable {
 
         @Option(names = {"-i", "--input"}, paramLabel = "CSV",
                 description = "Read rows from this file (default: the batch's).")
-        Path input;
+        @Lasts(Scope.CALL) Path input;
 
         @Mixin CsvOptions shape;
 
         @Option(names = "--json", description = "Print one JSON object.")
-        boolean json;
+        @Lasts(Scope.CALL) boolean json;
 
         @Option(names = "--html", paramLabel = "FILE",
                 description = "Write a report: one page with charts and all rows.")
-        Path html;
+        @Lasts(Scope.CALL) Path html;
 
         @Mixin ForceOption force;
         @Mixin Console console;
@@ -397,10 +397,10 @@ final class DifyExec implements Runnable {
         @Mixin CsvOptions shape;
 
         @Option(names = "--failed", description = "Write only failed, paused and unknown rows, without outputs.")
-        boolean failed;
+        @Lasts(Scope.CALL) boolean failed;
 
         @Option(names = "--raw", description = "Do not escape cells that look like formulas.")
-        boolean raw;
+        @Lasts(Scope.CALL) boolean raw;
 
         @Mixin ForceOption force;
         @Mixin Console console;
@@ -566,12 +566,12 @@ final class DifyExec implements Runnable {
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Write merged results here; the same -o as in 'run --shard'.")
-        Path output;
+        @Lasts(Scope.CALL) Path output;
 
         @Mixin CsvOptions shape;
 
         @Option(names = "--partial", description = "Merge even if shards are missing.")
-        boolean partial;
+        @Lasts(Scope.CALL) boolean partial;
 
         @Option(names = "--no-bom", description = "Write results without a byte order mark.")
         boolean noBom;
@@ -603,11 +603,11 @@ final class DifyExec implements Runnable {
         @Mixin InputOption input;
 
         @Option(names = "--json", description = "Print one JSON object with all problems.")
-        boolean json;
+        @Lasts(Scope.CALL) boolean json;
 
         @Option(names = "--show", paramLabel = "N", defaultValue = "0",
                 description = "Print the requests of the first N rows as JSON and curl, key masked.")
-        int show;
+        @Lasts(Scope.CALL) int show;
 
         @Option(names = "--shard", paramLabel = "I/N", description = "Check only the rows of shard I of N.")
         String shard;
@@ -735,7 +735,7 @@ final class DifyExec implements Runnable {
                     "  difyexec pull -o rows.jsonl --last 500 --since 7d --dedupe"})
     static final class Pull implements Callable<Integer> {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "Write rows here.")
-        Path output;
+        @Lasts(Scope.CALL) Path output;
 
         @Mixin AppRuns.Wanted wanted;
 
@@ -778,16 +778,16 @@ final class DifyExec implements Runnable {
                     "  difyexec shell"})
     static final class Shell implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Open the batch with these rows.")
-        Path input;
+        @Lasts(Scope.CALL) Path input;
 
         @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "Open the batch with these results.")
-        Path output;
+        @Lasts(Scope.CALL) Path output;
 
         @Mixin DemoOption demo;
 
         @Option(names = "--keep-going",
                 description = "In a script, continue after a failed command. The highest exit code counts.")
-        boolean keepGoing;
+        @Lasts(Scope.CALL) boolean keepGoing;
 
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
@@ -1001,7 +1001,7 @@ final class DifyExec implements Runnable {
             description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
             footer = {"%nQuote a value with spaces or line breaks, and double a backslash:  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
-    static final class ShellSession {
+    static final class ShellSession implements StartedShell {
         final Edits edits = new Edits();
         final PrintWriter out, err;
 
@@ -1014,6 +1014,11 @@ final class DifyExec implements Runnable {
             this.shell = shell;
             this.out = shell.setup.out();
             this.err = shell.setup.err();
+        }
+
+        @Override
+        public CommandLine.ParseResult parsed() {
+            return shell.setup.spec.commandLine().getParseResult();
         }
 
         /// Runs a command and returns its exit code. Flushes, because nothing else does before the next prompt.
@@ -1064,7 +1069,7 @@ final class DifyExec implements Runnable {
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
-            var typed = shell.setup.spec.commandLine().getParseResult().matchedOption(name);
+            var typed = parsed().matchedOption(name);
             return typed == null ? new EnvDefaults(shell.setup.env).defaultValue(arg)
                     : String.join("\0", typed.originalStringValues()); // CsvOptions splits --map and --var there
         }
@@ -1550,7 +1555,7 @@ final class DifyExec implements Runnable {
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Write results here; .log and .retry go next to it.")
-        Path output;
+        @Lasts(Scope.CALL) Path output;
 
         @Mixin DemoOption demo;
         @Mixin Setup setup;
@@ -1690,7 +1695,7 @@ final class DifyExec implements Runnable {
             var terms = terms(modes, dify.judge());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.force() || asked.rerunChanged() || asked.resendUnknown();
-            var options = setup.next().options();
+            var options = setup.typed();
             // the number of bytes on disk shows later whether lines of the results were lost
             writer.record(SessionEvent.of(batch, dify.access().name(), app, server.version(), options, isAgain)
                     .with(Instant.now(), modes.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
@@ -1829,17 +1834,17 @@ final class DifyExec implements Runnable {
             String shard;
 
             @Option(names = "--limit", paramLabel = "N", description = "Run at most N of these rows, in file order.")
-            Long limit;
+            @Lasts(Scope.CALL) Long limit;
 
             @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
                     description = "Run only these ids.")
-            List<String> ids = List.of();
+            @Lasts(Scope.CALL) List<String> ids = List.of();
 
             @Option(names = "--resend-unknown", description = "Send paused and unknown rows again; may pay twice.")
-            boolean resendUnknown;
+            @Lasts(Scope.CALL) boolean resendUnknown;
 
             @Option(names = "--add", hidden = true, description = "Add this CSV's rows to the batch of another CSV.")
-            boolean add;
+            @Lasts(Scope.CALL) boolean add;
 
             Optional<Shard> shard() {
                 return Optional.ofNullable(shard).map(Shard::parse);
@@ -1898,20 +1903,16 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static final class OutputOptions {
+        static final class OutputOptions extends SaveFilesOption {
             @Option(names = "--no-bom", hidden = true, description = "Write results without a byte order mark.")
             boolean noBom;
 
             @Option(names = "--json", description = "Print a JSON summary when done.")
-            boolean json;
+            @Lasts(Scope.CALL) boolean json;
 
             @Option(names = "--on-finish", paramLabel = "COMMAND",
                     description = "Run this when done; stdin is the --json summary.")
-            String onFinish;
-
-            @Option(names = "--save-files", paramLabel = "DIR",
-                    description = "Download files in the outputs into this folder.")
-            Path saveFiles;
+            @Lasts(Scope.CALL) String onFinish;
 
             @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto", hidden = true,
                     description = "Show progress: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
@@ -2833,9 +2834,8 @@ final class DifyExec implements Runnable {
             return "see 'help" + name + "'";
         }
 
-        /// Returns whether a command belongs to the shell, whose tree has the prompt as its name.
         static boolean isInShell(CommandLine line) {
-            return !line.getCommandSpec().root().name().equals("difyexec");
+            return line.getCommandSpec().root().userObject() instanceof StartedShell;
         }
 
         /// Reports an unknown word, with a near one as a hint. Up to two letters may differ. picocli compares pairs of
@@ -2999,6 +2999,11 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Has the options with which a shell was started. The commands in it run with them, too.
+    interface StartedShell {
+        CommandLine.ParseResult parsed();
+    }
+
     /// Provides the output of a command, and the command to run next.
     static class Console {
         @Spec(Spec.Target.MIXEE) CommandSpec spec;
@@ -3039,6 +3044,77 @@ final class DifyExec implements Runnable {
         NextCall next() {
             return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation());
         }
+
+        /// Returns the options of this session for its log. In the shell, those that were typed here replace those with
+        /// which the shell was started.
+        List<String> typed() {
+            var line = spec.commandLine();
+            var typed = Typed.of(line.getParseResult()).collect(Collectors.toCollection(ArrayList::new));
+            var names = typed.stream().map(Typed::name).collect(Collectors.toSet());
+            if (line.getCommandSpec().root().userObject() instanceof StartedShell shell)
+                Typed.of(shell.parsed()).filter(option -> !names.contains(option.name())).forEach(typed::add);
+            return typed.stream().filter(option -> option.scope() != Scope.CALL).map(Typed::logged).toList();
+        }
+    }
+
+    /// Says for how long an option applies after it was typed, and so which suggested commands repeat it. An option
+    /// without this annotation is repeated by the commands that continue a `run` or `retry`.
+    @Retention(RetentionPolicy.RUNTIME)
+    @interface Lasts {
+        Scope value();
+    }
+
+    enum Scope {
+        /// Applies to one command. Repeating it would start over, leave rows out, or write files again.
+        CALL,
+        /// Need not be repeated to continue a batch, because the log records how its input is read.
+        INPUT,
+        /// Selects the server or the app. It is repeated only if it was typed, because a log may come from somebody
+        /// else and must not make the tool send the key to another server.
+        SERVER,
+        /// Determines how a batch runs, so it is repeated even if an earlier session typed it.
+        BATCH,
+        /// Applies to the commands that continue the present one.
+        SESSION
+    }
+
+    /// Holds an option as it was typed. The value is empty if the name alone means the same, as for `--demo`.
+    record Typed(String name, Optional<String> value, Scope scope) {
+        /// Holds the names of the options that are taken from a log. Everything else in a log is ignored.
+        private static final Set<String> OF_BATCH = Stream.of(DemoOption.class, Setup.ServerOptions.class,
+                        WorkflowOptions.class, RunOptions.class, SaveFilesOption.class)
+                .flatMap(type -> Stream.of(type.getDeclaredFields())).filter(field -> scope(field) == Scope.BATCH)
+                .map(field -> field.getAnnotation(Option.class).names()[0]).collect(Collectors.toSet());
+
+        /// Returns the typed options in their order. picocli lists a repeated option once for each value.
+        static Stream<Typed> of(CommandLine.ParseResult parsed) {
+            return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
+                    .map(value -> new Typed(option.shortestName(), Optional.of(value).filter(_ ->
+                            option.arity().max() > 0 && !value.equals(option.fallbackValue())),
+                            scope((AnnotatedElement) option.userObject()))));
+        }
+
+        private static Scope scope(AnnotatedElement option) {
+            return option.isAnnotationPresent(Lasts.class) ? option.getAnnotation(Lasts.class).value() : Scope.SESSION;
+        }
+
+        /// Reads the options of a session, each as in [#logged]. A log that was edited may contain null.
+        static Stream<Typed> of(SessionEvent session) {
+            return session.typed().stream().filter(Objects::nonNull).map(option -> option.split("=", 2))
+                    .filter(parts -> OF_BATCH.contains(parts[0]))
+                    .map(parts -> new Typed(parts[0], Stream.of(parts).skip(1).findFirst(), Scope.BATCH));
+        }
+
+        String logged() {
+            return name + value.map("="::concat).orElse("");
+        }
+
+        /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is
+        /// optional, and `--user=-me`, because a word that begins with `-` would be taken for an option.
+        String text() {
+            boolean isWhole = value.isEmpty() || name.equals("--demo") || value.get().startsWith("-");
+            return isWhole ? Text.shell(logged()) : name + " " + Text.shell(value.get());
+        }
     }
 
     /// Suggests the next command, as text that can be pasted into a shell. Keeps the options of the present command,
@@ -3046,30 +3122,15 @@ final class DifyExec implements Runnable {
     ///
     /// @param start   how the tool was started; empty in the shell, where the batch is already open
     /// @param command present command, such as `run`
-    /// @param options all but `-i` and `-o`, each with its value: `--user=me`
-    record NextCall(String start, String command, Optional<Path> input, Path output, List<String> options) {
-        /// Lists options for one command only. Repeating them would start over, leave rows out, or write files again.
-        /// `-i` and `-o` are kept apart from the other options.
-        private static final Set<String> ONE_OFF_OPTIONS = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
-                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--sample", "--seed",
-                "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "-i", "-o");
-        /// Lists options that need not be repeated, because the log records them.
-        private static final Set<String> IN_LOG = Set.of("--id-column", "--encoding", "--delimiter", "--sheet",
-                "--header-row", "--decimal", "--query-column", "--map", "--var");
-        /// Lists the options that determine the server and the app. They are repeated only if they were typed.
-        private static final Set<String> SERVER_OPTIONS = Set.of("--base-url", "--env-file", "--app-id");
-        /// Lists the options without which a batch would run differently. Leaves out the server, because the log may
-        /// come from somebody else and must not make the tool send the key to another server.
-        private static final Set<String> SESSION_OPTIONS = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
-                "--allow-unmapped", "--no-check", "--user", "--files", "--save-files");
-
+    /// @param options all but `-i` and `-o`
+    record NextCall(String start, String command, Optional<Path> input, Path output, List<Typed> options) {
         /// Creates the call from the typed options. `check` has no results file, so it suggests `results.jsonl`.
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var spec = parsed.commandSpec();
             Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
                     .map(option -> option.<Path>getValue());
             return new NextCall(start, spec.name(), file.apply("-i"), file.apply("-o").orElse(Path.of("results.jsonl")),
-                    typedOptions(parsed).filter(option -> !ONE_OFF_OPTIONS.contains(name(option))).toList());
+                    Typed.of(parsed).filter(option -> option.scope() != Scope.CALL).toList());
         }
 
         /// Returns the text of this command line with further options. They replace options with the same name, but not
@@ -3077,30 +3138,10 @@ final class DifyExec implements Runnable {
         static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
-            var kept = typedOptions(parsed).filter(option -> !replaced.contains(name(option))).map(NextCall::format);
+            var kept = Typed.of(parsed).filter(option -> !replaced.contains(option.name())).map(Typed::text);
             var ids = parsed.matchedPositionals().stream().flatMap(one -> one.stringValues().stream()).map(Text::shell);
             return Stream.of(Stream.of(start, parsed.commandSpec().name()), kept, ids, options.stream())
                     .flatMap(words -> words).collect(joining(" ")).strip();
-        }
-
-        /// Returns the typed options in their order. An option without a value, or with the value that it has when it
-        /// is typed alone, such as `--demo`, is only its name. picocli lists a repeated option once for each value.
-        private static Stream<String> typedOptions(CommandLine.ParseResult parsed) {
-            return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
-                    .map(value -> option.shortestName() + (option.arity().max() == 0
-                            || value.equals(option.fallbackValue()) ? "" : "=" + value)));
-        }
-
-        private static String name(String option) {
-            return option.split("=", 2)[0];
-        }
-
-        /// Formats an option: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is optional, and
-        /// `--user=-me`, because a word that begins with `-` would be taken for an option.
-        private static String format(String option) {
-            var name = name(option);
-            boolean isWhole = name.equals(option) || name.equals("--demo") || option.startsWith(name + "=-");
-            return isWhole ? Text.shell(option) : name + " " + Text.shell(option.substring(name.length() + 1));
         }
 
         /// Suggests how to continue a batch. Pending rows run first, then failed ones are retried. If every failed row
@@ -3122,8 +3163,8 @@ final class DifyExec implements Runnable {
             if (!others.isEmpty()) return note + suggestShard(others, history);
             if (!isPermanent) return note + next.line(isPending ? "run" : "retry");
             if (start.isEmpty()) return "Next: failures" + report(); // the shell is open already
-            return next.only(name -> SERVER_OPTIONS.contains(name) // `shell` has all but one of these options
-                    || SESSION_OPTIONS.contains(name) && !name.equals("--save-files")).line("shell") + report();
+            return next.only(option -> Set.of(Scope.SERVER, Scope.BATCH).contains(option.scope())
+                    && !option.name().equals("--save-files")).line("shell") + report(); // `shell` lacks that option
         }
 
         /// Suggests the next shard or a merge, otherwise the export of the results, which needs none of the options.
@@ -3141,9 +3182,9 @@ final class DifyExec implements Runnable {
             if (command.equals("export")) return done;
             var shard = batch.files().shard();
             // export refuses to leave out the other rows unless --force is given
-            if (shard.isEmpty()) return done + "\n" + with(hasOthers ? List.of("out.csv", "--force")
-                    : List.of("out.csv")).line("export") + report();
-            if (options.stream().noneMatch(option -> name(option).equals("--shard"))) return done;
+            if (shard.isEmpty()) return done + "\n" + only(_ -> false).line("export") + " out.csv"
+                    + (hasOthers ? " --force" : "") + report();
+            if (options.stream().noneMatch(option -> option.name().equals("--shard"))) return done;
             int count = shard.get().count();
             var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
             return done + "\n" + suggestShard(all, batch.history());
@@ -3157,7 +3198,7 @@ final class DifyExec implements Runnable {
         /// Suggests the run of a shard that has no files here. If all shards have files, suggests the merge.
         String suggestShard(Collection<Shard> others, History known) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
-            if (away.isEmpty()) return continuing(known).with(List.of()).line("merge"); // needs no option
+            if (away.isEmpty()) return continuing(known).only(_ -> false).line("merge");
             return "No files for shard " + away.get() + " here. Copy them over if it ran on another machine.\n"
                     + continuing(known).with("--shard", away.get().toString()).line("run");
         }
@@ -3166,25 +3207,21 @@ final class DifyExec implements Runnable {
         /// options of the last session, except in the shell, which has them, and after `run` or `retry`, where they
         /// were typed.
         private NextCall continuing(History history) {
-            var next = only(name -> !IN_LOG.contains(name));
+            var next = only(option -> option.scope() != Scope.INPUT);
             if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
-            var options = history.last(SessionEvent.class).map(SessionEvent::typed).orElse(List.of()).stream()
-                    .filter(option -> option != null && SESSION_OPTIONS.contains(name(option))); // null if edited
             return new NextCall(start, command, input.or(() -> history.input(output)), output,
-                    Stream.concat(next.options.stream(), options).toList());
+                    Stream.concat(next.options.stream(), history.last(SessionEvent.class).stream().flatMap(Typed::of))
+                            .toList());
         }
 
-        private NextCall only(Predicate<String> wanted) {
-            return with(options.stream().filter(option -> wanted.test(name(option))).toList());
+        private NextCall only(Predicate<Typed> wanted) {
+            return new NextCall(start, command, input, output, options.stream().filter(wanted).toList());
         }
 
         NextCall with(String option, String value) {
-            var others = options.stream().filter(other -> !name(other).equals(option));
-            return with(Stream.concat(others, Stream.of(option + "=" + value)).toList());
-        }
-
-        private NextCall with(List<String> options) {
-            return new NextCall(start, command, input, output, options);
+            var others = options.stream().filter(other -> !other.name().equals(option));
+            return new NextCall(start, command, input, output, Stream.concat(others,
+                    Stream.of(new Typed(option, Optional.of(value), Scope.SESSION))).toList());
         }
 
         /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the results file exists,
@@ -3199,7 +3236,7 @@ final class DifyExec implements Runnable {
         String suggestAfterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
             var run = new NextCall(start, command, Optional.of(rows), results, options)
-                    .only(SERVER_OPTIONS::contains);
+                    .only(option -> option.scope() != Scope.SESSION);
             if (!idColumn.equals("id")) run = run.with("--id-column", idColumn);
             return run.line("run") + baseline.stream().map(file -> "\n  then: " + start + " compare "
                     + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());
@@ -3210,7 +3247,7 @@ final class DifyExec implements Runnable {
             var files = "-i " + Text.shell(input.map(Path::toString).orElse("CSV")) + " -o "
                     + Text.shell(output.toString());
             var words = start.isEmpty() ? Stream.of("Next:", command) : Stream.of("Next:", start, command, files);
-            return Stream.concat(words, options.stream().map(NextCall::format)).collect(joining(" "));
+            return Stream.concat(words, options.stream().map(Typed::text)).collect(joining(" "));
         }
     }
 
@@ -3266,14 +3303,14 @@ final class DifyExec implements Runnable {
         static final class ServerOptions {
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                     description = "Call the API at this URL (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
-            URI baseUrl;
+            @Lasts(Scope.SERVER) URI baseUrl;
 
             @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
-            Path envFile;
+            @Lasts(Scope.BATCH) Path envFile;
 
             @Option(names = "--app-id", paramLabel = "ID", defaultValue = "", hidden = true,
                     description = "Name the app of a key for several apps (env: DIFY_APP_ID).")
-            String appId;
+            @Lasts(Scope.SERVER) String appId;
 
             /// Reads the access to the server. The key is never an option. Everyone on the machine can see a command
             /// line. A `.env` line that cannot be read is an error even if its setting is not used here, because the
@@ -3319,36 +3356,36 @@ final class DifyExec implements Runnable {
     static final class WorkflowOptions {
         @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
                 description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
-        String workflowId;
+        @Lasts(Scope.BATCH) String workflowId;
 
         @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
                 description = "Use ${COMPLETION-CANDIDATES} mode (default: ${DEFAULT-VALUE}).")
-        Mode mode;
+        @Lasts(Scope.BATCH) Mode mode;
 
         @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take questions from this column (default: query).")
-        String queryColumn;
+        @Lasts(Scope.INPUT) String queryColumn;
 
         @Option(names = "--allow-unmapped", hidden = true,
                 description = "Continue when columns and variables do not match.")
-        boolean allowUnmapped;
+        @Lasts(Scope.BATCH) boolean allowUnmapped;
 
         @Option(names = "--allow-empty", hidden = true, description = "Send rows that lack a required text.")
-        boolean allowEmpty;
+        @Lasts(Scope.BATCH) boolean allowEmpty;
 
         @Option(names = "--files", paramLabel = "DIR", hidden = true,
                 description = "Also upload @path cells from this folder.")
-        Path files;
+        @Lasts(Scope.BATCH) Path files;
 
         @Option(names = "--no-check", hidden = true,
                 description = "Skip the workflow's form and send every cell as text.")
-        boolean noCheck;
+        @Lasts(Scope.BATCH) boolean noCheck;
     }
 
     static class SameAppOption { // `verify` needs it without the options of a run
         @Option(names = "--same-app", hidden = true,
                 description = "Continue with another key of the same app although none of the batch's runs is found.")
-        boolean isSure;
+        @Lasts(Scope.CALL) boolean isSure;
     }
 
     @Command(name = "difyexec") // a hint about an unusable setting contains this name
@@ -3363,7 +3400,7 @@ final class DifyExec implements Runnable {
 
         @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
                 description = "Start each attempt's user id in Dify with this name (default: ${DEFAULT-VALUE}).")
-        String user;
+        @Lasts(Scope.BATCH) String user;
 
         @Option(names = "--initial-retry-delay", paramLabel = "SEC", defaultValue = "1", hidden = true,
                 description = "Wait this long before the first retry, then twice as long each time "
@@ -3466,7 +3503,7 @@ final class DifyExec implements Runnable {
 
     static final class ForceOption {
         @Option(names = "--force", description = "Overwrite existing files.")
-        boolean isGiven;
+        @Lasts(Scope.CALL) boolean isGiven;
 
         /// Checks all files that a command is asked to write, before it writes the first of them.
         ///
@@ -3481,22 +3518,28 @@ final class DifyExec implements Runnable {
         }
     }
 
+    static class SaveFilesOption { // apart from its group, so that a suggested command can repeat it, see [Typed]
+        @Option(names = "--save-files", paramLabel = "DIR",
+                description = "Download files in the outputs into this folder.")
+        @Lasts(Scope.BATCH) Path saveFiles;
+    }
+
     static final class InputOption {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
                 description = "Read rows from this file; - is standard input.")
-        Path csv;
+        @Lasts(Scope.CALL) Path csv;
     }
 
     static final class ResultsOption {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Read this results file.")
-        Path file;
+        @Lasts(Scope.CALL) Path file;
     }
 
     static final class DemoOption {
         @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.VERSION, paramLabel = "chatflow",
                 description = "Use a simulated Dify: no key, no network, no cost.")
-        String version;
+        @Lasts(Scope.BATCH) String version;
 
         /// Starts the simulated Dify for `--demo`, or returns empty. Its form has each column except the chatflow's
         /// question, so that every CSV fits. `--demo` without a value means a workflow on the version that it
@@ -3514,39 +3557,39 @@ final class DifyExec implements Runnable {
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
-        String idColumn;
+        @Lasts(Scope.INPUT) String idColumn;
 
         /// Maps columns to variables. `--map COLUMN=` drops an earlier mapping. The shell joins several values with
         /// NUL. A value may contain any other character.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
-        Map<String, String> map = Map.of();
+        @Lasts(Scope.INPUT) Map<String, String> map = Map.of();
 
         /// Sets constants. `--var VARIABLE` without a value drops an earlier one.
         @Option(names = "--var", paramLabel = "VARIABLE=VALUE", split = "\0", hideParamSyntax = true, hidden = true,
                 mapFallbackValue = Option.NULL_VALUE,
                 description = "Set a variable to this value in every row; repeatable.")
-        Map<String, String> vars = Map.of();
+        @Lasts(Scope.INPUT) Map<String, String> vars = Map.of();
 
         @Option(names = "--sheet", paramLabel = "NAME", defaultValue = "", hidden = true,
                 description = "Read this worksheet (default: the first with data).")
-        String sheet;
+        @Lasts(Scope.INPUT) String sheet;
 
         @Option(names = "--header-row", paramLabel = "N", hidden = true,
                 description = "Read the column names from this line (default: the first with text).")
-        Long headerRow;
+        @Lasts(Scope.INPUT) Long headerRow;
 
         @Option(names = "--decimal", paramLabel = "C", hidden = true,
                 description = "Read decimals of number variables with a comma or a point (default: \".\").")
-        Character decimal;
+        @Lasts(Scope.INPUT) Character decimal;
 
         @Option(names = "--encoding", paramLabel = "NAME",
                 description = "Read the CSV in this encoding (default: UTF-8).")
-        Charset encoding;
+        @Lasts(Scope.INPUT) Charset encoding;
 
         @Option(names = "--delimiter", paramLabel = "C", hidden = true,
                 description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
-        Character delimiter;
+        @Lasts(Scope.INPUT) Character delimiter;
 
         /// Opens the input for a command that sends no row, so it needs no question and has no `--query-column`.
         Csv open(Path input, BatchFiles files) throws IOException {
