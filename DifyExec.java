@@ -522,10 +522,7 @@ final class DifyExec implements Runnable {
             var choices = sides.getLast().getFirst().files().choices();
             try (var data = input == null ? null : Csv.open(input, choices.shape());
                     var both = new Comparison(sides, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
-                both.read();
-                if (input != null && !both.hasExpectedRows()) // it is probably the CSV of another batch
-                    throw new Unusable(input + ": no row has an expected value and a result",
-                            "check that this is the right CSV");
+                both.read(input);
                 if (json) both.printJson(console.out());
                 else both.print(console.out(), console.paint(), all);
                 if (csv != null) {
@@ -2908,12 +2905,8 @@ final class DifyExec implements Runnable {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
                     throw new TypeConversionException("must be a duration such as 90, 1.5, 90s, 2m or 500ms");
-                int unit = switch (match.group(2)) {
-                    case "ms" -> 1;
-                    case "m" -> 60_000;
-                    case "h" -> 3_600_000;
-                    case null, default -> 1000;
-                };
+                int unit = Map.of("ms", 1, "s", 1000, "m", 60_000, "h", 3_600_000)
+                        .get(Objects.requireNonNullElse(match.group(2), "s"));
                 return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
             }
 
@@ -3064,9 +3057,7 @@ final class DifyExec implements Runnable {
         CALL,
         /// Need not be repeated to continue a batch, because the log records how its input is read.
         INPUT,
-        /// Selects the server or the app, so each suggested command repeats it.
-        SERVER,
-        /// Determines how a batch runs, so it is repeated even if it was typed in an earlier session, see [Typed].
+        /// Determines how a batch runs, or on which server, so each suggested command repeats it.
         BATCH,
         /// Applies to the commands that continue the present one.
         SESSION
@@ -3074,8 +3065,8 @@ final class DifyExec implements Runnable {
 
     /// Holds an option as it was typed and as a session logs it: `--user=me`, or only its name if that means the same.
     record Typed(String name, String text, Scope scope) {
-        /// Lists the options without which a batch would run differently. Only they are taken from a log, because a log
-        /// may come from somebody else and must not choose a server or a command.
+        /// Lists the options that are taken from a log, without which a batch would run differently. A log may come
+        /// from somebody else, so it must not choose a URL or a command.
         private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
 
@@ -3154,8 +3145,8 @@ final class DifyExec implements Runnable {
             if (!others.isEmpty()) return note + suggestShard(others, history);
             if (!isPermanent) return note + next.line(isPending ? "run" : "retry");
             if (start.isEmpty()) return "Next: failures" + report(); // the shell is open already
-            return next.only(option -> Set.of(Scope.SERVER, Scope.BATCH).contains(option.scope())
-                    && !option.name().equals("--save-files")).line("shell") + report(); // `shell` lacks that option
+            return next.only(option -> option.scope() == Scope.BATCH && !option.name().equals("--save-files"))
+                    .line("shell") + report(); // `shell` lacks that option
         }
 
         /// Suggests the next shard or a merge, otherwise the export of the results, which needs none of the options.
@@ -3294,14 +3285,14 @@ final class DifyExec implements Runnable {
         static final class ServerOptions {
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                     description = "Call the API at this URL (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
-            @Lasts(Scope.SERVER) URI baseUrl;
+            @Lasts(Scope.BATCH) URI baseUrl;
 
             @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
             Path envFile;
 
             @Option(names = "--app-id", paramLabel = "ID", defaultValue = "", hidden = true,
                     description = "Name the app of a key for several apps (env: DIFY_APP_ID).")
-            @Lasts(Scope.SERVER) String appId;
+            @Lasts(Scope.BATCH) String appId;
 
             /// Reads the access to the server. The key is never an option. Everyone on the machine can see a command
             /// line. A `.env` line that cannot be read is an error even if its setting is not used here, because the
@@ -4968,12 +4959,17 @@ final class DifyExec implements Runnable {
 
         /// Reads all rows once to count them. Views read again what they show, because a batch need not fit into
         /// memory.
-        void read() {
+        ///
+        /// @param wanted the input with the expected values, or null
+        void read(Path wanted) {
             sides().flatMap(Side::batches).forEach(batch -> batch.offsets().inOrderOfSending(batch.index().size())
                     .forEach(entry -> rows.findOrAdd(batch.index().id(entry))));
             recorded = rows.size();
             // "nothing differs" would pass for a good result, and a file without rows could have no header
             if (recorded == 0) throw new Unusable("no file to compare has a row that was sent", "run the batches");
+            if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0)) // it belongs to another batch
+                throw new Unusable(wanted + ": no row has an expected value and a result",
+                        "check that this is the right CSV");
             expected.ids().forEach(rows::findOrAdd);
             // counted from 0, because scripts rely on a key for every kind of row
             for (var match : Match.values()) matches.put(match, 0L);
@@ -5062,11 +5058,6 @@ final class DifyExec implements Runnable {
                 sentence += String.format(Locale.ROOT, ", %.0f %% %s (%+.0f %% to %+.0f %%)",
                         Math.abs(dearer.estimate()), word, dearer.low(), dearer.high());
             return sentence;
-        }
-
-        /// Returns whether any row in the files has an expected value. Rows that are in no file have higher numbers.
-        boolean hasExpectedRows() {
-            return expected.ids().anyMatch(id -> rows.find(id) < recorded);
         }
 
         /// Returns whether a row differs or was missed, or results are lost, which could differ.
