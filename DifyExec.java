@@ -4701,11 +4701,6 @@ final class DifyExec implements Runnable {
                 return comparisons;
             }
 
-            /// Returns the share of unequal pairs, or 0 without a pair, because nothing shows a difference.
-            double shareOfUnequal(List<Result> first, List<Result> second) {
-                return compare(first, second).stream().mapToInt(pair -> pair.isUnequal() ? 1 : 0).average().orElse(0);
-            }
-
             private Map<String, List<JsonDiff.Difference>> differences(Result one, Result two) {
                 var differences = new LinkedHashMap<String, List<JsonDiff.Difference>>();
                 Stream.of(one, two).map(this::pointers).flatMap(Set::stream).distinct().forEach(pointer ->
@@ -4766,6 +4761,10 @@ final class DifyExec implements Runnable {
         record Compared(Result one, Result two, Map<String, List<JsonDiff.Difference>> differences) {
             boolean isUnequal() {
                 return !differences.isEmpty();
+            }
+
+            static double shareOfUnequal(List<Compared> pairs) { // 0 without a pair, because nothing shows a difference
+                return pairs.stream().mapToInt(pair -> pair.isUnequal() ? 1 : 0).average().orElse(0);
             }
         }
 
@@ -5070,9 +5069,10 @@ final class DifyExec implements Runnable {
         private Pair pair(int number) {
             var id = rows.id(number);
             List<Result> before = first.results(id, expected), after = second.results(id, expected);
-            var unequal = new Unequal(scope.shareOfUnequal(before, before), scope.shareOfUnequal(after, after),
-                    scope.shareOfUnequal(before, after));
-            var shown = scope.compare(before, after).stream().filter(Compared::isUnequal).findFirst()
+            var across = scope.compare(before, after);
+            var unequal = new Unequal(Compared.shareOfUnequal(scope.compare(before, before)),
+                    Compared.shareOfUnequal(scope.compare(after, after)), Compared.shareOfUnequal(across));
+            var shown = across.stream().filter(Compared::isUnequal).findFirst()
                     .orElseGet(() -> new Compared(Result.best(before.isEmpty() ? after : before), Result.best(after),
                             Map.of()));
             return new Pair(id, before, after, shown, unequal);
