@@ -21,6 +21,7 @@
 
 package difyexec;
 
+import com.fasterxml.jackson.annotation.JsonIgnore;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonProperty;
 import com.fasterxml.jackson.annotation.JsonPropertyOrder;
@@ -208,7 +209,7 @@ final class DifyExec implements Runnable {
         var env = settings.with(args);
         var secret = env.secret();
         // rows are edited only in the shell, so here they stay as they are
-        var line = new CommandLine(new DifyExec(), new CommandLines.Factory(env, UnaryOperator.identity())) {
+        var line = new CommandLine(new DifyExec(), new CommandLines.Factory(env, UnaryOperator.identity(), List.of())) {
             @Override
             public CommandLine setOut(PrintWriter out) {
                 return super.setOut(secret.masking(out));
@@ -257,20 +258,20 @@ final class DifyExec implements Runnable {
         static final class Batches {
             @Option(names = "--sample", paramLabel = "N",
                     description = "Run N random pending rows to estimate time and cost.")
-            Long sample;
+            @Lasts(Scope.CALL) Long sample;
 
             @Option(names = "--seed", paramLabel = "S", hidden = true,
                     description = "Use this seed for --sample (default: a random one).")
-            Long seed;
+            @Lasts(Scope.CALL) Long seed;
 
             @Option(names = "--pending-only", description = "Run only rows without an outcome, not failed ones.")
-            boolean pendingOnly;
+            @Lasts(Scope.CALL) boolean pendingOnly;
 
             @Option(names = "--rerun-changed", description = "Also run succeeded rows that changed in the CSV.")
-            boolean rerunChanged;
+            @Lasts(Scope.CALL) boolean rerunChanged;
 
             @Option(names = "--fresh", description = "Move an earlier batch's files aside and start over.")
-            boolean fresh;
+            @Lasts(Scope.CALL) boolean fresh;
 
             Batch.Selection selection() {
                 var pending = Batch.Selection.pending(pendingOnly, rerunChanged);
@@ -293,7 +294,7 @@ final class DifyExec implements Runnable {
         List<String> ids = List.of();
 
         @Option(names = "--force", description = "Also run ids that have already succeeded.")
-        boolean force;
+        @Lasts(Scope.CALL) boolean force;
 
         @Override
         public Integer call() throws Exception {
@@ -312,20 +313,18 @@ final class DifyExec implements Runnable {
 
         @Option(names = {"-i", "--input"}, paramLabel = "CSV",
                 description = "Read rows from this file (default: the batch's).")
-        Path input;
+        @Lasts(Scope.CALL) Path input;
 
         @Mixin CsvOptions shape;
 
         @Option(names = "--json", description = "Print one JSON object.")
-        boolean json;
+        @Lasts(Scope.CALL) boolean json;
 
         @Option(names = "--html", paramLabel = "FILE",
                 description = "Write a report: one page with charts and all rows.")
-        Path html;
+        @Lasts(Scope.CALL) Path html;
 
-        @Option(names = "--force", description = "Let --html overwrite a file that is not a report.")
-        boolean force;
-
+        @Mixin ForceOption force;
         @Mixin Console console;
 
         /// Shows the batch under `-o`, or its shards if it has not been merged yet. The exit code is 0 only if every
@@ -338,11 +337,8 @@ final class DifyExec implements Runnable {
             try (var csv = open(files)) {
                 // only the report shows single rows, so only it needs their offsets in the files
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
-                if (html != null) {
-                    files.requireWritableTarget(html, batch.inputs(),
-                            file -> force || WebPage.isOurs(file, WebPage.MARK));
-                    AtomicFile.write(html, file -> WebPage.report(batch, file));
-                }
+                force.check(batch.kept(), new BatchFiles.Target(html, WebPage.MARK));
+                if (html != null) AtomicFile.write(html, file -> WebPage.report(batch, file));
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
                 else StatusView.print(batch, console.out(), console.paint(), console.next().suggestNext(batch));
                 if (html != null) console.err().println("Report: " + html);
@@ -384,7 +380,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "export", description = "Write the input back with outputs and outcomes added.",
+    @Command(name = "export", description = {"Write the input back with outputs and outcomes added.",
+            "--force also leaves out ids that are not in the CSV."},
             footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
                     "  difyexec export -i data.csv -o results.jsonl - | less"})
@@ -399,14 +396,12 @@ final class DifyExec implements Runnable {
         @Mixin CsvOptions shape;
 
         @Option(names = "--failed", description = "Write only failed, paused and unknown rows, without outputs.")
-        boolean failed;
+        @Lasts(Scope.CALL) boolean failed;
 
         @Option(names = "--raw", description = "Do not escape cells that look like formulas.")
-        boolean raw;
+        @Lasts(Scope.CALL) boolean raw;
 
-        @Option(names = "--force", description = "Overwrite an existing file; leave out ids that are not in the CSV.")
-        boolean force;
-
+        @Mixin ForceOption force;
         @Mixin Console console;
 
         /// Reads the batch once before it writes anything, because the header needs the names of all outputs. All
@@ -419,10 +414,10 @@ final class DifyExec implements Runnable {
             try (var csv = shape.open(input.csv, files)) {
                 var batch = Batch.peek(files, Optional.of(csv), true, // the offsets of the rows to write are kept
                         failed ? List.of() : List.of(Spreadsheet.addOutputs(names))); // failed rows have no outputs
-                if (toFile) files.requireWritableTarget(file, batch.inputs(), _ -> force);
+                if (toFile) force.check(batch.kept(), new BatchFiles.Target(file, ""));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
-                if (!force) batch.refuseStrangers(input.csv);
+                if (!force.isGiven) batch.refuseStrangers(input.csv);
                 StatusView.notes(batch).forEach(note -> console.err().println("Note: " + note + "."));
                 // uses the input's delimiter, because the same program may open both files
                 var sheet = new Spreadsheet(file, csv.header().delimiter(), raw);
@@ -493,9 +488,7 @@ final class DifyExec implements Runnable {
                 description = "Write a JUnit report about the later file, with a test case for each row.")
         Path junit;
 
-        @Option(names = "--force", description = "Overwrite existing files.")
-        boolean force;
-
+        @Mixin ForceOption force;
         @Mixin Console console;
 
         /// Checks the options and all files to write, compares, and only then writes. So a mistake leaves every file as
@@ -511,26 +504,19 @@ final class DifyExec implements Runnable {
             var sides = sides().parallelStream().map(side -> side.parallelStream().map(file ->
                     Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList())
                     .toList();
-            // a file to write must not belong to any of the batches, not even with --force
-            for (var batch : sides.stream().flatMap(List::stream).toList()) {
-                batch.history().unreadable().ifPresent(note -> console.err().println("Warning: " + note + "."));
-                var files = batch.files();
-                var inputs = Stream.concat(batch.inputs().stream(), Stream.ofNullable(input)).toList();
-                if (csv != null) files.requireWritableTarget(csv, inputs, _ -> force);
-                if (html != null)
-                    files.requireWritableTarget(html, inputs, file -> force || WebPage.isOurs(file, WebPage.MARK));
-                if (junit != null)
-                    files.requireWritableTarget(junit, inputs,
-                            file -> force || WebPage.isOurs(file, Comparison.JUNIT_MARK));
-            }
+            var batches = sides.stream().flatMap(List::stream).toList();
+            for (var batch : batches) for (var note : StatusView.notes(batch))
+                console.err().println("Note: " + StatusView.title(batch) + ": " + note + ".");
+            // a file to write must not belong to any of the batches
+            force.check(Stream.concat(Stream.ofNullable(input), batches.stream().flatMap(batch ->
+                    batch.kept().stream())).toList(), new BatchFiles.Target(csv, ""),
+                    new BatchFiles.Target(html, WebPage.MARK), new BatchFiles.Target(junit, Comparison.JUNIT_MARK));
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), new JsonDiff(trim));
             // compare has no options such as --delimiter, so the CSV is read as in the later batch's last session
             var choices = sides.getLast().getFirst().files().choices();
             try (var data = input == null ? null : Csv.open(input, choices.shape());
                     var both = new Comparison(sides, scope, Expectations.of(data, expect, scope.diff(), tolerance))) {
-                if (input != null && !both.hasJudgedRows()) // it is probably the CSV of another batch
-                    throw new Unusable(input + ": no row has an expected value and a result",
-                            "check that this is the right CSV");
+                both.read(input);
                 if (json) both.printJson(console.out());
                 else both.print(console.out(), console.paint(), all);
                 if (csv != null) {
@@ -543,7 +529,7 @@ final class DifyExec implements Runnable {
                     console.err().println("Page: " + html);
                 }
                 if (junit != null) AtomicFile.write(junit, both::writeJUnit);
-                return (both.hasDifferences() ? Exit.ROWS_FAILED : Exit.OK).code;
+                return (both.hasProblems() ? Exit.ROWS_FAILED : Exit.OK).code;
             } catch (Faulty fault) { // its hint may suggest an option that compare does not have
                 throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
             }
@@ -573,12 +559,12 @@ final class DifyExec implements Runnable {
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Write merged results here; the same -o as in 'run --shard'.")
-        Path output;
+        @Lasts(Scope.CALL) Path output;
 
         @Mixin CsvOptions shape;
 
         @Option(names = "--partial", description = "Merge even if shards are missing.")
-        boolean partial;
+        @Lasts(Scope.CALL) boolean partial;
 
         @Option(names = "--no-bom", description = "Write results without a byte order mark.")
         boolean noBom;
@@ -610,11 +596,11 @@ final class DifyExec implements Runnable {
         @Mixin InputOption input;
 
         @Option(names = "--json", description = "Print one JSON object with all problems.")
-        boolean json;
+        @Lasts(Scope.CALL) boolean json;
 
         @Option(names = "--show", paramLabel = "N", defaultValue = "0",
                 description = "Print the requests of the first N rows as JSON and curl, key masked.")
-        int show;
+        @Lasts(Scope.CALL) int show;
 
         @Option(names = "--shard", paramLabel = "I/N", description = "Check only the rows of shard I of N.")
         String shard;
@@ -741,25 +727,24 @@ final class DifyExec implements Runnable {
                     "  difyexec pull -o rows.jsonl --last 500 --since 7d --dedupe"})
     static final class Pull implements Callable<Integer> {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "Write rows here.")
-        Path output;
+        @Lasts(Scope.CALL) Path output;
 
         @Mixin AppRuns.Wanted wanted;
 
-        @Option(names = "--force", description = "Overwrite existing files.")
-        boolean force;
-
+        @Mixin ForceOption force;
         @Mixin Setup setup;
 
         /// Checks first that neither file exists or belongs to a batch, because the log of that batch would then be
-        /// about other rows. Each file is also checked against the files of a batch with the other name. The demo has
-        /// no earlier runs, and a version selects only new ones, so `connect` gets neither.
+        /// about other rows. The demo has no earlier runs, and a version selects only new ones, so `connect` gets
+        /// neither.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
             var name = output.getFileName().toString();
             var baseline = output.resolveSibling(name.replaceFirst("(\\.[^.]*)?$", ".baseline$1"));
-            BatchFiles.of(baseline).requireNoBatch().requireWritableTarget(output, List.of(), _ -> force);
-            BatchFiles.of(output).requireNoBatch().requireWritableTarget(baseline, List.of(), _ -> force);
+            for (var file : List.of(output, baseline)) BatchFiles.of(file).requireNoBatch();
+            AppRuns.requireOurs(output, baseline);
+            force.check(List.of(), new BatchFiles.Target(output, ""), new BatchFiles.Target(baseline, ""));
             setup.err().println("Note: the inputs and outputs of real runs may contain personal data.");
             try (var dify = setup.connect(Optional.empty(), "", retrying, 1)) { // asks for one page or run at a time
                 var runs = new AppRuns(dify, wanted);
@@ -785,16 +770,16 @@ final class DifyExec implements Runnable {
                     "  difyexec shell"})
     static final class Shell implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "Open the batch with these rows.")
-        Path input;
+        @Lasts(Scope.CALL) Path input;
 
         @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "Open the batch with these results.")
-        Path output;
+        @Lasts(Scope.CALL) Path output;
 
         @Mixin DemoOption demo;
 
         @Option(names = "--keep-going",
                 description = "In a script, continue after a failed command. The highest exit code counts.")
-        boolean keepGoing;
+        @Lasts(Scope.CALL) boolean keepGoing;
 
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nWorkflow:%n")
@@ -915,10 +900,11 @@ final class DifyExec implements Runnable {
             }
 
             /// Reads and runs commands until the user exits. The first attempt to exit with unsaved edits only warns.
-            /// Further edits cause a new warning.
+            /// Further edits cause a new warning. A terminal that is gone ends the shell, because JLine would read from
+            /// it forever. A session has already handled the signal if one was running.
             private static void converse(ShellSession session, LineReader reader) throws IOException {
                 var warned = "";
-                while (!session.isExited()) {
+                while (!session.isExited() && Screen.on(0).isPresent()) {
                     try {
                         // the prompt contains a file name, and JLine would read a % in it as a pattern
                         execute(session, reader.readLine(session.prompt().replace("%", "%%")));
@@ -1041,8 +1027,10 @@ final class DifyExec implements Runnable {
         /// what only the caller's shell can use. The annotation of this class adds `help`.
         CommandLine commandLine() {
             var env = shell.setup.env;
-            var line = new CommandLine(this, new CommandLines.Factory(env, edits));
-            for (var command : shell.setup.spec.commandLine().getParent().getSubcommands().values()) {
+            var outer = shell.setup.spec.commandLine();
+            var line = new CommandLine(this,
+                    new CommandLines.Factory(env, edits, Typed.of(outer.getParseResult()).toList()));
+            for (var command : outer.getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
                 if (!Set.of("pull", "shell", "help", "generate-completion").contains(command.getCommandName()))
                     line.addSubcommand(type);
@@ -1155,9 +1143,10 @@ final class DifyExec implements Runnable {
                         + Text.printable(editor, 60) + ": exit code " + code + ")");
                 // Editors add a line break to the last line, which the text did not have.
                 return text.endsWith("\n") ? Files.readString(file) : Files.readString(file).replaceFirst("\\R\\z", "");
+            } catch (CharacterCodingException _) {
+                throw new Unusable("the edited text is not UTF-8, so nothing was changed");
             } catch (IOException problem) {
-                throw new Unusable("the edited text cannot be read as UTF-8, so nothing was changed ("
-                        + Text.reason(problem) + ")");
+                throw new Unusable("the editor failed, so nothing was changed (" + Text.reason(problem) + ")");
             } finally {
                 Signals.unregister("INT", former);
                 Files.deleteIfExists(file);
@@ -1192,13 +1181,13 @@ final class DifyExec implements Runnable {
 
         @Command(name = "save", description = "Write the whole CSV with the edits.")
         void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
-                @Option(names = "--force", description = "Overwrite the file.") boolean force) throws IOException {
-            if (file.toString().toLowerCase(Locale.ROOT).endsWith(".xlsx"))
+                @Mixin ForceOption force) throws IOException {
+            if (file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(xlsx|json|jsonl|ndjson)"))
                 throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
-            // no inputs, because save may replace the open CSV, unlike export
-            batch.files().requireWritableTarget(file, List.of(), _ -> force);
-            boolean isOpenCsv = Storage.isSame(file, csv.file().input());
+            boolean isOpenCsv = !csv.file().isCopy() && Storage.isSame(file, csv.file().input());
+            // unlike export, save may replace the open CSV
+            force.check(isOpenCsv ? batch.files().all() : batch.kept(), new BatchFiles.Target(file, ""));
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
                     + Text.printable(file.toString(), 200) + " with " + edits.summary() + ".");
@@ -1227,10 +1216,15 @@ final class DifyExec implements Runnable {
             var stampsBefore = stamps(files, input); // taken before reading, so that a later write is noticed
             var csv = input.map(path -> shell.shape.open(path, shell.workflow.queryColumn,
                     Optional.of(files)));
-            var opened = Batch.peek(files, csv, true, List.of()); // true, because `show` shows single rows
-            if (batch != null) batch.csv().ifPresent(Csv::close);
-            batch = opened;
-            stamps = stampsBefore;
+            try {
+                var opened = Batch.peek(files, csv, true, List.of()); // true, because `show` shows single rows
+                if (batch != null) batch.csv().ifPresent(Csv::close);
+                batch = opened;
+                stamps = stampsBefore;
+            } catch (Unusable problem) {
+                csv.ifPresent(Csv::close);
+                throw problem;
+            }
         }
 
         /// Returns the open batch. Reads it again if the time or size of one of its files or of the CSV has changed.
@@ -1414,8 +1408,8 @@ final class DifyExec implements Runnable {
             switch (event) {
                 case StreamEvent.NodeBegan(var title, var type) -> printNode(title, type, "…");
                 case StreamEvent.NodeEnded(var title, var type, var status, var seconds, var error) ->
-                        printNode(title, type, String.format(Locale.ROOT, "%s in %.2f s", Text.printable(status, 40),
-                                seconds) + (error.isEmpty() ? "" : ": " + Text.printable(error, 300)));
+                        printNode(title, type, Text.printable(status, 40) + " in " + Text.seconds(seconds)
+                                + (error.isEmpty() ? "" : ": " + Text.printable(error, 300)));
                 case StreamEvent.Chunk(var text) -> Stream.of(text.split("(?<=\n)")).forEach(this::printChunk);
             }
             out.flush();
@@ -1431,8 +1425,7 @@ final class DifyExec implements Runnable {
         }
 
         private void printNode(String title, String type, String text) {
-            say(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - startedAt) / 1e9)
-                    + Text.printable(title, 40)
+            say("  %8s  ".formatted(Text.seconds((System.nanoTime() - startedAt) / 1e9)) + Text.printable(title, 40)
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.printable(type, 40) + ")") + " " + text);
         }
 
@@ -1519,7 +1512,7 @@ final class DifyExec implements Runnable {
         private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
             var text = "    " + Text.printable(end.outcome().replace('_', ' '), 40);
             if (end.seen().http() != 0) text += ", HTTP " + end.seen().http();
-            text += String.format(Locale.ROOT, " after %.2f s", end.seen().seconds());
+            text += " after " + Text.seconds(end.seen().seconds());
             if (end.seen().cost().tokens() != 0) text += ", " + Text.count(end.seen().cost().tokens(), "token");
             // the last response may lack the run that the stream began with
             text += run(end.seen().run().isEmpty() ? trace.run() : end.seen().run());
@@ -1553,7 +1546,7 @@ final class DifyExec implements Runnable {
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Write results here; .log and .retry go next to it.")
-        Path output;
+        @Lasts(Scope.CALL) Path output;
 
         @Mixin DemoOption demo;
         @Mixin Setup setup;
@@ -1697,7 +1690,7 @@ final class DifyExec implements Runnable {
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
                     || asked.has(Choice.RESEND_UNKNOWN);
-            var options = setup.next().options();
+            var options = setup.typed();
             // the number of bytes on disk shows later whether lines of the results were lost
             writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version()),
                     new SessionEvent.Call(options, isAgain)).with(Instant.now(), modes.mode(), mode == Mode.AUTO,
@@ -1818,7 +1811,7 @@ final class DifyExec implements Runnable {
                     "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.spending().tokens(),
                     "cost", tally.spending().prices(), "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString()),
-                    "forecast", Forecast.json(batch)));
+                    "forecast", Forecast.of(batch).map(Forecast::json).orElse(null)));
             out.report(end, setup.out(), setup.err());
             return exit.code;
         }
@@ -1840,17 +1833,17 @@ final class DifyExec implements Runnable {
             String shard;
 
             @Option(names = "--limit", paramLabel = "N", description = "Run at most N of these rows, in file order.")
-            Long limit;
+            @Lasts(Scope.CALL) Long limit;
 
             @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
                     description = "Run only these ids.")
-            List<String> ids = List.of();
+            @Lasts(Scope.CALL) List<String> ids = List.of();
 
             @Option(names = "--resend-unknown", description = "Send paused and unknown rows again; may pay twice.")
-            boolean resendUnknown;
+            @Lasts(Scope.CALL) boolean resendUnknown;
 
             @Option(names = "--add", hidden = true, description = "Add this CSV's rows to the batch of another CSV.")
-            boolean add;
+            @Lasts(Scope.CALL) boolean add;
 
             Optional<Shard> shard() {
                 return Optional.ofNullable(shard).map(Shard::parse);
@@ -1913,11 +1906,11 @@ final class DifyExec implements Runnable {
             boolean noBom;
 
             @Option(names = "--json", description = "Print a JSON summary when done.")
-            boolean json;
+            @Lasts(Scope.CALL) boolean json;
 
             @Option(names = "--on-finish", paramLabel = "COMMAND",
                     description = "Run this when done; stdin is the --json summary.")
-            String onFinish;
+            @Lasts(Scope.CALL) String onFinish;
 
             @Option(names = "--save-files", paramLabel = "DIR",
                     description = "Download files in the outputs into this folder.")
@@ -1999,6 +1992,8 @@ final class DifyExec implements Runnable {
     /// read, so that an interrupted command does not leave a file.
     static final class AppRuns {
         private static final String NOTHING_WRITTEN = "; nothing was written"; // the end of each error message
+        /// Matches the beginning of the rows that [#write] writes. Their ids are those of runs.
+        private static final Pattern ROWS = Pattern.compile("\\{\"(run_)*id\":\"\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-");
 
         private final Connection dify;
         private final Wanted wanted;
@@ -2008,7 +2003,7 @@ final class DifyExec implements Runnable {
         /// Hold the ids of the runs on the pages read so far, and the names of inputs that the form no longer has.
         private final Set<String> listed = new HashSet<>(), former = new TreeSet<>();
         private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // of all runs, for --dedupe
-        private long uploads = 0, unreadable = 0;
+        private final Map<String, Long> leftOut = new TreeMap<>(); // counts runs by the reason
 
         private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
 
@@ -2031,47 +2026,69 @@ final class DifyExec implements Runnable {
         }
 
         /// Reads page after page, and each run on it. The list has neither inputs nor outputs. A new run on the server
-        /// moves the others down, some of them to the next page. A run that moved is skipped there.
+        /// moves the others down, some of them to the next page. A run that moved is skipped there. A page without
+        /// anything new is the last one, even if the server claims that there is more. A proxy that ignores the number
+        /// of the page would otherwise return the same page forever.
         void read() throws InterruptedException {
-            boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
+            boolean hasMore = true;
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
                 var path = wanted.page(number);
                 var page = dify.exchange().ask(() -> dify.client().page(path), NOTHING_WRITTEN);
-                for (var run : page.path("data")) {
-                    var id = run.at("/workflow_run/id").asText("");
-                    if (id.isEmpty() || !wanted.includes(run)) continue;
-                    if (taken.size() == wanted.last || !listed.add(id)) continue;
-                    take(dify.exchange().ask(() -> dify.client().storedRun(id), NOTHING_WRITTEN));
-                    if (!hasScreen) continue;
-                    dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line overwrites it
-                    dify.err().flush();
-                }
-                // an empty page ends the list, even if the server claims that there is more
-                hasMore = page.path("has_more").asBoolean() && !page.path("data").isEmpty();
+                var added = page.path("data").valueStream()
+                        .filter(run -> !id(run).isEmpty() && listed.add(id(run))).toList();
+                for (var run : added) if (taken.size() < wanted.last && wanted.includes(run)) take(id(run));
+                hasMore = page.path("has_more").asBoolean() && !added.isEmpty();
             }
             former.removeAll(variables);
             if (!former.isEmpty()) note("inputs that the workflow's form no longer has: "
                     + Text.joinFirst(10, former.stream().map(Text::quoted)));
-            if (uploads > 0) note(Text.count(uploads, "run") + " with uploaded files, because their links expire");
-            if (unreadable > 0) note(Text.count(unreadable, "run") + " without a readable record");
+            leftOut.forEach((why, runs) -> note(Text.count(runs, "run") + " " + why));
             if (taken.isEmpty()) throw new Unusable(Exit.ROWS_FAILED, "no run of this app matches" + NOTHING_WRITTEN,
                     "choose other days or another --status; --own includes the runs that difyexec started");
+        }
+
+        private static String id(JsonNode run) {
+            return run.at("/workflow_run/id").asText("");
         }
 
         private void note(String omitted) { // so that missing runs or inputs surprise nobody
             dify.err().println("Note: left out " + omitted + ".");
         }
 
-        /// Adds a run, or counts why it cannot be a row. A run without a readable record may have been deleted since
-        /// the list was read.
-        private void take(Optional<StoredRun> found) {
-            if (found.isEmpty()) unreadable++;
-            else if (found.get().hasUpload()) uploads++;
+        /// Adds a run, or counts it by the reason why it cannot be a row.
+        private void take(String id) throws InterruptedException {
+            var found = dify.exchange().ask(() -> dify.client().storedRun(id), NOTHING_WRITTEN);
+            var why = found.map(this::fault).orElse("without a readable record"); // it may have been deleted since
+            if (!why.isEmpty()) leftOut.merge(why, 1L, Long::sum);
             else {
                 var sent = found.get().inputs();
                 former.addAll(sent.keySet());
                 sent.keySet().retainAll(variables);
                 if (inputs.add(sent) || !wanted.dedupe) taken.add(new Taken(found.get(), sent));
+            }
+            if (Screen.on(2).isEmpty()) return;
+            // the next line overwrites it
+            dify.err().print(Text.number(taken.size()) + "/" + Text.number(wanted.last) + " runs\r");
+            dify.err().flush();
+        }
+
+        /// Returns why a run cannot be a row, or an empty text. A server or proxy may ignore the status that the list
+        /// was asked for, and the baseline must not contain a failed run as a success.
+        private String fault(StoredRun run) {
+            boolean isWanted = run.ran().status().word().equals(wanted.status.toString());
+            if (!isWanted) return "with another status than " + wanted.status;
+            return run.hasUpload() ? "with uploaded files, because their links expire" : "";
+        }
+
+        /// Refuses to replace or delete a file that no earlier `pull` wrote. The id of such a row, and of its line in
+        /// the baseline, is the id of its run.
+        static void requireOurs(Path output, Path baseline) {
+            var foreign = new Unusable(output + " or " + baseline + " was not written by 'pull'", "choose another -o");
+            if (Storage.exists(output) && !ROWS.matcher(BatchFiles.head(output)).lookingAt()) throw foreign;
+            try (var lines = new Lines(baseline)) {
+                boolean isOurs = lines.seek(0).read(Lines::readTree)
+                        .filter(line -> line.path("id").equals(line.path("workflow_run_id"))).isPresent();
+                if (Storage.exists(baseline) && !isOurs) throw foreign;
             }
         }
 
@@ -2687,7 +2704,7 @@ final class DifyExec implements Runnable {
             command.version(NAME_AND_VERSION);
             if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
             if (command.findOption("--help-all") == null)
-                command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env)));
+                command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env, List.of())));
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false); // in the order of the fields
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
@@ -2888,11 +2905,13 @@ final class DifyExec implements Runnable {
 
         /// Creates the objects that picocli needs. It gives Setup and Console the environment and the shell's edits,
         /// for which picocli would need constructors without arguments.
-        record Factory(Env env, UnaryOperator<Row> edits) implements CommandLine.IFactory {
+        ///
+        /// @param inherited the options with which the shell was started, whose commands have them, too
+        record Factory(Env env, UnaryOperator<Row> edits, List<Typed> inherited) implements CommandLine.IFactory {
             @Override
             public <K> K create(Class<K> type) throws Exception {
-                if (type == Setup.class) return type.cast(new Setup(env, edits));
-                if (type == Console.class) return type.cast(new Console(env));
+                if (type == Setup.class) return type.cast(new Setup(env, edits, inherited));
+                if (type == Console.class) return type.cast(new Console(env, inherited));
                 return CommandLine.defaultFactory().create(type);
             }
         }
@@ -2922,12 +2941,8 @@ final class DifyExec implements Runnable {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
                     throw new TypeConversionException("must be a duration such as 90, 1.5, 90s, 2m or 500ms");
-                int unit = switch (match.group(2)) {
-                    case "ms" -> 1;
-                    case "m" -> 60_000;
-                    case "h" -> 3_600_000;
-                    case null, default -> 1000;
-                };
+                int unit = Map.of("ms", 1, "s", 1000, "m", 60_000, "h", 3_600_000)
+                        .get(Objects.requireNonNullElse(match.group(2), "s"));
                 return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
             }
 
@@ -2976,13 +2991,17 @@ final class DifyExec implements Runnable {
                 return Long.parseLong(text.strip());
             }
 
-            /// Reads a day. Java reads `7d` as the period `P7d`.
+            /// Reads a day. Java reads `7d` as the period `P7d`. A year has four digits, also that of the next day,
+            /// because Dify reads no other.
             private static LocalDate day(String text) {
                 try {
-                    return text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text)) : LocalDate.parse(text);
+                    var day = text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text))
+                            : LocalDate.parse(text);
+                    if (day.getYear() > 0 && day.getYear() < 9999) return day;
                 } catch (DateTimeException _) {
-                    throw new TypeConversionException("must be a day such as 2026-11-01, or 7d for seven days ago");
+                    // rejected below, like a day that is too far away
                 }
+                throw new TypeConversionException("must be a day such as 2026-11-01, or 7d for seven days ago");
             }
 
             /// Reads a rate as the interval between two starts.
@@ -3027,9 +3046,11 @@ final class DifyExec implements Runnable {
         boolean version;
 
         final Env env;
+        private final List<Typed> inherited; // the options with which the shell was started
 
-        Console(Env env) {
+        Console(Env env, List<Typed> inherited) {
             this.env = env;
+            this.inherited = inherited;
         }
 
         PrintWriter out() {
@@ -3055,6 +3076,69 @@ final class DifyExec implements Runnable {
         NextCall next() {
             return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation());
         }
+
+        /// Returns the options of this session for its log. In the shell, those that were typed here replace those with
+        /// which the shell was started.
+        List<String> typed() {
+            var own = Typed.of(spec.commandLine().getParseResult()).toList();
+            var names = own.stream().map(Typed::name).collect(Collectors.toSet());
+            return Stream.concat(own.stream(), inherited.stream().filter(option -> !names.contains(option.name())))
+                    .filter(option -> option.scope() != Scope.CALL).map(Typed::text).toList();
+        }
+    }
+
+    /// Says for how long an option applies after it was typed, and so which suggested commands repeat it. An option
+    /// without this annotation is repeated by the commands that continue a `run` or `retry`.
+    @Retention(RetentionPolicy.RUNTIME)
+    @interface Lasts {
+        Scope value();
+    }
+
+    enum Scope {
+        /// Applies to one command. Repeating it would start over, leave rows out, or write files again.
+        CALL,
+        /// Need not be repeated to continue a batch, because the log records how its input is read.
+        INPUT,
+        /// Determines how a batch runs, or on which server, so each suggested command repeats it.
+        BATCH,
+        /// Applies to the commands that continue the present one.
+        SESSION
+    }
+
+    /// Holds an option as it was typed and as a session logs it: `--user=me`, or only its name if that means the same.
+    record Typed(String name, String text, Scope scope) {
+        /// Lists the options that are taken from a log, without which a batch would run differently. A log may come
+        /// from somebody else, so it must not choose a URL or a command.
+        private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
+                "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
+
+        /// Returns the typed options in their order. picocli lists a repeated option once for each value.
+        static Stream<Typed> of(CommandLine.ParseResult parsed) {
+            return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
+                    .map(value -> new Typed(option.shortestName(), option.shortestName() + (option.arity().max() == 0
+                            || value.equals(option.fallbackValue()) ? "" : "=" + value),
+                            scope(option))));
+        }
+
+        private static Scope scope(OptionSpec option) {
+            var lasts = ((AnnotatedElement) option.userObject()).getAnnotation(Lasts.class);
+            if (lasts != null) return lasts.value();
+            return OF_BATCH.contains(option.longestName()) ? Scope.BATCH : Scope.SESSION;
+        }
+
+        /// Returns the options of a session that the batch needs. A log that was edited may contain null.
+        static Stream<Typed> of(SessionEvent session) {
+            return session.call().typed().stream().filter(Objects::nonNull)
+                    .map(text -> new Typed(text.split("=", 2)[0], text, Scope.BATCH))
+                    .filter(option -> OF_BATCH.contains(option.name));
+        }
+
+        /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is
+        /// optional, and `--user=-me`, because a word that begins with `-` would be taken for an option.
+        String words() {
+            boolean isWhole = text.equals(name) || name.equals("--demo") || text.startsWith(name + "=-");
+            return isWhole ? Text.shell(text) : name + " " + Text.shell(text.substring(name.length() + 1));
+        }
     }
 
     /// Suggests the next command, as text that can be pasted into a shell. Keeps the options of the present command,
@@ -3062,30 +3146,15 @@ final class DifyExec implements Runnable {
     ///
     /// @param start   how the tool was started; empty in the shell, where the batch is already open
     /// @param command present command, such as `run`
-    /// @param options all but `-i` and `-o`, each with its value: `--user=me`
-    record NextCall(String start, String command, Optional<Path> input, Path output, List<String> options) {
-        /// Lists options for one command only. Repeating them would start over, leave rows out, or write files again.
-        /// `-i` and `-o` are kept apart from the other options.
-        private static final Set<String> ONE_OFF_OPTIONS = Set.of("--fresh", "--add", "--pending-only", "--on-finish",
-                "--same-app", "--force", "--resend-unknown", "--rerun-changed", "--limit", "--sample", "--seed",
-                "--ids", "--json", "--html", "--show", "--failed", "--raw", "--partial", "-i", "-o");
-        /// Lists options that need not be repeated, because the log records them.
-        private static final Set<String> IN_LOG = Set.of("--id-column", "--encoding", "--delimiter", "--sheet",
-                "--header-row", "--decimal", "--query-column", "--map", "--var");
-        /// Lists the options that determine the server and the app. They are repeated only if they were typed.
-        private static final Set<String> SERVER_OPTIONS = Set.of("--base-url", "--env-file", "--app-id");
-        /// Lists the options without which a batch would run differently. Leaves out the server, because the log may
-        /// come from somebody else and must not make the tool send the key to another server.
-        private static final Set<String> SESSION_OPTIONS = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
-                "--allow-unmapped", "--no-check", "--user", "--files", "--save-files");
-
+    /// @param options all but `-i` and `-o`
+    record NextCall(String start, String command, Optional<Path> input, Path output, List<Typed> options) {
         /// Creates the call from the typed options. `check` has no results file, so it suggests `results.jsonl`.
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var spec = parsed.commandSpec();
             Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
                     .map(option -> option.<Path>getValue());
             return new NextCall(start, spec.name(), file.apply("-i"), file.apply("-o").orElse(Path.of("results.jsonl")),
-                    typedOptions(parsed).filter(option -> !ONE_OFF_OPTIONS.contains(name(option))).toList());
+                    Typed.of(parsed).filter(option -> option.scope() != Scope.CALL).toList());
         }
 
         /// Returns the text of this command line with further options. They replace options with the same name, but not
@@ -3093,30 +3162,10 @@ final class DifyExec implements Runnable {
         static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
-            var kept = typedOptions(parsed).filter(option -> !replaced.contains(name(option))).map(NextCall::format);
+            var kept = Typed.of(parsed).filter(option -> !replaced.contains(option.name())).map(Typed::words);
             var ids = parsed.matchedPositionals().stream().flatMap(one -> one.stringValues().stream()).map(Text::shell);
             return Stream.of(Stream.of(start, parsed.commandSpec().name()), kept, ids, options.stream())
                     .flatMap(words -> words).collect(joining(" ")).strip();
-        }
-
-        /// Returns the typed options in their order. An option without a value, or with the value that it has when it
-        /// is typed alone, such as `--demo`, is only its name. picocli lists a repeated option once for each value.
-        private static Stream<String> typedOptions(CommandLine.ParseResult parsed) {
-            return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
-                    .map(value -> option.shortestName() + (option.arity().max() == 0
-                            || value.equals(option.fallbackValue()) ? "" : "=" + value)));
-        }
-
-        private static String name(String option) {
-            return option.split("=", 2)[0];
-        }
-
-        /// Formats an option: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is optional, and
-        /// `--user=-me`, because a word that begins with `-` would be taken for an option.
-        private static String format(String option) {
-            var name = name(option);
-            boolean isWhole = name.equals(option) || name.equals("--demo") || option.startsWith(name + "=-");
-            return isWhole ? Text.shell(option) : name + " " + Text.shell(option.substring(name.length() + 1));
         }
 
         /// Suggests how to continue a batch. Pending rows run first, then failed ones are retried. If every failed row
@@ -3138,8 +3187,8 @@ final class DifyExec implements Runnable {
             if (!others.isEmpty()) return note + suggestShard(others, history);
             if (!isPermanent) return note + next.line(isPending ? "run" : "retry");
             if (start.isEmpty()) return "Next: failures" + report(); // the shell is open already
-            return next.only(name -> SERVER_OPTIONS.contains(name) // `shell` has all but one of these options
-                    || SESSION_OPTIONS.contains(name) && !name.equals("--save-files")).line("shell") + report();
+            return next.only(option -> option.scope() == Scope.BATCH && !option.name().equals("--save-files"))
+                    .line("shell") + report(); // `shell` lacks that option
         }
 
         /// Suggests the next shard or a merge, otherwise the export of the results, which needs none of the options.
@@ -3157,9 +3206,9 @@ final class DifyExec implements Runnable {
             if (command.equals("export")) return done;
             var shard = batch.files().shard();
             // export refuses to leave out the other rows unless --force is given
-            if (shard.isEmpty()) return done + "\n" + with(hasOthers ? List.of("out.csv", "--force")
-                    : List.of("out.csv")).line("export") + report();
-            if (options.stream().noneMatch(option -> name(option).equals("--shard"))) return done;
+            if (shard.isEmpty()) return done + "\n" + only(_ -> false).line("export") + " out.csv"
+                    + (hasOthers ? " --force" : "") + report();
+            if (options.stream().noneMatch(option -> option.name().equals("--shard"))) return done;
             int count = shard.get().count();
             var all = IntStream.rangeClosed(1, count).mapToObj(number -> new Shard(number, count)).toList();
             return done + "\n" + suggestShard(all, batch.history());
@@ -3173,7 +3222,7 @@ final class DifyExec implements Runnable {
         /// Suggests the run of a shard that has no files here. If all shards have files, suggests the merge.
         String suggestShard(Collection<Shard> others, History known) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
-            if (away.isEmpty()) return continuing(known).with(List.of()).line("merge"); // needs no option
+            if (away.isEmpty()) return continuing(known).only(_ -> false).line("merge");
             return "No files for shard " + away.get() + " here. Copy them over if it ran on another machine.\n"
                     + continuing(known).with("--shard", away.get().toString()).line("run");
         }
@@ -3182,25 +3231,21 @@ final class DifyExec implements Runnable {
         /// options of the last session, except in the shell, which has them, and after `run` or `retry`, where they
         /// were typed.
         private NextCall continuing(History history) {
-            var next = only(name -> !IN_LOG.contains(name));
+            var next = only(option -> option.scope() != Scope.INPUT);
             if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
-            var options = history.last(SessionEvent.class).map(last -> last.call().typed()).orElse(List.of()).stream()
-                    .filter(option -> option != null && SESSION_OPTIONS.contains(name(option))); // null if edited
             return new NextCall(start, command, input.or(() -> history.input(output)), output,
-                    Stream.concat(next.options.stream(), options).toList());
+                    Stream.concat(next.options.stream(), history.last(SessionEvent.class).stream().flatMap(Typed::of))
+                            .toList());
         }
 
-        private NextCall only(Predicate<String> wanted) {
-            return with(options.stream().filter(option -> wanted.test(name(option))).toList());
+        private NextCall only(Predicate<Typed> wanted) {
+            return new NextCall(start, command, input, output, options.stream().filter(wanted).toList());
         }
 
         NextCall with(String option, String value) {
-            var others = options.stream().filter(other -> !name(other).equals(option));
-            return with(Stream.concat(others, Stream.of(option + "=" + value)).toList());
-        }
-
-        private NextCall with(List<String> options) {
-            return new NextCall(start, command, input, output, options);
+            var others = options.stream().filter(other -> !other.name().equals(option));
+            return new NextCall(start, command, input, output, Stream.concat(others,
+                    Stream.of(new Typed(option, option + "=" + value, Scope.SESSION))).toList());
         }
 
         /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the results file exists,
@@ -3215,7 +3260,7 @@ final class DifyExec implements Runnable {
         String suggestAfterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
             var run = new NextCall(start, command, Optional.of(rows), results, options)
-                    .only(SERVER_OPTIONS::contains);
+                    .only(option -> option.scope() != Scope.SESSION);
             if (!idColumn.equals("id")) run = run.with("--id-column", idColumn);
             return run.line("run") + baseline.stream().map(file -> "\n  then: " + start + " compare "
                     + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());
@@ -3226,7 +3271,7 @@ final class DifyExec implements Runnable {
             var files = "-i " + Text.shell(input.map(Path::toString).orElse("CSV")) + " -o "
                     + Text.shell(output.toString());
             var words = start.isEmpty() ? Stream.of("Next:", command) : Stream.of("Next:", start, command, files);
-            return Stream.concat(words, options.stream().map(NextCall::format)).collect(joining(" "));
+            return Stream.concat(words, options.stream().map(Typed::words)).collect(joining(" "));
         }
     }
 
@@ -3236,8 +3281,8 @@ final class DifyExec implements Runnable {
 
         final UnaryOperator<Row> edits;
 
-        Setup(Env env, UnaryOperator<Row> edits) {
-            super(env);
+        Setup(Env env, UnaryOperator<Row> edits, List<Typed> inherited) {
+            super(env, inherited);
             this.edits = edits;
         }
 
@@ -3282,14 +3327,14 @@ final class DifyExec implements Runnable {
         static final class ServerOptions {
             @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                     description = "Call the API at this URL (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
-            URI baseUrl;
+            @Lasts(Scope.BATCH) URI baseUrl;
 
             @Option(names = "--env-file", paramLabel = "FILE", description = "Read settings from this file, not .env.")
             Path envFile;
 
             @Option(names = "--app-id", paramLabel = "ID", defaultValue = "", hidden = true,
                     description = "Name the app of a key for several apps (env: DIFY_APP_ID).")
-            String appId;
+            @Lasts(Scope.BATCH) String appId;
 
             /// Reads the access to the server. The key is never an option. Everyone on the machine can see a command
             /// line. A `.env` line that cannot be read is an error even if its setting is not used here, because the
@@ -3343,7 +3388,7 @@ final class DifyExec implements Runnable {
 
         @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take questions from this column (default: query).")
-        String queryColumn;
+        @Lasts(Scope.INPUT) String queryColumn;
 
         @Option(names = "--allow-unmapped", hidden = true,
                 description = "Continue when columns and variables do not match.")
@@ -3364,7 +3409,7 @@ final class DifyExec implements Runnable {
     static class SameAppOption { // `verify` needs it without the options of a run
         @Option(names = "--same-app", hidden = true,
                 description = "Continue with another key of the same app although none of the batch's runs is found.")
-        boolean isSure;
+        @Lasts(Scope.CALL) boolean isSure;
     }
 
     @Command(name = "difyexec") // a hint about an unusable setting contains this name
@@ -3474,16 +3519,30 @@ final class DifyExec implements Runnable {
         }
     }
 
+    static final class ForceOption {
+        @Option(names = "--force", description = "Overwrite existing files.")
+        @Lasts(Scope.CALL) boolean isGiven;
+
+        /// Checks all files that a command is asked to write, before it writes the first of them.
+        ///
+        /// @param kept files that are not overwritten, even with `--force`, see [Batch#kept]
+        void check(List<Path> kept, BatchFiles.Target... targets) {
+            var all = new ArrayList<>(kept);
+            for (var target : targets) // one output must not overwrite another
+                if (target.file() != null) all.add(target.requireWritable(all, isGiven));
+        }
+    }
+
     static final class InputOption {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
                 description = "Read rows from this file; - is standard input.")
-        Path csv;
+        @Lasts(Scope.CALL) Path csv;
     }
 
     static final class ResultsOption {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "Read this results file.")
-        Path file;
+        @Lasts(Scope.CALL) Path file;
     }
 
     static final class DemoOption {
@@ -3507,39 +3566,39 @@ final class DifyExec implements Runnable {
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
-        String idColumn;
+        @Lasts(Scope.INPUT) String idColumn;
 
         /// Maps columns to variables. `--map COLUMN=` drops an earlier mapping. The shell joins several values with
         /// NUL. A value may contain any other character.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
-        Map<String, String> map = Map.of();
+        @Lasts(Scope.INPUT) Map<String, String> map = Map.of();
 
         /// Sets constants. `--var VARIABLE` without a value drops an earlier one.
         @Option(names = "--var", paramLabel = "VARIABLE=VALUE", split = "\0", hideParamSyntax = true, hidden = true,
                 mapFallbackValue = Option.NULL_VALUE,
                 description = "Set a variable to this value in every row; repeatable.")
-        Map<String, String> vars = Map.of();
+        @Lasts(Scope.INPUT) Map<String, String> vars = Map.of();
 
         @Option(names = "--sheet", paramLabel = "NAME", defaultValue = "", hidden = true,
                 description = "Read this worksheet (default: the first with data).")
-        String sheet;
+        @Lasts(Scope.INPUT) String sheet;
 
         @Option(names = "--header-row", paramLabel = "N", hidden = true,
                 description = "Read the column names from this line (default: the first with text).")
-        Long headerRow;
+        @Lasts(Scope.INPUT) Long headerRow;
 
         @Option(names = "--decimal", paramLabel = "C", hidden = true,
                 description = "Read decimals of number variables with a comma or a point (default: \".\").")
-        Character decimal;
+        @Lasts(Scope.INPUT) Character decimal;
 
         @Option(names = "--encoding", paramLabel = "NAME",
                 description = "Read the CSV in this encoding (default: UTF-8).")
-        Charset encoding;
+        @Lasts(Scope.INPUT) Charset encoding;
 
         @Option(names = "--delimiter", paramLabel = "C", hidden = true,
                 description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
-        Character delimiter;
+        @Lasts(Scope.INPUT) Character delimiter;
 
         /// Opens the input for a command that sends no row, so it needs no question and has no `--query-column`.
         Csv open(Path input, BatchFiles files) throws IOException {
@@ -3663,18 +3722,18 @@ final class DifyExec implements Runnable {
         }
 
         /// Formats the progress, with as many items as fit into `columns` characters. The most important come first,
-        /// because the last ones are dropped. If there is room, the most frequent cause is added to the failed rows.
-        /// Rows with an outcome of an earlier session (`others`) count as done, because the line shows the batch.
+        /// because the last ones are dropped. If there is room, the most frequent cause of failure follows. Rows with
+        /// an outcome of an earlier session (`others`) count as done, because the line shows the batch.
         ///
-        /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens`
+        /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens · Run failed: no city`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
             var activity = tally.activity();
-            var failed = some(tally.countOfAll(RowStatus.FAILED), "failed");
-            var items = Stream.of(done + "/" + asked + " (" + 100 * done / Math.max(1, asked) + " %)",
+            var items = Stream.of(Text.number(done) + "/" + Text.number(asked) + " (" + 100 * done / Math.max(1, asked)
+                            + " %)",
                     activity.pause().orElse(""),
                     tally.rate() == 0 ? "" : String.format(Locale.ROOT, "%.1f/s", tally.rate()),
-                    failed,
+                    some(tally.countOfAll(RowStatus.FAILED), "failed"),
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
                     Text.seconds(tally.elapsed()),
@@ -3684,13 +3743,13 @@ final class DifyExec implements Runnable {
                     activity.running() + " running" + limit(tally.pace),
                     some(activity.waiting(), "waiting"),
                     some(tally.spending().tokens(), "tokens"),
-                    Summary.cost(tally.spending().times(1))) // `times` also rounds to three digits
+                    Figure.cost(tally.spending().prices()))
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
-            int room = columns - String.join(BETWEEN, items).length() - " ()".length(), at = items.indexOf(failed);
-            // `at` is -1 if no row has failed, or if there was no room for that item
-            if (at > 0 && room >= SHORTEST_CAUSE) tally.causes().entrySet().stream().max(Map.Entry.comparingByValue())
-                    .ifPresent(cause -> items.set(at, failed + " (" + Text.cutAtWord(cause.getKey(), room) + ")"));
+            var line = String.join(BETWEEN, items) + BETWEEN;
+            if (columns - line.length() >= SHORTEST_CAUSE) tally.causes().entrySet().stream()
+                    .max(Map.Entry.comparingByValue()).ifPresent(cause ->
+                            items.add(Text.cutAtWord(cause.getKey(), columns - line.length())));
             return Text.cut(String.join(BETWEEN, items), columns);
         }
 
@@ -3699,7 +3758,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String some(long count, String what) {
-            return count == 0 ? "" : count + " " + what;
+            return count == 0 ? "" : Text.number(count) + " " + what;
         }
 
         enum Style {
@@ -3714,6 +3773,9 @@ final class DifyExec implements Runnable {
 
     /// Prints the outcome of a session, with counts, times, cost, failures by cause, and the next command.
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
+        private static final Set<String> OF_SESSION =
+                Set.of("seconds", "total_tokens", "cost", "runs_without_price", "retries"); // keys of figures
+
         /// Prints everything in the order in which people ask. Why the session stopped comes first, what to type next
         /// is near the end, and a row that may have been paid twice is last, where it is not overlooked.
         ///
@@ -3724,10 +3786,10 @@ final class DifyExec implements Runnable {
             stop.ifPresent(reason -> err.println(reason.text()));
             var counts = RowStatus.counts(tally::countOfAll, paint::by); // such as 18 succeeded, 1 failed
             long open = tally.asked - tally.done();
-            if (open > 0) counts = joinKnown(counts, paint.by(RowStatus.PENDING, open + " pending"));
-            err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed())
-                    + String.format(Locale.ROOT, " (%.1f rows/s)",
-                            tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+            if (open > 0) counts += (counts.isEmpty() ? "" : ", ")
+                    + paint.by(RowStatus.PENDING, Text.number(open) + " pending");
+            err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed()) + " ("
+                    + Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())) + ")");
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             asked.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
                     + " chooses the same rows in a new batch"));
@@ -3758,41 +3820,37 @@ final class DifyExec implements Runnable {
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
-            var latencies = latencies(tally);
-            if (!latencies.isEmpty()) figures.add("latency (s): " + latencies);
-            long tokens = tally.spending().tokens();
-            if (tokens > 0) figures.add("tokens: " + joinKnown(Long.toString(tokens), cost(tally.ownSpending)));
+            StatusView.table(batch, tally, tally.ownSpending).stream().filter(figure -> !figure.text().isEmpty()
+                            && OF_SESSION.contains(figure.key()))
+                    .forEach(figure -> figures.add(figure.name() + ": " + figure.text()));
             long recovered = tally.count(HarvestEvent.class), throttled = tally.count(ThrottleEvent.class);
-            if (tally.retries() > 0) figures.add(Text.count(tally.retries(), "retry", "retries"));
             if (recovered > 0) figures.add(Text.count(recovered, "result") + " recovered without running again");
             if (throttled > 0)
                 figures.add("throttled " + Text.count(throttled, "time") + "; concurrency " + tally.pace.span());
             if (!tally.missingFiles().isEmpty()) figures.add(StatusView.missing(batch));
             return figures;
         }
+    }
 
-        private static String joinKnown(String... figures) {
-            return Stream.of(figures).filter(figure -> !figure.isEmpty()).collect(joining(", "));
+    /// Holds a figure for programs (key, value) and for people (name, text). The text is empty if it says nothing.
+    record Figure(String key, String name, Object value, String text) {
+        /// Creates a figure that people see if it is not 0.
+        static Figure of(String key, String name, long count) {
+            return new Figure(key, name, count, count == 0 ? "" : Text.number(count));
         }
 
-        /// Formats the cost: `0.49 USD (no price for 3 runs)`. The text is empty if no run has a price. A currency code
-        /// has three letters, so a longer text from the server is cut.
-        static String cost(Usage.Spending spent) {
-            return cost(spent.prices()) + (spent.prices().isEmpty() || spent.unpriced() == 0 ? ""
-                    : " (no price for " + Text.count(spent.unpriced(), "run") + ")");
-        }
-
-        /// Formats latencies in seconds: `p50 1.20, p90 2.05, p99 4.10, max 9.00`
-        static String latencies(Figures figures) {
-            return figures.latencies().entrySet().stream()
-                    .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
-                    .collect(joining(", "));
+        /// Creates a figure that only programs read.
+        static Figure of(String key, Object value) {
+            return new Figure(key, key, value, "");
         }
 
         static String cost(Map<String, BigDecimal> prices) {
-            return prices.entrySet().stream()
-                    .map(price -> price.getValue().toPlainString() + " " + Text.printable(price.getKey(), 8))
+            return prices.entrySet().stream().map(price -> Text.money(price.getValue(), price.getKey()))
                     .collect(joining(", "));
+        }
+
+        static String rate(double rowsPerSecond) {
+            return String.format(Locale.ROOT, "%,.1f rows/s", rowsPerSecond);
         }
     }
 
@@ -3806,9 +3864,7 @@ final class DifyExec implements Runnable {
             SortedMap<String, Bootstrap.Interval> cost, Usage.Spending spent, boolean isStream) {
         /// Sets the confidence level of the intervals. A forecast can be less certain than a comparison (0.95).
         private static final double LEVEL = 0.9;
-        /// With fewer rows than `FEWEST_ROWS`, a range would be far too narrow. `MAX_VALUES` limits the values to draw
-        /// from, see [#mean].
-        private static final int FEWEST_ROWS = 5, MAX_VALUES = 1_000;
+        private static final int FEWEST_ROWS = 5; // with fewer rows, a range would be far too narrow
 
         /// Returns the forecast, or empty if no row is pending or none has finished. Failed rows count as finished.
         /// Their retries come on top, because their number is unknown.
@@ -3819,11 +3875,8 @@ final class DifyExec implements Runnable {
             var spent = figures.spending();
             long rest = index.count(RowStatus.PENDING);
             var finished = IntStream.range(0, index.size()).filter(entry -> figures.millis(entry).isPresent()
-                    && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).boxed()
-                    .collect(Collectors.toCollection(ArrayList::new));
+                    && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).boxed().toList();
             if (rest == 0 || finished.isEmpty()) return Optional.empty();
-            // rows of a sorted file that are alike must not form a group; the seed gives the same forecast each time
-            Collections.shuffle(finished, new Random(1));
             var seconds = mean(finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
             double concurrency = figures.concurrency(seconds.estimate()); // 0 hides the time, which is infinite
             var cost = new TreeMap<String, Bootstrap.Interval>();
@@ -3839,20 +3892,21 @@ final class DifyExec implements Runnable {
                     times(mean(finished, history::tokens), rest), cost, spent, isStream));
         }
 
-        /// Estimates the mean of a value. Beyond `MAX_VALUES` rows it resamples the means of groups of rows instead of
-        /// single rows, so a forecast from a million rows takes as long as one from a thousand. Without a range, low
-        /// and high are NaN.
+        /// Estimates the mean of a value, by the means of groups of rows. Without a range, low and high are NaN.
         private static Bootstrap.Interval mean(List<Integer> entries, ToDoubleFunction<Integer> value) {
             int rows = entries.size();
-            var groups = new double[Math.min(rows, MAX_VALUES)];
             double mean = 0;
+            var groups = Bootstrap.groups(rows);
+            var sums = new double[Bootstrap.once(rows).length];
+            var sizes = new int[sums.length];
             for (int i = 0; i < rows; i++) {
-                int group = i % groups.length, size = (rows - group - 1) / groups.length + 1;
                 mean += value.applyAsDouble(entries.get(i)) / rows;
-                groups[group] += value.applyAsDouble(entries.get(i)) / size;
+                sums[groups[i]] += value.applyAsDouble(entries.get(i));
+                sizes[groups[i]]++;
             }
             if (rows < FEWEST_ROWS) return new Bootstrap.Interval(Double.NaN, mean, Double.NaN);
-            var interval = Bootstrap.ofMean(groups, LEVEL);
+            for (int group = 0; group < sums.length; group++) sums[group] /= sizes[group];
+            var interval = Bootstrap.ofMean(sums, LEVEL);
             return new Bootstrap.Interval(interval.low(), mean, interval.high());
         }
 
@@ -3864,12 +3918,9 @@ final class DifyExec implements Runnable {
         /// USD`. Notes in brackets say what a figure lacks.
         String text() {
             var figures = new ArrayList<String>();
-            if (concurrency > 0) figures.add(range(seconds, (time, _) -> Text.seconds(Duration.ofMillis(
-                    Math.round(time * 1000)))) + " at -c " + Math.max(1, Math.round(concurrency)));
-            // one unit for both bounds; without a range, `high` is NaN, and this is false
-            boolean inMillions = Math.max(tokens.estimate(), tokens.high()) >= 1e6;
-            if (inMillions) figures.add(range(times(tokens, 1e-6), Forecast::figure) + " million tokens");
-            else if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
+            if (concurrency > 0) figures.add(range(seconds, (time, _) -> Text.seconds(time)) + " at -c "
+                    + Math.max(1, Math.round(concurrency)));
+            if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
             cost.forEach((currency, amount) ->
                     figures.add(range(amount, Forecast::figure) + " " + Text.printable(currency, 8)));
             var notes = new ArrayList<String>();
@@ -3877,7 +3928,7 @@ final class DifyExec implements Runnable {
                 notes.add("no price for " + Text.count(spent.unpriced(), "run"));
             if (Double.isNaN(tokens.low())) notes.add("too few rows for a range");
             if (cost.isEmpty() && tokens.estimate() > 0 && !isStream) notes.add("--mode streaming shows prices");
-            return Text.number(rows) + (rows == 1 ? " row: " : " rows: ") + String.join(", ", figures)
+            return Text.count(rows, "row") + ": " + String.join(", ", figures)
                     + (notes.isEmpty() ? "" : " (" + String.join("; ", notes) + ")");
         }
 
@@ -3891,8 +3942,7 @@ final class DifyExec implements Runnable {
 
         /// Formats a figure with two digits, because the estimate is not more exact than that.
         private static String figure(double number, RoundingMode rounding) {
-            var rounded = twoDigits(new BigDecimal(number), rounding);
-            return String.format(Locale.ROOT, "%,." + Math.max(0, rounded.scale()) + "f", rounded);
+            return Text.number(twoDigits(new BigDecimal(number), rounding));
         }
 
         /// Rounds to two digits. Rounds to nine first, so that the error of a sum such as 0.1 + 0.2 is not rounded up.
@@ -3908,14 +3958,10 @@ final class DifyExec implements Runnable {
             return Optional.of(twoDigits(most, RoundingMode.CEILING).stripTrailingZeros().toPlainString());
         }
 
-        /// Returns null if no row is pending or none has finished.
-        static Map<String, Object> json(Batch batch) {
-            return of(batch).map(forecast -> {
-                var cost = new LinkedHashMap<String, Object>();
-                forecast.cost.forEach((currency, amount) -> cost.put(currency, json(amount)));
-                return object("rows", forecast.rows, "seconds", json(forecast.seconds),
-                        "tokens", json(forecast.tokens), "cost", cost);
-            }).orElse(null);
+        Map<String, Object> json() {
+            var amounts = object();
+            cost.forEach((currency, amount) -> amounts.put(currency, json(amount)));
+            return object("rows", rows, "seconds", json(seconds), "tokens", json(tokens), "cost", amounts);
         }
 
         private static Map<String, Object> json(Bootstrap.Interval figure) {
@@ -4024,8 +4070,8 @@ final class DifyExec implements Runnable {
                     .map(session -> " · " + Text.printable("Dify " + session.dify().version(), 80)).orElse("");
             if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
                     + Text.joinFirst(3, versions.stream().map(version -> Text.printable(version, 40)));
-            return paint.bold(batch.files().results().toString()) + ": " + Text.number(rows)
-                    + (rows == 1 ? " row" : " rows") + paint.faint(about);
+            return paint.bold(batch.files().results().toString()) + ": " + Text.count(rows, "row")
+                    + paint.faint(about);
         }
 
         /// Draws a bar for each count above zero: `  succeeded           19   95.0 %  █████████████████████████████`.
@@ -4062,26 +4108,10 @@ final class DifyExec implements Runnable {
 
         /// Returns times, pace and cost by name. Leaves out what is not known.
         static Map<String, String> figures(Batch batch) {
-            var figures = batch.figures();
-            var spent = figures.spending();
-            var latencies = Summary.latencies(figures);
-            long attempts = figures.count(AttemptEvent.class), open = batch.history().inFlight();
             var shown = new LinkedHashMap<String, String>();
-            figures.startedAt().ifPresent(start -> shown.put("time", Text.seconds(figures.timeTaken()) + " ("
-                    + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
-                    + Times.local(figures.updatedAt().get()) + ")"));
-            batch.history().liveSession().ifPresent(session -> shown.put("running", "since "
-                    + Times.local("yyyy-MM-dd HH:mm:ss", session.t()) + " (process "
-                    + session.program().process().id() + ")"));
-            if (rate(batch) > 0 && figures.timeTaken().toSeconds() >= 10) // a shorter time has too few rows
-                shown.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!latencies.isEmpty()) shown.put("latency (s)", latencies);
-            if (spent.tokens() > 0) shown.put("tokens", Text.number(spent.tokens()));
-            if (!spent.prices().isEmpty()) shown.put("cost", Summary.cost(spent));
-            if (attempts > 0) shown.put("attempts", Text.number(attempts) + " ("
-                    + Text.count(figures.retries(), "retry", "retries") + ")");
-            if (open > 0) shown.put("unfinished", Text.number(open) + " (running or interrupted)");
-            Forecast.of(batch).ifPresent(forecast -> shown.put("remaining", forecast.text()));
+            table(batch, batch.figures(), batch.figures().spending()).stream()
+                    .filter(figure -> !figure.text().isEmpty())
+                    .forEach(figure -> shown.put(figure.name(), figure.text()));
             return shown;
         }
 
@@ -4134,39 +4164,57 @@ final class DifyExec implements Runnable {
                     + "); see 'missing' in the log, or run 'retry --force ID'";
         }
 
-        /// Returns the status for `--json`. Scripts rely on the keys and their order; see docs/files.md.
         static Map<String, Object> json(Batch batch) {
+            var json = json(counts(batch.index()::count));
+            table(batch, batch.figures(), batch.figures().spending())
+                    .forEach(figure -> json.put(figure.key(), figure.value()));
+            return json;
+        }
+
+        /// Lists what is known about a batch. Scripts rely on the keys and their order; see docs/files.md.
+        ///
+        /// @param figures those of the batch or of its last session
+        static List<Figure> table(Batch batch, Figures figures, Usage.Spending spent) {
             var index = batch.index();
             var history = batch.history();
-            var figures = batch.figures();
             var missing = figures.missingFiles();
-            var json = json(counts(index::count));
-            json.putAll(object(
-                    "attempts", figures.count(AttemptEvent.class),
-                    "retries", figures.retries(),
-                    "total_tokens", figures.spending().tokens(),
-                    "started_at", figures.startedAt().map(Times::text).orElse(null),
-                    "updated_at", figures.updatedAt().map(Times::text).orElse(null),
-                    "errors", Cause.groups(batch).stream().map(Cause.Group::json).toList(),
-                    "running_seconds", figures.timeTaken().toMillis() / 1000.0,
-                    "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
-                    "seconds", figures.latencies(),
-                    "cost", figures.spending().prices(),
-                    "in_flight", history.inFlight(),
-                    "late", figures.count(LateEvent.class),
-                    "lost_results", history.lost().size(),
-                    "unread_lines", history.unreadableLines(),
-                    "ids_not_in_input", index.size() - index.rows(),
-                    "missing_files", object("count", missing.values().stream().mapToInt(Integer::intValue).sum(),
-                            "rows", missing.size(), "ids", missing.keySet().stream().limit(3).map(index::id).toList()),
-                    "versions", List.copyOf(index.versions()),
-                    "changed_in_input", history.changed().count(),
-                    "runs_without_price", figures.spending().unpriced(),
-                    "stopped", history.stopped().orElse(null),
-                    "forecast", Forecast.json(batch),
-                    "running", history.liveSession().map(session -> object("process", session.program().process().id(),
+            var latencies = figures.latencies();
+            boolean isLong = figures.timeTaken().toSeconds() >= 10; // a shorter time has too few rows for a rate
+            boolean isPriced = !spent.prices().isEmpty() && spent.unpriced() > 0;
+            var forecast = Forecast.of(batch);
+            return List.of(Figure.of("attempts", "attempts", figures.count(AttemptEvent.class)),
+                    Figure.of("retries", "retries", figures.retries()),
+                    Figure.of("total_tokens", "tokens", figures.spending().tokens()),
+                    Figure.of("started_at", figures.startedAt().map(Times::text).orElse(null)),
+                    Figure.of("updated_at", figures.updatedAt().map(Times::text).orElse(null)),
+                    Figure.of("errors", Cause.groups(batch).stream().map(Cause.Group::json).toList()),
+                    new Figure("running_seconds", "time", figures.timeTaken().toMillis() / 1000.0,
+                            figures.startedAt().map(start -> Text.seconds(figures.timeTaken()) + " ("
+                                    + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
+                                    + Times.local(figures.updatedAt().get()) + ")").orElse("")),
+                    new Figure("rows_per_second", "throughput", Math.round(rate(batch) * 1000) / 1000.0,
+                            isLong ? Figure.rate(rate(batch)) : ""),
+                    new Figure("seconds", "latency", latencies, latencies.entrySet().stream()
+                            .map(one -> one.getKey() + " " + Text.seconds(one.getValue())).collect(joining(", "))),
+                    new Figure("cost", "cost", spent.prices(), Figure.cost(spent.prices())),
+                    Figure.of("in_flight", "in flight", history.inFlight()),
+                    Figure.of("late", figures.count(LateEvent.class)),
+                    Figure.of("lost_results", history.lost().size()),
+                    Figure.of("unread_lines", history.unreadableLines()),
+                    Figure.of("ids_not_in_input", index.size() - index.rows()),
+                    Figure.of("missing_files", object("count",
+                            missing.values().stream().mapToInt(Integer::intValue).sum(), "rows", missing.size(),
+                            "ids", missing.keySet().stream().limit(3).map(index::id).toList())),
+                    Figure.of("versions", List.copyOf(index.versions())),
+                    Figure.of("changed_in_input", history.changed().count()),
+                    // without any price, every run lacks one
+                    new Figure("runs_without_price", "no price", spent.unpriced(),
+                            isPriced ? Text.count(spent.unpriced(), "run") : ""),
+                    Figure.of("stopped", history.stopped().orElse(null)),
+                    new Figure("forecast", "remaining", forecast.map(Forecast::json).orElse(null),
+                            forecast.map(Forecast::text).orElse("")),
+                    Figure.of("running", history.liveSession().map(session -> object("process", session.program().process().id(),
                             "since", Times.text(session.t()))).orElse(null)));
-            return json;
         }
 
         /// Shows all shards of a batch that is not merged yet, as a table with a line for each or as one JSON object.
@@ -4214,7 +4262,8 @@ final class DifyExec implements Runnable {
                     var counts = RowStatus.counts(shard.index()::count, paint::by);
                     out.println("  " + paint.faint("%-7s".formatted(Shards.shard(shard.files())))
                             + (counts.isEmpty() ? "" : counts + " · ") + shard.figures().updatedAt()
-                            .map(at -> history.inFlight() + " in flight · " + Times.local(at)).orElse("not started"));
+                            .map(at -> Text.number(history.inFlight()) + " in flight · " + Times.local(at))
+                            .orElse("not started"));
                 }
                 out.println();
                 out.println(next);
@@ -4251,8 +4300,8 @@ final class DifyExec implements Runnable {
             /// Formats a cause and its first rows: `3 × unknown: the connection broke before a response (r-1, …)`
             String line() {
                 var examples = Text.joinFirst(3, ids.stream().map(Text::id));
-                return ids.size() + " × " + Text.printable(cause.words(), 160) + Event.FormEvent.untilText(until)
-                        + " (" + examples + ")";
+                return Text.number(ids.size()) + " × " + Text.printable(cause.words(), 160)
+                        + Event.FormEvent.untilText(until) + " (" + examples + ")";
             }
 
             Map<String, Object> json() {
@@ -4512,16 +4561,6 @@ final class DifyExec implements Runnable {
         /// Its *Download CSV* escapes the same texts as an export.
         private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
 
-        /// Returns whether the file is a page or report of this tool, which may be overwritten. The mark is in its
-        /// first 1,000 bytes.
-        static boolean isOurs(Path file, String mark) {
-            try (var in = Files.newInputStream(file)) {
-                return new String(in.readNBytes(1_000), UTF_8).contains(mark);
-            } catch (IOException _) {
-                return false; // a file that cannot be read may be the user's own
-            }
-        }
-
         /// Writes the HTML report of a batch, with its charts, its causes of failure and its rows. The rows of the CSV
         /// come first, in its order, so one iterator reads them all. Inputs come from the result if there is one. The
         /// CSV may have changed since.
@@ -4636,7 +4675,7 @@ final class DifyExec implements Runnable {
         private final Expectations expected;
         /// Holds the rows of the files, followed by those that have an expected value and are in no file.
         private final Index rows = new Index();
-        private final int recorded; // how many of these rows are in the files
+        private int recorded; // how many of these rows are in the files
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
         /// Counts the rows that differ in each output, by its pointer.
@@ -4646,10 +4685,10 @@ final class DifyExec implements Runnable {
         /// Hold the numbers of the rows that differ, and of all rows that `--json` lists.
         private final BitSet unequal = new BitSet(), listed = new BitSet();
         private long otherInputs = 0;
-        private final Map<String, Figure> figures = new LinkedHashMap<>();
-        /// Holds the interval of the cost difference, in percent of the first side's cost. It is NaN unless all files
-        /// have the same single currency.
-        private Bootstrap.Interval dearer;
+        private final Map<String, Contrast> figures = new LinkedHashMap<>(); // by key
+        /// Holds the interval of each figure's difference. The interval `dearer` is in percent of the first side's
+        /// cost. It is NaN unless all files have the same single currency.
+        private final Map<String, Bootstrap.Interval> intervals = new LinkedHashMap<>();
 
         /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include rows that are paused or unknown.
         /// The views list the constants in this order.
@@ -4707,8 +4746,8 @@ final class DifyExec implements Runnable {
 
         /// Holds a row's result in one file. The entry is -1 if the file does not contain the row.
         ///
-        /// @param correct 1 if the row succeeded as expected, otherwise 0; NaN if it is not in the file or has no
-        ///     expected value, so that it does not count
+        /// @param correct 1 if the row succeeded as expected, otherwise 0; NaN if it is not in the file or not judged,
+        ///     so that it does not count
         record Result(Batch batch, int entry, ResultLine end, double correct) {
             static Result of(LineOffsets.RowEnds file, String id, Expectations expected) {
                 int entry = file.batch().index().find(id);
@@ -4716,6 +4755,23 @@ final class DifyExec implements Runnable {
                 var end = file.of(entry);
                 double correct = file.batch().index().status(entry).isSuccess() && expected.isMet(id, end) ? 1 : 0;
                 return new Result(file.batch(), entry, end, expected.isJudged(id) ? correct : Double.NaN);
+            }
+
+            /// Returns the most informative result of a row: a success, or otherwise any result that is not pending.
+            static Result best(List<Result> side) {
+                return side.stream().max(Comparator.comparing(Result::isSuccess)
+                        .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
+            }
+
+            /// Returns the share of correct results, or NaN if none counts.
+            static double correct(List<Result> side) {
+                return side.stream().mapToDouble(Result::correct).filter(correct -> !Double.isNaN(correct)).average()
+                        .orElse(Double.NaN);
+            }
+
+            static String error(List<Result> side) {
+                return side.stream().map(result -> result.end().text("error")).filter(error -> !error.isEmpty()).distinct()
+                        .collect(joining(" · "));
             }
 
             JsonNode at(String pointer) {
@@ -4746,13 +4802,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the files of one side, and what each row adds to its figures.
+        /// Holds the files of one side, and what its rows add to its figures.
         static final class Side {
             final String name;
             private final List<LineOffsets.RowEnds> files;
-            /// Holds the values of each figure, by row, because the bootstrap draws rows and sums each figure again.
+            /// Holds the values of each figure, by group of rows, because the bootstrap draws groups and sums each
+            /// figure again.
             private final Map<String, double[]> parts = new HashMap<>();
-            /// Holds each success, with its latency in milliseconds in the upper 32 bits and its row in the lower 32,
+            /// Holds each success, with its latency in milliseconds in the upper 32 bits and its group in the lower 32,
             /// so that sorting these numbers sorts them by latency.
             private final LongList took = new LongList();
             private long[] latencies = {};
@@ -4776,9 +4833,9 @@ final class DifyExec implements Runnable {
                 return files.stream().map(file -> Result.of(file, id, expected)).toList();
             }
 
-            /// Adds a row's result in one file. Time and cost come from the log, so they are unknown without one. A run
-            /// that used tokens and has no price is counted, because it makes the cost too low.
-            void count(int row, int rows, Result result) {
+            /// Adds a row's result in one file to its group. Time and cost come from the log, so they are unknown
+            /// without one. A run that used tokens and has no price is counted, because it makes the cost too low.
+            void count(Result result, boolean isJudged, int group, int groups) {
                 if (result.entry() < 0) return;
                 var history = result.batch().history();
                 int entry = result.entry();
@@ -4786,29 +4843,31 @@ final class DifyExec implements Runnable {
                 var adds = object("rows", 1, "succeeded", result.isSuccess() ? 1 : 0, "tokens", history.tokens(entry),
                         "retries", Math.max(0, history.attempts(entry) - 1),
                         // tokens are a text here, because a result may lack them
-                        "runs without price", end.text("total_price").isEmpty()
+                        "runs_without_price", end.text("total_price").isEmpty()
                                 && end.text("total_tokens").matches(".*[1-9].*") ? 1 : 0);
                 for (var currency : history.figures().spending().prices().keySet())
                     adds.put(cost(currency), history.cost(entry, currency));
-                if (!Double.isNaN(result.correct())) adds.putAll(object("judged", 1, "correct", result.correct()));
+                if (isJudged) adds.putAll(object("judged", 1, "correct", result.correct()));
+                if (result.isSuccess()) history.figures().millis(entry).ifPresent(millis -> {
+                    took.add(millis << Integer.SIZE | group);
+                    adds.put("timed", 1);
+                });
                 adds.forEach((figure, part) ->
-                        parts.computeIfAbsent(figure, _ -> new double[rows])[row] += ((Number) part).doubleValue());
-                if (result.isSuccess()) history.figures().millis(entry).ifPresent(millis ->
-                        took.add(millis << Integer.SIZE | row));
+                        parts.computeIfAbsent(figure, _ -> new double[groups])[group] += ((Number) part).doubleValue());
             }
 
             void sort() { // once, because each of thousands of draws needs the order
                 latencies = IntStream.range(0, took.size()).mapToLong(took::get).sorted().toArray();
             }
 
-            /// Returns a figure of rows that count as often as they were drawn, or NaN if it is unknown. Sums are
+            /// Returns a figure of groups that count as often as they were drawn, or NaN if it is unknown. Sums are
             /// divided by the number of files, so that three files of a side can be compared with one.
             double of(String figure, int[] counts) {
                 return switch (figure) {
-                    case "percent succeeded" -> 100 * sum("succeeded", counts) / sum("rows", counts);
-                    case "percent correct" -> 100 * sum("correct", counts) / sum("judged", counts);
-                    case "seconds p50" -> seconds(0.5, counts);
-                    case "seconds p90" -> seconds(0.9, counts);
+                    case "percent_succeeded" -> 100 * sum("succeeded", counts) / sum("rows", counts);
+                    case "percent_correct" -> 100 * sum("correct", counts) / sum("judged", counts);
+                    case "seconds_p50" -> seconds(0.5, counts);
+                    case "seconds_p90" -> seconds(0.9, counts);
                     default -> sum(figure, counts) / files.size();
                 };
             }
@@ -4819,14 +4878,13 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns the smallest latency in seconds that this share of the successes does not exceed, or NaN without
-            /// successes. A cast to `int` takes the row from the lower bits.
+            /// successes. A cast to `int` takes the group from the lower bits.
             private double seconds(double share, int[] counts) {
-                long all = 0;
-                for (long one : latencies) all += counts[(int) one];
+                double all = sum("timed", counts);
                 long left = (long) Math.ceil(share * all);
-                for (long one : latencies) {
+                if (left > 0) for (long one : latencies) {
                     left -= counts[(int) one];
-                    if (left <= 0 && all > 0) return (one >> Integer.SIZE) / 1000.0;
+                    if (left <= 0) return (one >> Integer.SIZE) / 1000.0;
                 }
                 return Double.NaN;
             }
@@ -4836,13 +4894,28 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Holds the shares of unequal pairs of results: within each side, and across the sides.
+        record Unequal(double first, double second, double across) {}
+
         /// Holds a row of both sides, with the differences between its outputs.
         ///
         /// @param shown one result of each side to show; two unequal ones, if there are such
-        /// @param trend `worse`, `better`, or empty
-        /// @param facts errors, and if there are any, expectations and shares, by their names in CSV, JSON and page
-        record Pair(String id, List<Result> before, List<Result> after, Compared shown, Match match, Grade grade,
-                String trend, Map<String, Object> facts) {
+        record Pair(String id, List<Result> before, List<Result> after, Compared shown, Unequal unequal) {
+            /// Classifies the row. It is different only if the sides differ more than each differs from itself.
+            /// Otherwise, the difference may be chance, and the row is unstable. With one file a side, each side
+            /// differs from itself in no pair.
+            Match match() {
+                if (unequal.across() > Math.max(unequal.first(), unequal.second())) return Match.DIFFERENT;
+                return unequal.across() > 0 ? Match.UNSTABLE : Match.of(shown.one().status(), shown.two().status());
+            }
+
+            /// Returns `worse` or `better` if another share of the results is correct. A comparison with NaN is false.
+            String trend() {
+                double one = Result.correct(before), two = Result.correct(after);
+                if (two < one) return "worse";
+                return two > one ? "better" : "";
+            }
+
             List<Result> results() {
                 return Stream.of(before, after).flatMap(List::stream).toList();
             }
@@ -4855,10 +4928,6 @@ final class DifyExec implements Runnable {
                 return shown.differences().values().stream().flatMap(List::stream).toList();
             }
 
-            String places() {
-                return differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" "));
-            }
-
             /// Returns whether both rows succeeded with inputs that are recorded and differ. A line without inputs
             /// shows nothing.
             boolean hasOtherInputs() {
@@ -4868,48 +4937,50 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds a figure of both sides, NaN if it is unknown, and the interval of their difference.
-        record Figure(String name, int digits, double first, double second, Bootstrap.Interval interval) {
-            private BigDecimal rounded(double figure) {
-                return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP);
+        /// Holds a figure of both sides by its key in JSON, NaN if it is unknown, and the interval of their difference.
+        record Contrast(String key, BigDecimal first, BigDecimal second, BigDecimal low, BigDecimal high) {
+            /// @param digits of the figure after the point
+            static Contrast of(String key, int digits, double... figures) {
+                var all = Arrays.stream(figures).mapToObj(figure -> Double.isNaN(figure) ? null
+                        : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP)).toList();
+                return new Contrast(key, all.get(0), all.get(1), all.get(2), all.get(3));
             }
 
-            /// Subtracts the rounded figures, so that the result agrees with what is shown. Returns null if one of them
-            /// is unknown.
+            /// Subtracts the rounded figures, so that the result agrees with what is shown.
             private BigDecimal difference() {
-                return Double.isNaN(second - first) ? null : rounded(second).subtract(rounded(first));
+                return first == null || second == null ? null : second.subtract(first);
             }
 
-            String text(double figure) {
-                return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", rounded(figure));
+            private String text(BigDecimal figure) {
+                if (figure == null) return "–";
+                if (key.startsWith("seconds")) return Text.seconds(figure.doubleValue());
+                if (key.startsWith(cost(""))) return Text.money(figure, key.substring(cost("").length()));
+                return Text.number(figure);
             }
 
-            private String signed(double figure) {
-                return (rounded(figure).signum() < 0 ? "" : "+") + text(figure);
+            private String signed(BigDecimal figure) {
+                return (figure.signum() < 0 ? "-" : "+") + text(figure.abs());
             }
 
-            /// Returns the cells of a line, such as `seconds p50`, `0.24`, `0.27`, `+0.03 (+12.5 %)`, `+0.01 to +0.05`.
-            /// A percentage gets no change in percent, which would be mistaken for points. An interval without width is
-            /// left out, because it does not show what is due to chance.
+            /// Returns the cells of a line, such as `seconds p50`, `0.24 s`, `0.27 s`, `+0.03 s (+12.5 %)`,
+            /// `+0.01 s to +0.05 s`. A percentage gets no change in percent, which would be mistaken for points. An
+            /// interval without width is left out, because it does not show what is due to chance.
             List<String> texts() {
                 var change = difference();
                 boolean isChanged = change != null && change.signum() != 0;
-                var shown = isChanged ? signed(change.doubleValue()) : "";
-                if (isChanged && rounded(first).signum() != 0 && !name.startsWith("percent")) shown += String.format(
-                        Locale.ROOT, " (%+.1f %%)", 100 * change.doubleValue() / rounded(first).doubleValue());
-                var range = interval.low() < interval.high()
-                        ? signed(interval.low()) + " to " + signed(interval.high()) : "";
-                return List.of(name, text(first), text(second), shown, range);
+                var shown = isChanged ? signed(change) : "";
+                if (isChanged && first.signum() != 0 && !key.startsWith("percent")) shown += String.format(
+                        Locale.ROOT, " (%+.1f %%)", 100 * change.doubleValue() / first.doubleValue());
+                var range = low == null || low.equals(high) ? "" : signed(low) + " to " + signed(high);
+                return List.of(key.replace('_', ' '), text(first), text(second), shown, range);
             }
 
             Map<String, Object> json() {
-                return object("first", rounded(first), "second", rounded(second), "difference", difference(),
-                        "low", rounded(interval.low()), "high", rounded(interval.high()));
+                return object("first", first, "second", second, "difference", difference(), "low", low, "high", high);
             }
         }
 
-        /// Reads all rows once to count them. Views read again what they show, because a batch need not fit into
-        /// memory.
+        /// Opens the files. [#read] then counts their rows.
         ///
         /// @param sides two, or one that is only checked against expected values
         Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) {
@@ -4918,18 +4989,28 @@ final class DifyExec implements Runnable {
             second = new Side(isOne ? "results" : "second", sides.getLast());
             this.scope = scope;
             this.expected = expected;
-            for (var batch : sides.stream().flatMap(List::stream).toList())
-                batch.offsets().inOrderOfSending(batch.index().size())
-                        .forEach(entry -> rows.findOrAdd(batch.index().id(entry)));
+        }
+
+        /// Reads all rows once to count them. Views read again what they show, because a batch need not fit into
+        /// memory.
+        ///
+        /// @param wanted the input with the expected values, or null
+        void read(Path wanted) {
+            sides().flatMap(Side::batches).forEach(batch -> batch.offsets().inOrderOfSending(batch.index().size())
+                    .forEach(entry -> rows.findOrAdd(batch.index().id(entry))));
             recorded = rows.size();
             // "nothing differs" would pass for a good result, and a file without rows could have no header
             if (recorded == 0) throw new Unusable("no file to compare has a row that was sent", "run the batches");
-            expected.judged().forEach(rows::findOrAdd);
+            if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0)) // it belongs to another batch
+                throw new Unusable(wanted + ": no row has an expected value and a result",
+                        "check that this is the right CSV");
+            expected.ids().forEach(rows::findOrAdd);
             // counted from 0, because scripts rely on a key for every kind of row
             for (var match : Match.values()) matches.put(match, 0L);
             for (var grade : Grade.values()) grades.put(grade, 0L);
-            // only now, because each side holds its figures in arrays with one value for each of `rows`
-            for (int number = 0; number < rows.size(); number++) count(number, pair(number));
+            // only now, because each side holds its figures in arrays with one value for each group of `rows`
+            var groups = Bootstrap.groups(rows.size());
+            for (int number = 0; number < rows.size(); number++) count(number, pair(number), groups);
             // a failed row may lack the part, so this is an error only if a row succeeded on both sides
             long both = matches.get(Match.SAME) + matches.get(Match.DIFFERENT) + matches.get(Match.UNSTABLE);
             if (both > 0 && pointers.isEmpty() && !scope.part().isEmpty())
@@ -4951,48 +5032,47 @@ final class DifyExec implements Runnable {
             return Math.max(first.labels().size(), second.labels().size()) > 1;
         }
 
-        /// Returns the name of the figure that the verdict is about.
+        /// Returns the key of the figure that the verdict is about.
         private String decisive() {
-            return expected.isEmpty() ? "percent succeeded" : "percent correct";
+            return expected.isEmpty() ? "percent_succeeded" : "percent_correct";
         }
 
         private static String cost(String currency) {
-            return "cost " + Text.printable(currency, 8);
+            return "cost_" + Text.printable(currency, 8).replace(' ', '_');
         }
 
-        /// Computes the intervals of all figures from the same draws of rows, so that 10,000 rows take only seconds.
-        /// `digits` lists the figures in the order in which they are shown, each with its digits after the point. Costs
-        /// have as many as their most exact price. With several currencies, the change of cost is unknown.
+        /// Computes the intervals of all figures from the same draws of groups. `digits` lists the figures in the order
+        /// in which they are shown, each with its digits after the point. Costs have as many as their most exact price.
+        /// With several currencies, the change of cost is unknown.
         private void measure() {
             int whole = isRepeated() ? 1 : 0; // counts of repeated runs are means, so they have a fraction
             var costs = new LinkedHashMap<String, Integer>();
             sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending().prices().forEach(
                     (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
-            // `decisive` adds "percent correct" if there are expected values
-            var digits = object("rows", whole, "percent succeeded", 1, decisive(), 1, "seconds p50", 2,
-                    "seconds p90", 2, "tokens", whole);
+            // `decisive` adds "percent_correct" if there are expected values
+            var digits = object("rows", whole, "percent_succeeded", 1, decisive(), 1, "seconds_p50", 2,
+                    "seconds_p90", 2, "tokens", whole);
             digits.putAll(costs);
-            if (!costs.isEmpty()) digits.put("runs without price", whole);
+            if (!costs.isEmpty()) digits.put("runs_without_price", whole);
             digits.put("retries", whole);
-            var differences = new ArrayList<ToDoubleFunction<int[]>>();
-            for (var name : digits.keySet())
-                differences.add(counts -> second.of(name, counts) - first.of(name, counts));
-            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : ""; // no figure has this name, so it is NaN
-            differences.add(counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
-            var intervals = Bootstrap.of(rows.size(), LEVEL, differences).iterator();
-            int[] once = new int[rows.size()];
-            Arrays.fill(once, 1);
-            digits.forEach((name, shown) -> figures.put(name,
-                    new Figure(name, (int) shown, first.of(name, once), second.of(name, once), intervals.next())));
-            dearer = intervals.next();
+            var differences = new LinkedHashMap<String, ToDoubleFunction<int[]>>();
+            for (var key : digits.keySet())
+                differences.put(key, counts -> second.of(key, counts) - first.of(key, counts));
+            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : ""; // no figure has this key, so it is NaN
+            differences.put("dearer", counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
+            var once = Bootstrap.once(rows.size());
+            var found = Bootstrap.of(once.length, LEVEL, List.copyOf(differences.values())).iterator();
+            differences.keySet().forEach(key -> intervals.put(key, found.next()));
+            digits.forEach((key, shown) -> figures.put(key, Contrast.of(key, (int) shown, first.of(key, once),
+                    second.of(key, once), intervals.get(key).low(), intervals.get(key).high())));
         }
 
         /// Returns `better` or `worse` if the interval excludes 0, so that chance alone hardly explains the difference.
         /// Otherwise, returns `unclear`.
         private String verdict() {
-            var decisive = figures.get(decisive()).interval();
-            if (decisive.low() > 0) return "better";
-            return decisive.high() < 0 ? "worse" : "unclear";
+            var interval = intervals.get(decisive());
+            if (interval.low() > 0) return "better";
+            return interval.high() < 0 ? "worse" : "unclear";
         }
 
         /// Returns the verdict, such as
@@ -5000,12 +5080,13 @@ final class DifyExec implements Runnable {
         /// left out if its interval includes 0 or is unknown.
         private String sentence() {
             long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
-            if (isOne()) return grades.get(Grade.CORRECT) + " of " + Text.count(judged, "judged row") + " correct";
-            var points = figures.get(decisive()).interval();
+            if (isOne()) return Text.number(grades.get(Grade.CORRECT)) + " of " + Text.count(judged, "judged row")
+                    + " correct";
+            Bootstrap.Interval points = intervals.get(decisive()), dearer = intervals.get("dearer");
             if (Double.isNaN(points.estimate())) return "no verdict: one side has no result to judge";
             var sentence = verdict().equals("unclear") ? "no certain difference" : "second is " + verdict();
-            sentence = String.format(Locale.ROOT, "%s: %s, %+.1f points (%+.1f to %+.1f)", decisive(), sentence,
-                    points.estimate(), points.low(), points.high());
+            sentence = String.format(Locale.ROOT, "%s: %s, %+.1f points (%+.1f to %+.1f)",
+                    decisive().replace('_', ' '), sentence, points.estimate(), points.low(), points.high());
             var word = dearer.low() > 0 ? "dearer" : "cheaper";
             if (dearer.low() > 0 || dearer.high() < 0)
                 sentence += String.format(Locale.ROOT, ", %.0f %% %s (%+.0f %% to %+.0f %%)",
@@ -5013,88 +5094,51 @@ final class DifyExec implements Runnable {
             return sentence;
         }
 
-        /// Returns whether any row in the files has an expected value. Rows that are in no file have higher numbers.
-        boolean hasJudgedRows() {
-            return expected.judged().anyMatch(id -> rows.find(id) < recorded);
+        /// Returns whether a row differs or was missed, or results are lost, which could differ.
+        boolean hasProblems() {
+            return !unequal.isEmpty()
+                    || sides().flatMap(Side::batches).anyMatch(batch -> !batch.history().lost().isEmpty());
         }
 
-        boolean hasDifferences() {
-            return !unequal.isEmpty();
-        }
-
-        /// Reads a row from all files. It is different only if the sides differ more than each differs from itself.
-        /// Otherwise, the difference may be chance, and the row is unstable. With one file a side, each side differs
-        /// from itself in no pair.
+        /// Reads a row from all files. Without a first side, the second also takes its place, so that nothing differs.
         private Pair pair(int number) {
             var id = rows.id(number);
             List<Result> before = first.results(id, expected), after = second.results(id, expected);
             var across = scope.compare(before, after);
-            double unequal = Compared.shareOfUnequal(across);
-            double unequalFirst = Compared.shareOfUnequal(scope.compare(before, before));
-            double unequalSecond = Compared.shareOfUnequal(scope.compare(after, after));
-            // without a first side, the second also takes its place, so that nothing differs
-            Result two = shown(after), one = before.isEmpty() ? two : shown(before);
-            var match = Match.of(one.status(), two.status());
-            if (unequal > 0) match = Match.UNSTABLE;
-            if (unequal > Math.max(unequalFirst, unequalSecond)) match = Match.DIFFERENT;
-            double correctFirst = correct(before), correctSecond = correct(after);
-            var grade = grade(id, match, two, correctSecond);
-            var trend = correctSecond < correctFirst ? "worse" : "";
-            if (correctSecond > correctFirst) trend = "better";
-
-            var facts = object("error_first", error(before), "error_second", error(after));
-            if (!expected.isEmpty()) facts.putAll(object("correct_first", share(correctFirst),
-                    "correct_second", share(correctSecond), "verdict", grade.key(), "trend", trend));
-            if (isRepeated()) facts.putAll(object("unequal_first", share(unequalFirst),
-                    "unequal_second", share(unequalSecond), "unequal_across", share(unequal)));
+            var unequal = new Unequal(Compared.shareOfUnequal(scope.compare(before, before)),
+                    Compared.shareOfUnequal(scope.compare(after, after)), Compared.shareOfUnequal(across));
             var shown = across.stream().filter(Compared::isUnequal).findFirst()
-                    .orElse(new Compared(one, two, Map.of()));
-            return new Pair(id, before, after, shown, match, grade, trend, facts);
-        }
-
-        /// Returns the most informative result of a row: a success, or otherwise any result that is not pending.
-        private static Result shown(List<Result> all) {
-            return all.stream().max(Comparator.comparing(Result::isSuccess)
-                    .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
-        }
-
-        private static double correct(List<Result> side) {
-            return side.stream().mapToDouble(Result::correct).filter(correct -> !Double.isNaN(correct)).average()
-                    .orElse(Double.NaN);
+                    .orElseGet(() -> new Compared(Result.best(before.isEmpty() ? after : before), Result.best(after),
+                            Map.of()));
+            return new Pair(id, before, after, shown, unequal);
         }
 
         /// Grades a row. With several files, at least half of its results must be correct. Without expected values, a
         /// row without a success on the first side cannot be judged.
-        private Grade grade(String id, Match match, Result second, double correct) {
-            if (!expected.isJudged(id)) return Grade.NOT_JUDGED;
-            if (!second.isSuccess()) return Grade.NO_RESULT;
-            boolean isMissed = expected.isEmpty() ? match == Match.DIFFERENT : correct < 0.5;
-            if (isMissed) return Grade.MISSED;
-            return expected.isEmpty() && match.isDifference() ? Grade.NOT_JUDGED : Grade.CORRECT;
-        }
-
-        private static String error(List<Result> side) {
-            return side.stream().map(result -> result.end().text("error")).filter(error -> !error.isEmpty()).distinct()
-                    .collect(joining(" · "));
-        }
-
-        private static String share(double share) {
-            return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
+        private Grade grade(Pair pair) {
+            if (!expected.isJudged(pair.id())) return Grade.NOT_JUDGED;
+            if (!pair.shown().two().isSuccess()) return Grade.NO_RESULT;
+            if (!expected.isEmpty()) return Result.correct(pair.after()) < 0.5 ? Grade.MISSED : Grade.CORRECT;
+            if (pair.match() == Match.DIFFERENT) return Grade.MISSED;
+            return pair.match().isDifference() ? Grade.NOT_JUDGED : Grade.CORRECT;
         }
 
         /// Counts a row. Keeps only numbers and the names of inputs and outputs.
-        private void count(int number, Pair pair) {
+        private void count(int number, Pair pair, int[] groups) {
             matches.merge(pair.match(), 1L, Long::sum);
-            grades.merge(pair.grade(), 1L, Long::sum);
-            boolean isMissed = pair.grade() == Grade.MISSED || pair.grade() == Grade.NO_RESULT;
+            var grade = grade(pair);
+            grades.merge(grade, 1L, Long::sum);
+            boolean isMissed = grade == Grade.MISSED || grade == Grade.NO_RESULT;
             // without expected values, a row is also missed if it failed on both sides, which is no difference
             unequal.set(number, pair.match().isDifference() || !expected.isEmpty() && isMissed);
             // the terminal, unlike --json, does not list unstable rows, because they may differ by chance
             listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
             pair.outputs().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
-            pair.before().forEach(result -> first.count(number, rows.size(), result));
-            pair.after().forEach(result -> second.count(number, rows.size(), result));
+            int size = Math.min(rows.size(), Bootstrap.MAX_GROUPS);
+            boolean isJudged = grade != Grade.NOT_JUDGED;
+            pair.before().forEach(result -> first.count(result, isJudged, groups[number], size));
+            pair.after().forEach(result -> second.count(result, isJudged, groups[number], size));
             for (var result : pair.results()) {
                 inputNames.addAll(result.end().inputs().keySet());
                 pointers.addAll(scope.pointers(result));
@@ -5107,6 +5151,9 @@ final class DifyExec implements Runnable {
             if (!isOne() && matches.get(Match.ONLY_FIRST) + matches.get(Match.ONLY_SECOND) == recorded)
                 notes.add("no id has a result on both sides");
             if (otherInputs > 0) notes.add("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
+            int slow = expected.slow().cardinality();
+            if (slow > 0) notes.add(Text.count(slow, "row is", "rows are")
+                    + " not judged: the regular expression is too slow for the output; do not repeat a group");
             return notes;
         }
 
@@ -5115,21 +5162,42 @@ final class DifyExec implements Runnable {
             sides().forEach(Side::close);
         }
 
+        /// Returns the cells of a row by their names in CSV, JSON and page, in this order.
+        ///
+        /// @param own cells that only one of them has
+        private Map<String, Object> cells(Pair pair, Map<String, Object> own) {
+            var cells = object("id", pair.id(), "kind", pair.match().key(), "differs",
+                    pair.differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" ")));
+            cells.putAll(own);
+            cells.putAll(object("error_first", Result.error(pair.before()), "error_second",
+                    Result.error(pair.after())));
+            if (!expected.isEmpty()) cells.putAll(object("correct_first", share(Result.correct(pair.before())),
+                    "correct_second", share(Result.correct(pair.after())), "verdict", grade(pair).key(),
+                    "trend", pair.trend()));
+            if (isRepeated()) cells.putAll(object("unequal_first", share(pair.unequal().first()), "unequal_second",
+                    share(pair.unequal().second()), "unequal_across", share(pair.unequal().across())));
+            return cells;
+        }
+
+        private static String share(double share) {
+            return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
+        }
+
         /// Writes all rows. An input has one column for all files, because it is usually the same in them. The header
         /// is known with the first row, because every row has the same cells.
         void writeCsv(Spreadsheet file, OutputStream out) throws IOException {
             var labels = sides().map(Side::labels).flatMap(List::stream).toList();
             for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
-                var cells = object("id", pair.id(), "kind", pair.match().key(), "differs", pair.places());
+                var own = object();
                 var inputs = pair.results().stream().map(result -> result.end().inputs())
                         .filter(known -> !known.isEmpty()).findFirst().orElse(Map.of());
-                inputNames.forEach(name -> cells.put("input." + name, Spreadsheet.cell(inputs.get(name))));
+                inputNames.forEach(name -> own.put("input." + name, Spreadsheet.cell(inputs.get(name))));
                 for (var pointer : pointers) for (int n = 0; n < labels.size(); n++)
-                    cells.put(labels.get(n) + pointer, Spreadsheet.cell(pair.results().get(n).at(pointer)));
+                    own.put(labels.get(n) + pointer, Spreadsheet.cell(pair.results().get(n).at(pointer)));
                 var wanted = expected.cells(pair.id());
-                expected.rules().forEach(rule -> cells.put("expected." + rule.column(), wanted.getOrDefault(rule, "")));
-                cells.putAll(pair.facts());
+                expected.rules().forEach(rule -> own.put("expected." + rule.column(), wanted.getOrDefault(rule, "")));
+                var cells = cells(pair, own);
                 if (number == 0) file.open(out, cells.keySet());
                 file.write(cells.values().stream().map(Object::toString).toList(), new BitSet());
             }
@@ -5147,10 +5215,10 @@ final class DifyExec implements Runnable {
                     "skipped", grades.get(Grade.NOT_JUDGED))) + "\n");
             for (int number = 0; number < rows.size(); number++) {
                 var pair = pair(number);
-                var found = switch (pair.grade()) {
+                var found = switch (grade(pair)) {
                     case CORRECT -> "";
                     case MISSED -> problem("failure", pair, misses(pair));
-                    case NO_RESULT -> problem("error", pair, List.of(error(pair.after())));
+                    case NO_RESULT -> problem("error", pair, List.of(Result.error(pair.after())));
                     case NOT_JUDGED -> "<skipped/>";
                 };
                 out.write(tag("testcase", object("name", pair.id(), "classname", suite,
@@ -5160,8 +5228,8 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        private static String problem(String name, Pair pair, List<String> lines) {
-            return tag(name, object("type", pair.grade().key(), "message", Text.cut(lines.getFirst(), LONGEST)))
+        private String problem(String name, Pair pair, List<String> lines) {
+            return tag(name, object("type", grade(pair).key(), "message", Text.cut(lines.getFirst(), LONGEST)))
                     + xml(String.join("\n", lines)) + "</" + name + ">";
         }
 
@@ -5177,11 +5245,11 @@ final class DifyExec implements Runnable {
         /// Returns a line for each check that is not met, such as `/answer: expected 2, found 3`. If nothing is
         /// expected, returns a line for each difference.
         private List<String> misses(Pair pair) {
-            var checks = expected.missed(pair).stream().map(check ->
-                    check.output() + ": expected " + check.value() + ", found " + check.second());
-            var differences = pair.differences().stream().map(difference ->
-                    difference.pointer() + ": first " + difference.first() + ", second " + difference.second());
-            return (expected.isEmpty() ? differences : checks).toList();
+            if (expected.isEmpty()) return pair.differences().stream().map(difference ->
+                    difference.pointer() + ": first " + difference.first() + ", second " + difference.second())
+                    .toList();
+            return expected.checks(pair).stream().filter(Expectations.Check::isMissed).map(check ->
+                    check.output() + ": expected " + check.value() + ", found " + check.second()).toList();
         }
 
         void writePage(OutputStream out) throws IOException {
@@ -5204,22 +5272,20 @@ final class DifyExec implements Runnable {
             var end = one.end().outputs().isEmpty() ? two.end() : one.end();
             var changes = pair.outputs().stream().map(pointer -> object("name", pointer,
                     "change", JsonDiff.whole(one.at(pointer), two.at(pointer))));
-            var row = object("id", pair.id(), "outcome", outcome(pair), "trend", pair.trend(),
-                    "differs", pair.places(), "changes", changes.toList(), "expected", expected.checks(pair),
+            return WebPage.prune(cells(pair, object("outcome", outcome(pair), "trend", pair.trend(),
+                    "changes", changes.toList(), "expected", expected.checks(pair),
                     "seconds", one.seconds(), "second_seconds", two.seconds(),
                     "run", one.end().run(), "second_run", two.end().run(), "inputs", WebPage.values(end.inputs()),
-                    "outputs", pair.outputs().isEmpty() ? WebPage.values(end.outputs()) : Map.of());
-            row.putAll(pair.facts());
-            return WebPage.prune(row);
+                    "outputs", pair.outputs().isEmpty() ? WebPage.values(end.outputs()) : Map.of())));
         }
 
         private String outcome(Pair pair) {
-            return isOne() ? pair.grade().word() : pair.match().word();
+            return isOne() ? grade(pair).word() : pair.match().word();
         }
 
         private List<List<String>> table() {
-            return figures.values().stream().map(figure -> isOne()
-                    ? List.of(figure.name(), figure.text(figure.second())) : figure.texts()).toList();
+            return figures.values().stream().map(Contrast::texts)
+                    .map(texts -> isOne() ? List.of(texts.get(0), texts.get(2)) : texts).toList();
         }
 
         /// Prints kinds of rows, figures, outputs and the rows that differ. The verdict comes last, where a long list
@@ -5238,33 +5304,33 @@ final class DifyExec implements Runnable {
             if (!outputs.isEmpty()) out.println();
             outputs.forEach((output, rows) -> out.println("  "
                     + paint.faint("%-24s".formatted("differ in " + Text.printable(output, 200)))
-                    + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
+                    + "%12s".formatted(Text.count(rows, "row"))));
             for (var note : notes()) out.println("\n  Note: " + note);
             int[] rows = unequal.stream().limit(all ? Long.MAX_VALUE : MAX_ROWS).toArray();
             for (int number : rows) print(pair(number), out, paint);
             int more = unequal.cardinality() - rows.length;
             if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
-            if (rows.length == 0 && !isOne()) out.println("\nNothing differs.");
+            if (!hasProblems() && !isOne()) out.println("\nNothing differs.");
             out.println("\n" + sentence());
             out.flush();
         }
 
         private static void printFigure(List<String> figure, PrintWriter out, Ansi paint) {
             // if results are only checked, a line has a name and one text
-            var format = figure.size() == 2 ? "%2$11s" : "%2$11s%3$11s    %4$-20s %5$s";
+            var format = figure.size() == 2 ? "%2$13s" : "%2$13s%3$13s    %4$-24s %5$s";
             out.println("  " + paint.faint("%-18s".formatted(figure.getFirst()))
                     + format.formatted(figure.toArray()).stripTrailing());
         }
 
         private void print(Pair pair, PrintWriter out, Ansi paint) {
             var words = new ArrayList<>(List.of(outcome(pair)));
-            if (!isOne() && !expected.isEmpty()) words.addAll(List.of(pair.grade().word(), pair.trend()));
-            var errors = Stream.of(error(pair.before()), error(pair.after())).distinct();
+            if (!isOne() && !expected.isEmpty()) words.addAll(List.of(grade(pair).word(), pair.trend()));
+            var errors = Stream.of(pair.before(), pair.after()).map(Result::error).distinct();
             out.println("\n  " + paint.bold(Text.id(pair.id())) + "  "
                     + words.stream().filter(word -> !word.isEmpty()).collect(joining(", "))
                     + errors.filter(error -> !error.isEmpty()).map(error -> ": " + Text.printable(error, LONGEST))
                             .collect(joining()));
-            if (!expected.isEmpty() && pair.grade() == Grade.MISSED)
+            if (!expected.isEmpty() && grade(pair) == Grade.MISSED)
                 misses(pair).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
             for (var difference : pair.differences()) { // printed as `the [-red-]{+blue+} one`, like git's word diff
                 var change = scope.diff().change(difference);
@@ -5284,7 +5350,7 @@ final class DifyExec implements Runnable {
             var head = object();
             if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
             var named = object();
-            figures.forEach((name, figure) -> named.put(name.replace(' ', '_'), figure.json()));
+            figures.forEach((key, figure) -> named.put(key, figure.json()));
             head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", named));
             if (!isOne()) head.put("verdict", verdict());
             var expectation = figures.get(decisive()).json();
@@ -5300,12 +5366,12 @@ final class DifyExec implements Runnable {
 
         /// Returns a row of `--json`. A value that is missing on one side has no key, unlike a `null` in the outputs.
         private Map<String, Object> json(Pair pair) {
-            var json = object("id", pair.id(), "kind", pair.match().key(), "differences",
+            var json = cells(pair, object("differences",
                     pair.differences().stream().map(difference -> WebPage.prune(object("pointer", difference.pointer(),
                             "first", difference.first().isMissingNode() ? null : difference.first(),
                             "second", difference.second().isMissingNode() ? null : difference.second()))).toList(),
-                    "inputs_differ", pair.hasOtherInputs());
-            json.putAll(pair.facts());
+                    "inputs_differ", pair.hasOtherInputs()));
+            json.remove("differs"); // the differences have the pointers, too
             if (!expected.isEmpty()) json.put("expected", expected.checks(pair));
             return WebPage.prune(json);
         }
@@ -5315,9 +5381,12 @@ final class DifyExec implements Runnable {
     /// that a comparison needs no special case.
     ///
     /// @param cells     by row, the cells that are not blank, because a blank cell expects nothing
+    /// @param slow      rows with a regular expression that is too slow for an output, so that they are not judged
     /// @param tolerance null if numbers must be equal
-    record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, boolean hasDecimalComma,
-            JsonDiff diff, BigDecimal tolerance) {
+    record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, BitSet slow,
+            boolean hasDecimalComma, JsonDiff diff, BigDecimal tolerance) {
+        private static final Duration LIMIT = Duration.ofSeconds(1); // of a search for a regular expression
+
         /// Checks an output. If the cell is a regular expression (`isPattern`), the output's text must contain a match,
         /// otherwise the output must equal the cell.
         record Rule(String column, boolean isPattern, JsonPointer output) {
@@ -5357,8 +5426,30 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds a rule that applies to a row, its expected value, and what its output contains on each side.
-        record Check(String column, String output, String value, String first, String second) {}
+        /// Holds a rule that applies to a row, its expected value, and what its output contains on each side. It is
+        /// missed if a success of the second side does not meet it. Other results have no outputs to check.
+        record Check(String column, String output, String value, String first, String second,
+                @JsonIgnore boolean isMissed) {}
+
+        /// Reads a text for a regular expression until the time is over. Some expressions try every way to divide a
+        /// text, which takes years.
+        private record Limited(String text, long end) implements CharSequence {
+            @Override
+            public char charAt(int place) {
+                if (System.nanoTime() - end > 0) throw new CancellationException();
+                return text.charAt(place);
+            }
+
+            @Override
+            public int length() {
+                return text.length();
+            }
+
+            @Override
+            public CharSequence subSequence(int from, int to) {
+                return text.subSequence(from, to);
+            }
+        }
 
         /// @param csv null if nothing is expected
         static Expectations of(Csv csv, List<String> typed, JsonDiff diff, BigDecimal tolerance) {
@@ -5367,15 +5458,16 @@ final class DifyExec implements Runnable {
             var index = csv == null ? new Index() : Index.of(csv, row -> cells.add(Rule.cells(rules, row, csv)));
             // `decimal` is null unless it was chosen
             boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal());
-            return new Expectations(rules, index, cells, hasDecimalComma, diff, tolerance);
+            return new Expectations(rules, index, cells, new BitSet(), hasDecimalComma, diff, tolerance);
         }
 
         boolean isEmpty() {
             return rules.isEmpty();
         }
 
-        Stream<String> judged() {
-            return IntStream.range(0, index.size()).mapToObj(index::id).filter(this::isJudged);
+        /// Returns the ids of the rows with an expected value.
+        Stream<String> ids() {
+            return IntStream.range(0, index.size()).mapToObj(index::id).filter(id -> !cells(id).isEmpty());
         }
 
         Map<Rule, String> cells(String id) {
@@ -5383,14 +5475,20 @@ final class DifyExec implements Runnable {
             return entry < 0 ? Map.of() : cells.get(entry);
         }
 
-        /// Returns whether a row has an expected value. Without rules, every row is judged by its success.
+        /// Returns whether a row has an expected value that can be checked. Without rules, every row is judged by its
+        /// success.
         boolean isJudged(String id) {
-            return isEmpty() || !cells(id).isEmpty();
+            return isEmpty() || !cells(id).isEmpty() && !slow.get(index.find(id));
         }
 
         boolean isMet(String id, ResultLine end) {
-            return cells(id).entrySet().stream().allMatch(expected ->
-                    isMet(expected.getKey(), expected.getValue(), end.at(expected.getKey().output())));
+            try {
+                return !isJudged(id) || cells(id).entrySet().stream().allMatch(expected ->
+                        isMet(expected.getKey(), expected.getValue(), end.at(expected.getKey().output())));
+            } catch (CancellationException | StackOverflowError _) { // Java overflows if a repeated group has much text
+                slow.set(index.find(id));
+                return false;
+            }
         }
 
         /// Compares an output with a cell. A cell is text, so it is read as JSON if the output is not text. A tolerance
@@ -5398,20 +5496,11 @@ final class DifyExec implements Runnable {
         private boolean isMet(Rule rule, String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
             var text = ResultLine.text(output);
-            if (rule.isPattern()) return isFound(Pattern.compile(cell), text);
+            if (rule.isPattern())
+                return Pattern.compile(cell).matcher(new Limited(text, System.nanoTime() + LIMIT.toNanos())).find();
             var number = hasDecimalComma && output.isNumber() ? Variable.withPoint(cell) : cell;
             var wanted = output.isTextual() ? TextNode.valueOf(cell) : Json.parse(number);
             return diff.of("", wanted, output).isEmpty() || tolerance != null && isNear(number, text);
-        }
-
-        private static boolean isFound(Pattern pattern, String text) {
-            try {
-                return pattern.matcher(text).find();
-            } catch (StackOverflowError _) { // Java throws this if a repeated group has too much text
-                throw new Unusable("--expect: the regular expression " + Text.quoted(pattern.pattern())
-                        + " is too complex for an output of " + Text.count(text.length(), "character"),
-                        "do not repeat a group, as in (a|b)*");
-            }
         }
 
         private boolean isNear(String cell, String text) {
@@ -5424,30 +5513,25 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Returns the checks of a row, or none if it is not judged.
         List<Check> checks(Comparison.Pair pair) {
-            return checks(pair, (_, _) -> true);
+            if (!isJudged(pair.id())) return List.of();
+            return cells(pair.id()).entrySet().stream().map(cell -> {
+                var rule = cell.getKey();
+                return new Check(rule.column(), rule.output().toString(), cell.getValue(),
+                        found(rule, pair.before()), found(rule, pair.after()),
+                        values(rule, pair.after()).anyMatch(value -> !isMet(rule, cell.getValue(), value)));
+            }).toList();
         }
 
-        /// Returns the checks that a success of the second side does not meet. Other results have no outputs to check.
-        List<Check> missed(Comparison.Pair pair) {
-            return checks(pair, (rule, cell) -> !pair.after().stream().filter(Comparison.Result::isSuccess)
-                    .allMatch(result -> isMet(rule, cell, result.end().at(rule.output()))));
-        }
-
-        private List<Check> checks(Comparison.Pair pair, BiPredicate<Rule, String> wanted) {
-            var checks = new ArrayList<Check>();
-            cells(pair.id()).forEach((rule, cell) -> {
-                if (wanted.test(rule, cell)) checks.add(new Check(rule.column(), rule.output().toString(), cell,
-                        found(rule, pair.before()), found(rule, pair.after())));
-            });
-            return checks;
+        private static Stream<JsonNode> values(Rule rule, List<Comparison.Result> side) {
+            return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()));
         }
 
         /// Returns the values of a side's successes, each once, such as `4, 5`. A missing value is a dash.
         private static String found(Rule rule, List<Comparison.Result> side) {
-            return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()))
-                    .map(value -> value.isMissingNode() ? "–" : ResultLine.text(value)).distinct()
-                    .collect(joining(", "));
+            return values(rule, side).map(value -> value.isMissingNode() ? "–" : ResultLine.text(value))
+                    .distinct().collect(joining(", "));
         }
     }
 
@@ -7352,7 +7436,8 @@ final class DifyExec implements Runnable {
         /// Fetches Dify's record of a run. Returns empty if there is no record, or none that can be used.
         Reply<Optional<StoredRun>> storedRun(String id) {
             var reply = fetch("/workflows/run/" + encoded(id));
-            return isAbsent(reply) ? new Reply.Got<>(Optional.empty())
+            boolean isUnreadable = reply instanceof Reply.NotGot(Response.Unreadable _); // it is too large or too deep
+            return isAbsent(reply) || isUnreadable ? new Reply.Got<>(Optional.empty())
                     : reply.then(detail -> new Reply.Got<>(StoredRun.of(id, detail)));
         }
 
@@ -8336,10 +8421,14 @@ final class DifyExec implements Runnable {
                     + ")", "check that this is the right CSV; --force exports its rows anyway");
         }
 
-        /// Returns the CSV files of this command and of the last session, which no output may overwrite.
-        List<Path> inputs() {
-            return Stream.concat(csv.map(known -> known.file().input()).stream(),
-                    history.input(files.results()).stream()).toList();
+        /// Returns the files of the batch and the inputs of this command and of the last sessions, which no output may
+        /// overwrite.
+        List<Path> kept() {
+            var inputs = LogHead.of(files.log()).sessions().stream()
+                    .map(session -> session.csv().file(files.results()))
+                    .flatMap(Optional::stream).distinct().filter(Files::isRegularFile);
+            return Stream.of(files.all().stream(), csv.map(known -> known.file().input()).stream(), inputs)
+                    .flatMap(file -> file).toList();
         }
 
         /// Refuses a CSV with none of the batch's rows. All of its rows would run, and the results would belong to two
@@ -9834,8 +9923,9 @@ final class DifyExec implements Runnable {
         /// Returns the first `rows` entries in the order of their first lines in the log. Entries without a line in the
         /// log, such as results of the original tool, come last.
         List<Integer> inOrderOfSending(int rows) {
-            return IntStream.range(0, rows).boxed().sorted(Comparator.comparingLong(entry -> of(entry).stream()
-                    .mapToLong(offset -> offset).filter(offset -> offset >= 0).min().orElse(Long.MAX_VALUE))).toList();
+            var first = IntStream.range(0, rows).mapToLong(entry -> of(entry).stream().mapToLong(offset -> offset)
+                    .filter(offset -> offset >= 0).min().orElse(Long.MAX_VALUE)).toArray();
+            return IntStream.range(0, rows).boxed().sorted(Comparator.comparingLong(entry -> first[entry])).toList();
         }
 
         /// Reads single rows from the files of a batch. The files stay open until this is closed.
@@ -9982,26 +10072,32 @@ final class DifyExec implements Runnable {
                 throw new Unusable(retry + ": not a list of ids of this batch", ELSEWHERE);
         }
 
-        /// Refuses an output that would overwrite the batch or its input, even with `--force`, or another existing
-        /// file.
-        ///
-        /// @param mayBeReplaced whether this existing file may be overwritten
-        void requireWritableTarget(Path file, List<Path> inputs, Predicate<Path> mayBeReplaced) throws IOException {
-            requireRegular(file);
-            if (isAny(all(), file) || isAny(inputs, file))
-                throw new Unusable(file + " is a file of the batch or its input", "choose another name");
-            if (Storage.exists(file) && !mayBeReplaced.test(file))
-                throw new Unusable(file + " already exists", "use --force to overwrite it");
-        }
-
         /// Refuses an input that is a file of the batch, because the output would destroy it.
-        void refuseAsInput(Path input) throws IOException {
-            if (isAny(all(), input)) throw new Unusable(input
-                    + " is both input and output", "choose another -o");
+        void refuseAsInput(Path input) {
+            if (all().stream().anyMatch(file -> Storage.isSame(file, input)))
+                throw new Unusable(input + " is both input and output", "choose another -o");
         }
 
-        private static boolean isAny(List<Path> files, Path file) throws IOException {
-            return files.stream().anyMatch(one -> Storage.isSame(one, file));
+        /// Holds a file that a user asked a command to write.
+        ///
+        /// @param file null if the user did not ask for it
+        /// @param mark occurs in an earlier file that difyexec can write again; if it is empty, no file has it
+        record Target(Path file, String mark) {
+            /// Refuses a file that must be kept, such as one of the batch or its input, even with `--force`, and any
+            /// other existing file without it.
+            Path requireWritable(List<Path> kept, boolean isForced) {
+                requireRegular(file);
+                if (kept.stream().anyMatch(one -> Storage.isSame(one, file))) throw new Unusable(
+                        file + " is a file of the batch, its input or another output", "choose another name");
+                if (!isForced && !isReplaceable()) throw new Unusable(file + " already exists",
+                        "choose another name, or use --force to overwrite it");
+                return file;
+            }
+
+            /// Returns whether no file of somebody else would be lost. The mark is in the first 1,000 bytes.
+            private boolean isReplaceable() {
+                return !Storage.exists(file) || !mark.isEmpty() && Text.cut(head(file), 1_000).contains(mark);
+            }
         }
 
         /// Holds the choices of an earlier session about the input, the log that records them, and the path of the
@@ -11685,7 +11781,8 @@ final class DifyExec implements Runnable {
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
-            text.write("\n".repeat((int) header.line() - (header.prefix().length() > 1 ? 2 : 1)));
+            // the column names of JSON are in no line
+            text.write("\n".repeat(Math.max(0, (int) header.line() - (header.prefix().length() > 1 ? 2 : 1))));
             var out = new CellWriter(text, header.delimiter());
             var own = inputs.stream().filter(input -> input.place() >= 0).toList();
             out.write(own.stream().map(Input::title).toList());
@@ -14324,7 +14421,8 @@ final class DifyExec implements Runnable {
         /// @param own what this session has spent, because earlier sessions had no prices if they did not stream
         Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
             if (maxTokens != null && spent.tokens() >= maxTokens)
-                return Optional.of(Stop.early("--max-tokens reached: " + spent.tokens() + " tokens used", CONTINUE));
+                return Optional.of(Stop.early("--max-tokens reached: " + Text.count(spent.tokens(), "token") + " used",
+                        CONTINUE));
             if (maxCost == null) return Optional.empty();
             // otherwise the limit would never stop anything
             if (own.lacksPrices()) return Optional.of(Stop.early(
@@ -14335,8 +14433,7 @@ final class DifyExec implements Runnable {
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
             var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
             if (total.compareTo(maxCost) < 0) return Optional.empty();
-            var spentText = (total.stripTrailingZeros().toPlainString() + " " + currencies).strip();
-            return Optional.of(Stop.early("--max-cost reached: " + spentText + " spent", CONTINUE));
+            return Optional.of(Stop.early("--max-cost reached: " + Text.money(total, currencies) + " spent", CONTINUE));
         }
 
         /// Stops the batch if a mode was chosen automatically in which the cost cannot be known.
@@ -14521,12 +14618,30 @@ final class DifyExec implements Runnable {
         /// With 2,000 draws, 100 of them lie beyond each bound of a 90 % interval, so the bounds are steady. 10,000
         /// rows still take only seconds.
         private static final int RESAMPLES = 2_000;
+        /// Beyond this many rows, groups of rows are drawn instead of single rows, so that a million rows take as long
+        /// as a thousand.
+        static final int MAX_GROUPS = 1_000;
 
         /// @param low the lower bound; NaN if the figure is unknown, as `estimate` and `high` are then
         record Interval(double low, double estimate, double high) {}
 
         static Interval ofMean(double[] values, double level) {
             return of(values.length, level, List.of(counts -> sum(counts, values) / values.length)).getFirst();
+        }
+
+        /// Returns the group of each row. Rows of a sorted file that are alike must not form a group, so they are dealt
+        /// out at random, and in the same way each time.
+        static int[] groups(int rows) {
+            var groups = IntStream.range(0, rows).mapToObj(row -> row % MAX_GROUPS).collect(Collectors.toList());
+            if (rows > MAX_GROUPS) Collections.shuffle(groups, new Random(1));
+            return groups.stream().mapToInt(Integer::intValue).toArray();
+        }
+
+        /// Returns counts with which each group of the rows is drawn once, for the figure of the rows themselves.
+        static int[] once(int rows) {
+            var counts = new int[Math.min(rows, MAX_GROUPS)];
+            Arrays.fill(counts, 1);
+            return counts;
         }
 
         /// Returns the sum of the values of the rows that were drawn, from which callers compute shares and ratios.
@@ -14548,8 +14663,7 @@ final class DifyExec implements Runnable {
                 for (int draw = 0; draw < rows; draw++) counts[random.nextInt(rows)]++;
                 for (int n = 0; n < drawn.length; n++) drawn[n][resample] = figures.get(n).applyAsDouble(counts);
             }
-            var once = new int[rows]; // each row drawn once: the figure of the rows themselves
-            Arrays.fill(once, 1);
+            var once = once(rows);
             return IntStream.range(0, drawn.length).mapToObj(n -> {
                 var sorted = Arrays.stream(drawn[n]).filter(value -> !Double.isNaN(value)).sorted().toArray();
                 if (sorted.length == 0) return new Interval(Double.NaN, Double.NaN, Double.NaN);
@@ -14778,13 +14892,6 @@ final class DifyExec implements Runnable {
                 var paid = new TreeMap<>(prices);
                 paid.values().removeIf(price -> price.signum() == 0);
                 return paid;
-            }
-
-            /// Returns a multiple of the cost, for a forecast. Three digits are enough for an estimate.
-            Map<String, BigDecimal> times(double factor) {
-                var times = new TreeMap<>(prices);
-                times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
-                return times;
             }
         }
     }
@@ -15098,7 +15205,8 @@ final class DifyExec implements Runnable {
         /// Formats the counts that are not 0, each in the color of its status: `3 succeeded, 1 failed`.
         static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
             return Stream.of(values()).filter(status -> count.applyAsLong(status) > 0)
-                    .map(status -> painted.apply(status, count.applyAsLong(status) + " " + status.word()))
+                    .map(status -> painted.apply(status,
+                            Text.number(count.applyAsLong(status)) + " " + status.word()))
                     .collect(joining(", "));
         }
 
@@ -16782,7 +16890,7 @@ final class DifyExec implements Runnable {
         /// @param more the format of the last line, such as `%s causes`
         static <T> void printFirst(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
             all.stream().limit(most).forEach(show);
-            if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
+            if (all.size() > most) out.println(more.formatted("… and " + number(all.size() - most) + " more"));
         }
 
         /// Joins the first texts, and shows with `…` that there are more: `r-1, r-2, …`.
@@ -16821,19 +16929,33 @@ final class DifyExec implements Runnable {
                     .replaceAll("(?<=[a-z])(?=[A-Z])", " ").toLowerCase(Locale.ROOT);
         }
 
-        /// Formats a duration in at most two units: `0.4 s`, `119 s`, `3 min 5 s`, `2 h 10 min`. Less than two minutes
-        /// are shown in seconds, and less than two hours in minutes, which is shorter.
+        /// Formats a duration in at most two units: `0.42 s`, `12.3 s`, `3 min 5 s`, `2 h 10 min`.
         static String seconds(Duration time) {
             long whole = time.toSeconds();
-            if (whole < 10) return String.format(Locale.ROOT, "%.1f s", time.toMillis() / 1000.0);
-            if (whole < 120) return whole + " s";
-            if (whole < 7200) return whole / 60 + " min " + whole % 60 + " s";
-            return whole / 3600 + " h " + whole % 3600 / 60 + " min";
+            if (whole < 60) return number(BigDecimal.valueOf(time.toMillis(), 3)
+                    .setScale(whole < 10 ? 2 : 1, RoundingMode.HALF_UP)) + " s";
+            if (whole < 3600) return whole / 60 + " min " + whole % 60 + " s";
+            return number(whole / 3600) + " h " + whole % 3600 / 60 + " min";
         }
 
-        /// Groups the digits of a large number: `1,234,567`.
+        static String seconds(double time) {
+            return seconds(Duration.ofMillis(Math.round(1000 * time)));
+        }
+
+        /// Formats an amount of money with at most four significant digits: `0.63 USD`, `0.00035 USD`, `1,235 USD`. A
+        /// currency code has three letters, so a longer text from the server is cut.
+        static String money(BigDecimal amount, String currency) {
+            return (number(amount.round(new MathContext(4))) + " " + printable(currency, 8)).strip();
+        }
+
+        /// Groups the digits of a large number: `1,234,567`. A fraction has no zeros at its end.
+        static String number(BigDecimal number) {
+            var plain = number.stripTrailingZeros();
+            return String.format(Locale.ROOT, "%,." + Math.max(0, plain.scale()) + "f", plain);
+        }
+
         static String number(long number) {
-            return String.format(Locale.ROOT, "%,d", number);
+            return number(BigDecimal.valueOf(number));
         }
 
         /// Returns a number with its noun: `1 row`, `2 rows`.
@@ -16842,7 +16964,7 @@ final class DifyExec implements Runnable {
         }
 
         static String count(long count, String one, String many) {
-            return count + " " + (count == 1 ? one : many);
+            return number(count) + " " + (count == 1 ? one : many);
         }
 
         /// Returns the words that run a command line in the system's own shell. Only Windows separates folders with a

@@ -262,18 +262,18 @@ final class AgendaTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 columns | waits for   | line
-                8       |             | 1240/500
-                20      |             | 1240/5000 (24 %)
-                45      |             | 1240/5000 (24 %) · 10.2/s · 124 failed
-                92      |             | 1240/5000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left · 5 running \
-                · 2 waiting
-                116     |             | 1240/5000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left · 5 running \
-                · 2 waiting · 12400 tokens
-                150     |             | 1240/5000 (24 %) · 10.2/s · 124 failed (the city is unknown) \
-                · 2 min 4 s · 6 min 8 s left · 5 running · 2 waiting · 12400 tokens · 1.24 USD
-                136     |             | 1240/5000 (24 %) · 10.2/s · 124 failed (the city is…) \
-                · 2 min 4 s · 6 min 8 s left · 5 running · 2 waiting · 12400 tokens · 1.24 USD
-                45      | Retry-After | 1240/5000 (24 %) · Retry-After · 10.2/s
+                8       |             | 1,240/5,
+                20      |             | 1,240/5,000 (24 %)
+                45      |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed
+                94      |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left \
+                · 5 running · 2 waiting
+                119     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left \
+                · 5 running · 2 waiting · 12,400 tokens
+                150     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left \
+                · 5 running · 2 waiting · 12,400 tokens · 1.24 USD · the city is unknown
+                135     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left \
+                · 5 running · 2 waiting · 12,400 tokens · 1.24 USD · the city is…
+                45      | Retry-After | 1,240/5,000 (24 %) · Retry-After · 10.2/s
                 """)
         void shortensTheFailureReasonThenDropsPartsToFitTheWidth(int columns, String rest, String line) {
             assertEquals(line, line(Optional.ofNullable(rest), columns));

@@ -405,9 +405,10 @@ class CommandTest extends WholeCommand {
             rows(100);
             dify.rows(dify.paid("0.01", "USD"));
 
-            var call = dify.run("--max-cost", "0.2", "-c", "1", "--mode", "auto").says("  tokens: 140, 0.20 USD\n");
+            var call = dify.run("--max-cost", "0.2", "-c", "1", "--mode", "auto")
+                    .says("  tokens: 140\n", "  cost: 0.2 USD\n");
 
-            assertTrue(call.err().matches("(?s).*\nRemaining 80 rows: [^,]* at -c 1, 560 tokens, 0.80 USD\n.*"),
+            assertTrue(call.err().matches("(?s).*\nRemaining 80 rows: [^,]* at -c 1, 560 tokens, 0.8 USD\n.*"),
                     call.err());
         }
 

@@ -155,21 +155,20 @@ final class CompareTest extends WholeCommand {
             assertEquals("3.0 null null", text(unpriced.path("cost_USD")));
             assertEquals("6", unpriced.at("/runs_without_price/second").toString());
             assertEquals("2.0 null null", text(unlogged.path("seconds_p50")));
-            compare().shows("seconds p50              2.00          –\n");
+            compare().shows("seconds p50                 2 s            –\n");
         }
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 first, second, change
-                0.244, 0.269,  +0.03 (+12.5 %)
-                2,     1,      -1.00 (-50.0 %)
+                0.244, 0.269,  +0.03 s (+12.5 %)
+                2,     1,      -1 s (-50.0 %)
                 1.004, 1.001,  ''
-                0,     1500,   '+1,500.00'
+                0,     1500,   +25 min 0 s
                 """)
         void showsTheDifferenceOfTheRoundedFigures(double first, double second, String change) {
-            var none = new Bootstrap.Interval(Double.NaN, Double.NaN, Double.NaN);
-
-            assertEquals(change, new Comparison.Figure("seconds p50", 2, first, second, none).texts().get(3));
+            assertEquals(change, Comparison.Contrast.of("seconds_p50", 2, first, second, Double.NaN, Double.NaN).texts()
+                    .get(3));
         }
 
         @Test
@@ -178,6 +177,20 @@ final class CompareTest extends WholeCommand {
 
             with(path("a.jsonl"), path("a.jsonl")).exits(0)
                     .shows("\n  same                    4   66.7 %", "\nNothing differs.\n");
+        }
+
+        /// Their rows have no outputs that could differ, which is no good result.
+        @ParameterizedTest
+        @ValueSource(strings = {"a.jsonl", "b.jsonl", "a.jsonl b.jsonl"})
+        void findsAProblemIfResultsAreLost(String lost) throws IOException {
+            for (var name : List.of("a.jsonl", "b.jsonl"))
+                batch().attempt("r").result("r", Map.of("a", 1)).event("stop", "results", 200).save(file(name));
+            for (var name : lost.split(" ")) Files.writeString(file(name), "\uFEFF");
+
+            var call = compare().exits(3);
+
+            for (var name : lost.split(" ")) call.says(path(name) + " is shorter");
+            call.omits("Nothing differs");
         }
 
         @Test
@@ -513,6 +526,28 @@ final class CompareTest extends WholeCommand {
             call.exits(correct ? 0 : 3);
         }
 
+        /// Such an expression would take years, because it tries every way to divide the text.
+        @Test
+        @Timeout(30)
+        void doNotJudgeARowWhosePatternTakesTooLong() throws IOException {
+            wanted("(x+x+)+y", "(x+x+)+y", "z");
+            save("a.jsonl", "\"xxy\"", "\"y\"", "\"z\"");
+            save("b.jsonl", '"' + "x".repeat(5_000) + '"', "\"xxy\"", "\"y\"");
+            var rule = List.of("--expect", "wanted~=/a");
+
+            var one = check("--expect", "wanted~=/a").exits(3);
+            var both = compare(words(rule, "-i", input(), "--json", "--csv", path("out.csv"))).exits(3);
+
+            one.shows("  correct ", "  not judged ", "\n  Note: 1 row ");
+            var counts = tree(both.out()).path("expected");
+            assertEquals("1 1 1", Stream.of("correct", "missed", "not_judged").map(key ->
+                    counts.path(key).asText()).collect(Collectors.joining(" ")));
+            assertEquals(List.of("r-1,,not_judged,", "r-2,1.000,correct,better", "r-3,0.000,missed,worse"),
+                    Files.readAllLines(file("out.csv")).stream().skip(1).map(line -> line.split(",", -1))
+                            .map(row -> row[0] + "," + row[row.length - 3] + "," + row[row.length - 2] + ","
+                                    + row[row.length - 1]).toList());
+        }
+
         /// A row that was not run is not correct.
         @Test
         void areUsedToCountCorrectAndMissedRowsOfOneFile() throws IOException {
@@ -645,11 +680,11 @@ final class CompareTest extends WholeCommand {
         }
 
         @Test
-        void areRejectedIfARegularExpressionIsTooComplex() throws IOException {
+        void doNotJudgeARowWhosePatternOverflows() throws IOException {
             wanted("(a|b)*c");
             save("b.jsonl", "\"" + "ab".repeat(50_000) + "\"");
 
-            check("--expect", "wanted~=/a").exits(2).says("(a|b)*c").hints();
+            check("--expect", "wanted~=/a").exits(0).shows("  not judged              1", "\n  Note: 1 row ");
         }
 
         @ParameterizedTest
@@ -858,6 +893,8 @@ final class CompareTest extends WholeCommand {
             outputs("{\"a\":1}", "{\"b\":1}");
 
             compare(options.split(" ")).exits(2).says(options);
+
+            assertEquals(0, openFilesWith(folder.toString()));
         }
 
         @ParameterizedTest
@@ -897,6 +934,18 @@ final class CompareTest extends WholeCommand {
             assertEquals(3, compare("--force", option, path("mine")).code());
         }
 
+        @ParameterizedTest
+        @CsvSource({"--csv, --html, x", "--csv, --junit, ./x", "--html, --junit, link/x"})
+        void isRejectedIfTwoOutputsAreOneFile(String one, String other, String same) throws IOException {
+            outputs("{\"a\":1}", "{\"a\":2}");
+            Files.createSymbolicLink(file("link"), folder);
+            var before = names();
+
+            for (var force : List.of(new String[0], new String[] {"--force"}))
+                compare(words(List.of(one, path("x"), other, folder + "/" + same), force)).exits(2).reports("/x").hints();
+
+            assertEquals(before, names());
+        }
     }
 
     @Nested

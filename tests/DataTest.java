@@ -180,7 +180,7 @@ final class DataTest {
         @Test
         void areCappedIfATimeIsImpossiblyLong() {
             var figures = new Figures();
-            assertEquals("", Summary.latencies(figures));
+            assertEquals(Map.of(), figures.latencies());
 
             figures.countOutcome(0, RowStatus.PENDING, Outcome.SUCCEEDED, 1e300);
 
@@ -196,7 +196,7 @@ final class DataTest {
             figures.countOutcome(2, RowStatus.FAILED, Outcome.SUCCEEDED, 4.0);
             figures.countOutcome(2, RowStatus.SUCCEEDED, Outcome.SUCCEEDED, 5.0);
 
-            assertEquals("p50 2.00, p90 5.00, p99 5.00, max 5.00", Summary.latencies(figures));
+            assertEquals(List.of(2.0, 5.0, 5.0, 5.0), List.copyOf(figures.latencies().values()));
         }
     }
 
@@ -266,18 +266,30 @@ final class DataTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 millis,   text
-                0,        0.0 s
-                449,      0.4 s
-                9940,     9.9 s
+                0,        0 s
+                446,      0.45 s
+                9940,     9.94 s
                 10000,    10 s
-                119000,   119 s
-                120000,   2 min 0 s
+                59940,    59.9 s
+                119000,   1 min 59 s
                 185000,   3 min 5 s
                 7800000,  2 h 10 min
                 90000000, 25 h 0 min
                 """)
         void aDurationIsPrintedInAtMostTwoUnits(long millis, String text) {
             assertEquals(text, Text.seconds(Duration.ofMillis(millis)));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                amount,     text
+                0.630,      0.63 USD
+                0.00034951, 0.0003495 USD
+                0E-7,       0 USD
+                1234.56,    '1,235 USD'
+                """)
+        void anAmountOfMoneyHasFourSignificantDigitsAndItsCurrency(BigDecimal amount, String text) {
+            assertEquals(text, Text.money(amount, "USD"));
         }
 
         @ParameterizedTest

@@ -68,7 +68,7 @@ final class DocsTest extends WholeCommand {
                     .replaceAll("127\\.0\\.0\\.1:\\d+", "HOST")
                     .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d", "TIME")
                     .replaceAll("(?m)^( *seconds p\\d\\d ).*", "$1")
-                    .replaceAll("\\d+(\\.\\d+)+", "0.0").replaceAll("r-\\d+(, r-\\d+)+", "IDS")
+                    .replaceAll("\\d+(\\.\\d+)? s\\b|\\d+(\\.\\d+)+", "0.0").replaceAll("r-\\d+(, r-\\d+)+", "IDS")
                     .replaceAll("first: r-\\d+", "first: ID")
                     .replaceAll("(rows?:) [^,]* at -c \\d+", "$1 TIME")
                     .replaceAll("(?m)^  throttled .*\n", ""); // the demo is throttled on a busy machine

@@ -222,6 +222,19 @@ final class PasteTest extends WholeCommand {
                             "-c", "2", "--app-id", "a-1", "--demo"));
         }
 
+        /// A session of the shell runs with the options of `shell`, unless a command has its own.
+        @Test
+        void containsTheOptionsWithWhichAShellWasStarted() throws IOException {
+            Files.writeString(file("data.csv"), "id\n[fail]\n");
+            Files.writeString(file("a.env"), "");
+            var shell = words(List.of("--demo", "--env-file", path("a.env"), "--user", "me", "--timeout", "9"));
+
+            inShell(Map.of(), "run --progress off --user you", shell).exits(3);
+
+            for (var call : List.of(call(Map.of(), "status", "-o", output()), ofBatch("export", path("out.csv"))))
+                assertEquals(AGAIN + " --user you --demo --env-file a.env", call.next().replace(folder + "/", ""));
+        }
+
         @Test
         void exportsTheRowsAddedFromAnotherFile() throws IOException {
             next(run());

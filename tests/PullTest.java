@@ -216,8 +216,51 @@ final class PullTest extends WholeCommand {
                 pull(settings, "--force").exits(2).reports(file(batch) + " ").hints();
                 Files.delete(file(batch + ".log"));
             }
-            pull(settings, "--since", "yesterday").exits(2);
+            for (var day : List.of("yesterday", "+999999999-12-31", "-0001-01-01", "99999999d", "9999-12-31"))
+                for (var option : List.of("--since", "--until")) pull(settings, option, day).exits(2).reports(day);
             assertEquals(Set.of("form.json"), names());
+        }
+    }
+
+    /// `--force` replaces what an earlier `pull` wrote, and nothing else.
+    @Nested
+    class PulledFiles {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                name                | content
+                rows.jsonl          | {"id":"1","topic":"mine"}
+                rows.jsonl          | {"id": "6d0e1f5a-7c1b-4d1e-9a55-1f0c2d3e4f50", "topic": "written by Python"}
+                rows.jsonl          | id,topic
+                rows.jsonl          | ``
+                rows.baseline.jsonl | {"id":"1","status":"success","inputs":{},"outputs":{},"workflow_run_id":"2"}
+                rows.baseline.jsonl | some text
+                """)
+        void replaceNoFileOfSomebodyElse(String name, String content) throws Exception {
+            var settings = start(FORM);
+            run("person", inputs(1));
+            Files.writeString(file(name), content + "\n");
+
+            for (var more : List.of("--last 5", "--force", "--force --status failed")) {
+                var call = pull(settings, more.split(" ")).exits(2).reports(path(name)).hints();
+                assertFalse(call.hint().orElseThrow().contains("--force"), call.err());
+            }
+
+            assertEquals(content + "\n", content(name));
+            assertEquals(Set.of("form.json", name), names());
+        }
+
+        @Test
+        void areReplacedByALaterPullWithForce() throws Exception {
+            var settings = start(FORM);
+            run("person", inputs(1));
+            pull(settings).exits(0);
+            run("person", tree(text("{'topic':'a [fail!]'}")));
+
+            pull(settings, "--status", "failed").exits(2).hints("--force");
+            pull(settings, "--status", "failed", "--force").exits(0);
+
+            assertEquals(Set.of("form.json", "rows.jsonl"), names());
+            pull(settings, "--force").exits(0);
         }
     }
 
@@ -261,6 +304,22 @@ final class PullTest extends WholeCommand {
             assertEquals("run-1 run-2 run-3 run-4", ids());
         }
 
+        /// A proxy that ignores the query returns the first page again and again, and each claims that there is more.
+        @ParameterizedTest
+        @ValueSource(strings = {"person", OURS + 1})
+        @Timeout(30)
+        void endWithAPageThatHasNothingNew(String user) throws Exception {
+            server.server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(server.answer(200, text("""
+                    {'has_more':true,'data':[{'workflow_run':{'id':'run-1'},
+                     'created_by_end_user':{'session_id':'%s'}},{'workflow_run':{'id':'run-2'}}]}""", user))));
+            for (int run = 1; run <= 2; run++) record(run, "{\"text\": \"t\"}", "{}");
+
+            pull(server.settings()).exits(0);
+
+            assertEquals(user.equals("person") ? "run-1 run-2" : "run-2", ids());
+            server.server.verify(2, getRequestedFor(urlPathEqualTo("/v1/workflows/logs")));
+        }
+
         @Test
         void keepAllDigitsOfTheirNumbers() throws Exception {
             list(1, page(false, 1));
@@ -287,6 +346,35 @@ final class PullTest extends WholeCommand {
 
             assertEquals("run-3", ids(), call.err());
             call.says("3 runs");
+        }
+
+        /// The parser refuses such JSON, because it could overflow the stack.
+        @Test
+        void areSkippedIfTheirRecordIsNestedTooDeeply() throws Exception {
+            list(1, page(false, 1, 2));
+            server.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-1")).willReturn(server.answer(200,
+                    "{\"id\":\"run-1\",\"outputs\":" + "[".repeat(2_000) + "]".repeat(2_000) + "}")));
+            record(2, "{\"text\": \"t\"}", "{}");
+
+            pull(server.settings()).exits(0).says("1 run ");
+
+            assertEquals("run-2", ids());
+        }
+
+        /// A server or proxy may ignore the filter of the list.
+        @ParameterizedTest
+        @CsvSource({"succeeded, run-1", "failed, run-2", "stopped, none"})
+        void areSkippedIfTheirRecordHasAnotherStatus(String status, String rows) throws Exception {
+            list(1, page(false, 1, 2));
+            record(1, "{\"text\": \"t\"}", "{}");
+            server.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-2")).willReturn(server.answer(200, text(
+                    "{'id':'run-2','status':'failed','error':'no','inputs':'{\\'text\\': \\'t\\'}','outputs':'{}'}"))));
+
+            var call = pull(server.settings(), "--status", status);
+
+            assertEquals(rows, Files.exists(file("rows.jsonl")) ? ids() : "none", call.err());
+            call.exits(rows.equals("none") ? 3 : 0).says(rows.equals("none") ? "2 runs " : "1 run ");
+            assertEquals(status.equals("succeeded"), Files.exists(file("rows.baseline.jsonl")));
         }
 
         @Test

@@ -83,7 +83,7 @@ final class ViewsTest extends WholeCommand {
             batch.past.attempt("b").end("b", "failed", "tokens", 9, "price", null);
             batch.save();
 
-            call("status", "-o", output()).shows("0.002 USD (", " 1 run)\n");
+            call("status", "-o", output()).shows("0.002 USD\n", " 1 run\n");
             var json = statusJson();
             assertEquals(1, json.path("runs_without_price").asInt());
             assertEquals(49, json.path("total_tokens").asInt());
@@ -507,6 +507,24 @@ final class ViewsTest extends WholeCommand {
                     List.of("compare", output(), output(), "--html", input()))) {
                 call(words(words, "--force")).exits(2).reports("data.csv");
 
+                assertEquals(before, contents());
+            }
+        }
+
+        /// A batch may have had other inputs, and one of them may be missing by now.
+        @Test
+        void neverOverwritesAnInputOfAnEarlierSession() throws IOException {
+            var batch = mixed();
+            for (var input : List.of("gone/other.csv", "first.csv", "data.csv")) batch.past.session("input", input);
+            batch.save();
+            Files.writeString(file("first.csv"), "id,text\n");
+            var before = contents();
+
+            for (var words : List.of(List.of("status", "-o", output(), "--html"),
+                    List.of("export", "-i", input(), "-o", output()), List.of("compare", output(), output(), "--csv"))) {
+                var call = call(words(words, path("first.csv"), "--force")).exits(2).reports("first.csv");
+
+                assertFalse(call.sentence().contains("--force"), call.err());
                 assertEquals(before, contents());
             }
         }

@@ -225,6 +225,23 @@ abstract class WholeCommand {
         return Files.exists(file(name)) ? Files.readString(file(name)) : "";
     }
 
+    /// Counts the files that this process holds open and whose path or content has this text. They may be deleted.
+    static long openFilesWith(String text) throws IOException {
+        var open = Path.of("/proc/self/fd");
+        Assumptions.assumeTrue(Files.isDirectory(open), "the system does not show open files");
+        try (var files = Files.list(open)) {
+            return files.filter(file -> {
+                try {
+                    return Files.readSymbolicLink(file).toString().contains(text)
+                            || Files.isRegularFile(file) && Files.size(file) < 1_000_000
+                                    && Files.readString(file, StandardCharsets.ISO_8859_1).contains(text);
+                } catch (IOException _) {
+                    return false; // closed by now
+                }
+            }).count();
+        }
+    }
+
     void append(String name, String text) throws IOException {
         Files.writeString(file(name), text, StandardOpenOption.APPEND);
     }
