@@ -2881,7 +2881,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Reads a duration: `90`, `1.5`, `90s`, `2m`, `1h` or `500ms`. A number without a unit is in seconds. With
-            /// at most eight digits, no unit can overflow a `long`.
+            /// at most eight digits, no unit can overflow a `long`, and with at most 30 days, no sum of times can.
             static Duration duration(String text) {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
@@ -2892,7 +2892,10 @@ final class DifyExec implements Runnable {
                     case "h" -> 3_600_000;
                     case null, default -> 1000;
                 };
-                return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
+                long millis = new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue();
+                if (millis > Duration.ofDays(30).toMillis())
+                    throw new TypeConversionException("must be at most 30 days (720h)");
+                return Duration.ofMillis(millis);
             }
 
             /// Reads an http or https URL and removes slashes at its end. A path will be appended, so a query or

@@ -214,6 +214,7 @@ final class OptionsTest extends WholeCommand {
                 500ms,   500
                 0.5,     500
                 ' 7 s ', 7000
+                720h,    2592000000
                 """)
         void aDurationIsInSecondsUnlessItHasAUnit(String text, long millis) {
             assertEquals(Duration.ofMillis(millis), CommandLines.Converters.duration(text));
@@ -277,7 +278,7 @@ final class OptionsTest extends WholeCommand {
         @Test
         void anInvalidDurationFailureLimitOrRateIsRejected() {
             for (var text : List.of("", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣",
-                    "99999999999999999999"))
+                    "99999999999999999999", "9999999h", "721h", "2592001"))
                 assertInvalid(() -> CommandLines.Converters.duration(text));
             for (var text : List.of("", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"))
                 assertInvalid(() -> CommandLines.Converters.ceiling(text));
