@@ -176,6 +176,7 @@ final class DifyExec implements Runnable {
             return;
         }
         setProperties();
+        if (Env.isInputClosed()) System.setIn(InputStream.nullInputStream());
         // ./jbang passes on its folder, whose .env is read, and the typed words, which the suggested commands repeat.
         // Without the words, the class path and the current folder show how the tool was started.
         var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
@@ -15763,6 +15764,15 @@ final class DifyExec implements Runnable {
             }
             throw new Unusable(proxy.get().name() + proxy.get().source()
                     + ": not a proxy address, such as http://proxy.example:3128");
+        }
+
+        /// Returns whether standard input is closed. Java has then opened a file of its own under that number.
+        static boolean isInputClosed() {
+            try {
+                return Path.of("/dev/fd/0").toRealPath().startsWith(System.getProperty("java.home"));
+            } catch (IOException _) {
+                return false; // a pipe has no path
+            }
         }
 
         /// Returns whether the host is this machine. Names are not resolved, so this machine's own host name counts as

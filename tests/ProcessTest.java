@@ -285,6 +285,24 @@ final class ProcessTest extends WholeCommand {
             assertEquals("あ", result("1").path("inputs").path("text").asText());
         }
 
+        /// Java opens a file of its own under the number of a closed standard input.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                command,                                code
+                shell --demo -i data.csv -o r.jsonl,    0
+                run --demo -i - -o r.jsonl,             2
+                """)
+        void takesAClosedStandardInputAsAnEmptyOne(String command, int code) throws Exception {
+            rows(1);
+            var results = new ArrayList<Call>();
+            for (var from : List.of("<&-", "</dev/null")) {
+                var words = words(List.of("bash", "-c", "exec \"$0\" \"$@\" " + from), words(java(command.split(" "))));
+                results.add(ended(ProcessTest.this.start(List.of(words), Map.of())).exits(code));
+            }
+
+            assertEquals(results.getLast(), results.getFirst());
+        }
+
         @Test
         void reportsAnUnusableTemporaryFolder() throws Exception {
             Files.createFile(file("none"));
