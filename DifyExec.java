@@ -2020,7 +2020,7 @@ final class DifyExec implements Runnable {
             this.wanted = wanted;
             if (dify.greet(NOTHING_WRITTEN).kind() == AppKind.CHATFLOW)
                 throw new Unusable("the key belongs to a chatflow: Dify has no list of its runs over all users");
-            var form = dify.exchange().form().orElseThrow(() ->
+            var form = dify.parameters().orElseThrow(() ->
                     new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
                             "run the same command again"));
             var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), false, true);
@@ -2036,12 +2036,12 @@ final class DifyExec implements Runnable {
             boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
                 var path = wanted.page(number);
-                var page = dify.exchange().ask(() -> dify.client().page(path), NOTHING_WRITTEN);
+                var page = dify.ask(() -> dify.client().page(path), NOTHING_WRITTEN);
                 for (var run : page.path("data")) {
                     var id = run.at("/workflow_run/id").asText("");
                     if (id.isEmpty() || !wanted.includes(run)) continue;
                     if (taken.size() == wanted.last || !listed.add(id)) continue;
-                    take(dify.exchange().ask(() -> dify.client().storedRun(id), NOTHING_WRITTEN));
+                    take(dify.ask(() -> dify.client().storedRun(id), NOTHING_WRITTEN));
                     if (!hasScreen) continue;
                     dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line overwrites it
                     dify.err().flush();
@@ -3367,15 +3367,30 @@ final class DifyExec implements Runnable {
         Duration grace;
     }
 
-    /// Connects a command to Dify until the command ends. Warnings go to `err`.
+    /// Connects a command to Dify until the command ends. A command asks before anything has started: retries up to
+    /// `MAX_RETRIES` times while the server is down or busy, and blocks the calling thread meanwhile. A refusal ends the
+    /// command. Warnings go to `err`.
     record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
             implements AutoCloseable {
+        /// Limits the characters of a server's text in a message. The text may be a whole web page.
+        private static final int QUOTED_CHARACTERS = 200;
+        /// Takes the place of a row's attempt. The rules judge a response only together with an attempt, but use only
+        /// its tries.
+        private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
+                Mode.BLOCKING, "", Instant.EPOCH, false);
 
-        /// Asks for version and app. If the server refuses, the command ends.
+        /// Asks for version and app.
         ///
-        /// @param left completes the message with what that means for the rows, such as `; nothing was sent`
+        /// @param left completes the message of a refusal with what that means for the rows, such as `; nothing was
+        ///             sent`
         ServerInfo greet(String left) throws InterruptedException {
-            return exchange().fetchServerInfo(left);
+            var info = ask(client::info, left);
+            String mode = info.path("mode").asText(""), version = info.path("version").asText();
+            Release.note(version).ifPresent(err::println);
+            if (mode.isEmpty()) throw unusable(notDify(), left); // every version of Dify reports a mode
+            var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
+                    + Text.quoted(mode), "use the key of a workflow or a chatflow"), left));
+            return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
         ServerInfo greet(Origin origin, String left) throws InterruptedException, IOException {
@@ -3391,12 +3406,11 @@ final class DifyExec implements Runnable {
         AppClaim identify(Origin origin, AppKind kind, boolean isSure, String left)
                 throws InterruptedException, IOException {
             boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
-            var exchange = new FirstExchange(client.forApp(kind), judge, err);
             for (var session : origin.sessions()) {
                 if (access.hasAppHash(session.appHash())) continue;
                 isSame = false;
                 var runs = origin.runs(session);
-                if (!runs.mayHaveStarted() || exchange.knowsAny(runs.newest(), left)) continue;
+                if (!runs.mayHaveStarted() || knowsAny(runs.newest(), kind, left)) continue;
                 // the message depends on whether the app id is another one or only the key
                 if (!isSure) throw origin.otherApp(runs, session.appId().equals(access.appId()));
                 isAssumed = true;
@@ -3406,8 +3420,14 @@ final class DifyExec implements Runnable {
                     isAssumed);
         }
 
-        FirstExchange exchange() {
-            return new FirstExchange(client, judge, err);
+        /// Returns whether the app has any of these runs. Asks about one run at a time. The first one that it has is
+        /// enough.
+        private boolean knowsAny(Collection<Origin.Recorded> runs, AppKind kind, String left)
+                throws InterruptedException {
+            var app = client.forApp(kind);
+            for (var run : runs)
+                if (ask(() -> app.knows(run), left)) return true;
+            return false;
         }
 
         /// Reads all rows and reports everything that is wrong with the input. If a fault prevents reading the rest,
@@ -3427,12 +3447,78 @@ final class DifyExec implements Runnable {
 
         /// Returns the workflow's form. With `--no-check`, or if the form is unknown, every cell is text.
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
-            var form = options.noCheck ? Form.ofText() : exchange().form()
+            var form = options.noCheck ? Form.ofText() : parameters()
                     .map(parameters -> Form.of(parameters, csv.columns(),
                             new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
                                     csv.shape().hasDecimalComma(), options.allowEmpty))).orElse(Form.ofText());
             return server.kind() == AppKind.CHATFLOW ? form.withQuestion(csv.shape().queryColumn(), csv.columns())
                     : form;
+        }
+
+        /// Returns the description of the workflow's form, or empty if this path alone is refused. Nothing has been
+        /// left undone so far, so a refusal's message needs no addition.
+        Optional<JsonNode> parameters() throws InterruptedException {
+            return ask(() -> orUnchecked(client.fetch("/parameters")), "");
+        }
+
+        /// Returns an empty form if the failure may concern this path alone. A busy server is asked again. A refusal
+        /// with a code comes from Dify itself, and counts if it would also stop a batch. Any other failure, even a
+        /// broken connection, may come from a proxy that blocks the path, because the server has just responded on
+        /// another one.
+        private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
+            if (!(form instanceof DifyClient.Reply.NotGot(var response)))
+                return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
+            boolean isForAll = response instanceof Response.Refused refused
+                    && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent());
+            if (isForAll || Thread.currentThread().isInterrupted()) return new DifyClient.Reply.NotGot<>(response);
+            err.println("Warning: cannot read the workflow's form (" + Text.printable(response.why(), QUOTED_CHARACTERS)
+                    + "): every cell is sent as text, unchecked.");
+            return new DifyClient.Reply.Got<>(Optional.empty());
+        }
+
+        /// Asks until a response has the content. [#waitBeforeRetry] throws an exception when the tries are used up.
+        <T> T ask(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
+            for (int tries = 0; ; tries++) {
+                var reply = question.get();
+                if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
+                if (Thread.interrupted()) throw new InterruptedException(); // it ended the request, not the server
+                if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, left);
+            }
+        }
+
+        /// Waits until it is time to ask again. Ends the command if asking again cannot help.
+        private void waitBeforeRetry(Response response, int tries, String left) throws InterruptedException {
+            var pause = Backoff.Pause.of(response, Instant.now());
+            var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
+            var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
+            if (stop.isPresent()) throw unusable(stop.get(), left);
+            if (tries >= judge.backoff().maxRetries())
+                throw unusable(Stop.early("no response from " + judge.access() + " after "
+                        + Text.count(tries + 1, "try", "tries") + problem,
+                        "check DIFY_API_BASE_URL, the network, and that Dify is up"), left);
+            if (pause.isPresent()) err.println(pause.get().text());
+            else if (tries == 0) err.println("No response from " + judge.access() + problem + "; trying again …");
+            Thread.sleep(judge.backoff().delay(tries, response.pause()));
+        }
+
+        private static Unusable unusable(Stop stop, String left) {
+            return new Unusable(stop.exit(), stop.what() + left, stop.hint());
+        }
+
+        /// Returns why asking again cannot help. Returns empty for a response that may pass.
+        private Optional<Stop> refusal(Response response) {
+            // a success whose content is not Dify's counts as a refusal with its status
+            if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
+            return switch (judge.verdict(NOBODY, response)) {
+                case Verdict.StopBatch(var stop, _) -> Optional.of(stop);
+                case Outcome outcome -> Optional.of(Stop.early( // any other rejection, such as a firewall's 403
+                        judge.access() + " refuses: " + Text.printable(outcome.text(), QUOTED_CHARACTERS), ""));
+                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
+            };
+        }
+
+        private Stop notDify() {
+            return Stop.early(judge.access() + " responds, but is not Dify's API", judge.access().advice());
         }
 
         @Override
@@ -6682,101 +6768,6 @@ final class DifyExec implements Runnable {
 
     /// Holds what a batch needs to know about its server. One response contains all of it.
     record ServerInfo(String app, AppKind kind, String version) {}
-
-    /// Asks the server which app and version it is. Retries up to `MAX_RETRIES` times while it is down or busy, and
-    /// blocks the calling thread meanwhile. Nothing has started yet, so a refusal ends the command.
-    record FirstExchange(DifyClient client, Judge judge, PrintWriter err) {
-        /// Limits the characters of a server's text in a message. The text may be a whole web page.
-        private static final int QUOTED_CHARACTERS = 200;
-        /// Takes the place of a row's attempt. The rules judge a response only together with an attempt, but use only
-        /// its tries.
-        private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
-                Mode.BLOCKING, "", Instant.EPOCH, false);
-
-        /// @param left appended to the message of a refusal to report what it leaves undone, or empty
-        ServerInfo fetchServerInfo(String left) throws InterruptedException {
-            var info = ask(client::info, left);
-            String mode = info.path("mode").asText(""), version = info.path("version").asText();
-            Release.note(version).ifPresent(err::println);
-            if (mode.isEmpty()) throw unusable(notDify(), left); // every version of Dify reports a mode
-            var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
-                    + Text.quoted(mode), "use the key of a workflow or a chatflow"), left));
-            return new ServerInfo(info.path("name").asText(), kind, version);
-        }
-
-        /// Returns whether the app has any of these runs. Asks about one run at a time. The first one that it has is
-        /// enough.
-        boolean knowsAny(Collection<Origin.Recorded> runs, String left) throws InterruptedException {
-            for (var run : runs)
-                if (ask(() -> client.knows(run), left)) return true;
-            return false;
-        }
-
-        /// Returns the workflow's form, or empty if this path alone is refused. Nothing has been left undone so far, so
-        /// a refusal's message needs no addition.
-        Optional<JsonNode> form() throws InterruptedException {
-            return ask(() -> orUnchecked(client.fetch("/parameters")), "");
-        }
-
-        /// Returns an empty form if the failure may concern this path alone. A busy server is asked again. A refusal
-        /// with a code comes from Dify itself, and counts if it would also stop a batch. Any other failure, even a
-        /// broken connection, may come from a proxy that blocks the path, because the server has just responded on
-        /// another one.
-        private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
-            if (!(form instanceof DifyClient.Reply.NotGot(var response)))
-                return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
-            boolean isForAll = response instanceof Response.Refused refused
-                    && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent());
-            if (isForAll) return new DifyClient.Reply.NotGot<>(response);
-            err.println("Warning: cannot read the workflow's form (" + Text.printable(response.why(), QUOTED_CHARACTERS)
-                    + "): every cell is sent as text, unchecked.");
-            return new DifyClient.Reply.Got<>(Optional.empty());
-        }
-
-        /// Asks until a response has the content. [#waitBeforeRetry] throws an exception when the tries are used up.
-        <T> T ask(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
-            for (int tries = 0; ; tries++) {
-                var reply = question.get();
-                if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
-                if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, left);
-            }
-        }
-
-        /// Waits until it is time to ask again. Ends the command if asking again cannot help.
-        private void waitBeforeRetry(Response response, int tries, String left) throws InterruptedException {
-            var pause = Backoff.Pause.of(response, Instant.now());
-            var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
-            var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
-            if (stop.isPresent()) throw unusable(stop.get(), left);
-            if (tries >= judge.backoff().maxRetries())
-                throw unusable(Stop.early("no response from " + judge.access() + " after "
-                        + Text.count(tries + 1, "try", "tries") + problem,
-                        "check DIFY_API_BASE_URL, the network, and that Dify is up"), left);
-            if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("No response from " + judge.access() + problem + "; trying again …");
-            Thread.sleep(judge.backoff().delay(tries, response.pause()));
-        }
-
-        private static Unusable unusable(Stop stop, String left) {
-            return new Unusable(stop.exit(), stop.what() + left, stop.hint());
-        }
-
-        /// Returns why asking again cannot help. Returns empty for a response that may pass.
-        private Optional<Stop> refusal(Response response) {
-            // a success whose content is not Dify's counts as a refusal with its status
-            if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
-            return switch (judge.verdict(NOBODY, response)) {
-                case Verdict.StopBatch(var stop, _) -> Optional.of(stop);
-                case Outcome outcome -> Optional.of(Stop.early( // any other rejection, such as a firewall's 403
-                        judge.access() + " refuses: " + Text.printable(outcome.text(), QUOTED_CHARACTERS), ""));
-                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
-            };
-        }
-
-        private Stop notDify() {
-            return Stop.early(judge.access() + " responds, but is not Dify's API", judge.access().advice());
-        }
-    }
 
     /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before the run, and the
     /// files of its outputs are saved after it.
