@@ -15,6 +15,7 @@
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //DEPS org.dhatim:fastexcel-reader:0.20.2
 //DEPS org.dhatim:fastexcel:0.20.2
+//DEPS org.apache.httpcomponents.core5:httpcore5:5.4.4
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
 //RUNTIME_OPTIONS -XX:TieredStopAtLevel=1
 //MANIFEST Enable-Native-Access=ALL-UNNAMED
@@ -62,12 +63,6 @@ import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
 import io.github.cdimascio.dotenv.Dotenv;
 import io.github.cdimascio.dotenv.DotenvException;
-import java.net.Authenticator;
-import java.net.http.HttpRequest.BodyPublisher;
-import java.net.http.HttpRequest.BodyPublishers;
-import java.net.http.HttpResponse.BodyHandler;
-import java.net.http.HttpResponse.BodySubscriber;
-import java.net.http.HttpResponse.BodySubscribers;
 import java.security.cert.CertificateException;
 import java.security.cert.CertificateExpiredException;
 import java.security.cert.CertificateNotYetValidException;
@@ -79,6 +74,18 @@ import org.apache.commons.compress.archivers.zip.ZipArchiveInputStream;
 import org.apache.commons.text.StringEscapeUtils;
 import org.apache.commons.text.WordUtils;
 import org.apache.commons.text.similarity.LevenshteinDistance;
+import org.apache.hc.core5.http.ClassicHttpResponse;
+import org.apache.hc.core5.http.HttpEntity;
+import org.apache.hc.core5.http.HttpException;
+import org.apache.hc.core5.http.HttpHost;
+import org.apache.hc.core5.http.NameValuePair;
+import org.apache.hc.core5.http.config.Http1Config;
+import org.apache.hc.core5.http.impl.io.DefaultBHttpClientConnection;
+import org.apache.hc.core5.http.impl.io.HttpRequestExecutor;
+import org.apache.hc.core5.http.io.entity.ByteArrayEntity;
+import org.apache.hc.core5.http.io.entity.EntityTemplate;
+import org.apache.hc.core5.http.message.BasicClassicHttpRequest;
+import org.apache.hc.core5.http.protocol.HttpCoreContext;
 import org.dhatim.fastexcel.Workbook;
 import org.dhatim.fastexcel.Worksheet;
 import org.dhatim.fastexcel.reader.Cell;
@@ -124,7 +131,6 @@ import picocli.CommandLine.TypeConversionException;
 import picocli.shell.jline3.PicocliJLineCompleter;
 
 import module java.base;
-import module java.net.http;
 import module jdk.httpserver;
 
 import static difyexec.DifyExec.Event.*;
@@ -186,21 +192,11 @@ final class DifyExec implements Runnable {
         System.exit(commandLine(env, args).execute(args));
     }
 
-    /// Sets properties that the HTTP client and JLine read only once, when their classes load. A property set with
-    /// `-D` stays.
+    /// Sets a property that JLine reads only once, when its classes load. A property set with `-D` stays.
     static void setProperties() {
-        var properties = System.getProperties();
-        // Seconds. Dify 1.9 closes a connection after two idle seconds. A request that is sent just then is cut off,
-        // and its run is unknown. Later versions wait for the client to close an idle connection, which occupies one of
-        // the server's ten connections until then.
-        properties.putIfAbsent("jdk.httpclient.keepalive.timeout", "1");
-        // Lets a proxy for https ask for a password, which Java does not allow by default.
-        properties.putIfAbsent("jdk.http.auth.tunneling.disabledSchemes", "");
-        // Bytes. Every connection has such buffers, and with many rows at a time Java's 16 KB cost too much memory.
-        properties.putIfAbsent("jdk.httpclient.bufsize", "4096");
         // On Unix, JLine then calls `stty`. Without permission for native code, its own calls make Java print warnings.
         if (!DifyExec.class.getModule().isNativeAccessEnabled() && File.separatorChar == '/')
-            properties.putIfAbsent("org.jline.terminal.provider", "exec");
+            System.getProperties().putIfAbsent("org.jline.terminal.provider", "exec");
     }
 
     /// Builds the command tree for an environment, which is a map in tests. Everything that a command prints goes
@@ -6980,8 +6976,8 @@ final class DifyExec implements Runnable {
         ///
         /// @param runs the largest number of runs at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
-            return new DifyClient(new Transport(access, Transport.share(runs)), access, AppKind.WORKFLOW, timeout,
-                    FIRST_EVENT_TIMEOUT);
+            return new DifyClient(new Transport(access, Transport.share(runs), Transport.QUIET), access,
+                    AppKind.WORKFLOW, timeout, FIRST_EVENT_TIMEOUT);
         }
 
         DifyClient forApp(AppKind kind) {
@@ -7003,14 +6999,13 @@ final class DifyExec implements Runnable {
         /// delays by a second.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
+            var post = post(startAddress(), "application/json", new ByteArrayEntity(body(attempt, inputs), null));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
             var timeoutSymptom = streaming ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
-            // `lastBody`, so that no response that is left over on this connection goes to another row
-            var reply = wire.exchange(post, limit, timeoutSymptom, wire::lastBody, answer -> {
-                if (answer.status != 200) return new Reply.Got<>(refusedOrFailed(answer));
-                return new Reply.Got<>(answer.isStream ? stream(answer, sent, heard) : blocking(answer, heard));
+            var reply = wire.exchange(post, limit, timeoutSymptom, http -> {
+                if (http.status() != 200) return new Reply.Got<>(refusedOrFailed(http));
+                return new Reply.Got<>(http.is(Transport.Exchange.STREAM) ? stream(http, sent, heard) : blocking(http, heard));
             });
             return switch (reply) { // for a run, both are a [Response]
                 case Reply.Got(var read) -> read;
@@ -7020,8 +7015,8 @@ final class DifyExec implements Runnable {
 
         /// Recognizes a chatflow's failed run. Dify responds to it with the status and code of refused inputs, but the
         /// run was paid for.
-        private Response refusedOrFailed(Transport.Answer answer) throws IOException {
-            var refused = refused(answer);
+        private Response refusedOrFailed(Transport.Exchange http) throws IOException {
+            var refused = refused(http);
             boolean hasRun = isChat() && refused.status() == 400
                     && refused.message().startsWith(Response.ChatMessage.FAILED);
             return hasRun ? Response.Ran.failed(refused.message()) : refused;
@@ -7036,29 +7031,30 @@ final class DifyExec implements Runnable {
 
         /// Reads a blocking response. If it contains no end of the run, the run is looked up. It may have started all
         /// the same.
-        private Response blocking(Transport.Answer answer, Consumer<StreamEvent> heard) throws IOException {
-            var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
+        private Response blocking(Transport.Exchange http, Consumer<StreamEvent> heard) throws IOException {
+            var took = http.elapsed();
+            var symptom = !http.version().isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
             var reader = new RunReader();
             try {
-                reader.add(objectOf(answer));
+                reader.add(objectOf(http));
             } catch (JsonProcessingException problem) {
                 return new Response.Cut(symptom, "HTTP 200, " + problem.getOriginalMessage());
             }
             reader.forms().forEach(heard);
             // a chatflow's response lacks the run's time, so how long it waited is unknown
             var ran = isChat() ? reader.chatflowRun()
-                    : reader.ran().map(end -> end.withWait(waited(answer, reader.finishedAt(), end.usage())));
+                    : reader.ran().map(end -> end.withWait(waited(http, took, reader.finishedAt(), end.usage())));
             if (ran.isPresent()) return ran.get();
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
         }
 
         /// Returns the time until the run started, which is the time without a response less the run's own time. Dify
         /// 1.16.1 can hold a response back for up to 300 s after the run's end, and this time does not count either.
-        private static Optional<Duration> waited(Transport.Answer answer, long finishedAt, Usage usage) {
+        private static Optional<Duration> waited(Transport.Exchange http, Duration took, long finishedAt, Usage usage) {
             if (usage.seconds() <= 0) return Optional.empty(); // Dify did not report the run's time
-            var waited = answer.waited.minus(usage.within(answer.waited));
+            var waited = took.minus(usage.within(took));
             if (waited.toSeconds() < 1) return Optional.of(waited); // too short for a response that was held back
-            long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
+            long sent = http.date("Date").map(Instant::getEpochSecond).orElse(0L);
             long late = sent - finishedAt - 1; // both are whole seconds of the server's clock, so 1 s may be rounding
             // no response is held back for longer, so a larger difference comes from a missing or wrong time
             waited = waited.minusSeconds(late > 0 && late <= 300 ? late : 0);
@@ -7067,15 +7063,15 @@ final class DifyExec implements Runnable {
 
         /// Reads a stream up to its final event, and passes on each event. If the stream ends without a final event,
         /// the run is looked up.
-        private Response stream(Transport.Answer answer, SentInputs sent, Consumer<StreamEvent> heard)
+        private Response stream(Transport.Exchange http, SentInputs sent, Consumer<StreamEvent> heard)
                 throws IOException {
             var reader = new RunReader();
-            for (var event = answer.event(); event.isPresent(); event = answer.event()) {
+            for (var event = http.event(); event.isPresent(); event = http.event()) {
                 reader.add(event.get());
                 if (reader.isForeign(sent))
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream belongs to another request");
-                if (answer.run().isEmpty() && reader.ref().isPresent()) // any event may be the first that arrives
-                    answer.began(reader.ref().get(), timeout, heard);
+                if (http.run().isEmpty() && reader.ref().isPresent()) // any event may be the first that arrives
+                    http.began(reader.ref().get(), timeout, heard);
                 heard.accept(reader.streamEvent());
                 // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
                 if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
@@ -7083,24 +7079,24 @@ final class DifyExec implements Runnable {
                             .orElseGet(() -> new Response.Cut(Symptom.CUT, "the chatflow ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
-                    var ends = ends(end.get(), answer, reader);
+                    var ends = ends(end.get(), http, reader);
                     // an error of Dify 1.16 may lack the run id that the made-up end after it has (`odd_graphs.json`)
-                    var response = Response.ofEnds(answer.run().or(reader::ref), ends);
+                    var response = Response.ofEnds(http.run().or(reader::ref), ends);
                     return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
                 }
             }
-            return answer.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
+            return http.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
         }
 
         /// Collects further final events, which may follow after a moment. Dify 1.16 makes up a result after an error,
         /// and 1.9 sends the metadata of a chatflow's answer last. A stream with two different results is not trusted.
-        private List<Response> ends(Response first, Transport.Answer answer, RunReader reader) {
+        private List<Response> ends(Response first, Transport.Exchange http, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
             boolean mayFollow = first instanceof Response.Refused || isChat() && !reader.hasMetadata();
-            answer.limit(Duration.ofMillis(100)); // in the recordings, such events follow within 3 ms
+            http.limit(Duration.ofMillis(100)); // in the recordings, such events follow within 3 ms
             try {
-                while (mayFollow || answer.hasMore()) {
-                    var event = answer.event();
+                while (mayFollow || http.hasMore()) {
+                    var event = http.event();
                     if (event.isEmpty()) break;
                     reader.add(event.get());
                     reader.end().ifPresent(ends::add);
@@ -7192,8 +7188,8 @@ final class DifyExec implements Runnable {
         /// Returns the entries of a list if the list is whole and each entry belongs to this request. Any other
         /// response is an error. If it counted as an empty list, a row with an existing run could be sent again.
         Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
-            return ask(get(path), QUERY_TIMEOUT, answer -> {
-                var list = tree(answer);
+            return ask(get(path), QUERY_TIMEOUT, http -> {
+                var list = tree(http);
                 var data = list.path("data");
                 // conversations and messages have no `total`; a field of another type makes the list incomplete
                 boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(list.has("has_more"))
@@ -7207,8 +7203,8 @@ final class DifyExec implements Runnable {
         /// Looks a run up by its id. Accepts only a record with this id and with the inputs of this attempt, because a
         /// broken proxy may return the response to another request.
         private LookUpResult detail(RunRef run, SentInputs sent) {
-            var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), QUERY_TIMEOUT, answer -> {
-                var detail = objectOf(answer);
+            var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), QUERY_TIMEOUT, http -> {
+                var detail = objectOf(http);
                 if (detail.path("id").isNull() && detail.path("status").isNull())
                     return new LookUpResult.Absent(); // 1.9 responds with empty fields if it has no such run
                 var id = RunReader.text(detail, "id");
@@ -7216,7 +7212,7 @@ final class DifyExec implements Runnable {
                 var reader = new RunReader();
                 reader.add(Json.MAPPER.createObjectNode().set("data", detail));
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
-                return reader.result(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
+                return reader.result(run, http.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
             if (isAbsent(reply)) return new LookUpResult.Absent();
             // adds the run's id, which the transport does not know, so that the user can find the paid run
@@ -7251,31 +7247,34 @@ final class DifyExec implements Runnable {
         /// response is not kept.
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
-            var body = BodyPublishers.ofByteArray(Json.bytes(object("user", user)));
-            ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Answer::prefix);
+            var body = new ByteArrayEntity(Json.bytes(object("user", user)), null);
+            ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Exchange::prefix);
         }
 
         /// Uploads a file and returns its id. Does not send a file that a symbolic link has replaced since the check.
         /// The link could lead anywhere. The time limit is the limit of a run, because a large file takes long to send.
         Reply<String> upload(Value.Local local, String user) {
-            var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
-                    + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
-                    + "Content-Type: %4$s\r\n\r\n";
             var boundary = "difyexec-" + UUID.randomUUID();
             // Dify 1.9 rejects these characters (`files.json`), and a quote or a line break would end the header
             var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
-            try {
+            try (var in = Files.newInputStream(local.file())) {
                 if (!local.file().toRealPath().equals(local.file()))
                     throw new IOException("the file was replaced by a symbolic link");
                 // Dify rejects an upload without a type
                 var type = Objects.requireNonNullElse(Files.probeContentType(local.file()), "application/octet-stream");
-                var body = BodyPublishers.concat(
-                        BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
-                        BodyPublishers.ofFile(local.file()),
-                        BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
+                var head = ("--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
+                        + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
+                        + "Content-Type: %4$s\r\n\r\n").formatted(boundary, user, name, type).getBytes(UTF_8);
+                var tail = ("\r\n--" + boundary + "--\r\n").getBytes(UTF_8);
+                long size = Files.size(local.file());
+                var body = new EntityTemplate(head.length + size + tail.length, null, out -> {
+                    out.write(head);
+                    if (in.transferTo(out) != size) throw new IOException("the file changed during the upload");
+                    out.write(tail);
+                });
                 return ask(post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary, body),
-                        timeout, answer -> {
-                            var id = tree(answer).path("id").asText("");
+                        timeout, http -> {
+                            var id = tree(http).path("id").asText("");
                             if (id.isEmpty()) throw unexpected("Dify returned no id for the uploaded file");
                             return id;
                         });
@@ -7289,12 +7288,13 @@ final class DifyExec implements Runnable {
         /// Fetches a whole file of an output. The link is signed, so the key is not sent; the link may even lead to
         /// another server. If Dify knows the file's `size`, the file must have it.
         Reply<FileChannel> download(URI link, long size, FileChannel to) {
-            return ask(request(link), timeout, answer -> {
+            return ask(new BasicClassicHttpRequest("GET", link), timeout, http -> {
                 var tooLarge = "larger than 1 GiB";
-                long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
+                long expected = http.header("Content-Length").filter(text -> text.matches("\\d{1,18}"))
+                        .map(Long::parseLong).orElse(size);
                 if (Math.max(expected, size) > MAX_FILE_BYTES) throw new Transport.Exceeded(tooLarge); // saves time
                 to.truncate(0); // an earlier try may have left bytes
-                long length = answer.body(MAX_FILE_BYTES, tooLarge).transferTo(Channels.newOutputStream(to));
+                long length = http.body(MAX_FILE_BYTES, tooLarge).transferTo(Channels.newOutputStream(to));
                 if (size > 0 && length != size) throw new IOException("incomplete: got " + length + " of "
                         + size + " bytes");
                 return to;
@@ -7320,7 +7320,7 @@ final class DifyExec implements Runnable {
 
         /// Sends `GET /info`, which starts no run, and adds the version from the response's header.
         Reply<JsonNode> info() {
-            return ask(get("/info"), QUERY_TIMEOUT, answer -> objectOf(answer).put("version", answer.version));
+            return ask(get("/info"), QUERY_TIMEOUT, http -> objectOf(http).put("version", http.version()));
         }
 
         // Requests and responses
@@ -7359,70 +7359,70 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private HttpRequest.Builder get(String path) {
-            return authorized(access.at(path));
+        private BasicClassicHttpRequest get(String path) {
+            return authorized("GET", access.at(path));
         }
 
-        private HttpRequest.Builder post(URI address, String type, BodyPublisher body) {
-            return authorized(address).header("Content-Type", type).POST(body);
+        private BasicClassicHttpRequest post(URI address, String type, HttpEntity body) {
+            var request = authorized("POST", address);
+            request.setHeader("Content-Type", type);
+            request.setEntity(body);
+            return request;
         }
 
         /// Adds the key, and the app's id if it is set, because a key can belong to several apps.
-        private HttpRequest.Builder authorized(URI address) {
-            var request = request(address).header("Authorization", "Bearer " + access.key());
-            return access.appId().isEmpty() ? request : request.header("X-Dify-App-ID", access.appId());
-        }
-
-        private static HttpRequest.Builder request(URI address) {
-            return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
+        private BasicClassicHttpRequest authorized(String method, URI address) {
+            var request = new BasicClassicHttpRequest(method, address);
+            request.setHeader("Authorization", "Bearer " + access.key());
+            if (!access.appId().isEmpty()) request.setHeader("X-Dify-App-ID", access.appId());
+            return request;
         }
 
         /// Sends a request that starts no run. A success with unexpected content counts as a refusal. It shows nothing
         /// about a run.
-        private <T> Reply<T> ask(HttpRequest.Builder request, Duration limit,
-                IOFunction<Transport.Answer, T> reading) {
-            return wire.exchange(request, limit, Symptom.NO_ANSWER,
-                    _ -> BodySubscribers.ofInputStream(), answer -> {
-                        if (answer.status != 200 && answer.status != 201) // 201: an upload has created a file
-                            return new Reply.NotGot<>(refused(answer));
-                        try {
-                            return new Reply.Got<>(reading.apply(answer));
-                        } catch (JsonProcessingException problem) {
-                            return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
-                        }
-                    });
+        private <T> Reply<T> ask(BasicClassicHttpRequest request, Duration limit,
+                IOFunction<Transport.Exchange, T> reading) {
+            return wire.exchange(request, limit, Symptom.NO_ANSWER, http -> {
+                if (http.status() != 200 && http.status() != 201) // 201: an upload has created a file
+                    return new Reply.NotGot<>(refused(http));
+                try {
+                    return new Reply.Got<>(reading.apply(http));
+                } catch (JsonProcessingException problem) {
+                    return new Reply.NotGot<>(Response.Refused.unexpected(problem.getOriginalMessage()));
+                }
+            });
         }
 
         /// Parses a response. Text after the JSON is an error, because it may belong to a second response. Nesting
         /// beyond the parser's limit is reported as a response that is too large, because the JSON may be correct.
-        private static JsonNode tree(Transport.Answer answer) throws IOException {
-            if (answer.isPage) throw unexpected(PAGE);
+        private static JsonNode tree(Transport.Exchange http) throws IOException {
+            if (http.is(Transport.Exchange.PAGE)) throw unexpected(PAGE);
             try {
                 return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                        .readTree(answer.body());
+                        .readTree(http.body());
             } catch (StreamConstraintsException problem) {
                 throw new Transport.Exceeded("the response is nested too deeply: " + problem.getOriginalMessage());
             }
         }
 
-        private static ObjectNode objectOf(Transport.Answer answer) throws IOException {
-            if (tree(answer) instanceof ObjectNode object) return object;
+        private static ObjectNode objectOf(Transport.Exchange http) throws IOException {
+            if (tree(http) instanceof ObjectNode object) return object;
             throw unexpected("not a JSON object");
         }
 
         /// Reads a refusal. Dify's has a code and a message; the text of a proxy becomes the message, but not the HTML
         /// of a page, which nobody wants to read.
-        private static Response.Refused refused(Transport.Answer answer) throws IOException {
-            int status = answer.status;
-            var text = answer.prefix();
+        private static Response.Refused refused(Transport.Exchange http) throws IOException {
+            int status = http.status();
+            var text = http.prefix();
             String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
             // the message to the user contains the target of a redirection
-            if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
+            if (status >= 300 && status < 400) message = http.header("Location").orElse("nowhere");
             else if (Json.parse(text) instanceof ObjectNode error) { // otherwise HTML or plain text
                 code = RunReader.text(error, "code");
                 message = RunReader.text(error, "message");
             }
-            return Response.Refused.http(status, !answer.version.isEmpty(), code, message, answer.retryAfter());
+            return Response.Refused.http(status, !http.version().isEmpty(), code, message, http.retryAfter());
         }
 
         /// Holds the result of an exchange: the response's content, or what happened instead.
@@ -7828,45 +7828,54 @@ final class DifyExec implements Runnable {
     }
 
     /// Speaks HTTP/1.1 to Dify: sends one request at a time and reads its response. Any failure becomes a [Response].
+    /// The phase of the exchange decides which one:
+    ///
+    /// | phase | meaning of a failure |
+    /// | --- | --- |
+    /// | until there is a connection | the request was not sent |
+    /// | from its first byte to the end of the response's header | it was perhaps sent, and there is no response |
+    /// | after the header | the response broke off, is too large or cannot be understood |
+    ///
+    /// A connection is never used again. A request would be lost if the server closed the connection just then, and its
+    /// run would be unknown. If a broken proxy sent one response too many, each later row would get the response to an
+    /// earlier one, because nothing in a blocking response shows which row it belongs to.
     static final class Transport implements AutoCloseable {
         /// Limits the wait for a connection. Without it, the operating system waits for minutes if a host does not
         /// respond at all.
-        private static final Duration CONNECT_TIMEOUT = Duration.ofSeconds(20);
+        private static final int CONNECT_MILLIS = 20_000;
         /// After this much silence, a stream's run is looked up. During a run, Dify sends a ping every 10 s.
         static final Duration QUIET = Duration.ofSeconds(30);
         /// Limits the part of a refusal that is read. Dify 1.14 and later may quote the whole request, of any size.
         private static final int REFUSAL_BYTES = 64 << 10;
         /// Sets how often the time limits of responses are checked, so each may be exceeded by that.
         private static final int TICK_MILLIS = 100;
-        /// Matches a part of the JDK's message for a server without TLS: `Unsupported or unrecognized SSL message`.
+        /// Matches a part of Java's message for a server without TLS: `Unsupported or unrecognized SSL message`.
         private static final String NO_TLS = "recognized SSL message";
+        /// Limits the headers of a response, and the memory of a connection.
+        private static final Http1Config HTTP = Http1Config.custom().setMaxLineLength(1 << 16).setMaxHeaderCount(1000)
+                .setBufferSize(4096).build();
 
         /// Limits a response, in bytes. While it is read, it takes up to ten times as much memory.
         private final long maxBytes;
-        private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
-        private final HttpClient.Builder builder; // kept for further clients, see [#lastBody]
-        /// Loads on another thread while the caller reads its files, because that takes a quarter of a second. It is
-        /// volatile, because [#lastBody] replaces it while other workers send requests.
-        private volatile CompletableFuture<HttpClient> http;
+        private final Duration quiet;
         private final Optional<URI> proxy;
-        /// Holds the responses that are being read. One thread checks all of them. A timer for each would cost more.
-        private final Set<Answer> open = ConcurrentHashMap.newKeySet();
+        private final Optional<String> proxyLogin;
+        private final Optional<SSLSocketFactory> trusted; // empty: only the system's authorities
+        /// Holds the exchanges in progress. One thread checks all of them. A timer for each would cost more.
+        private final Set<Exchange> open = ConcurrentHashMap.newKeySet();
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
 
-        Transport(Access access, long maxBytes) {
+        /// @param quiet the silence after which a stream is reported
+        Transport(Access access, long maxBytes, Duration quiet) {
             this.maxBytes = maxBytes;
+            this.quiet = quiet;
             this.proxy = access.proxy();
-            // a client that follows a redirection may turn the POST into a GET, and could send the key elsewhere;
-            // Dify's server does not speak HTTP/2; only our own settings choose a proxy, not the JDK's
-            this.builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(tasks)
-                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT_TIMEOUT)
-                    .proxy(HttpClient.Builder.NO_PROXY);
-            proxy.ifPresent(this::setProxy);
-            access.caFile().ifPresent(setting -> builder.sslContext(trusting(setting)));
-            this.http = CompletableFuture.supplyAsync(builder::build, tasks);
-            tasks.execute(() -> Json.MAPPER.reader()); // loads the JSON reader meanwhile
-            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
+            this.proxyLogin = proxy.map(URI::getUserInfo).map(login -> "Basic " + Base64.getEncoder().encodeToString(
+                    (login.contains(":") ? login : login + ":").getBytes(UTF_8)));
+            this.trusted = access.caFile().map(Transport::trusting);
+            Thread.startVirtualThread(() -> Json.MAPPER.reader()); // loads it while the caller reads its files
+            clock.scheduleWithFixedDelay(() -> open.forEach(Exchange::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
         }
 
         /// Returns the bytes that each of several runs may have in its response, so that all of them fit into memory at
@@ -7876,24 +7885,9 @@ final class DifyExec implements Runnable {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
 
-        private void setProxy(URI proxy) {
-            int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
-            builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
-            if (proxy.getUserInfo() == null) return;
-            var login = proxy.getUserInfo().split(":", 2);
-            var password = login.length > 1 ? login[1] : "";
-            builder.authenticator(new Authenticator() {
-                @Override
-                protected PasswordAuthentication getPasswordAuthentication() {
-                    if (getRequestorType() != RequestorType.PROXY) return null; // the server gets no password
-                    return new PasswordAuthentication(login[0], password.toCharArray());
-                }
-            });
-        }
-
         /// Trusts the certificates of a file in addition to the system's. One process may need both. Outputs can
         /// contain links to files on public servers.
-        private static SSLContext trusting(Env.Setting setting) {
+        private static SSLSocketFactory trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
                 store.load(null, null); // creates an empty store
@@ -7908,7 +7902,7 @@ final class DifyExec implements Runnable {
                 factory.init(store);
                 var context = SSLContext.getInstance("TLS");
                 context.init(null, factory.getTrustManagers(), null); // no keys of our own, default random numbers
-                return context;
+                return context.getSocketFactory();
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 // without the setting's text, because a key may have been pasted into the wrong line
                 throw new Unusable(setting.place() + ": " + Text.reason(problem).replace(setting.text(), "…")
@@ -7916,187 +7910,181 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Drops all connections. Nobody waits for their responses any more.
+        /// Drops all connections, also those of exchanges that start later. Nobody waits for their responses any more.
         @Override
         public void close() {
-            http.join().shutdownNow();
             clock.shutdownNow();
-            tasks.shutdownNow();
+            open.forEach(Exchange::drop);
         }
 
-        /// Sends the request, reads the response and releases the connection. A request that was not sent has started
-        /// nothing, but any other request may have started a run, so the two failures have different results.
+        /// Sends the request, reads the response and closes the connection.
         ///
         /// @param limit   the time until the response's header, and until its end unless the reader sets another limit
         /// @param timeoutSymptom the symptom to report when the limit passes
-        <T> DifyClient.Reply<T> exchange(HttpRequest.Builder request, Duration limit, Symptom timeoutSymptom,
-                BodyHandler<InputStream> body, IOFunction<Answer, DifyClient.Reply<T>> reading) {
-            long start = System.nanoTime();
-            try (var answer = new Answer(http.join().send(request.timeout(limit).build(), body), start)) {
-                answer.limit(limit.minus(answer.waited));
+        <T> DifyClient.Reply<T> exchange(BasicClassicHttpRequest request, Duration limit, Symptom timeoutSymptom,
+                IOFunction<Exchange, DifyClient.Reply<T>> reading) {
+            try (var http = new Exchange(limit)) {
                 try {
-                    return reading.apply(answer);
+                    if (!http.connect(request)) return new DifyClient.Reply.NotGot<>(notPassedOn(http.status()));
+                } catch (IOException problem) {
+                    return new DifyClient.Reply.NotGot<>(notSent(problem, http.isOver));
+                }
+                try {
+                    http.send(request);
+                } catch (IOException problem) {
+                    return new DifyClient.Reply.NotGot<>(http.isOver
+                            ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit))
+                            : new Response.Cut(Symptom.NO_ANSWER,
+                                    "the connection broke before a response (" + Text.reason(problem) + ")"));
+                }
+                // without TLS, the proxy gets the request itself, and has not passed it on
+                if (http.status() == 407 && proxy.isPresent())
+                    return new DifyClient.Reply.NotGot<>(notPassedOn(http.status()));
+                try {
+                    return reading.apply(http);
                 } catch (IOException problem) {
                     // a stream that is too large is looked up instead, because its run may still be active
-                    return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
+                    return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !http.is(Exchange.STREAM)
                             ? new Response.Unreadable(Optional.empty(), problem.getMessage())
-                            : answer.cut(timeoutSymptom, "the connection broke in the middle of the response ("
+                            : http.cut(timeoutSymptom, "the connection broke in the middle of the response ("
                                     + Text.reason(problem) + ")"));
                 }
-            } catch (IOException | IllegalArgumentException problem) { // IllegalArgument…: the head is malformed
-                boolean isOverdue = problem instanceof HttpTimeoutException && !isBeforeSending(problem);
-                return new DifyClient.Reply.NotGot<>(isOverdue
-                        ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit))
-                        : unsent(problem));
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt(); // so that a caller does not ask again
-                return new DifyClient.Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "cancelled"));
             }
         }
 
-        /// Reports that the request was not sent, if the exception or one of its causes shows that. Otherwise, the
-        /// request may have been sent before the connection broke.
-        private Response unsent(Throwable problem) {
-            var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause).toList();
-            var cause = causes.stream().filter(Transport::isBeforeSending).findFirst();
-            if (cause.isEmpty()) return new Response.Cut(Symptom.NO_ANSWER,
-                    "the connection broke before a response (" + Text.reason(problem) + ")");
+        /// Describes why there was no connection. Some causes recur until the server or a setting changes, so the batch
+        /// stops instead of trying again. Java has no exception of its own for some of them, so its messages decide.
+        private Response.NotSent notSent(IOException problem, boolean isOver) {
             var through = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
-            var lasting = causes.stream().flatMap(each -> lastingFailure(each, through).stream()).findFirst();
-            return lasting.orElseGet(() -> new Response.NotSent(Text.reason(cause.get()) + through, ""));
+            for (Throwable cause = problem; cause != null; cause = cause.getCause()) {
+                var words = Objects.requireNonNullElse(cause.getMessage(), "");
+                if (cause instanceof CertPathBuilderException)
+                    return new Response.NotSent("the server's certificate is not trusted" + through,
+                            "DIFY_CA_FILE can add the authority that issued it");
+                if (cause instanceof CertificateExpiredException || cause instanceof CertificateNotYetValidException)
+                    return new Response.NotSent("the server's certificate is not valid at this time" + through,
+                            "renew it, or set the clock of this machine");
+                if (cause instanceof CertificateException && words.startsWith("No ")) // such as "No name matching …"
+                    return new Response.NotSent("the server's certificate is for another host" + through,
+                            "set DIFY_API_BASE_URL to the host that the certificate names");
+                if (cause instanceof SSLException && words.contains(NO_TLS))
+                    return new Response.NotSent("the server answers without TLS" + through,
+                            "set DIFY_API_BASE_URL to http://, or to the server's https port");
+            }
+            return new Response.NotSent((isOver ? "no connection in time" : Text.reason(problem)) + through, "");
         }
 
-        /// Recognizes failures that recur until the server or a setting changes, so that the batch stops instead of
-        /// trying again. The JDK has no exception of its own for some of them, so its messages decide.
-        private static Optional<Response.NotSent> lastingFailure(Throwable problem, String through) {
-            var words = Objects.requireNonNullElse(problem.getMessage(), "");
-            return switch (problem) {
-                case CertPathBuilderException _ -> Optional.of(new Response.NotSent("the server's certificate is not "
-                        + "trusted" + through, "DIFY_CA_FILE can add the authority that issued it"));
-                case CertificateExpiredException _, CertificateNotYetValidException _ -> Optional.of(
-                        new Response.NotSent("the server's certificate is not valid at this time" + through,
-                                "renew it, or set the clock of this machine"));
-                // such as "No name matching host found"
-                case CertificateException _ when words.startsWith("No ") -> Optional.of(new Response.NotSent(
-                        "the server's certificate is for another host" + through,
-                        "set DIFY_API_BASE_URL to the host that the certificate names"));
-                case SSLException _ when words.contains(NO_TLS) -> Optional.of(new Response.NotSent(
-                        "the server answers without TLS" + through,
-                        "set DIFY_API_BASE_URL to http://, or to the server's https port"));
-                default -> Optional.empty();
-            };
+        /// Describes a proxy's own response. A 5xx may pass, for example if the proxy does not reach the server.
+        private Response.NotSent notPassedOn(int status) {
+            var by = "the proxy " + proxy.orElseThrow().getHost();
+            if (status == 407) return new Response.NotSent(by + " asks for a user name and a password, or rejects them",
+                    "set HTTPS_PROXY or HTTP_PROXY to http://USER:PASSWORD@HOST:PORT");
+            return new Response.NotSent(by + " does not connect to the server (HTTP " + status + ")",
+                    status >= 500 ? "" : "allow the server in the proxy, or add its host to NO_PROXY");
         }
 
-        /// Returns whether this failure shows that no byte of the request was sent. Other failures count as sent.
-        private static boolean isBeforeSending(Throwable problem) {
-            return problem instanceof ConnectException || problem instanceof HttpConnectTimeoutException
-                    || problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException
-                    || problem instanceof SSLHandshakeException
-                    || problem instanceof SSLException && String.valueOf(problem.getMessage()).contains(NO_TLS);
-        }
+        /// Makes one exchange within a time limit. A worker uses it, and the clock's thread drops it when the limit is
+        /// over, so the fields that both use are volatile.
+        final class Exchange implements AutoCloseable {
+            static final String STREAM = "text/event-stream", PAGE = "text/html";
 
-        private static boolean isOf(HttpHeaders headers, String type) {
-            return headers.firstValue("Content-Type").orElse("").startsWith(type);
-        }
-
-        /// Reads the body of a run's response, and does not use its connection again. Nothing in a blocking response
-        /// shows which row it belongs to. If a broken proxy sent one response too many, each later row would get the
-        /// response to an earlier one. A stream needs none of this, because its first event contains the user.
-        BodySubscriber<InputStream> lastBody(HttpResponse.ResponseInfo head) {
-            var body = BodySubscribers.ofInputStream();
-            if (isOf(head.headers(), "text/event-stream")) return body;
-            long length = head.headers().firstValueAsLong("Content-Length").orElse(0);
-            if (length > 0) return new LastBody(body, length);
-            // without a length, the JDK keeps this connection for the client's next request, so the next request gets
-            // another client; a request that is about to be sent can still use this one for a moment
-            synchronized (this) { // otherwise two responses could replace one client, and one would never be closed
-                clock.schedule(http.join()::shutdown, TICK_MILLIS, MILLISECONDS);
-                http = CompletableFuture.completedFuture(builder.build());
-            }
-            return body;
-        }
-
-        /// Closes the connection of a body after its last byte. If the subscription is cancelled, the JDK closes the
-        /// connection instead of keeping it. Its later signals (an error or the end) no longer count.
-        private static final class LastBody implements BodySubscriber<InputStream> {
-            private final BodySubscriber<InputStream> body;
-            private Flow.Subscription connection;
-            private long left; // bytes that are still to come
-
-            LastBody(BodySubscriber<InputStream> body, long length) {
-                this.body = body;
-                this.left = length;
-            }
-
-            @Override
-            public CompletionStage<InputStream> getBody() {
-                return body.getBody();
-            }
-
-            @Override
-            public void onSubscribe(Flow.Subscription connection) {
-                this.connection = connection;
-                body.onSubscribe(connection);
-            }
-
-            @Override
-            public void onNext(List<ByteBuffer> more) {
-                for (var buffer : more) left -= buffer.remaining();
-                body.onNext(more);
-                if (left > 0) return;
-                connection.cancel();
-                body.onComplete();
-            }
-
-            @Override
-            public void onError(Throwable problem) {
-                if (left > 0) body.onError(problem);
-            }
-
-            @Override
-            public void onComplete() {
-                if (left > 0) body.onComplete();
-            }
-        }
-
-        /// Reads a response within a time limit, because the JDK's own limit ends at the header. A worker reads it,
-        /// and the clock's thread closes it when the limit is over, so the fields that both use are volatile.
-        final class Answer implements AutoCloseable {
-            final int status;
-            final boolean isPage, isStream;
-            /// Holds Dify's version. It is empty if a proxy in front of Dify has responded.
-            final String version;
-            final Duration waited; // for the response's header
-            private final HttpResponse<InputStream> http;
-            private final BufferedReader lines; // null unless the response is a stream
+            private final long start = System.nanoTime();
+            private final DefaultBHttpClientConnection connection = new DefaultBHttpClientConnection(HTTP);
+            private volatile Socket socket; // the lowest layer of the connection; null until it is opened
             private volatile long end, lastByte; // nanoseconds, as in System.nanoTime
-            private volatile long left; // bytes that may still be read
-            private volatile boolean isOver = false; // true after the time limit passed and the response was closed
+            volatile boolean isOver = false; // true after the time limit passed
             private volatile Consumer<StreamEvent> heard;
             private volatile Optional<RunRef> run = Optional.empty();
+            private ClassicHttpResponse head; // null until it has arrived
+            private BufferedReader lines; // null unless events are read
+            private long left; // bytes that may still be read
 
-            Answer(HttpResponse<InputStream> http, long start) {
-                this.http = http;
-                this.waited = Duration.ofNanos(System.nanoTime() - start);
-                this.status = http.statusCode();
-                this.isPage = isOf(http.headers(), "text/html");
-                this.isStream = isOf(http.headers(), "text/event-stream");
-                this.version = header("X-Version").orElse("");
-                this.lines = isStream ? new BufferedReader(new InputStreamReader(body(), UTF_8)) : null;
+            Exchange(Duration limit) {
+                limit(limit);
+                open.add(this);
+            }
+
+            /// Connects to the server. Returns false if the proxy refuses to. The socket is a channel's, because only
+            /// then an interrupt ends its waits.
+            boolean connect(BasicClassicHttpRequest request) throws IOException {
+                boolean isSecure = request.getScheme().equals("https");
+                var host = request.getAuthority().getHostName();
+                int typed = request.getAuthority().getPort(), standard = isSecure ? 443 : 80;
+                int port = typed < 0 ? standard : typed;
+                if (port > 65_535) throw new IOException("there is no port " + port);
+                socket = SocketChannel.open().socket();
+                if (clock.isShutdown()) throw new ClosedChannelException();
+                socket.setTcpNoDelay(true);
+                socket.setSoTimeout(CONNECT_MILLIS);
+                socket.connect(proxy.map(by -> new InetSocketAddress(by.getHost(), by.getPort() < 0 ? 80 : by.getPort()))
+                        .orElseGet(() -> new InetSocketAddress(host, port)), CONNECT_MILLIS);
+                connection.bind(socket);
+                if (proxy.isPresent() && isSecure) {
+                    var tunnel = new BasicClassicHttpRequest("CONNECT", null, request.getAuthority(), host + ":" + port);
+                    proxyLogin.ifPresent(login -> tunnel.setHeader("Proxy-Authorization", login));
+                    send(tunnel);
+                    if (status() / 100 != 2) return false;
+                } else if (proxy.isPresent()) {
+                    request.setAbsoluteRequestUri(true);
+                    proxyLogin.ifPresent(login -> request.setHeader("Proxy-Authorization", login));
+                }
+                if (isSecure) encrypt(host.replaceAll("[\\[\\]]", ""), port); // an IPv6 address is in brackets
+                socket.setSoTimeout(0); // from now on, only the time limit counts
+                return true;
+            }
+
+            private void encrypt(String host, int port) throws IOException {
+                var factory = trusted.orElseGet(() -> (SSLSocketFactory) SSLSocketFactory.getDefault());
+                var tls = (SSLSocket) factory.createSocket(socket, host, port, true);
+                var parameters = tls.getSSLParameters();
+                parameters.setEndpointIdentificationAlgorithm("HTTPS"); // otherwise any trusted certificate would do
+                tls.setSSLParameters(parameters);
+                tls.startHandshake();
+                connection.bind(tls, socket);
+            }
+
+            /// Sends the request and reads the header of its response. Interim responses are skipped.
+            void send(BasicClassicHttpRequest request) throws IOException {
+                request.setHeader("Host", new HttpHost(request.getScheme(), request.getAuthority()).toHostString());
+                request.setHeader("User-Agent", "difyexec/" + VERSION);
+                var body = request.getEntity();
+                if (body != null) request.setHeader("Content-Length", body.getContentLength());
+                try {
+                    head = new HttpRequestExecutor().execute(request, connection, HttpCoreContext.create());
+                } catch (HttpException problem) { // the header is malformed
+                    throw new IOException(problem);
+                }
+            }
+
+            int status() {
+                return head.getCode();
+            }
+
+            boolean is(String type) {
+                return header("Content-Type").orElse("").startsWith(type);
+            }
+
+            /// Returns Dify's version, or an empty text if a proxy in front of Dify has responded.
+            String version() {
+                return header("X-Version").orElse("");
+            }
+
+            /// Returns the time since the request.
+            Duration elapsed() {
+                return Duration.ofNanos(System.nanoTime() - start);
             }
 
             Optional<String> header(String name) {
-                return http.headers().firstValue(name).map(String::strip);
+                return Optional.ofNullable(head.getFirstHeader(name)).map(NameValuePair::getValue).map(String::strip);
             }
 
-            /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty for anything else,
-            /// so that the back-off decides how long to wait.
+            /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty for anything else, so
+            /// that the back-off decides how long to wait.
             Optional<Duration> retryAfter() {
                 // nine digits are 30 years; more could exceed the range of a time
                 return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
                         .map(Duration::ofSeconds).or(() -> date("Retry-After")
-                                .map(until -> Duration.between(Instant.now(), until))
-                                .filter(Duration::isPositive));
+                                .map(until -> Duration.between(Instant.now(), until)).filter(Duration::isPositive));
             }
 
             /// Returns the time in a header. A header that cannot be read counts as missing.
@@ -8113,16 +8101,17 @@ final class DifyExec implements Runnable {
                 return run;
             }
 
-            InputStream body() {
+            InputStream body() throws IOException {
                 return body(maxBytes, "the response is too large for the available memory; lower -c, or set "
                         + "JDK_JAVA_OPTIONS=-Xmx4g");
             }
 
             /// Returns the body, which fails with `tooLarge` after a number of bytes. Notes when the last bytes came,
             /// because a ping keeps a stream alive although it is not an event.
-            InputStream body(long most, String tooLarge) {
+            InputStream body(long most, String tooLarge) throws IOException {
                 left = most;
-                return new FilterInputStream(http.body()) {
+                var content = head.getEntity() == null ? InputStream.nullInputStream() : head.getEntity().getContent();
+                return new FilterInputStream(content) {
                     @Override
                     public int read(byte[] into, int from, int length) throws IOException {
                         int count = super.read(into, from, length);
@@ -8132,22 +8121,31 @@ final class DifyExec implements Runnable {
                         return count;
                     }
 
-                    /// Returns one byte less than the JDK, which counts a broken connection as one byte. Otherwise a
-                    /// reader could fail at the break before it has passed on the events that arrived earlier.
                     @Override
                     public int available() throws IOException {
-                        return Math.max(0, super.available() - 1);
+                        return super.available() + socket.getInputStream().available();
                     }
+
+                    /// Leaves the rest unread. Apache's stream would wait for it.
+                    @Override
+                    public void close() {}
                 };
             }
 
+            /// Returns the text of a refusal. If it is empty and has no length, the header may have been cut off, which
+            /// Apache's parser accepts.
             String prefix() throws IOException {
-                return new String(http.body().readNBytes(REFUSAL_BYTES), UTF_8);
+                var text = new String(body(Long.MAX_VALUE, "").readNBytes(REFUSAL_BYTES), UTF_8);
+                var entity = head.getEntity();
+                if (text.isEmpty() && entity != null && !entity.isChunked() && entity.getContentLength() < 0)
+                    throw new EOFException("no body");
+                return text;
             }
 
             /// Returns the next event that can be read, and skips events that were cut off. Returns empty if the stream
             /// has ended.
             Optional<JsonNode> event() throws IOException {
+                if (lines == null) lines = new BufferedReader(new InputStreamReader(body(), UTF_8));
                 while (true) {
                     left = maxBytes; // the limit applies to each event, because a long run has many
                     var data = Transport.event(lines);
@@ -8166,7 +8164,6 @@ final class DifyExec implements Runnable {
 
             void limit(Duration limit) {
                 end = System.nanoTime() + limit.toNanos();
-                open.add(this);
             }
 
             /// Starts the second phase of a stream, in which another time limit applies and silence is reported. The
@@ -8179,15 +8176,19 @@ final class DifyExec implements Runnable {
                 heard.accept(new StreamEvent.Began(run));
             }
 
-            /// Closes the response if its time is over, which wakes up its reader. Reports a silent stream every 30 s.
+            /// Drops the connection if the time is over, which wakes up its reader. Reports a silent stream repeatedly.
             void tick() {
-                long now = System.nanoTime();
-                if (now - end >= 0) {
-                    isOver = true;
-                    close();
-                } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
-                    lastByte = now; // so that the next report follows after the same time
-                    heard.accept(new StreamEvent.Idle(run.get()));
+                try {
+                    long now = System.nanoTime();
+                    if (now - end >= 0) {
+                        isOver = true;
+                        drop();
+                    } else if (run.isPresent() && now - lastByte >= quiet.toNanos()) {
+                        lastByte = now; // so that the next report follows after the same time
+                        heard.accept(new StreamEvent.Idle(run.get()));
+                    }
+                } catch (RuntimeException | Error _) {
+                    drop(); // otherwise the clock would stop, and no response would have a time limit any more
                 }
             }
 
@@ -8200,14 +8201,19 @@ final class DifyExec implements Runnable {
                 return new Response.Cut(run, symptom, "the response was incomplete at the time limit");
             }
 
+            /// Ends every read and write at once. Closes only the lowest layer, because TLS would wait for a write.
+            void drop() {
+                try {
+                    if (socket != null) socket.close();
+                } catch (IOException _) {
+                    // nobody uses it any more
+                }
+            }
+
             @Override
             public void close() {
                 open.remove(this);
-                try {
-                    http.body().close();
-                } catch (IOException _) {
-                    // the body's reader gets an exception of its own
-                }
+                drop();
             }
         }
 
