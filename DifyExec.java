@@ -7851,6 +7851,9 @@ final class DifyExec implements Runnable {
         private static final int TICK_MILLIS = 100;
         /// Matches a part of Java's message for a server without TLS: `Unsupported or unrecognized SSL message`.
         private static final String NO_TLS = "recognized SSL message";
+        private static final Pattern CERTIFICATE = Pattern.compile(
+                "-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----");
+        private static final int CA_FILE_BYTES = 16 << 20; // a device has no end
         /// Limits the headers of a response, and the memory of a connection.
         private static final Http1Config HTTP = Http1Config.custom().setMaxLineLength(1 << 16).setMaxHeaderCount(1000)
                 .setBufferSize(4096).build();
@@ -7889,6 +7892,12 @@ final class DifyExec implements Runnable {
         /// contain links to files on public servers.
         private static SSLSocketFactory trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
+                var text = new String(in.readNBytes(CA_FILE_BYTES), ISO_8859_1);
+                // other parts of the file, such as a private key, are skipped, as other programs do
+                var blocks = CERTIFICATE.matcher(text).results().map(MatchResult::group).collect(joining("\n"));
+                var own = CertificateFactory.getInstance("X.509").generateCertificates(
+                        new ByteArrayInputStream(blocks.getBytes(ISO_8859_1)));
+                if (own.isEmpty()) throw new CertificateException("contains no certificate in PEM form");
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
                 store.load(null, null); // creates an empty store
                 var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
@@ -7897,16 +7906,15 @@ final class DifyExec implements Runnable {
                     if (manager instanceof X509TrustManager system)
                         for (var issuer : system.getAcceptedIssuers())
                             store.setCertificateEntry("system" + store.size(), issuer);
-                for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
-                    store.setCertificateEntry("own" + store.size(), own);
+                for (var authority : own) store.setCertificateEntry("own" + store.size(), authority);
                 factory.init(store);
                 var context = SSLContext.getInstance("TLS");
                 context.init(null, factory.getTrustManagers(), null); // no keys of our own, default random numbers
                 return context.getSocketFactory();
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 // without the setting's text, because a key may have been pasted into the wrong line
-                throw new Unusable(setting.place() + ": " + Text.reason(problem).replace(setting.text(), "…")
-                        + ": not a PEM file of certificates");
+                throw new Unusable(setting.place() + ": " + Text.reason(problem).replace(setting.text(), "…"),
+                        "set it to a file with the certificate of the authority (-----BEGIN CERTIFICATE-----)");
             }
         }
 

@@ -1,6 +1,7 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
@@ -276,6 +277,45 @@ final class TransportTest {
                 assertTrue(notSent.why().contains("127.0.0.1"), notSent.why());
                 if (status != 407) assertTrue(notSent.why().contains("HTTP " + status), notSent.why());
             }
+        }
+    }
+
+    @Nested
+    class AFileOfAuthorities {
+        @TempDir private Path folder;
+
+        private Response runWith(String content) throws IOException {
+            var file = Files.writeString(folder.resolve("ca.pem"), content);
+            try (var dify = secure(false, connection -> {
+                connection.request();
+                answer(connection, BLOCKING);
+            })) {
+                return run(new Access(https(dify), KEY, "", "", Optional.empty(),
+                        Optional.of(new Env.Setting("DIFY_CA_FILE", file.toString(), "", "", ""))), BLOCKING);
+            }
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"@", "-----BEGIN PRIVATE KEY-----\nMIGH\n-----END PRIVATE KEY-----\n@",
+            "# of the test\r\n\r\n@@"})
+        void canContainMoreThanCertificates(String content) throws IOException {
+            ran(runWith(content.replace("@", Files.readString(certificate.pem))));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "hello", "-----BEGIN PRIVATE KEY-----\nMIGH\n-----END PRIVATE KEY-----\n",
+            "-----BEGIN CERTIFICATE-----\nMIGH\n-----END CERTIFICATE-----\n", "/dev/null", "/dev/zero", "none.pem", "."})
+        void isRejectedIfItContainsNoCertificate(String content) {
+            var isFile = List.of("/dev/null", "/dev/zero", "none.pem", ".").contains(content);
+            var setting = new Env.Setting("DIFY_CA_FILE", content, "", "", "");
+
+            var problem = assertThrows(Unusable.class, () -> {
+                if (isFile) run(new Access(URI.create("https://127.0.0.1/v1"), KEY, "", "", Optional.empty(),
+                        Optional.of(setting)), BLOCKING);
+                else runWith(content);
+            });
+            assertTrue(problem.getMessage().startsWith("DIFY_CA_FILE="), problem.getMessage());
+            assertEquals(content.equals("none.pem"), problem.getMessage().contains("no such file"));
         }
     }
 
