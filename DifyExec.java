@@ -2602,8 +2602,8 @@ final class DifyExec implements Runnable {
         /// Returns any other value as is.
         private static JsonNode parsed(JsonNode value) {
             try {
-                return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
-            } catch (JsonProcessingException _) {
+                return value.isTextual() ? Json.read(json -> json.readTree(value.asText())) : value;
+            } catch (IOException _) {
                 return value;
             }
         }
@@ -7398,10 +7398,10 @@ final class DifyExec implements Runnable {
         private static JsonNode tree(Transport.Exchange http) throws IOException {
             if (http.is(Transport.Exchange.PAGE)) throw unexpected(PAGE);
             try {
-                return Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                        .readTree(http.body());
-            } catch (StreamConstraintsException problem) {
-                throw new Transport.Exceeded("the response is nested too deeply: " + problem.getOriginalMessage());
+                return Json.read(json -> json.with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                        .readTree(http.body()));
+            } catch (StreamConstraintsException _) {
+                throw new Transport.Exceeded("the response is nested too deeply, or has too long a number or name");
             }
         }
 
@@ -7554,11 +7554,11 @@ final class DifyExec implements Runnable {
         private Optional<ObjectNode> ofRun(String name) {
             var value = data().path(name);
             try {
-                if (value.isTextual()) value = Json.MAPPER.readTree(value.textValue());
-            } catch (JsonProcessingException _) {
-                // the text is not JSON
+                var read = value.isTextual() ? Json.read(json -> json.readTree(value.textValue())) : value;
+                return Optional.of(read).filter(ObjectNode.class::isInstance).map(ObjectNode.class::cast);
+            } catch (IOException _) {
+                return Optional.empty(); // the text is not JSON
             }
-            return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
 
         /// Converts the last event. Events of later versions of Dify count as other events.
@@ -7584,11 +7584,16 @@ final class DifyExec implements Runnable {
                     .map(this::form).toList();
         }
 
-        /// Reads a form of a Human Input node. A time that `Instant` or a calendar cannot hold counts as unknown.
+        /// Reads a form of a Human Input node.
         private StreamEvent form(JsonNode from) {
-            long expires = from.path("expiration_time").asLong(0);
             return new StreamEvent.Form(runId, text(from, "node_title"), text(from, "form_token"),
-                    expires > 0 && expires < 1L << 40 ? Optional.of(Instant.ofEpochSecond(expires)) : Optional.empty());
+                    time(from, "expiration_time"));
+        }
+
+        /// Reads a time in seconds. One that `Instant` or a calendar cannot hold counts as unknown.
+        static Optional<Instant> time(JsonNode from, String name) {
+            return Optional.of(from.path(name).asLong(0)).filter(time -> time > 0 && time < 1L << 40)
+                    .map(Instant::ofEpochSecond);
         }
 
         /// Returns empty for anything but a price, such as a negative number.
@@ -7776,7 +7781,7 @@ final class DifyExec implements Runnable {
             var user = RunReader.text(stored, "sys.user_id");
             // an earlier attempt without tries and edits; its mode and time are unknown, and the line has neither
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
-            var end = Instant.ofEpochSecond(detail.path("finished_at").asLong());
+            var end = RunReader.time(detail, "finished_at").orElse(Instant.EPOCH);
             var took = Duration.ofMillis((long) (ran.usage().seconds() * 1000));
             return new Results.Success(attempt, ran, end, took, Response.SavedFiles.NONE);
         }
@@ -8159,7 +8164,7 @@ final class DifyExec implements Runnable {
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
                     try {
-                        return Optional.of(Json.MAPPER.readTree(data.get()));
+                        return Optional.of(Json.read(json -> json.readTree(data.get())));
                     } catch (JsonProcessingException _) {
                         // the run is looked up if its final event does not follow
                     }
@@ -15962,11 +15967,21 @@ final class DifyExec implements Runnable {
                     .replaceWith(REPLACEMENT.getBytes(UTF_8)));
         }
 
+        /// Reads JSON that another program wrote. Jackson refuses a number such as `1e99999999999` by an exception that
+        /// is no JSON error, but that number is as unreadable as wrong syntax.
+        static JsonNode read(IOFunction<ObjectReader, JsonNode> reading) throws IOException {
+            try {
+                return reading.apply(MAPPER.reader());
+            } catch (NumberFormatException _) {
+                throw new JsonParseException(null, "a number has too large an exponent"); // there is no parser
+            }
+        }
+
         /// Parses exactly one value, as strictly as RFC 8259, or returns a missing node if the text is anything else.
         static JsonNode parse(String text) {
             try {
-                return STRICT.readTree(text);
-            } catch (JsonProcessingException | NumberFormatException _) { // the latter for 1e9999999999
+                return read(_ -> STRICT.readTree(text));
+            } catch (IOException _) {
                 return MAPPER.missingNode();
             }
         }

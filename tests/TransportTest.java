@@ -206,6 +206,116 @@ final class TransportTest {
         }
     }
 
+    // ── Content ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A response is a response, whatever its JSON contains.
+    @Nested
+    class JsonOfAnyContent {
+        /// Jackson refuses the first two. The numbers after them are beyond the range of a time, a `long` or a `double`.
+        private static final List<String> VALUES = List.of("1e99999999999", "-1.5E-99999999999", "1e400", "-1e400",
+                "9223372036854775807", "-9223372036854775808", "123456789012345678901234567890", "NaN", "-1", "0.5",
+                "null", "true", "\"\"", "\"x\"", "\"12e34567890123\"", "\"{\\\"a\\\":1e99999999999}\"", "[]", "{}",
+                "[1e99999999999]", "{\"a\":null}", "\"\\u0000\\ud800\"");
+        private static final String DETAIL = """
+                {"id":"RUN","workflow_id":"w","status":"succeeded","inputs":"{\\"id\\":\\"r1\\"}","outputs":{"a":1},
+                "error":null,"elapsed_time":1.5,"total_tokens":7,"total_steps":3,"created_at":1,"finished_at":2,
+                "handoff_duration":0}""".replace("\n", "");
+        private static final List<String> EVENTS = List.of("""
+                {"event":"workflow_started","workflow_run_id":"RUN","task_id":"t","data":{"id":"RUN","inputs":{"id":"r1"}}}
+                """, """
+                {"event":"node_finished","workflow_run_id":"RUN","task_id":"t","data":{"title":"n","status":"succeeded",
+                "elapsed_time":0.5,"execution_metadata":{"total_price":"0.1","currency":"USD"}}}
+                """, """
+                {"event":"human_input_required","workflow_run_id":"RUN","task_id":"t","data":{"node_title":"n",
+                "form_token":"f","expiration_time":1}}
+                """, """
+                {"event":"error","workflow_run_id":"RUN","task_id":"t","status":500,"code":"c","message":"m"}
+                """, """
+                {"event":"workflow_finished","workflow_run_id":"RUN","task_id":"t","data":DETAIL}
+                """);
+
+        /// Returns the text with each of its values replaced by each of the strange ones.
+        private static Stream<String> variants(String text) {
+            text = text.replace("DETAIL", DETAIL).replace("RUN", Events.RUN).replace("\n", "");
+            var variants = new ArrayList<String>();
+            var value = Pattern.compile("(?<=\":)(\"(\\\\.|[^\"\\\\])*\"|[-0-9.]+|null|true|false|\\[])").matcher(text);
+            while (value.find())
+                for (var other : VALUES) variants.add(text.substring(0, value.start()) + other
+                        + text.substring(value.end()));
+            assertTrue(variants.size() >= 3 * VALUES.size());
+            return variants.stream();
+        }
+
+        private final AtomicReference<String> next = new AtomicReference<>("");
+
+        private void forEach(String text, boolean isStream, BiConsumer<DifyClient, String> check) throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                if (!isStream) connection.answer(next.get());
+                else {
+                    connection.startStream();
+                    connection.chunk(next.get());
+                    connection.endStream();
+                }
+            }); var client = client(wire.url())) {
+                variants(text).forEach(variant -> {
+                    next.set(isStream ? "data: " + variant + "\n\n" : variant);
+                    check.accept(client, variant);
+                });
+            }
+        }
+
+        private static void isResponse(Response response, String content) {
+            assertFalse(response instanceof Response.NotSent, () -> content + " → " + response);
+            assertFalse(response instanceof Response.Cut cut && cut.symptom() == Symptom.NO_ANSWER,
+                    () -> content + " → " + response);
+        }
+
+        @ParameterizedTest
+        @EnumSource(AppKind.class)
+        void isAResponseToARun(AppKind kind) throws IOException {
+            var message = "{'task_id':'t','message_id':'m','conversation_id':'c','answer':'a','metadata':{'usage':"
+                    + "{'total_tokens':7,'total_price':'0.1','currency':'USD'},'retriever_resources':[]}}";
+            var blocking = kind == AppKind.CHATFLOW ? Given.json(message)
+                    : "{\"task_id\":\"t\",\"workflow_run_id\":\"RUN\",\"data\":DETAIL}";
+
+            forEach(blocking, false, (client, content) -> isResponse(ServerTest.run(client.forApp(kind), BLOCKING),
+                    content));
+            for (var event : EVENTS)
+                forEach(event, true, (client, content) -> isResponse(ServerTest.run(client.forApp(kind), STREAMING),
+                        content));
+        }
+
+        @Test
+        void isAResponseToALookUp() throws IOException {
+            var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.CUT);
+            BiConsumer<DifyClient, String> look = (client, content) -> {
+                if (look(client, unresolved) instanceof LookUpResult.Silent(var response)) isResponse(response, content);
+            };
+
+            forEach(DETAIL, false, look);
+            forEach(DETAIL.replace("succeeded", "running"), false, look);
+        }
+
+        @Test
+        void isAResponseToAnyOtherRequest() throws IOException {
+            forEach(DETAIL, false, (client, content) -> {
+                switch (client.storedRun(Events.RUN)) {
+                    case DifyClient.Reply.Got(var run) -> run.ifPresent(stored ->
+                            stored.success(new Row(0, 2, "r1", Map.of())));
+                    case DifyClient.Reply.NotGot(var response) -> isResponse(response, content);
+                }
+            });
+            forEach("{\"data\":[],\"has_more\":false,\"total\":0,\"limit\":1}", false, (client, content) -> {
+                if (look(client, unresolved("u", Optional.empty(), Symptom.CUT))
+                        instanceof LookUpResult.Silent(var response)) isResponse(response, content);
+            });
+            forEach("{\"name\":\"a\",\"mode\":\"workflow\",\"description\":\"\"}", false, (client, content) -> {
+                if (client.info() instanceof DifyClient.Reply.NotGot(var response)) isResponse(response, content);
+            });
+        }
+    }
+
     // ── Proxies and TLS ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
