@@ -86,6 +86,7 @@ import org.apache.hc.core5.http.io.entity.ByteArrayEntity;
 import org.apache.hc.core5.http.io.entity.EntityTemplate;
 import org.apache.hc.core5.http.message.BasicClassicHttpRequest;
 import org.apache.hc.core5.http.protocol.HttpCoreContext;
+import org.apache.hc.core5.io.Closer;
 import org.dhatim.fastexcel.Workbook;
 import org.dhatim.fastexcel.Worksheet;
 import org.dhatim.fastexcel.reader.Cell;
@@ -6976,6 +6977,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param runs the largest number of runs at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
+            Transport.requireSockets(runs);
             return new DifyClient(new Transport(access, Transport.share(runs), Transport.QUIET), access,
                     AppKind.WORKFLOW, timeout, FIRST_EVENT_TIMEOUT);
         }
@@ -7859,6 +7861,7 @@ final class DifyExec implements Runnable {
         private static final Pattern CERTIFICATE = Pattern.compile(
                 "-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----");
         private static final int CA_FILE_BYTES = 16 << 20; // a device has no end
+        private static final int SPARE_FILES = 32; // of a session besides its connections, libraries included
         /// Limits the headers of a response, and the memory of a connection.
         private static final Http1Config HTTP = Http1Config.custom().setMaxLineLength(1 << 16).setMaxHeaderCount(1000)
                 .setBufferSize(4096).build();
@@ -7891,6 +7894,21 @@ final class DifyExec implements Runnable {
         /// `-c`, hardly any response would be accepted.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
+        }
+
+        /// Rejects a number of runs at a time for which the system allows too few open files. Without them, Java can
+        /// neither load classes nor wait for sockets, and a worker would end without a word.
+        static void requireSockets(int runs) {
+            var opened = new ArrayList<SocketChannel>();
+            boolean isLimited = false;
+            try {
+                for (int i = 0; i < runs + SPARE_FILES; i++) opened.add(SocketChannel.open());
+            } catch (IOException _) {
+                isLimited = true;
+            }
+            for (var socket : opened) Closer.closeQuietly(socket); // before the message, whose classes need files, too
+            if (isLimited) throw new Unusable("the system allows too few open files for " + Text.count(runs, "run")
+                    + " at a time", "lower -c, or raise the limit: ulimit -n " + (runs + 200));
         }
 
         /// Trusts the certificates of a file in addition to the system's. One process may need both. Outputs can
