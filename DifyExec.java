@@ -2904,7 +2904,7 @@ final class DifyExec implements Runnable {
                     var uri = new URI(address);
                     boolean isHttp = uri.getHost() != null && String.valueOf(uri.getScheme()).matches("https?");
                     boolean isPlain = uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null;
-                    if (isHttp && isPlain) return uri;
+                    if (isHttp && isPlain && uri.getPort() <= 65_535) return uri;
                 } catch (URISyntaxException _) {
                     // rejected below, with a message of this tool
                 }
@@ -6893,8 +6893,8 @@ final class DifyExec implements Runnable {
                 try {
                     // a link without a host is relative to the API's URL
                     var address = client.access().baseUrl().resolve(link.strip());
-                    if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null)
-                        throw new IOException("not an http or https URL");
+                    if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null
+                            || address.getPort() > 65_535) throw new IOException("not an http or https URL");
                     var near = near(address);
                     // links to a Dify on this machine are as local as the API's own URL
                     if (!near.isEmpty() && !near.equals(near(client.access().baseUrl())))
@@ -8042,7 +8042,6 @@ final class DifyExec implements Runnable {
                 var host = request.getAuthority().getHostName();
                 int typed = request.getAuthority().getPort(), standard = isSecure ? 443 : 80;
                 int port = typed < 0 ? standard : typed;
-                if (port > 65_535) throw new IOException("there is no port " + port);
                 socket = SocketChannel.open().socket();
                 if (clock.isShutdown()) throw new ClosedChannelException();
                 socket.setTcpNoDelay(true);

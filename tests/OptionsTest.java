@@ -235,7 +235,7 @@ final class OptionsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"", "api.dify.ai/v1", "ftp://dify.example", "file:/v1", "https://", "https:///v1",
                 "http://two words", "https://dify.example/v1?key=1", "https://dify.example/v1#top",
-                "https://me:secret@dify.example/v1"})
+                "https://me:secret@dify.example/v1", "https://dify.example:65536/v1"})
         void anInvalidBaseUrlIsRejectedWithoutPrintingIt(String text) {
             var problem = assertThrows(CommandLine.TypeConversionException.class,
                     () -> CommandLines.Converters.parseUrl(text));

@@ -484,12 +484,6 @@ final class TransportTest {
             }
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"http://127.0.0.1:65536/v1", "https://127.0.0.1:99999/v1"})
-        void isNotMadeToAPortThatDoesNotExist(URI url) {
-            assertInstanceOf(Response.NotSent.class, run(access(url, Optional.empty(), false), BLOCKING));
-        }
-
         @Test
         void isGivenUpInTimeIfTheServerDoesNotAnswerTheTlsHandshake() throws IOException {
             try (var wire = new Wire(Wire.Connection::hold);
