@@ -766,7 +766,7 @@ final class DifyExec implements Runnable {
             BatchFiles.of(baseline).requireNoBatch().requireWritableTarget(output, List.of(), _ -> force);
             BatchFiles.of(output).requireNoBatch().requireWritableTarget(baseline, List.of(), _ -> force);
             setup.err().println("Note: the inputs and outputs of real runs may contain personal data.");
-            try (var dify = setup.connect(Optional.empty(), "", retrying, 1)) { // asks for one page or run at a time
+            try (var dify = setup.connect(Optional.empty(), "", retrying, AppRuns.RUNS_AT_ONCE)) {
                 var runs = new AppRuns(dify, wanted);
                 runs.read();
                 runs.write(output, baseline, setup.next());
@@ -1998,6 +1998,8 @@ final class DifyExec implements Runnable {
         private static final String NOTHING_WRITTEN = "; nothing was written"; // the end of each error message
 
         private final Connection dify;
+        static final int RUNS_AT_ONCE = 8; // a Dify with its default settings has ten connections
+
         private final Wanted wanted;
         private final Set<String> variables;
         private final String idColumn;
@@ -2029,16 +2031,18 @@ final class DifyExec implements Runnable {
 
         /// Reads page after page, and each run on it. The list has neither inputs nor outputs. A new run on the server
         /// moves the others down, some of them to the next page. A run that moved is skipped there.
-        void read() throws InterruptedException {
+        void read() throws InterruptedException, ExecutionException {
             boolean hasMore = true, hasScreen = Screen.on(2).isPresent();
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
                 var path = wanted.page(number);
                 var page = dify.ask(() -> dify.client().page(path), NOTHING_WRITTEN);
+                var ids = new ArrayDeque<String>();
                 for (var run : page.path("data")) {
                     var id = run.at("/workflow_run/id").asText("");
-                    if (id.isEmpty() || !wanted.includes(run)) continue;
-                    if (taken.size() == wanted.last || !listed.add(id)) continue;
-                    take(dify.ask(() -> dify.client().storedRun(id), NOTHING_WRITTEN));
+                    if (!id.isEmpty() && wanted.includes(run) && listed.add(id)) ids.add(id);
+                }
+                while (!ids.isEmpty() && taken.size() < wanted.last) {
+                    takeFirst(ids);
                     if (!hasScreen) continue;
                     dify.err().print(taken.size() + "/" + wanted.last + " runs\r"); // the next line overwrites it
                     dify.err().flush();
@@ -2053,6 +2057,20 @@ final class DifyExec implements Runnable {
             if (unreadable > 0) note(Text.count(unreadable, "run") + " without a readable record");
             if (taken.isEmpty()) throw new Unusable(Exit.ROWS_FAILED, "no run of this app matches" + NOTHING_WRITTEN,
                     "choose other days or another --status; --own includes the runs that difyexec started");
+        }
+
+        /// Requests the records of the first runs at the same time, and takes them in their order. A request that fails
+        /// is repeated alone, so that a busy server gets one at a time.
+        private void takeFirst(Deque<String> ids) throws InterruptedException, ExecutionException {
+            var replies = new LinkedHashMap<String, CompletableFuture<DifyClient.Reply<Optional<StoredRun>>>>();
+            while (!ids.isEmpty() && replies.size() < Math.min(RUNS_AT_ONCE, wanted.last - taken.size())) {
+                var id = ids.remove();
+                replies.put(id, CompletableFuture.supplyAsync(() -> dify.client().storedRun(id),
+                        Thread::startVirtualThread));
+            }
+            for (var reply : replies.entrySet())
+                if (reply.getValue().get() instanceof DifyClient.Reply.Got(var run)) take(run);
+                else take(dify.ask(() -> dify.client().storedRun(reply.getKey()), NOTHING_WRITTEN));
         }
 
         private void note(String omitted) { // so that missing runs or inputs surprise nobody
@@ -2602,11 +2620,8 @@ final class DifyExec implements Runnable {
         /// Parses text that contains JSON. Dify 1.9 stores outputs as text, and every version stores inputs as text.
         /// Returns any other value as is.
         private static JsonNode parsed(JsonNode value) {
-            try {
-                return value.isTextual() ? Json.read(json -> json.readTree(value.asText())) : value;
-            } catch (IOException _) {
-                return value;
-            }
+            var parsed = Json.parseLenient(value.asText());
+            return value.isTextual() && !parsed.isMissingNode() ? parsed : value;
         }
 
         /// Reduces each file to its name and size, because its link changes from response to response. The marker by
@@ -3365,8 +3380,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Connects a command to Dify until the command ends. A command asks before anything has started: retries up to
-    /// `MAX_RETRIES` times while the server is down or busy, and blocks the calling thread meanwhile. A refusal ends the
-    /// command. Warnings go to `err`.
+    /// `MAX_RETRIES` times while the server is down or busy, and blocks the calling thread meanwhile. A refusal ends
+    /// the command. Warnings go to `err`.
     record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
             implements AutoCloseable {
         /// Limits the characters of a server's text in a message. The text may be a whole web page.
@@ -7001,13 +7016,15 @@ final class DifyExec implements Runnable {
         /// delays by a second.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
+            long start = System.nanoTime();
             var post = post(startAddress(), "application/json", new ByteArrayEntity(body(attempt, inputs), null));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
             var timeoutSymptom = streaming ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
             var reply = wire.exchange(post, limit, timeoutSymptom, http -> {
                 if (http.status() != 200) return new Reply.Got<>(refusedOrFailed(http));
-                return new Reply.Got<>(http.is(Transport.Exchange.STREAM) ? stream(http, sent, heard) : blocking(http, heard));
+                return new Reply.Got<>(http.is(Transport.Exchange.STREAM) ? stream(http, sent, heard)
+                        : blocking(http, start, heard));
             });
             return switch (reply) { // for a run, both are a [Response]
                 case Reply.Got(var read) -> read;
@@ -7033,8 +7050,11 @@ final class DifyExec implements Runnable {
 
         /// Reads a blocking response. If it contains no end of the run, the run is looked up. It may have started all
         /// the same.
-        private Response blocking(Transport.Exchange http, Consumer<StreamEvent> heard) throws IOException {
-            var took = http.elapsed();
+        ///
+        /// @param start when the request was made, in nanoseconds
+        private Response blocking(Transport.Exchange http, long start, Consumer<StreamEvent> heard)
+                throws IOException {
+            var took = Duration.ofNanos(System.nanoTime() - start);
             var symptom = !http.version().isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
             var reader = new RunReader();
             try {
@@ -7555,12 +7575,8 @@ final class DifyExec implements Runnable {
         /// Returns an object of the run, which may be stored as text (1.9.2). Returns empty for anything else.
         private Optional<ObjectNode> ofRun(String name) {
             var value = data().path(name);
-            try {
-                var read = value.isTextual() ? Json.read(json -> json.readTree(value.textValue())) : value;
-                return Optional.of(read).filter(ObjectNode.class::isInstance).map(ObjectNode.class::cast);
-            } catch (IOException _) {
-                return Optional.empty(); // the text is not JSON
-            }
+            if (value.isTextual()) value = Json.parseLenient(value.textValue());
+            return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
 
         /// Converts the last event. Events of later versions of Dify count as other events.
@@ -8019,7 +8035,6 @@ final class DifyExec implements Runnable {
         final class Exchange implements AutoCloseable {
             static final String STREAM = "text/event-stream", PAGE = "text/html";
 
-            private final long start = System.nanoTime();
             private final DefaultBHttpClientConnection connection = new DefaultBHttpClientConnection(HTTP);
             private volatile Socket socket; // the lowest layer of the connection; null until it is opened
             private volatile long end, lastByte; // nanoseconds, as in System.nanoTime
@@ -8040,27 +8055,29 @@ final class DifyExec implements Runnable {
             boolean connect(BasicClassicHttpRequest request) throws IOException {
                 boolean isSecure = request.getScheme().equals("https");
                 var host = request.getAuthority().getHostName();
-                int typed = request.getAuthority().getPort(), standard = isSecure ? 443 : 80;
-                int port = typed < 0 ? standard : typed;
+                int port = port(request.getAuthority().getPort(), isSecure);
                 socket = SocketChannel.open().socket();
                 if (clock.isShutdown()) throw new ClosedChannelException();
                 socket.setTcpNoDelay(true);
                 socket.setSoTimeout(CONNECT_MILLIS);
-                socket.connect(proxy.map(by -> new InetSocketAddress(by.getHost(), by.getPort() < 0 ? 80 : by.getPort()))
+                socket.connect(proxy.map(by -> new InetSocketAddress(by.getHost(), port(by.getPort(), false)))
                         .orElseGet(() -> new InetSocketAddress(host, port)), CONNECT_MILLIS);
                 connection.bind(socket);
-                if (proxy.isPresent() && isSecure) {
-                    var tunnel = new BasicClassicHttpRequest("CONNECT", null, request.getAuthority(), host + ":" + port);
-                    proxyLogin.ifPresent(login -> tunnel.setHeader("Proxy-Authorization", login));
-                    send(tunnel);
-                    if (status() / 100 != 2) return false;
-                } else if (proxy.isPresent()) {
-                    request.setAbsoluteRequestUri(true);
-                    proxyLogin.ifPresent(login -> request.setHeader("Proxy-Authorization", login));
-                }
+                var forProxy = request;
+                if (isSecure) forProxy = new BasicClassicHttpRequest("CONNECT", null, request.getAuthority(),
+                        host + ":" + port);
+                else request.setAbsoluteRequestUri(proxy.isPresent());
+                if (proxyLogin.isPresent()) forProxy.setHeader("Proxy-Authorization", proxyLogin.get());
+                if (isSecure && proxy.isPresent()) send(forProxy);
+                if (isSecure && proxy.isPresent() && status() / 100 != 2) return false;
                 if (isSecure) encrypt(host.replaceAll("[\\[\\]]", ""), port); // an IPv6 address is in brackets
                 socket.setSoTimeout(0); // from now on, only the time limit counts
                 return true;
+            }
+
+            private static int port(int typed, boolean isSecure) {
+                int standard = isSecure ? 443 : 80;
+                return typed < 0 ? standard : typed;
             }
 
             private void encrypt(String host, int port) throws IOException {
@@ -8099,17 +8116,12 @@ final class DifyExec implements Runnable {
                 return header("X-Version").orElse("");
             }
 
-            /// Returns the time since the request.
-            Duration elapsed() {
-                return Duration.ofNanos(System.nanoTime() - start);
-            }
-
             Optional<String> header(String name) {
                 return Optional.ofNullable(head.getFirstHeader(name)).map(NameValuePair::getValue).map(String::strip);
             }
 
-            /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty for anything else, so
-            /// that the back-off decides how long to wait.
+            /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty for anything else,
+            /// so that the back-off decides how long to wait.
             Optional<Duration> retryAfter() {
                 // nine digits are 30 years; more could exceed the range of a time
                 return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
@@ -8151,11 +8163,6 @@ final class DifyExec implements Runnable {
                         return count;
                     }
 
-                    @Override
-                    public int available() throws IOException {
-                        return super.available() + socket.getInputStream().available();
-                    }
-
                     /// Leaves the rest unread. Apache's stream would wait for it.
                     @Override
                     public void close() {}
@@ -8180,11 +8187,9 @@ final class DifyExec implements Runnable {
                     left = maxBytes; // the limit applies to each event, because a long run has many
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
-                    try {
-                        return Optional.of(Json.read(json -> json.readTree(data.get())));
-                    } catch (JsonProcessingException _) {
-                        // the run is looked up if its final event does not follow
-                    }
+                    var event = Json.parseLenient(data.get());
+                    // otherwise the run is looked up if its final event does not follow
+                    if (!event.isMissingNode()) return Optional.of(event);
                 }
             }
 
@@ -15996,8 +16001,17 @@ final class DifyExec implements Runnable {
 
         /// Parses exactly one value, as strictly as RFC 8259, or returns a missing node if the text is anything else.
         static JsonNode parse(String text) {
+            return parse(text, STRICT);
+        }
+
+        /// Parses a value that Python wrote, such as NaN, or returns a missing node.
+        static JsonNode parseLenient(String text) {
+            return parse(text, MAPPER.reader());
+        }
+
+        private static JsonNode parse(String text, ObjectReader reader) {
             try {
-                return read(_ -> STRICT.readTree(text));
+                return read(_ -> reader.readTree(text));
             } catch (IOException _) {
                 return MAPPER.missingNode();
             }

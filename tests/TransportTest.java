@@ -145,9 +145,11 @@ final class TransportTest {
             var attempt = failure.equals("closed within the request") ? large(mode) : attempt(mode);
             switch (failure) {
                 case "connection refused" -> {
-                    var gone = new Wire(_ -> {});
-                    gone.close();
-                    return run(access(gone.url(), Optional.empty(), false), mode);
+                    try (var silent = new Socket()) { // it has a port, but does not listen
+                        silent.bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
+                        var url = URI.create("http://127.0.0.1:" + silent.getLocalPort() + "/v1");
+                        return run(access(url, Optional.empty(), false), mode);
+                    }
                 }
                 case "no route" -> { // the system knows no way to a broadcast address for TCP
                     return run(access(URI.create("http://127.255.255.255/v1"), Optional.empty(), false), mode);
