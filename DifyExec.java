@@ -7872,8 +7872,6 @@ final class DifyExec implements Runnable {
         private static final int REFUSAL_BYTES = 64 << 10;
         /// Sets how often the time limits of responses are checked, so each may be exceeded by that.
         private static final int TICK_MILLIS = 100;
-        /// Matches a part of Java's message for a server without TLS: `Unsupported or unrecognized SSL message`.
-        private static final String NO_TLS = "recognized SSL message";
         private static final Pattern CERTIFICATE = Pattern.compile(
                 "-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----");
         private static final int CA_FILE_BYTES = 16 << 20; // a device has no end
@@ -7941,11 +7939,9 @@ final class DifyExec implements Runnable {
                 store.load(null, null); // creates an empty store
                 var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
                 factory.init((KeyStore) null); // loads the system's certificates
-                for (var manager : factory.getTrustManagers())
-                    if (manager instanceof X509TrustManager system)
-                        for (var issuer : system.getAcceptedIssuers())
-                            store.setCertificateEntry("system" + store.size(), issuer);
-                for (var authority : own) store.setCertificateEntry("own" + store.size(), authority);
+                var system = ((X509TrustManager) factory.getTrustManagers()[0]).getAcceptedIssuers();
+                for (var authority : Stream.concat(own.stream(), Stream.of(system)).toList())
+                    store.setCertificateEntry("authority" + store.size(), authority);
                 factory.init(store);
                 var context = SSLContext.getInstance("TLS");
                 context.init(null, factory.getTrustManagers(), null); // no keys of our own, default random numbers
@@ -8014,7 +8010,7 @@ final class DifyExec implements Runnable {
                 if (cause instanceof CertificateException && words.startsWith("No ")) // such as "No name matching …"
                     return new Response.NotSent("the server's certificate is for another host" + through,
                             "set DIFY_API_BASE_URL to the host that the certificate names");
-                if (cause instanceof SSLException && words.contains(NO_TLS))
+                if (cause instanceof SSLException && words.contains("recognized SSL message")) // or "unrecognized …"
                     return new Response.NotSent("the server answers without TLS" + through,
                             "set DIFY_API_BASE_URL to http://, or to the server's https port");
             }
@@ -8063,13 +8059,16 @@ final class DifyExec implements Runnable {
                 socket.connect(proxy.map(by -> new InetSocketAddress(by.getHost(), port(by.getPort(), false)))
                         .orElseGet(() -> new InetSocketAddress(host, port)), CONNECT_MILLIS);
                 connection.bind(socket);
-                var forProxy = request;
-                if (isSecure) forProxy = new BasicClassicHttpRequest("CONNECT", null, request.getAuthority(),
-                        host + ":" + port);
-                else request.setAbsoluteRequestUri(proxy.isPresent());
-                if (proxyLogin.isPresent()) forProxy.setHeader("Proxy-Authorization", proxyLogin.get());
-                if (isSecure && proxy.isPresent()) send(forProxy);
-                if (isSecure && proxy.isPresent() && status() / 100 != 2) return false;
+                if (proxy.isPresent() && isSecure) {
+                    var tunnel = new BasicClassicHttpRequest("CONNECT", null, request.getAuthority(),
+                            host + ":" + port);
+                    proxyLogin.ifPresent(login -> tunnel.setHeader("Proxy-Authorization", login));
+                    send(tunnel);
+                    if (status() / 100 != 2) return false;
+                } else if (proxy.isPresent()) {
+                    request.setAbsoluteRequestUri(true);
+                    proxyLogin.ifPresent(login -> request.setHeader("Proxy-Authorization", login));
+                }
                 if (isSecure) encrypt(host.replaceAll("[\\[\\]]", ""), port); // an IPv6 address is in brackets
                 socket.setSoTimeout(0); // from now on, only the time limit counts
                 return true;
@@ -16535,12 +16534,9 @@ final class DifyExec implements Runnable {
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
-            for (var cause = problem; cause != null; cause = cause.getCause()) // Java wraps it in a ConnectException
-                if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
-                    return "unknown host";
+            if (problem instanceof UnknownHostException) return "unknown host";
             var plain = message == null ? "" : printable(JAVA_NAME.matcher(message).replaceAll(""), 300);
             if (!plain.isBlank()) return plain;
-            if (problem instanceof ConnectException) return "connection refused";
             if (problem.getCause() != null) return reason(problem.getCause());
             // without any message, the name of the exception is the only clue, here as words: closed channel
             return problem.getClass().getSimpleName().replaceFirst("(Exception|Error)$", "")
