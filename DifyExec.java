@@ -15,6 +15,7 @@
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //DEPS org.dhatim:fastexcel-reader:0.20.2
 //DEPS org.dhatim:fastexcel:0.20.2
+//DEPS org.apache.httpcomponents.core5:httpcore5:5.4.4
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
 //RUNTIME_OPTIONS -XX:TieredStopAtLevel=1
 //MANIFEST Enable-Native-Access=ALL-UNNAMED
@@ -61,12 +62,6 @@ import com.fasterxml.jackson.databind.util.RawValue;
 import com.opencsv.CSVWriter;
 import io.github.cdimascio.dotenv.internal.DotenvParser;
 import io.github.cdimascio.dotenv.internal.DotenvReader;
-import java.net.Authenticator;
-import java.net.http.HttpRequest.BodyPublisher;
-import java.net.http.HttpRequest.BodyPublishers;
-import java.net.http.HttpResponse.BodyHandler;
-import java.net.http.HttpResponse.BodySubscriber;
-import java.net.http.HttpResponse.BodySubscribers;
 import java.security.cert.CertificateException;
 import java.security.cert.CertificateExpiredException;
 import java.security.cert.CertificateNotYetValidException;
@@ -79,6 +74,19 @@ import org.apache.commons.compress.utils.BoundedSeekableByteChannelInputStream;
 import org.apache.commons.text.StringEscapeUtils;
 import org.apache.commons.text.WordUtils;
 import org.apache.commons.text.similarity.LevenshteinDistance;
+import org.apache.hc.core5.http.ClassicHttpResponse;
+import org.apache.hc.core5.http.HttpEntity;
+import org.apache.hc.core5.http.HttpException;
+import org.apache.hc.core5.http.HttpHost;
+import org.apache.hc.core5.http.NameValuePair;
+import org.apache.hc.core5.http.config.Http1Config;
+import org.apache.hc.core5.http.impl.io.DefaultBHttpClientConnection;
+import org.apache.hc.core5.http.impl.io.HttpRequestExecutor;
+import org.apache.hc.core5.http.io.entity.ByteArrayEntity;
+import org.apache.hc.core5.http.io.entity.EntityTemplate;
+import org.apache.hc.core5.http.message.BasicClassicHttpRequest;
+import org.apache.hc.core5.http.protocol.HttpCoreContext;
+import org.apache.hc.core5.io.Closer;
 import org.dhatim.fastexcel.Workbook;
 import org.dhatim.fastexcel.Worksheet;
 import org.dhatim.fastexcel.reader.CellAddress;
@@ -122,7 +130,6 @@ import picocli.CommandLine.TypeConversionException;
 import picocli.shell.jline3.PicocliJLineCompleter;
 
 import module java.base;
-import module java.net.http;
 import module jdk.httpserver;
 
 import static difyexec.DifyExec.Batch.Selection.Choice;
@@ -175,6 +182,7 @@ final class DifyExec implements Runnable {
             return;
         }
         setProperties();
+        if (Env.isInputClosed()) System.setIn(InputStream.nullInputStream());
         // ./jbang passes on its folder, whose .env is read, and the typed words, which the suggested commands repeat.
         // Without the words, the class path and the current folder show how the tool was started.
         var script = Objects.requireNonNullElse(System.getenv("DIFYEXEC_HOME"), "");
@@ -184,21 +192,11 @@ final class DifyExec implements Runnable {
         System.exit(commandLine(env, args).execute(args));
     }
 
-    /// Sets properties that the HTTP client and JLine read only once, when their classes load. A property set with
-    /// `-D` stays.
+    /// Sets a property that JLine reads only once, when its classes load. A property set with `-D` stays.
     static void setProperties() {
-        var properties = System.getProperties();
-        // Seconds. Dify 1.9 closes a connection after two idle seconds. A request that is sent just then is cut off,
-        // and its run is unknown. Later versions wait for the client to close an idle connection, which occupies one of
-        // the server's ten connections until then.
-        properties.putIfAbsent("jdk.httpclient.keepalive.timeout", "1");
-        // Lets a proxy for https ask for a password, which Java does not allow by default.
-        properties.putIfAbsent("jdk.http.auth.tunneling.disabledSchemes", "");
-        // Bytes. Every connection has such buffers, and with many rows at a time Java's 16 KB cost too much memory.
-        properties.putIfAbsent("jdk.httpclient.bufsize", "4096");
         // On Unix, JLine then calls `stty`. Without permission for native code, its own calls make Java print warnings.
         if (!DifyExec.class.getModule().isNativeAccessEnabled() && File.separatorChar == '/')
-            properties.putIfAbsent("org.jline.terminal.provider", "exec");
+            System.getProperties().putIfAbsent("org.jline.terminal.provider", "exec");
     }
 
     /// Builds the command tree for an environment, which is a map in tests. Everything that a command prints goes
@@ -746,7 +744,7 @@ final class DifyExec implements Runnable {
             AppRuns.requireOurs(output, baseline);
             force.check(List.of(), new BatchFiles.Target(output, ""), new BatchFiles.Target(baseline, ""));
             setup.err().println("Note: the inputs and outputs of real runs may contain personal data.");
-            try (var dify = setup.connect(Optional.empty(), "", retrying, 1)) { // asks for one page or run at a time
+            try (var dify = setup.connect(Optional.empty(), "", retrying, AppRuns.RUNS_AT_ONCE)) {
                 var runs = new AppRuns(dify, wanted);
                 runs.read();
                 runs.write(output, baseline, setup.next());
@@ -1996,6 +1994,8 @@ final class DifyExec implements Runnable {
         private static final Pattern ROWS = Pattern.compile("\\{\"(run_)*id\":\"\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-");
 
         private final Connection dify;
+        static final int RUNS_AT_ONCE = 8; // a Dify with its default settings has ten connections
+
         private final Wanted wanted;
         private final Set<String> variables;
         private final String idColumn;
@@ -2015,7 +2015,7 @@ final class DifyExec implements Runnable {
             this.wanted = wanted;
             if (dify.greet(NOTHING_WRITTEN).kind() == AppKind.CHATFLOW)
                 throw new Unusable("the key belongs to a chatflow: Dify has no list of its runs over all users");
-            var form = dify.exchange().form().orElseThrow(() ->
+            var form = dify.parameters().orElseThrow(() ->
                     new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
                             "run the same command again"));
             var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), false, true);
@@ -2029,14 +2029,16 @@ final class DifyExec implements Runnable {
         /// moves the others down, some of them to the next page. A run that moved is skipped there. A page without
         /// anything new is the last one, even if the server claims that there is more. A proxy that ignores the number
         /// of the page would otherwise return the same page forever.
-        void read() throws InterruptedException {
+        void read() throws InterruptedException, ExecutionException {
             boolean hasMore = true;
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
                 var path = wanted.page(number);
-                var page = dify.exchange().ask(() -> dify.client().page(path), NOTHING_WRITTEN);
+                var page = dify.ask(() -> dify.client().page(path), NOTHING_WRITTEN);
                 var added = page.path("data").valueStream()
                         .filter(run -> !id(run).isEmpty() && listed.add(id(run))).toList();
-                for (var run : added) if (taken.size() < wanted.last && wanted.includes(run)) take(id(run));
+                var ids = added.stream().filter(wanted::includes).map(AppRuns::id)
+                        .collect(Collectors.toCollection(ArrayDeque::new));
+                while (!ids.isEmpty() && taken.size() < wanted.last) takeFirst(ids);
                 hasMore = page.path("has_more").asBoolean() && !added.isEmpty();
             }
             former.removeAll(variables);
@@ -2051,13 +2053,26 @@ final class DifyExec implements Runnable {
             return run.at("/workflow_run/id").asText("");
         }
 
+        /// Requests the records of the first runs at the same time, and takes them in their order. A request that fails
+        /// is repeated alone, so that a busy server gets one at a time.
+        private void takeFirst(Deque<String> ids) throws InterruptedException, ExecutionException {
+            var replies = new LinkedHashMap<String, CompletableFuture<DifyClient.Reply<Optional<StoredRun>>>>();
+            while (!ids.isEmpty() && replies.size() < Math.min(RUNS_AT_ONCE, wanted.last - taken.size())) {
+                var id = ids.remove();
+                replies.put(id, CompletableFuture.supplyAsync(() -> dify.client().storedRun(id),
+                        Thread::startVirtualThread));
+            }
+            for (var reply : replies.entrySet())
+                if (reply.getValue().get() instanceof DifyClient.Reply.Got(var run)) take(run);
+                else take(dify.ask(() -> dify.client().storedRun(reply.getKey()), NOTHING_WRITTEN));
+        }
+
         private void note(String omitted) { // so that missing runs or inputs surprise nobody
             dify.err().println("Note: left out " + omitted + ".");
         }
 
         /// Adds a run, or counts it by the reason why it cannot be a row.
-        private void take(String id) throws InterruptedException {
-            var found = dify.exchange().ask(() -> dify.client().storedRun(id), NOTHING_WRITTEN);
+        private void take(Optional<StoredRun> found) {
             var why = found.map(this::fault).orElse("without a readable record"); // it may have been deleted since
             if (!why.isEmpty()) leftOut.merge(why, 1L, Long::sum);
             else {
@@ -2645,11 +2660,8 @@ final class DifyExec implements Runnable {
         /// Parses text that contains JSON. Dify 1.9 stores outputs as text, and every version stores inputs as text.
         /// Returns any other value as is.
         private static JsonNode parsed(JsonNode value) {
-            try {
-                return value.isTextual() ? Json.MAPPER.readTree(value.asText()) : value;
-            } catch (JsonProcessingException | NumberFormatException _) { // Jackson throws the latter for 1e99999999999
-                return value;
-            }
+            var parsed = Json.parseLenient(value.asText());
+            return value.isTextual() && !parsed.isMissingNode() ? parsed : value;
         }
 
         /// Reduces each file to its name and size, because its link changes from response to response. The marker by
@@ -2936,14 +2948,17 @@ final class DifyExec implements Runnable {
             }
 
             /// Reads a duration: `90`, `1.5`, `90s`, `2m`, `1h` or `500ms`. A number without a unit is in seconds. With
-            /// at most eight digits, no unit can overflow a `long`.
+            /// at most eight digits, no unit can overflow a `long`, and with at most 30 days, no sum of times can.
             static Duration duration(String text) {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
                     throw new TypeConversionException("must be a duration such as 90, 1.5, 90s, 2m or 500ms");
                 int unit = Map.of("ms", 1, "s", 1000, "m", 60_000, "h", 3_600_000)
                         .get(Objects.requireNonNullElse(match.group(2), "s"));
-                return Duration.ofMillis(new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue());
+                long millis = new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue();
+                if (millis > Duration.ofDays(30).toMillis())
+                    throw new TypeConversionException("must be at most 30 days (720h)");
+                return Duration.ofMillis(millis);
             }
 
             /// Reads an http or https URL and removes slashes at its end. A path will be appended, so a query or
@@ -2954,7 +2969,7 @@ final class DifyExec implements Runnable {
                     var uri = new URI(address);
                     boolean isHttp = uri.getHost() != null && String.valueOf(uri.getScheme()).matches("https?");
                     boolean isPlain = uri.getFragment() == null && uri.getQuery() == null && uri.getUserInfo() == null;
-                    if (isHttp && isPlain) return uri;
+                    if (isHttp && isPlain && uri.getPort() <= 65_535) return uri;
                 } catch (URISyntaxException _) {
                     // rejected below, with a message of this tool
                 }
@@ -3450,15 +3465,30 @@ final class DifyExec implements Runnable {
         Duration grace;
     }
 
-    /// Connects a command to Dify until the command ends. Warnings go to `err`.
+    /// Connects a command to Dify until the command ends. A command asks before anything has started: retries up to
+    /// `MAX_RETRIES` times while the server is down or busy, and blocks the calling thread meanwhile. A refusal ends
+    /// the command. Warnings go to `err`.
     record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
             implements AutoCloseable {
+        /// Limits the characters of a server's text in a message. The text may be a whole web page.
+        private static final int QUOTED_CHARACTERS = 200;
+        /// Takes the place of a row's attempt. The rules judge a response only together with an attempt, but use only
+        /// its tries.
+        private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
+                Mode.BLOCKING, "", Instant.EPOCH, false);
 
-        /// Asks for version and app. If the server refuses, the command ends.
+        /// Asks for version and app.
         ///
-        /// @param left completes the message with what that means for the rows, such as `; nothing was sent`
+        /// @param left completes the message of a refusal with what that means for the rows, such as `; nothing was
+        ///             sent`
         ServerInfo greet(String left) throws InterruptedException {
-            return exchange().fetchServerInfo(left);
+            var info = ask(client::info, left);
+            String mode = info.path("mode").asText(""), version = info.path("version").asText();
+            Release.note(version).ifPresent(err::println);
+            if (mode.isEmpty()) throw unusable(notDify(), left); // every version of Dify reports a mode
+            var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
+                    + Text.quoted(mode), "use the key of a workflow or a chatflow"), left));
+            return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
         ServerInfo greet(Origin origin, String left) throws InterruptedException, IOException {
@@ -3474,13 +3504,12 @@ final class DifyExec implements Runnable {
         AppClaim identify(Origin origin, AppKind kind, boolean isSure, String left)
                 throws InterruptedException, IOException {
             boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
-            var exchange = new FirstExchange(client.forApp(kind), judge, err);
             for (var session : origin.sessions()) {
                 var app = session.dify().app();
                 if (access.hasAppHash(app.hash())) continue;
                 isSame = false;
                 var runs = origin.runs(session);
-                if (!runs.mayHaveStarted() || exchange.knowsAny(runs.newest(), left)) continue;
+                if (!runs.mayHaveStarted() || knowsAny(runs.newest(), kind, left)) continue;
                 // the message depends on whether the app id is another one or only the key
                 if (!isSure) throw origin.otherApp(runs, app.id().equals(access.appId()));
                 isAssumed = true;
@@ -3490,8 +3519,14 @@ final class DifyExec implements Runnable {
             return new AppClaim(hash, access.appId(), isAssumed);
         }
 
-        FirstExchange exchange() {
-            return new FirstExchange(client, judge, err);
+        /// Returns whether the app has any of these runs. Asks about one run at a time. The first one that it has is
+        /// enough.
+        private boolean knowsAny(Collection<Origin.Recorded> runs, AppKind kind, String left)
+                throws InterruptedException {
+            var app = client.forApp(kind);
+            for (var run : runs)
+                if (ask(() -> app.knows(run), left)) return true;
+            return false;
         }
 
         /// Reads all rows and reports everything that is wrong with the input.
@@ -3504,12 +3539,78 @@ final class DifyExec implements Runnable {
 
         /// Returns the workflow's form. With `--no-check`, or if the form is unknown, every cell is text.
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
-            var form = options.noCheck ? Form.ofText() : exchange().form()
+            var form = options.noCheck ? Form.ofText() : parameters()
                     .map(parameters -> Form.of(parameters, csv.columns(),
                             new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
                                     csv.shape().hasDecimalComma(), options.allowEmpty))).orElse(Form.ofText());
             return server.kind() == AppKind.CHATFLOW ? form.withQuestion(csv.shape().queryColumn(), csv.columns())
                     : form;
+        }
+
+        /// Returns the description of the workflow's form, or empty if this path alone is refused. Nothing has been
+        /// left undone so far, so a refusal's message needs no addition.
+        Optional<JsonNode> parameters() throws InterruptedException {
+            return ask(() -> orUnchecked(client.fetch("/parameters")), "");
+        }
+
+        /// Returns an empty form if the failure may concern this path alone. A busy server is asked again. A refusal
+        /// with a code comes from Dify itself, and counts if it would also stop a batch. Any other failure, even a
+        /// broken connection, may come from a proxy that blocks the path, because the server has just responded on
+        /// another one.
+        private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
+            if (!(form instanceof DifyClient.Reply.NotGot(var response)))
+                return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
+            boolean isForAll = response instanceof Response.Refused refused
+                    && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent());
+            if (isForAll || Thread.currentThread().isInterrupted()) return new DifyClient.Reply.NotGot<>(response);
+            err.println("Warning: cannot read the workflow's form (" + Text.printable(response.why(), QUOTED_CHARACTERS)
+                    + "): every cell is sent as text, unchecked.");
+            return new DifyClient.Reply.Got<>(Optional.empty());
+        }
+
+        /// Asks until a response has the content. [#waitBeforeRetry] throws an exception when the tries are used up.
+        <T> T ask(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
+            for (int tries = 0; ; tries++) {
+                var reply = question.get();
+                if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
+                if (Thread.interrupted()) throw new InterruptedException(); // it ended the request, not the server
+                if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, left);
+            }
+        }
+
+        /// Waits until it is time to ask again. Ends the command if asking again cannot help.
+        private void waitBeforeRetry(Response response, int tries, String left) throws InterruptedException {
+            var pause = Backoff.Pause.of(response, Instant.now());
+            var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
+            var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
+            if (stop.isPresent()) throw unusable(stop.get(), left);
+            if (tries >= judge.backoff().maxRetries())
+                throw unusable(Stop.early("no response from " + judge.access() + " after "
+                        + Text.count(tries + 1, "try", "tries") + problem,
+                        "check DIFY_API_BASE_URL, the network, and that Dify is up"), left);
+            if (pause.isPresent()) err.println(pause.get().text());
+            else if (tries == 0) err.println("No response from " + judge.access() + problem + "; trying again …");
+            Thread.sleep(judge.backoff().delay(tries, response.pause()));
+        }
+
+        private static Unusable unusable(Stop stop, String left) {
+            return new Unusable(stop.exit(), stop.what() + left, stop.hint());
+        }
+
+        /// Returns why asking again cannot help. Returns empty for a response that may pass.
+        private Optional<Stop> refusal(Response response) {
+            // a success whose content is not Dify's counts as a refusal with its status
+            if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
+            return switch (judge.verdict(NOBODY, response)) {
+                case Verdict.StopBatch(var stop, _) -> Optional.of(stop);
+                case Outcome outcome -> Optional.of(Stop.early( // any other rejection, such as a firewall's 403
+                        judge.access() + " refuses: " + Text.printable(outcome.text(), QUOTED_CHARACTERS), ""));
+                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
+            };
+        }
+
+        private Stop notDify() {
+            return Stop.early(judge.access() + " responds, but is not Dify's API", judge.access().advice());
         }
 
         @Override
@@ -4213,7 +4314,8 @@ final class DifyExec implements Runnable {
                     Figure.of("stopped", history.stopped().orElse(null)),
                     new Figure("forecast", "remaining", forecast.map(Forecast::json).orElse(null),
                             forecast.map(Forecast::text).orElse("")),
-                    Figure.of("running", history.liveSession().map(session -> object("process", session.program().process().id(),
+                    Figure.of("running", history.liveSession().map(session -> object("process",
+                            session.program().process().id(),
                             "since", Times.text(session.t()))).orElse(null)));
         }
 
@@ -6796,101 +6898,6 @@ final class DifyExec implements Runnable {
     /// Holds what a batch needs to know about its server. One response contains all of it.
     record ServerInfo(String app, AppKind kind, String version) {}
 
-    /// Asks the server which app and version it is. Retries up to `MAX_RETRIES` times while it is down or busy, and
-    /// blocks the calling thread meanwhile. Nothing has started yet, so a refusal ends the command.
-    record FirstExchange(DifyClient client, Judge judge, PrintWriter err) {
-        /// Limits the characters of a server's text in a message. The text may be a whole web page.
-        private static final int QUOTED_CHARACTERS = 200;
-        /// Takes the place of a row's attempt. The rules judge a response only together with an attempt, but use only
-        /// its tries.
-        private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
-                Mode.BLOCKING, "", Instant.EPOCH, false);
-
-        /// @param left appended to the message of a refusal to report what it leaves undone, or empty
-        ServerInfo fetchServerInfo(String left) throws InterruptedException {
-            var info = ask(client::info, left);
-            String mode = info.path("mode").asText(""), version = info.path("version").asText();
-            Release.note(version).ifPresent(err::println);
-            if (mode.isEmpty()) throw unusable(notDify(), left); // every version of Dify reports a mode
-            var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
-                    + Text.quoted(mode), "use the key of a workflow or a chatflow"), left));
-            return new ServerInfo(info.path("name").asText(), kind, version);
-        }
-
-        /// Returns whether the app has any of these runs. Asks about one run at a time. The first one that it has is
-        /// enough.
-        boolean knowsAny(Collection<Origin.Recorded> runs, String left) throws InterruptedException {
-            for (var run : runs)
-                if (ask(() -> client.knows(run), left)) return true;
-            return false;
-        }
-
-        /// Returns the workflow's form, or empty if this path alone is refused. Nothing has been left undone so far, so
-        /// a refusal's message needs no addition.
-        Optional<JsonNode> form() throws InterruptedException {
-            return ask(() -> orUnchecked(client.fetch("/parameters")), "");
-        }
-
-        /// Returns an empty form if the failure may concern this path alone. A busy server is asked again. A refusal
-        /// with a code comes from Dify itself, and counts if it would also stop a batch. Any other failure, even a
-        /// broken connection, may come from a proxy that blocks the path, because the server has just responded on
-        /// another one.
-        private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
-            if (!(form instanceof DifyClient.Reply.NotGot(var response)))
-                return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
-            boolean isForAll = response instanceof Response.Refused refused
-                    && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent());
-            if (isForAll) return new DifyClient.Reply.NotGot<>(response);
-            err.println("Warning: cannot read the workflow's form (" + Text.printable(response.why(), QUOTED_CHARACTERS)
-                    + "): every cell is sent as text, unchecked.");
-            return new DifyClient.Reply.Got<>(Optional.empty());
-        }
-
-        /// Asks until a response has the content. [#waitBeforeRetry] throws an exception when the tries are used up.
-        <T> T ask(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
-            for (int tries = 0; ; tries++) {
-                var reply = question.get();
-                if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
-                if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, left);
-            }
-        }
-
-        /// Waits until it is time to ask again. Ends the command if asking again cannot help.
-        private void waitBeforeRetry(Response response, int tries, String left) throws InterruptedException {
-            var pause = Backoff.Pause.of(response, Instant.now());
-            var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
-            var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
-            if (stop.isPresent()) throw unusable(stop.get(), left);
-            if (tries >= judge.backoff().maxRetries())
-                throw unusable(Stop.early("no response from " + judge.access() + " after "
-                        + Text.count(tries + 1, "try", "tries") + problem,
-                        "check DIFY_API_BASE_URL, the network, and that Dify is up"), left);
-            if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("No response from " + judge.access() + problem + "; trying again …");
-            Thread.sleep(judge.backoff().delay(tries, response.pause()));
-        }
-
-        private static Unusable unusable(Stop stop, String left) {
-            return new Unusable(stop.exit(), stop.what() + left, stop.hint());
-        }
-
-        /// Returns why asking again cannot help. Returns empty for a response that may pass.
-        private Optional<Stop> refusal(Response response) {
-            // a success whose content is not Dify's counts as a refusal with its status
-            if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
-            return switch (judge.verdict(NOBODY, response)) {
-                case Verdict.StopBatch(var stop, _) -> Optional.of(stop);
-                case Outcome outcome -> Optional.of(Stop.early( // any other rejection, such as a firewall's 403
-                        judge.access() + " refuses: " + Text.printable(outcome.text(), QUOTED_CHARACTERS), ""));
-                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
-            };
-        }
-
-        private Stop notDify() {
-            return Stop.early(judge.access() + " responds, but is not Dify's API", judge.access().advice());
-        }
-    }
-
     /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before the run, and the
     /// files of its outputs are saved after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
@@ -7018,8 +7025,8 @@ final class DifyExec implements Runnable {
                 try {
                     // a link without a host is relative to the API's URL
                     var address = client.access().baseUrl().resolve(link.strip());
-                    if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null)
-                        throw new IOException("not an http or https URL");
+                    if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null
+                            || address.getPort() > 65_535) throw new IOException("not an http or https URL");
                     var near = near(address);
                     // links to a Dify on this machine are as local as the API's own URL
                     if (!near.isEmpty() && !near.equals(near(client.access().baseUrl())))
@@ -7102,8 +7109,9 @@ final class DifyExec implements Runnable {
         ///
         /// @param runs the largest number of runs at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
-            return new DifyClient(new Transport(access, Transport.share(runs)), access, AppKind.WORKFLOW, timeout,
-                    FIRST_EVENT_TIMEOUT);
+            Transport.requireSockets(runs);
+            return new DifyClient(new Transport(access, Transport.share(runs), Transport.QUIET), access,
+                    AppKind.WORKFLOW, timeout, FIRST_EVENT_TIMEOUT);
         }
 
         DifyClient forApp(AppKind kind) {
@@ -7125,14 +7133,15 @@ final class DifyExec implements Runnable {
         /// delays by a second.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(startAddress(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
+            long start = System.nanoTime();
+            var post = post(startAddress(), "application/json", new ByteArrayEntity(body(attempt, inputs), null));
             var sent = new SentInputs(attempt.user(), inputs);
             var limit = streaming ? firstEvent : timeout;
             var timeoutSymptom = streaming ? Symptom.STREAM_SILENT : Symptom.TIMED_OUT;
-            // `lastBody`, so that no response that is left over on this connection goes to another row
-            var reply = wire.exchange(post, limit, timeoutSymptom, wire::lastBody, answer -> {
-                if (answer.status != 200) return new Reply.Got<>(refusedOrFailed(answer));
-                return new Reply.Got<>(answer.isStream ? stream(answer, sent, heard) : blocking(answer, heard));
+            var reply = wire.exchange(post, limit, timeoutSymptom, http -> {
+                if (http.status() != 200) return new Reply.Got<>(refusedOrFailed(http));
+                return new Reply.Got<>(http.is(Transport.Exchange.STREAM) ? stream(http, sent, heard)
+                        : blocking(http, start, heard));
             });
             return switch (reply) { // for a run, both are a [Response]
                 case Reply.Got(var read) -> read;
@@ -7142,8 +7151,8 @@ final class DifyExec implements Runnable {
 
         /// Recognizes a chatflow's failed run. Dify responds to it with the status and code of refused inputs, but the
         /// run was paid for.
-        private Response refusedOrFailed(Transport.Answer answer) throws IOException {
-            var refused = refused(answer);
+        private Response refusedOrFailed(Transport.Exchange http) throws IOException {
+            var refused = refused(http);
             boolean hasRun = isChat() && refused.status() == 400
                     && refused.message().startsWith(Response.ChatMessage.FAILED);
             return hasRun ? Response.Ran.failed(refused.message()) : refused;
@@ -7158,29 +7167,33 @@ final class DifyExec implements Runnable {
 
         /// Reads a blocking response. If it contains no end of the run, the run is looked up. It may have started all
         /// the same.
-        private Response blocking(Transport.Answer answer, Consumer<StreamEvent> heard) throws IOException {
-            var symptom = !answer.version.isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
+        ///
+        /// @param start when the request was made, in nanoseconds
+        private Response blocking(Transport.Exchange http, long start, Consumer<StreamEvent> heard)
+                throws IOException {
+            var took = Duration.ofNanos(System.nanoTime() - start);
+            var symptom = !http.version().isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
             var reader = new RunReader();
             try {
-                reader.add(objectOf(answer));
+                reader.add(objectOf(http));
             } catch (JsonProcessingException problem) {
                 return new Response.Cut(symptom, "HTTP 200, " + Json.reason(problem));
             }
             reader.forms().forEach(heard);
             // a chatflow's response lacks the run's time, so how long it waited is unknown
             var ran = isChat() ? reader.chatflowRun()
-                    : reader.ran().map(end -> end.withWait(waited(answer, reader.finishedAt(), end.usage())));
+                    : reader.ran().map(end -> end.withWait(waited(http, took, reader.finishedAt(), end.usage())));
             if (ran.isPresent()) return ran.get();
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
         }
 
         /// Returns the time until the run started, which is the time without a response less the run's own time. Dify
         /// 1.16.1 can hold a response back for up to 300 s after the run's end, and this time does not count either.
-        private static Optional<Duration> waited(Transport.Answer answer, long finishedAt, Usage usage) {
+        private static Optional<Duration> waited(Transport.Exchange http, Duration took, long finishedAt, Usage usage) {
             if (usage.seconds() <= 0) return Optional.empty(); // Dify did not report the run's time
-            var waited = answer.waited.minus(usage.within(answer.waited));
+            var waited = took.minus(usage.within(took));
             if (waited.toSeconds() < 1) return Optional.of(waited); // too short for a response that was held back
-            long sent = answer.date("Date").map(Instant::getEpochSecond).orElse(0L);
+            long sent = http.date("Date").map(Instant::getEpochSecond).orElse(0L);
             long late = sent - finishedAt - 1; // both are whole seconds of the server's clock, so 1 s may be rounding
             // no response is held back for longer, so a larger difference comes from a missing or wrong time
             waited = waited.minusSeconds(late > 0 && late <= 300 ? late : 0);
@@ -7189,15 +7202,15 @@ final class DifyExec implements Runnable {
 
         /// Reads a stream up to its final event, and passes on each event. If the stream ends without a final event,
         /// the run is looked up.
-        private Response stream(Transport.Answer answer, SentInputs sent, Consumer<StreamEvent> heard)
+        private Response stream(Transport.Exchange http, SentInputs sent, Consumer<StreamEvent> heard)
                 throws IOException {
             var reader = new RunReader();
-            for (var event = answer.event(); event.isPresent(); event = answer.event()) {
+            for (var event = http.event(); event.isPresent(); event = http.event()) {
                 reader.add(event.get());
                 if (reader.isForeign(sent))
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream belongs to another request");
-                if (answer.run().isEmpty() && reader.ref().isPresent()) // any event may be the first that arrives
-                    answer.began(reader.ref().get(), timeout, heard);
+                if (http.run().isEmpty() && reader.ref().isPresent()) // any event may be the first that arrives
+                    http.began(reader.ref().get(), timeout, heard);
                 heard.accept(reader.streamEvent());
                 // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
                 if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
@@ -7205,24 +7218,24 @@ final class DifyExec implements Runnable {
                             .orElseGet(() -> new Response.Cut(Symptom.CUT, "the chatflow ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
-                    var ends = ends(end.get(), answer, reader);
+                    var ends = ends(end.get(), http, reader);
                     // an error of Dify 1.16 may lack the run id that the made-up end after it has (`odd_graphs.json`)
-                    var response = Response.ofEnds(answer.run().or(reader::ref), ends);
+                    var response = Response.ofEnds(http.run().or(reader::ref), ends);
                     return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
                 }
             }
-            return answer.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
+            return http.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
         }
 
         /// Collects further final events, which may follow after a moment. Dify 1.16 makes up a result after an error,
         /// and 1.9 sends the metadata of a chatflow's answer last. A stream with two different results is not trusted.
-        private List<Response> ends(Response first, Transport.Answer answer, RunReader reader) {
+        private List<Response> ends(Response first, Transport.Exchange http, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
             boolean mayFollow = first instanceof Response.Refused || isChat() && !reader.hasMetadata();
-            answer.limit(Duration.ofMillis(100)); // in the recordings, such events follow within 3 ms
+            http.limit(Duration.ofMillis(100)); // in the recordings, such events follow within 3 ms
             try {
-                while (mayFollow || answer.hasMore()) {
-                    var event = answer.event();
+                while (mayFollow || http.hasMore()) {
+                    var event = http.event();
                     if (event.isEmpty()) break;
                     reader.add(event.get());
                     reader.end().ifPresent(ends::add);
@@ -7314,8 +7327,8 @@ final class DifyExec implements Runnable {
         /// Returns the entries of a list if the list is whole and each entry belongs to this request. Any other
         /// response is an error. If it counted as an empty list, a row with an existing run could be sent again.
         Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
-            return ask(get(path), QUERY_TIMEOUT, answer -> {
-                var list = tree(answer);
+            return ask(get(path), QUERY_TIMEOUT, http -> {
+                var list = tree(http);
                 var data = list.path("data");
                 // conversations and messages have no `total`; a field of another type makes the list incomplete
                 boolean isWhole = data.isArray() && !list.path("has_more").asBoolean(list.has("has_more"))
@@ -7329,8 +7342,8 @@ final class DifyExec implements Runnable {
         /// Looks a run up by its id. Accepts only a record with this id and with the inputs of this attempt, because a
         /// broken proxy may return the response to another request.
         private LookUpResult detail(RunRef run, SentInputs sent) {
-            var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), QUERY_TIMEOUT, answer -> {
-                var detail = objectOf(answer);
+            var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), QUERY_TIMEOUT, http -> {
+                var detail = objectOf(http);
                 if (detail.path("id").isNull() && detail.path("status").isNull())
                     return new LookUpResult.Absent(); // 1.9 responds with empty fields if it has no such run
                 var id = RunReader.text(detail, "id");
@@ -7338,7 +7351,7 @@ final class DifyExec implements Runnable {
                 var reader = new RunReader();
                 reader.add(Json.MAPPER.createObjectNode().set("data", detail));
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
-                return reader.result(run, answer.date("Date").orElseGet(Instant::now)); // by the server's clock
+                return reader.result(run, http.date("Date").orElseGet(Instant::now)); // by the server's clock
             });
             if (isAbsent(reply)) return new LookUpResult.Absent();
             // adds the run's id, which the transport does not know, so that the user can find the paid run
@@ -7373,31 +7386,34 @@ final class DifyExec implements Runnable {
         /// response is not kept.
         void stop(RunRef run, String user) {
             var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
-            var body = BodyPublishers.ofByteArray(Json.bytes(object("user", user)));
-            ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Answer::prefix);
+            var body = new ByteArrayEntity(Json.bytes(object("user", user)), null);
+            ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Exchange::prefix);
         }
 
         /// Uploads a file and returns its id. Does not send a file that a symbolic link has replaced since the check.
         /// The link could lead anywhere. The time limit is the limit of a run, because a large file takes long to send.
         Reply<String> upload(Value.Local local, String user) {
-            var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
-                    + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
-                    + "Content-Type: %4$s\r\n\r\n";
             var boundary = "difyexec-" + UUID.randomUUID();
             // Dify 1.9 rejects these characters (`files.json`), and a quote or a line break would end the header
             var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
-            try {
+            try (var in = Files.newInputStream(local.file())) {
                 if (!local.file().toRealPath().equals(local.file()))
                     throw new IOException("the file was replaced by a symbolic link");
                 // Dify rejects an upload without a type
                 var type = Objects.requireNonNullElse(Files.probeContentType(local.file()), "application/octet-stream");
-                var body = BodyPublishers.concat(
-                        BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
-                        BodyPublishers.ofFile(local.file()),
-                        BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
+                var head = ("--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
+                        + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
+                        + "Content-Type: %4$s\r\n\r\n").formatted(boundary, user, name, type).getBytes(UTF_8);
+                var tail = ("\r\n--" + boundary + "--\r\n").getBytes(UTF_8);
+                long size = Files.size(local.file());
+                var body = new EntityTemplate(head.length + size + tail.length, null, out -> {
+                    out.write(head);
+                    if (in.transferTo(out) != size) throw new IOException("the file changed during the upload");
+                    out.write(tail);
+                });
                 return ask(post(access.at("/files/upload"), "multipart/form-data; boundary=" + boundary, body),
-                        timeout, answer -> {
-                            var id = tree(answer).path("id").asText("");
+                        timeout, http -> {
+                            var id = tree(http).path("id").asText("");
                             if (id.isEmpty()) throw unexpected("Dify returned no id for the uploaded file");
                             return id;
                         });
@@ -7411,12 +7427,13 @@ final class DifyExec implements Runnable {
         /// Fetches a whole file of an output. The link is signed, so the key is not sent; the link may even lead to
         /// another server. If Dify knows the file's `size`, the file must have it.
         Reply<FileChannel> download(URI link, long size, FileChannel to) {
-            return ask(request(link), timeout, answer -> {
+            return ask(new BasicClassicHttpRequest("GET", link), timeout, http -> {
                 var tooLarge = "larger than 1 GiB";
-                long expected = answer.header("Content-Length").map(Long::parseLong).orElse(size);
+                long expected = http.header("Content-Length").filter(text -> text.matches("\\d{1,18}"))
+                        .map(Long::parseLong).orElse(size);
                 if (Math.max(expected, size) > MAX_FILE_BYTES) throw new Transport.Exceeded(tooLarge); // saves time
                 to.truncate(0); // an earlier try may have left bytes
-                long length = answer.body(MAX_FILE_BYTES, tooLarge).transferTo(Channels.newOutputStream(to));
+                long length = http.body(MAX_FILE_BYTES, tooLarge).transferTo(Channels.newOutputStream(to));
                 if (size > 0 && length != size) throw new IOException("incomplete: got " + length + " of "
                         + size + " bytes");
                 return to;
@@ -7443,7 +7460,7 @@ final class DifyExec implements Runnable {
 
         /// Sends `GET /info`, which starts no run, and adds the version from the response's header.
         Reply<JsonNode> info() {
-            return ask(get("/info"), QUERY_TIMEOUT, answer -> objectOf(answer).put("version", answer.version));
+            return ask(get("/info"), QUERY_TIMEOUT, http -> objectOf(http).put("version", http.version()));
         }
 
         // Requests and responses
@@ -7482,70 +7499,70 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private HttpRequest.Builder get(String path) {
-            return authorized(access.at(path));
+        private BasicClassicHttpRequest get(String path) {
+            return authorized("GET", access.at(path));
         }
 
-        private HttpRequest.Builder post(URI address, String type, BodyPublisher body) {
-            return authorized(address).header("Content-Type", type).POST(body);
+        private BasicClassicHttpRequest post(URI address, String type, HttpEntity body) {
+            var request = authorized("POST", address);
+            request.setHeader("Content-Type", type);
+            request.setEntity(body);
+            return request;
         }
 
         /// Adds the key, and the app's id if it is set, because a key can belong to several apps.
-        private HttpRequest.Builder authorized(URI address) {
-            var request = request(address).header("Authorization", "Bearer " + access.key());
-            return access.appId().isEmpty() ? request : request.header("X-Dify-App-ID", access.appId());
-        }
-
-        private static HttpRequest.Builder request(URI address) {
-            return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
+        private BasicClassicHttpRequest authorized(String method, URI address) {
+            var request = new BasicClassicHttpRequest(method, address);
+            request.setHeader("Authorization", "Bearer " + access.key());
+            if (!access.appId().isEmpty()) request.setHeader("X-Dify-App-ID", access.appId());
+            return request;
         }
 
         /// Sends a request that starts no run. A success with unexpected content counts as a refusal. It shows nothing
         /// about a run.
-        private <T> Reply<T> ask(HttpRequest.Builder request, Duration limit,
-                IOFunction<Transport.Answer, T> reading) {
-            return wire.exchange(request, limit, Symptom.NO_ANSWER,
-                    _ -> BodySubscribers.ofInputStream(), answer -> {
-                        if (answer.status != 200 && answer.status != 201) // 201: an upload has created a file
-                            return new Reply.NotGot<>(refused(answer));
-                        try {
-                            return new Reply.Got<>(reading.apply(answer));
-                        } catch (JsonProcessingException problem) {
-                            return new Reply.NotGot<>(Response.Refused.unexpected(Json.reason(problem)));
-                        }
-                    });
+        private <T> Reply<T> ask(BasicClassicHttpRequest request, Duration limit,
+                IOFunction<Transport.Exchange, T> reading) {
+            return wire.exchange(request, limit, Symptom.NO_ANSWER, http -> {
+                if (http.status() != 200 && http.status() != 201) // 201: an upload has created a file
+                    return new Reply.NotGot<>(refused(http));
+                try {
+                    return new Reply.Got<>(reading.apply(http));
+                } catch (JsonProcessingException problem) {
+                    return new Reply.NotGot<>(Response.Refused.unexpected(Json.reason(problem)));
+                }
+            });
         }
 
         /// Parses a response. Text after the JSON is an error, because it may belong to a second response. Nesting
         /// beyond the parser's limit is reported as a response that is too large, because the JSON may be correct.
-        private static JsonNode tree(Transport.Answer answer) throws IOException {
-            if (answer.isPage) throw unexpected(PAGE);
+        private static JsonNode tree(Transport.Exchange http) throws IOException {
+            if (http.is(Transport.Exchange.PAGE)) throw unexpected(PAGE);
             try {
-                return answer.masked(Json.MAPPER.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                        .readTree(answer.body()));
+                return http.masked(Json.read(json -> json.with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                        .readTree(http.body())));
             } catch (StreamConstraintsException problem) {
                 throw new Transport.Exceeded("the response is " + Json.reason(problem));
             }
         }
 
-        private static ObjectNode objectOf(Transport.Answer answer) throws IOException {
-            if (tree(answer) instanceof ObjectNode object) return object;
+        private static ObjectNode objectOf(Transport.Exchange http) throws IOException {
+            if (tree(http) instanceof ObjectNode object) return object;
             throw unexpected("not a JSON object");
         }
 
         /// Reads a refusal. Dify's has a code and a message; the text of a proxy becomes the message, but not the HTML
         /// of a page, which nobody wants to read.
-        private static Response.Refused refused(Transport.Answer answer) throws IOException {
-            int status = answer.status;
-            var text = answer.prefix();
+        private static Response.Refused refused(Transport.Exchange http) throws IOException {
+            int status = http.status();
+            var text = http.prefix();
             String code = "", message = text.stripLeading().startsWith("<") ? PAGE : text;
             // the message to the user contains the target of a redirection
-            if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
-            else if (answer.masked(Json.parse(text)) instanceof ObjectNode error) { // otherwise HTML or plain text
+            if (status >= 300 && status < 400) message = http.header("Location").orElse("nowhere");
+            else if (http.masked(Json.parse(text)) instanceof ObjectNode error) { // otherwise HTML or plain text
                 code = RunReader.text(error, "code");
                 message = RunReader.text(error, "message");
             }
-            return Response.Refused.http(status, !answer.version.isEmpty(), code, message, answer.retryAfter());
+            return Response.Refused.http(status, !http.version().isEmpty(), code, message, http.retryAfter());
         }
 
         /// Holds the result of an exchange: the response's content, or what happened instead.
@@ -7672,11 +7689,7 @@ final class DifyExec implements Runnable {
         /// Returns an object of the run, which may be stored as text (1.9.2). Returns empty for anything else.
         private Optional<ObjectNode> ofRun(String name) {
             var value = data().path(name);
-            try {
-                if (value.isTextual()) value = Json.MAPPER.readTree(value.textValue());
-            } catch (JsonProcessingException _) {
-                // the text is not JSON
-            }
+            if (value.isTextual()) value = Json.parseLenient(value.textValue());
             return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
 
@@ -7703,11 +7716,16 @@ final class DifyExec implements Runnable {
                     .map(this::form).toList();
         }
 
-        /// Reads a form of a Human Input node. A time that `Instant` or a calendar cannot hold counts as unknown.
+        /// Reads a form of a Human Input node.
         private StreamEvent form(JsonNode from) {
-            long expires = from.path("expiration_time").asLong(0);
             return new StreamEvent.Form(runId, text(from, "node_title"), text(from, "form_token"),
-                    expires > 0 && expires < 1L << 40 ? Optional.of(Instant.ofEpochSecond(expires)) : Optional.empty());
+                    time(from, "expiration_time"));
+        }
+
+        /// Reads a time in seconds. One that `Instant` or a calendar cannot hold counts as unknown.
+        static Optional<Instant> time(JsonNode from, String name) {
+            return Optional.of(from.path(name).asLong(0)).filter(time -> time > 0 && time < 1L << 40)
+                    .map(Instant::ofEpochSecond);
         }
 
         /// Returns the price and its currency. A run that was paid in two currencies has no price. One number cannot
@@ -7891,7 +7909,7 @@ final class DifyExec implements Runnable {
             var user = RunReader.text(stored, "sys.user_id");
             // an earlier attempt without tries and edits; its mode and time are unknown, and the line has neither
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
-            return ResultLine.of(attempt, ran, Instant.ofEpochSecond(detail.path("finished_at").asLong()));
+            return ResultLine.of(attempt, ran, RunReader.time(detail, "finished_at").orElse(Instant.EPOCH));
         }
     }
 
@@ -7940,47 +7958,58 @@ final class DifyExec implements Runnable {
     }
 
     /// Speaks HTTP/1.1 to Dify: sends one request at a time and reads its response. Any failure becomes a [Response].
+    /// The phase of the exchange decides which one:
+    ///
+    /// | phase | meaning of a failure |
+    /// | --- | --- |
+    /// | until there is a connection | the request was not sent |
+    /// | from its first byte to the end of the response's header | it was perhaps sent, and there is no response |
+    /// | after the header | the response broke off, is too large or cannot be understood |
+    ///
+    /// A connection is never used again. A request would be lost if the server closed the connection just then, and its
+    /// run would be unknown. If a broken proxy sent one response too many, each later row would get the response to an
+    /// earlier one, because nothing in a blocking response shows which row it belongs to.
     static final class Transport implements AutoCloseable {
         /// Limits the wait for a connection. Without it, the operating system waits for minutes if a host does not
         /// respond at all.
-        private static final Duration CONNECT_TIMEOUT = Duration.ofSeconds(20);
+        private static final int CONNECT_MILLIS = 20_000;
         /// After this much silence, a stream's run is looked up. During a run, Dify sends a ping every 10 s.
         static final Duration QUIET = Duration.ofSeconds(30);
         /// Limits the part of a refusal that is read. Dify 1.14 and later may quote the whole request, of any size.
         private static final int REFUSAL_BYTES = 64 << 10;
         /// Sets how often the time limits of responses are checked, so each may be exceeded by that.
         private static final int TICK_MILLIS = 100;
-        /// Matches a part of the JDK's message for a server without TLS: `Unsupported or unrecognized SSL message`.
-        private static final String NO_TLS = "recognized SSL message";
+        private static final Pattern CERTIFICATE = Pattern.compile(
+                "-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----");
+        private static final int CA_FILE_BYTES = 16 << 20; // a device has no end
+        private static final int SPARE_FILES = 32; // of a session besides its connections, libraries included
+        /// Limits the headers of a response, and the memory of a connection.
+        private static final Http1Config HTTP = Http1Config.custom().setMaxLineLength(1 << 16).setMaxHeaderCount(1000)
+                .setBufferSize(4096).build();
 
         /// Limits a response, in bytes. While it is read, it takes up to ten times as much memory.
         private final long maxBytes;
         private final Secret secret;
-        private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
-        private final HttpClient.Builder builder; // kept for further clients, see [#lastBody]
-        /// Loads on another thread while the caller reads its files, because that takes a quarter of a second. It is
-        /// volatile, because [#lastBody] replaces it while other workers send requests.
-        private volatile CompletableFuture<HttpClient> http;
+        private final Duration quiet;
         private final Optional<URI> proxy;
-        /// Holds the responses that are being read. One thread checks all of them. A timer for each would cost more.
-        private final Set<Answer> open = ConcurrentHashMap.newKeySet();
+        private final Optional<String> proxyLogin;
+        private final Optional<SSLSocketFactory> trusted; // empty: only the system's authorities
+        /// Holds the exchanges in progress. One thread checks all of them. A timer for each would cost more.
+        private final Set<Exchange> open = ConcurrentHashMap.newKeySet();
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
 
-        Transport(Access access, long maxBytes) {
+        /// @param quiet the silence after which a stream is reported
+        Transport(Access access, long maxBytes, Duration quiet) {
             this.maxBytes = maxBytes;
             this.secret = new Secret(access.key());
+            this.quiet = quiet;
             this.proxy = access.proxy();
-            // a client that follows a redirection may turn the POST into a GET, and could send the key elsewhere;
-            // Dify's server does not speak HTTP/2; only our own settings choose a proxy, not the JDK's
-            this.builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(tasks)
-                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT_TIMEOUT)
-                    .proxy(HttpClient.Builder.NO_PROXY);
-            proxy.ifPresent(this::setProxy);
-            access.caFile().ifPresent(setting -> builder.sslContext(trusting(setting)));
-            this.http = CompletableFuture.supplyAsync(builder::build, tasks);
-            tasks.execute(() -> Json.MAPPER.reader()); // loads the JSON reader meanwhile
-            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
+            this.proxyLogin = proxy.map(URI::getUserInfo).map(login -> "Basic " + Base64.getEncoder().encodeToString(
+                    (login.contains(":") ? login : login + ":").getBytes(UTF_8)));
+            this.trusted = access.caFile().map(Transport::trusting);
+            Thread.startVirtualThread(() -> Json.MAPPER.reader()); // loads it while the caller reads its files
+            clock.scheduleWithFixedDelay(() -> open.forEach(Exchange::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
         }
 
         /// Returns the bytes that each of several runs may have in its response, so that all of them fit into memory at
@@ -7990,217 +8019,214 @@ final class DifyExec implements Runnable {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
 
-        private void setProxy(URI proxy) {
-            int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
-            builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
-            if (proxy.getUserInfo() == null) return;
-            var login = proxy.getUserInfo().split(":", 2);
-            var password = login.length > 1 ? login[1] : "";
-            builder.authenticator(new Authenticator() {
-                @Override
-                protected PasswordAuthentication getPasswordAuthentication() {
-                    if (getRequestorType() != RequestorType.PROXY) return null; // the server gets no password
-                    return new PasswordAuthentication(login[0], password.toCharArray());
-                }
-            });
+        /// Rejects a number of runs at a time for which the system allows too few open files. Without them, Java can
+        /// neither load classes nor wait for sockets, and a worker would end without a word.
+        static void requireSockets(int runs) {
+            var opened = new ArrayList<SocketChannel>();
+            boolean isLimited = false;
+            try {
+                for (int i = 0; i < runs + SPARE_FILES; i++) opened.add(SocketChannel.open());
+            } catch (IOException _) {
+                isLimited = true;
+            }
+            for (var socket : opened) Closer.closeQuietly(socket); // before the message, whose classes need files, too
+            if (isLimited) throw new Unusable("the system allows too few open files for " + Text.count(runs, "run")
+                    + " at a time", "lower -c, or raise the limit: ulimit -n " + (runs + 200));
         }
 
         /// Trusts the certificates of a file in addition to the system's. One process may need both. Outputs can
         /// contain links to files on public servers.
-        private static SSLContext trusting(Env.Setting setting) {
+        private static SSLSocketFactory trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
+                var text = new String(in.readNBytes(CA_FILE_BYTES), ISO_8859_1);
+                // other parts of the file, such as a private key, are skipped, as other programs do
+                var blocks = CERTIFICATE.matcher(text).results().map(MatchResult::group).collect(joining("\n"));
+                var own = CertificateFactory.getInstance("X.509").generateCertificates(
+                        new ByteArrayInputStream(blocks.getBytes(ISO_8859_1)));
+                if (own.isEmpty()) throw new CertificateException("contains no certificate in PEM form");
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
                 store.load(null, null); // creates an empty store
                 var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
                 factory.init((KeyStore) null); // loads the system's certificates
-                for (var manager : factory.getTrustManagers())
-                    if (manager instanceof X509TrustManager system)
-                        for (var issuer : system.getAcceptedIssuers())
-                            store.setCertificateEntry("system" + store.size(), issuer);
-                for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
-                    store.setCertificateEntry("own" + store.size(), own);
+                var system = ((X509TrustManager) factory.getTrustManagers()[0]).getAcceptedIssuers();
+                for (var authority : Stream.concat(own.stream(), Stream.of(system)).toList())
+                    store.setCertificateEntry("authority" + store.size(), authority);
                 factory.init(store);
                 var context = SSLContext.getInstance("TLS");
                 context.init(null, factory.getTrustManagers(), null); // no keys of our own, default random numbers
-                return context;
+                return context.getSocketFactory();
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 // without the setting's text, because a key may have been pasted into the wrong line
-                throw new Unusable(setting.place() + ": " + Text.reason(problem).replace(setting.text(), "…")
-                        + ": not a PEM file of certificates");
+                throw new Unusable(setting.place() + ": " + Text.reason(problem).replace(setting.text(), "…"),
+                        "set it to a file with the certificate of the authority (-----BEGIN CERTIFICATE-----)");
             }
         }
 
-        /// Drops all connections. Nobody waits for their responses any more.
+        /// Drops all connections, also those of exchanges that start later. Nobody waits for their responses any more.
         @Override
         public void close() {
-            http.join().shutdownNow();
             clock.shutdownNow();
-            tasks.shutdownNow();
+            open.forEach(Exchange::drop);
         }
 
-        /// Sends the request, reads the response and releases the connection. A request that was not sent has started
-        /// nothing, but any other request may have started a run, so the two failures have different results.
+        /// Sends the request, reads the response and closes the connection.
         ///
         /// @param limit   the time until the response's header, and until its end unless the reader sets another limit
         /// @param timeoutSymptom the symptom to report when the limit passes
-        <T> DifyClient.Reply<T> exchange(HttpRequest.Builder request, Duration limit, Symptom timeoutSymptom,
-                BodyHandler<InputStream> body, IOFunction<Answer, DifyClient.Reply<T>> reading) {
-            long start = System.nanoTime();
-            try (var answer = new Answer(http.join().send(request.timeout(limit).build(), body), start)) {
-                answer.limit(limit.minus(answer.waited));
+        <T> DifyClient.Reply<T> exchange(BasicClassicHttpRequest request, Duration limit, Symptom timeoutSymptom,
+                IOFunction<Exchange, DifyClient.Reply<T>> reading) {
+            try (var http = new Exchange(limit)) {
                 try {
-                    return reading.apply(answer);
+                    if (!http.connect(request)) return new DifyClient.Reply.NotGot<>(notPassedOn(http.status()));
+                } catch (IOException problem) {
+                    return new DifyClient.Reply.NotGot<>(notSent(problem, http.isOver));
+                }
+                try {
+                    http.send(request);
+                } catch (IOException problem) {
+                    return new DifyClient.Reply.NotGot<>(http.isOver
+                            ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit))
+                            : new Response.Cut(Symptom.NO_ANSWER,
+                                    "the connection broke before a response (" + Text.reason(problem) + ")"));
+                }
+                // without TLS, the proxy gets the request itself, and has not passed it on
+                if (http.status() == 407 && proxy.isPresent())
+                    return new DifyClient.Reply.NotGot<>(notPassedOn(http.status()));
+                try {
+                    return reading.apply(http);
                 } catch (IOException problem) {
                     // a stream that is too large is looked up instead, because its run may still be active
-                    return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !answer.isStream
+                    return new DifyClient.Reply.NotGot<>(problem instanceof Exceeded && !http.is(Exchange.STREAM)
                             ? new Response.Unreadable(Optional.empty(), problem.getMessage())
-                            : answer.cut(timeoutSymptom, "the connection broke in the middle of the response ("
+                            : http.cut(timeoutSymptom, "the connection broke in the middle of the response ("
                                     + Text.reason(problem) + ")"));
                 }
-            } catch (IOException | IllegalArgumentException problem) { // IllegalArgument…: the head is malformed
-                boolean isOverdue = problem instanceof HttpTimeoutException && !isBeforeSending(problem);
-                return new DifyClient.Reply.NotGot<>(isOverdue
-                        ? new Response.Cut(timeoutSymptom, "no response within " + Text.seconds(limit))
-                        : unsent(problem));
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt(); // so that a caller does not ask again
-                return new DifyClient.Reply.NotGot<>(new Response.Cut(Symptom.NO_ANSWER, "cancelled"));
             }
         }
 
-        /// Reports that the request was not sent, if the exception or one of its causes shows that. Otherwise, the
-        /// request may have been sent before the connection broke.
-        private Response unsent(Throwable problem) {
-            var causes = Stream.iterate(problem, Objects::nonNull, Throwable::getCause).toList();
-            var cause = causes.stream().filter(Transport::isBeforeSending).findFirst();
-            if (cause.isEmpty()) return new Response.Cut(Symptom.NO_ANSWER,
-                    "the connection broke before a response (" + Text.reason(problem) + ")");
+        /// Describes why there was no connection. Some causes recur until the server or a setting changes, so the batch
+        /// stops instead of trying again. Java has no exception of its own for some of them, so its messages decide.
+        private Response.NotSent notSent(IOException problem, boolean isOver) {
             var through = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
-            var lasting = causes.stream().flatMap(each -> lastingFailure(each, through).stream()).findFirst();
-            return lasting.orElseGet(() -> new Response.NotSent(Text.reason(cause.get()) + through, ""));
+            for (Throwable cause = problem; cause != null; cause = cause.getCause()) {
+                var words = Objects.requireNonNullElse(cause.getMessage(), "");
+                if (cause instanceof CertPathBuilderException)
+                    return new Response.NotSent("the server's certificate is not trusted" + through,
+                            "DIFY_CA_FILE can add the authority that issued it");
+                if (cause instanceof CertificateExpiredException || cause instanceof CertificateNotYetValidException)
+                    return new Response.NotSent("the server's certificate is not valid at this time" + through,
+                            "renew it, or set the clock of this machine");
+                if (cause instanceof CertificateException && words.startsWith("No ")) // such as "No name matching …"
+                    return new Response.NotSent("the server's certificate is for another host" + through,
+                            "set DIFY_API_BASE_URL to the host that the certificate names");
+                if (cause instanceof SSLException && words.contains("recognized SSL message")) // or "unrecognized …"
+                    return new Response.NotSent("the server answers without TLS" + through,
+                            "set DIFY_API_BASE_URL to http://, or to the server's https port");
+            }
+            return new Response.NotSent((isOver ? "no connection in time" : Text.reason(problem)) + through, "");
         }
 
-        /// Recognizes failures that recur until the server or a setting changes, so that the batch stops instead of
-        /// trying again. The JDK has no exception of its own for some of them, so its messages decide.
-        private static Optional<Response.NotSent> lastingFailure(Throwable problem, String through) {
-            var words = Objects.requireNonNullElse(problem.getMessage(), "");
-            return switch (problem) {
-                case CertPathBuilderException _ -> Optional.of(new Response.NotSent("the server's certificate is not "
-                        + "trusted" + through, "DIFY_CA_FILE can add the authority that issued it"));
-                case CertificateExpiredException _, CertificateNotYetValidException _ -> Optional.of(
-                        new Response.NotSent("the server's certificate is not valid at this time" + through,
-                                "renew it, or set the clock of this machine"));
-                // such as "No name matching host found"
-                case CertificateException _ when words.startsWith("No ") -> Optional.of(new Response.NotSent(
-                        "the server's certificate is for another host" + through,
-                        "set DIFY_API_BASE_URL to the host that the certificate names"));
-                case SSLException _ when words.contains(NO_TLS) -> Optional.of(new Response.NotSent(
-                        "the server answers without TLS" + through,
-                        "set DIFY_API_BASE_URL to http://, or to the server's https port"));
-                default -> Optional.empty();
-            };
+        /// Describes a proxy's own response. A 5xx may pass, for example if the proxy does not reach the server.
+        private Response.NotSent notPassedOn(int status) {
+            var by = "the proxy " + proxy.orElseThrow().getHost();
+            if (status == 407) return new Response.NotSent(by + " asks for a user name and a password, or rejects them",
+                    "set HTTPS_PROXY or HTTP_PROXY to http://USER:PASSWORD@HOST:PORT");
+            return new Response.NotSent(by + " does not connect to the server (HTTP " + status + ")",
+                    status >= 500 ? "" : "allow the server in the proxy, or add its host to NO_PROXY");
         }
 
-        /// Returns whether this failure shows that no byte of the request was sent. Other failures count as sent.
-        private static boolean isBeforeSending(Throwable problem) {
-            return problem instanceof ConnectException || problem instanceof HttpConnectTimeoutException
-                    || problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException
-                    || problem instanceof SSLHandshakeException
-                    || problem instanceof SSLException && String.valueOf(problem.getMessage()).contains(NO_TLS);
-        }
+        /// Makes one exchange within a time limit. A worker uses it, and the clock's thread drops it when the limit is
+        /// over, so the fields that both use are volatile.
+        final class Exchange implements AutoCloseable {
+            static final String STREAM = "text/event-stream", PAGE = "text/html";
 
-        private static boolean isOf(HttpHeaders headers, String type) {
-            return headers.firstValue("Content-Type").orElse("").startsWith(type);
-        }
-
-        /// Reads the body of a run's response, and does not use its connection again. Nothing in a blocking response
-        /// shows which row it belongs to. If a broken proxy sent one response too many, each later row would get the
-        /// response to an earlier one. A stream needs none of this, because its first event contains the user.
-        BodySubscriber<InputStream> lastBody(HttpResponse.ResponseInfo head) {
-            var body = BodySubscribers.ofInputStream();
-            if (isOf(head.headers(), "text/event-stream")) return body;
-            long length = head.headers().firstValueAsLong("Content-Length").orElse(0);
-            if (length > 0) return new LastBody(body, length);
-            // without a length, the JDK keeps this connection for the client's next request, so the next request gets
-            // another client; a request that is about to be sent can still use this one for a moment
-            synchronized (this) { // otherwise two responses could replace one client, and one would never be closed
-                clock.schedule(http.join()::shutdown, TICK_MILLIS, MILLISECONDS);
-                http = CompletableFuture.completedFuture(builder.build());
-            }
-            return body;
-        }
-
-        /// Closes the connection of a body after its last byte. If the subscription is cancelled, the JDK closes the
-        /// connection instead of keeping it. Its later signals (an error or the end) no longer count.
-        private static final class LastBody implements BodySubscriber<InputStream> {
-            private final BodySubscriber<InputStream> body;
-            private Flow.Subscription connection;
-            private long left; // bytes that are still to come
-
-            LastBody(BodySubscriber<InputStream> body, long length) {
-                this.body = body;
-                this.left = length;
-            }
-
-            @Override
-            public CompletionStage<InputStream> getBody() {
-                return body.getBody();
-            }
-
-            @Override
-            public void onSubscribe(Flow.Subscription connection) {
-                this.connection = connection;
-                body.onSubscribe(connection);
-            }
-
-            @Override
-            public void onNext(List<ByteBuffer> more) {
-                for (var buffer : more) left -= buffer.remaining();
-                body.onNext(more);
-                if (left > 0) return;
-                connection.cancel();
-                body.onComplete();
-            }
-
-            @Override
-            public void onError(Throwable problem) {
-                if (left > 0) body.onError(problem);
-            }
-
-            @Override
-            public void onComplete() {
-                if (left > 0) body.onComplete();
-            }
-        }
-
-        /// Reads a response within a time limit, because the JDK's own limit ends at the header. A worker reads it,
-        /// and the clock's thread closes it when the limit is over, so the fields that both use are volatile.
-        final class Answer implements AutoCloseable {
-            final int status;
-            final boolean isPage, isStream;
-            /// Holds Dify's version. It is empty if a proxy in front of Dify has responded.
-            final String version;
-            final Duration waited; // for the response's header
-            private final HttpResponse<InputStream> http;
-            private final BufferedReader lines; // null unless the response is a stream
+            private final DefaultBHttpClientConnection connection = new DefaultBHttpClientConnection(HTTP);
+            private volatile Socket socket; // the lowest layer of the connection; null until it is opened
             private volatile long end, lastByte; // nanoseconds, as in System.nanoTime
-            private volatile long left; // bytes that may still be read
-            private volatile boolean isOver = false; // true after the time limit passed and the response was closed
+            volatile boolean isOver = false; // true after the time limit passed
             private volatile Consumer<StreamEvent> heard;
             private volatile Optional<RunRef> run = Optional.empty();
+            private ClassicHttpResponse head; // null until it has arrived
+            private BufferedReader lines; // null unless events are read
+            private long left; // bytes that may still be read
 
-            Answer(HttpResponse<InputStream> http, long start) {
-                this.http = http;
-                this.waited = Duration.ofNanos(System.nanoTime() - start);
-                this.status = http.statusCode();
-                this.isPage = isOf(http.headers(), "text/html");
-                this.isStream = isOf(http.headers(), "text/event-stream");
-                this.version = header("X-Version").orElse("");
-                this.lines = isStream ? new BufferedReader(new InputStreamReader(body(), UTF_8)) : null;
+            Exchange(Duration limit) {
+                limit(limit);
+                open.add(this);
+            }
+
+            /// Connects to the server. Returns false if the proxy refuses to. The socket is a channel's, because only
+            /// then an interrupt ends its waits.
+            boolean connect(BasicClassicHttpRequest request) throws IOException {
+                boolean isSecure = request.getScheme().equals("https");
+                var host = request.getAuthority().getHostName();
+                int port = port(request.getAuthority().getPort(), isSecure);
+                socket = SocketChannel.open().socket();
+                if (clock.isShutdown()) throw new ClosedChannelException();
+                socket.setTcpNoDelay(true);
+                socket.setSoTimeout(CONNECT_MILLIS);
+                socket.connect(proxy.map(by -> new InetSocketAddress(by.getHost(), port(by.getPort(), false)))
+                        .orElseGet(() -> new InetSocketAddress(host, port)), CONNECT_MILLIS);
+                connection.bind(socket);
+                if (proxy.isPresent() && isSecure) {
+                    var tunnel = new BasicClassicHttpRequest("CONNECT", null, request.getAuthority(),
+                            host + ":" + port);
+                    proxyLogin.ifPresent(login -> tunnel.setHeader("Proxy-Authorization", login));
+                    send(tunnel);
+                    if (status() / 100 != 2) return false;
+                } else if (proxy.isPresent()) {
+                    request.setAbsoluteRequestUri(true);
+                    proxyLogin.ifPresent(login -> request.setHeader("Proxy-Authorization", login));
+                }
+                if (isSecure) encrypt(host.replaceAll("[\\[\\]]", ""), port); // an IPv6 address is in brackets
+                socket.setSoTimeout(0); // from now on, only the time limit counts
+                return true;
+            }
+
+            private static int port(int typed, boolean isSecure) {
+                int standard = isSecure ? 443 : 80;
+                return typed < 0 ? standard : typed;
+            }
+
+            private void encrypt(String host, int port) throws IOException {
+                var factory = trusted.orElseGet(() -> (SSLSocketFactory) SSLSocketFactory.getDefault());
+                var tls = (SSLSocket) factory.createSocket(socket, host, port, true);
+                var parameters = tls.getSSLParameters();
+                parameters.setEndpointIdentificationAlgorithm("HTTPS"); // otherwise any trusted certificate would do
+                tls.setSSLParameters(parameters);
+                tls.startHandshake();
+                connection.bind(tls, socket);
+            }
+
+            /// Sends the request and reads the header of its response. Interim responses are skipped.
+            void send(BasicClassicHttpRequest request) throws IOException {
+                request.setHeader("Host", new HttpHost(request.getScheme(), request.getAuthority()).toHostString());
+                request.setHeader("User-Agent", "difyexec/" + VERSION);
+                var body = request.getEntity();
+                if (body != null) request.setHeader("Content-Length", body.getContentLength());
+                try {
+                    head = new HttpRequestExecutor().execute(request, connection, HttpCoreContext.create());
+                } catch (HttpException problem) { // the header is malformed
+                    throw new IOException(problem);
+                }
+            }
+
+            int status() {
+                return head.getCode();
+            }
+
+            boolean is(String type) {
+                return header("Content-Type").orElse("").startsWith(type);
+            }
+
+            /// Returns Dify's version, or an empty text if a proxy in front of Dify has responded.
+            String version() {
+                return header("X-Version").orElse("");
             }
 
             Optional<String> header(String name) {
-                return http.headers().firstValue(name).map(String::strip).map(secret::maskKey);
+                return Optional.ofNullable(head.getFirstHeader(name)).map(NameValuePair::getValue).map(String::strip)
+                        .map(secret::maskKey);
             }
 
             /// Masks the API key. Every text of a server passes this, [#header] or [#prefix], and no other place.
@@ -8214,8 +8240,7 @@ final class DifyExec implements Runnable {
                 // nine digits are 30 years; more could exceed the range of a time
                 return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
                         .map(Duration::ofSeconds).or(() -> date("Retry-After")
-                                .map(until -> Duration.between(Instant.now(), until))
-                                .filter(Duration::isPositive));
+                                .map(until -> Duration.between(Instant.now(), until)).filter(Duration::isPositive));
             }
 
             /// Returns the time in a header. A header that cannot be read counts as missing.
@@ -8232,16 +8257,17 @@ final class DifyExec implements Runnable {
                 return run;
             }
 
-            InputStream body() {
+            InputStream body() throws IOException {
                 return body(maxBytes, "the response is too large for the available memory; lower -c, or set "
                         + "JDK_JAVA_OPTIONS=-Xmx4g");
             }
 
             /// Returns the body, which fails with `tooLarge` after a number of bytes. Notes when the last bytes came,
             /// because a ping keeps a stream alive although it is not an event.
-            InputStream body(long most, String tooLarge) {
+            InputStream body(long most, String tooLarge) throws IOException {
                 left = most;
-                return new FilterInputStream(http.body()) {
+                var content = head.getEntity() == null ? InputStream.nullInputStream() : head.getEntity().getContent();
+                return new FilterInputStream(content) {
                     @Override
                     public int read(byte[] into, int from, int length) throws IOException {
                         int count = super.read(into, from, length);
@@ -8251,31 +8277,33 @@ final class DifyExec implements Runnable {
                         return count;
                     }
 
-                    /// Returns one byte less than the JDK, which counts a broken connection as one byte. Otherwise a
-                    /// reader could fail at the break before it has passed on the events that arrived earlier.
+                    /// Leaves the rest unread. Apache's stream would wait for it.
                     @Override
-                    public int available() throws IOException {
-                        return Math.max(0, super.available() - 1);
-                    }
+                    public void close() {}
                 };
             }
 
+            /// Returns the text of a refusal. If it is empty and has no length, the header may have been cut off, which
+            /// Apache's parser accepts.
             String prefix() throws IOException {
-                return secret.maskKey(new String(http.body().readNBytes(REFUSAL_BYTES), UTF_8));
+                var text = new String(body(Long.MAX_VALUE, "").readNBytes(REFUSAL_BYTES), UTF_8);
+                var entity = head.getEntity();
+                if (text.isEmpty() && entity != null && !entity.isChunked() && entity.getContentLength() < 0)
+                    throw new EOFException("no body");
+                return secret.maskKey(text);
             }
 
             /// Returns the next event that can be read, and skips events that were cut off. Returns empty if the stream
             /// has ended.
             Optional<JsonNode> event() throws IOException {
+                if (lines == null) lines = new BufferedReader(new InputStreamReader(body(), UTF_8));
                 while (true) {
                     left = maxBytes; // the limit applies to each event, because a long run has many
                     var data = Transport.event(lines);
                     if (data.isEmpty()) return Optional.empty();
-                    try {
-                        return Optional.of(masked(Json.MAPPER.readTree(data.get())));
-                    } catch (JsonProcessingException _) {
-                        // the run is looked up if its final event does not follow
-                    }
+                    var event = Json.parseLenient(data.get());
+                    // otherwise the run is looked up if its final event does not follow
+                    if (!event.isMissingNode()) return Optional.of(masked(event));
                 }
             }
 
@@ -8285,7 +8313,6 @@ final class DifyExec implements Runnable {
 
             void limit(Duration limit) {
                 end = System.nanoTime() + limit.toNanos();
-                open.add(this);
             }
 
             /// Starts the second phase of a stream, in which another time limit applies and silence is reported. The
@@ -8298,15 +8325,19 @@ final class DifyExec implements Runnable {
                 heard.accept(new StreamEvent.Began(run));
             }
 
-            /// Closes the response if its time is over, which wakes up its reader. Reports a silent stream every 30 s.
+            /// Drops the connection if the time is over, which wakes up its reader. Reports a silent stream repeatedly.
             void tick() {
-                long now = System.nanoTime();
-                if (now - end >= 0) {
-                    isOver = true;
-                    close();
-                } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
-                    lastByte = now; // so that the next report follows after the same time
-                    heard.accept(new StreamEvent.Idle(run.get()));
+                try {
+                    long now = System.nanoTime();
+                    if (now - end >= 0) {
+                        isOver = true;
+                        drop();
+                    } else if (run.isPresent() && now - lastByte >= quiet.toNanos()) {
+                        lastByte = now; // so that the next report follows after the same time
+                        heard.accept(new StreamEvent.Idle(run.get()));
+                    }
+                } catch (RuntimeException | Error _) {
+                    drop(); // otherwise the clock would stop, and no response would have a time limit any more
                 }
             }
 
@@ -8319,14 +8350,19 @@ final class DifyExec implements Runnable {
                 return new Response.Cut(run, symptom, "the response was incomplete at the time limit");
             }
 
+            /// Ends every read and write at once. Closes only the lowest layer, because TLS would wait for a write.
+            void drop() {
+                try {
+                    if (socket != null) socket.close();
+                } catch (IOException _) {
+                    // nobody uses it any more
+                }
+            }
+
             @Override
             public void close() {
                 open.remove(this);
-                try {
-                    http.body().close();
-                } catch (IOException _) {
-                    // the body's reader gets an exception of its own
-                }
+                drop();
             }
         }
 
@@ -16188,6 +16224,15 @@ final class DifyExec implements Runnable {
                     + ": not a proxy address, such as http://proxy.example:3128");
         }
 
+        /// Returns whether standard input is closed. Java has then opened a file of its own under that number.
+        static boolean isInputClosed() {
+            try {
+                return Path.of("/dev/fd/0").toRealPath().startsWith(System.getProperty("java.home"));
+            } catch (IOException _) {
+                return false; // a pipe has no path
+            }
+        }
+
         /// Returns whether the host is this machine. Names are not resolved, so this machine's own host name counts as
         /// another host. In a URL, an IPv6 address is in brackets.
         static boolean isLoopback(String host) {
@@ -16368,11 +16413,30 @@ final class DifyExec implements Runnable {
                     .replaceWith(REPLACEMENT.getBytes(UTF_8)));
         }
 
+        /// Reads JSON that another program wrote. Jackson refuses a number such as `1e99999999999` by an exception that
+        /// is no JSON error, but that number is as unreadable as wrong syntax.
+        static JsonNode read(IOFunction<ObjectReader, JsonNode> reading) throws IOException {
+            try {
+                return reading.apply(MAPPER.reader());
+            } catch (NumberFormatException _) {
+                throw new JsonParseException(null, "a number has too large an exponent"); // there is no parser
+            }
+        }
+
         /// Parses exactly one value, as strictly as RFC 8259, or returns a missing node if the text is anything else.
         static JsonNode parse(String text) {
+            return parse(text, STRICT);
+        }
+
+        /// Parses a value that Python wrote, such as NaN, or returns a missing node.
+        static JsonNode parseLenient(String text) {
+            return parse(text, MAPPER.reader());
+        }
+
+        private static JsonNode parse(String text, ObjectReader reader) {
             try {
-                return STRICT.readTree(text);
-            } catch (JsonProcessingException | NumberFormatException _) { // the latter for 1e9999999999
+                return read(_ -> reader.readTree(text));
+            } catch (IOException _) {
                 return MAPPER.missingNode();
             }
         }
@@ -16917,12 +16981,9 @@ final class DifyExec implements Runnable {
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
-            for (var cause = problem; cause != null; cause = cause.getCause()) // Java wraps it in a ConnectException
-                if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
-                    return "unknown host";
+            if (problem instanceof UnknownHostException) return "unknown host";
             var plain = message == null ? "" : printable(JAVA_NAME.matcher(message).replaceAll(""), 300);
             if (!plain.isBlank()) return plain;
-            if (problem instanceof ConnectException) return "connection refused";
             if (problem.getCause() != null) return reason(problem.getCause());
             // without any message, the name of the exception is the only clue, here as words: closed channel
             return problem.getClass().getSimpleName().replaceFirst("(Exception|Error)$", "")

@@ -104,13 +104,13 @@ final class Pace implements Callable<Integer> {
         spec.commandLine().getErr().flush();
     }
 
-    private static String machine() throws IOException {
+    static String machine() throws IOException {
         return LocalDate.now(ZoneOffset.UTC) + ", " + Runtime.getRuntime().availableProcessors() + " cores, JDK "
                 + System.getProperty("java.runtime.version") + ", load "
                 + Files.readString(Path.of("/proc/loadavg")).split(" ")[0];
     }
 
-    private static void delete(Path root) {
+    static void delete(Path root) {
         try (var files = Files.walk(root)) {
             for (var file : files.sorted(Comparator.reverseOrder()).toList()) Files.deleteIfExists(file);
         } catch (IOException | UncheckedIOException _) {
@@ -158,7 +158,7 @@ final class Pace implements Callable<Integer> {
                     + DoubleStream.of(compared).mapToObj(Bar::number).collect(joining(", ")) + " |";
         }
 
-        private static double median(double... values) {
+        static double median(double... values) {
             var sorted = DoubleStream.of(values).sorted().toArray();
             int middle = sorted.length / 2;
             return sorted.length % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
@@ -233,7 +233,7 @@ final class Pace implements Callable<Integer> {
             }
         }
 
-        private static Figures figures(Server server, Tool.End end) {
+        static Figures figures(Server server, Tool.End end) {
             return new Figures(Map.of("rate", server.rate(), "processor", end.processor() * 1000 / server.count(),
                     "memory", end.memory(), "seconds", end.seconds()));
         }
@@ -403,7 +403,8 @@ final class Pace implements Callable<Integer> {
     static final class Server implements AutoCloseable {
         private static final String USER = "difyexec-user-of-the-attempt", RUN = "run-of-the-attempt";
         private static final String BLOCKING = blocking(true), FAILED = blocking(false), STREAMING = streaming();
-        private static final Pattern ASKED = Pattern.compile("\"user\": ?\"([^\"]*)\"");
+        private static final Pattern ASKED = Pattern.compile("\"user\": ?\"([^\"]*)\""),
+                STREAMED = Pattern.compile("\"response_mode\": ?\"streaming\"");
 
         private final ServerSocket socket = new ServerSocket(0, 1024, InetAddress.getLoopbackAddress());
         private final Set<Socket> open = ConcurrentHashMap.newKeySet();
@@ -511,7 +512,7 @@ final class Pace implements Callable<Integer> {
             var user = ASKED.matcher(body);
             var asked = user.find() ? user.group(1) : "";
             if (latency.isPositive()) Thread.sleep(latency);
-            return body.contains("\"response_mode\":\"streaming\"")
+            return STREAMED.matcher(body).find()
                     ? stream(STREAMING.replace(USER, asked).replace(RUN, run))
                     : json((fails ? FAILED : BLOCKING).replace(USER, asked).replace(RUN, run));
         }

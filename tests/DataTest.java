@@ -311,9 +311,7 @@ final class DataTest {
             assertEquals("permission denied: x", Text.reason(new AccessDeniedException("x")));
             assertEquals("no such file: x", Text.reason(new NoSuchFileException("x")));
             assertEquals("unknown host", Text.reason(new UnknownHostException("dify.example")));
-            assertEquals("connection refused", Text.reason(new ConnectException()));
-            assertEquals("unknown host", Text.reason(new ConnectException().initCause(
-                    new UnresolvedAddressException())));
+            assertEquals("Connection refused", Text.reason(new ConnectException("Connection refused")));
             assertEquals("closed channel", Text.reason(new ClosedChannelException()));
             assertEquals("lost", Text.reason(new UncheckedIOException(new IOException("lost"))));
             assertEquals("closed channel", Text.reason(new IOException(new ClosedChannelException())));

@@ -36,6 +36,7 @@
 //SOURCES BatchTest.java
 //SOURCES ServerTest.java
 //SOURCES StreamTest.java
+//SOURCES TransportTest.java
 //SOURCES CommandTest.java
 //SOURCES ChatflowTest.java
 //SOURCES FormTest.java
@@ -118,7 +119,8 @@ final class DifyExecTest {
             MatrixTest.class, MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
             EarlierSessionsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
-            InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, RecordingsTest.class,
+            InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,
+            RecordingsTest.class,
             CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class,
             FormatsTest.class, StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,

@@ -161,6 +161,25 @@ final class FaultTest extends WholeCommand {
     }
 
     @Nested
+    class ALimitOfOpenFiles {
+        /// Java itself needs about 30 of them. With 40, reading the input may fail first.
+        @ParameterizedTest
+        @CsvSource({"40, 20, 2", "48, 20, 2", "80, 200, 2", "120, 20, 0"})
+        void endsTheSessionBeforeAnyRunIfItIsTooLow(int limit, int concurrency, int code) throws Exception {
+            var dify = new Simulated("--latency", "5ms");
+            rows(40);
+            var words = words(List.of("bash", "-c", "ulimit -n " + limit + "; exec \"$0\" \"$@\""),
+                    words(java(quiet("-c", "" + concurrency, "--mode", "blocking"))));
+
+            var call = ended(start(List.of(words), dify.settings())).exits(code);
+
+            assertEquals(code == 0 ? 40 : 0, dify.count("started"));
+            if (code != 0) call.reports("files");
+            if (limit > 40 && code != 0) call.hints("ulimit -n");
+        }
+    }
+
+    @Nested
     class DamagedFiles {
         private void cutLastLine(String name) throws IOException {
             var file = file(name);

@@ -612,6 +612,7 @@ final class FilesTest extends WholeCommand {
                 http://10.1.2.3/v1,    http://[::ffff:127.0.0.1]/f,           false
                 http://10.1.2.3/v1,    ftp://10.1.2.3/f,                      false
                 http://10.1.2.3/v1,    file:///etc/hostname,                  false
+                http://10.1.2.3/v1,    http://10.1.2.4:65536/f,               false
                 http://10.1.2.3/v1,    /f,                                    true
                 http://10.1.2.3/v1,    https://10.1.2.4/f,                    true
                 http://127.0.0.1/v1,   http://127.0.0.1:9/f,                  true

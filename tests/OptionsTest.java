@@ -214,6 +214,7 @@ final class OptionsTest extends WholeCommand {
                 500ms,   500
                 0.5,     500
                 ' 7 s ', 7000
+                720h,    2592000000
                 """)
         void aDurationIsInSecondsUnlessItHasAUnit(String text, long millis) {
             assertEquals(Duration.ofMillis(millis), CommandLines.Converters.duration(text));
@@ -234,7 +235,7 @@ final class OptionsTest extends WholeCommand {
         @ParameterizedTest
         @ValueSource(strings = {"", "api.dify.ai/v1", "ftp://dify.example", "file:/v1", "https://", "https:///v1",
                 "http://two words", "https://dify.example/v1?key=1", "https://dify.example/v1#top",
-                "https://me:secret@dify.example/v1"})
+                "https://me:secret@dify.example/v1", "https://dify.example:65536/v1"})
         void anInvalidBaseUrlIsRejectedWithoutPrintingIt(String text) {
             var problem = assertThrows(CommandLine.TypeConversionException.class,
                     () -> CommandLines.Converters.parseUrl(text));
@@ -277,7 +278,7 @@ final class OptionsTest extends WholeCommand {
         @Test
         void anInvalidDurationFailureLimitOrRateIsRejected() {
             for (var text : List.of("", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣",
-                    "99999999999999999999"))
+                    "99999999999999999999", "9999999h", "721h", "2592001"))
                 assertInvalid(() -> CommandLines.Converters.duration(text));
             for (var text : List.of("", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"))
                 assertInvalid(() -> CommandLines.Converters.ceiling(text));

@@ -285,6 +285,24 @@ final class ProcessTest extends WholeCommand {
             assertEquals("あ", result("1").path("inputs").path("text").asText());
         }
 
+        /// Java opens a file of its own under the number of a closed standard input.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                command,                                code
+                shell --demo -i data.csv -o r.jsonl,    0
+                run --demo -i - -o r.jsonl,             2
+                """)
+        void takesAClosedStandardInputAsAnEmptyOne(String command, int code) throws Exception {
+            rows(1);
+            var results = new ArrayList<Call>();
+            for (var from : List.of("<&-", "</dev/null")) {
+                var words = words(List.of("bash", "-c", "exec \"$0\" \"$@\" " + from), words(java(command.split(" "))));
+                results.add(ended(ProcessTest.this.start(List.of(words), Map.of())).exits(code));
+            }
+
+            assertEquals(results.getLast(), results.getFirst());
+        }
+
         @Test
         void reportsAnUnusableTemporaryFolder() throws Exception {
             Files.createFile(file("none"));
@@ -449,7 +467,7 @@ final class ProcessTest extends WholeCommand {
                     case " $* " in
                       *' dev.jbang.Main '*)
                         echo jbang >>'%1$s'
-                        touch '%3$s'
+                        [ -f '%3$s' ] || printf 'PK\\005\\006jar' >'%3$s'
                         for last do :; done
                         echo '%2$s -classpath %3$s Tool' "$last"
                         exit 255 ;;
@@ -468,7 +486,6 @@ final class ProcessTest extends WholeCommand {
         @Test
         void callsJBangOnlyIfTheScriptHasChangedOrAJarIsMissing() throws Exception {
             var script = Files.writeString(file("DifyExec.java"), "one");
-            Files.createFile(file("tool.jar"));
 
             assertEquals(List.of("jbang", "tool a  b *"), starts(script, "a  b", "*"));
             assertEquals(List.of("tool c "), starts(script, "c", ""));
@@ -481,9 +498,35 @@ final class ProcessTest extends WholeCommand {
             assertEquals(List.of("jbang", "tool"), starts(script));
         }
 
+        /// JBang and Maven take a jar as whole that is there.
+        @ParameterizedTest(name = "{0} bytes, known: {1}")
+        @CsvSource({"0, true", "4, true", "0, false", "4, false"})
+        void buildsAgainIfAJarIsTruncated(int bytes, boolean known) throws Exception {
+            var script = Files.writeString(file("DifyExec.java"), "one");
+            assertEquals(List.of("jbang", "tool"), starts(script));
+            if (!known) Files.writeString(script, "two");
+
+            Files.write(file("tool.jar"), Arrays.copyOf(Files.readAllBytes(file("tool.jar")), bytes - bytes / 4));
+
+            assertEquals(List.of("jbang", "jbang", "tool"), starts(script));
+            assertEquals(List.of("tool"), starts(script));
+        }
+
+        @Test
+        void reportsThatTheCurrentFolderWasDeleted() throws Exception {
+            install(file("cache"), JAVA);
+            var words = List.of("sh", "-c", "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" --version",
+                    launcher().toString());
+
+            var call = ran(words, folder, Map.of("PATH", "/usr/bin:/bin", "HOME", path("home"), "JAVA_HOME",
+                    path("jdk"), "XDG_CACHE_HOME", path("cache")), "").exits(2);
+
+            assertTrue(call.out().endsWith("jbang: the current folder was deleted: change to another one.\n"),
+                    call.out());
+        }
+
         @Test
         void startsAScriptWhosePathHasASpace() throws Exception {
-            Files.createFile(file("tool.jar"));
             Files.createDirectory(file("a folder"));
 
             var script = Files.writeString(file("a folder/DifyExec.java"), "one");
@@ -529,7 +572,6 @@ final class ProcessTest extends WholeCommand {
         void startsTheToolEvenIfItsCacheFolderIsReadOnly() throws Exception {
             assumeTrue(new ProcessBuilder("unshare", "-m", "true").start().waitFor() == 0, "needs a mount of its own");
             var script = Files.writeString(file("DifyExec.java"), "one");
-            Files.createFile(file("tool.jar"));
             starting = List.of("unshare", "-m", "sh", "-c",
                     "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"", path("cache"));
 

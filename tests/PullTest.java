@@ -110,6 +110,35 @@ final class PullTest extends WholeCommand {
 
     @Nested
     class APull {
+        /// The first four records are sent when all four were requested. The server is busy once.
+        @Test
+        void requestsTheRecordsOfSeveralRunsAtATimeAndKeepsTheirOrder() throws Exception {
+            var asked = new CountDownLatch(4);
+            var refused = new AtomicBoolean();
+            try (var wire = new ServerTest.Wire(connection -> {
+                connection.request();
+                var id = connection.last.replaceAll("(?s)GET /v1/workflows/run/(\\d+) .*", "$1");
+                if (connection.last.startsWith("GET /v1/info") || connection.last.startsWith("GET /v1/parameters"))
+                    connection.answer("{\"mode\":\"workflow\",\"user_input_form\":[]}");
+                else if (connection.last.contains("/workflows/logs")) connection.answer(text("{'has_more':false,'data':["
+                        + IntStream.rangeClosed(1, 20).mapToObj("{'workflow_run':{'id':'%s'}}"::formatted)
+                                .collect(Collectors.joining(",")) + "]}"));
+                else {
+                    asked.countDown();
+                    await(asked);
+                    if (id.equals("2") && refused.compareAndSet(false, true))
+                        connection.say("HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno");
+                    else connection.answer(text("{'id':'%1$s','status':'succeeded','inputs':'{}','outputs':{'n':%1$s}}",
+                            id));
+                }
+            })) {
+                pull(settingsFor(wire.url()), "--last", "7").exits(0);
+
+                assertEquals(List.of("1", "2", "3", "4", "5", "6", "7"),
+                        read("rows.jsonl").stream().map(row -> row.path("id").asText()).toList());
+            }
+        }
+
         @Test
         void writesTheNewestRunsThatCanBeRepeatedAndTheirOutputs() throws Exception {
             var settings = start(FORM);

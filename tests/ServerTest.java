@@ -57,7 +57,7 @@ class ServerTest {
     }
 
     static DifyClient client(Access access, Duration timeout, Duration firstEvent, long most) {
-        return new DifyClient(new Transport(access, most), access, AppKind.WORKFLOW, timeout, firstEvent);
+        return new DifyClient(new Transport(access, most, Transport.QUIET), access, AppKind.WORKFLOW, timeout, firstEvent);
     }
 
     static Judge judge() {
@@ -160,13 +160,21 @@ class ServerTest {
         }
 
         Wire(Script script) throws IOException {
+            this(new ServerSocket(0, 100, InetAddress.getLoopbackAddress()), script);
+        }
+
+        Wire(ServerSocket socket, Script script) {
+            this.socket = socket;
             this.script = script;
-            socket = new ServerSocket(0, 100, InetAddress.getLoopbackAddress());
             threads.execute(this::accept);
         }
 
         URI url() {
-            return URI.create("http://127.0.0.1:" + socket.getLocalPort() + "/v1");
+            return URI.create("http://127.0.0.1:" + port() + "/v1");
+        }
+
+        int port() {
+            return socket.getLocalPort();
         }
 
         private void accept() {
@@ -244,6 +252,26 @@ class ServerTest {
             void answer(String body) throws IOException {
                 say("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Version: 1.14.2\r\nContent-Length: "
                         + body.getBytes(UTF_8).length + "\r\n\r\n" + body);
+            }
+
+            /// Reads some bytes, perhaps only a part of a request.
+            void read(int bytes) throws IOException {
+                in.readNBytes(bytes);
+            }
+
+            /// Becomes a connection to that port.
+            void forward(int port) throws IOException {
+                try (var to = new Socket(InetAddress.getLoopbackAddress(), port)) {
+                    open.add(to);
+                    threads.execute(() -> {
+                        try {
+                            to.getInputStream().transferTo(socket.getOutputStream());
+                        } catch (IOException _) {
+                            // one of both disconnected
+                        }
+                    });
+                    in.transferTo(to.getOutputStream());
+                }
             }
 
             /// Keeps the connection until the client closes it.
@@ -742,7 +770,7 @@ class ServerTest {
     /// For a client that has room for twenty thousand bytes.
     @Nested
     class AResponseTooLargeForMemory {
-        private static final String LARGE = "{\"text\":\"" + "x".repeat(30_000) + "\"}";
+        private static final String LARGE = "{\"text\":\"" + "x".repeat(60_000) + "\"}";
         private final Ears heard = new Ears();
 
         private <T> T by(Wire.Script answer, Function<DifyClient, T> asked) throws IOException {

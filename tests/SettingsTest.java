@@ -595,12 +595,37 @@ final class SettingsTest extends WholeCommand {
         }
     }
 
+    @Nested
+    class AProxyOfTheServer {
+        /// Dify is behind the proxy, which forgets its login after some rows.
+        @Test
+        void stopsTheBatchIfItAsksForALogin() throws IOException {
+            var runs = new AtomicInteger();
+            try (var proxy = new ServerTest.Wire(connection -> {
+                connection.request();
+                if (connection.last.startsWith("GET")) connection.answer("{\"name\":\"a\",\"mode\":\"workflow\"}");
+                else if (runs.incrementAndGet() <= 5) connection.answer(ServerTest.Events.blocking("{}"));
+                else connection.say("HTTP/1.1 407 Login\r\nContent-Length: 0\r\n\r\n");
+            })) {
+                rows(20);
+                var settings = Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", "http://dify.test/v1", "HTTP_PROXY",
+                        "http://127.0.0.1:" + proxy.port());
+
+                call(settings, typed("run", "-c", "2", "--no-check")).exits(4).says("127.0.0.1", "\nhint: ")
+                        .omits("\tat ");
+
+                assertEquals(5, results().size());
+                assertEquals("succeeded=5 pending=15", status());
+            }
+        }
+    }
+
     /// The server has https, and a certificate of an authority that only `DIFY_CA_FILE` makes known.
     @Nested
     class AServerCertificate {
         private void keytool(String command) throws Exception {
             var tool = Path.of(System.getProperty("java.home"), "bin", "keytool").toString();
-            var words = (command + " -keystore keys.p12 -storepass secret").split(" ");
+            var words = (command + " -keystore keys.p12 -storepass secret -J-XX:TieredStopAtLevel=1").split(" ");
             ended(start(List.of(words(List.of(tool), words)), Map.of())).exits(0);
         }
 

@@ -92,6 +92,12 @@ final class VerifyTest extends WholeCommand {
             finds("matches=3", rows(app, version, mode, 3)).exits(0);
         }
 
+        /// Jackson refuses such numbers.
+        @Test
+        void acceptsCellsThatLookLikeAnEnormousNumber() throws IOException {
+            finds("matches=2", batch("--dify 1.16.1", "blocking", "id,text", "1,12e34567890123", "2,-1e-99999999999"));
+        }
+
         @Test
         void comparesNumbersByValue() throws IOException {
             var form = Files.writeString(file("form.json"),
