@@ -451,7 +451,7 @@ final class Seeds implements Callable<Integer> {
         private int sentInVain = 0; // while the server was away
         private boolean isShutOut = false;
         private Optional<Instant> shutOut = Optional.empty();
-        private final Set<String> open = new HashSet<>(); // users
+        private final Set<String> open = new HashSet<>(), overdue = new HashSet<>(); // users
         /// When this session began, and when each row last had a response.
         private Instant began;
         private final Map<String, Instant> answered = new HashMap<>();
@@ -667,25 +667,26 @@ final class Seeds implements Callable<Integer> {
             scene.world.pass(Duration.ofMillis(millis));
         }
 
-        LookUpResult look(Unresolved unresolved) {
+        LookUpResult look(Question question) {
             checkPause();
+            if (question.stopsFirst()) overdue.add(question.attempt().user());
             scene.wait(Duration.ofMillis(schedule.random.nextInt(800)));
             if (isAway()) return new LookUpResult.Silent(Given.cut(Symptom.NO_ANSWER));
             if (isShutOut) return new LookUpResult.Silent(Given.http(401, "unauthorized", "Access token is invalid"));
             if (schedule.chance(trouble / 2)) return new LookUpResult.Silent(failure());
-            var user = unresolved.attempt().user();
+            var user = question.attempt().user();
             var now = scene.world.now();
             var found = jobs.stream().filter(job -> job.attempt.user().equals(user))
                     .filter(job -> !job.listed.isAfter(now)).findFirst();
-            if (unresolved.stopsFirst()) found.ifPresent(this::stop);
+            if (question.stopsFirst()) found.ifPresent(this::stop);
             var result = found.map(job -> seen(job, now)).orElse(ABSENT);
-            schedule.say("look " + unresolved.attempt().row().id() + " " + unresolved.purpose() + " "
+            schedule.say("look " + question.attempt().row().id() + " " + question.purpose() + " "
                     + user.replaceAll(".*-", "#") + " " + result.word());
             // its request is given up
-            if (unresolved.is(Purpose.QUIET) && result instanceof LookUpResult.Ended) open.remove(user);
-            boolean hasItsTime = unresolved.is(Purpose.OUTCOME) && !unresolved.is(Symptom.RECHECK);
+            if (question.purpose() == Purpose.QUIET && result instanceof LookUpResult.Ended) open.remove(user);
+            boolean hasItsTime = question.purpose() == Purpose.OUTCOME;
             if (hasItsTime && result instanceof LookUpResult.Running)
-                checkTime(found.get(), unresolved.is(Symptom.OVERDUE), now);
+                checkTime(found.get(), overdue.contains(user), now);
             return result;
         }
 
@@ -710,7 +711,7 @@ final class Seeds implements Callable<Integer> {
                         Optional.of(Duration.between(job.begins, now)).filter(_ -> !job.hidesAge), Duration.ZERO);
             return job.fault == Fault.TOO_LARGE && status.isSuccess()
                     ? new LookUpResult.Silent(new Response.Unreadable(Optional.of(job.ref), "too large"))
-                    : new LookUpResult.Ended(job.ran(now), job.attempt.row().inputs());
+                    : new LookUpResult.Ended(job.ran(now), job.attempt.row().inputs(), Optional.empty());
         }
 
         private void stop(Job job) {
