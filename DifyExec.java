@@ -1503,6 +1503,8 @@ final class DifyExec implements Runnable {
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
                             + Text.printable(form.token(), 200))));
+            trace.all(ExpiredEvent.class).forEach(form ->
+                    out.println("    form expired: " + Text.printable(form.node(), 60)));
         }
 
         /// Formats an outcome as a line:
@@ -1594,7 +1596,7 @@ final class DifyExec implements Runnable {
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
                     var all = readRows(files, csv, dify);
                     // checks as if no row had run, while the earlier batch is still in its place
-                    var checked = isFresh ? Optional.of(check(all.select(rows.of(asked), retrying.timeout),
+                    var checked = isFresh ? Optional.of(check(all.select(rows.of(asked)),
                             dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
                     // With --fresh, the writer reports on `err` that it moved the earlier batch aside. Tests pass a
                     // disk that fails instead of FileChannel::force.
@@ -1657,10 +1659,10 @@ final class DifyExec implements Runnable {
             announceShard(batch, asked);
             // the rows of a CSV that was given by mistake would be paid for
             if (!rows.add) batch.refuseOtherFile(input.csv, "; --add adds its rows to the batch");
-            var wanted = batch.select(asked, retrying.timeout); // a look-up waits no longer than a run may take
+            var wanted = batch.select(asked);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
-            // even without rows to run, a run is looked up if it has not appeared (false) and its row was sent again
-            if (wanted.rows() == 0 && batch.history().resent(false).isEmpty()) {
+            // even without rows to run, a run is looked up if it has not appeared and its row was sent again
+            if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
                 writer.finish().ifPresent(stop -> { // writes the retry list, which may be missing or out of date
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
@@ -1682,8 +1684,7 @@ final class DifyExec implements Runnable {
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
             var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
-            // runs of attempts that may have gone to another app are looked up by other rules
-            var modes = batch.history().modePolicy(mode, server.kind(), server.version(), app.isAssumed());
+            var modes = batch.history().modePolicy(mode, server.kind(), server.version());
             var terms = terms(modes, dify.judge());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
@@ -1790,7 +1791,7 @@ final class DifyExec implements Runnable {
             var grace = view.isPresent() ? Duration.ZERO : retrying.grace;
             var limits = new Limits(pace.maxFailures, pace.maxTokens, pace.maxCost, grace, retrying.timeout,
                     retrying.settle);
-            return new Engine.Terms(judge, limits, new Pace(pace.concurrency(), pace.wait, pace.rate), modes,
+            return new Engine.Terms(judge, limits, new Pace(pace.concurrency()), new Gate(pace.wait, pace.rate), modes,
                     new Attempt.UserNames(retrying.user));
         }
 
@@ -2270,8 +2271,8 @@ final class DifyExec implements Runnable {
                         // The run is no longer paused or unknown. If it failed, another `end` event follows.
                         case Event.HarvestEvent taken -> read.outcomes.remove(taken.user());
                         // These record what the engine did or concluded, which is not evidence.
-                        case Event.LookEvent _, Event.ThrottleEvent _, Event.LateEvent _,
-                                Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {}
+                        case Event.LookEvent _, Event.ThrottleEvent _, Event.LateEvent _, Event.ResponseEvent _,
+                                Event.ExpiredEvent _, Event.FormEvent _, Event.MergeEvent _, Event.TornEvent _ -> {}
                     }
                 });
                 if (read.attempts.isEmpty()) throw new Unusable(files.log() + ": no attempts to verify");
@@ -3305,7 +3306,7 @@ final class DifyExec implements Runnable {
         /// a valid limit.
         void check(RunOptions retrying) {
             if (retrying.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
-            if (retrying.settle.isZero()) throw new Unusable("--settle 0: must be greater than zero");
+            if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
                 throw new Unusable("--env-file " + server.envFile + ": no such file");
             // Dify allows 255 characters, and each attempt adds its own number to the name
@@ -3455,9 +3456,9 @@ final class DifyExec implements Runnable {
                 description = "Retry failed runs: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
         Judge.RetryRuns failedRuns;
 
-        @Option(names = "--settle", paramLabel = "SEC", defaultValue = "30", hidden = true,
+        @Option(names = "--settle", paramLabel = "SEC", hidden = true,
                 description = "Look this long for an interrupted run before sending its row again "
-                        + "(default: ${DEFAULT-VALUE}).")
+                        + "(default: 30 s; streams: 20 min).")
         Duration settle;
 
         @Option(names = "--grace", paramLabel = "SEC", defaultValue = "20", hidden = true,
@@ -3601,12 +3602,11 @@ final class DifyExec implements Runnable {
         private Optional<Stop> refusal(Response response) {
             // a success whose content is not Dify's counts as a refusal with its status
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
-            return switch (judge.verdict(NOBODY, response)) {
-                case Verdict.StopBatch(var stop, _) -> Optional.of(stop);
-                case Outcome outcome -> Optional.of(Stop.early( // any other rejection, such as a firewall's 403
-                        judge.access() + " refuses: " + Text.printable(outcome.text(), QUOTED_CHARACTERS), ""));
-                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
-            };
+            var verdict = judge.verdict(NOBODY, response);
+            if (verdict instanceof Verdict.StopBatch(var stop, _)) return Optional.of(stop);
+            if (!(verdict instanceof Outcome(_, var text))) return Optional.empty();
+            return Optional.of(Stop.early( // any other rejection, such as a firewall's 403
+                    judge.access() + " refuses: " + Text.printable(text, QUOTED_CHARACTERS), ""));
         }
 
         private Stop notDify() {
@@ -3903,6 +3903,8 @@ final class DifyExec implements Runnable {
             if (batch.index().onRetryList().count() > counted) err.println("  In the whole batch:");
             Cause.print(batch, err, paint);
             err.println(next);
+            if (!tally.settleTimes.isEmpty()) err.println("From " + Times.local(tally.settleTimes.last())
+                    + " on, the next run settles unknown rows that wait for it, without asking.");
             long late = tally.count(LateEvent.class);
             if (late > 0) err.println("Warning: " + Text.count(late,
                     "run appeared after its row was", "runs appeared after their rows were")
@@ -3929,6 +3931,8 @@ final class DifyExec implements Runnable {
             if (throttled > 0)
                 figures.add("throttled " + Text.count(throttled, "time") + "; concurrency " + tally.pace.span());
             if (!tally.missingFiles().isEmpty()) figures.add(StatusView.missing(batch));
+            long expired = tally.count(ExpiredEvent.class);
+            if (expired > 0) figures.add("form expired: " + Text.count(expired, "run"));
             return figures;
         }
     }
@@ -4283,6 +4287,7 @@ final class DifyExec implements Runnable {
             boolean isLong = figures.timeTaken().toSeconds() >= 10; // a shorter time has too few rows for a rate
             boolean isPriced = !spent.prices().isEmpty() && spent.unpriced() > 0;
             var forecast = Forecast.of(batch);
+            long expired = figures.count(ExpiredEvent.class);
             return List.of(Figure.of("attempts", "attempts", figures.count(AttemptEvent.class)),
                     Figure.of("retries", "retries", figures.retries()),
                     Figure.of("total_tokens", "tokens", figures.spending().tokens()),
@@ -4316,7 +4321,8 @@ final class DifyExec implements Runnable {
                             forecast.map(Forecast::text).orElse("")),
                     Figure.of("running", history.liveSession().map(session -> object("process",
                             session.program().process().id(),
-                            "since", Times.text(session.t()))).orElse(null)));
+                            "since", Times.text(session.t()))).orElse(null)),
+                    new Figure("forms_expired", "form expired", expired, expired > 0 ? Text.count(expired, "run") : ""));
         }
 
         /// Shows all shards of a batch that is not merged yet, as a table with a line for each or as one JSON object.
@@ -5803,8 +5809,8 @@ final class DifyExec implements Runnable {
         private final Agenda agenda;
         private final LookUpRules lookUpRules;
         private final Pace pace;
+        private final Gate gate;
         private final Health health;
-        private final StreamQueue queue;
         private final BatchWriter writer;
         final Tally tally;
         private final Watcher watcher;
@@ -5823,7 +5829,7 @@ final class DifyExec implements Runnable {
         private boolean hasStartedRuns = false; // also true if a run may have started
 
         /// Holds the rules of a session, which decide without touching the outside world.
-        record Terms(Judge judge, Limits limits, Pace pace, ModePolicy modes, Attempt.UserNames names) {}
+        record Terms(Judge judge, Limits limits, Pace pace, Gate gate, ModePolicy modes, Attempt.UserNames names) {}
 
         /// Connects an engine to the outside world, which tests can replace. Workers and signals put messages into the
         /// mailbox, and the engine's thread takes them out.
@@ -5839,19 +5845,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Continues with what the batch's history contains: figures, the newest stream that had started and the last
-        /// version of the workflow.
+        /// Continues with what the batch's history contains: figures and the last version of the workflow.
         Engine(Batch.Wanted wanted, Terms terms, BatchWriter writer, Ports ports) {
             this.ports = ports;
             this.watcher = ports.watcher();
             this.clock = ports.clock();
             this.terms = terms;
-            this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), clock.instant());
+            this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), clock.instant(), terms.limits().timeout());
             this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(),
-                    wanted.asked().has(Choice.RESEND_UNKNOWN));
+                    wanted.asked().has(Choice.RESEND_UNKNOWN), wanted.asked().has(Choice.RERUN_CHANGED));
             this.pace = terms.pace();
-            this.health = new Health(terms.judge().backoff());
-            this.queue = new StreamQueue(writer.batch().history().newestBegun(), clock.instant());
+            this.gate = terms.gate();
+            this.health = new Health(terms.judge().backoff(), gate);
             this.writer = writer;
             this.tally = new Tally(wanted, pace, clock);
             writer.batch().history().count(tally); // adds it, so that it counts all later lines
@@ -5871,9 +5876,9 @@ final class DifyExec implements Runnable {
             Instant lastLook = Instant.MIN;
             Optional<RunRef> run = Optional.empty();
             /// `isStreaming` is true from a stream's first event on, but not while files are downloaded, because their
-            /// silence is not a lost worker's. `lookedUp` is true while the stream's run is looked up, so that there is
-            /// one look-up at a time.
-            boolean isStreaming, stopAsked, lookedUp;
+            /// silence is not a lost worker's. `isIdle` is true if it was silent after that. `lookedUp` is true while
+            /// the stream's run is looked up, so that there is one look-up at a time.
+            boolean isStreaming, isIdle, stopAsked, lookedUp;
 
             InFlight(Attempt attempt) {
                 this.attempt = attempt;
@@ -5982,7 +5987,10 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             if (agenda.stopReason().isPresent()) return List.of();
             var starts = new ArrayList<InFlight>();
-            while (health.isOpen(now) && hasRoom(now, now)) {
+            // what the batch has spent is known only when lost results have been looked up
+            gate.close(Gate.Reason.LOST_RESULTS, terms.limits().isOnSpending() && agenda.hasLostResults() ? Instant.MAX
+                    : Instant.MIN);
+            while (!gate.rowsFrom().isAfter(now) && hasRoom(now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break; // no row is due, or a changed CSV has just stopped the batch
                 var row = due.get().row();
@@ -5992,36 +6000,38 @@ final class DifyExec implements Runnable {
                         terms.modes().mode(), row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
                 inFlight.put(attempt.sequence(), sent);
-                pace.noteStart(now);
+                gate.noteStart(now);
                 writer.record(AttemptEvent.of(attempt, writer.resultsBytesOnDisk()));
-                agenda.markResent(row); // a run of an earlier attempt would now be paid for twice
                 starts.add(sent);
             }
             lookUpSilent(now);
-            while (looking < looksAtOnce && health.isOpen(now) && !agenda.nextLookDue().isAfter(now))
-                look(agenda.takeLookUp());
+            while (looking < looksAtOnce && !nextLook().isAfter(now)) {
+                var lookUp = agenda.takeLookUp();
+                look(lookUp.question(now, terms.limits().timeout()), found -> onLookUpResult(lookUp, found));
+            }
             // one probe at a time is enough to see that the server is back
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
             return starts;
         }
 
-        /// Returns whether a row may start. Unresolved runs keep their slots until the server responds, so that an
+        /// Returns whether a slot is free. Unresolved runs keep their slots until the server responds, so that an
         /// outage leaves no more of them than there are slots.
-        ///
-        /// @param when the time of the start; `Instant.MAX` is after every wait between starts, so only slots count
-        private boolean hasRoom(Instant when, Instant now) {
+        private boolean hasRoom(Instant now) {
             // streams that send only pings give up slots but stay open, so they need a limit of their own
-            return pace.hasRoom(when, busySlots(now) + health.doubts()) && inFlight.size() < 2 * pace.ceiling;
+            return busySlots(now) + health.doubts() < pace.slots() && inFlight.size() < 2 * pace.ceiling;
         }
 
-        /// Looks up streams without a first event. Such a stream may wait in the server's queue, but its run may also
-        /// have ended unseen, as after a restart of Redis (Dify 1.16.1). The stream stays open meanwhile.
+        /// Looks up streams that have been silent for a while. A stream without a first event may wait in the server's
+        /// queue, but its run may also have ended unseen, as after a restart of Redis (Dify 1.16.1). The stream stays
+        /// open meanwhile.
         private void lookUpSilent(Instant now) {
             for (var sent : inFlight.values()) {
-                if (sent.lookedUp || !sent.isSilent(now) || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
+                if (looking >= looksAtOnce || gate.lookUpsFrom().isAfter(now)) return;
+                boolean isSilent = sent.isIdle || sent.isSilent(now);
+                if (sent.lookedUp || !isSilent || now.isBefore(sent.lastLook.plus(Transport.QUIET))) continue;
                 sent.lookedUp = true;
-                // empty, because without an event the run's id is unknown
-                agenda.lookUp(Unresolved.withoutWait(sent.attempt, Purpose.QUIET, Optional.empty(), now));
+                look(new Question(sent.attempt, Purpose.QUIET, Symptom.STREAM_SILENT, sent.run, false),
+                        found -> endSilence(sent, found));
             }
         }
 
@@ -6035,17 +6045,14 @@ final class DifyExec implements Runnable {
             probing++;
             work(() -> {
                 var failure = ports.workflow().probe();
-                return () -> probed(failure, now);
+                return () -> {
+                    probing--;
+                    // a refusal shows that the server responds, too, unless it may pass, such as a proxy's 502
+                    if (failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer()) health.noteResponse(now);
+                    else health.noteFailure(clock.instant(), now);
+                    failure.ifPresent(response -> obeyPause(response, clock.instant()));
+                };
             });
-        }
-
-        /// Applies the result of a probe.
-        private void probed(Optional<Response> failure, Instant sent) {
-            probing--;
-            // a refusal shows that the server responds, too, unless it may pass, such as a proxy's 502
-            if (failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer()) health.noteResponse(sent);
-            else health.noteFailure(clock.instant(), sent);
-            failure.ifPresent(response -> obeyPause(response, clock.instant()));
         }
 
         /// Sends the attempt on a worker thread. Its response comes back as a message.
@@ -6070,18 +6077,29 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Looks a run up on a worker thread. A request to stop the run is logged before it is sent, so that the log
-        /// shows who stopped the run.
-        private void look(Unresolved unresolved) {
-            if (hasEnded(unresolved)) return; // the attempt's stream ended while this look-up was queued
-            var now = clock.instant();
+        /// Looks a run up on a worker thread, and then notes what the result shows about the server. A request to stop
+        /// the run is logged before it is sent, so that the log shows who stopped the run.
+        private void look(Question question, Consumer<LookUpResult> then) {
+            var attempt = question.attempt();
+            var asked = clock.instant();
             looking++;
-            if (unresolved.stopsFirst()) // then its task is known
-                writer.record(new StopEvent(now, StopEvent.TIMED_OUT, unresolved.attempt().user(),
-                        unresolved.run().get().task(), writer.resultsBytesOnDisk()));
+            if (question.stopsFirst()) // then its task is known
+                writer.record(new StopEvent(asked, StopEvent.TIMED_OUT, attempt.user(),
+                        question.run().orElseThrow().task(), writer.resultsBytesOnDisk()));
             work(() -> {
-                var found = ports.workflow().look(unresolved);
-                return () -> onLookUpResult(unresolved, found, now);
+                var found = ports.workflow().look(question);
+                return () -> {
+                    looking--;
+                    var now = clock.instant();
+                    if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
+                        health.noteFailure(now, asked);
+                    else health.noteResponse(asked);
+                    writer.record(new LookEvent(now, attempt.row().id(), attempt.user(),
+                            found.run().or(question::run).map(RunRef::id).orElse(""), found.word()));
+                    then.accept(found);
+                    // last, because the first reason to stop is the one that counts
+                    if (found instanceof LookUpResult.Silent(var response)) obeyPause(response, now);
+                };
             });
         }
 
@@ -6110,8 +6128,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var redrawn = now.plusMillis(200); // five updates of the progress line a second are enough to look live
             // if all slots for look-ups or probes are in use, no timer is needed: the one that finishes posts a message
-            var nextLook = looking < looksAtOnce
-                    ? Collections.max(List.of(agenda.nextLookDue(), health.opens())) : Instant.MAX;
+            var nextLook = looking < looksAtOnce ? nextLook() : Instant.MAX;
             // after a stop, nothing starts any more
             var next = Collections.min(agenda.stopReason().isPresent() ? List.of(redrawn, hardStop)
                     : List.of(redrawn, nextStart(now), nextLook, probing > 0 ? Instant.MAX : health.nextProbe()));
@@ -6121,15 +6138,19 @@ final class DifyExec implements Runnable {
 
         /// Returns when a row may start next. If no slot is free, returns `Instant.MAX`. A message will end the wait.
         private Instant nextStart(Instant now) {
-            return !hasRoom(Instant.MAX, now) ? Instant.MAX
-                    : Collections.max(List.of(agenda.nextRowDue(now), pace.nextStart(), health.opens()));
+            return !hasRoom(now) ? Instant.MAX
+                    : Collections.max(List.of(agenda.nextRowDue(now), gate.rowsFrom()));
+        }
+
+        private Instant nextLook() {
+            return Collections.max(List.of(agenda.nextLookDue(), gate.lookUpsFrom()));
         }
 
         /// Returns why nothing seems to happen, for the progress line: a pause, or the time until the next start.
         private Optional<String> pauseNote(Instant now) {
             if (agenda.stopReason().isPresent()) return Optional.empty();
             var next = inFlight.isEmpty() ? nextStart(now) : now; // with a running row, the line moves anyway
-            return health.pauseNote(now).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
+            return gate.note(now, health.nextProbe()).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
                     ? Optional.of("next start in " + Text.seconds(Duration.between(now, next)))
                     : Optional.empty());
         }
@@ -6165,6 +6186,7 @@ final class DifyExec implements Runnable {
                 case StreamEvent.Form(var run, var node, var token, var until) -> writer.record(new FormEvent(
                         clock.instant(), attempt.row().id(), attempt.user(), run, node, token,
                         until.map(Times::text).orElse("")));
+                case StreamEvent.FormExpired(var node) -> recordExpiry(attempt, node);
                 case StreamEvent.Finished(var run, var recorded) -> {
                     sent.isStreaming = false; // no events come during the downloads, which is not a worker's silence
                     if (isOpen) logRun(sent, run);
@@ -6178,17 +6200,10 @@ final class DifyExec implements Runnable {
                     sent.isStreaming = true;
                     logRun(sent, run);
                     health.noteResponse(attempt.at());
-                    queue.noteStart(attempt);
                     noteWait(attempt, waited, "first event after %s");
                     if (taskStopsSent) stopTask(sent); // its task was unknown when the other runs were stopped
                 }
-                case StreamEvent.Idle(var run) -> { // its run may have ended, although the stream is still open
-                    var quiet = Unresolved.withoutWait(attempt, Purpose.QUIET, Optional.of(run), clock.instant());
-                    // no deadline, because the open stream has a time limit of its own
-                    if (!sent.lookedUp)
-                        agenda.lookUp(quiet.with(quiet.state().withStart(Optional.of(sent.start), Instant.MAX)));
-                    sent.lookedUp = true;
-                }
+                case StreamEvent.Idle _ -> sent.isIdle = true;
             }
         }
 
@@ -6226,7 +6241,7 @@ final class DifyExec implements Runnable {
             var sent = inFlight.remove(attempt.sequence());
             if (sent == null) return; // a look-up has already found the end of its run
             var now = clock.instant();
-            pace.noteEnd(now);
+            gate.noteEnd(now);
             // a stop of ours shows nothing about the row or the server, and the next session sends the row again
             if (response instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
                 logEnd(attempt, "interrupted", ran, "stopped on request");
@@ -6234,11 +6249,14 @@ final class DifyExec implements Runnable {
             }
             adjustPace(attempt, response, now);
             var verdict = terms.judge().verdict(attempt, response);
-            // only these verdicts mean that no run can have started
-            hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Unreached
-                    || verdict instanceof Verdict.Throttled);
+            // only in these cases, no run can have started
+            hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Throttled
+                    || response instanceof Response.NotSent);
+            // a later session needs to know what has been seen of an attempt without an outcome
+            int http = response.httpStatus();
+            if (http != 0) writer.record(new ResponseEvent(now, attempt.row().id(), attempt.user(), http));
             // a run that is looked up is shown with the result of its look-up
-            if (verdict instanceof Verdict.LookUp) response.run().ifPresent(run -> logRun(sent, run));
+            if (verdict instanceof Verdict.Unresolved) response.run().ifPresent(run -> logRun(sent, run));
             else if (response instanceof Response.Ran ran) watcher.onRun(ran);
             carryOut(attempt, sent.start, response, verdict);
             obeyPause(response, now); // last, because the first reason to stop is the one that counts
@@ -6259,7 +6277,7 @@ final class DifyExec implements Runnable {
             pause.get().stop().ifPresent(agenda::stopWith);
             if (agenda.stopReason().isPresent()) return;
             var text = pause.get().text();
-            health.pause(pause.get().until());
+            gate.extend(Gate.Reason.RETRY_AFTER, pause.get().until());
             if (!text.equals(lastPause)) watcher.say(text); // many responses may ask for the same pause
             lastPause = text;
         }
@@ -6271,7 +6289,6 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Ran ran) {
                 pace.noteRunTime(ran.usage().within(took), now);
                 ran.waited().ifPresent(waited -> noteWait(attempt, waited, "waited %s in the server's queue"));
-                if (!ran.isBare()) queue.noteStart(attempt); // after a made-up end, its run may still wait
             }
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
@@ -6306,39 +6323,57 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             switch (verdict) {
                 case Outcome outcome -> finishRow(attempt, response, outcome, now);
-                case Verdict.Again(var after, var why) -> {
-                    // one more failure, and no throttle; empty, because no attempt has just been looked up
-                    agenda.schedule(attempt.row(), attempt.tries().plus(1, 0), now.plus(after), Optional.empty());
-                    logEnd(attempt, "again", response, why);
+                case Verdict.Again(var end, var tries, var after, var why) -> {
+                    agenda.schedule(attempt.row(), tries, now.plus(after), Optional.empty());
+                    logEnd(attempt, end, response, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
                     // the last argument is the number of the newest attempt
                     pace.cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
                     // runs that were cut off may hold more of the server's slots than [#busySlots] counts, so other
                     // rows would be refused in turn
-                    if (runsOnServer() > busySlots(now)) pace.noneBefore(now.plus(after));
+                    if (runsOnServer() > busySlots(now)) gate.extend(Gate.Reason.FULL, now.plus(after));
                     health.noteRefusal(now, runsOnServer());
                     recordThrottle(attempt, why);
                     // no failure, but one more throttle, which only makes the next wait longer
                     agenda.schedule(attempt.row(), attempt.tries().plus(0, 1), now.plus(after), Optional.empty());
                     logEnd(attempt, "throttled", response, why);
                 }
-                case Verdict.Unreached(var after, var why) -> {
-                    agenda.schedule(attempt.row(), attempt.tries(), now.plus(after), Optional.empty());
-                    logEnd(attempt, "unreached", response, why);
-                }
-                case Verdict.LookUp(var symptom, var why) -> {
+                case Verdict.Unresolved reason -> {
                     if (agenda.stopReason().isPresent()) return; // the next session looks it up
                     // a run that timed out has used up its time, but is looked up once before it is stopped
-                    var deadline = symptom == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
-                    var since = symptom == Symptom.STREAM_SILENT ? attempt.at() : now; // silent since the request
-                    agenda.lookUpFirst(new Unresolved(attempt, response, symptom, why, since, deadline), now);
+                    var deadline = reason.symptom() == Symptom.TIMED_OUT ? now : start.plus(terms.limits().timeout());
+                    agenda.lookUp(new LookUp(attempt, Purpose.OUTCOME, response, reason).within(now, deadline),
+                            now.plus(terms.modes().app.firstLook()));
                 }
+                case Verdict.LookAgain(var lookUp, var next) -> agenda.lookUp(lookUp, lookUp.lookAgain(next, now));
+                case Verdict.Take(var outcome, var inputs) -> recover(attempt, response, outcome, inputs);
+                case Verdict.Close(var end, var why) -> logEnd(attempt, end, response, why);
+                case Verdict.SendAgain(var tries, var checked) -> {
+                    writer.write(); // so that the history shows what was just learnt about the row's attempts
+                    agenda.schedule(attempt.row(), tries, now, checked);
+                }
+                case Verdict.SettlesAt(var time) -> tally.settleTimes.add(time);
                 case Verdict.StopBatch(var stop, var isShutOut) -> {
-                    logEnd(attempt, "refused", response, stop.what());
+                    // a cut attempt stays unresolved, because it was its look-up that was refused
+                    if (!(response instanceof Response.Cut)) logEnd(attempt, "refused", response, stop.what());
                     stopAll(stop, isShutOut);
                 }
             }
+        }
+
+        /// Records a result that a look-up has found. The summary counts results that were recovered without another
+        /// run.
+        ///
+        /// @param inputs those that were sent, if the row has changed since, otherwise empty
+        private void recover(Attempt attempt, Response response, Outcome outcome, Map<String, String> inputs) {
+            var now = clock.instant();
+            writer.record(new HarvestEvent(now, attempt.user(), response.run().map(RunRef::id).orElse("")));
+            var row = inputs.isEmpty() ? attempt.row() : attempt.row().recorded(inputs);
+            finishRow(attempt.with(row, attempt.tries()), response, outcome, now);
+            if (!inputs.isEmpty()) watcher.say("Row " + Text.id(row.id()) + " changed after its run was sent; its "
+                    + "result has the inputs that were sent."
+                    + (lookUpRules.rerunChanged() ? "" : " --rerun-changed runs it again."));
         }
 
         /// Stops the batch, because the server refuses all of it. If the server no longer accepts the key (the app was
@@ -6405,40 +6440,42 @@ final class DifyExec implements Runnable {
                     + "--save-files DIR downloads them.");
         }
 
-        /// Handles the result of a look-up. Notes what it shows about the server, then takes the steps that the
-        /// [LookUpRules] decide for the row. If a `QUIET` look-up finds the end of the run, that end replaces the
-        /// silent stream, and the stream's worker is interrupted.
-        private void onLookUpResult(Unresolved unresolved, LookUpResult found, Instant sent) {
-            looking--;
-            agenda.release(unresolved);
-            var attempt = unresolved.attempt();
+        /// Handles the result of a look-up. Notes what it shows about the run, then does what the [LookUpRules] decide
+        /// for the row.
+        private void onLookUpResult(LookUp lookUp, LookUpResult found) {
+            agenda.release(lookUp);
+            var attempt = lookUp.attempt;
             var now = clock.instant();
-            if (found instanceof LookUpResult.Silent silent && !silent.isAnswer()) health.noteFailure(now, sent);
-            else health.noteResponse(sent);
-            if (found.isThere()) queue.noteStart(attempt);
-            if (found instanceof LookUpResult.Absent) queue.noteAbsent(attempt, now);
-            if (found instanceof LookUpResult.Ended(var ran, _)) watcher.onRun(ran);
-            writer.record(new LookEvent(now, attempt.user(), unresolved.run().map(RunRef::id).orElse(""),
-                    found.word()));
-            if (unresolved.is(Symptom.RECHECK) && found.isThere()) { // its attempt counted as not started
-                if (agenda.isLate(attempt)) recordLate(attempt, found);
-                agenda.noteAppeared(attempt);
+            var history = writer.batch().history();
+            lookUp.note(found, now, terms.limits().timeout());
+            if (found instanceof LookUpResult.Ended(var ran, _, var at)) {
+                watcher.onRun(ran);
+                // Dify ends a run as a success if nobody answers its form
+                if (ran.status().isSuccess()) history.formExpired(attempt.user(), at)
+                        .ifPresent(form -> recordExpiry(attempt, form.node()));
             }
-            if (!hasEnded(unresolved)) { // otherwise the stream's own end came first
-                var steps = lookUpRules.steps(unresolved, found, lookUpContext(unresolved), now);
-                if (unresolved.is(Purpose.QUIET)) {
-                    inFlight.get(attempt.sequence()).lookedUp = false;
-                    inFlight.get(attempt.sequence()).lastLook = now;
-                }
-                if (unresolved.is(Purpose.QUIET) && found instanceof LookUpResult.Ended) {
-                    pace.noteEnd(now); // the run has ended, although its stream did not report it
-                    var worker = inFlight.remove(attempt.sequence()).thread;
-                    if (worker != null) worker.interrupt(); // null if the worker has not started
-                }
-                takeSteps(unresolved, steps);
-            }
-            // last, because the first reason to stop is the one that counts
-            if (found instanceof LookUpResult.Silent(var response)) obeyPause(response, now);
+            if (found.isThere() && history.isResent(attempt)) recordLate(attempt, found);
+            if (lookUp.purpose == Purpose.LATE) writer.write(); // a success just found by a look-up counts
+            var here = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
+                    history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(),
+                    writer.status(attempt.row()).isSuccess(), health.outages());
+            for (var verdict : lookUpRules.verdicts(lookUp, found, here, now))
+                carryOut(attempt, lookUp.start(), LookUpRules.known(lookUp, found), verdict);
+        }
+
+        private void recordExpiry(Attempt attempt, String node) {
+            writer.record(new ExpiredEvent(clock.instant(), attempt.row().id(), attempt.user(), node));
+        }
+
+        /// Lets a silent stream wait for its next event. If its run has ended, this end replaces the stream's own.
+        private void endSilence(InFlight sent, LookUpResult found) {
+            sent.lookedUp = false;
+            sent.isIdle = false;
+            sent.lastLook = clock.instant();
+            boolean isOpen = inFlight.containsKey(sent.attempt.sequence()); // false if the stream's own end came first
+            if (!isOpen || !(found instanceof LookUpResult.Ended(var ran, _, _))) return;
+            if (sent.thread != null) sent.thread.interrupt(); // null if the worker has not started
+            onResponse(sent.attempt, ran);
         }
 
         /// Records a run that was found although its row was sent again. The exit code is then 3, because the row may
@@ -6448,57 +6485,6 @@ final class DifyExec implements Runnable {
             writer.record(new LateEvent(clock.instant(), attempt.row().id(), attempt.user(), run.id(), found.word()));
             watcher.say("Row " + Text.id(attempt.row().id()) + ": " + run.name()
                     + " was found after the row was sent again; you may have paid for the row twice.");
-        }
-
-        /// Returns whether the stream of a `QUIET` look-up has ended, so that the look-up no longer matters.
-        private boolean hasEnded(Unresolved unresolved) {
-            return unresolved.is(Purpose.QUIET) && !inFlight.containsKey(unresolved.attempt().sequence());
-        }
-
-        /// Collects the facts about an attempt for the rules.
-        private LookUpRules.LookUpContext lookUpContext(Unresolved unresolved) {
-            if (unresolved.is(Purpose.LATE)) writer.write(); // so that a success just found by a look-up counts
-            var sent = inFlight.get(unresolved.attempt().sequence()); // null unless its stream is open
-            return new LookUpRules.LookUpContext(terms.modes().listing(unresolved.attempt()),
-                    queue.overtakenAt(unresolved.attempt()), hasStreamsToCome(),
-                    sent != null && sent.stopAsked,
-                    writer.status(unresolved.attempt().row()).isSuccess());
-        }
-
-        /// Returns whether this session will still send streams, or waits for the first event of some that it sent.
-        private boolean hasStreamsToCome() {
-            return terms.modes().mode() == Mode.STREAMING
-                    && (agenda.hasRows() || inFlight.values().stream().anyMatch(sent -> !sent.isStreaming));
-        }
-
-        /// Does what the rules decided, in this order.
-        private void takeSteps(Unresolved unresolved, List<LookUpRules.Step> steps) {
-            var attempt = unresolved.attempt();
-            for (var step : steps) switch (step) {
-                case LookUpRules.Step.Take(var sent, var ran, var verdict) -> {
-                    // the summary counts results that were recovered without another run
-                    writer.record(new HarvestEvent(clock.instant(), attempt.user(), ran.ref().id()));
-                    carryOut(sent, unresolved.start(), ran, verdict);
-                }
-                case LookUpRules.Step.Judged(var response, var verdict) ->
-                        carryOut(attempt, unresolved.start(), response, verdict);
-                case LookUpRules.Step.LookAgain(var next) -> agenda.lookUp(next);
-                case LookUpRules.Step.Say(var text) -> watcher.say(text);
-                case LookUpRules.Step.Close(var end, var response, var why) -> {
-                    logEnd(attempt, end, response, why);
-                    // a run without a known id may still appear, so it is looked for before the row is sent again
-                    if (response instanceof Response.Cut && response.run().isEmpty()) agenda.addUnseen(attempt);
-                }
-                case LookUpRules.Step.SendAgain(var tries, var rechecked) -> {
-                    // with `--resend-unknown`, the user accepts that other attempts may have started runs, too; after a
-                    // look-up for RESEND, only the attempts that follow this one are left to look up
-                    if (rechecked && !unresolved.is(Purpose.RESEND))
-                        agenda.enqueue(attempt.row(), tries, clock.instant());
-                    else agenda.schedule(attempt.row(), tries, clock.instant(),
-                            rechecked ? Optional.of(attempt) : Optional.empty());
-                }
-                case LookUpRules.Step.Abort(Verdict.StopBatch(var stop, var isShutOut)) -> stopAll(stop, isShutOut);
-            }
         }
 
         /// Stops starting rows at the first signal, and gives running rows the grace period. At the second signal, asks
@@ -6567,41 +6553,35 @@ final class DifyExec implements Runnable {
     /// Holds rows not started yet, rows that wait for another attempt, and runs to look up, each with its time. Only
     /// the engine's thread uses it, except for [#stopReason].
     static final class Agenda {
-        private final Queue<Unresolved> lookUps = new PriorityQueue<>(Comparator.comparing(Unresolved::due)
-                .thenComparing(unresolved -> unresolved.attempt().at())); // the oldest attempt first
+        private final Queue<Due> lookUps = new PriorityQueue<>(Comparator.comparing(Due::at)
+                .thenComparing(due -> due.lookUp().attempt.at())); // the oldest attempt first
         private final Queue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
         private final Iterator<Row> rows; // reads the CSV as the session goes, because it may not fit into memory
         private Optional<Row> fresh = Optional.empty(); // the next row that was not sent yet
-        private final Duration firstLook;
         /// Holds, by row, when its run was cut off. Such a run may still hold a slot on the server.
         private final Map<Integer, Instant> cutOffTimes = new HashMap<>();
-        /// Holds, for each row, the attempts for which no run has appeared yet but one still may.
-        private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
-        private final Set<String> resentUsers = new HashSet<>(); // users of unseen attempts whose row was sent again
+        private final Batch batch;
+        private int lost = 0; // counts the look-ups of attempts whose result may be lost
         private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have started
         private volatile Optional<Stop> stopReason = Optional.empty(); // workers read it, too
 
         record Waiting(Row row, Attempt.Tries tries, Instant due) {}
 
+        private record Due(LookUp lookUp, Instant at) {}
+
         /// Continues with what earlier sessions left: attempts whose runs may still appear, and unresolved attempts.
         ///
         /// @param firstLook how long the first look-up of an unresolved attempt waits
         /// @param now       the session's start. Earlier sessions sent before it, even if the clock was set back since
-        Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
-            var batch = wanted.batch();
+        Agenda(Batch.Wanted wanted, Duration firstLook, Instant now, Duration timeout) {
+            this.batch = wanted.batch();
             this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::fingerprint);
-            this.firstLook = firstLook;
             readRow();
-            for (boolean hasRun : List.of(false, true))
-                for (var attempt : batch.history().resent(hasRun)) {
-                    addUnseen(attempt.limitedTo(now));
-                    // attempts with a run are added after the marking, because their runs were reported earlier
-                    if (!hasRun) markResent(attempt.row());
-                }
+            var unresolved = wanted.unresolved();
             // the log contains only ids, so the cells are read from the CSV
-            if (!unseen.isEmpty()) batch.rows(unseen::containsKey).forEachRemaining(row ->
-                    unseen.get(row.index()).replaceAll(attempt -> attempt.with(row, attempt.tries())));
-            wanted.lookUps().forEach(unresolved -> lookUpFirst(unresolved.limitedTo(now), now));
+            if (!unresolved.isEmpty()) batch.rows(unresolved::containsKey).forEachRemaining(row ->
+                    lookUp(batch.history().lookUp(unresolved.get(row.index()), row, now, timeout),
+                            now.plus(firstLook)));
         }
 
         /// Removes and returns the next row that is due. Rows that wait for another attempt go before rows that were
@@ -6638,8 +6618,8 @@ final class DifyExec implements Runnable {
             return lookUps.size();
         }
 
-        Unresolved takeLookUp() {
-            return lookUps.remove();
+        LookUp takeLookUp() {
+            return lookUps.remove().lookUp();
         }
 
         Collection<Instant> cutOffTimes() {
@@ -6651,47 +6631,42 @@ final class DifyExec implements Runnable {
         }
 
         Instant nextLookDue() {
-            return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().due();
+            return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().at();
         }
 
         /// Schedules another attempt. Runs of earlier attempts that may still appear are looked up first, one by one. A
         /// run that has appeared makes another attempt unnecessary.
         ///
-        /// @param after the attempt that was looked up last; empty to begin with the first
-        void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> after) {
-            var earlier = unseen.getOrDefault(row.index(), new ArrayList<>());
-            int next = 1 + after.map(one -> earlier.stream().map(Attempt::user).toList()
-                    .indexOf(one.user())).orElse(-1); // 0 without `after`
-            if (next == earlier.size()) enqueue(row, tries, due);
-            else lookUps.add(Unresolved.withoutWait(earlier.get(next).with(row, tries), Purpose.RESEND,
-                    Optional.empty(), due));
-        }
-
-        void enqueue(Row row, Attempt.Tries tries, Instant due) {
-            waiting.add(new Waiting(row, tries, due));
-        }
-
-        /// Adds an unresolved attempt. Its first look-up waits, see [AppKind#firstLook].
-        void lookUpFirst(Unresolved unresolved, Instant now) {
-            lookUp(unresolved.with(unresolved.state().dueAt(now.plus(firstLook))));
+        /// @param checked the attempt that was looked up last, so that those before it are not looked up again
+        void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
+            var awaited = batch.history().awaited(row);
+            int next = 1 + checked.map(one -> awaited.stream().map(Attempt::user).toList()
+                    .indexOf(one.user())).orElse(-1); // 0 without `checked`
+            if (next == awaited.size()) waiting.add(new Waiting(row, tries, due));
+            else lookUp(LookUp.recheck(awaited.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
         }
 
         /// Adds a look-up. Its run holds a slot if it may still be active on the server.
-        void lookUp(Unresolved unresolved) {
-            lookUps.add(unresolved);
-            if (unresolved.state().holdsSlot())
-                cutOffTimes.put(unresolved.attempt().row().index(), unresolved.since());
+        void lookUp(LookUp lookUp, Instant due) {
+            lookUps.add(new Due(lookUp, due));
+            if (lookUp.is(Symptom.LOST_RESULT)) lost++;
+            if (lookUp.holdsSlot()) cutOffTimes.put(lookUp.attempt.row().index(), lookUp.cutAt());
         }
 
         /// Frees the slot of a run that was looked up. If it stays unresolved, its next look-up may take it again.
-        void release(Unresolved unresolved) {
-            cutOffTimes.remove(unresolved.attempt().row().index());
+        void release(LookUp lookUp) {
+            if (lookUp.is(Symptom.LOST_RESULT)) lost--;
+            cutOffTimes.remove(lookUp.attempt.row().index());
         }
 
         /// Lets nothing new start from now on. The first reason stays, because later ones may follow from it. Only an
         /// interrupt replaces it. The exit code must show that the user stopped the command.
         void stopWith(Stop reason) {
             if (stopReason.isEmpty() || reason.exit() == Exit.INTERRUPTED) stopReason = Optional.of(reason);
+        }
+
+        boolean hasLostResults() {
+            return lost > 0;
         }
 
         boolean hasRows() {
@@ -6703,9 +6678,15 @@ final class DifyExec implements Runnable {
         void lookForLate(Instant now) {
             if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
-            // empty, because no run of these attempts is known
-            unseen.values().forEach(attempts -> attempts.forEach(
-                    attempt -> lookUps.add(Unresolved.withoutWait(attempt, Purpose.LATE, Optional.empty(), now))));
+            var late = batch.history().awaited();
+            if (late.isEmpty()) return; // otherwise the CSV is read for their cells
+            try {
+                // empty, because no run of these attempts is known
+                batch.rows(late::containsKey).forEachRemaining(row -> late.get(row.index()).forEach(one ->
+                        lookUp(LookUp.recheck(one.attempt(row), Purpose.LATE), now)));
+            } catch (Unusable changed) {
+                stopWith(Stop.early(changed.what(), changed.hint));
+            }
         }
 
         /// Returns whether nothing is left to do, including the last look-ups. It is false before they have started.
@@ -6719,30 +6700,6 @@ final class DifyExec implements Runnable {
             return fresh.isPresent() ? now : nextWaitingDue();
         }
 
-        /// Adds an attempt for which a run may still appear. The user identifies the attempt, because one of an earlier
-        /// session has no sequence number.
-        void addUnseen(Attempt attempt) {
-            var earlier = unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>());
-            earlier.removeIf(one -> one.user().equals(attempt.user())); // another look-up may add the attempt again
-            earlier.add(attempt);
-        }
-
-        /// Marks that the row is sent again. A run of an earlier attempt that appears from now on is late.
-        void markResent(Row row) {
-            unseen.getOrDefault(row.index(), List.of()).forEach(attempt -> resentUsers.add(attempt.user()));
-        }
-
-        /// Returns whether a run that appears now is late. It is late if its row was sent again and the run has not
-        /// appeared earlier.
-        boolean isLate(Attempt attempt) {
-            return resentUsers.contains(attempt.user()) && unseen.getOrDefault(attempt.row().index(), List.of())
-                    .stream().anyMatch(other -> other.user().equals(attempt.user()));
-        }
-
-        void noteAppeared(Attempt attempt) {
-            unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
-                    .removeIf(other -> other.user().equals(attempt.user()));
-        }
     }
 
     /// Holds the figures of this session, and how fast its rows are. Only the engine's thread uses it.
@@ -6766,6 +6723,8 @@ final class DifyExec implements Runnable {
         /// Counts only runs of this session, because looked-up runs of earlier sessions have no price.
         final Usage.Spending ownSpending = new Usage.Spending();
         private Instant lastTick = Instant.MAX; // before the first tick, there is no gap
+        /// Holds from when on a later session settles rows that are unknown only for now.
+        final SortedSet<Instant> settleTimes = new TreeSet<>();
         private Duration suspended = Duration.ZERO;
         private Activity activity = new Activity(0, 0, 0, Optional.empty());
 
@@ -6934,12 +6893,12 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public LookUpResult look(Unresolved unresolved) {
-            var attempt = unresolved.attempt();
+        public LookUpResult look(Question question) {
+            var attempt = question.attempt();
             // the values that were sent are known only if the row has not changed since
-            var found = client.look(unresolved, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
-            return found instanceof LookUpResult.Ended(var ran, var inputs)
-                    ? new LookUpResult.Ended(withSavedFiles(attempt, ran), inputs) : found;
+            var found = client.look(question, attempt.isCurrent() ? form.values(attempt.row()) : Map.of());
+            return found instanceof LookUpResult.Ended(var ran, var inputs, var at)
+                    ? new LookUpResult.Ended(withSavedFiles(attempt, ran), inputs, at) : found;
         }
 
         @Override
@@ -7251,15 +7210,15 @@ final class DifyExec implements Runnable {
         /// Looks a run up by its id, or by its attempt's user if the id is unknown. Stops an overdue run first. If the
         /// id leads to another request's run, the user decides. The user also decides if the id leads to no run and may
         /// be wrong, because Dify 1.16 may have made it up or a stream contradicted itself.
-        LookUpResult look(Unresolved unresolved, Map<String, Value> values) {
-            var user = unresolved.attempt().user();
+        LookUpResult look(Question question, Map<String, Value> values) {
+            var user = question.attempt().user();
             var sent = new SentInputs(user, values);
-            if (unresolved.stopsFirst()) stop(unresolved.run().get(), user);
-            if (unresolved.run().isEmpty()) return byName(sent);
-            var run = unresolved.run().get();
+            if (question.run().isEmpty()) return byName(sent);
+            var run = question.run().get();
+            if (question.stopsFirst()) stop(run, user);
             var found = detail(run, sent);
-            boolean isMadeUp = unresolved.is(Symptom.UNCONFIRMED) || unresolved.is(Symptom.CONTRADICTED)
-                    || run.isMadeUp();
+            boolean isMadeUp = question.symptom() == Symptom.UNCONFIRMED
+                    || question.symptom() == Symptom.CONTRADICTED || run.isMadeUp();
             if (found == LookUpResult.FOREIGN || isMadeUp && found instanceof LookUpResult.Absent) {
                 var own = byName(sent);
                 // if the id belongs to another run, an empty list does not show that this attempt has none
@@ -7267,7 +7226,7 @@ final class DifyExec implements Runnable {
             }
             if (!isChat()) return found;
             // a success gets the answer that people see, because moderation replaces it only in the message
-            if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return found;
+            if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return found;
             return result(message(sent), message -> new StoredMessage(message).completing(found));
         }
 
@@ -7703,6 +7662,7 @@ final class DifyExec implements Runnable {
                 case "text_chunk" -> new StreamEvent.Chunk(text(data, "text"));
                 case "reasoning_chunk" -> new StreamEvent.Chunk(text(data, "reasoning"));
                 case "human_input_required" -> form(data);
+                case "human_input_form_timeout" -> new StreamEvent.FormExpired(text(data, "node_title"));
                 case "message" -> new StreamEvent.Chunk(text(last, "answer"));
                 // what was shown cannot be taken back, so the new text begins a line of its own
                 case "message_replace" -> new StreamEvent.Chunk("\n" + text(last, "answer"));
@@ -7827,7 +7787,8 @@ final class DifyExec implements Runnable {
                 case RUNNING, PAUSED -> new LookUpResult.Running(ref().orElse(asked), status, age(now), Duration
                         .ofSeconds(Math.clamp(data().path("handoff_duration").asLong(0), 0, 20 * 600)));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new LookUpResult.Ended(ran().orElseThrow(),
-                        sentCells(ofRun("inputs").orElseGet(Json.MAPPER::createObjectNode)));
+                        sentCells(ofRun("inputs").orElseGet(Json.MAPPER::createObjectNode)),
+                        time(data(), "finished_at"));
             };
         }
 
@@ -7874,7 +7835,7 @@ final class DifyExec implements Runnable {
             var stored = Json.parse(RunReader.text(detail, "inputs"));
             boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
             // EPOCH is not used, because only the age of an active run needs the time
-            return isWhole && reader.result(RunRef.NONE, Instant.EPOCH) instanceof LookUpResult.Ended(var ran, _)
+            return isWhole && reader.result(RunRef.NONE, Instant.EPOCH) instanceof LookUpResult.Ended(var ran, _, _)
                     ? Optional.of(new StoredRun(detail, ran, stored)) : Optional.empty();
         }
 
@@ -7931,11 +7892,12 @@ final class DifyExec implements Runnable {
         /// run's. The run's own answer counts if the message may contain only a part of it (after a pause), or none (up
         /// to 1.10, if the stream's client disconnected).
         LookUpResult completing(LookUpResult found) {
-            if (!(found instanceof LookUpResult.Ended(var ran, var inputs)) || !ran.status().isSuccess()) return found;
+            if (!(found instanceof LookUpResult.Ended(var ran, var inputs, var at)) || !ran.status().isSuccess())
+                return found;
             var outputs = Json.MAPPER.createObjectNode();
             outputs.setAll(ran.outputs());
             if (!text("answer").isEmpty() && pausedRun().isEmpty()) outputs.put("answer", text("answer"));
-            return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs);
+            return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs, at);
         }
 
         /// Returns the outcome. A message has no answer until its run has ended; Dify 1.16 then also reports its time.
@@ -7943,13 +7905,13 @@ final class DifyExec implements Runnable {
             var sent = RunReader.sentCells(message.path("inputs"));
             if (message.path("query").isTextual()) sent.put("query", text("query"));
             if (text("status").equals("error"))
-                return new LookUpResult.Ended(Response.Ran.failed(text("error")), sent);
+                return new LookUpResult.Ended(Response.Ran.failed(text("error")), sent, Optional.empty());
             double seconds = message.path("provider_response_latency").asDouble(0);
             if (text("answer").isEmpty() || text("status").equals("paused"))
                 return new LookUpResult.Unanswered(seconds > 0);
             var outputs = Json.MAPPER.createObjectNode().put("answer", text("answer"));
-            return new LookUpResult.Ended(
-                    Response.Ran.answered(RunReader.withSources(outputs, message), seconds, chat()), sent);
+            return new LookUpResult.Ended(Response.Ran.answered(RunReader.withSources(outputs, message), seconds,
+                    chat()), sent, Optional.empty());
         }
 
         private Response.ChatMessage chat() {
@@ -8563,17 +8525,17 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the rows of one session. A row is in `fresh` if it can be sent at once, and in `lookUps` if an earlier
-        /// run must be looked up first.
-        record Wanted(Batch batch, BitSet fresh, List<Unresolved> lookUps, Selection asked) {
+        /// Holds the rows of one session. A row is in `fresh` if it can be sent at once, and in `unresolved` if this
+        /// earlier attempt must be looked up first.
+        record Wanted(Batch batch, BitSet fresh, Map<Integer, History.Sent> unresolved, Selection asked) {
             BitSet entries() {
                 var all = (BitSet) fresh.clone();
-                lookUps.forEach(unresolved -> all.set(unresolved.attempt().row().index()));
+                unresolved.keySet().forEach(all::set);
                 return all;
             }
 
             long rows() {
-                return fresh.cardinality() + lookUps.size();
+                return fresh.cardinality() + unresolved.size();
             }
 
             /// Counts the rows that had this status before the session.
@@ -8584,9 +8546,7 @@ final class DifyExec implements Runnable {
 
         /// Finds the rows of a session, and divides them into those that can be sent and those whose earlier run is
         /// looked up first. The limit or sample comes last, because it counts only rows that will take part.
-        ///
-        /// @param timeout how long a run may take; a look-up waits no longer than that for a run that is still active
-        Wanted select(Selection asked, Duration timeout) throws IOException {
+        Wanted select(Selection asked) throws IOException {
             var rows = named(asked);
             if (!asked.among().isEmpty()) rows.and(entriesOf(asked.among(), "--ids: "));
             if (!asked.has(Choice.FORCE)) keep(rows, entry -> !index.status(entry).isSuccess()
@@ -8596,13 +8556,10 @@ final class DifyExec implements Runnable {
             if (asked.ids().isEmpty()) history.failedAfterForm().forEach(rows::clear);
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
             else limit(rows, asked.limit());
-            var lookUps = new ArrayList<Unresolved>();
             var unresolved = history.unresolvedByRow();
-            if (!unresolved.isEmpty()) // otherwise the CSV is not read again
-                rows(entry -> rows.get(entry) && unresolved.containsKey(entry)).forEachRemaining(row ->
-                        lookUps.add(history.unresolved(unresolved.get(row.index()), row, timeout)));
-            lookUps.forEach(one -> rows.clear(one.attempt().row().index()));
-            return new Wanted(this, rows, lookUps, asked);
+            unresolved.keySet().removeIf(entry -> !rows.get(entry));
+            unresolved.keySet().forEach(rows::clear);
+            return new Wanted(this, rows, unresolved, asked);
         }
 
         /// Returns the rows in `.retry`, those with the typed ids, or all. The typed id of a succeeded row is refused;
@@ -9128,8 +9085,9 @@ final class DifyExec implements Runnable {
                     if (stop.user().isEmpty()) advanceTo(stop.t()); // the session stopped, not a single run
                     if (stop.isOfInterruptedRun()) stopped++;
                 }
-                case MergeEvent _, RunEvent _, FormEvent _, LookEvent _, HarvestEvent _, ThrottleEvent _, LateEvent _,
-                        TornEvent _ -> {} // only their number matters; the next event above includes their time
+                // only their number matters; the next event above includes their time
+                case MergeEvent _, RunEvent _, FormEvent _, ExpiredEvent _, ResponseEvent _, LookEvent _, HarvestEvent _,
+                        ThrottleEvent _, LateEvent _, TornEvent _ -> {}
             }
         }
 
@@ -9157,7 +9115,7 @@ final class DifyExec implements Runnable {
             if (outcome.status().isSuccess()) succeeded.set(entry);
             else if (former.isSuccess()) return;
             // at most 31 bits, because `compare` packs the milliseconds and a row's number into one long
-            if (!Double.isNaN(seconds)) took.set(entry, 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
+            took.set(entry, Double.isNaN(seconds) ? 0 : 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
         }
 
         /// Extends the session's time to the end of this attempt, which produced the row's result. The log has no event
@@ -9285,6 +9243,7 @@ final class DifyExec implements Runnable {
     /// | --- | --- |
     /// | a result | its attempt is dropped, and so are `NOT_STARTED` and each `RESENT` with a known run |
     /// | `attempt` | `OPEN`; `NOT_STARTED` without a run becomes `RESENT`; all but `RESENT` and `OPEN` are dropped |
+    /// | `response`, `look` | notes whether it has a run, and which |
     /// | `end` not_started, resent | `NOT_STARTED` |
     /// | `end` unknown, paused | `UNSETTLED` |
     /// | `end` failed | dropped, but `NOT_STARTED` without a run stays |
@@ -9297,6 +9256,8 @@ final class DifyExec implements Runnable {
         /// Holds the outcomes of an `end` event after which a row may be sent again although its attempt had no result.
         private static final Set<String> NOT_STARTED = Set.of("not_started", "resent");
         private static final double BILLION = 1e9;
+        /// Streams that are sent within this time of each other may enter Dify's queue in another order.
+        private static final Duration REORDERING = Duration.ofSeconds(1);
 
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>(); // by id
@@ -9325,7 +9286,10 @@ final class DifyExec implements Runnable {
         private Optional<String> stopped = Optional.empty();
         /// Holds the last session until its end is in the log, and is empty afterwards.
         private Optional<SessionEvent> unfinished = Optional.empty();
-        private Instant newestBegun = Instant.MIN; // see [#newestBegun()]
+        /// Holds, by user and in the order of their requests, when streams were sent that have not started. When a
+        /// stream starts, Dify's queue has passed those before it. They move to `passedAt`, with the time of this
+        /// start. Dify does not show its queue, so the batch's own streams are the only sign of how it moves.
+        private final Map<String, Instant> queued = new LinkedHashMap<>(), passedAt = new HashMap<>();
         /// Holds the size of the results in bytes, according to the last event that contains it.
         private long resultsSize = 0;
 
@@ -9339,36 +9303,43 @@ final class DifyExec implements Runnable {
         enum State { RESENT, UNSETTLED, NOT_STARTED, OPEN }
 
         /// Holds an attempt that was sent, updated by the later lines about it.
-        ///
-        /// @param server      Dify's version, which decides where its run can be found
-        /// @param isElsewhere whether it is only assumed, by `--same-app`, that later sessions use the attempt's app
-        /// @param isDoubtful  whether its result may be among the lost lines of the results
-        record Sent(AttemptEvent event, String server, Optional<RunRef> run, State state, boolean isElsewhere,
-                boolean isDoubtful) {
+        static final class Sent {
+            final AttemptEvent event;
+            final String server; // Dify's version, which decides where its run can be found
+            Optional<RunRef> run = Optional.empty();
+            int http = 0; // the HTTP status of its response, if known; 200 shows that it has a run
+            State state = State.OPEN;
+            /// `isElsewhere`: it is only assumed, by `--same-app`, that later sessions use the attempt's app.
+            /// `isDoubtful`: its result may be among the lost lines of the results.
+            boolean isElsewhere, isDoubtful;
+
             Sent(AttemptEvent event, String server) {
-                this(event, server, Optional.empty(), State.OPEN, false, false);
+                this.event = event;
+                this.server = server;
             }
 
-            /// Returns the attempt with this run, or unchanged if `run` is empty. An `end` event contains no task, so a
-            /// known task of the same run is kept.
-            Sent with(String run, String task) {
-                if (run.isEmpty()) return this;
-                var known = this.run.filter(ref -> task.isEmpty() && ref.id().equals(run));
-                return new Sent(event, server, known.or(() -> Optional.of(new RunRef(run, task))), state, isElsewhere,
-                        isDoubtful);
+            /// Notes its run. An `end` event contains no task, so a known task of the same run is kept.
+            void noteRun(String id, String task) {
+                boolean isKnown = task.isEmpty() && run.filter(ref -> ref.id().equals(id)).isPresent();
+                if (!id.isEmpty() && !isKnown) run = Optional.of(new RunRef(id, task));
             }
 
-            /// Returns the attempt in another state. The methods below also return changed copies.
-            Sent as(State state) {
-                return new Sent(event, server, run, state, isElsewhere, isDoubtful);
+            /// Returns whether it counted as not started, and no run of it has appeared since.
+            boolean isUnseen() {
+                return run.isEmpty() && http != 200 && (state == State.NOT_STARTED || state == State.RESENT);
             }
 
-            Sent asElsewhere() {
-                return new Sent(event, server, run, state, true, isDoubtful);
+            /// Returns whether a run of it may still give the row a result, although the row is sent again. Also true
+            /// for a run that has appeared late and was active.
+            boolean isAwaited() {
+                return isUnseen() || state == State.RESENT;
             }
 
-            Sent asDoubtful(boolean isDoubtful) {
-                return new Sent(event, server, run, state, isElsewhere, isDoubtful);
+            /// Returns as much of its response as the log shows.
+            Response reported(Symptom symptom, String why) {
+                if (http == 200) return new Response.Unreadable(run, why);
+                return http == 0 || run.isPresent() ? new Response.Cut(run, symptom, why)
+                        : Response.Refused.http(http, false, "", why, Optional.empty());
             }
 
             /// Returns this attempt for the row. It does not count as edited if the CSV now contains the edits that it
@@ -9445,7 +9416,9 @@ final class DifyExec implements Runnable {
                 case EndEvent end -> takeEnd(end);
                 case LateEvent found -> takeLate(found);
                 case StopEvent stop -> takeStop(stop);
-                case LookEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {} // they change no attempt
+                case ResponseEvent response -> find(response.id(), response.user()).ifPresent(one -> one.http = response.http());
+                case LookEvent look -> takeLook(look);
+                case ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {} // they change no attempt
             }
         }
 
@@ -9457,7 +9430,7 @@ final class DifyExec implements Runnable {
         }
 
         private void doubt(Predicate<String> isIdDoubtful) {
-            sent.forEach((id, row) -> row.replaceAll(one -> one.asDoubtful(isIdDoubtful.test(id))));
+            sent.forEach((id, row) -> row.forEach(one -> one.isDoubtful = isIdDoubtful.test(id)));
         }
 
         /// Applies a merge. Only attempts of a shard whose results had been longer are doubtful afterwards. The logs of
@@ -9502,11 +9475,11 @@ final class DifyExec implements Runnable {
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
             lastResult.set(entry, hash(entry, success.user()));
             // a session measures its own time, so only the batch's figures need the attempt
-            remove(success.id(), one -> one.event().user().equals(success.user()))
-                    .ifPresent(one -> figures.extendToResult(one.event(), entry));
+            remove(success.id(), one -> one.event.user().equals(success.user()))
+                    .ifPresent(one -> figures.extendToResult(one.event, entry));
             // a resent attempt without a run stays, because its run may still appear and was paid for, too
-            remove(success.id(), one -> one.state() == State.NOT_STARTED
-                    || one.state() == State.RESENT && one.run().isPresent());
+            remove(success.id(), one -> one.state == State.NOT_STARTED
+                    || one.state == State.RESENT && one.run.isPresent());
             return entry;
         }
 
@@ -9533,9 +9506,13 @@ final class DifyExec implements Runnable {
             head.add(started);
             stopped = Optional.empty();
             var process = Optional.ofNullable(started.program().process());
-            if (!unfinished.map(last -> last.program().process()).equals(process)) unfinished = Optional.of(started);
+            boolean isNew = !unfinished.map(last -> last.program().process()).equals(process);
+            if (isNew) unfinished = Optional.of(started);
             if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
-            if (started.dify().app().isAssumed()) sent.values().forEach(row -> row.replaceAll(Sent::asElsewhere));
+            if (isNew && started.dify().app().isAssumed()) all(_ -> true).forEach(one -> one.isElsewhere = true);
+            // what earlier sessions sent or saw was before this one, even if the clock was set back since
+            for (var times : List.of(queued, passedAt))
+                times.replaceAll((_, time) -> Collections.min(List.of(time, started.t())));
         }
 
         boolean hasLines(int entry) {
@@ -9572,23 +9549,48 @@ final class DifyExec implements Runnable {
             counting.forEach(one -> one.countSent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
             failedAfterForm.clear(entry); // it was sent again on purpose
-            remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
-                    .ifPresent(one -> add(one.as(State.RESENT)));
-            remove(attempt.id(), one -> one.state() == State.UNSETTLED);
+            remove(attempt.id(), one -> one.state == State.NOT_STARTED).filter(one -> one.run.isEmpty())
+                    .ifPresent(one -> add(one, State.RESENT));
+            remove(attempt.id(), one -> one.state == State.UNSETTLED);
+            if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
             if (hasResult(entry, attempt.user())) figures.extendToResult(attempt, entry);
-            else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")));
+            else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")),
+                    State.OPEN);
         }
 
-        /// Applies the run of an attempt. The first event of a stream also shows that Dify's queue has reached this
-        /// attempt, so streams that were sent earlier are no longer waiting. A blocking run never waits in the queue.
+        /// Applies the run of an attempt.
         private void takeRun(RunEvent run) {
-            // a new list, because `List.of()` supports no replacing
-            sent.getOrDefault(run.id(), new ArrayList<>()).replaceAll(one -> {
-                if (!one.event().user().equals(run.user()) || one.state() != State.OPEN) return one;
-                boolean isStream = one.event().mode() == Mode.STREAMING;
-                if (isStream && one.event().t().isAfter(newestBegun)) newestBegun = one.event().t();
-                return one.with(run.run(), run.task());
+            // a made-up id shows nothing about the queue
+            if (!new RunRef(run.run(), run.task()).isMadeUp()) noteStart(run);
+            find(run.id(), run.user()).filter(one -> one.state == State.OPEN)
+                    .ifPresent(one -> one.noteRun(run.run(), run.task()));
+        }
+
+        /// Applies the result of a look-up. A run that Dify has shown once exists, even if Dify deletes it later.
+        private void takeLook(LookEvent look) {
+            if (Set.of("absent", "no response").contains(look.saw())) return;
+            noteStart(look);
+            find(look.id(), look.user()).ifPresent(one -> {
+                one.noteRun(look.run(), "");
+                one.http = 200;
             });
+            // the row is sent again all the same, so nothing is left to learn about a run that failed
+            if (Set.of("failed", "stopped").contains(look.saw()))
+                remove(look.id(), one -> one.event.user().equals(look.user()) && one.state != State.OPEN
+                        && one.state != State.UNSETTLED);
+        }
+
+        /// Notes that an attempt has left Dify's queue, which holds only streams. Those that were sent before it have
+        /// then been passed.
+        private void noteStart(Event start) {
+            var sentAt = queued.remove(start.user());
+            if (sentAt == null) return;
+            for (var before = queued.entrySet().iterator(); before.hasNext(); ) {
+                var stream = before.next();
+                if (!stream.getValue().plus(REORDERING).isBefore(sentAt)) return;
+                passedAt.put(stream.getKey(), start.t());
+                before.remove();
+            }
         }
 
         /// Applies the end of an attempt without a success. Its cost always counts. Its outcome may concern only the
@@ -9598,16 +9600,20 @@ final class DifyExec implements Runnable {
             spend(entry, end.seen().cost());
             if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
             // if the attempt is no longer known, any mode and number of retries will do; a look-up needs only its user
-            var known = remove(end.id(), one -> one.event().user().equals(end.user()))
+            var known = remove(end.id(), one -> one.event.user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
-                            end.fingerprint(), end.edited(), 0), "")).with(end.seen().run(), "");
-            remove(end.id(), one -> one.state() == State.UNSETTLED);
-            if (NOT_STARTED.contains(end.outcome())) add(known.as(State.NOT_STARTED));
+                            end.fingerprint(), end.edited(), 0), ""));
+            known.noteRun(end.seen().run(), "");
+            remove(end.id(), one -> one.state == State.UNSETTLED);
+            if (NOT_STARTED.contains(end.outcome())) add(known, State.NOT_STARTED);
             var status = end.status();
+            // only an attempt without any outcome may still wait in the queue
+            if (status.orElse(null) != RowStatus.UNKNOWN && !NOT_STARTED.contains(end.outcome()))
+                queued.remove(end.user());
             if (status.isEmpty()) return;
             // what is unknown or paused is looked up later; a failure keeps an attempt for which a run may still appear
-            if (status.get() != RowStatus.FAILED) add(known.as(State.UNSETTLED));
-            else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known);
+            if (status.get() != RowStatus.FAILED) add(known, State.UNSETTLED);
+            else if (known.state == State.NOT_STARTED && known.run.isEmpty()) add(known, State.NOT_STARTED);
             var former = index.status(entry);
             var outcome = new Outcome(status.get(), end.seen().error());
             counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
@@ -9620,15 +9626,17 @@ final class DifyExec implements Runnable {
         /// result can still be taken, so the attempt is kept with this run. Otherwise nothing is left to learn about
         /// it.
         private void takeLate(LateEvent found) {
-            int entry = index.findOrAdd(found.id());
-            remove(found.id(), one -> one.state() == State.RESENT && one.event().user().equals(found.user()))
-                    .filter(_ -> Set.of("running", "paused").contains(found.saw())
-                            && !index.status(entry).isSuccess())
-                    .ifPresent(one -> add(one.with(found.run(), "")));
+            boolean isOpen = Set.of("running", "paused").contains(found.saw())
+                    && !index.status(index.findOrAdd(found.id())).isSuccess();
+            find(found.id(), found.user()).filter(one -> one.state == State.RESENT).ifPresent(one -> {
+                one.noteRun(found.run(), "");
+                if (!isOpen) remove(found.id(), one::equals);
+            });
         }
 
-        private void add(Sent one) {
-            sent.computeIfAbsent(one.event().id(), _ -> new ArrayList<>(1)).add(one); // a row seldom has two
+        private void add(Sent one, State state) {
+            one.state = state;
+            sent.computeIfAbsent(one.event.id(), _ -> new ArrayList<>(1)).add(one); // a row seldom has two
         }
 
         /// Removes these attempts of a row. Returns the last of them.
@@ -9719,6 +9727,13 @@ final class DifyExec implements Runnable {
             return end(entry).stream().flatMap(end -> forms.getOrDefault(end.user(), List.of()).stream());
         }
 
+        /// Returns a form of an attempt that had expired when its run ended, so that nobody has answered it.
+        Optional<FormEvent> formExpired(String user, Optional<Instant> end) {
+            var latest = end.map(Times::text).orElse(""); // times in UTC sort as text, and no text before any
+            return forms.getOrDefault(user, List.of()).stream()
+                    .filter(form -> !form.until().isEmpty() && form.until().compareTo(latest) <= 0).findFirst();
+        }
+
         /// Returns whether another retry is unlikely to help, because the row had more than one attempt, or was refused
         /// by Dify with an HTTP 4xx status.
         boolean isPermanent(int entry) {
@@ -9726,43 +9741,57 @@ final class DifyExec implements Runnable {
         }
 
         private Stream<Sent> all(Predicate<State> which) {
-            return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state()));
+            return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state));
         }
 
         /// Returns whether the log already records this attempt as not started. If the row was sent again since then,
         /// the log must not record this twice. The later attempt is the one to look up first.
         boolean isClosed(Attempt attempt, String end) {
             var closed = EnumSet.of(State.NOT_STARTED, State.RESENT);
-            return NOT_STARTED.contains(end) && sent.getOrDefault(attempt.row().id(), List.of()).stream()
-                    .anyMatch(one -> closed.contains(one.state()) && one.event().user().equals(attempt.user()));
+            return NOT_STARTED.contains(end) && find(attempt.row().id(), attempt.user())
+                    .filter(one -> closed.contains(one.state)).isPresent();
         }
 
         /// Counts the attempts that have no end in the log. They are running, or were interrupted. An attempt of a row
         /// that has succeeded otherwise does not matter any more.
         long inFlight() {
             return all(state -> state == State.OPEN)
-                    .filter(one -> !index.status(index.find(one.event().id())).isSuccess()).count();
+                    .filter(one -> !index.status(index.find(one.event.id())).isSuccess()).count();
         }
 
         /// Returns the rows whose results may be lost. They have no result, and the results file was longer before.
         List<Integer> lost() {
-            return all(_ -> true).filter(Sent::isDoubtful).map(one -> index.find(one.event().id()))
+            return all(_ -> true).filter(one -> one.isDoubtful).map(one -> index.find(one.event.id()))
                     .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
         }
 
-        /// Returns the attempts whose row was sent again. Their rows have no line (0) and no cells, because the
-        /// attempts are only looked for.
-        ///
-        /// @param hasRun true for the attempts with a run that has appeared and may still succeed, false for the others
-        List<Attempt> resent(boolean hasRun) {
-            return all(state -> state == State.RESENT).filter(one -> one.run().isPresent() == hasRun)
-                    .map(one -> one.attempt(new Row(index.findOrAdd(one.event().id()), 0,
-                            one.event().id(), Map.of()))).toList();
+        /// Returns a row's attempts whose runs are looked up before the row is sent again, in their order.
+        List<Attempt> awaited(Row row) {
+            return sent.getOrDefault(row.id(), List.of()).stream().filter(Sent::isAwaited)
+                    .map(one -> one.attempt(row)).toList();
         }
 
-        /// Returns when the newest of the streams that have had an event was sent.
-        Instant newestBegun() {
-            return newestBegun;
+        /// Returns whether the row was sent again after this attempt, although a run of it may still appear.
+        boolean isResent(Attempt attempt) {
+            return find(attempt.row().id(), attempt.user())
+                    .filter(one -> one.state == State.RESENT && one.isUnseen()).isPresent();
+        }
+
+        private Optional<Sent> find(String id, String user) {
+            for (var one : sent.getOrDefault(id, List.of())) // no stream, see [#remove]
+                if (one.event.user().equals(user)) return Optional.of(one);
+            return Optional.empty();
+        }
+
+        /// Returns these attempts of all rows, by the entry of their row.
+        Map<Integer, List<Sent>> awaited() {
+            return all(_ -> true).filter(Sent::isAwaited)
+                    .collect(Collectors.groupingBy(one -> index.find(one.event.id())));
+        }
+
+        /// Returns when a stream started that was sent after this attempt's, or empty if none has.
+        Optional<Instant> passedAt(String user) {
+            return Optional.ofNullable(passedAt.get(user));
         }
 
         /// Returns for each row, by its entry, the attempt to look up before the row is sent. This is the most urgent
@@ -9770,36 +9799,36 @@ final class DifyExec implements Runnable {
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
             all(state -> state != State.RESENT).forEach(one -> {
-                int entry = index.find(one.event().id());
+                int entry = index.find(one.event.id());
                 if (entry >= 0) all.merge(entry, one, (earlier, later) ->
-                        later.state().compareTo(earlier.state()) >= 0 ? later : earlier);
+                        later.state.compareTo(earlier.state) >= 0 ? later : earlier);
             });
             return all;
         }
 
-        /// Describes why an attempt of an earlier session has no outcome, for its look-up. If its task was asked to
-        /// stop, `stopped` on the server does not mean that the row failed.
-        Unresolved unresolved(Sent one, Row row, Duration timeout) {
-            boolean isStopped = one.run().filter(run -> stoppedTasks.contains(run.task())).isPresent();
-            var symptom = one.isDoubtful() ? Symptom.LOST_RESULT : isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
+        /// Returns the look-up of an attempt of an earlier session, with the reason why it has no outcome. If its task
+        /// was asked to stop, `stopped` on the server does not mean that the row failed.
+        LookUp lookUp(Sent one, Row row, Instant now, Duration timeout) {
+            boolean isStopped = one.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
+            var symptom = one.isDoubtful ? Symptom.LOST_RESULT : isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
             // the first part of the cause, because the second is why the last look-up failed; a row that has succeeded
             // has no cause
-            var why = one.state() == State.UNSETTLED && ends.containsKey(row.index())
+            var why = one.state == State.UNSETTLED && ends.containsKey(row.index())
                     ? cause(row.index()).split("; ")[0] : symptom.text;
-            var sentAt = one.event().t();
-            return new Unresolved(one.attempt(row), new Response.Cut(one.run(), symptom, why), symptom, why,
-                    sentAt, sentAt.plus(timeout));
+            var attempt = one.attempt(row).limitedTo(now);
+            return new LookUp(attempt, Purpose.OUTCOME, one.reported(symptom, why),
+                    new Verdict.Unresolved(symptom, why)).within(attempt.at(), attempt.at().plus(timeout));
         }
 
-        /// Returns the policy for a server of this version. An attempt that went to another version, or perhaps to
-        /// another app, is found by other rules, so the policy gets the version and doubt of each unresolved attempt.
-        ///
-        /// @param isAssumed whether only `--same-app` shows that this app got the attempts
-        ModePolicy modePolicy(Mode asked, AppKind app, String version, boolean isAssumed) {
-            var route = new ModePolicy(asked, mode, app, version);
-            all(state -> state != State.RESENT).forEach(one ->
-                    route.noteEarlierServer(one.event().user(), one.server(), isAssumed || one.isElsewhere()));
-            return route;
+        /// Returns the policy for a server of this version. It continues in the last mode that was chosen.
+        ModePolicy modePolicy(Mode asked, AppKind app, String version) {
+            return new ModePolicy(asked, mode, app, version);
+        }
+
+        /// Returns when the server lists the run of an attempt, which may have gone to a server of another version.
+        Release.Listing listing(Attempt attempt, ModePolicy modes) {
+            return find(attempt.row().id(), attempt.user()).map(one -> one.isElsewhere ? Release.Listing.OTHER_APP
+                    : modes.listing(one.server)).orElse(modes.listing);
         }
     }
 
@@ -10879,24 +10908,29 @@ final class DifyExec implements Runnable {
         static ResultLine of(Attempt attempt, Response.Ran ran, Instant now) {
             var files = ran.files().orElse(Response.SavedFiles.NONE);
             var ended = now.minus(files.took());
+            var took = attempt.took(ran, ended);
+            // nobody saw the end of an earlier session's run, and Dify 1.9 does not report how long a chatflow's run took
+            boolean isTimed = !attempt.isEarlier() || took.isPositive();
             var cost = ran.usage().cost();
             var line = Json.MAPPER.createObjectNode().put("id", attempt.row().id()).put("status", SUCCESS);
             attempt.row().inputs().forEach(line.putObject("inputs")::put);
             line.set("outputs", ran.outputs());
-            line.put("workflow_run_id", ran.ref().id()).put("executed_at", Times.text(ended))
-                    .put("retry_count", attempt.tries().retries()).put("user", attempt.user());
+            line.put("workflow_run_id", ran.ref().id());
+            if (isTimed) line.put("executed_at", Times.text(ended));
+            line.put("retry_count", attempt.tries().retries()).put("user", attempt.user());
             // a blocking chatflow returns a message without a run, which does not show a partial success
             if (ran.ref().isNamed()) line.put("workflow_status",
                     ran.status() == Response.RunStatus.PARTIAL ? PARTIAL : "succeeded");
-            line.put("workflow_id", ran.workflowId()).put("elapsed_time", ran.usage().seconds())
-                    .put("total_tokens", cost.tokens()).put("total_steps", ran.usage().steps());
+            line.put("workflow_id", ran.workflowId());
+            if (isTimed) line.put("elapsed_time", ran.usage().seconds());
+            line.put("total_tokens", cost.tokens()).put("total_steps", ran.usage().steps());
             if (cost.price() != null) line.put("total_price", cost.price()).put("currency", cost.currency());
             if (attempt.isEdited()) line.put("edited", true);
             files.saved().forEach(file -> line.withArray("files").add(file.toString()));
             if (!ran.message().conversation().isEmpty()) line.put("conversation_id", ran.message().conversation());
             if (!ran.message().id().isEmpty()) line.put("message_id", ran.message().id());
-            line.put("fingerprint", attempt.fingerprint())
-                    .put("seconds", attempt.took(ran, ended).toMillis() / 1000.0);
+            line.put("fingerprint", attempt.fingerprint());
+            if (isTimed) line.put("seconds", took.toMillis() / 1000.0);
             // the reason may contain a server's text
             files.missing().forEach((name, why) ->
                     line.withArray("missing").add(name + ": " + Text.printable(why, 200)));
@@ -10918,7 +10952,8 @@ final class DifyExec implements Runnable {
         /// Converts this success to an `end` event, which the log does not contain for it.
         EndEvent end() {
             var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json));
-            return new EndEvent(Times.parse(text("executed_at")), id(), user(), outcome().status().word(),
+            var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at")); // no view shows it
+            return new EndEvent(time, id(), user(), outcome().status().word(),
                     text("fingerprint"), seen, isEdited(), 0);
         }
 
@@ -11198,8 +11233,15 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Records that the time of a form was over before anybody answered it, and the run continued.
+        record ExpiredEvent(Instant t, String id, String user, String node) implements Event {}
+
+        /// Records the HTTP status of a response that did not show the attempt's outcome. 200 means that the attempt
+        /// has a run, whose result could not be kept.
+        record ResponseEvent(Instant t, String id, String user, int http) implements Event {}
+
         /// Records that an attempt's run was looked up, and what the server reported.
-        record LookEvent(Instant t, String user, String run, String saw) implements Event {}
+        record LookEvent(Instant t, String id, String user, String run, String saw) implements Event {}
 
         /// Records that a look-up found a result, which was taken instead of running the row again.
         record HarvestEvent(Instant t, String user, String run) implements Event {}
@@ -13605,14 +13647,16 @@ final class DifyExec implements Runnable {
                 case Response.Refused refused when refused.inStream() && refused.run().isPresent() ->
                         unconfirmed(message(refused));
                 case Response.Refused refused -> refused(attempt, refused);
-                case Response.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
+                case Response.Cut(_, var symptom, var why) -> new Verdict.Unresolved(symptom, why);
                 // the run is paid for, and another one would be as large; a later session may have more memory
                 case Response.Unreadable(_, var why) -> new Outcome(RowStatus.UNKNOWN, why);
                 // shut out (true), because look-ups and stops cannot reach the server either
                 case Response.NotSent(var why, var hint) when !hint.isEmpty() ->
                         new Verdict.StopBatch(Stop.early("cannot connect to " + access + ": " + why, hint), true);
-                // the shortest wait, because [Health] spaces the requests while the server is down
-                case Response.NotSent(var why, _) -> new Verdict.Unreached(backoff.delay(0), why);
+                // the row is not at fault, and its wait is the shortest, because [Health] spaces the requests while
+                // the server is down
+                case Response.NotSent(var why, _) ->
+                        new Verdict.Again("unreached", attempt.tries(), backoff.delay(0), why);
                 case Response.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
                         ? again(attempt, why, retryAfter) : Outcome.failed(why);
             };
@@ -13637,14 +13681,16 @@ final class DifyExec implements Runnable {
         }
 
         private static Verdict unconfirmed(String words) {
-            return new Verdict.LookUp(Symptom.UNCONFIRMED, "reported as failed: " + words);
+            return new Verdict.Unresolved(Symptom.UNCONFIRMED, "reported as failed: " + words);
         }
 
         /// Judges a failure that the stored run confirms. If a stream reported it as an error, that error may concern
         /// the whole batch, such as a model that is not set up. The stored run decides if the error does not.
-        Verdict confirmed(Attempt attempt, Response initial, Response.Ran ran) {
-            var verdict = initial instanceof Response.Refused error ? refused(attempt, error) : afterLook(attempt, ran);
-            return verdict instanceof Verdict.LookUp ? afterLook(attempt, ran) : verdict;
+        Verdict confirmed(Attempt attempt, Response initial, Response.Ran stored) {
+            if (initial instanceof Response.Ran end && !end.isBare()) return afterLook(attempt, end);
+            if (!(initial instanceof Response.Refused error)) return afterLook(attempt, stored);
+            var verdict = refused(attempt, error);
+            return verdict instanceof Verdict.Unresolved ? afterLook(attempt, stored) : verdict;
         }
 
         /// Judges a failure that Dify has no record of. The run never took place, so the error's text decides. An error
@@ -13652,14 +13698,15 @@ final class DifyExec implements Runnable {
         /// it the id of a real run, that run may still be active, whatever the text is.
         Verdict notStored(Attempt attempt, Response reported) {
             if (reported instanceof Response.Refused error) return refused(attempt, error);
-            var ran = (Response.Ran) reported;
+            // no other response reports a failure, so this one has been judged already
+            if (!(reported instanceof Response.Ran ran)) return verdict(attempt, reported);
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
             // judges the error as if it had come in the form that Dify 1.14 uses: status 500 and no code
             var verdict = refused(attempt, Response.Refused.event(500, "", words(ran), Optional.empty()));
             // no run has this id and the fault may pass, so the row is sent again without another look-up; with
             // `never`, the attempt is looked up as after an unknown text
             boolean isRetried = failedRuns != RetryRuns.NEVER && mayPass(ran.error()) && ran.ref().isMadeUp();
-            return verdict instanceof Verdict.LookUp && isRetried ? ran(attempt, ran) : verdict;
+            return verdict instanceof Verdict.Unresolved && isRetried ? ran(attempt, ran) : verdict;
         }
 
         /// Judges a run by its status. A response's `stopped` may be a time-out of Dify's listener, whose run can still
@@ -13669,8 +13716,8 @@ final class DifyExec implements Runnable {
                 case SUCCEEDED -> Outcome.SUCCEEDED;
                 case PARTIAL -> Outcome.PARTIAL;
                 case PAUSED -> Outcome.PAUSED;
-                case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
-                case RUNNING -> new Verdict.LookUp(Symptom.CUT, "Dify responded before the run had finished");
+                case STOPPED -> new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error());
+                case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
                 // empty: a run has no `Retry-After`
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
                         : Outcome.failed(words(ran));
@@ -13722,11 +13769,11 @@ final class DifyExec implements Runnable {
                 return again(attempt, response.message(), response.retryAfter());
             // the server's listener ended without a result, but the run may have a result
             if (status == 400 && response.message().startsWith("queue listening stopped"))
-                return new Verdict.LookUp(Symptom.SERVER_ERROR, message(response));
+                return new Verdict.Unresolved(Symptom.CUT, message(response));
             if (status == 429) return throttled(attempt, response);
             // below 300: a success whose content is not Dify's
             if (response.isTransient() || status < 300)
-                return new Verdict.LookUp(response.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, response.why());
+                return new Verdict.Unresolved(response.dify() ? Symptom.CUT : Symptom.GATEWAY, response.why());
             var words = message(response).isEmpty() ? "" : ": " + message(response);
             if (status == 400 && !words.isEmpty()) return Outcome.failed(response.message());
             return Outcome.failed(switch (status) {
@@ -13755,7 +13802,7 @@ final class DifyExec implements Runnable {
             if (words.startsWith("No class mapping found"))
                 return refused(attempt, Response.Refused.event(400, "invalid_param", words, response.run()));
             if (BAD_ROW.matcher(words).find()) return Outcome.failed(words);
-            return new Verdict.LookUp(Symptom.STREAM_ERROR, words);
+            return new Verdict.Unresolved(Symptom.CUT, words);
         }
 
         /// Returns the message as one line of a terminal. Dify can quote a whole request in it.
@@ -13772,8 +13819,9 @@ final class DifyExec implements Runnable {
         /// Returns another attempt, or the failure if all retries are used up.
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
             int failed = attempt.tries().failed();
-            return failed < backoff.maxRetries() ? new Verdict.Again(backoff.delay(failed, retryAfter), why)
-                    : Outcome.failed(why);
+            var tries = attempt.tries().plus(1, 0); // one more failure, and no throttle
+            return failed < backoff.maxRetries()
+                    ? new Verdict.Again("again", tries, backoff.delay(failed, retryAfter), why) : Outcome.failed(why);
         }
 
         /// Holds the values of `--retry-failed-runs`: which failed runs are run again, and so paid for again.
@@ -13789,286 +13837,270 @@ final class DifyExec implements Runnable {
     }
 
     /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. A row
-    /// that an earlier session left unknown is sent again with `--resend-unknown`, or if its id is named.
-    record LookUpRules(Judge judge, Limits limits, boolean resendUnknown) {
+    /// that an earlier session left unknown is sent again with `--resend-unknown`, or if its id is named. The rules are
+    /// pure: they read a look-up and change nothing.
+    ///
+    /// ```
+    ///  in flight ── the run's end ──────────────────────────────────────────────────────────────▶ outcome
+    ///      │ cut, timed out, 5xx, unconfirmed failure, or difyexec ended                             ▲
+    ///      ▼                                                                                         │
+    ///  ┌ ASKED ─┐  absent   ┌ ABSENT ┐                                                               │
+    ///  │        ├──────────▶│        ├── no run for `--settle` ──▶ not started ──▶ sent again        │
+    ///  │        │           └─┬────┬─┘                              │  ▲                             │
+    ///  │        │  running,   │    │                       recheck │  │ absent                      │
+    ///  │        │  unanswered ▼    │                               ▼  │                             │
+    ///  │        ├─────▶┌ ACTIVE ┐◀─┼─── a run has appeared ─── RESEND, LATE ── a run has succeeded ──┤
+    ///  └┬─────┬─┘      └─┬───┬──┘  │                                                                 │
+    ///   │     │ stopped  │   │     │                                                                 │
+    ///   │     ▼          │   │     │                                                                 │
+    ///   │   STOPPED ◀────┘   │     └── time is over, or `absent` proves nothing ──▶ unknown ─────────┤
+    ///   │     │ again        │                                                       ▲               │
+    ///   │     │              └── time is over ──┬── its task is unknown ─────────────┤               │
+    ///   │     │                                 └──▶ OVERDUE ── 30 s later ──────────┘               │
+    ///   └─────┴───── the run has ended (from each stage) ────────────────────────────────────────────┘
+    /// ```
+    ///
+    /// Each wait has a bound. A failed or active look-up is repeated until its time is over: `TIMEOUT` after the run's
+    /// start, of a recheck after its first question. While the server answers nothing at all, no time passes, but at
+    /// most five minutes of that count. An absent run is waited for until `--settle` after the first look-up that was
+    /// answered, or after the start of a later stream. A stream that no later stream has passed waits while the session
+    /// has other rows, and until `TIMEOUT`. Meanwhile, silent streams are looked up as long as they are open.
+    record LookUpRules(Judge judge, Limits limits, boolean resendUnknown, boolean rerunChanged) {
         private static final String SAFER = "; --mode blocking is safer";
+        /// Dify deletes old runs, on its Cloud after 30 days. That a run is absent then shows nothing.
+        private static final Duration MAX_AGE = Duration.ofDays(7);
+        /// With one of these, something has responded to the request, so its job was queued by then or never will be.
+        private static final Set<Integer> ANSWERED = Set.of(500, 502, 504);
 
-        /// Holds the engine's knowledge that a decision needs besides the look-up's result.
+        /// Holds the engine's knowledge that a decision needs besides the look-up and its result.
         ///
-        /// @param passed when this session first saw that the server's queue had passed the attempt; empty if it has
-        ///     not
-        /// @param hasStreamsToCome true if streams of this session that have not started yet may still show this
-        /// @param stopAsked  true if this session asked Dify to stop the run
-        /// @param hasSuccess true if the row has a result by now
-        record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasStreamsToCome,
-                boolean stopAsked, boolean hasSuccess) {}
+        /// @param passed    when a stream that was sent later has started; empty if none has
+        /// @param hasOthers whether the session has rows that are not looked up
+        /// @param hasSuccess whether the row has a result by now
+        /// @param outages   the session's time without any response
+        record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasOthers,
+                boolean hasSuccess, Duration outages) {}
 
-        /// Returns the steps to take, which the engine carries out in this order.
-        List<Step> steps(Unresolved unresolved, LookUpResult found, LookUpContext context, Instant now) {
-            return switch (unresolved.purpose()) {
-                case OUTCOME -> decideUnresolved(unresolved, found, context, now);
-                case QUIET -> quiet(unresolved, found, context);
-                case RESEND -> recheck(unresolved, found, context, now);
-                case LATE -> late(unresolved, found, context);
+        /// Returns what to do, in this order. Returns nothing if the engine need not do anything.
+        List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
+            return switch (lookUp.purpose) {
+                case OUTCOME -> outcome(lookUp, found, here, now);
+                case QUIET -> List.of(); // the stream is still open, so nothing is unresolved
+                case RESEND -> recheck(lookUp, found, here, now);
+                case LATE -> late(lookUp, found, here);
             };
         }
 
-        /// Handles a silent stream. Unless its run has ended, the engine keeps waiting for the stream, so there is
-        /// nothing to do.
-        private List<Step> quiet(Unresolved unresolved, LookUpResult found, LookUpContext context) {
-            if (!(found instanceof LookUpResult.Ended(var ran, _))) return List.of();
-            if (context.stopAsked() && !ran.status().isSuccess())
-                return List.of(new Step.Close("interrupted", ran, "stopped on request"));
-            // `stopped` may not be final yet, so the run is looked up as after a response with this status
-            return List.of(ran.status() == Response.RunStatus.STOPPED
-                    ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
-                    : new Step.Take(unresolved.attempt(), ran, judge.afterLook(unresolved.attempt(), ran)));
+        /// Returns what is known of the attempt's end after this result, for its line in the log. If a failure is
+        /// confirmed, or Dify has no run of it, the attempt's response counts. If it contains steps, it also has their
+        /// price, which the stored run lacks. Otherwise, its run id may have been made up.
+        static Response known(LookUp lookUp, LookUpResult found) {
+            boolean isAbsent = found instanceof LookUpResult.Absent;
+            boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
+            boolean isFailure = lookUp.is(Symptom.UNCONFIRMED) && (hasFailed || isAbsent && !lookUp.hasRun());
+            if (isFailure && lookUp.reported instanceof Response.Ran end && !end.isBare()) return end;
+            if (found instanceof LookUpResult.Ended(var ran, _, _)) return ran;
+            if (isFailure && lookUp.reported instanceof Response.Refused error)
+                return Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
+            return new Response.Cut(lookUp.run().filter(run -> !isFailure && !(isAbsent && run.isMadeUp())),
+                    lookUp.reason.symptom(), lookUp.reason.why());
         }
 
         /// Handles an attempt that counted as not started, before its row is sent again. If a run has appeared, its
-        /// outcome is waited for as after a lost response.
-        private List<Step> recheck(Unresolved unresolved, LookUpResult found, LookUpContext context, Instant now) {
-            if (found instanceof LookUpResult.Absent) // rechecked, so the row's next attempt is looked up, if any
-                return List.of(new Step.SendAgain(unresolved.attempt().tries(), true));
-            // the time limit begins when the server responds again
-            if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
-                return failedLookUp(unresolved.attempt(), silent.response(), lookAgain(unresolved.later(now)));
-            return decideUnresolved(new Unresolved(unresolved.attempt(), unresolved.response(),
-                    unresolved.symptom(), unresolved.why(), unresolved.since(), now.plus(limits.timeout())),
-                    found, context, now);
+        /// outcome is waited for as after a lost response. A failed run does not keep the row from being sent again.
+        private List<Verdict> recheck(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
+            var attempt = lookUp.attempt;
+            if (found instanceof LookUpResult.Absent && !lookUp.hasRun())
+                return List.of(new Verdict.SendAgain(attempt.tries(), Optional.of(attempt)));
+            return found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess()
+                    ? List.of(new Verdict.SendAgain(attempt.tries(), Optional.empty()))
+                    : outcome(lookUp, found, here, now);
         }
 
         /// Handles an attempt for which a run was looked for once more before the session ends. A success is kept if
         /// the row has none, because it was paid for. Any other result changes nothing.
-        private List<Step> late(Unresolved unresolved, LookUpResult found, LookUpContext context) {
-            if (!(found instanceof LookUpResult.Ended(var ran, _)) || !ran.status().isSuccess()) return List.of();
-            // the inputs that Dify recorded are not needed, because the row has not changed
-            return context.hasSuccess() || !unresolved.attempt().isCurrent() ? List.of()
-                    : succeeded(unresolved, ran, Map.of());
+        private List<Verdict> late(LookUp lookUp, LookUpResult found, LookUpContext here) {
+            if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return List.of();
+            return here.hasSuccess() || !lookUp.attempt.isCurrent() ? List.of()
+                    : List.of(taken(judge.afterLook(lookUp.attempt, ran)));
         }
 
         /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing
         /// about the run, so the run is looked up again.
-        private List<Step> decideUnresolved(Unresolved unresolved, LookUpResult found, LookUpContext context,
-                Instant now) {
+        private List<Verdict> outcome(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
             return switch (found) {
-                case LookUpResult.Ended(var ran, var inputs) when ran.status().isSuccess() ->
-                        succeeded(unresolved, ran, inputs);
-                case LookUpResult.Ended(var ran, _) -> failed(unresolved, ran, now);
-                case LookUpResult.Running running -> running(unresolved, running, now);
-                case LookUpResult.Unanswered(var isOver) -> unanswered(unresolved, isOver, context.listing(), now);
-                case LookUpResult.Absent() when unresolved.is(Symptom.UNCONFIRMED) -> notStored(unresolved);
-                case LookUpResult.Absent() -> absent(unresolved, context, now);
-                case LookUpResult.Silent(Response.Unreadable(var run, var why)) ->
-                        giveUp(unresolved.withRun(run), new Outcome(RowStatus.UNKNOWN, why));
-                case LookUpResult.Silent(Response.Refused refused) -> failedLookUp(unresolved.attempt(), refused,
-                        waited(unresolved, "looking up the run failed: HTTP " + refused.status(), now));
-                // without a response there is no deadline, because [Health] ends a session with a silent server
-                case LookUpResult.Silent(var response) ->
-                        failedLookUp(unresolved.attempt(), response, lookAgain(unresolved.later(now)));
+                case LookUpResult.Ended(var ran, var inputs, _) when ran.status().isSuccess() ->
+                        succeeded(lookUp, ran, inputs);
+                case LookUpResult.Ended(var ran, _, _) -> failed(lookUp, ran);
+                // only a person can continue a paused run
+                case LookUpResult.Running(_, var status, _, _) when status == Response.RunStatus.PAUSED ->
+                        giveUp(lookUp, Outcome.PAUSED);
+                case LookUpResult.Running(var run, _, _, _) -> waited(lookUp, LookUp.Stage.ACTIVE, "run " + run.id()
+                        + " is still running " + Text.seconds(Duration.between(lookUp.start(), now))
+                        + " after its start", now);
+                case LookUpResult.Unanswered(var isOver) -> unanswered(lookUp, isOver, here.listing(), now);
+                case LookUpResult.Absent() when lookUp.is(Symptom.UNCONFIRMED) && !lookUp.hasRun() ->
+                        List.of(judge.notStored(lookUp.attempt, lookUp.reported));
+                case LookUpResult.Absent() -> absent(lookUp, here, now);
+                case LookUpResult.Silent(Response.Unreadable(_, var why)) ->
+                        giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, why));
+                case LookUpResult.Silent(var response) -> silent(lookUp, response, here, now);
             };
         }
 
-        /// Keeps a result that was paid for. If its row has changed since, it gets the inputs that Dify recorded.
-        private List<Step> succeeded(Unresolved unresolved, Response.Ran ran, Map<String, String> inputs) {
-            var attempt = unresolved.attempt();
+        /// Keeps a result that was paid for. If its row has changed since, it gets the inputs that Dify recorded, and
+        /// `--rerun-changed` runs the row again. A row that the shell had edited does not count as changed.
+        private List<Verdict> succeeded(LookUp lookUp, Response.Ran ran, Map<String, String> inputs) {
+            var attempt = lookUp.attempt;
             var verdict = judge.afterLook(attempt, ran);
-            if (attempt.isCurrent()) return List.of(new Step.Take(attempt, ran, verdict));
-            if (inputs.isEmpty()) return unknown(unresolved.withRun(ran.run()), ran.ref().name()
+            if (attempt.isCurrent() || !(verdict instanceof Outcome outcome)) return List.of(taken(verdict));
+            if (inputs.isEmpty()) return unknown(lookUp, ran.ref().name()
                     + " succeeded, but the row has changed since, and Dify does not show the inputs that were sent");
-            var sent = attempt.with(attempt.row().recorded(inputs), attempt.tries());
-            return List.of(new Step.Say("Row " + Text.id(attempt.row().id()) + " changed after " + ran.ref().name()
-                            + " was sent; its result has the inputs that were sent. --rerun-changed runs it again."),
-                    new Step.Take(sent, ran, verdict));
+            var take = new Verdict.Take(outcome, inputs);
+            boolean isRerun = rerunChanged && !attempt.isEdited();
+            return isRerun ? List.of(take, new Verdict.SendAgain(Attempt.Tries.NONE, Optional.empty())) : List.of(take);
         }
 
         /// Decides about a stored run that did not succeed. Whether the row is sent again depends on why its outcome
         /// was unknown.
-        private List<Step> failed(Unresolved unresolved, Response.Ran ran, Instant now) {
-            var attempt = unresolved.attempt();
-            // the row was about to be sent again, and a failed run does not change that; false in `SendAgain`: other
-            // attempts of the row that are unseen are looked up first
-            if (unresolved.is(Symptom.RECHECK)) return List.of(new Step.SendAgain(attempt.tries(), false));
-            boolean isOverTime = unresolved.is(Symptom.TIMED_OUT) || unresolved.is(Symptom.OVERDUE);
-            // Dify may store `stopped` a moment before the real end, see [Unresolved.LookUpState#afterStop]; after the
-            // time limit, the run is not looked up again, because its row counts as timed out
-            if (ran.status() == Response.RunStatus.STOPPED && !unresolved.state().wasStopped() && !isOverTime)
-                return lookAgain(unresolved.with(unresolved.state().afterStop(now)));
+        private List<Verdict> failed(LookUp lookUp, Response.Ran ran) {
+            var attempt = lookUp.attempt;
+            boolean isOverTime = lookUp.is(Symptom.TIMED_OUT);
+            // after the time limit, the run is not looked up again, because its row counts as timed out
+            if (ran.status() == Response.RunStatus.STOPPED && lookUp.stage() != LookUp.Stage.STOPPED && !isOverTime)
+                return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.STOPPED));
             if (attempt.isOfLostEdits()) // the cells that would be sent again are not those that the user edited
-                return List.of(new Step.Take(attempt, ran, Outcome.failed(ran.error())));
+                return List.of(taken(Outcome.failed(ran.error())));
             // an earlier session stopped the run itself, so that is not the row's failure
-            if (unresolved.is(Symptom.INTERRUPTED)) return List.of(
-                    new Step.Close("interrupted", ran, "stopped on request"),
-                    new Step.SendAgain(Attempt.Tries.NONE, false));
-            if (unresolved.is(Symptom.UNCONFIRMED)) {
-                // the stream's last event has the run's price, which the stored run lacks
-                var end = unresolved.response() instanceof Response.Ran response && !response.isBare() ? response : ran;
-                return List.of(new Step.Judged(end, judge.confirmed(attempt, unresolved.response(), end)));
-            }
-            return List.of(new Step.Take(attempt, ran, isOverTime
-                    ? Outcome.failed("timed out: " + unresolved.why()) : judge.afterLook(attempt, ran)));
+            if (lookUp.is(Symptom.INTERRUPTED)) return List.of(
+                    new Verdict.Close("interrupted", "stopped on request"),
+                    new Verdict.SendAgain(Attempt.Tries.NONE, Optional.empty()));
+            if (lookUp.is(Symptom.UNCONFIRMED))
+                return List.of(judge.confirmed(attempt, lookUp.reported, ran));
+            return List.of(taken(isOverTime ? Outcome.failed("timed out: " + lookUp.reason.why())
+                    : judge.afterLook(attempt, ran)));
         }
 
-        /// Judges a reported failure of which Dify has no stored run. If the response contains steps, they were paid
-        /// for, so the response is kept. Otherwise its run id was made up and must not be recorded.
-        private List<Step> notStored(Unresolved unresolved) {
-            var verdict = judge.notStored(unresolved.attempt(), unresolved.response());
-            if (verdict instanceof Verdict.LookUp) return List.of(new Step.Judged(Response.NOTHING, verdict));
-            var known = switch (unresolved.response()) {
-                case Response.Refused error ->
-                        Response.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
-                case Response.Ran ran when !ran.isBare() -> ran;
-                case Response.Ran _, Response.Cut _, Response.Unreadable _, Response.NotSent _,
-                        Response.NotUploaded _ -> Response.NOTHING;
-            };
-            return List.of(new Step.Judged(known, verdict));
+        /// Marks an outcome as found by a look-up. Any other verdict stays the same.
+        private static Verdict taken(Verdict verdict) {
+            return verdict instanceof Outcome outcome ? new Verdict.Take(outcome, Map.of()) : verdict;
         }
 
-        /// Waits for a run that is still active. A paused run gets its outcome at once, because only a person can
-        /// continue it.
-        private List<Step> running(Unresolved unresolved, LookUpResult.Running found, Instant now) {
-            var known = unresolved.running(found, now, limits.timeout());
-            return found.status() == Response.RunStatus.PAUSED ? giveUp(known, Outcome.PAUSED)
-                    : waited(known, "run " + found.ref().id() + " is still running "
-                            + Text.seconds(Duration.between(known.start(), now)) + " after its start", now);
+        /// Waits for the answer of a chatflow's message that is still empty. It may follow a moment after the run's end
+        /// (which 1.16 reports). No answer will come if the client of a stream has disconnected (1.9).
+        private List<Verdict> unanswered(LookUp lookUp, boolean isOver, Release.Listing listing, Instant now) {
+            var why = isOver ? "the run ended without an answer (it was stopped, or the answer is empty)"
+                    : "the chatflow's message is still empty; the run may still be active";
+            boolean isLeft = listing == Release.Listing.WITHOUT_END && lookUp.attempt.mode() == Mode.STREAMING;
+            return isLeft ? unknown(lookUp, why + SAFER) : waited(lookUp, LookUp.Stage.ACTIVE, why, now);
         }
 
-        /// Waits for the answer of a chatflow's message that is still empty. No answer will come if the run is over
-        /// (1.16 reports that), or if the client of a stream has disconnected (1.9).
-        private List<Step> unanswered(Unresolved unresolved, boolean isOver, Release.Listing listing, Instant now) {
-            if (isOver) return unknown(unresolved,
-                    "the run ended without an answer (it was stopped, or the answer is empty)");
-            var why = "the chatflow's message is still empty; the run may still be active";
-            boolean isLeft = listing == Release.Listing.WITHOUT_END && unresolved.attempt().mode() == Mode.STREAMING;
-            return isLeft ? unknown(unresolved, why + SAFER) : waited(unresolved, why, now);
-        }
-
-        /// Decides what it means that no run was found, which depends on when the server lists runs. A run whose id is
-        /// known exists, unless Dify made up the id, so it is never considered not started.
-        private List<Step> absent(Unresolved unresolved, LookUpContext context, Instant now) {
-            var known = unresolved.run().filter(run -> !run.isMadeUp());
-            boolean isStream = unresolved.attempt().mode() == Mode.STREAMING;
-            if (context.listing() == Release.Listing.OTHER_APP) return unknown(unresolved,
+        /// Decides what it means that no run was found, which depends on when the server lists runs. A run that was
+        /// seen, or whose id is known, is never considered not started, unless Dify made up the id.
+        private List<Verdict> absent(LookUp lookUp, LookUpContext here, Instant now) {
+            var known = lookUp.run().filter(run -> !run.isMadeUp());
+            var gone = "Dify no longer has " + known.map(RunRef::name).orElse("its run");
+            if (here.listing() == Release.Listing.OTHER_APP) return unknown(lookUp,
                     "the run was not found; with --same-app, it may belong to another app");
-            if (known.isPresent())
-                return waited(unresolved, "Dify no longer has run " + known.get().id(), now);
-            // the run may have had a result, so it never counts as not started
-            if (unresolved.is(Symptom.LOST_RESULT)) return unknown(unresolved, "Dify no longer has its run");
-            return switch (context.listing()) {
-                // Dify makes up an id only after the run has left the queue
-                case FROM_START -> isStream && unresolved.run().isEmpty() ? queued(unresolved, context, now)
-                        : settled(unresolved, unresolved.since(), now);
-                case WITHOUT_END -> settled(unresolved, unresolved.since(), now);
-                case AT_END, NOT_KNOWN, OTHER_APP -> unlisted(unresolved, context.listing(), now);
+            if (known.isPresent() || lookUp.hasRun()) return waited(lookUp, lookUp.stage(), gone, now);
+            if (lookUp.is(Symptom.LOST_RESULT)) return unknown(lookUp, gone); // the run may have had a result
+            if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return unknown(lookUp,
+                    "no run was found, but Dify may have deleted it, because the request is over a week old");
+            return switch (here.listing()) {
+                case FROM_START, WITHOUT_END -> settled(lookUp, here, now);
+                case AT_END, NOT_KNOWN, OTHER_APP -> unlisted(lookUp, here.listing(), now);
             };
         }
 
         /// Handles a server that may list a run only after its end, and may never list a stream whose client has
         /// disconnected. Up to 1.10 (`AT_END`), it never does, so waiting is useless. A server whose version is not
         /// known may still list it.
-        private List<Step> unlisted(Unresolved unresolved, Release.Listing listing, Instant now) {
-            if (unresolved.attempt().mode() != Mode.STREAMING) return waited(unresolved,
-                    "no run was found within the time limit, but this Dify lists runs only after they end", now);
-            var why = "this Dify may never list a run whose stream was dropped" + SAFER;
-            return listing == Release.Listing.AT_END ? unknown(unresolved, why) : waited(unresolved, why, now);
+        private List<Verdict> unlisted(LookUp lookUp, Release.Listing listing, Instant now) {
+            boolean isStream = lookUp.attempt.mode() == Mode.STREAMING;
+            var why = isStream ? "this Dify may never list a run whose stream was dropped" + SAFER
+                    : "no run was found within the time limit, but this Dify lists runs only after they end";
+            return isStream && listing == Release.Listing.AT_END ? unknown(lookUp, why)
+                    : waited(lookUp, lookUp.stage(), why, now);
         }
 
-        /// Handles a stream that may still be in the queue. From Dify 1.13 on, a stream waits there for a worker, even
-        /// after its client has disconnected, and the server does not show it meanwhile. Time alone therefore does not
-        /// show that it never started. Only a stream that was sent later and has started shows that the queue has moved
-        /// past this one. A stream of an earlier session may wait until streams of this session show that.
-        private List<Step> queued(Unresolved unresolved, LookUpContext context, Instant now) {
-            if (context.passed().isPresent()) return settled(unresolved, context.passed().get(), now);
-            var later = unresolved.with(unresolved.state().later(now, false)); // a run in the queue holds no slot
-            boolean mayBePassed = unresolved.attempt().isEarlier() && context.hasStreamsToCome();
-            if (mayBePassed || now.isBefore(unresolved.state().deadline())) return lookAgain(later);
-            return unknown(unresolved, "it may still wait in Dify's queue: no stream that was sent later has started");
-        }
-
-        /// Considers an attempt not started if no run has appeared for `--settle`. Until then, a server that is slow
-        /// may still list the run.
-        private List<Step> settled(Unresolved unresolved, Instant since, Instant now) {
-            // false: a run that has not appeared holds no slot
-            return now.isBefore(since.plus(limits.settle()))
-                    ? lookAgain(unresolved.with(unresolved.state().later(now, false))) : notStarted(unresolved);
+        /// Considers an attempt not started if no run has appeared for `--settle`. A blocking run starts in the API's
+        /// process, which accepts requests in their order. So the first look-up that was answered shows that it has
+        /// accepted the row's request, even if that had to wait in front of a full server.
+        ///
+        /// From Dify 1.13 on, a stream waits in a queue for a worker, even after its client has disconnected, and the
+        /// server does not show it meanwhile. Time alone therefore does not show that it never started. Only a stream
+        /// that was sent later and has started shows that the queue has moved past this one, and a busy worker may
+        /// still have reserved its job. A session without other rows waits for that only if it takes less than
+        /// `TIMEOUT`.
+        private List<Verdict> settled(LookUp lookUp, LookUpContext here, Instant now) {
+            int http = lookUp.reported.httpStatus();
+            boolean mayBeQueued = here.listing() == Release.Listing.FROM_START
+                    && lookUp.attempt.mode() == Mode.STREAMING
+                    && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
+                    && http != 503; // a server in front of Dify sent this
+            boolean mayBeReserved = mayBeQueued && !ANSWERED.contains(http);
+            var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
+            var time = (mayBeQueued ? here.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
+            if (time.filter(end -> !now.isBefore(end)).isPresent()) return notStarted(lookUp);
+            boolean isSoon = time.isPresent() && settle.compareTo(limits.timeout()) <= 0;
+            if (!mayBeQueued || isSoon || here.hasOthers() || !lookUp.isOver(now))
+                return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.ABSENT));
+            if (time.isEmpty()) return unknown(lookUp,
+                    "it may still wait in Dify's queue: no stream that was sent later has started");
+            var unknown = unknown(lookUp, "a busy worker of Dify may still hold it");
+            if (!(unknown.getFirst() instanceof Outcome outcome)) return unknown;
+            return List.of(outcome, new Verdict.SettlesAt(time.get()));
         }
 
         /// Closes an attempt that started no run. An attempt of this session counts as a failure, so that a server that
         /// loses requests does not make the row run forever. An attempt that a killed session left does not count.
-        private List<Step> notStarted(Unresolved unresolved) {
-            var attempt = unresolved.attempt();
-            if (attempt.isOfLostEdits()) return unknown(unresolved, "the edited row was never run, and its edits "
+        private List<Verdict> notStarted(LookUp lookUp) {
+            var attempt = lookUp.attempt;
+            if (attempt.isOfLostEdits()) return unknown(lookUp, "the edited row was never run, and its edits "
                     + "are lost; make them again in the shell, then 'retry ID'");
-            var close = new Step.Close("not_started", Response.NOTHING, unresolved.why());
-            // false: other attempts of the row that are unseen are looked up first
-            if (!unresolved.symptom().isOurs()) return List.of(close, new Step.SendAgain(attempt.tries(), false));
-            var verdict = judge.again(attempt, unresolved.why() + "; no run was started", Optional.empty());
-            var next = verdict instanceof Outcome outcome ? giveUp(unresolved, outcome)
-                    : List.<Step>of(new Step.SendAgain(attempt.tries().plus(1, 0), false));
-            return Stream.concat(Stream.of(close), next.stream()).toList();
+            var close = new Verdict.Close("not_started", lookUp.reason.why());
+            var tries = isOurs(lookUp) ? attempt.tries().plus(1, 0) : attempt.tries();
+            var again = judge.again(attempt, lookUp.reason.why() + "; no run was started", Optional.empty());
+            return List.of(close, isOurs(lookUp) && again instanceof Outcome ? again
+                    : new Verdict.SendAgain(tries, Optional.empty()));
         }
 
-        /// Continues with `otherwise` after a failed look-up, unless the response concerns the whole batch, which then
-        /// stops.
-        private List<Step> failedLookUp(Attempt attempt, Response response, List<Step> otherwise) {
-            return judge.verdict(attempt, response) instanceof Verdict.StopBatch refusal
-                    ? List.of(new Step.Abort(refusal)) : otherwise;
+        /// Handles a look-up that failed. The response may concern the whole batch, which then stops. While the server
+        /// answered nothing at all, no time passed.
+        private List<Verdict> silent(LookUp lookUp, Response response, LookUpContext here, Instant now) {
+            return judge.verdict(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
+                    : waited(lookUp, lookUp.stage(), "looking up the run failed: " + response.why(),
+                            now.minus(here.outages()));
         }
 
-        /// Looks again until the deadline. Then a run that timed out is stopped, if its task is known, and gets a
-        /// moment to end; the outcome of any other run is unknown. The look-up comes first. It shows how long Dify took
-        /// to move the run to another worker, which does not count.
-        private List<Step> waited(Unresolved unresolved, String why, Instant now) {
-            if (now.isBefore(unresolved.state().deadline())) return lookAgain(unresolved.later(now));
-            return unresolved.is(Symptom.TIMED_OUT) && unresolved.hasTask() ? lookAgain(unresolved.overdue(now))
-                    : unknown(unresolved, why);
-        }
-
-        private static List<Step> lookAgain(Unresolved later) {
-            return List.of(new Step.LookAgain(later));
+        /// Looks again until the run's time is over. Then it is stopped, if it timed out and its task is known, and
+        /// gets a moment to end. The outcome of any other run is unknown. A look-up has come first. It shows how long
+        /// Dify took to move the run to another worker, which does not count. Only a task can be stopped. Streams
+        /// report it, and look-ups do not.
+        private List<Verdict> waited(LookUp lookUp, LookUp.Stage next, String why, Instant now) {
+            if (!lookUp.isOver(now)) return List.of(new Verdict.LookAgain(lookUp, next));
+            boolean canStop = lookUp.is(Symptom.TIMED_OUT) && lookUp.stage() != LookUp.Stage.OVERDUE
+                    && lookUp.run().filter(ref -> !ref.task().isEmpty()).isPresent();
+            return canStop ? List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.OVERDUE)) : unknown(lookUp, why);
         }
 
         /// Gives the row the outcome unknown. The message has the first reason, and the reason why no look-up has
         /// helped.
-        private List<Step> unknown(Unresolved unresolved, String why) {
-            return giveUp(unresolved, new Outcome(RowStatus.UNKNOWN, unresolved.why() + "; " + why));
+        private List<Verdict> unknown(LookUp lookUp, String why) {
+            return giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, lookUp.reason.why() + "; " + why));
         }
 
         /// Gives the row this outcome. A row that an earlier session left is sent again instead if `--resend-unknown`
-        /// asks for it.
-        private List<Step> giveUp(Unresolved unresolved, Outcome outcome) {
-            var cut = new Response.Cut(unresolved.run(), unresolved.symptom(), unresolved.why());
-            // sent without tries, because the user asked for it, and without further look-ups
-            return unresolved.symptom().isOurs() || !resendUnknown ? List.of(new Step.Judged(cut, outcome))
-                    : List.of(new Step.Close("resent", cut, outcome.text()),
-                            new Step.SendAgain(Attempt.Tries.NONE, true));
+        /// asks for it. Then it has no tries yet, and other attempts that may have started runs are accepted, too.
+        private List<Verdict> giveUp(LookUp lookUp, Outcome outcome) {
+            if (isOurs(lookUp) || !resendUnknown) return List.of(outcome);
+            return List.of(new Verdict.Close("resent", outcome.text()),
+                    new Verdict.SendAgain(Attempt.Tries.NONE, Optional.of(lookUp.attempt)));
         }
 
-        /// Describes a step that the engine carries out.
-        sealed interface Step {
-            /// Uses the outcome that the server has stored.
-            ///
-            /// @param attempt the attempt, with the inputs that were sent
-            record Take(Attempt attempt, Response.Ran ran, Verdict verdict) implements Step {}
-
-            /// Gives the attempt this verdict. `response` is what this session saw of it.
-            record Judged(Response response, Verdict verdict) implements Step {}
-
-            record LookAgain(Unresolved unresolved) implements Step {}
-
-            /// Logs that the attempt ended in this way.
-            record Close(String end, Response response, String why) implements Step {}
-
-            /// Prints a message that is not an outcome.
-            record Say(String text) implements Step {}
-
-            /// Sends the row again. Without `rechecked`, its unseen attempts are looked up first.
-            ///
-            /// @param rechecked true if this attempt has no run, or the user accepts to pay twice
-            record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
-
-            /// Stops the batch, because the look-up was refused for a reason that concerns every request.
-            record Abort(Verdict.StopBatch refusal) implements Step {}
+        /// Returns whether this session sent the attempt and has not considered it not started.
+        private static boolean isOurs(LookUp lookUp) {
+            return lookUp.purpose == Purpose.OUTCOME && lookUp.reason.symptom().isOurs();
         }
     }
 
@@ -14139,8 +14171,6 @@ final class DifyExec implements Runnable {
         private static final Duration LEAST_PATIENCE = Duration.ofSeconds(10);
 
         final int ceiling;
-        private final Optional<Duration> wait;
-        private final Optional<Rate> rate;
         private final ArrayDeque<Span> atWork = new ArrayDeque<>(); // when the last runs were active on the server
         /// Hold numbers of slots (now, the fewest, and the most since the first cut), then the successes since the last
         /// change, the rounds of successes that add a slot, and the waits that may show a queue.
@@ -14148,24 +14178,14 @@ final class DifyExec implements Runnable {
         private boolean isTrial = false; // true until the last slot that was added has lasted a round
         private long cutAt = 0; // the last attempt that had been sent when the limit was lowered
         private Duration shortestWait = Duration.ofDays(1), slowest = Duration.ZERO; // a day: longer than any wait
-        /// No row starts before any of these times, which `--wait`, `--rate` and refusals of a full server set.
-        private Instant nextByWait = Instant.MIN, nextByRate = Instant.MIN, nextByRefusal = Instant.MIN;
 
         private record Span(Instant from, Instant to) {}
 
         /// @param ceiling the value of `-c`, with which the session starts
-        /// @param wait    the value of `--wait`, or null
-        /// @param rate    the value of `--rate`, or null
-        Pace(int ceiling, Duration wait, Rate rate) {
+        Pace(int ceiling) {
             this.ceiling = ceiling;
-            this.wait = Optional.ofNullable(wait);
-            this.rate = Optional.ofNullable(rate);
             this.slots = ceiling;
             this.lowest = ceiling;
-        }
-
-        boolean hasRoom(Instant now, int busy) {
-            return busy < slots && !now.isBefore(nextStart());
         }
 
         /// Returns how long a run may be silent before it counts as dead.
@@ -14198,26 +14218,6 @@ final class DifyExec implements Runnable {
         int peakConcurrency() {
             return atWork.stream().mapToInt(run -> (int) atWork.stream().filter(other ->
                     !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
-        }
-
-        /// Lets no row start before `time`, because runs that were cut off may still hold the server's slots.
-        void noneBefore(Instant time) {
-            if (time.isAfter(nextByRefusal)) nextByRefusal = time;
-        }
-
-        /// Plans the next start. A start that was a little late does not delay the next ones, so that the rate is kept.
-        /// Starts that were missed are not caught up, because they would come all at once.
-        void noteStart(Instant now) {
-            wait.ifPresent(_ -> nextByWait = Instant.MAX); // no row starts until this one ends
-            rate.map(Rate::interval).ifPresent(interval -> {
-                var soonest = now.plus(interval.multipliedBy(9).dividedBy(10)); // up to a tenth is made up for
-                var planned = (nextByRate.equals(Instant.MIN) ? now : nextByRate).plus(interval);
-                nextByRate = planned.isBefore(soonest) ? soonest : planned;
-            });
-        }
-
-        void noteEnd(Instant now) {
-            wait.ifPresent(pause -> nextByWait = now.plus(pause));
         }
 
         /// Lowers the limit after the server refused a run as too many. Refusals of one moment count as one cut. Runs
@@ -14292,11 +14292,76 @@ final class DifyExec implements Runnable {
             return lowest + (highest > lowest ? "–" + highest : "") + " (limit " + ceiling + ")";
         }
 
-        Instant nextStart() {
-            return Collections.max(List.of(nextByWait, nextByRate, nextByRefusal));
+        record Rate(Duration interval) {}
+    }
+
+    /// Holds until when nothing is sent, and why. Rows wait for every reason, and look-ups only for those that concern
+    /// the whole server. Only the engine's thread uses it.
+    static final class Gate {
+        private final Optional<Duration> wait, interval;
+        private final Map<Reason, Instant> closed = new EnumMap<>(Reason.class);
+
+        /// `WAIT` and `RATE` are the user's options. `FULL`: the server has refused a run, and runs that were cut off
+        /// may hold its slots. `LOST_RESULTS`: the batch may have spent more than its files show. `RETRY_AFTER`: the
+        /// server asked for a pause. `DOWN`: the server does not respond.
+        enum Reason { WAIT, RATE, FULL, LOST_RESULTS, RETRY_AFTER, DOWN }
+
+        /// @param wait the value of `--wait`, or null
+        /// @param rate the value of `--rate`, or null
+        Gate(Duration wait, Pace.Rate rate) {
+            this.wait = Optional.ofNullable(wait);
+            this.interval = Optional.ofNullable(rate).map(Pace.Rate::interval);
         }
 
-        record Rate(Duration interval) {}
+        /// Closes the gate for this reason until a time, which replaces an earlier one.
+        void close(Reason reason, Instant until) {
+            closed.put(reason, until);
+        }
+
+        /// Closes the gate for this reason, but not for a shorter time than before.
+        void extend(Reason reason, Instant until) {
+            if (until.isAfter(until(reason))) close(reason, until);
+        }
+
+        Instant until(Reason reason) {
+            return closed.getOrDefault(reason, Instant.MIN);
+        }
+
+        Instant rowsFrom() {
+            return closed.values().stream().max(Comparator.naturalOrder()).orElse(Instant.MIN);
+        }
+
+        Instant lookUpsFrom() {
+            return Collections.max(List.of(until(Reason.RETRY_AFTER), until(Reason.DOWN)));
+        }
+
+        /// Plans the next start. A start that was a little late does not delay the next ones, so that the rate is kept.
+        /// Starts that were missed are not caught up, because they would come all at once.
+        void noteStart(Instant now) {
+            wait.ifPresent(_ -> close(Reason.WAIT, Instant.MAX)); // no row starts until this one ends
+            interval.ifPresent(step -> {
+                var soonest = now.plus(step.multipliedBy(9).dividedBy(10)); // up to a tenth is made up for
+                var planned = closed.getOrDefault(Reason.RATE, now).plus(step);
+                close(Reason.RATE, planned.isBefore(soonest) ? soonest : planned);
+            });
+        }
+
+        void noteEnd(Instant now) {
+            wait.ifPresent(pause -> close(Reason.WAIT, now.plus(pause)));
+        }
+
+        /// Returns why nothing is sent, for the progress line. Returns empty if requests are sent, or if a single row
+        /// waits for its turn.
+        ///
+        /// @param probe when a server that is down is asked next; it may be asked already
+        Optional<String> note(Instant now, Instant probe) {
+            if (now.isBefore(until(Reason.RETRY_AFTER))) return Optional.of("waiting "
+                    + Text.seconds(Duration.between(now, until(Reason.RETRY_AFTER))) + " (Retry-After)");
+            boolean isLater = now.isBefore(probe) && probe.isBefore(Instant.MAX);
+            if (now.isBefore(until(Reason.DOWN))) return Optional.of("no response, trying again "
+                    + (isLater ? "in " + Text.seconds(Duration.between(now, probe)) : "now"));
+            return Optional.of("looking up lost results").filter(_ -> now.isBefore(until(Reason.LOST_RESULTS)));
+        }
     }
 
     /// Records whether the server responds. After five failures in a row it counts as down. Until it responds again,
@@ -14316,40 +14381,26 @@ final class DifyExec implements Runnable {
         private static final Duration FIRST_PROBE_DELAY = Duration.ofSeconds(1);
 
         private final Backoff backoff;
+        private final Gate gate;
         /// Count failures in a row, runs whose end was not seen, and refusals while none of our runs is active.
         private int streak = 0, doubts = 0, refusals = 0;
         private boolean refusedTooLong = false;
-        /// Until this time, set by a `Retry-After`, neither rows, look-ups nor probes are sent.
-        private Instant pausedUntil = Instant.MIN;
         private Instant nextProbe = Instant.MAX, downAt = Instant.MAX;
         private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
         private Instant doubtedAt = Instant.MIN;
+        private Duration outages = Duration.ZERO; // of the outages that are over
 
-        Health(Backoff backoff) {
+        Health(Backoff backoff, Gate gate) {
             this.backoff = backoff;
+            this.gate = gate;
         }
 
         private boolean isDown() {
             return streak >= STREAK;
         }
 
-        boolean isOpen(Instant now) {
-            return !now.isBefore(opens());
-        }
-
-        /// Returns when rows and look-ups may be sent. If the server is down, the time is unknown, because its
-        /// response to a probe ends the wait.
-        Instant opens() {
-            return isDown() ? Instant.MAX : pausedUntil;
-        }
-
         Instant nextProbe() {
-            return nextProbe.isAfter(pausedUntil) ? nextProbe : pausedUntil;
-        }
-
-        /// Pauses until this time. A later pause that is shorter does not end the first one sooner.
-        void pause(Instant until) {
-            if (until.isAfter(pausedUntil)) pausedUntil = until;
+            return Collections.max(List.of(nextProbe, gate.until(Gate.Reason.RETRY_AFTER)));
         }
 
         /// Returns how many runs ended unseen. They count until the server responds to a request that was sent later.
@@ -14372,6 +14423,7 @@ final class DifyExec implements Runnable {
             failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) downAt = now;
+            if (isDown()) gate.close(Gate.Reason.DOWN, Instant.MAX); // until a response to a probe ends the wait
             if (isDown()) nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), MAX_PAUSE)));
             else if (doubts > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
         }
@@ -14381,10 +14433,20 @@ final class DifyExec implements Runnable {
         /// @param sent when the request was sent. If that was before a failure, the response does not show what became
         ///     of the run
         void noteResponse(Instant sent) {
+            outages = outages();
             streak = 0;
+            gate.close(Gate.Reason.DOWN, Instant.MIN);
             silentSince = Instant.MAX;
             if (!sent.isBefore(doubtedAt)) doubts = 0;
             nextProbe = doubts == 0 ? Instant.MAX : doubtedAt.plus(FIRST_PROBE_DELAY);
+        }
+
+        /// Returns for how long the server has answered nothing at all in this session: each time from the moment when
+        /// it counted as down to its last failure, but at most [#MAX_SILENCE] in all. Otherwise, a server that comes
+        /// and goes could prolong look-ups without limit.
+        Duration outages() {
+            if (!isDown()) return outages;
+            return Collections.min(List.of(outages.plus(Duration.between(downAt, failedAt)), MAX_SILENCE));
         }
 
         /// Notes that the server has run a row.
@@ -14401,21 +14463,12 @@ final class DifyExec implements Runnable {
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(MAX_REFUSAL).isBefore(now);
         }
 
-        /// Returns why nothing is sent, for the progress line. Returns empty if requests are sent.
-        Optional<String> pauseNote(Instant now) {
-            if (now.isBefore(pausedUntil)) return Optional.of("waiting "
-                    + Text.seconds(Duration.between(now, pausedUntil)) + " (Retry-After)");
-            if (!isDown()) return Optional.empty();
-            boolean isLater = now.isBefore(nextProbe) && nextProbe.isBefore(Instant.MAX);
-            return Optional.of("no response, trying again "
-                    + (isLater ? "in " + Text.seconds(Duration.between(now, nextProbe)) : "now"));
-        }
-
         /// Returns why the session stops, if the server has been silent or full for too long.
         ///
         /// @param busy the number of requests without a response so far, each of which may still get one
         Optional<Stop> verdict(Instant now, int busy) {
-            var asked = failedAt.isBefore(pausedUntil) ? failedAt : now; // nothing is sent in a pause
+            boolean isPaused = failedAt.isBefore(gate.until(Gate.Reason.RETRY_AFTER));
+            var asked = isPaused ? failedAt : now; // nothing is sent in a pause
             if (isDown() && busy == 0 && silentSince.plus(MAX_SILENCE).isBefore(asked))
                 return Optional.of(Stop.early("the server has not responded for "
                         + Text.seconds(Duration.between(silentSince, now)),
@@ -14428,11 +14481,25 @@ final class DifyExec implements Runnable {
 
     /// Holds the limits that end a session, each null if not set, and how long a run may take.
     ///
-    /// @param settle how long an interrupted run is looked for before it counts as not started
+    /// @param settle how long an interrupted run is looked for before it counts as not started, see [#settle(Mode)]
     record Limits(Ceiling maxFailures, Long maxTokens, BigDecimal maxCost, Duration grace, Duration timeout,
             Duration settle) {
         static final int FIRST_ROWS = 20; // if fewer rows fail, that may still be chance
+        private static final Duration BLOCKING_SETTLE = Duration.ofSeconds(30);
+        /// A worker may have reserved a stream's job behind a run that it is busy with. Dify ends that run after
+        /// 1,200 s at the latest (`WORKFLOW_MAX_EXECUTION_TIME`), and then the job starts.
+        private static final Duration STREAM_SETTLE = Duration.ofMinutes(20);
         private static final String CONTINUE = "a higher limit continues";
+
+        /// Returns how long a run of this mode is looked for. A typed `--settle` applies to both modes.
+        Duration settle(Mode mode) {
+            if (settle != null) return settle;
+            return mode == Mode.STREAMING ? STREAM_SETTLE : BLOCKING_SETTLE;
+        }
+
+        boolean isOnSpending() {
+            return maxTokens != null || maxCost != null;
+        }
 
         Optional<Stop> tooManyFailed(long failed, long done) {
             return maxFailures == null || !maxFailures.isReached(failed, done) ? Optional.empty()
@@ -14489,39 +14556,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Estimates how the server's queue of streamed runs moves. Dify does not show the queue, so this batch's own runs
-    /// are the only sign. Only the engine's thread uses it.
-    static final class StreamQueue {
-        /// Requests that are sent within this time of each other may enter the queue in another order.
-        private static final Duration REORDERING = Duration.ofSeconds(1);
-
-        private final Map<String, Instant> overtakenAt = new HashMap<>(); // by user: each attempt has its own
-        private Instant newestBegun;
-
-        /// @param newestBegun when an earlier session sent the newest stream that has started
-        /// @param now         replaces a `newestBegun` that lies in the future, which happens if the clock was set back
-        ///     between the sessions
-        StreamQueue(Instant newestBegun, Instant now) {
-            this.newestBegun = newestBegun.isAfter(now) ? now : newestBegun;
-        }
-
-        /// Notes that a stream has left the queue. Streams that were sent before it are then past their turn.
-        void noteStart(Attempt attempt) {
-            if (attempt.mode() == Mode.STREAMING && attempt.at().isAfter(newestBegun)) newestBegun = attempt.at();
-        }
-
-        /// Notes that the server has no run of this attempt. If it is past its turn, `--settle` counts from the first
-        /// time that this is seen. A run that started in its turn would soon be listed.
-        void noteAbsent(Attempt attempt, Instant now) {
-            if (attempt.at().plus(REORDERING).isBefore(newestBegun)) overtakenAt.putIfAbsent(attempt.user(), now);
-        }
-
-        /// Returns when this session first saw that a stream sent after this one has started, or empty if it has not.
-        Optional<Instant> overtakenAt(Attempt attempt) {
-            return Optional.ofNullable(overtakenAt.get(attempt.user()));
-        }
-    }
-
     /// Chooses the mode of the next attempt, and records when the server lists runs. Only the engine's thread uses it.
     static final class ModePolicy {
         /// A connection that breaks after this time was probably cut by a proxy, often after 60 s. A stream survives
@@ -14533,9 +14567,7 @@ final class DifyExec implements Runnable {
 
         final AppKind app;
         private final boolean holdsRefused;
-        /// Holds by user when runs of earlier sessions are listed, because another server or app may have run them.
-        private final Map<String, Release.Listing> listings = new HashMap<>();
-        private final Release.Listing listing;
+        final Release.Listing listing;
         private Mode mode;
         private int refusedStreams = 0;
         private boolean mayStream; // true if streaming may be chosen automatically
@@ -14559,16 +14591,9 @@ final class DifyExec implements Runnable {
             return mode;
         }
 
-        Release.Listing listing(Attempt attempt) {
-            return listings.getOrDefault(attempt.user(), listing);
-        }
-
-        /// Notes that an earlier session sent the attempt to a server of this version. If the version lists runs
-        /// differently from the current one, how the attempt's run would be listed is unknown. If the attempt's app is
-        /// only assumed to be this one, the run may never be listed here, whatever the version.
-        void noteEarlierServer(String user, String version, boolean isAppAssumed) {
-            if (Release.of(version).listing(app) != listing) listings.put(user, Release.Listing.NOT_KNOWN);
-            if (isAppAssumed) listings.put(user, Release.Listing.OTHER_APP);
+        /// Returns how an earlier server of this version lists runs, as far as the current one still does so.
+        Release.Listing listing(String version) {
+            return Release.of(version).listing(app) == listing ? listing : Release.Listing.NOT_KNOWN;
         }
 
         /// Changes the mode if the response shows that another mode is safer. Returns a message for the user about it.
@@ -15084,6 +15109,14 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
+        /// Returns the HTTP status if it says something about the attempt's run, otherwise 0. A run that could not be
+        /// kept was a success (200). The status of a stream's event is not one of HTTP.
+        default int httpStatus() {
+            if (this instanceof Unreadable) return 200;
+            return this instanceof Refused refused && refused.status() >= 500 && !refused.inStream()
+                    ? refused.status() : 0;
+        }
+
         /// Returns the first of the ends that a stream reported, if it belongs to the stream's run and no other end
         /// contradicts it. An error keeps its message, but if there is a run, the stored run decides.
         static Response ofEnds(Optional<RunRef> run, List<Response> ends) {
@@ -15142,16 +15175,12 @@ final class DifyExec implements Runnable {
     /// Holds why the outcome of a run is unknown. A symptom without a text was seen by this session, so the run may
     /// still be active. A symptom with a text belongs to an attempt that an earlier session left.
     enum Symptom {
-        /// Dify itself responded with a server error, so a run may have started.
-        SERVER_ERROR,
         /// Something in front of Dify responded instead.
         GATEWAY,
         /// The request was sent, but no response came.
         NO_ANSWER,
-        /// The response or the stream broke off.
+        /// The response or the stream broke off, or does not show whether there was a run or how it ended.
         CUT,
-        /// The stream reported an error that does not show whether there was a run.
-        STREAM_ERROR,
         /// The response has parts of two runs, or belongs to another request.
         CONTRADICTED,
         /// The response reports that the run failed. Dify 1.16 makes up such ends, so the stored run decides.
@@ -15160,16 +15189,10 @@ final class DifyExec implements Runnable {
         STREAM_SILENT,
         /// The request took longer than `--timeout`.
         TIMED_OUT,
-        /// A look-up showed that the run took longer than `--timeout`, so the run is stopped.
-        OVERDUE,
-        /// Somebody stopped the run, or Dify reports that a moment before the run's real end.
-        STOPPED,
         CRASH("difyexec ended during the run"),
         INTERRUPTED("difyexec was interrupted and stopped the run"),
         /// The run may have had a result that is lost, because the results file is shorter than the log last recorded.
-        LOST_RESULT("its result may be missing from the results file"),
-        /// The attempt counted as not started, but a run of it may still appear.
-        RECHECK("an earlier request was considered not started");
+        LOST_RESULT("its result may be missing from the results file");
 
         final String text;
 
@@ -15190,22 +15213,38 @@ final class DifyExec implements Runnable {
 
     /// A decision about a row, after a response.
     sealed interface Verdict {
-        /// The row is sent again, which uses up one of its retries.
-        record Again(Duration after, String why) implements Verdict {}
+        /// The attempt ended in this way, and its row is sent again after a pause, with these tries.
+        record Again(String end, Attempt.Tries tries, Duration after, String why) implements Verdict {}
 
         /// Dify rejected the run because too many are active. The row is not at fault, so it keeps its retries.
         record Throttled(Duration after, String why) implements Verdict {}
 
-        /// The server was not reached. The row is not at fault, so it keeps its retries.
-        record Unreached(Duration after, String why) implements Verdict {}
-
         /// The run may have started, so it is looked up before anything is sent again.
-        record LookUp(Symptom symptom, String why) implements Verdict {}
+        record Unresolved(Symptom symptom, String why) implements Verdict {}
 
         /// The batch stops, because every other row would get the same response.
         ///
         /// @param isShutOut true if the server rejects this key from now on, even for looking up active runs
         record StopBatch(Stop stop, boolean isShutOut) implements Verdict {}
+
+        // only after a look-up
+
+        /// The result that the server has stored counts. If the row has changed since it was sent, `inputs` are those
+        /// that the server recorded, otherwise they are empty.
+        record Take(Outcome outcome, Map<String, String> inputs) implements Verdict {}
+
+        /// Nothing is decided yet, so the run is looked up again, in this stage.
+        record LookAgain(LookUp lookUp, LookUp.Stage next) implements Verdict {}
+
+        /// The attempt ended in this way, which leaves its row without an outcome.
+        record Close(String end, String why) implements Verdict {}
+
+        /// The row is sent again at once, after a look-up of each attempt for which a run may still appear. If one was
+        /// `checked`, it and those that were sent before it are not looked up again.
+        record SendAgain(Attempt.Tries tries, Optional<Attempt> checked) implements Verdict {}
+
+        /// The row is unknown only for now: from this time on, a session may count its attempt as not started.
+        record SettlesAt(Instant time) implements Verdict {}
     }
 
     /// Holds the outcome of a row. `text` is the cause if the row did not succeed, otherwise empty.
@@ -15265,129 +15304,136 @@ final class DifyExec implements Runnable {
         LATE
     }
 
-    /// Holds an attempt whose outcome must be looked up on the server. `response` is as much of it as this session saw.
-    /// It is kept, because an unconfirmed failure counts if nothing else is found. `--settle` counts from `since`.
-    record Unresolved(Attempt attempt, Response response, Purpose purpose, Symptom symptom, String why, Instant since,
-            LookUpState state) {
-        /// Creates the first look-up of an attempt. No look-up has shown its run yet, as active or as stopped. The run
-        /// holds a slot if this session saw the symptom; a run of an earlier session may have ended long ago.
-        Unresolved(Attempt attempt, Response response, Symptom symptom, String why, Instant since, Instant deadline) {
-            this(attempt, response, Purpose.OUTCOME, symptom, why, since,
-                    new LookUpState(since, 0, Optional.empty(), deadline, false, symptom.isOurs()));
+    /// Asks a worker about an attempt. The worker reads it while the engine's thread continues, so it never changes.
+    ///
+    /// @param run        empty if the run's id is unknown, so that only the attempt's user leads to the run
+    /// @param stopsFirst whether Dify is asked to stop the run before it is looked up
+    record Question(Attempt attempt, Purpose purpose, Symptom symptom, Optional<RunRef> run, boolean stopsFirst) {}
+
+    /// Follows an attempt whose outcome is unknown, until its row has an outcome or is sent again. Notes facts and
+    /// decides nothing: see [LookUpRules], which has a picture of the stages. Only the engine's thread uses it.
+    static final class LookUp {
+        /// A run that was asked to stop has this long to end. Dify stops a run within a second, but not during a node's
+        /// call of a model or another server.
+        private static final Duration STOP_TIMEOUT = Duration.ofSeconds(30);
+        /// Dify may report `stopped` a moment before a run's real end, so the run is looked up again after this time.
+        private static final Duration STOP_DELAY = Duration.ofSeconds(2);
+
+        final Attempt attempt;
+        final Purpose purpose;
+        final Verdict.Unresolved reason;
+        final Response reported; // as much of the attempt's end as its own response showed
+        private Stage stage = Stage.ASKED;
+        private Optional<RunRef> run;
+        /// Hold when the run started, by the server's report, and when a look-up was first answered.
+        private Optional<Instant> runStart = Optional.empty(), answeredAt = Optional.empty();
+        private Instant cutAt, deadline;
+        private int looks = 0;
+
+        /// Holds what look-ups have shown so far. `ASKED`: nothing, because none was answered. `ABSENT`: the server
+        /// lists no run. `ACTIVE`: it has a run. `STOPPED`: it reported once that the run was stopped. `OVERDUE`: the
+        /// run's time is over, and Dify was asked to stop it.
+        enum Stage { ASKED, ABSENT, ACTIVE, STOPPED, OVERDUE }
+
+        /// Creates the first look-up of an attempt after its response.
+        LookUp(Attempt attempt, Purpose purpose, Response reported, Verdict.Unresolved reason) {
+            this.attempt = attempt;
+            this.purpose = purpose;
+            this.reported = reported;
+            this.reason = reason;
+            this.run = reported.run();
         }
 
-        /// Creates a look-up that does not wait for its run to end. It has no deadline, because the first response of
-        /// the server decides, and it holds no slot.
-        static Unresolved withoutWait(Attempt attempt, Purpose purpose, Optional<RunRef> run, Instant due) {
-            var symptom = purpose == Purpose.QUIET ? Symptom.STREAM_SILENT : Symptom.RECHECK;
-            return new Unresolved(attempt, new Response.Cut(run, symptom, symptom.text), purpose, symptom,
-                    symptom.text, due, new LookUpState(due, 0, Optional.empty(), Instant.MAX, false, false));
+        /// Creates the look-up of an attempt that counted as not started. Its time begins with its first question.
+        static LookUp recheck(Attempt attempt, Purpose purpose) {
+            var reason = new Verdict.Unresolved(Symptom.NO_ANSWER, "an earlier request was considered not started");
+            return new LookUp(attempt, purpose, Response.NOTHING, reason).within(attempt.at(), Instant.MAX);
         }
 
-        Optional<RunRef> run() {
-            return response.run();
+        /// Sets when the response was cut off, and until when an active run is waited for.
+        LookUp within(Instant cutAt, Instant deadline) {
+            this.cutAt = cutAt;
+            this.deadline = deadline;
+            return this;
+        }
+
+        /// Returns the question for a worker. An overdue run is stopped before its first look-up.
+        Question question(Instant now, Duration timeout) {
+            if (deadline.equals(Instant.MAX)) deadline = now.plus(timeout);
+            return new Question(attempt, purpose, reason.symptom(), run, stage == Stage.OVERDUE && looks == 0);
+        }
+
+        /// Notes the facts in the result of a look-up. The timeout counts from the run's start, because the request may
+        /// have waited in a queue. The server's clock may be wrong, but the run started after its request was sent and
+        /// before the look-up. The time that Dify took to move the run to another worker does not count. An overdue run
+        /// keeps the deadline that it got when it was stopped.
+        void note(LookUpResult found, Instant now, Duration timeout) {
+            run = run.filter(ref -> !ref.isMadeUp()).or(found::run).or(() -> run);
+            if (!(found instanceof LookUpResult.Silent)) answeredAt = answeredAt.or(() -> Optional.of(now));
+            if (!(found instanceof LookUpResult.Running running)) return;
+            runStart = runStart.or(() -> running.age().map(now::minus)
+                    .map(reported -> Collections.max(List.of(attempt.at(), Collections.min(List.of(reported, now))))));
+            if (stage != Stage.OVERDUE)
+                runStart.ifPresent(from -> deadline = from.plus(timeout).plus(running.moved()));
+        }
+
+        /// Enters a stage, and returns when the run is looked up in it. The pause grows from 0.5 s, for runs that are
+        /// about to end, to 15 s, so that long runs do not burden the server. The last look-up is at the deadline. A
+        /// run that is overdue is stopped at once, and stays overdue.
+        Instant lookAgain(Stage next, Instant now) {
+            var former = stage;
+            if (stage != Stage.OVERDUE) stage = next;
+            var due = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks++))));
+            if (stage == Stage.STOPPED && former != stage) return now.plus(STOP_DELAY);
+            if (stage != Stage.OVERDUE || former == stage)
+                return now.isBefore(deadline) && due.isAfter(deadline) ? deadline : due;
+            looks = 0;
+            deadline = now.plus(STOP_TIMEOUT);
+            return now;
+        }
+
+        boolean isOver(Instant now) {
+            return !now.isBefore(deadline);
+        }
+
+        /// Returns whether the run may be active, so that it holds one of the server's slots. A run of an earlier
+        /// session may have ended long ago.
+        boolean holdsSlot() {
+            return switch (stage) {
+                case ASKED -> purpose == Purpose.OUTCOME && reason.symptom().isOurs();
+                case ACTIVE, OVERDUE -> true;
+                case ABSENT, STOPPED -> false;
+            };
+        }
+
+        /// Returns whether Dify has shown that the attempt has a run.
+        boolean hasRun() {
+            return reported.httpStatus() == 200 || stage != Stage.ASKED && stage != Stage.ABSENT;
+        }
+
+        boolean is(Symptom symptom) {
+            return reason.symptom() == symptom;
         }
 
         /// Returns the instant from which `TIMEOUT` counts.
         Instant start() {
-            return state.runStart().orElse(attempt.at());
+            return runStart.orElse(attempt.at());
         }
 
-        Instant due() {
-            return state.due();
+        Optional<RunRef> run() {
+            return run;
         }
 
-        boolean is(Symptom symptom) {
-            return this.symptom == symptom;
+        Stage stage() {
+            return stage;
         }
 
-        boolean is(Purpose purpose) {
-            return this.purpose == purpose;
+        Optional<Instant> answeredAt() {
+            return answeredAt;
         }
 
-        /// Returns whether to stop the run before this look-up. An overdue run is stopped once.
-        boolean stopsFirst() {
-            return symptom == Symptom.OVERDUE && state.looks() == 0;
-        }
-
-        /// Returns whether the run's task is known. Only a task can be stopped. Streams report it, and look-ups do not.
-        boolean hasTask() {
-            return run().filter(ref -> !ref.task().isEmpty()).isPresent();
-        }
-
-        /// Returns the look-up of a run that is stopped now and has 30 s to end. Dify stops a run within a second, but
-        /// not during a node's call of a model or another server.
-        Unresolved overdue(Instant now) {
-            // without a look-up so far (0), so that the run is stopped first
-            return new Unresolved(attempt, response, purpose, Symptom.OVERDUE, why, since, new LookUpState(now, 0,
-                    state.runStart(), now.plusSeconds(30), false, state.holdsSlot()));
-        }
-
-        Unresolved with(LookUpState state) {
-            return new Unresolved(attempt, response, purpose, symptom, why, since, state);
-        }
-
-        Unresolved withRun(Optional<RunRef> run) {
-            return run().isPresent() || run.isEmpty() ? this : new Unresolved(attempt,
-                    new Response.Cut(run, symptom, why), purpose, symptom, why, since, state);
-        }
-
-        Unresolved later(Instant now) {
-            return with(state.later(now, state.holdsSlot()));
-        }
-
-        /// Shifts the times of an earlier session's attempt that seems to lie in the future because the clock was set
-        /// back. Otherwise, its look-ups would last longer by that time.
-        Unresolved limitedTo(Instant now) {
-            var ahead = Duration.between(now, attempt.at());
-            if (!ahead.isPositive()) return this;
-            return new Unresolved(attempt.limitedTo(now), response, purpose, symptom, why, since.minus(ahead),
-                    state.withStart(state.runStart(), state.deadline().minus(ahead)));
-        }
-
-        /// Notes that the server reported the run as active. The timeout counts from the run's start, because the
-        /// request may have waited in a queue. The server's clock may be wrong, but the run started after its request
-        /// was sent and before the look-up. The time that Dify took to move the run to another worker does not count.
-        /// An overdue run keeps the deadline that it got when it was stopped.
-        Unresolved running(LookUpResult.Running found, Instant now, Duration timeout) {
-            var known = withRun(Optional.of(found.ref()));
-            var start = state.runStart().or(() -> found.age().map(now::minus).map(reported -> between(reported, now)));
-            var end = is(Symptom.OVERDUE) ? state.deadline()
-                    : start.map(from -> from.plus(timeout).plus(found.moved())).orElse(state.deadline());
-            return known.with(new LookUpState(state.due(), state.looks(), start, end, state.wasStopped(), true));
-        }
-
-        /// Returns the reported time, but none before the request or after now, which only a wrong clock can report.
-        private Instant between(Instant reported, Instant now) {
-            if (reported.isBefore(attempt.at())) return attempt.at();
-            return reported.isAfter(now) ? now : reported;
-        }
-
-        /// Holds the progress of a run's look-ups. `runStart` is empty until the server reports it. An active run is
-        /// waited for until `deadline`, and may hold a slot of the server.
-        record LookUpState(Instant due, int looks, Optional<Instant> runStart, Instant deadline,
-                boolean wasStopped, boolean holdsSlot) {
-            LookUpState dueAt(Instant due) {
-                return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsSlot);
-            }
-
-            LookUpState withStart(Optional<Instant> runStart, Instant deadline) {
-                return new LookUpState(due, looks, runStart, deadline, wasStopped, holdsSlot);
-            }
-
-            /// Schedules the next look-up after a pause. The pause grows from 0.5 s, for runs that are about to end, to
-            /// 15 s, so that long runs do not burden the server. The last look-up is at the deadline.
-            LookUpState later(Instant now, boolean holdsSlot) {
-                var next = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
-                boolean isLast = now.isBefore(deadline) && next.isAfter(deadline);
-                return new LookUpState(isLast ? deadline : next, looks + 1, runStart, deadline, wasStopped, holdsSlot);
-            }
-
-            /// Schedules another look-up after 2 s, because Dify may report `stopped` a moment before a run's real end.
-            LookUpState afterStop(Instant now) {
-                // stopped once, so that a second `stopped` counts; a stopped run holds no slot
-                return new LookUpState(now.plusSeconds(2), looks + 1, runStart, deadline, true, false);
-            }
+        Instant cutAt() {
+            return cutAt;
         }
     }
 
@@ -15397,7 +15443,8 @@ final class DifyExec implements Runnable {
         LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run belongs to another request"));
 
         /// @param inputs the inputs that the server recorded as sent, as cells
-        record Ended(Response.Ran ran, Map<String, String> inputs) implements LookUpResult {}
+        /// @param at     when the run ended, by the server's clock; empty if unknown
+        record Ended(Response.Ran ran, Map<String, String> inputs, Optional<Instant> at) implements LookUpResult {}
 
         /// The run is still active or paused. Its `age` is measured by the server's clock. `moved` is how long Dify
         /// took to move it from a worker that was shut down to another one.
@@ -15422,24 +15469,27 @@ final class DifyExec implements Runnable {
 
         default Optional<RunRef> run() {
             return switch (this) {
-                case Ended(var ran, _) -> ran.run();
+                case Ended(var ran, _, _) -> ran.run();
                 case Running running -> Optional.of(running.ref());
-                case Unanswered _, Absent _, Silent _ -> Optional.empty();
+                case Silent(var response) -> response.run();
+                case Unanswered _, Absent _ -> Optional.empty();
             };
         }
 
-        /// Returns whether the server has the run.
+        /// Returns whether the server has the run. A record of it may be too large to be read.
         default boolean isThere() {
-            return !(this instanceof Absent || this instanceof Silent);
+            return this instanceof Silent(var response) ? response instanceof Response.Unreadable
+                    : !(this instanceof Absent);
         }
 
         /// Returns the result in one word, for the log.
         default String word() {
             return switch (this) {
-                case Ended(var ran, _) -> ran.status().word();
+                case Ended(var ran, _, _) -> ran.status().word();
                 case Running running -> running.status().word();
                 case Unanswered _ -> "unanswered";
                 case Absent _ -> "absent";
+                case Silent(Response.Unreadable _) -> "unreadable";
                 case Silent _ -> "no response";
             };
         }
@@ -15559,7 +15609,7 @@ final class DifyExec implements Runnable {
     interface Workflow {
         Response run(Attempt attempt, Consumer<StreamEvent> listener);
 
-        LookUpResult look(Unresolved unresolved);
+        LookUpResult look(Question question);
 
         void stop(RunRef run, String user);
 
@@ -15583,6 +15633,9 @@ final class DifyExec implements Runnable {
 
         /// The run waits for a person. Anyone with the token can answer the form.
         record Form(String run, String node, String token, Optional<Instant> until) implements StreamEvent {}
+
+        /// The time of a form is over, and the run continues without an answer.
+        record FormExpired(String node) implements StreamEvent {}
 
         /// Any other event came. A ping is not an event.
         record OtherEvent() implements StreamEvent {}

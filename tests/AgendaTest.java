@@ -138,7 +138,7 @@ final class AgendaTest {
             scene.answer = Answer.byRow(Map.of("a", List.of(succeeded("run-a")),
                     "b", List.of(later(503, seconds(1))), "c", List.of(failed("no such city")),
                     "d", List.of(later(429, seconds(1))), "e", List.of(cut(Symptom.NO_ANSWER))));
-            scene.found = unresolved -> unresolved.attempt().row().id().equals("b")
+            scene.found = question -> question.attempt().row().id().equals("b")
                     ? ABSENT : ended(succeeded("run-e"));
 
             scene.play();
@@ -161,8 +161,8 @@ final class AgendaTest {
             index.setStatus(1, RowStatus.FAILED);
             index.setStatus(2, RowStatus.SUCCEEDED);
             var batch = new Batch(null, Optional.empty(), index, null, null);
-            var wanted = new Batch.Wanted(batch, BitSet.valueOf(new long[] {0b1}), List.of(), Batch.Selection.PENDING);
-            var session = new Tally(wanted, new Pace(5, null, null), world.clock);
+            var wanted = new Batch.Wanted(batch, BitSet.valueOf(new long[] {0b1}), Map.of(), Batch.Selection.PENDING);
+            var session = new Tally(wanted, new Pace(5), world.clock);
 
             session.countOutcome(1, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);
             assertEquals(List.of(0L, 2L, 2L), List.of(session.done(), session.others(),
@@ -182,8 +182,8 @@ final class AgendaTest {
             for (var id : List.of("a", "b")) index.findOrAdd(id);
             index.setStatus(1, RowStatus.FAILED);
             var batch = new Batch(null, Optional.empty(), index, null, null);
-            var session = new Tally(new Batch.Wanted(batch, BitSet.valueOf(new long[] {0b1}), List.of(),
-                    Batch.Selection.named(List.of("a"), false)), new Pace(5, null, null), world.clock);
+            var session = new Tally(new Batch.Wanted(batch, BitSet.valueOf(new long[] {0b1}), Map.of(),
+                    Batch.Selection.named(List.of("a"), false)), new Pace(5), world.clock);
 
             session.countOutcome(0, RowStatus.PENDING, Outcome.failed("no"), 1.0);
             session.countOutcome(1, RowStatus.FAILED, Outcome.SUCCEEDED, 1.0);

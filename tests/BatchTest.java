@@ -193,7 +193,8 @@ final class BatchTest {
                     new MergeEvent(NOON, 8, 7, List.of(3), List.of(2), 5120), attempt(1, "größe \"1\" 😀", "user-1"),
                     new RunEvent(NOON, "a", "user-1", "run-1", "task-1"),
                     end(2, "a", "user-1", "failed", "run-1", "no such city"),
-                    new LookEvent(NOON, "user-1", "run-1", "absent"),
+                    new ResponseEvent(NOON, "a", "user-1", 503),
+                    new LookEvent(NOON, "a", "user-1", "run-1", "absent"),
                     new HarvestEvent(NOON, "user-1", "run-1"),
                     new StopEvent(NOON, "why", "user-1", "task-1", 7),
                     new ThrottleEvent(NOON, "user-1", "why", 3),
@@ -232,7 +233,7 @@ final class BatchTest {
 
             var bad = Event.scan(path, (event, _) -> read.add(event));
 
-            assertEquals(List.of(new LookEvent(NOON, "u", "", "absent"), new HarvestEvent(NOON, "u", "r")), read);
+            assertEquals(List.of(new LookEvent(NOON, "", "u", "", "absent"), new HarvestEvent(NOON, "u", "r")), read);
             assertEquals(Stream.of(2, 3, 5, 6, 7, 8, 9, 11).map(line -> path + ":" + line).toList(), bad);
         }
     }
@@ -465,13 +466,14 @@ final class BatchTest {
 
             assertEquals(Set.of("open", "unknown", "not_started"),
                     unresolvedByRow.keySet().stream().map(index::id).collect(Collectors.toSet()));
-            var unresolved = history.unresolved(unresolvedByRow.get(index.find("open")), row("open"), seconds(300));
-            assertEquals(Optional.of(run("r1")), unresolved.run());
-            assertEquals("u-open", unresolved.attempt().user());
-            assertEquals(Mode.STREAMING, unresolved.attempt().mode());
-            assertEquals(NOON.plusSeconds(300), unresolved.state().deadline());
-            assertEquals(Symptom.CRASH, unresolved.symptom());
-            assertFalse(unresolved.why().contains("killed"), "the session may have ended by a limit");
+            var lookUp = history.lookUp(unresolvedByRow.get(index.find("open")), row("open"), NOON,
+                    seconds(300));
+            assertEquals(Optional.of(run("r1")), lookUp.run());
+            assertEquals("u-open", lookUp.attempt.user());
+            assertEquals(Mode.STREAMING, lookUp.attempt.mode());
+            assertTrue(lookUp.isOver(NOON.plusSeconds(301)) && !lookUp.isOver(NOON.plusSeconds(299)));
+            assertTrue(lookUp.is(Symptom.CRASH));
+            assertFalse(lookUp.reason.why().contains("killed"), "the session may have ended by a limit");
         }
 
         @ParameterizedTest
@@ -492,9 +494,14 @@ final class BatchTest {
             log.attempt("a", "u2");
             if (late) log.add(new LateEvent(NOON, "a", "u1", "", ""));
 
-            assertEquals(awaited ? List.of("u1") : List.of(),
-                    history(log).resent(false).stream().map(Attempt::user).toList());
-            assertEquals(List.of(), history(log).resent(true));
+            var history = history(log);
+            var row = new Row(0, 2, "a", Map.of("id", "a"));
+            assertEquals(awaited ? List.of("u1") : List.of(), history.awaited(row).stream().map(Attempt::user).toList());
+            assertEquals(awaited, history.isResent(Given.sent(0, row, Tries.NONE, "u1", Mode.STREAMING, "", NOON)));
+        }
+
+        private static List<String> users(History history) {
+            return history.awaited().values().stream().flatMap(List::stream).map(one -> one.event.user()).toList();
         }
 
         @ParameterizedTest(name = "seen {0}, the row then {1}: {2}")
@@ -514,16 +521,14 @@ final class BatchTest {
             var history = history(isSuccess ? log : log.end("a", "u2", outcome, ""));
             if (isSuccess) history.take(success("a", "u2"));
 
-            assertEquals(List.of(), history.resent(false));
-            assertEquals(awaited ? List.of("u1") : List.of(),
-                    history.resent(true).stream().map(Attempt::user).toList());
+            assertEquals(awaited ? List.of("u1") : List.of(), users(history));
         }
 
         @Test
         void keepsTheTaskIdOfARunIfItsEndEventHasOnlyTheRunId() throws IOException {
             var history = history(new Log().attempt("a", "u").run("a", "u", "r1").end("a", "u", "unknown", "r1"));
 
-            assertEquals(Optional.of(run("r1")), history.unresolvedByRow().get(0).run());
+            assertEquals(Optional.of(run("r1")), history.unresolvedByRow().get(0).run);
         }
 
         @ParameterizedTest
@@ -537,11 +542,11 @@ final class BatchTest {
             var log = new Log().session("1.9.2").attempt("a", "u1");
             if (ended != null) log.end("a", "u1", ended, "r");
 
-            var route = history(log.session("1.14.2").attempt("b", "u2"))
-                    .modePolicy(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0", false);
+            var history = history(log.session("1.14.2").attempt("b", "u2"));
+            var route = history.modePolicy(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0");
 
-            assertEquals(listing, route.listing(sentAs("u1")));
-            assertEquals(Listing.FROM_START, route.listing(sentAs("u2")));
+            assertEquals(listing, history.listing(sentAs("a", "u1"), route));
+            assertEquals(Listing.FROM_START, history.listing(sentAs("b", "u2"), route));
         }
 
         /// A row has the tokens and the cost of all its attempts, whichever of them succeeded.
@@ -563,8 +568,8 @@ final class BatchTest {
             assertEquals(2.0, history.cost(1, "RMB"));
         }
 
-        private static Attempt sentAs(String user) {
-            return Given.sent(0, row("a"), Tries.NONE, user, Mode.BLOCKING, "", NOON);
+        private static Attempt sentAs(String id, String user) {
+            return Given.sent(0, row(id), Tries.NONE, user, Mode.STREAMING, "", NOON);
         }
 
         @Test
@@ -756,7 +761,7 @@ final class BatchTest {
             set.accept(options);
             try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
-                var wanted = writer.batch().select(options.of(selection), seconds(1));
+                var wanted = writer.batch().select(options.of(selection));
                 writer.batch().rows(wanted.fresh()::get).forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }

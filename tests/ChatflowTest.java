@@ -220,7 +220,7 @@ final class ChatflowTest extends WholeCommand {
 
         private LookUpResult found(Optional<RunRef> run, Symptom symptom) {
             try (var client = client("")) {
-                return ServerTest.look(client, ServerTest.unresolved(USER, run, symptom));
+                return ServerTest.look(client, ServerTest.lookUp(USER, run, symptom));
             }
         }
 
@@ -254,7 +254,7 @@ final class ChatflowTest extends WholeCommand {
 
             for (var found : List.of(found(Optional.empty(), Symptom.NO_ANSWER),
                     found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED)))
-                assertEquals(expected, found instanceof LookUpResult.Ended(var ran, _)
+                assertEquals(expected, found instanceof LookUpResult.Ended(var ran, _, _)
                         ? found.word() + " " + ran.outputs() : found.toString());
         }
 

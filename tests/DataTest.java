@@ -112,49 +112,57 @@ final class DataTest {
 
         @Test
         void aRunIsStoppedOnlyIfItIsOverdueAndOnlyOnce() {
-            var late = unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, run("run-1")), 0);
+            var late = lookUp(attempt(0, 0), cut(Symptom.TIMED_OUT, run("run-1")), 0);
+            var stops = new ArrayList<Boolean>();
+            for (int look = 0; look < 3; look++) {
+                stops.add(late.question(NOON, seconds(300)).stopsFirst());
+                late.lookAgain(LookUp.Stage.OVERDUE, NOON);
+            }
 
-            assertTrue(late.overdue(NOON).stopsFirst());
-            assertFalse(late.stopsFirst());
-            assertFalse(late.overdue(NOON).later(NOON).stopsFirst());
+            assertEquals(List.of(false, true, false), stops);
+        }
+
+        private static List<Instant> dueTimes(LookUp lookUp, int looks) {
+            return Stream.generate(() -> lookUp.lookAgain(LookUp.Stage.ACTIVE, NOON)).limit(looks).toList();
         }
 
         @Test
         void pausesBetweenLookUpsGrowFromHalfASecondTo15Seconds() {
-            var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 300);
-            var pauses = new ArrayList<Duration>();
-            for (int look = 0; look < 20; look++) {
-                unresolved = unresolved.later(NOON);
-                pauses.add(Duration.between(NOON, unresolved.due()));
-            }
+            var due = dueTimes(lookUp(attempt(0, 0), cut(Symptom.CUT), 300), 20);
 
-            assertEquals(Duration.ofMillis(500), pauses.getFirst());
-            assertEquals(seconds(15), pauses.getLast());
-            assertEquals(pauses.stream().sorted().toList(), pauses);
+            assertEquals(NOON.plusMillis(500), due.getFirst());
+            assertEquals(NOON.plusSeconds(15), due.getLast());
+            assertEquals(due.stream().sorted().toList(), due);
+        }
+
+        @Test
+        void aRunReportedAsStoppedIsLookedUpOnceMoreAfterTwoSeconds() {
+            var lookUp = lookUp(attempt(0, 0), cut(Symptom.CUT), 300);
+
+            assertEquals(NOON.plusSeconds(2), lookUp.lookAgain(LookUp.Stage.STOPPED, NOON));
+            assertEquals(NOON.plusMillis(750), lookUp.lookAgain(LookUp.Stage.STOPPED, NOON));
         }
 
         @Test
         void aLookUpIsDueExactlyAtTheDeadline() {
-            var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 1);
-            for (int look = 0; look < 8; look++) unresolved = unresolved.later(NOON);
+            var lookUp = lookUp(attempt(0, 0), cut(Symptom.CUT), 1);
 
-            assertEquals(NOON.plusSeconds(1), unresolved.due());
-            assertTrue(unresolved.later(NOON.plusSeconds(1)).due().isAfter(NOON.plusSeconds(9)));
+            assertEquals(NOON.plusSeconds(1), dueTimes(lookUp, 8).getLast());
+            var next = lookUp.lookAgain(LookUp.Stage.ACTIVE, NOON.plusSeconds(1));
+            assertTrue(next.isAfter(NOON.plusSeconds(9)));
         }
 
         @Test
         void theDeadlineOfARunCountsFromItsEarliestKnownStart() {
-            var unresolved = unresolved(attempt(0, 0), cut(Symptom.CUT), 40);
+            var lookUp = lookUp(attempt(0, 0), cut(Symptom.CUT), 40);
+            lookUp.note(running("run-1"), NOON.plusSeconds(9), seconds(40));
+            assertEquals(NOON, lookUp.start());
 
-            var known = unresolved;
             for (int age : new int[] {6, 4})
-                known = known.running((LookUpResult.Running) running("run-1", seconds(age)), NOON.plusSeconds(9),
-                        seconds(40));
+                lookUp.note(running("run-1", seconds(age)), NOON.plusSeconds(9), seconds(40));
 
-            assertEquals(NOON.plusSeconds(43), known.state().deadline());
-            assertEquals(NOON.plusSeconds(3), known.start());
-            assertEquals(NOON, unresolved.running((LookUpResult.Running) running("run-1"), NOON.plusSeconds(9),
-                    seconds(40)).start());
+            assertEquals(NOON.plusSeconds(3), lookUp.start());
+            assertTrue(lookUp.isOver(NOON.plusSeconds(43)) && !lookUp.isOver(NOON.plusSeconds(42)));
         }
     }
 

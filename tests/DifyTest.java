@@ -131,6 +131,13 @@ final class DifyTest {
         }
 
         @Test
+        void readsThatAFormExpired() throws IOException {
+            events(event("human_input_form_timeout", "{'node_id':'n','node_title':'Sign','expiration_time':1}"));
+
+            assertEquals(new StreamEvent.FormExpired("Sign"), reader.streamEvent());
+        }
+
+        @Test
         void doesNotMistakeANodeOrMessageIdForTheRunId() throws IOException {
             events("{'event':'message','id':'m1','message_id':'m1','answer':'x'}");
             assertEquals(Optional.empty(), reader.ref());

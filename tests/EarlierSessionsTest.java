@@ -60,9 +60,10 @@ final class EarlierSessionsTest {
                   then    sent none, a unknown unknown
 
                 rows of later servers are not unknown because of the first of three
-                  given   rows a b c, STREAMING, server 1.9.2, named a, crash 1
+                  given   settle 30, rows a b c, STREAMING, server 1.9.2, named a, crash 1
                   given   server 1.14.2, named b, crash 1
                   given   server 1.16.0, pending, clock 5
+                  answers each: began own succeeded own
                   then    a unknown, b not_started succeeded
 
                 earlier retries are reported, and a kill does not count as one
@@ -77,6 +78,91 @@ final class EarlierSessionsTest {
                   given   crash 1
                   finds   running run-7, running run-7, running run-7, succeeded run-7
                   then    a succeeded
+
+                lost results are looked up before a limit on tokens lets new rows start
+                  given   rows a b
+                  then    results a b
+                  given   lose-results, rows a b c d, tokens 20, looks-take 5
+                  finds   succeeded own
+                  then    stop STOPPED, hint limit, sent none, results a b
+
+                rows start after lost results that Dify no longer has
+                  given   rows a b
+                  then    results a b
+                  given   lose-results, rows a b c d, tokens 25, looks-take 5
+                  finds   a: succeeded own; b: absent
+                  then    b unknown, sent c d, start 0 5..6
+
+                lost results do not delay new rows without a limit
+                  given   rows a b
+                  then    results a b
+                  given   lose-results, rows a b c, looks-take 5
+                  finds   succeeded own
+                  then    sent c, start 0 0..1
+
+                an attempt older than a week whose run is not found is unknown
+                  given   crash 1, clock 604801
+                  then    sent none, a unknown
+
+                an attempt of the last week whose run is not found is sent again
+                  given   crash 1, clock 604000
+                  then    sent a, a not_started succeeded
+
+                a blocking response that was too large shows that its row had a run
+                  answers a: tooLarge
+                  then    a unknown
+                  given   clock 3600
+                  then    sent none, a unknown unknown
+
+                a run that a killed session saw is not started again when Dify has deleted it
+                  answers a: cut
+                  finds   running run-7, dies
+                  then    dies
+                  given   clock 3600
+                  finds   absent
+                  then    sent none, a unknown
+
+                a stream is sent again if the log shows that a later one has started long ago
+                  given   rows 1 2, STREAMING
+                  answers 1: 2s cut; 2: 2s began run-2 succeeded run-2
+                  then    1 unknown, sent 1 2, passed 300..302, settles 1204
+                  given   clock 1100
+                  then    1 unknown unknown, sent none
+                  given   clock 1300
+                  then    1 unknown unknown not_started succeeded, sent 1, passed 0..5
+
+                an earlier session counts for a stream that a killed session left
+                  given   rows 1 2, STREAMING
+                  answers 1: 2s cut; 2: 2s began run-2 1s dies
+                  then    dies
+                  given   clock 1300
+                  finds   2: succeeded run-2; else: absent
+                  then    1 not_started succeeded, sent 1, passed 0..5
+
+                a stream that was answered with 503 is sent again without a later stream
+                  given   STREAMING
+                  answers a: http 503
+                  then    sent a a, a not_started succeeded, passed 30..60
+
+                a stream that was answered with 503 is sent again in a later session
+                  given   STREAMING, interrupt 5
+                  answers a: http 503
+                  then    stop INTERRUPTED, sent a
+                  given   clock 3600
+                  then    sent a, a not_started succeeded, passed 30..60
+
+                a stream that was answered with 502 is sent again after a later stream and half a minute
+                  given   rows 1 2, STREAMING
+                  answers 1: 2s http 502; 2: 2s began run-2 40s succeeded run-2
+                  then    1 not_started succeeded, sent 1 2 1, start 2 34..60
+
+                a stream that was answered with 500 waits for a later stream in a later session
+                  given   rows 1, STREAMING, interrupt 5
+                  answers 1: broken
+                  then    stop INTERRUPTED, sent 1
+                  given   rows 1 2, clock 3600
+                  answers 2: 1s began run-2 40s succeeded run-2
+                  then    1 not_started succeeded, sent 2 1, start 1 3630..3660
 
                 an open attempt of a row that left the file does not matter
                   given   rows gone b, crash 1, rows b
@@ -100,8 +186,9 @@ final class EarlierSessionsTest {
                   then    sent fresh lost, start 1 30..60, runs run-7 run-fresh run-8 run-lost
 
                 a batch of streams continues after a server upgrade without paying twice
-                  given   STREAMING, rows done running lost fresh, slots 3, server 1.14.2, crash 3
+                  given   settle 30, STREAMING, rows done running lost fresh, slots 3, server 1.14.2, crash 3
                   given   server 1.16.0, clock 5
+                  answers each: began own succeeded own
                   finds   done: succeeded run-7; running: running run-8, running run-8, succeeded run-8; else: absent
                   then    sent fresh lost, start 1 30..60, runs run-7 run-fresh run-8 run-lost
                 """);
@@ -128,6 +215,7 @@ final class EarlierSessionsTest {
             for (int start = 1; start <= 3; start++) {
                 var scene = Scene.of(folder, "a");
                 scene.world.startAt(NOON.plusSeconds(3600));
+                scene.settle = Duration.ZERO;
                 scene.found = _ -> {
                     scene.engine.interrupt("INT"); // before the row is sent again
                     return ABSENT;
@@ -145,7 +233,7 @@ final class EarlierSessionsTest {
             new Scene(folder, "id,text\na,old\n").crash(1);
             var next = new Scene(folder, "id,text\na,new\n");
             next.app = run.isEmpty() ? AppKind.CHATFLOW : AppKind.WORKFLOW;
-            next.found = _ -> new LookUpResult.Ended(succeeded(run), inputs);
+            next.found = _ -> new LookUpResult.Ended(succeeded(run), inputs, Optional.empty());
             next.play();
             assertEquals(List.of(), next.ids());
             return next;
@@ -161,6 +249,54 @@ final class EarlierSessionsTest {
             assertTrue(next.said.getFirst().contains("--rerun-changed"), next.said.toString());
             try (var batch = next.open()) {
                 assertTrue(batch.batch().history().changed().anyMatch(row -> row == 0), "the row counts as changed");
+            }
+        }
+
+        /// Dify 1.9.2 reports neither for a chatflow's run whose response nobody saw.
+        @ParameterizedTest
+        @ValueSource(doubles = {0, 2.5})
+        void theResultHasNoTimesIfDifyReportsNone(double seconds) throws Exception {
+            Scene.of(folder, "a", "b").crash(1);
+            var next = Scene.of(folder, "a", "b");
+            next.app = AppKind.CHATFLOW;
+            next.found = _ -> ended(Response.Ran.answered(outputs("{}"), seconds, Response.ChatMessage.NONE));
+            next.answer = (_, _) -> {
+                next.world.pass(seconds(7));
+                return succeeded("run-b");
+            };
+
+            next.play();
+
+            var recovered = next.results().getFirst();
+            assertEquals("a", recovered.path("id").asText());
+            for (var field : List.of("executed_at", "seconds", "elapsed_time"))
+                assertEquals(seconds > 0, recovered.has(field), field);
+            assertEquals(seconds > 0 ? 2.5 : 7, next.tally.latencies().get("p50"));
+            var batch = Batch.peek(BatchFiles.of(next.output), Optional.empty(), true, List.of());
+            assertEquals(next.tally.latencies(), batch.figures().latencies());
+            try (var ends = new LineOffsets.RowEnds(batch)) {
+                assertEquals(1, ends.traces(0).size());
+            }
+        }
+
+        @Test
+        void aRowChangedDuringItsRunRunsAgainInTheSameSessionWithRerunChanged() throws Exception {
+            new Scene(folder, "id,text\na,old\n").crash(1);
+            var next = new Scene(folder, "id,text\na,new\n");
+            next.rerunChanged = true;
+            next.found = _ -> new LookUpResult.Ended(succeeded("run-7"), Map.of("text", "old"), Optional.empty());
+
+            next.play();
+
+            assertEquals(List.of("a"), next.ids());
+            assertEquals(List.of("run-7", "run-a"), next.resultRuns());
+            assertEquals(List.of("old", "new"), next.results().stream()
+                    .map(result -> result.at("/inputs/text").asText()).toList());
+            assertTrue(next.tally.isAllDone());
+            assertEquals(1, next.tally.done());
+            try (var batch = next.open()) {
+                assertEquals(0, batch.batch().history().changed().count());
+                assertEquals(1, batch.batch().index().succeeded());
             }
         }
 

@@ -80,7 +80,7 @@ final class ForecastTest extends WholeCommand {
                 var none = Batch.ofRows(files, csv);
                 for (int seed = 1; seed <= 200; seed++) {
                     var prices = sortedPrices(seed);
-                    var chosen = none.select(Batch.Selection.PENDING.random(SAMPLE, seed), Duration.ofMinutes(5));
+                    var chosen = none.select(Batch.Selection.PENDING.random(SAMPLE, seed));
                     double rest = finish(chosen.entries(), prices);
                     var cost = forecast().at("/cost/USD");
                     if (contains(cost, rest)) contained++;

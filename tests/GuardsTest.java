@@ -87,8 +87,8 @@ final class GuardsTest extends WholeCommand {
             var scene = Scene.of(folder, "a");
             scene.crash(1);
             var outage = seconds(1000);
-            scene.found = unresolved -> {
-                boolean isAgain = unresolved.is(Symptom.RECHECK);
+            scene.found = question -> {
+                boolean isAgain = question.purpose() == Purpose.RESEND;
                 return isAgain && scene.world.passed().compareTo(outage) < 0 ? new LookUpResult.Silent(html(502))
                         : ABSENT;
             };

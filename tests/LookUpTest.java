@@ -100,7 +100,9 @@ final class LookUpTest {
                 a look-up that concerns the batch also stops it
                   answers a: cut
                   finds   silent unauthorized
-                  then    stop STOPPED, hint DIFY_API_KEY, retry none
+                  then    stop STOPPED, hint DIFY_API_KEY, retry none, a none
+                  finds   succeeded run-7
+                  then    sent none, runs run-7
 
                 too many failures stop the batch
                   given   rows a b c d, failures 2 1
@@ -184,7 +186,7 @@ final class LookUpTest {
 
                 a late active run is reported once and waited for
                   answers a: cut, failed 429
-                  finds   UNCONFIRMED: failed 429; RESEND: absent, running r-7; RECHECK: running r-7, succeeded r-7
+                  finds   UNCONFIRMED: failed 429; RESEND: absent, running r-7, running r-7, succeeded r-7
                   then    saw running, sent a a, runs r-7
 
                 a late run is also reported at a later start, once
@@ -216,6 +218,13 @@ final class LookUpTest {
                   then    saw running, sent a a
                   finds   running run-7, running run-7, succeeded run-7
                   then    sent none, runs run-7, saw running
+
+                a late run that has failed does not keep its row from being sent
+                  answers a: cut, failed no such city
+                  finds   LATE: running run-7
+                  then    saw running, sent a a
+                  finds   RESEND: failed the node failed
+                  then    sent a, looked 1, a not_started failed succeeded
 
                 a run found by its id when its row was sent again is not late in this session or a later one
                   answers a: cut run-7
@@ -297,6 +306,56 @@ final class LookUpTest {
                   given   rows a b c
                   then    sent c, modes STREAMING
 
+                a look-up that always breaks uses up its time while the server answers others
+                  answers a: cut run-a
+                  finds   silent cut
+                  then    a unknown, passed 300..345
+
+                a look-up that always breaks ends a session with a short time limit, too
+                  given   timeout 5
+                  answers a: cut run-a
+                  finds   silent cut
+                  then    a unknown, passed 5..30
+
+                a look-up before a row is sent again uses up its time as well
+                  answers a: cut, succeeded run-8
+                  finds   RESEND: silent cut; else: absent
+                  then    a not_started unknown, sent a, passed 330..380
+
+                the settle time of a blocking run counts from its first answered look-up
+                  answers a: 40s cut
+                  finds   silent cut, absent, succeeded run-a
+                  then    sent a, a succeeded
+
+                a request that waited in front of a full server is not sent again
+                  given   timeout 60
+                  answers a: 60s overdue
+                  finds   absent, succeeded run-a
+                  then    sent a, a succeeded
+
+                an ended run whose message has no answer yet is looked up again
+                  given   CHATFLOW, server 1.16.1
+                  answers a: cut
+                  finds   unanswered, unanswered, succeeded run-a
+                  then    a succeeded, passed 2..5
+
+                an ended run whose message never gets an answer is unknown at its deadline
+                  given   CHATFLOW, server 1.16.1
+                  answers a: cut
+                  finds   unanswered
+                  then    a unknown, passed 300..301
+
+                a failed chatflow run that appears and then vanishes is unknown
+                  given   CHATFLOW, server 1.16.1
+                  answers a: boom
+                  finds   running run-7, absent
+                  then    a unknown, sent a
+
+                a form whose time ends during the stream is recorded
+                  given   STREAMING
+                  answers a: began run-7 expired Sign succeeded run-7
+                  then    nodes Sign, a succeeded
+
                 a partial success is kept
                   answers a: partial run-a
                   then    a partial, done 1, results a, retry none
@@ -316,8 +375,8 @@ final class LookUpTest {
                 else scene.world.pass(Duration.ofMillis(200));
                 return isOfTheKilled ? cut(Symptom.NO_ANSWER) : succeeded("run-" + attempt.row().id());
             };
-            scene.found = unresolved -> scene.world.now().isBefore(back) ? new LookUpResult.Silent(away)
-                    : running("run-" + unresolved.attempt().row().id(), Duration.between(NOON, scene.world.now()));
+            scene.found = question -> scene.world.now().isBefore(back) ? new LookUpResult.Silent(away)
+                    : running("run-" + question.attempt().row().id(), Duration.between(NOON, scene.world.now()));
 
             assertEquals(Optional.empty(), scene.play());
 
@@ -369,7 +428,7 @@ final class LookUpTest {
                 return scene.world.now().isBefore(NOON.plusSeconds(60)) ? THROTTLED
                         : succeeded("run-" + attempt.row().id());
             };
-            scene.found = unresolved -> running("run-" + unresolved.attempt().row().id());
+            scene.found = question -> running("run-" + question.attempt().row().id());
 
             scene.play();
 
@@ -435,8 +494,8 @@ final class LookUpTest {
                 scene.mode = Mode.STREAMING;
                 scene.slots = 6;
                 scene.answer = this::run;
-                scene.found = unresolved -> isAway() ? new LookUpResult.Silent(new Response.NotSent("refused", ""))
-                        : running(unresolved.run().orElseThrow().id());
+                scene.found = question -> isAway() ? new LookUpResult.Silent(new Response.NotSent("refused", ""))
+                        : running(question.run().orElseThrow().id());
                 scene.watched = _ -> fewest = Math.min(fewest, scene.pace.slots());
             }
 
@@ -597,8 +656,8 @@ final class LookUpTest {
         void looksUpAllAttemptsOfARowBeforeItIsResent() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER));
-            scene.found = unresolved -> unresolved.is(Purpose.RESEND) && scene.sent.size() == 2
-                    && unresolved.attempt().user().equals(scene.sent.getLast().user())
+            scene.found = question -> question.purpose() == Purpose.RESEND && scene.sent.size() == 2
+                    && question.attempt().user().equals(scene.sent.getLast().user())
                     ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
@@ -607,7 +666,7 @@ final class LookUpTest {
             assertEquals(List.of("run-7"), scene.resultRuns());
             String first = scene.sent.getFirst().user(), second = scene.sent.getLast().user();
             assertEquals(List.of(first, first, second), scene.looked.stream()
-                    .filter(look -> look.is(Purpose.RESEND)).map(look -> look.attempt().user()).toList());
+                    .filter(look -> look.purpose() == Purpose.RESEND).map(look -> look.attempt().user()).toList());
         }
 
         @Test
@@ -619,7 +678,7 @@ final class LookUpTest {
             var first = scene.looked.getFirst().attempt().user();
             scene.world.startAt(NOON.plusSeconds(7200));
             scene.answer = Answer.inTurn(failed("no such city"));
-            scene.found = unresolved -> unresolved.is(Purpose.LATE) && unresolved.attempt().user().equals(first)
+            scene.found = question -> question.purpose() == Purpose.LATE && question.attempt().user().equals(first)
                     ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
@@ -650,7 +709,7 @@ final class LookUpTest {
                         .to(attempt, listener);
                 return answers.to(attempt, listener);
             };
-            scene.found = unresolved -> switch (unresolved.attempt().row().id()) {
+            scene.found = question -> switch (question.attempt().row().id()) {
                 case "lost" -> ABSENT;
                 case "failing" -> ended(failed("Rate Limit Error"));
                 default -> ended(succeeded("run-4"));
@@ -659,7 +718,7 @@ final class LookUpTest {
             scene.interruptAfter(seconds(10));
             scene.play();
             scene.answer = answers;
-            scene.found = unresolved -> unresolved.is(Purpose.LATE) ? ended(succeeded("run-5"))
+            scene.found = question -> question.purpose() == Purpose.LATE ? ended(succeeded("run-5"))
                     : new LookUpResult.Running(run("run-6"), RunStatus.PAUSED, Optional.empty(), Duration.ZERO);
 
             scene.play();

@@ -226,6 +226,27 @@ class NextDifyTest {
             var shown = inShell(Map.of(), "show 1").exits(0).shows("token secret-1").out();
             assertEquals(1, shown.split("token", -1).length - 1, "the other form has none");
         }
+
+        /// Dify then ends the run as a success. A form that was answered in time does not count.
+        @ParameterizedTest
+        @CsvSource({"1795537934, 1", "1795537933, 0"})
+        void isCountedIfItExpiredBeforeItsRunEnded(long finished, int expired) throws IOException {
+            var dify = dify();
+            rows(1);
+            dify.row("1", dify.answer(200, text("{'task_id':'task-1','workflow_run_id':'run-1','data':{'id':'run-1',"
+                    + "'workflow_id':'w','status':'paused','outputs':{},'total_steps':3,'reasons':[{'form_id':'f',"
+                    + "'node_title':'Approve','form_token':'t','expiration_time':1795537934}]}}")));
+            dify.run().exits(3);
+            dify.recorded("1", finished);
+
+            var run = dify.run().exits(0);
+
+            assertEquals(expired, events("expired").size());
+            var shown = List.of(run, call(Map.of(), "status", "-o", output()), inShell(Map.of(), "show 1"));
+            for (var call : shown) assertEquals(expired == 1, (call.out() + call.err()).contains("form expired"));
+            var status = Given.JSON.readTree(call(Map.of(), "status", "-o", output(), "--json").out());
+            assertEquals(expired, status.path("forms_expired").asInt());
+        }
     }
 
     // ── Streams ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -40,10 +40,10 @@ final class OutageTest {
                 return succeeded("run-of-" + attempt.user());
             }
 
-            LookUpResult look(World world, Unresolved unresolved) {
-                var begin = begins.get(unresolved.attempt().user());
+            LookUpResult look(World world, Question question) {
+                var begin = begins.get(question.attempt().user());
                 if (begin == null || begin.isAfter(world.now())) return ABSENT;
-                var run = "run-of-" + unresolved.attempt().user();
+                var run = "run-of-" + question.attempt().user();
                 return begin.plusSeconds(2).isAfter(world.now()) ? running(run) : ended(succeeded(run));
             }
 
@@ -63,7 +63,7 @@ final class OutageTest {
             scene.app = app;
             scene.slots = slots;
             scene.answer = (attempt, listener) -> queue.stream(scene.world, attempt, listener);
-            scene.found = unresolved -> queue.look(scene.world, unresolved);
+            scene.found = question -> queue.look(scene.world, question);
             return scene;
         }
 
@@ -116,12 +116,12 @@ final class OutageTest {
                   then    1 unknown, sent 1 2
 
                 a stream of a killed session is sent again once one of the next session has begun
-                  given   rows 1, STREAMING, crash 1, rows 1 2, clock 3600
+                  given   settle 30, rows 1, STREAMING, crash 1, rows 1 2, clock 3600
                   answers each: 1s began own succeeded own
                   then    sent 2 1, 1 not_started succeeded, start 1 3630..3700
 
                 a stream that others have passed is sent again after the settle time
-                  given   rows 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20, STREAMING
+                  given   rows 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20, STREAMING, settle 30
                   answers 1: cut; each: 100ms began own 2s succeeded own
                   then    1 not_started succeeded, took 1 33..60
 
@@ -154,6 +154,23 @@ final class OutageTest {
                   answers 1: began run-1 120s succeeded run-1; 2: unauthorized
                   then    stop INTERRUPTED, passed 0..10
                 """);
+
+        @Test
+        void doesNotUseUpTheTimeOfALookUp() throws Exception {
+            var scene = rows(1, Mode.BLOCKING);
+            var back = NOON.plusSeconds(240);
+            scene.timeout = seconds(60);
+            scene.answer = (_, _) -> cut(Symptom.NO_ANSWER, run("run-1"));
+            scene.probed = () -> scene.world.now().isBefore(back) ? Optional.of(cut(Symptom.NO_ANSWER))
+                    : Optional.empty();
+            scene.found = _ -> scene.world.now().isBefore(back.plusSeconds(30))
+                    ? new LookUpResult.Silent(cut(Symptom.NO_ANSWER)) : ended(succeeded("run-1"));
+
+            scene.play();
+
+            assertEquals(List.of("run-1"), scene.resultRuns());
+            assertTrue(scene.world.passed().compareTo(seconds(300)) < 0, scene.world.passed().toString());
+        }
 
         @Test
         void theProgressLineOmitsTheTimeLeftDuringALookUp() throws Exception {
@@ -202,9 +219,9 @@ final class OutageTest {
                 doubted.add(attempt.row().id());
                 return mode == Mode.STREAMING ? cut(Symptom.CUT, run("run-" + attempt.row().id())) : reset;
             };
-            scene.found = unresolved -> {
+            scene.found = question -> {
                 if (isAway.getAsBoolean()) return new LookUpResult.Silent(reset);
-                var id = unresolved.attempt().row().id();
+                var id = question.attempt().row().id();
                 return doubted.contains(id) ? running("run-" + id) : ABSENT;
             };
             scene.probed = () -> isAway.getAsBoolean() ? Optional.of(reset) : Optional.empty();
@@ -218,7 +235,7 @@ final class OutageTest {
             assertEquals(60 - doubted.size(), scene.resultIds().size());
             long left = 60 - 12 - doubted.size();
             var ideal = Duration.ofMillis(2000 * left / 6);
-            var most = ideal.multipliedBy(16).dividedBy(10).plus(scene.settle);
+            var most = ideal.multipliedBy(16).dividedBy(10).plus(seconds(30));
             assertTrue(Duration.between(back, last).compareTo(most) <= 0, Duration.between(back, last) + " of " + most);
         }
 

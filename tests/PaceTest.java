@@ -9,7 +9,6 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
-import static difyexec.DifyExec.Attempt.Tries;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -17,7 +16,7 @@ import static org.junit.jupiter.api.Assertions.*;
 final class PaceTest {
     @Nested
     class ConcurrencyControl {
-        private final Pace pace = new Pace(8, null, null);
+        private final Pace pace = new Pace(8);
 
         static final List<Story> STORIES = Story.of("""
                 one at least and the ceiling at most
@@ -70,8 +69,8 @@ final class PaceTest {
                     case "finished" -> IntStream.range(0, numbers[0]).forEach(_ -> pace.noteRunTime(seconds(2), NOON));
                     case "waited" -> assertEquals(step.endsWith(" cuts"),
                             pace.cutIfQueued(seconds(numbers[0]), numbers[1], numbers[2], numbers[3]), step);
-                    case "room", "no" -> assertEquals(words[0].equals("room"), pace.hasRoom(NOON,
-                            Integer.parseInt(words[words.length - 1].replaceAll("\\D", "")) - 1), step);
+                    case "room", "no" -> assertEquals(words[0].equals("room"),
+                            Integer.parseInt(words[words.length - 1].replaceAll("\\D", "")) <= pace.slots(), step);
                     case "span" -> assertEquals(step.substring(5), pace.span());
                     default -> assertEquals(numbers[0], pace.slots(), step);
                 }
@@ -123,7 +122,7 @@ final class PaceTest {
                 1,      0,   1,     0
                 """)
         void reservesAtMostHalfTheSlotsForRunsThatMayNeverEnd(int places, int cut, int quiet, int held) {
-            assertEquals(held, new Pace(places, null, null).held(Collections.nCopies(cut, NOON), quiet, NOON));
+            assertEquals(held, new Pace(places).held(Collections.nCopies(cut, NOON), quiet, NOON));
         }
 
         @ParameterizedTest(name = "the slowest took {0} s, cut {1} s ago: held = {2}")
@@ -139,7 +138,7 @@ final class PaceTest {
                 60,      240, 0
                 """)
         void anUnresolvedRunHoldsTheOnlySlotForFourTimesTheSlowestRun(long slowest, long ago, int held) {
-            var one = new Pace(1, null, null);
+            var one = new Pace(1);
             for (long took : List.of(1L, slowest, 0L)) one.noteRunTime(seconds(took), NOON);
 
             assertEquals(held, one.held(List.of(NOON), 0, NOON.plusSeconds(ago)));
@@ -151,36 +150,41 @@ final class PaceTest {
 
             assertEquals(1, pace.held(Collections.nCopies(5, NOON), 0, NOON));
         }
+    }
 
+    @Nested
+    class TheGate {
         @Test
-        void allowsNoStartUntilAllPausesHaveEnded() {
-            pace.noneBefore(NOON.plusSeconds(9));
-            pace.noneBefore(NOON.plusSeconds(3));
+        void opensWhenAllPausesHaveEnded() {
+            var gate = new Gate(null, null);
+            gate.extend(Gate.Reason.FULL, NOON.plusSeconds(9));
+            gate.extend(Gate.Reason.FULL, NOON.plusSeconds(3));
+            assertEquals(NOON.plusSeconds(9), gate.rowsFrom());
+            assertEquals(Instant.MIN, gate.lookUpsFrom());
 
-            assertFalse(pace.hasRoom(NOON.plusSeconds(8), 0));
-            assertTrue(pace.hasRoom(NOON.plusSeconds(9), 0));
-            assertEquals(NOON.plusSeconds(9), pace.nextStart());
+            gate.extend(Gate.Reason.RETRY_AFTER, NOON.plusSeconds(20));
+            assertEquals(List.of(NOON.plusSeconds(20), NOON.plusSeconds(20)),
+                    List.of(gate.rowsFrom(), gate.lookUpsFrom()));
         }
 
         @Test
         void spacesStartsByTheRateWithoutDriftOrCatchingUp() {
-            var even = new Pace(9, null, new Rate(seconds(2)));
+            var even = new Gate(null, new Rate(seconds(2)));
 
             even.noteStart(NOON);
-            assertFalse(even.hasRoom(NOON.plusMillis(1999), 1));
-            assertTrue(even.hasRoom(NOON.plusMillis(2000), 1));
+            assertEquals(NOON.plusSeconds(2), even.rowsFrom());
             even.noteStart(NOON.plusMillis(2100));
-            assertEquals(NOON.plusSeconds(4), even.nextStart());
+            assertEquals(NOON.plusSeconds(4), even.rowsFrom());
             even.noteStart(NOON.plusSeconds(60));
 
-            assertFalse(even.hasRoom(NOON.plusMillis(61_700), 1));
-            assertTrue(even.hasRoom(NOON.plusSeconds(62), 1));
+            assertTrue(even.rowsFrom().isAfter(NOON.plusMillis(61_700)));
+            assertFalse(even.rowsFrom().isAfter(NOON.plusSeconds(62)));
         }
     }
 
     @Nested
     class ThePeakConcurrency {
-        private final Pace pace = new Pace(4, null, null);
+        private final Pace pace = new Pace(4);
 
         private void finished(long... fromTo) {
             for (int at = 0; at < fromTo.length; at += 2)
@@ -223,7 +227,8 @@ final class PaceTest {
 
     @Nested
     class ServerHealth {
-        private final Health health = new Health(new Backoff(seconds(10), seconds(60), 3));
+        private final Gate gate = new Gate(null, null);
+        private final Health health = new Health(new Backoff(seconds(10), seconds(60), 3), gate);
 
         static final List<Story> STORIES = Story.of("""
                 five failures in a row pause all starts
@@ -289,11 +294,12 @@ final class PaceTest {
                     }
                     case "doubted" -> health.noteUnseenEnd(time, NOON.plusSeconds(last));
                     case "answered" -> health.noteResponse(time);
-                    case "pause" -> health.pause(time);
+                    case "pause" -> gate.extend(Gate.Reason.RETRY_AFTER, time);
                     case "refused" -> health.noteRefusal(time, last);
                     case "served" -> health.noteSuccess(time);
-                    case "open", "closed" -> assertEquals(words[0].equals("open"), health.isOpen(time), step);
-                    case "opens" -> assertEquals(time, health.opens(), step);
+                    case "open", "closed" -> assertEquals(words[0].equals("open"),
+                            !gate.rowsFrom().isAfter(time), step);
+                    case "opens" -> assertEquals(time, gate.lookUpsFrom(), step);
                     case "probe" -> {
                         assertFalse(health.nextProbe().isBefore(time), step);
                         assertFalse(last > 0 ? health.nextProbe().isAfter(NOON.plusSeconds(last))
@@ -309,20 +315,41 @@ final class PaceTest {
 
         @Test
         void reportsHowLongTheBatchStaysPaused() {
-            assertEquals(Optional.empty(), health.pauseNote(NOON));
+            assertEquals(Optional.empty(), note(NOON));
 
             for (int time = 0; time < 5; time++) health.noteFailure(NOON, NOON);
-            assertTrue(health.pauseNote(NOON).orElseThrow()
-                    .endsWith(Text.seconds(Duration.between(NOON, health.nextProbe()))));
-            assertTrue(health.pauseNote(health.nextProbe()).orElseThrow().endsWith("now"));
+            assertTrue(note(NOON).orElseThrow().endsWith(Text.seconds(Duration.between(NOON, health.nextProbe()))));
+            assertTrue(note(health.nextProbe()).orElseThrow().endsWith("now"));
 
-            health.pause(NOON.plusSeconds(40));
-            assertTrue(health.pauseNote(NOON.plusSeconds(10)).orElseThrow().contains("30 s"));
+            gate.extend(Gate.Reason.RETRY_AFTER, NOON.plusSeconds(40));
+            assertTrue(note(NOON.plusSeconds(10)).orElseThrow().contains("30 s"));
+        }
+
+        private Optional<String> note(Instant now) {
+            return gate.note(now, health.nextProbe());
+        }
+
+        @Test
+        void countsOutagesFromTheFifthFailureToTheLastForAtMostFiveMinutes() {
+            for (int failure = 0; failure < 4; failure++) health.noteFailure(NOON.plusSeconds(failure), NOON);
+            health.noteResponse(NOON.plusSeconds(4));
+            assertEquals(Duration.ZERO, health.outages());
+
+            failEachSecond(10, 30);
+            assertEquals(seconds(15), health.outages());
+            health.noteResponse(NOON.plusSeconds(30));
+            failEachSecond(100, 900);
+            assertEquals(seconds(300), health.outages());
+        }
+
+        private void failEachSecond(int from, int to) {
+            for (int second = from; second < to; second++)
+                health.noteFailure(NOON.plusSeconds(second), NOON.plusSeconds(second));
         }
 
         @Test
         void increasesTheDelayBetweenProbesToAtMostThreeSeconds() {
-            var quick = new Health(new Backoff(seconds(1), seconds(60), 3));
+            var quick = new Health(new Backoff(seconds(1), seconds(60), 3), new Gate(null, null));
             for (int time = 0; time < 6; time++) quick.noteFailure(NOON, NOON);
             assertFalse(quick.nextProbe().isBefore(NOON.plusSeconds(1)));
 
@@ -334,9 +361,6 @@ final class PaceTest {
 
     @Nested
     class ResponseModePolicy {
-        private static final Attempt EARLIER =
-                Given.sent(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
-
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 app,      server, asked,     earlier,   mode
@@ -415,20 +439,7 @@ final class PaceTest {
         void expectsEarlierRunsToBeListedOnlyIfBothVersionsListThem(String earlier, String now, Listing listing) {
             var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
-            policy.noteEarlierServer(EARLIER.user(), earlier, false);
-
-            assertEquals(listing, policy.listing(EARLIER));
-        }
-
-        @Test
-        void usesTheCurrentVersionsListingForAttemptsOfThisSession() {
-            var policy = new ModePolicy(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
-
-            policy.noteEarlierServer(EARLIER.user(), "1.9.2", false);
-            policy.noteEarlierServer("u2", "1.14.2", false);
-
-            assertEquals(Listing.FROM_START, policy.listing(attempt(0, 0)));
-            assertEquals(Listing.NOT_KNOWN, policy.listing(EARLIER));
+            assertEquals(listing, policy.listing(earlier));
         }
     }
 }

@@ -4,8 +4,6 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.github.tomakehurst.wiremock.WireMockServer;
 import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
-import difyexec.DifyExec.LookUpRules.LookUpContext;
-import difyexec.DifyExec.LookUpRules.Step;
 import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.api.parallel.*;
@@ -191,38 +189,35 @@ final class RecordingsTest {
                     ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\"}") : response(stored.getFirst())
                             .withBody(stored.getFirst().text().replace(exchange.user(), USER))));
             dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("{\"data\":[]}")));
-            var said = assertInstanceOf(Verdict.LookUp.class, judge().verdict(attempt, response), exchange::toString);
+            var said = assertInstanceOf(Verdict.Unresolved.class, judge().verdict(attempt, response),
+                    exchange::toString);
             assertEquals(Symptom.UNCONFIRMED, said.symptom(), exchange::toString);
-            var unresolved = Given.unresolved(attempt, response, said.symptom(), said.why(),
-                    attempt.at(), attempt.at());
+            var lookUp = Given.lookUp(attempt, response, said, 0);
 
-            var rules = new LookUpRules(judge(), new Limits(null, null, null, LONG, LONG, LONG), false);
-            var step = rules.steps(unresolved, ServerTest.look(client, unresolved),
-                    new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, false),
-                    attempt.at()).getFirst();
+            var rules = new LookUpRules(judge(), new Limits(null, null, null, LONG, LONG, LONG), false, false);
+            var found = ServerTest.look(client, lookUp);
+            var verdict = rules.verdicts(lookUp, found, Given.here(Listing.FROM_START), attempt.at()).getFirst();
+            var known = LookUpRules.known(lookUp, found);
 
             if (stored.stream().anyMatch(each -> each.status() == 200)) {
-                var take = assertInstanceOf(Step.Take.class, step, exchange::toString);
-                assertEquals("succeeded", Given.word(take.verdict()), exchange::toString);
-                assertEquals(json(stored.getFirst().text()).path("outputs"), json(take.ran().outputs().toString()));
-            } else isJudgedByItsWords(exchange, assertInstanceOf(Step.Judged.class, step, exchange::toString));
+                var take = assertInstanceOf(Verdict.Take.class, verdict, exchange::toString);
+                assertEquals(Outcome.SUCCEEDED, take.outcome(), exchange::toString);
+                assertEquals(json(stored.getFirst().text()).path("outputs"),
+                        json(((Response.Ran) known).outputs().toString()));
+            } else isJudgedByItsWords(exchange, verdict, known);
         }
 
         /// Decided by its message: the row or the batch is refused. A cut stream proves nothing.
-        private static void isJudgedByItsWords(Exchange exchange, Step.Judged step) throws IOException {
+        private static void isJudgedByItsWords(Exchange exchange, Verdict verdict, Response known) throws IOException {
             var words = Stream.of(exchange.text().split("\n")).filter(line -> line.startsWith("data: "))
                     .map(line -> json(line.substring(6)))
                     .map(event -> event.path("message").asText(event.at("/data/error").asText("")))
                     .filter(text -> !text.isEmpty()).findFirst().orElseThrow();
-            var text = switch (step.verdict()) {
-                case Outcome outcome -> outcome.text();
-                case Verdict.StopBatch(var stop, _) -> stop.text();
-                case Verdict verdict -> verdict.toString();
-            };
+            var text = Given.textOf(verdict);
             assertEquals(exchange.text().contains("\"code\"") ? "stop" : words.contains("without a terminal event")
-                    ? "look up" : "failed", Given.word(step.verdict()), exchange::toString);
+                    ? "look up" : "failed", Given.word(verdict), exchange::toString);
             assertTrue(text.contains(words), () -> exchange + ": " + text);
-            assertEquals(Optional.empty(), step.response().run(), exchange::toString);
+            assertEquals(Optional.empty(), known.run(), exchange::toString);
         }
 
         @TestFactory
@@ -242,7 +237,7 @@ final class RecordingsTest {
             dify.resetMappings();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
 
-            var found = ServerTest.look(client, unresolved(user, Optional.of(new RunRef(id, "")), Symptom.CUT));
+            var found = ServerTest.look(client, lookUp(user, Optional.of(new RunRef(id, "")), Symptom.CUT));
 
             if (detail.status() == 500) assertInstanceOf(LookUpResult.Silent.class, found, detail::toString);
             else if (body.path("id").isNull() || detail.status() == 404)
@@ -319,7 +314,7 @@ final class RecordingsTest {
 
                 assertEquals(run.path("status").asText(), found.word());
                 assertEquals(run.path("id").asText(), found.run().orElseThrow().id());
-                if (found instanceof LookUpResult.Ended(var ran, _) && ran.status().isSuccess())
+                if (found instanceof LookUpResult.Ended(var ran, _, _) && ran.status().isSuccess())
                     assertEquals("Let me ask. Note: fine", answer(ran));
             }
         }
@@ -369,7 +364,7 @@ final class RecordingsTest {
         }
 
         private LookUpResult look(Optional<RunRef> run) {
-            return ServerTest.look(client.forApp(AppKind.CHATFLOW), unresolved(USER, run, Symptom.CRASH));
+            return ServerTest.look(client.forApp(AppKind.CHATFLOW), lookUp(USER, run, Symptom.CRASH));
         }
 
         @TestFactory
@@ -394,7 +389,7 @@ final class RecordingsTest {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
                     .withBody(Given.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
 
-            var found = ServerTest.look(client, unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
+            var found = ServerTest.look(client, lookUp(user, Optional.empty(), Symptom.NO_ANSWER));
 
             if (rows.isEmpty()) assertEquals(new LookUpResult.Absent(), found, log::toString);
             else assertEquals(id + " " + status.replace("partial-succeeded", "partial"),

@@ -1,7 +1,6 @@
 package difyexec;
 
 import difyexec.DifyExec.LookUpRules.LookUpContext;
-import difyexec.DifyExec.LookUpRules.Step;
 import difyexec.DifyExec.Release.Listing;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -313,18 +312,18 @@ final class RulesTest {
         }
 
         private Symptom symptom(Response response) {
-            return assertInstanceOf(Verdict.LookUp.class, judge.verdict(attempt(3, 0), response)).symptom();
+            return assertInstanceOf(Verdict.Unresolved.class, judge.verdict(attempt(3, 0), response)).symptom();
         }
 
         @Test
         void derivesTheReasonForALookUpFromTheResponse() {
-            assertEquals(Symptom.SERVER_ERROR, symptom(http(500, "unknown", "Internal Server Error")));
-            assertEquals(Symptom.SERVER_ERROR, symptom(http(400, "invalid_param", "queue listening stopped")));
+            assertEquals(Symptom.CUT, symptom(http(500, "unknown", "Internal Server Error")));
+            assertEquals(Symptom.CUT, symptom(http(400, "invalid_param", "queue listening stopped")));
             assertEquals(Symptom.GATEWAY, symptom(html(500)));
             assertEquals(Symptom.GATEWAY, symptom(html(504)));
-            assertEquals(Symptom.STREAM_ERROR,
+            assertEquals(Symptom.CUT,
                     symptom(Response.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
-            assertEquals(Symptom.STOPPED, symptom(ran("run-1", RunStatus.STOPPED, "")));
+            assertEquals(Symptom.CUT, symptom(ran("run-1", RunStatus.STOPPED, "")));
             assertEquals(Symptom.CUT, symptom(ran("run-1", RunStatus.RUNNING, "")));
             assertEquals(Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
         }
@@ -421,53 +420,50 @@ final class RulesTest {
         }
     }
 
-    /// The steps after a look-up, each in a few words; `,` separates them.
+    /// The verdicts after a look-up, each in a few words; `,` separates them.
     @Nested
     class TheLookUpRules {
         private static final LookUpContext HERE = here(Listing.FROM_START);
         private static final Response BARE = bare("Workflow stream ended without a terminal event");
 
-        private final LookUpRules lookUpRules = lookUpRules(false);
+        private final LookUpRules lookUpRules = lookUpRules(false, seconds(30));
 
-        private static LookUpContext here(Listing listing) {
-            return new LookUpContext(listing, Optional.empty(), false, false, false);
+        private static LookUpRules lookUpRules(boolean resendUnknown, Duration settle) {
+            var limits = new Limits(null, null, null, seconds(20), seconds(300), settle);
+            return new LookUpRules(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits, resendUnknown, false);
         }
 
-        private static LookUpRules lookUpRules(boolean resendUnknown) {
-            var limits = new Limits(null, null, null, seconds(20), seconds(300), seconds(30));
-            return new LookUpRules(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits,
-                    resendUnknown);
-        }
-
-        private static String word(Step step, Instant now) {
-            return switch (step) {
-                case Step.Take(_, _, var verdict) -> "take " + Given.word(verdict);
-                case Step.Judged(Response.Cut cut, Outcome outcome) when !cut.why().isEmpty() ->
-                        outcome.status().word();
-                case Step.Judged(_, var verdict) -> "judge " + Given.word(verdict);
-                case Step.LookAgain(var unresolved) when unresolved.due().equals(now.plusSeconds(2)) -> "look in 2 s";
-                case Step.LookAgain(var unresolved) when unresolved.stopsFirst() -> "stop the run";
-                case Step.LookAgain _ -> "look";
-                case Step.Say _ -> "say";
-                case Step.Close(var end, _, _) -> end;
-                case Step.SendAgain(var tries, var rechecked) -> (rechecked ? "send" : "recheck")
-                        + " " + tries.failed();
-                case Step.Abort _ -> "stop";
+        private static String word(Verdict verdict) {
+            return switch (verdict) {
+                case Verdict.Take(var outcome, var inputs) -> "take " + outcome.status().word()
+                        + (inputs.isEmpty() ? "" : " as sent");
+                case Verdict.LookAgain(_, var next) when next == LookUp.Stage.STOPPED -> "look in 2 s";
+                case Verdict.LookAgain(var lookUp, var next) when next == LookUp.Stage.OVERDUE
+                        && lookUp.stage() != next -> "stop the run";
+                case Verdict.LookAgain _ -> "look";
+                case Verdict.Close(var end, _) -> end;
+                case Verdict.SendAgain(var tries, var checked) -> (checked.isPresent() ? "send " : "recheck ")
+                        + tries.failed();
+                case Verdict.SettlesAt(var time) -> "settles at " + Duration.between(NOON, time).toSeconds();
+                case Outcome _, Verdict.Again _, Verdict.Throttled _, Verdict.Unresolved _,
+                        Verdict.StopBatch _ -> Given.word(verdict);
             };
         }
 
-        private static String words(List<Step> steps, Instant now) {
-            return steps.isEmpty() ? "nothing"
-                    : String.join(", ", steps.stream().map(step -> word(step, now)).toList());
+        private static String words(LookUpRules rules, LookUp lookUp, LookUpResult found, LookUpContext here,
+                Instant now) {
+            lookUp.note(found, now, seconds(300));
+            var verdicts = rules.verdicts(lookUp, found, here, now);
+            return verdicts.isEmpty() ? "nothing"
+                    : String.join(", ", verdicts.stream().map(TheLookUpRules::word).toList());
         }
 
-        private String step(Unresolved unresolved, LookUpResult found, Listing listing, long seconds) {
-            var now = NOON.plusSeconds(seconds);
-            return words(lookUpRules.steps(unresolved, found, here(listing), now), now);
+        private String step(LookUp lookUp, LookUpResult found, Listing listing, long seconds) {
+            return words(lookUpRules, lookUp, found, here(listing), NOON.plusSeconds(seconds));
         }
 
-        private String step(Unresolved unresolved, LookUpResult found) {
-            return step(unresolved, found, Listing.FROM_START, 10);
+        private String step(LookUp lookUp, LookUpResult found) {
+            return step(lookUp, found, Listing.FROM_START, 10);
         }
 
         private static Response.Ran bare(String error) {
@@ -475,14 +471,19 @@ final class RulesTest {
                     Usage.NONE);
         }
 
-        private static Unresolved unresolved(Symptom symptom, Attempt attempt, boolean known) {
+        private static LookUp lookUp(Symptom symptom, Attempt attempt, boolean known) {
             var cut = known ? cut(symptom, run("run-1")) : cut(symptom);
-            return Given.unresolved(attempt, symptom == Symptom.UNCONFIRMED ? BARE : cut, symptom, symptom.name(), NOON,
-                    NOON.plusSeconds(300));
+            return Given.lookUp(attempt, symptom == Symptom.UNCONFIRMED ? BARE : cut,
+                    new Verdict.Unresolved(symptom, symptom.name()), 300);
         }
 
-        private static Unresolved unresolved(Symptom symptom) {
-            return unresolved(symptom, attempt(0, 0), true);
+        private static LookUp lookUp(Symptom symptom) {
+            return lookUp(symptom, attempt(0, 0), true);
+        }
+
+        private static LookUp in(LookUp.Stage stage, LookUp lookUp) {
+            lookUp.lookAgain(stage, NOON);
+            return lookUp;
         }
 
         /// Returns an attempt with other cells than its row has now.
@@ -499,51 +500,44 @@ final class RulesTest {
             };
         }
 
-        @ParameterizedTest(name = "{0}, now {1}, seen stopped before: {2}")
+        @ParameterizedTest(name = "{0}, {1}, now {2}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                symptom,     status,    stopped, step
-                CUT,         SUCCEEDED, false,   take succeeded
-                CUT,         PARTIAL,   false,   take partial
-                CUT,         FAILED,    false,   take failed
-                CUT,         STOPPED,   false,   look in 2 s
-                CUT,         STOPPED,   true,    take failed
-                CUT,         SUCCEEDED, true,    take succeeded
-                STOPPED,     STOPPED,   false,   look in 2 s
-                STOPPED,     STOPPED,   true,    take failed
-                CRASH,       STOPPED,   false,   look in 2 s
-                CRASH,       FAILED,    false,   take failed
-                LOST_RESULT, SUCCEEDED, false,   take succeeded
-                TIMED_OUT,   SUCCEEDED, false,   take succeeded
-                TIMED_OUT,   FAILED,    false,   take failed
-                TIMED_OUT,   STOPPED,   false,   take failed
-                OVERDUE,     SUCCEEDED, false,   take succeeded
-                OVERDUE,     STOPPED,   false,   take failed
-                UNCONFIRMED, SUCCEEDED, false,   take succeeded
-                UNCONFIRMED, FAILED,    false,   judge failed
-                UNCONFIRMED, STOPPED,   false,   look in 2 s
-                UNCONFIRMED, STOPPED,   true,    judge failed
-                INTERRUPTED, SUCCEEDED, false,   take succeeded
-                INTERRUPTED, FAILED,    false,   'interrupted, recheck 0'
-                INTERRUPTED, STOPPED,   false,   look in 2 s
-                INTERRUPTED, STOPPED,   true,    'interrupted, recheck 0'
-                RECHECK,     SUCCEEDED, false,   take succeeded
-                RECHECK,     FAILED,    false,   recheck 0
-                RECHECK,     STOPPED,   false,   recheck 0
+                symptom,     stage,   status,    step
+                CUT,         ASKED,   SUCCEEDED, take succeeded
+                CUT,         ASKED,   PARTIAL,   take partial
+                CUT,         ASKED,   FAILED,    take failed
+                CUT,         ASKED,   STOPPED,   look in 2 s
+                CUT,         ACTIVE,  STOPPED,   look in 2 s
+                CUT,         STOPPED, STOPPED,   take failed
+                CUT,         STOPPED, SUCCEEDED, take succeeded
+                CRASH,       ASKED,   STOPPED,   look in 2 s
+                CRASH,       ASKED,   FAILED,    take failed
+                LOST_RESULT, ASKED,   SUCCEEDED, take succeeded
+                TIMED_OUT,   ASKED,   SUCCEEDED, take succeeded
+                TIMED_OUT,   ASKED,   FAILED,    take failed
+                TIMED_OUT,   ASKED,   STOPPED,   take failed
+                TIMED_OUT,   OVERDUE, SUCCEEDED, take succeeded
+                TIMED_OUT,   OVERDUE, STOPPED,   take failed
+                UNCONFIRMED, ASKED,   SUCCEEDED, take succeeded
+                UNCONFIRMED, ASKED,   FAILED,    failed
+                UNCONFIRMED, ASKED,   STOPPED,   look in 2 s
+                UNCONFIRMED, STOPPED, STOPPED,   failed
+                INTERRUPTED, ASKED,   SUCCEEDED, take succeeded
+                INTERRUPTED, ASKED,   FAILED,    'interrupted, recheck 0'
+                INTERRUPTED, ASKED,   STOPPED,   look in 2 s
+                INTERRUPTED, STOPPED, STOPPED,   'interrupted, recheck 0'
                 """)
-        void acceptASuccessAtOnceButAStopOnlyIfSeenTwice(Symptom symptom, RunStatus status, boolean stopped,
+        void acceptASuccessAtOnceButAStopOnlyIfSeenTwice(Symptom symptom, LookUp.Stage stage, RunStatus status,
                 String step) {
-            var unresolved = unresolved(symptom);
-
-            assertEquals(step, step(
-                    stopped ? unresolved.with(unresolved.state().afterStop(NOON)) : unresolved, found(status)));
+            assertEquals(step, step(in(stage, lookUp(symptom)), found(status)));
         }
 
         @Test
         void reportAFailureAfterTheTimeLimitAsATimeout() {
-            var step = (Step.Take) lookUpRules.steps(unresolved(Symptom.TIMED_OUT),
-                    ended(failed("Rate Limit Error")), HERE, NOON).getFirst();
+            var verdict = lookUpRules.verdicts(lookUp(Symptom.TIMED_OUT), ended(failed("Rate Limit Error")), HERE, NOON)
+                    .getFirst();
 
-            assertTrue(textOf(step.verdict()).startsWith("timed out"), step.toString());
+            assertTrue(textOf(verdict).startsWith("timed out"), verdict.toString());
         }
 
         @ParameterizedTest(name = "{0}, {1} after {2} s, started {3} s before, resent on request: {4}")
@@ -555,7 +549,6 @@ final class RulesTest {
                 CUT,         RUNNING, 310,     299, false,  look
                 CUT,         RUNNING, 310,     300, false,  unknown
                 CUT,         PAUSED,  10,      -,   false,  paused
-                STOPPED,     RUNNING, 299,     -,   false,  look
                 UNCONFIRMED, RUNNING, 299,     -,   false,  look
                 UNCONFIRMED, RUNNING, 300,     -,   true,   unknown
                 TIMED_OUT,   RUNNING, 299,     299, false,  look
@@ -567,23 +560,21 @@ final class RulesTest {
                 CRASH,       RUNNING, 300,     -,   true,   'resent, send 0'
                 CRASH,       PAUSED,  10,      -,   false,  paused
                 CRASH,       PAUSED,  10,      -,   true,   'resent, send 0'
-                RECHECK,     RUNNING, 299,     -,   false,  look
-                RECHECK,     RUNNING, 300,     -,   false,  unknown
                 """)
         void lookUpAnActiveRunAgainUntilItsTimeLimit(Symptom symptom, RunStatus status,
                 long seconds, Long age, boolean resend, String step) {
-            var now = NOON.plusSeconds(seconds);
             var found = new LookUpResult.Running(run("run-1"), status,
                     Optional.ofNullable(age).map(Duration::ofSeconds), Duration.ZERO);
 
-            assertEquals(step, words(lookUpRules(resend).steps(unresolved(symptom), found, HERE, now), now));
+            assertEquals(step, words(lookUpRules(resend, null), lookUp(symptom), found, HERE,
+                    NOON.plusSeconds(seconds)));
         }
 
         /// The age of the run does not matter, because Dify may take a moment to stop it.
         @ParameterizedTest
         @CsvSource({"29, 900, look", "30, 0, unknown", "30, 900, unknown"})
         void lookUpARunAskedToStopForThirtySecondsMore(long seconds, long age, String step) {
-            var overdue = unresolved(Symptom.TIMED_OUT).overdue(NOON).later(NOON);
+            var overdue = in(LookUp.Stage.ACTIVE, in(LookUp.Stage.OVERDUE, lookUp(Symptom.TIMED_OUT)));
 
             assertEquals(step, step(overdue, running("run-1", seconds(age)), Listing.FROM_START, seconds));
         }
@@ -594,17 +585,17 @@ final class RulesTest {
         void excludeARunsMoveToAnotherWorkerFromItsTimeLimit(Symptom symptom, long seconds, String step) {
             var found = running("run-1", seconds(seconds), seconds(200));
 
-            assertEquals(step, step(unresolved(symptom), found, Listing.FROM_START, seconds));
+            assertEquals(step, step(lookUp(symptom), found, Listing.FROM_START, seconds));
         }
 
         @Test
         void leaveATimedOutRunUnknownIfItHasNoTaskIdToStopItBy() {
-            var nameless = Given.unresolved(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")),
-                    Symptom.TIMED_OUT, "late", NOON, NOON);
+            var nameless = Given.lookUp(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), 0);
 
             assertEquals("unknown", step(nameless, running("run-1", seconds(300)), Listing.FROM_START, 300));
         }
 
+        /// The first look-up was answered at noon.
         @ParameterizedTest(name = "{0}, {1}, nothing found after {2} s")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 listing,    mode,      seconds, step
@@ -624,39 +615,96 @@ final class RulesTest {
                 """)
         void resendARowWithoutAListedRunOnlyIfNoRunCanHaveStarted(Listing listing,
                 Mode mode, long seconds, String step) {
-            var unresolved = unresolved(Symptom.NO_ANSWER, attempt(mode, Tries.NONE), false);
+            var lookUp = lookUp(Symptom.NO_ANSWER, attempt(mode, Tries.NONE), false);
+            lookUp.note(ABSENT, NOON, seconds(300));
 
-            assertEquals(step, step(unresolved, ABSENT, listing, seconds));
+            assertEquals(step, words(lookUpRules(false, null), lookUp, ABSENT, here(listing),
+                    NOON.plusSeconds(seconds)));
         }
 
-        /// The stream is one of this session or of an earlier one. `others` is true if streams of this session have not
-        /// started yet.
-        @ParameterizedTest(name = "passed after {0} s; of an earlier session: {1}; others to come: {2}; after {3} s")
-        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
-                passed, earlier, others, seconds, step
-                -,      false,   true,   299,     look
-                -,      false,   true,   300,     unknown
-                -,      true,    true,   4000,    look
-                -,      true,    false,  299,     look
-                -,      true,    false,  300,     unknown
-                10,     false,   true,   39,      look
-                10,     false,   true,   40,      'not_started, recheck 1'
-                290,    false,   false,  319,     look
-                290,    false,   false,  320,     'not_started, recheck 1'
-                3600,   true,    false,  3629,    look
-                3600,   true,    false,  3630,    'not_started, recheck 0'
-                """)
-        void resendARowWithoutAListedRunOnlyIfALaterStreamHasStarted(Long passed, boolean earlier, boolean others,
-                long seconds, String step) {
-            var own = attempt(Mode.STREAMING, Tries.NONE);
-            var asked = Given.sent(earlier ? 0 : 1, own.row(), own.tries(), own.user(), own.mode(), own.fingerprint(),
-                    NOON);
-            var here = new LookUpContext(Listing.FROM_START, Optional.ofNullable(passed).map(NOON::plusSeconds),
-                    others, false, false);
-            var now = NOON.plusSeconds(seconds);
+        /// Responses that were not answers do not count, however long they lasted.
+        @ParameterizedTest
+        @CsvSource({"29, look", "30, 'not_started, recheck 1'"})
+        void countTheSettleTimeOfABlockingRunFromItsFirstAnsweredLookUp(long seconds, String step) {
+            var lookUp = lookUp(Symptom.NO_ANSWER, attempt(0, 0), false);
+            for (int second : new int[] {0, 30, 60}) assertEquals("look", step(lookUp, silent("none"),
+                    Listing.FROM_START, second));
+            assertEquals("look", step(lookUp, ABSENT, Listing.FROM_START, 90));
 
-            assertEquals(step, words(lookUpRules.steps(unresolved(earlier ? Symptom.CRASH : Symptom.CUT, asked, false),
-                    ABSENT, here, now), now));
+            assertEquals(step, step(lookUp, ABSENT, Listing.FROM_START, 90 + seconds));
+        }
+
+        /// A later stream has started after `passed` seconds. The attempt got a response with this status, or none.
+        /// `others` is true if the session has other rows.
+        @ParameterizedTest(name = "passed after {0} s, HTTP {1}, --settle {2}, others: {3}, after {4} s")
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                passed, http, settle, others, seconds, step
+                -,      0,    -,      false,  299,     look
+                -,      0,    -,      false,  300,     unknown
+                -,      0,    -,      true,   4000,    look
+                10,     0,    -,      true,   1209,    look
+                10,     0,    -,      true,   1210,    'not_started, recheck 1'
+                10,     0,    -,      false,  299,     look
+                10,     0,    -,      false,  300,     'unknown, settles at 1210'
+                10,     0,    40,     false,  49,      look
+                10,     0,    40,     false,  50,      'not_started, recheck 1'
+                290,    0,    40,     false,  329,     look
+                290,    0,    301,    false,  329,     'unknown, settles at 591'
+                290,    504,  -,      false,  319,     look
+                10,     500,  -,      false,  39,      look
+                10,     500,  -,      false,  40,      'not_started, recheck 1'
+                10,     502,  -,      false,  40,      'not_started, recheck 1'
+                10,     504,  -,      false,  40,      'not_started, recheck 1'
+                10,     501,  -,      false,  40,      look
+                10,     504,  5,      false,  15,      'not_started, recheck 1'
+                -,      504,  -,      false,  300,     unknown
+                -,      503,  -,      false,  29,      look
+                -,      503,  -,      false,  30,      'not_started, recheck 1'
+                -,      503,  -,      true,   30,      'not_started, recheck 1'
+                """)
+        void resendARowWithoutAListedRunOnlyIfALaterStreamHasStarted(Long passed, int http, Integer settle,
+                boolean others, long seconds, String step) {
+            var said = http == 0 ? cut(Symptom.CUT) : http(http, "", "");
+            var lookUp = Given.lookUp(attempt(Mode.STREAMING, Tries.NONE), said,
+                    new Verdict.Unresolved(Symptom.CUT, ""), 300);
+            lookUp.note(ABSENT, NOON, seconds(300));
+            var here = new LookUpContext(Listing.FROM_START, Optional.ofNullable(passed).map(NOON::plusSeconds),
+                    others, false, Duration.ZERO);
+
+            assertEquals(step, words(lookUpRules(false, settle == null ? null : seconds(settle)), lookUp, ABSENT, here,
+                    NOON.plusSeconds(seconds)));
+        }
+
+        @Test
+        void promiseNothingForAStreamThatIsResentOnRequest() {
+            var lookUp = lookUp(Symptom.CRASH, attempt(Mode.STREAMING, Tries.NONE), false);
+            var here = new LookUpContext(Listing.FROM_START, Optional.of(NOON), false, false, Duration.ZERO);
+
+            assertEquals("resent, send 0", words(lookUpRules(true, null), lookUp, ABSENT, here, NOON.plusSeconds(400)));
+        }
+
+        @ParameterizedTest
+        @CsvSource({"604800, 'not_started, recheck 0'", "604801, unknown"})
+        void neverTreatAnAttemptAsNotStartedAfterAWeek(long seconds, String step) {
+            var lookUp = lookUp(Symptom.CRASH, attempt(0, 0), false);
+            lookUp.note(ABSENT, NOON, seconds(300));
+
+            assertEquals(step, step(lookUp, ABSENT, Listing.FROM_START, seconds));
+        }
+
+        /// Its response was too large, or a look-up has shown the run.
+        @Test
+        void neverTreatAnAttemptAsNotStartedIfItsRunWasSeen() {
+            var seen = in(LookUp.Stage.ACTIVE, lookUp(Symptom.NO_ANSWER, attempt(0, 0), false));
+
+            var tooLarge = Given.lookUp(attempt(0, 0), new Response.Unreadable(Optional.empty(), "too large"),
+                    new Verdict.Unresolved(Symptom.CRASH, ""), 300);
+
+            assertEquals("unknown", step(tooLarge, ABSENT, Listing.FROM_START, 400));
+            assertEquals("look", step(seen, ABSENT, Listing.FROM_START, 40));
+            assertEquals("unknown", step(seen, ABSENT, Listing.FROM_START, 400));
+            assertEquals("unknown", step(in(LookUp.Stage.ACTIVE, recheck(attempt(0, 0))), ABSENT, Listing.FROM_START,
+                    400));
         }
 
         @ParameterizedTest(name = "{0}, {1}, is over: {2}, after {3} s")
@@ -664,17 +712,17 @@ final class RulesTest {
                 listing,     mode,      is over, seconds, symptom,   step
                 FROM_START,  STREAMING, false,   299,     NO_ANSWER, look
                 FROM_START,  STREAMING, false,   300,     NO_ANSWER, unknown
-                FROM_START,  BLOCKING,  true,    2,       NO_ANSWER, unknown
+                FROM_START,  BLOCKING,  true,    2,       NO_ANSWER, look
+                FROM_START,  BLOCKING,  true,    300,     NO_ANSWER, unknown
                 WITHOUT_END, STREAMING, false,   2,       NO_ANSWER, unknown
                 WITHOUT_END, BLOCKING,  false,   299,     NO_ANSWER, look
                 WITHOUT_END, BLOCKING,  false,   300,     CRASH,     unknown
-                FROM_START,  STREAMING, false,   299,     RECHECK,   look
                 """)
         void neverTreatAnUnansweredChatMessageAsNotStarted(Listing listing, Mode mode, boolean isOver,
                 long seconds, Symptom symptom, String step) {
-            var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), false);
+            var lookUp = lookUp(symptom, attempt(mode, Tries.NONE), false);
 
-            assertEquals(step, step(unresolved, new LookUpResult.Unanswered(isOver), listing, seconds));
+            assertEquals(step, step(lookUp, new LookUpResult.Unanswered(isOver), listing, seconds));
         }
 
         @Test
@@ -687,22 +735,23 @@ final class RulesTest {
         void neverTreatARunWithAKnownIdAsNotStarted(Symptom symptom) {
             for (var listing : EnumSet.complementOf(EnumSet.of(Listing.OTHER_APP)))
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
-                    var unresolved = unresolved(symptom, attempt(mode, Tries.NONE), true);
-                    assertEquals("look", step(unresolved, ABSENT, listing, 299));
+                    var lookUp = lookUp(symptom, attempt(mode, Tries.NONE), true);
+                    assertEquals("look", step(lookUp, ABSENT, listing, 299));
                     assertEquals(symptom == Symptom.TIMED_OUT ? "stop the run" : "unknown",
-                            step(unresolved, ABSENT, listing, 301));
+                            step(lookUp, ABSENT, listing, 301));
                 }
         }
 
         /// The first event in the stream of a refused row in Dify 1.16 has such a run id.
         @Test
         void treatAMadeUpRunIdAsAMissingRunId() {
-            var unresolved = Given.unresolved(attempt(Mode.STREAMING, Tries.NONE),
-                    cut(Symptom.CRASH, new RunRef("one", "one")), Symptom.CRASH, "killed", NOON, NOON.plusSeconds(300));
+            var lookUp = Given.lookUp(attempt(Mode.STREAMING, Tries.NONE),
+                    cut(Symptom.CRASH, new RunRef("one", "one")), 300);
+            lookUp.note(ABSENT, NOON, seconds(300));
 
-            assertEquals("look", step(unresolved, ABSENT, Listing.FROM_START, 29));
-            assertEquals("not_started, recheck 0", step(unresolved, ABSENT, Listing.FROM_START, 30));
-            assertEquals("unknown", step(unresolved, ABSENT, Listing.AT_END, 0));
+            assertEquals("look", step(lookUp, ABSENT, Listing.FROM_START, 29));
+            assertEquals("not_started, recheck 0", step(lookUp, ABSENT, Listing.FROM_START, 30));
+            assertEquals("unknown", step(lookUp, ABSENT, Listing.AT_END, 0));
         }
 
         @ParameterizedTest(name = "{0} after {1} failed attempts")
@@ -716,25 +765,37 @@ final class RulesTest {
                 """)
         void countARequestThatStartedNoRunAsARetryOnlyInItsSession(Symptom symptom, int failed,
                 String step) {
-            var unresolved = unresolved(symptom, attempt(failed, 0), false);
+            var lookUp = lookUp(symptom, attempt(failed, 0), false);
+            lookUp.note(ABSENT, NOON, seconds(300));
 
-            assertEquals(step, step(unresolved, ABSENT, Listing.FROM_START, 30));
+            assertEquals(step, step(lookUp, ABSENT, Listing.FROM_START, 30));
         }
 
         @ParameterizedTest(name = "{0}: {1}")
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 mode      | words                                          | step
-                STREAMING | name is required in input form                 | judge failed
-                STREAMING | [Errno 111] Connection refused                 | judge look up
-                STREAMING | Workflow stream ended without a terminal event | judge look up
-                BLOCKING  | [Errno 111] Connection refused                 | judge again
-                BLOCKING  | no such city                                   | judge failed
+                STREAMING | name is required in input form                 | failed
+                STREAMING | [Errno 111] Connection refused                 | look up
+                STREAMING | Workflow stream ended without a terminal event | look up
+                BLOCKING  | [Errno 111] Connection refused                 | again
+                BLOCKING  | no such city                                   | failed
                 """)
         void judgeAnUnconfirmedFailureWithoutAStoredRunByItsError(Mode mode, String words, String step) {
-            var unresolved = Given.unresolved(attempt(mode, Tries.NONE), bare(words),
-                    Symptom.UNCONFIRMED, "", NOON, NOON);
+            assertEquals(step, step(unconfirmed(bare(words), mode), ABSENT));
+        }
 
-            assertEquals(step, step(unresolved, ABSENT));
+        private static LookUp unconfirmed(Response said, Mode mode) {
+            return Given.lookUp(attempt(mode, Tries.NONE), said, new Verdict.Unresolved(Symptom.UNCONFIRMED, ""), 0);
+        }
+
+        /// A run that has appeared once is not judged by the error that was reported first.
+        @Test
+        void leaveAnUnconfirmedFailureUnknownIfItsRunHasVanished() {
+            var lookUp = unconfirmed(Response.Ran.failed("connection error"), Mode.BLOCKING);
+            lookUp.note(running("run-7"), NOON, seconds(300));
+
+            assertEquals("unknown", step(in(LookUp.Stage.ACTIVE, lookUp), ABSENT));
+            assertEquals("run-7", LookUpRules.known(lookUp, ABSENT).run().orElseThrow().id());
         }
 
         @Test
@@ -747,33 +808,35 @@ final class RulesTest {
             assertEquals(400, ((Response.Refused) notStored(error)).status());
         }
 
-        private Response notStored(Response said) {
-            return ((Step.Judged) lookUpRules.steps(Given.unresolved(attempt(Mode.STREAMING, Tries.NONE), said,
-                    Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON).getFirst()).response();
+        private static Response notStored(Response said) {
+            return LookUpRules.known(unconfirmed(said, Mode.STREAMING), ABSENT);
         }
 
-        @ParameterizedTest(name = "{0}, {1} after {2} s, resent on request: {3}")
+        @ParameterizedTest(name = "{0}, {1} after {2} s, outages of {3} s, resent on request: {4}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                symptom, answer,    seconds, resend, step
-                CUT,     503,       299,     false,  look
-                CUT,     503,       300,     false,  unknown
-                CUT,     503,       300,     true,   unknown
-                CRASH,   503,       300,     true,   'resent, send 0'
-                CUT,     401,       10,      false,  stop
-                CUT,     401,       300,     false,  stop
-                CUT,     none,      10,      false,  look
-                CUT,     none,      300,     false,  look
-                CUT,     too large, 10,      true,   unknown
-                CRASH,   too large, 10,      false,  unknown
-                CRASH,   too large, 10,      true,   'resent, send 0'
-                CUT,     long log,  10,      false,  unknown
-                RECHECK, 503,       299,     false,  look
+                symptom, answer,    seconds, outages, resend, step
+                CUT,     503,       299,     0,       false,  look
+                CUT,     503,       300,     0,       false,  unknown
+                CUT,     503,       300,     0,       true,   unknown
+                CRASH,   503,       300,     0,       true,   'resent, send 0'
+                CUT,     401,       10,      0,       false,  stop
+                CUT,     401,       300,     0,       false,  stop
+                CUT,     none,      10,      0,       false,  look
+                CUT,     none,      300,     0,       false,  unknown
+                CUT,     none,      359,     60,      false,  look
+                CUT,     none,      360,     60,      false,  unknown
+                TIMED_OUT, none,    300,     0,       false,  stop the run
+                CUT,     too large, 10,      0,       true,   unknown
+                CRASH,   too large, 10,      0,       false,  unknown
+                CRASH,   too large, 10,      0,       true,   'resent, send 0'
+                CUT,     long log,  10,      0,       false,  unknown
                 """)
         void repeatAFailedLookUpUntilTheTimeLimitOrAFinalResponse(Symptom symptom, String answer,
-                long seconds, boolean resend, String step) {
-            var now = NOON.plusSeconds(seconds);
+                long seconds, long outages, boolean resend, String step) {
+            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, seconds(outages));
 
-            assertEquals(step, words(lookUpRules(resend).steps(unresolved(symptom), silent(answer), HERE, now), now));
+            assertEquals(step, words(lookUpRules(resend, null), lookUp(symptom), silent(answer), here,
+                    NOON.plusSeconds(seconds)));
         }
 
         private static LookUpResult silent(String answer) {
@@ -787,48 +850,33 @@ final class RulesTest {
 
         @ParameterizedTest(name = "{0}, its edits are lost: {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                status,    lost,  step
-                SUCCEEDED, false, 'say, take succeeded'
-                PARTIAL,   false, 'say, take partial'
-                SUCCEEDED, true,  'say, take succeeded'
-                PARTIAL,   true,  'say, take partial'
-                FAILED,    false, take failed
-                FAILED,    true,  take failed
+                status,    lost,  rerun, step
+                SUCCEEDED, false, false, take succeeded as sent
+                PARTIAL,   false, false, take partial as sent
+                SUCCEEDED, true,  false, take succeeded as sent
+                PARTIAL,   true,  false, take partial as sent
+                SUCCEEDED, false, true,  'take succeeded as sent, recheck 0'
+                SUCCEEDED, true,  true,  take succeeded as sent
+                FAILED,    false, true,  take failed
+                FAILED,    false, false, take failed
+                FAILED,    true,  false, take failed
                 """)
-        void useAndReportASuccessWithOutdatedInputs(RunStatus status, boolean lost, String step) {
-            assertEquals(step, step(unresolved(Symptom.CRASH, stale(lost), true), found(status)));
+        void useASuccessWithOutdatedInputsAndRerunItsRowOnRequest(RunStatus status, boolean lost, boolean rerun,
+                String step) {
+            var rules = new LookUpRules(lookUpRules.judge(), lookUpRules.limits(), false, rerun);
+
+            assertEquals(step, words(rules, lookUp(Symptom.CRASH, stale(lost), true), found(status), HERE, NOON));
         }
 
         @ParameterizedTest
         @EnumSource(value = Symptom.class, names = {"CRASH", "INTERRUPTED"})
         void neverResendARowWhoseEditsAreLost(Symptom symptom) {
             var transientFailure = ended(ran("run-1", RunStatus.FAILED, "429 Too Many Requests"));
-            var open = unresolved(symptom, stale(true), true);
-            var settled = NOON.plusSeconds(400);
+            var absent = lookUp(symptom, stale(true), false);
+            absent.note(ABSENT, NOON, seconds(300));
 
-            assertEquals("take failed", step(open, transientFailure));
-            assertEquals("unknown", words(lookUpRules.steps(unresolved(symptom, stale(true), false), ABSENT, HERE,
-                    settled), settled));
-        }
-
-        @ParameterizedTest(name = "{0}, its stop asked for: {1}")
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                status,    asked, step
-                RUNNING,   false, nothing
-                SUCCEEDED, false, take succeeded
-                SUCCEEDED, true,  take succeeded
-                FAILED,    false, take failed
-                FAILED,    true,  interrupted
-                STOPPED,   false, judge look up
-                STOPPED,   true,  interrupted
-                """)
-        void useOnlyAFinalOutcomeFromALookUpDuringAQuietStream(RunStatus status, boolean asked, String step) {
-            var quiet = Unresolved.withoutWait(attempt(0, 0), Purpose.QUIET, Optional.of(run("run-1")), NOON);
-            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, asked, false);
-
-            assertEquals(step, words(lookUpRules.steps(quiet, found(status), here, NOON), NOON));
-            assertEquals("nothing", words(lookUpRules.steps(quiet, ABSENT, here, NOON), NOON));
-            assertEquals("nothing", words(lookUpRules.steps(quiet, silent("503"), here, NOON), NOON));
+            assertEquals("take failed", step(lookUp(symptom, stale(true), true), transientFailure));
+            assertEquals("unknown", step(absent, ABSENT, Listing.FROM_START, 400));
         }
 
         private static Attempt earlier(String user) {
@@ -836,9 +884,10 @@ final class RulesTest {
                     NOON);
         }
 
-        private static Unresolved recheck(Attempt earlier) {
-            return Unresolved.withoutWait(earlier.with(earlier.row(), new Tries(2, 0, 0)),
-                    Purpose.RESEND, Optional.empty(), NOON);
+        private static LookUp recheck(Attempt earlier) {
+            var recheck = LookUp.recheck(earlier.with(earlier.row(), new Tries(2, 0, 0)), Purpose.RESEND);
+            recheck.question(NOON, seconds(300));
+            return recheck;
         }
 
         @ParameterizedTest
@@ -854,30 +903,41 @@ final class RulesTest {
             assertEquals(step, step(recheck(earlier("u-1")), found(found)));
         }
 
-        @Test
-        void repeatAFailedLookUpBeforeAResendForTheSameAttempt() {
-            var again = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")), silent("503"),
-                    HERE, NOON).getFirst()).unresolved();
+        @ParameterizedTest(name = "{0} after {1} s, resent on request: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                answer, seconds, resend, step
+                503,    299,     false,  look
+                503,    300,     false,  unknown
+                none,   299,     false,  look
+                none,   300,     false,  unknown
+                none,   300,     true,   'resent, send 0'
+                401,    10,      false,  stop
+                """)
+        void repeatAFailedLookUpBeforeAResendUntilItsTimeIsOver(String answer, long seconds, boolean resend,
+                String step) {
+            assertEquals(step, words(lookUpRules(resend, null), recheck(earlier("u-1")), silent(answer), HERE,
+                    NOON.plusSeconds(seconds)));
+        }
 
-            assertEquals("u-1", again.attempt().user());
-            assertEquals(NOON.plusMillis(500), again.due());
-            assertEquals("stop", step(recheck(earlier("u-1")), silent("401")));
+        @Test
+        void sendARowAgainIfNoneOfItsAttemptsHasARun() {
+            assertEquals("send 2", step(recheck(earlier("u-1")), ABSENT));
         }
 
         @Test
         void useASuccessOfEarlierInputsFoundBeforeAResend() {
-            assertEquals("say, take succeeded", step(recheck(stale(false)),
-                    found(RunStatus.SUCCEEDED)));
+            assertEquals("take succeeded as sent", step(recheck(stale(false)), found(RunStatus.SUCCEEDED)));
         }
 
         @Test
         void giveAnEarlierAttemptThatIsStillRunningTheFullTimeLimit() {
-            var unresolved = ((Step.LookAgain) lookUpRules.steps(recheck(earlier("u-1")),
-                    found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50)).getFirst()).unresolved();
+            var recheck = LookUp.recheck(earlier("u-1"), Purpose.RESEND);
+            recheck.question(NOON.plusSeconds(50), seconds(300));
+            recheck.note(found(RunStatus.RUNNING), NOON.plusSeconds(50), seconds(300));
 
-            assertEquals(Optional.of(run("run-1")), unresolved.run());
-            assertEquals(NOON.plusSeconds(350), unresolved.state().deadline());
-            assertTrue(unresolved.state().holdsSlot());
+            assertEquals(Optional.of(run("run-1")), recheck.run());
+            assertTrue(recheck.isOver(NOON.plusSeconds(350)) && !recheck.isOver(NOON.plusSeconds(349)));
+            assertTrue(in(LookUp.Stage.ACTIVE, recheck).holdsSlot());
         }
 
         @ParameterizedTest(name = "{0}, the row succeeded: {1}, the same cells: {2}")
@@ -894,25 +954,22 @@ final class RulesTest {
                 """)
         void useALateSuccessOnlyIfItsUnchangedRowHasNotSucceeded(RunStatus status, boolean success,
                 boolean same, String step) {
-            var late = Unresolved.withoutWait(same ? earlier("u-1") : stale(false), Purpose.LATE,
-                    Optional.empty(), NOON);
-            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, success);
+            var late = LookUp.recheck(same ? earlier("u-1") : stale(false), Purpose.LATE);
+            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, success, Duration.ZERO);
 
-            assertEquals(step, words(lookUpRules.steps(late, found(status), here, NOON), NOON));
-            assertEquals("nothing", words(lookUpRules.steps(late, ABSENT, here, NOON), NOON));
-            assertEquals("nothing", words(lookUpRules.steps(late, silent("503"), here, NOON), NOON));
+            assertEquals(step, words(lookUpRules, late, found(status), here, NOON));
+            assertEquals("nothing", words(lookUpRules, late, ABSENT, here, NOON));
+            assertEquals("nothing", words(lookUpRules, late, silent("503"), here, NOON));
         }
 
         @Test
         void recordTheKnownRunOfAnAttemptResentOnRequest() {
             for (boolean known : new boolean[] {true, false}) {
-                var unresolved = unresolved(Symptom.CRASH, earlier("u-1"), known);
+                var lookUp = lookUp(Symptom.CRASH, earlier("u-1"), known);
 
-                var step = (Step.Close) lookUpRules(true).steps(unresolved, ABSENT, here(Listing.AT_END),
-                        NOON.plusSeconds(301)).getFirst();
-
-                assertEquals("resent", step.end());
-                assertEquals(known, step.response().run().isPresent());
+                assertEquals("resent, send 0", words(lookUpRules(true, null), lookUp, ABSENT, here(Listing.AT_END),
+                        NOON.plusSeconds(301)));
+                assertEquals(known, LookUpRules.known(lookUp, ABSENT).run().isPresent());
             }
         }
     }

@@ -72,8 +72,9 @@ class ServerTest {
         return client.run(attempt, Form.ofText().values(attempt.row()), heard);
     }
 
-    static LookUpResult look(DifyClient client, Unresolved unresolved) {
-        return client.look(unresolved, Form.ofText().values(unresolved.attempt().row()));
+    static LookUpResult look(DifyClient client, LookUp lookUp) {
+        return client.look(lookUp.question(Instant.now(), LONG),
+                Form.ofText().values(lookUp.attempt.row()));
     }
 
     static Response.Ran ran(Response response) {
@@ -97,10 +98,9 @@ class ServerTest {
         return Given.sent(1, row, Tries.NONE, user, mode, row.hash(), Instant.now());
     }
 
-    static Unresolved unresolved(String user, Optional<RunRef> run, Symptom symptom) {
-        var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
-        var response = new Response.Cut(run, symptom, "");
-        return Given.unresolved(attempt, response, symptom, "", attempt.at(), attempt.at().plus(LONG));
+    static LookUp lookUp(String user, Optional<RunRef> run, Symptom symptom) {
+        return Given.lookUp(attempt(BLOCKING, user, Map.of("id", "r1")), new Response.Cut(run, symptom, ""),
+                LONG.toSeconds());
     }
 
     /// A WireMock server for each test, and a client of it.
@@ -126,8 +126,8 @@ class ServerTest {
             }
         }
 
-        LookUpResult look(Unresolved unresolved) {
-            return ask(client -> ServerTest.look(client, unresolved));
+        LookUpResult look(LookUp lookUp) {
+            return ask(client -> ServerTest.look(client, lookUp));
         }
     }
 
@@ -493,10 +493,13 @@ class ServerTest {
 
         @Test
         void stopsATimedOutRunOnlyOnceDuringRepeatedLookUps() {
-            var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
-            var overdue = unresolved.overdue(Instant.now());
+            var lookUp = lookUp("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
 
-            for (var asked : List.of(unresolved, overdue, overdue.later(Instant.now()))) look(asked);
+            look(lookUp);
+            for (int overdue = 0; overdue < 2; overdue++) {
+                lookUp.lookAgain(LookUp.Stage.OVERDUE, Instant.now());
+                look(lookUp);
+            }
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/tasks/" + Events.TASK + "/stop")));
             dify.verify(3, getRequestedFor(urlEqualTo("/v1/workflows/run/" + Events.RUN)));
@@ -505,7 +508,7 @@ class ServerTest {
         @ParameterizedTest
         @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
         void looksUpAnAttemptWithoutARunIdByItsUser(String user) {
-            look(unresolved(user, Optional.empty(), Symptom.NO_ANSWER));
+            look(lookUp(user, Optional.empty(), Symptom.NO_ANSWER));
 
             dify.verify(1, getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
                     .withQueryParam("created_by_end_user_session_id", equalTo(user))
@@ -519,7 +522,7 @@ class ServerTest {
             dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withBody("<html></html>")));
 
             assertInstanceOf(LookUpResult.Silent.class,
-                    look(unresolved("user-1", Optional.empty(), Symptom.NO_ANSWER)));
+                    look(lookUp("user-1", Optional.empty(), Symptom.NO_ANSWER)));
         }
 
         @Test
@@ -684,7 +687,7 @@ class ServerTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 status, from,  symptom
-                500,    Dify,  SERVER_ERROR
+                500,    Dify,  CUT
                 500,    proxy, GATEWAY
                 502,    proxy, GATEWAY
                 503,    proxy, GATEWAY
@@ -700,7 +703,7 @@ class ServerTest {
 
             assertEquals("a web page (from a proxy?)", refused(response).message());
             var verdict = judge().verdict(attempt(BLOCKING), response);
-            assertEquals(symptom, assertInstanceOf(Verdict.LookUp.class, verdict).symptom());
+            assertEquals(symptom, assertInstanceOf(Verdict.Unresolved.class, verdict).symptom());
         }
 
         @ParameterizedTest
@@ -816,7 +819,7 @@ class ServerTest {
         @Test
         void leavesALookUpWithoutAResult() throws IOException {
             var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
-                    ServerTest.look(client, unresolved("u", Optional.of(Events.REF), Symptom.CUT)));
+                    ServerTest.look(client, lookUp("u", Optional.of(Events.REF), Symptom.CUT)));
 
             isTooLarge(assertInstanceOf(LookUpResult.Silent.class, found).response());
         }
@@ -841,7 +844,7 @@ class ServerTest {
     class ALookUpResponse extends Served {
         private LookUpResult detail(ResponseDefinitionBuilder answer) {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(answer));
-            return look(unresolved("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
+            return look(lookUp("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
         }
 
         @ParameterizedTest
@@ -900,7 +903,7 @@ class ServerTest {
             stored("own", "failed");
             listed(listed == null ? new String[0] : new String[] {listed});
 
-            var found = look(unresolved(USER, Optional.of(new RunRef("r",
+            var found = look(lookUp(USER, Optional.of(new RunRef("r",
                     symptom == Symptom.CRASH ? "r" : "")), symptom)); // one made-up id for both
 
             assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));
@@ -936,7 +939,7 @@ class ServerTest {
                 dify.stop();
 
                 assertInstanceOf(LookUpResult.Silent.class,
-                        ServerTest.look(client, unresolved("u", Optional.empty(), Symptom.CUT)));
+                        ServerTest.look(client, lookUp("u", Optional.empty(), Symptom.CUT)));
             }
         }
     }

@@ -290,9 +290,9 @@ final class TransportTest {
 
         @Test
         void isAResponseToALookUp() throws IOException {
-            var unresolved = unresolved("u", Optional.of(Events.REF), Symptom.CUT);
+            var lookUp = lookUp("u", Optional.of(Events.REF), Symptom.CUT);
             BiConsumer<DifyClient, String> look = (client, content) -> {
-                if (look(client, unresolved) instanceof LookUpResult.Silent(var response)) isResponse(response, content);
+                if (look(client, lookUp) instanceof LookUpResult.Silent(var response)) isResponse(response, content);
             };
 
             forEach(DETAIL, false, look);
@@ -309,7 +309,7 @@ final class TransportTest {
                 }
             });
             forEach("{\"data\":[],\"has_more\":false,\"total\":0,\"limit\":1}", false, (client, content) -> {
-                if (look(client, unresolved("u", Optional.empty(), Symptom.CUT))
+                if (look(client, lookUp("u", Optional.empty(), Symptom.CUT))
                         instanceof LookUpResult.Silent(var response)) isResponse(response, content);
             });
             forEach("{\"name\":\"a\",\"mode\":\"workflow\",\"description\":\"\"}", false, (client, content) -> {

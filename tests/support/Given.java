@@ -3,6 +3,7 @@ package difyexec;
 import com.fasterxml.jackson.databind.*;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.util.RawValue;
+import difyexec.DifyExec.Batch.Selection.Choice;
 import difyexec.DifyExec.Limits.Ceiling;
 import difyexec.DifyExec.Pace.Rate;
 
@@ -175,22 +176,24 @@ final class Given {
     static String word(Verdict verdict) {
         return switch (verdict) {
             case Outcome outcome -> outcome.status().word();
-            case Verdict.Again _ -> "again";
+            case Verdict.Again again -> again.end();
             case Verdict.Throttled _ -> "throttled";
-            case Verdict.Unreached _ -> "unreached";
-            case Verdict.LookUp _ -> "look up";
+            case Verdict.Unresolved _ -> "look up";
             case Verdict.StopBatch _ -> "stop";
+            case Verdict.Take _, Verdict.LookAgain _, Verdict.Close _, Verdict.SendAgain _, Verdict.SettlesAt _ ->
+                    verdict.toString();
         };
     }
 
     static String textOf(Verdict verdict) {
         return switch (verdict) {
             case Outcome outcome -> outcome.text();
-            case Verdict.Again(_, var why) -> why;
+            case Verdict.Again again -> again.why();
             case Verdict.Throttled(_, var why) -> why;
-            case Verdict.Unreached(_, var why) -> why;
-            case Verdict.LookUp(_, var why) -> why;
+            case Verdict.Unresolved(_, var why) -> why;
             case Verdict.StopBatch(var stop, _) -> stop.text();
+            case Verdict.Take(var outcome, _) -> outcome.text();
+            case Verdict.LookAgain _, Verdict.Close _, Verdict.SendAgain _, Verdict.SettlesAt _ -> verdict.toString();
         };
     }
 
@@ -355,8 +358,8 @@ final class Given {
         var all = new BitSet();
         all.set(0, rows);
         var batch = new Batch(null, Optional.empty(), new Index(), null, null);
-        var wanted = new Batch.Wanted(batch, all, List.of(), Batch.Selection.LISTED);
-        return new Tally(wanted, new Pace(5, null, null), clock);
+        var wanted = new Batch.Wanted(batch, all, Map.of(), Batch.Selection.LISTED);
+        return new Tally(wanted, new Pace(5), clock);
     }
 
     static Event.AttemptEvent attempt(int second, String id, String user) {
@@ -373,14 +376,20 @@ final class Given {
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     static final LookUpResult ABSENT = new LookUpResult.Absent();
 
-    static Unresolved unresolved(Attempt attempt, Response response, Symptom symptom, String why, Instant since,
-            Instant deadline) {
-        return new Unresolved(attempt, response, symptom, why, since, deadline);
+    /// A look-up with a deadline so many seconds after its attempt.
+    static LookUp lookUp(Attempt attempt, Response response, Verdict.Unresolved reason, long seconds) {
+        return new LookUp(attempt, Purpose.OUTCOME, response, reason)
+                .within(attempt.at(), attempt.at().plusSeconds(seconds));
     }
 
-    /// The look-up rules after a cut at noon.
-    static Unresolved unresolved(Attempt attempt, Response.Cut cut, long seconds) {
-        return unresolved(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
+    /// A look-up after a cut.
+    static LookUp lookUp(Attempt attempt, Response.Cut cut, long seconds) {
+        return lookUp(attempt, cut, new Verdict.Unresolved(cut.symptom(), cut.why()), seconds);
+    }
+
+    /// What the engine knows of a server that lists its runs at this time, and of an attempt that nothing has passed.
+    static LookUpRules.LookUpContext here(Release.Listing listing) {
+        return new LookUpRules.LookUpContext(listing, Optional.empty(), false, false, Duration.ZERO);
     }
 
     static LookUpResult running(String id) {
@@ -398,7 +407,7 @@ final class Given {
     }
 
     static LookUpResult ended(Response.Ran ran) {
-        return new LookUpResult.Ended(ran, Map.of("text", "as recorded"));
+        return new LookUpResult.Ended(ran, Map.of("text", "as recorded"), Optional.empty());
     }
 
     /// The time of the tests. It passes only while the engine waits for its mailbox: until the next planned event, or
@@ -547,19 +556,19 @@ final class Given {
         final Path csv, output;
         // in real time, workers run at once
         final List<Attempt> sent = Collections.synchronizedList(new ArrayList<>());
-        final List<Unresolved> looked = Collections.synchronizedList(new ArrayList<>());
+        final List<Question> looked = Collections.synchronizedList(new ArrayList<>());
         final List<Instant> probes = new ArrayList<>();
         final List<String> stopped = new ArrayList<>(), said = new ArrayList<>(), heard = new ArrayList<>();
         final Map<String, Runnable> alarms = new HashMap<>();
         Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
-        Function<Unresolved, LookUpResult> found = _ -> ABSENT;
+        Function<Question, LookUpResult> found = _ -> ABSENT;
         Supplier<Optional<Response>> probed = Optional::empty;
         Duration lookTakes = Duration.ZERO;
         Batch.Selection selection = Batch.Selection.PENDING;
         Backoff backoff = BACKOFF;
         RetryRuns failedRuns = RetryRuns.TRANSIENT;
         Mode mode = Mode.BLOCKING;
-        Duration settle = seconds(30);
+        Duration settle = null; // as if not typed
         Ceiling maxFailures = null;
         Rate rate = null;
         Long maxTokens = null;
@@ -571,7 +580,7 @@ final class Given {
         LineFile.Disk disk = (_, _) -> {};
         AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2";
-        boolean resendUnknown = false;
+        boolean resendUnknown = false, rerunChanged = false;
         /// Edits of the shell.
         UnaryOperator<Row> edits = UnaryOperator.identity();
         int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0;
@@ -628,17 +637,17 @@ final class Given {
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
             var batch = writer.batch();
-            var asked = selection.with(Batch.Selection.Choice.RESEND_UNKNOWN, resendUnknown);
-            var wanted = batch.select(asked, timeout);
-            var route = batch.history().modePolicy(mode, app, server, false);
+            var asked = selection.with(Choice.RESEND_UNKNOWN, resendUnknown).with(Choice.RERUN_CHANGED, rerunChanged);
+            var wanted = batch.select(asked);
+            var route = batch.history().modePolicy(mode, app, server);
             writer.record(SessionEvent.of(batch,
                             new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false), server),
                             new SessionEvent.Call(List.of(), false))
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
-            pace = new Pace(slots, wait, rate);
+            pace = new Pace(slots);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(maxFailures, maxTokens, null, grace, timeout, settle),
-                    pace, route, new UserNames("difyexec"));
+                    pace, new Gate(wait, rate), route, new UserNames("difyexec"));
             var real = inRealTime ? Optional.of(Engine.Ports.ofProcess(workflow, this)) : ports;
             engine = new Engine(wanted, terms, writer, real.orElseGet(() -> new Engine.Ports(workflow, this,
                     world.clock, world.mailbox, world, halted::countDown)));
@@ -673,12 +682,12 @@ final class Given {
         }
 
         @Override
-        public LookUpResult look(Unresolved unresolved) {
-            looked.add(unresolved);
+        public LookUpResult look(Question question) {
+            looked.add(question);
             mostLooks = Math.max(mostLooks, ++looking);
             try {
                 if (lookTakes.isPositive()) world.pass(lookTakes);
-                return found.apply(unresolved);
+                return found.apply(question);
             } catch (InterruptedException _) {
                 return new LookUpResult.Silent(cut(Symptom.NO_ANSWER));
             } finally {

@@ -639,12 +639,16 @@ final class Seeds implements Callable<Integer> {
             if (fault == Fault.TOO_LARGE && status.isSuccess())
                 return new LookUpResult.Silent(new Response.Unreadable(named, "too large"));
             var inputs = attempt.row().inputs();
-            if (named.isPresent()) return new LookUpResult.Ended(ran(ref, status, error), inputs);
+            if (named.isPresent()) return ended(ran(ref, status, error), inputs);
             return switch (status) {
-                case FAILED -> new LookUpResult.Ended(Response.Ran.failed(error), inputs);
+                case FAILED -> ended(Response.Ran.failed(error), inputs);
                 case STOPPED -> new LookUpResult.Unanswered(!kind.isOld());
-                case SUCCEEDED, PARTIAL, PAUSED, RUNNING -> new LookUpResult.Ended(answer(), inputs);
+                case SUCCEEDED, PARTIAL, PAUSED, RUNNING -> ended(answer(), inputs);
             };
+        }
+
+        private static LookUpResult ended(Response.Ran ran, Map<String, String> inputs) {
+            return new LookUpResult.Ended(ran, inputs, Optional.empty());
         }
 
         boolean isOf(JsonNode inputs) {
@@ -727,7 +731,7 @@ final class Seeds implements Callable<Integer> {
         private int sentInVain = 0; // while the server was away
         private boolean isShutOut = false;
         private Optional<Instant> shutOut = Optional.empty();
-        private final Set<String> open = new HashSet<>(); // users
+        private final Set<String> open = new HashSet<>(), overdue = new HashSet<>(); // users
         /// When this session began, and when each row last had a response.
         private Instant began;
         private final Map<String, Instant> answered = new HashMap<>();
@@ -997,8 +1001,9 @@ final class Seeds implements Callable<Integer> {
             scene.world.pass(Duration.ofMillis(millis));
         }
 
-        LookUpResult look(Unresolved unresolved) {
+        LookUpResult look(Question question) {
             checkPause();
+            if (question.stopsFirst()) overdue.add(question.attempt().user());
             scene.wait(Duration.ofMillis(schedule.random.nextInt(800)));
             if (isAway()) return new LookUpResult.Silent(Given.cut(Symptom.NO_ANSWER));
             if (isShutOut) return new LookUpResult.Silent(Given.http(401, "unauthorized", "Access token is invalid"));
@@ -1007,23 +1012,23 @@ final class Seeds implements Callable<Integer> {
                 return new LookUpResult.Silent(broken.response());
             }
             if (schedule.chance(trouble / 2)) return new LookUpResult.Silent(failure());
-            var user = unresolved.attempt().user();
+            var user = question.attempt().user();
             var now = scene.world.now();
-            boolean isById = unresolved.run().isPresent();
+            boolean isById = question.run().isPresent();
             Schedule.check(!schedule.kind.isChatflow() || isById
-                    || !now.isBefore(unresolved.attempt().at().plus(FIRST_LOOK)),
+                    || !now.isBefore(question.attempt().at().plus(FIRST_LOOK)),
                     () -> "a conversation was looked up before its user was there");
             var found = jobs.stream().filter(job -> job.attempt.user().equals(user))
                     .filter(job -> isById && job.isNamed || job.isListed(now)).findFirst();
-            if (unresolved.stopsFirst()) found.ifPresent(this::stop);
+            if (question.stopsFirst()) found.ifPresent(this::stop);
             var result = found.map(job -> job.seen(now, isById)).orElse(ABSENT);
-            schedule.say("look " + unresolved.attempt().row().id() + " " + unresolved.purpose() + " "
+            schedule.say("look " + question.attempt().row().id() + " " + question.purpose() + " "
                     + user.replaceAll(".*-", "#") + " " + result.word());
             // its request is given up
-            if (unresolved.is(Purpose.QUIET) && result instanceof LookUpResult.Ended) open.remove(user);
-            boolean hasItsTime = unresolved.is(Purpose.OUTCOME) && !unresolved.is(Symptom.RECHECK);
+            if (question.purpose() == Purpose.QUIET && result instanceof LookUpResult.Ended) open.remove(user);
+            boolean hasItsTime = question.purpose() == Purpose.OUTCOME;
             if (hasItsTime && result instanceof LookUpResult.Running)
-                checkTime(found.get(), unresolved.is(Symptom.OVERDUE), now);
+                checkTime(found.get(), overdue.contains(user), now);
             return result;
         }
 

@@ -80,12 +80,14 @@ record Story(String name, List<String> lines) {
             case "server" -> scene.server = values[0].replace("unknown", "");
             case "slots" -> scene.slots = (int) number;
             case "timeout" -> scene.timeout = seconds(number);
+            case "settle" -> scene.settle = seconds(number);
             case "wait" -> scene.wait = seconds(number);
             case "looks-take" -> scene.lookTakes = seconds(number);
             case "grace" -> scene.grace = seconds(number);
             case "interrupt" -> scene.interruptAfter(seconds(number));
             case "clock" -> scene.world.startAt(NOON.plusSeconds(number));
             case "crash" -> scene.crash((int) number);
+            case "lose-results" -> Files.delete(scene.output);
             case "tokens" -> scene.maxTokens = number;
             case "failures" -> scene.maxFailures = new Ceiling(number, Double.parseDouble(values[1]));
             case "backoff" -> scene.backoff = new Backoff(seconds(number), seconds(Long.parseLong(values[1])),
@@ -131,6 +133,7 @@ record Story(String name, List<String> lines) {
         switch (word[0]) {
             case "began" -> listener.accept(new StreamEvent.Began(run(rest[0])));
             case "beganMadeUp" -> listener.accept(new StreamEvent.Began(new RunRef(rest[0], rest[0])));
+            case "expired" -> listener.accept(new StreamEvent.FormExpired(rest[0]));
             case "quiet" -> listener.accept(new StreamEvent.Idle(run(rest[0])));
             case "stoppable" -> {
                 var stopped = scene.untilStopped(run(rest[0]), listener);
@@ -167,6 +170,8 @@ record Story(String name, List<String> lines) {
             case "unsent" -> new Response.NotSent("connection refused", "");
             case "later" -> later(503, seconds(Long.parseLong(rest)));
             case "unreadable" -> new Response.Unreadable(Optional.of(run(rest)), "too large");
+            case "tooLarge" -> new Response.Unreadable(Optional.empty(), "too large");
+            case "boom" -> Response.Ran.failed("Run failed: connection error");
             case "failed" -> failed(rest);
             case "aborted" -> ran(rest, RunStatus.FAILED, "Aborted: User requested stop");
             case "closed" -> ran(rest, RunStatus.STOPPED,
@@ -178,11 +183,11 @@ record Story(String name, List<String> lines) {
     // ── Look-ups ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// By the purpose or the symptom of the look-up, or by the row.
-    private static Function<Unresolved, LookUpResult> lookUps(Scene scene, String text) {
+    private static Function<Question, LookUpResult> lookUps(Scene scene, String text) {
         var left = queues(text.contains(": ") ? text : "else: " + text);
-        return unresolved -> {
-            var id = unresolved.attempt().row().id();
-            var key = Stream.of(unresolved.purpose().name(), unresolved.symptom().name(), id).filter(left::containsKey)
+        return question -> {
+            var id = question.attempt().row().id();
+            var key = Stream.of(question.purpose().name(), question.symptom().name(), id).filter(left::containsKey)
                     .findFirst().orElse("else");
             var own = left.getOrDefault(key, new ArrayDeque<>(List.of("absent")));
             return found(scene, (own.size() > 1 ? own.remove() : own.peek()).replace("own", "run-" + id));
@@ -254,11 +259,13 @@ record Story(String name, List<String> lines) {
             case "ended" -> Scene.texts("run", scene.log("end"));
             case "stopped" -> scene.stopped;
             case "known" -> scene.looked.stream().flatMap(look -> look.run().stream()).map(RunRef::id).toList();
+            case "nodes" -> Scene.texts("node", scene.log("expired"));
             case "limits" -> Scene.texts("limit", scene.log("throttle"));
             case "retries" -> Scene.texts("retry_count", scene.results());
             case "looked" -> List.of("" + scene.looked.size());
             case "users" -> List.of("" + scene.looked.stream().map(look -> look.attempt().user()).distinct().count());
             case "done" -> List.of("" + scene.tally.done());
+            case "settles" -> scene.tally.settleTimes.stream().map(time -> "" + since(0, time).toSeconds()).toList();
             case "busiest" -> List.of("" + scene.busiest);
             case "together" -> List.of("" + scene.mostLooks);
             case "said" -> List.of("" + scene.said.size());

@@ -406,6 +406,13 @@ abstract class WholeCommand {
             server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id)).willReturn(record(id, status)));
         }
 
+        /// The run succeeded at that second.
+        void recorded(String id, long finished) {
+            server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id)).willReturn(answer(200, text("{'id':'run-%s',"
+                    + "'workflow_id':'w','status':'succeeded','outputs':{},'error':null,'elapsed_time':2.5,"
+                    + "'total_tokens':3,'total_steps':3,'finished_at':%s}", id, finished))));
+        }
+
         ResponseDefinitionBuilder record(String id, String status) {
             return answer(200, text("{'id':'run-%s','workflow_id':'w','status':'%s',"
                     + "'outputs':{'row_id':'%s','from':'record'},'error':null,"
