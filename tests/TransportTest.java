@@ -213,11 +213,13 @@ final class TransportTest {
     /// A response is a response, whatever its JSON contains.
     @Nested
     class JsonOfAnyContent {
-        /// Jackson refuses the first two. The numbers after them are beyond the range of a time, a `long` or a `double`.
+        /// Jackson refuses the first two and the last. The numbers after the first two are beyond the range of a time, a
+        /// `long` or a `double`.
         private static final List<String> VALUES = List.of("1e99999999999", "-1.5E-99999999999", "1e400", "-1e400",
                 "9223372036854775807", "-9223372036854775808", "123456789012345678901234567890", "NaN", "-1", "0.5",
                 "null", "true", "\"\"", "\"x\"", "\"12e34567890123\"", "\"{\\\"a\\\":1e99999999999}\"", "[]", "{}",
-                "[1e99999999999]", "{\"a\":null}", "\"\\u0000\\ud800\"");
+                "[1e99999999999]", "{\"a\":null}", "\"\\u0000\\ud800\"",
+                "{\"\\ud800\":1}");
         private static final String DETAIL = """
                 {"id":"RUN","workflow_id":"w","status":"succeeded","inputs":"{\\"id\\":\\"r1\\"}","outputs":{"a":1},
                 "error":null,"elapsed_time":1.5,"total_tokens":7,"total_steps":3,"created_at":1,"finished_at":2,
