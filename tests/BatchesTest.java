@@ -85,6 +85,14 @@ final class BatchesTest extends WholeCommand {
             assertTrue(batches().size() >= 16, batches().toString());
         }
 
+        /// A rule for ignored files may leave a log out of a clone.
+        @Test
+        void hasItsLog() throws IOException {
+            for (var batch : batches()) try (var files = Files.list(batch.home())) {
+                assertTrue(files.anyMatch(file -> file.toString().endsWith(".jsonl.log")), batch.toString());
+            }
+        }
+
         @ParameterizedTest(name = "{0}")
         @MethodSource("continuations")
         void continuesAsItsOwnVersionWouldHaveContinued(Continuation each) throws Exception {

@@ -92,8 +92,9 @@ final class FreezeBatches implements Callable<Integer> {
 
     private void killedAfterTheLastStream() throws Exception {
         freeze("killed-after-the-last-stream", "1.16.1", "workflow", scene -> {
-            scene.about("Killed while row 2, a stream, had no event. The stream of row 3, sent later, had started "
-                    + "and ended before. No row is left to be sent.");
+            scene.about("Killed while row 2, a stream, had no event. The stream of row 3, sent 0.4 s later, had "
+                    + "started and ended before; streams may overtake each other within a second. No row is left to be "
+                    + "sent.");
             scene.csv("id,text", "1,one", "2,[queue 120m] two", "3,three");
             scene.killed("run --mode streaming -c 2 --timeout 1h", () -> scene.isAt(2, 3));
             scene.next("PT1M", "run --mode streaming --settle 1s --timeout 10s");

@@ -146,11 +146,13 @@ record FrozenBatch(Path home, JsonNode description) {
         return EPOCH.matcher(moved).replaceAll(match -> match.group(1) + (Long.parseLong(match.group(2)) + seconds));
     }
 
-    /// The status of each row, in the order of the CSV. The cells of these batches contain no quotes.
+    /// The status of each row, in the order of the CSV. The cells of these batches contain no quotes. There are none if
+    /// the tool rejects the batch.
     private static Map<String, String> rows(Path folder, Map<String, String> settings, Tool tool) throws Exception {
         var sheet = folder.resolve("rows.csv");
         tool.run(settings, "export", "-i", folder.resolve("data.csv").toString(), "-o",
                 folder.resolve("results.jsonl").toString(), sheet.toString(), "--force");
+        if (!Files.exists(sheet)) return Map.of();
         var lines = Files.readAllLines(sheet);
         var delimiter = lines.getFirst().contains(";") ? ";" : ",";
         var header = List.of(lines.getFirst().replace("\uFEFF", "").split(delimiter));
