@@ -3903,8 +3903,8 @@ final class DifyExec implements Runnable {
             if (batch.index().onRetryList().count() > counted) err.println("  In the whole batch:");
             Cause.print(batch, err, paint);
             err.println(next);
-            if (!tally.settleTimes.isEmpty()) err.println("From " + Times.local(tally.settleTimes.last())
-                    + " on, the next run settles unknown rows that wait for it, without asking.");
+            tally.settlesAt().ifPresent(time -> err.println("From " + Times.local(time)
+                    + " on, the next run settles unknown rows that wait for it, without asking."));
             long late = tally.count(LateEvent.class);
             if (late > 0) err.println("Warning: " + Text.count(late,
                     "run appeared after its row was", "runs appeared after their rows were")
@@ -4288,6 +4288,7 @@ final class DifyExec implements Runnable {
             boolean isPriced = !spent.prices().isEmpty() && spent.unpriced() > 0;
             var forecast = Forecast.of(batch);
             long expired = figures.count(ExpiredEvent.class);
+            var live = history.liveSession();
             return List.of(Figure.of("attempts", "attempts", figures.count(AttemptEvent.class)),
                     Figure.of("retries", "retries", figures.retries()),
                     Figure.of("total_tokens", "tokens", figures.spending().tokens()),
@@ -4319,10 +4320,12 @@ final class DifyExec implements Runnable {
                     Figure.of("stopped", history.stopped().orElse(null)),
                     new Figure("forecast", "remaining", forecast.map(Forecast::json).orElse(null),
                             forecast.map(Forecast::text).orElse("")),
-                    Figure.of("running", history.liveSession().map(session -> object("process",
-                            session.program().process().id(),
-                            "since", Times.text(session.t()))).orElse(null)),
-                    new Figure("forms_expired", "form expired", expired, expired > 0 ? Text.count(expired, "run") : ""));
+                    new Figure("running", "running", live.map(session -> object("process",
+                            session.program().process().id(), "since", Times.text(session.t()))).orElse(null),
+                            live.map(session -> "since " + Times.local("yyyy-MM-dd HH:mm:ss", session.t())
+                                    + " (process " + session.program().process().id() + ")").orElse("")),
+                    new Figure("forms_expired", "form expired", expired,
+                            expired > 0 ? Text.count(expired, "run") : ""));
         }
 
         /// Shows all shards of a batch that is not merged yet, as a table with a line for each or as one JSON object.
@@ -4878,8 +4881,8 @@ final class DifyExec implements Runnable {
             }
 
             static String error(List<Result> side) {
-                return side.stream().map(result -> result.end().text("error")).filter(error -> !error.isEmpty()).distinct()
-                        .collect(joining(" · "));
+                return side.stream().map(result -> result.end().text("error")).filter(error -> !error.isEmpty())
+                        .distinct().collect(joining(" · "));
             }
 
             JsonNode at(String pointer) {
@@ -6047,10 +6050,12 @@ final class DifyExec implements Runnable {
                 var failure = ports.workflow().probe();
                 return () -> {
                     probing--;
+                    var present = clock.instant();
                     // a refusal shows that the server responds, too, unless it may pass, such as a proxy's 502
-                    if (failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer()) health.noteResponse(now);
-                    else health.noteFailure(clock.instant(), now);
-                    failure.ifPresent(response -> obeyPause(response, clock.instant()));
+                    boolean hasAnswered = failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer();
+                    if (hasAnswered) health.noteResponse(now);
+                    else health.noteFailure(present, now);
+                    if (failure.isPresent()) obeyPause(failure.get(), present);
                 };
             });
         }
@@ -6353,7 +6358,7 @@ final class DifyExec implements Runnable {
                     writer.write(); // so that the history shows what was just learnt about the row's attempts
                     agenda.schedule(attempt.row(), tries, now, checked);
                 }
-                case Verdict.SettlesAt(var time) -> tally.settleTimes.add(time);
+                case Verdict.SettlesAt(var time) -> tally.noteSettling(time);
                 case Verdict.StopBatch(var stop, var isShutOut) -> {
                     // a cut attempt stays unresolved, because it was its look-up that was refused
                     if (!(response instanceof Response.Cut)) logEnd(attempt, "refused", response, stop.what());
@@ -6723,8 +6728,8 @@ final class DifyExec implements Runnable {
         /// Counts only runs of this session, because looked-up runs of earlier sessions have no price.
         final Usage.Spending ownSpending = new Usage.Spending();
         private Instant lastTick = Instant.MAX; // before the first tick, there is no gap
-        /// Holds from when on a later session settles rows that are unknown only for now.
-        final SortedSet<Instant> settleTimes = new TreeSet<>();
+        /// From then on, a later session settles the rows that are unknown only for now. Empty if there are none.
+        private Optional<Instant> settlesAt = Optional.empty();
         private Duration suspended = Duration.ZERO;
         private Activity activity = new Activity(0, 0, 0, Optional.empty());
 
@@ -6743,6 +6748,14 @@ final class DifyExec implements Runnable {
             this.begunAt = clock.instant();
             if (!wanted.asked().isPart()) for (var status : RowStatus.values())
                 others.put(status, wanted.batch().index().count(status) - wanted.count(status));
+        }
+
+        void noteSettling(Instant time) {
+            if (settlesAt.filter(time::isBefore).isEmpty()) settlesAt = Optional.of(time);
+        }
+
+        Optional<Instant> settlesAt() {
+            return settlesAt;
         }
 
         /// Records the state of the session. A gap of [#LONGEST_TICK] or more is left out of the time and the rate,
@@ -8419,14 +8432,15 @@ final class DifyExec implements Runnable {
                     + ")", "check that this is the right CSV; --force exports its rows anyway");
         }
 
-        /// Returns the files of the batch and the inputs of this command and of the last sessions, which no output may
+        /// Returns the files of the batch and the inputs of this command and of all sessions, which no output may
         /// overwrite.
         List<Path> kept() {
-            var inputs = LogHead.of(files.log()).sessions().stream()
-                    .map(session -> session.csv().file(files.results()))
-                    .flatMap(Optional::stream).distinct().filter(Files::isRegularFile);
-            return Stream.of(files.all().stream(), csv.map(known -> known.file().input()).stream(), inputs)
-                    .flatMap(file -> file).toList();
+            var kept = new LinkedHashSet<Path>();
+            LogHead.scan(files.log(), session -> session.csv().file(files.results()).filter(Files::isRegularFile)
+                    .ifPresent(kept::add));
+            csv.ifPresent(known -> kept.add(known.file().input()));
+            kept.addAll(files.all());
+            return List.copyOf(kept);
         }
 
         /// Refuses a CSV with none of the batch's rows. All of its rows would run, and the results would belong to two
@@ -9086,8 +9100,8 @@ final class DifyExec implements Runnable {
                     if (stop.isOfInterruptedRun()) stopped++;
                 }
                 // only their number matters; the next event above includes their time
-                case MergeEvent _, RunEvent _, FormEvent _, ExpiredEvent _, ResponseEvent _, LookEvent _, HarvestEvent _,
-                        ThrottleEvent _, LateEvent _, TornEvent _ -> {}
+                case MergeEvent _, RunEvent _, FormEvent _, ExpiredEvent _, ResponseEvent _, LookEvent _,
+                        HarvestEvent _, ThrottleEvent _, LateEvent _, TornEvent _ -> {}
             }
         }
 
@@ -9416,7 +9430,8 @@ final class DifyExec implements Runnable {
                 case EndEvent end -> takeEnd(end);
                 case LateEvent found -> takeLate(found);
                 case StopEvent stop -> takeStop(stop);
-                case ResponseEvent response -> find(response.id(), response.user()).ifPresent(one -> one.http = response.http());
+                case ResponseEvent response ->
+                        find(response.id(), response.user()).ifPresent(one -> one.http = response.http());
                 case LookEvent look -> takeLook(look);
                 case ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {} // they change no attempt
             }
@@ -9844,12 +9859,18 @@ final class DifyExec implements Runnable {
         /// Reads the sessions of a log, and does not parse the lines of other events.
         static LogHead of(Path log) {
             var head = new LogHead();
-            Storage.naming(log, () -> Lines.scan(log, "{\"event\":\"session\"", Event::read, (event, _) -> {
-                if (!(event instanceof SessionEvent session)) return;
+            scan(log, session -> {
                 session.requireFormat(log);
                 head.add(session);
-            }));
+            });
             return head;
+        }
+
+        /// Passes on each session of a log.
+        static void scan(Path log, Consumer<SessionEvent> use) {
+            Storage.naming(log, () -> Lines.scan(log, "{\"event\":\"session\"", Event::read, (event, _) -> {
+                if (event instanceof SessionEvent session) use.accept(session);
+            }));
         }
 
         void add(SessionEvent session) {
@@ -10909,7 +10930,7 @@ final class DifyExec implements Runnable {
             var files = ran.files().orElse(Response.SavedFiles.NONE);
             var ended = now.minus(files.took());
             var took = attempt.took(ran, ended);
-            // nobody saw the end of an earlier session's run, and Dify 1.9 does not report how long a chatflow's run took
+            // nobody saw the end of an earlier session's run, and Dify 1.9 does not report how long a chatflow took
             boolean isTimed = !attempt.isEarlier() || took.isPositive();
             var cost = ran.usage().cost();
             var line = Json.MAPPER.createObjectNode().put("id", attempt.row().id()).put("status", SUCCESS);
@@ -10952,8 +10973,9 @@ final class DifyExec implements Runnable {
         /// Converts this success to an `end` event, which the log does not contain for it.
         EndEvent end() {
             var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json));
-            var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at")); // no view shows it
-            return new EndEvent(time, id(), user(), outcome().status().word(),
+            var time = text("executed_at");
+            // no view shows a missing time
+            return new EndEvent(time.isEmpty() ? Instant.EPOCH : Times.parse(time), id(), user(), outcome().status().word(),
                     text("fingerprint"), seen, isEdited(), 0);
         }
 
@@ -12335,9 +12357,12 @@ final class DifyExec implements Runnable {
             return copied(out -> {
                 // 0, because the column names are in no line
                 write(out, 0, columns.stream().map(TextFile::quoted).toList());
-                read((number, object) -> write(out, number,
-                        columns.stream().map(name -> cell(object.path(name))).toList()));
+                read((number, object) -> write(out, number, cells(columns, object)));
             });
+        }
+
+        private static List<String> cells(Collection<String> columns, JsonNode object) {
+            return columns.stream().map(name -> cell(object.path(name))).toList();
         }
 
         /// Returns whether the rows are the items of a JSON array. Items are then counted instead of lines, because
@@ -16323,7 +16348,7 @@ final class DifyExec implements Runnable {
             /// Returns whether the file has a line for the name that dotenv-java does not understand, such as
             /// `DIFY_API_KEY: app-1` or `$env:DIFY_API_KEY = "app-1"` of PowerShell. Comments do not count.
             private boolean hasLine(String wanted) {
-                return Pattern.compile("(?m)^[^\\w#]*((setx?|env)\\W+)?" + wanted + "\\b").matcher(content).find();
+                return Pattern.compile("(?m)^[^\\w#\n]*((setx?|env)[^\\w\n]+)?" + wanted + "\\b").matcher(content).find();
             }
 
             /// Returns the values by name, without the single quotes that dotenv-java leaves around a value, and
@@ -16334,7 +16359,7 @@ final class DifyExec implements Runnable {
                 values = new HashMap<>();
                 if (!Files.isRegularFile(file)) return values; // most folders have none
                 try {
-                    content = Files.readString(file).replaceFirst("^\uFEFF", "").replaceAll("(?m)^\\s*export\\s+", "");
+                    content = Files.readString(file).replaceFirst("^\uFEFF", "").replaceAll("(?m)^[ \t]*export[ \t]+", "");
                     var reader = new DotenvReader("", "") {
                         @Override
                         public List<String> read() {

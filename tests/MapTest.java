@@ -413,23 +413,27 @@ final class MapTest {
     private static final String BOUNDS = """
             Agenda.next                     | the rows of the CSV
             AppRuns.<init>                  | the columns of the form: one of as many names and one more is free
-            AppRuns.read                    | no bound yet: pages may repeat; otherwise --last, or the list's last page
+            AppRuns.read (2)                | --last, or a page without anything new; the records that the page names
+            AppRuns.takeFirst               | RUNS_AT_ONCE, and the records that a page names
+            Batch.keep                      | the rows of the CSV
             Batch.sample                    | the rows of the CSV
             BatchFiles.writeRetryList       | the rows of the CSV
-            Book.part                       | the parts of the zip file
-            Book.read (2)                   | MAX_ROWS; the cells of a row
-            Book.survey (2)                 | the elements of two parts of the workbook
+            Book.<init>                     | the texts that cells share
+            Book.Rows.copied (2)            | the rows of the worksheet; the cells of a row
+            Book.Rows.endCell               | MAX_COLUMNS
+            Book.Rows.next                  | the elements of a part of the workbook
+            Book.part (2)                   | the relations of the workbook; the parts of the zip file
+            CommandLines.onException        | the depth of the commands
             CommandLines.unmatched          | the depth of the commands
-            Connection.inspect              | no bound yet: a repair may be proposed again
+            Connection.ask                  | MAX_RETRIES
             Csv.Header.likelyDelimiter      | calls another method of this name, for one line
             Csv.Header.of                   | the records of the file up to --header-row
             Csv.Header.records              | the records of the file up to the column names
-            Csv.Header.refuseTitle          | 20 records
+            Csv.Header.skipTitle            | 20 records
             Csv.Records.next (2)            | the characters of the file: each pass takes some
             Csv.Records.takeQuoted          | the characters of the file, and those of a cell
             Csv.Records.takeTo (2)          | the characters of the file, and those of a cell
             Csv.Rows.next                   | the records of the file
-            Csv.read                        | no bound yet: a repair may be proposed again
             Csv.rows                        | the records of the file
             Csv.survey                      | the records of the file
             Csv.unique                      | MAX_SEARCHED_ROWS
@@ -441,7 +445,7 @@ final class MapTest {
             the messages that wait
             Engine.startDue (2)             | the free slots
             Engine.watchDisk                | the session's end, which interrupts it
-            FirstExchange.ask               | MAX_RETRIES
+            History.noteStart               | the streams that wait in the queue
             History.remove                  | the attempts of a row
             Index.slot                      | the table, which always has free slots
             Json.hasText                    | the depth of the JSON, which the parser limits
@@ -454,7 +458,9 @@ final class MapTest {
             Lines.scan                      | the lines of the file
             LongList.set                    | the place that is set
             Progress.line                   | the items of the line
+            ResultLine.read                 | the fields of a line
             Sender.FileSaver.moveToFreeName | the files in the folder: one of the numbers is free
+            Shards.Merger.Part.next         | the lines of a log
             Shards.Merger.log               | the lines of the logs
             Shell.Dialogue.converse         | the user: exit, or the end of the input
             Shell.Dialogue.execute          | the lines that were pasted
@@ -465,13 +471,13 @@ final class MapTest {
             Temporary.of                    | 5 tries
             Text.reason (2)                 | the causes of an exception, of which Java makes no ring
             TextFile.read                   | the text of the file
-            Transport.Answer.event          | the events of the response, whose time limit closes it
+            Transport.Exchange.event        | the events of the response, whose time limit closes it
             Transport.event                 | the lines of the response, whose time limit closes it
-            Transport.unsent                | the causes of an exception, of which Java makes no ring
+            Transport.notSent               | the causes of an exception, of which Java makes no ring
             Value.uploaded                  | calls itself for the files of a list, which are not lists
             Verification.ask                | 4 tries
             """;
-    private static final int MOST_WITHOUT_BOUND = 3;
+    private static final int MOST_WITHOUT_BOUND = 0;
 
     /// @param loops how many the method has
     private record Bound(String method, int loops, String words) {
