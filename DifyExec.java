@@ -6048,16 +6048,17 @@ final class DifyExec implements Runnable {
             probing++;
             work(() -> {
                 var failure = ports.workflow().probe();
-                return () -> {
-                    probing--;
-                    var present = clock.instant();
-                    // a refusal shows that the server responds, too, unless it may pass, such as a proxy's 502
-                    boolean hasAnswered = failure.isEmpty() || new LookUpResult.Silent(failure.get()).isAnswer();
-                    if (hasAnswered) health.noteResponse(now);
-                    else health.noteFailure(present, now);
-                    if (failure.isPresent()) obeyPause(failure.get(), present);
-                };
+                return () -> onProbed(failure, now);
             });
+        }
+
+        private void onProbed(Optional<Response> failure, Instant at) {
+            probing--;
+            // a refusal shows that the server responds, too, unless it may pass, such as a proxy's 502
+            if (failure.map(LookUpResult.Silent::new).map(LookUpResult.Silent::isAnswer).orElse(true))
+                health.noteResponse(at);
+            else health.noteFailure(clock.instant(), at);
+            failure.ifPresent(response -> obeyPause(response, clock.instant()));
         }
 
         /// Sends the attempt on a worker thread. Its response comes back as a message.
@@ -6358,7 +6359,7 @@ final class DifyExec implements Runnable {
                     writer.write(); // so that the history shows what was just learnt about the row's attempts
                     agenda.schedule(attempt.row(), tries, now, checked);
                 }
-                case Verdict.SettlesAt(var time) -> tally.noteSettling(time);
+                case Verdict.SettlesAt(var time) -> tally.noteSettlesAt(time);
                 case Verdict.StopBatch(var stop, var isShutOut) -> {
                     // a cut attempt stays unresolved, because it was its look-up that was refused
                     if (!(response instanceof Response.Cut)) logEnd(attempt, "refused", response, stop.what());
@@ -6728,10 +6729,18 @@ final class DifyExec implements Runnable {
         /// Counts only runs of this session, because looked-up runs of earlier sessions have no price.
         final Usage.Spending ownSpending = new Usage.Spending();
         private Instant lastTick = Instant.MAX; // before the first tick, there is no gap
-        /// From then on, a later session settles the rows that are unknown only for now. Empty if there are none.
+        /// Holds from when on a later session settles all rows that are unknown only for now.
         private Optional<Instant> settlesAt = Optional.empty();
         private Duration suspended = Duration.ZERO;
         private Activity activity = new Activity(0, 0, 0, Optional.empty());
+
+        void noteSettlesAt(Instant time) {
+            if (settlesAt.filter(time::isBefore).isEmpty()) settlesAt = Optional.of(time);
+        }
+
+        Optional<Instant> settlesAt() {
+            return settlesAt;
+        }
 
         /// Holds the state of the session for the progress line.
         ///
@@ -6748,14 +6757,6 @@ final class DifyExec implements Runnable {
             this.begunAt = clock.instant();
             if (!wanted.asked().isPart()) for (var status : RowStatus.values())
                 others.put(status, wanted.batch().index().count(status) - wanted.count(status));
-        }
-
-        void noteSettling(Instant time) {
-            if (settlesAt.filter(time::isBefore).isEmpty()) settlesAt = Optional.of(time);
-        }
-
-        Optional<Instant> settlesAt() {
-            return settlesAt;
         }
 
         /// Records the state of the session. A gap of [#LONGEST_TICK] or more is left out of the time and the rate,
@@ -9430,8 +9431,8 @@ final class DifyExec implements Runnable {
                 case EndEvent end -> takeEnd(end);
                 case LateEvent found -> takeLate(found);
                 case StopEvent stop -> takeStop(stop);
-                case ResponseEvent response ->
-                        find(response.id(), response.user()).ifPresent(one -> one.http = response.http());
+                case ResponseEvent response -> find(response.id(), response.user())
+                        .ifPresent(one -> one.http = response.http());
                 case LookEvent look -> takeLook(look);
                 case ExpiredEvent _, HarvestEvent _, ThrottleEvent _, TornEvent _ -> {} // they change no attempt
             }
@@ -10930,7 +10931,8 @@ final class DifyExec implements Runnable {
             var files = ran.files().orElse(Response.SavedFiles.NONE);
             var ended = now.minus(files.took());
             var took = attempt.took(ran, ended);
-            // nobody saw the end of an earlier session's run, and Dify 1.9 does not report how long a chatflow took
+            // nobody saw the end of an earlier session's run, and Dify 1.9 does not report how long a chatflow's run
+            // took
             boolean isTimed = !attempt.isEarlier() || took.isPositive();
             var cost = ran.usage().cost();
             var line = Json.MAPPER.createObjectNode().put("id", attempt.row().id()).put("status", SUCCESS);
@@ -10973,9 +10975,9 @@ final class DifyExec implements Runnable {
         /// Converts this success to an `end` event, which the log does not contain for it.
         EndEvent end() {
             var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json));
-            var time = text("executed_at");
-            // no view shows a missing time
-            return new EndEvent(time.isEmpty() ? Instant.EPOCH : Times.parse(time), id(), user(), outcome().status().word(),
+            // no view shows the time
+            var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
+            return new EndEvent(time, id(), user(), outcome().status().word(),
                     text("fingerprint"), seen, isEdited(), 0);
         }
 

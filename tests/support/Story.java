@@ -265,7 +265,7 @@ record Story(String name, List<String> lines) {
             case "looked" -> List.of("" + scene.looked.size());
             case "users" -> List.of("" + scene.looked.stream().map(look -> look.attempt().user()).distinct().count());
             case "done" -> List.of("" + scene.tally.done());
-            case "settles" -> scene.tally.settleTimes.stream().map(time -> "" + since(0, time).toSeconds()).toList();
+            case "settles" -> scene.tally.settlesAt().stream().map(time -> "" + since(0, time).toSeconds()).toList();
             case "busiest" -> List.of("" + scene.busiest);
             case "together" -> List.of("" + scene.mostLooks);
             case "said" -> List.of("" + scene.said.size());
