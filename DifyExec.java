@@ -16350,7 +16350,8 @@ final class DifyExec implements Runnable {
             /// Returns whether the file has a line for the name that dotenv-java does not understand, such as
             /// `DIFY_API_KEY: app-1` or `$env:DIFY_API_KEY = "app-1"` of PowerShell. Comments do not count.
             private boolean hasLine(String wanted) {
-                return Pattern.compile("(?m)^[^\\w#\n]*((setx?|env)[^\\w\n]+)?" + wanted + "\\b").matcher(content).find();
+                return Pattern.compile("(?m)^[^\\w#\n]*((setx?|env)[^\\w\n]+)?" + wanted + "\\b").matcher(content)
+                        .find();
             }
 
             /// Returns the values by name, without the single quotes that dotenv-java leaves around a value, and
@@ -16361,7 +16362,8 @@ final class DifyExec implements Runnable {
                 values = new HashMap<>();
                 if (!Files.isRegularFile(file)) return values; // most folders have none
                 try {
-                    content = Files.readString(file).replaceFirst("^\uFEFF", "").replaceAll("(?m)^[ \t]*export[ \t]+", "");
+                    content = Files.readString(file).replaceFirst("^\uFEFF", "")
+                            .replaceAll("(?m)^[ \t]*export[ \t]+", "");
                     var reader = new DotenvReader("", "") {
                         @Override
                         public List<String> read() {

@@ -80,28 +80,6 @@ final class GuardsTest extends WholeCommand {
     }
 
     @Nested
-    class ALookUpBeforeARowIsSentAgain {
-        /// Its time limit begins when the server responds again.
-        @Test
-        void waitsThroughAnOutageThatIsLongerThanTheTimeLimit() throws Exception {
-            var scene = Scene.of(folder, "a");
-            scene.crash(1);
-            var outage = seconds(1000);
-            scene.found = question -> {
-                boolean isAgain = question.purpose() == Purpose.RESEND;
-                return isAgain && scene.world.passed().compareTo(outage) < 0 ? new LookUpResult.Silent(html(502))
-                        : ABSENT;
-            };
-
-            scene.play();
-
-            assertEquals(List.of("a"), scene.ids());
-            assertEquals("succeeded", scene.outcomes("a").getLast());
-            assertTrue(scene.world.passed().compareTo(outage) > 0);
-        }
-    }
-
-    @Nested
     class ALateRun {
         @Test
         void isReportedOnceEvenIfAnotherAttemptOfItsRowIsStillUnseen() throws Exception {

@@ -30,6 +30,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
         footer = {"", "Repeat an input: benchmarks/fuzz --reader csv --from 17 --inputs 1 --show"})
 final class Fuzz implements Callable<Integer> {
     static final Duration MOST = Duration.ofSeconds(5);
+    private static final int STACK = 16 << 20; // oracles read nested values by recursion
 
     @Option(names = "--inputs", paramLabel = "N", defaultValue = "10000",
             description = "Feed each reader with N inputs (default: ${DEFAULT-VALUE}).")
@@ -143,7 +144,7 @@ final class Fuzz implements Callable<Integer> {
     /// A thread with a folder for its input.
     private record Worker(Path folder, ExecutorService thread) {
         Worker(Path folder) {
-            this(folder, Executors.newSingleThreadExecutor(Thread.ofPlatform().daemon().factory()));
+            this(folder, Executors.newSingleThreadExecutor(Thread.ofPlatform().daemon().stackSize(STACK).factory()));
         }
 
         private Result compare(Target target, byte[] bytes, SplittableRandom random) throws InterruptedException {
