@@ -174,8 +174,7 @@ final class DifyExec implements Runnable {
 
     @Mixin Console console;
 
-    /// Starts the tool. Handles `--version` first. It does not need the classes of the command line, which take 0.15 s
-    /// to load.
+    /// Starts the tool. `--version` comes first, because the classes of the command line take 0.15 s to load.
     static void main(String... args) {
         if (args.length == 1 && Set.of("-V", "--version").contains(args[0])) {
             System.out.println(NAME_AND_VERSION);
@@ -199,14 +198,12 @@ final class DifyExec implements Runnable {
             System.getProperties().putIfAbsent("org.jline.terminal.provider", "exec");
     }
 
-    /// Builds the command tree for an environment, which is a map in tests. Everything that a command prints goes
-    /// through a writer that masks the API key. If the first argument is the name of a command, the tree has only that
-    /// command. Reading the options of all commands takes picocli 0.1 s of processor time. `shell` needs all of them,
-    /// because it runs most of the other commands.
+    /// Builds the command tree for an environment. Everything that a command prints is masked. If the first argument is
+    /// the name of a command, the tree has only that one, because reading the options of all takes 0.1 s. `shell` needs
+    /// all of them.
     static CommandLine commandLine(Env settings, String... args) {
         var env = settings.with(args);
         var secret = env.secret();
-        // rows are edited only in the shell, so here they stay as they are
         var line = new CommandLine(new DifyExec(), new CommandLines.Factory(env, UnaryOperator.identity(), List.of())) {
             @Override
             public CommandLine setOut(PrintWriter out) {
@@ -221,9 +218,9 @@ final class DifyExec implements Runnable {
         var named = COMMANDS.stream().filter(type -> args.length > 0 && type != Shell.class
                 && type.getSimpleName().toLowerCase(Locale.ROOT).equals(args[0])).toList();
         (named.isEmpty() ? COMMANDS : named).forEach(line::addSubcommand);
-        line.getOut(); // makes picocli create the writer through setOut above, so it is masked in the whole tree
+        line.getOut();
         line.getErr();
-        return CommandLines.configure(line, new EnvDefaults(env, args), env) // a typed option replaces a setting
+        return CommandLines.configure(line, new EnvDefaults(env, args), env)
                 .setParameterExceptionHandler((problem, words) -> { // scripts with --json rely on an outcome here too
                     var unusable = CommandLines.unusable(problem, env);
                     Work.report(unusable, problem.getCommandLine(), List.of(words));
@@ -298,7 +295,6 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             // in the shell, a retry of one row shows its run as it happens; several rows would be mixed
             if (ids.size() == 1 && work.setup.isInShell()) work.showRun(new RunView(work.setup.out()));
-            // false, because there is no `retry --fresh`
             return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force), false);
         }
     }
@@ -345,9 +341,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the typed input, or otherwise the input of the last session, so that rows that have not run are
-        /// counted. Returns null if the last session's input is unknown, missing or unreadable. The status then shows
-        /// only what the log contains. This is no error, because the user did not ask for that file.
+        /// Opens the typed input, or the input of the last session. Returns null, with a note, if the latter is missing
+        /// or unreadable, because the user did not ask for it.
         private Csv open(BatchFiles files) throws IOException {
             if (input != null) return shape.open(input, files);
             var known = files.choices().input();
@@ -362,8 +357,7 @@ final class DifyExec implements Runnable {
             return null;
         }
 
-        /// Shows the shards of a batch that has not been merged yet. All shards run with the same options, so those
-        /// of the first shard are used to read the input and to suggest the next command.
+        /// Shows the shards of a batch. All run with the same options, so those of the first one serve for all.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
             // checks every shard, because opening the input compared it only with the files of the first one
@@ -402,15 +396,14 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Console console;
 
-        /// Reads the batch once before it writes anything, because the header needs the names of all outputs. All
-        /// checks come before the first byte. What was written to standard output cannot be taken back.
+        /// Reads the batch once before it writes anything, because the header needs the names of all outputs.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).requireStarted();
             boolean toFile = !file.toString().equals("-");
             var names = new LinkedHashSet<String>();
             try (var csv = shape.open(input.csv, files)) {
-                var batch = Batch.peek(files, Optional.of(csv), true, // the offsets of the rows to write are kept
+                var batch = Batch.peek(files, Optional.of(csv), true,
                         failed ? List.of() : List.of(Spreadsheet.addOutputs(names))); // failed rows have no outputs
                 if (toFile) force.check(batch.kept(), new BatchFiles.Target(file, ""));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
@@ -489,8 +482,7 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Console console;
 
-        /// Checks the options and all files to write, compares, and only then writes. So a mistake leaves every file as
-        /// it was.
+        /// Checks everything before it writes the first file, so that a mistake leaves every file as it was.
         @Override
         public Integer call() throws IOException {
             if (!JsonDiff.POINTER.matcher(part).matches())
@@ -498,14 +490,13 @@ final class DifyExec implements Runnable {
             if (expect.isEmpty() != (input == null) || expect.isEmpty() && tolerance != null)
                 throw new Unusable("--expect, -i and --tolerance are used together",
                         "such as -i data.csv --expect answer_expected=/answer");
-            // in parallel, because each batch has its own files; true keeps the offsets of the rows to compare
+            // in parallel, because each batch has its own files
             var sides = sides().parallelStream().map(side -> side.parallelStream().map(file ->
                     Batch.peek(BatchFiles.of(file).requireStarted(), Optional.empty(), true, List.of())).toList())
                     .toList();
             var batches = sides.stream().flatMap(List::stream).toList();
             for (var batch : batches) for (var note : StatusView.notes(batch))
                 console.err().println("Note: " + StatusView.title(batch) + ": " + note + ".");
-            // a file to write must not belong to any of the batches
             force.check(Stream.concat(Stream.ofNullable(input), batches.stream().flatMap(batch ->
                     batch.kept().stream())).toList(), new BatchFiles.Target(csv, ""),
                     new BatchFiles.Target(html, WebPage.MARK), new BatchFiles.Target(junit, Comparison.JUNIT_MARK));
@@ -518,7 +509,7 @@ final class DifyExec implements Runnable {
                 if (json) both.printJson(console.out());
                 else both.print(console.out(), console.paint(), all);
                 if (csv != null) {
-                    var sheet = new Spreadsheet(csv, ',', false); // outputs may look like formulas, so escape them
+                    var sheet = new Spreadsheet(csv, ',', false);
                     AtomicFile.write(csv, file -> both.writeCsv(sheet, file));
                     sheet.printSummary(console.err());
                 }
@@ -533,15 +524,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the files of each side. Two plain arguments are a side each. One plain argument must not be mixed
-        /// with --first or --second. It would be unclear which side it is.
+        /// Returns the files of each side. One plain argument beside --first or --second could be either side.
         private List<List<Path>> sides() {
             var named = Stream.of(first, second).filter(side -> !side.isEmpty());
             var sides = Stream.concat(files.stream().map(List::of), named).toList();
             boolean isOne = sides.size() == 1 && !expect.isEmpty();
             if (!isOne && (sides.size() != 2 || files.size() == 1)) throw new Unusable("compare needs two "
                     + "results files", "pass two, or more after --first and --second; with --expect, one is enough");
-            // a file that is given twice would pass for two runs that agree in every row
             for (var side : sides) if (Set.copyOf(side).size() < side.size())
                 throw new Unusable(Text.joinFirst(5, side.stream().map(Path::toString)) + ": a file is given twice",
                         "give each file once");
@@ -569,8 +558,7 @@ final class DifyExec implements Runnable {
 
         @Mixin Console console;
 
-        /// Prints `Merged 3 of 3 shards: 20 rows, 19 succeeded, 1 failed`, then notes on anything unusual, and the next
-        /// command.
+        /// Prints `Merged 3 of 3 shards: 20 rows, 19 succeeded, 1 failed`, then notes and the next command.
         @Override
         public Integer call() throws IOException {
             var files = BatchFiles.of(output);
@@ -609,8 +597,7 @@ final class DifyExec implements Runnable {
         WorkflowOptions workflow = new WorkflowOptions();
         @Mixin Setup setup;
 
-        /// Checks the input against the server. `check` belongs to no batch, so the options of earlier sessions do not
-        /// apply.
+        /// Checks the input. `check` belongs to no batch, so the options of earlier sessions do not apply.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -618,8 +605,8 @@ final class DifyExec implements Runnable {
             try (var whole = shape.open(input.csv, workflow.queryColumn, Optional.empty())
                     .with(setup.edits)) {
                 var csv = whole.with(part);
-                try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying, 1)) { // it starts no run
-                    int code = report(csv, dify.greet(""), dify); // "" because a refusal leaves nothing undone here
+                try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying, 1)) {
+                    int code = report(csv, dify.greet(""), dify);
                     if (code == Exit.OK.code && !json) setup.next().suggestRun(part).ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
@@ -629,21 +616,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads every row once and checks its values. Reads the first rows again if their requests are to be shown.
-        /// With --json, standard output contains only the JSON object, so that a script can parse it.
+        /// Reads every row once. With --json, standard output contains only the JSON object.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
             var inspection = dify.inspect(workflow, server, csv);
             if (json) out.println(Json.text(inspection));
-            else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out); // 1 is standard output
-            // the options that the file needs, such as --encoding
+            else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
             if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
             // a row with a problem has no request to show
             if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
 
-        /// Prints the requests of the first rows. Indexes the CSV again, because the inspection kept no rows.
+        /// Prints the requests of the first rows.
         private void show(Csv csv, ServerInfo server, Connection dify, PrintWriter out) throws InterruptedException {
             var form = dify.form(workflow, server, csv);
             var index = Index.of(csv, _ -> {});
@@ -653,8 +638,7 @@ final class DifyExec implements Runnable {
                     form, dify.client().forApp(server.kind()), out));
         }
 
-        /// Creates an attempt that is shown but never sent. Its user looks like a real one, and its mode is the mode of
-        /// a first run.
+        /// Creates an attempt that is shown but never sent.
         private Attempt attempt(Row row, ServerInfo server) {
             var user = "difyexec-0123456789abcdef-1";
             var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
@@ -684,9 +668,8 @@ final class DifyExec implements Runnable {
         @Mixin SameAppOption sameApp;
         @Mixin Setup setup;
 
-        /// Reads the files, then asks the server about each row. It must be the server and the app of the batch. Others
-        /// do not have its runs, so every row would look wrong. No row waits for this command, so a refusal need not
-        /// report what becomes of the rows (`""`).
+        /// Asks the server of the batch about each row. Another app would not have its runs, so every row would look
+        /// wrong.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -732,9 +715,7 @@ final class DifyExec implements Runnable {
         @Mixin ForceOption force;
         @Mixin Setup setup;
 
-        /// Checks first that neither file exists or belongs to a batch, because the log of that batch would then be
-        /// about other rows. The demo has no earlier runs, and a version selects only new ones, so `connect` gets
-        /// neither.
+        /// Checks first that neither file exists or belongs to a batch, whose log would then be about other rows.
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
@@ -755,8 +736,7 @@ final class DifyExec implements Runnable {
 
     // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs commands on one open batch. A user types them on a terminal, or a script contains them. The options of
-    /// `shell` are the defaults of these commands.
+    /// Runs commands on one open batch, from a terminal or a script. Its options are the defaults of these commands.
     ///
     /// ```
     /// Dialogue or script ──line──▶ ShellSession: the open batch, edits ──▶ its own commands, or those of the tool
@@ -792,8 +772,7 @@ final class DifyExec implements Runnable {
                     : script(session, new InputStreamReader(System.in, UTF_8), keepGoing);
         }
 
-        /// Starts a session, with a batch if one was given. Checks the settings now, so that a mistake is reported
-        /// before the first command.
+        /// Starts a session. Checks the settings now, so that a mistake is reported before the first command.
         ShellSession session() {
             setup.check(retrying);
             var session = new ShellSession(this);
@@ -801,7 +780,7 @@ final class DifyExec implements Runnable {
             return session;
         }
 
-        /// Runs a script and returns the highest exit code. Failed rows do not end the script. A later command may
+        /// Runs a script and returns the highest exit code. Failed rows do not end it, because a later command may
         /// retry or export them. An interrupt ends it even with --keep-going.
         static int script(ShellSession session, Reader commands, boolean keepGoing) throws IOException {
             var lines = new LineNumberReader(commands);
@@ -833,14 +812,13 @@ final class DifyExec implements Runnable {
             return line;
         }
 
-        /// Splits a line into words, with quotes as in `text="two words"`. JLine removes quotes around a whole word,
-        /// but not those after `text=`. Returns empty while a quote is open. A line that starts with `#` is a comment
-        /// and has no words, so a quote in it opens nothing.
+        /// Splits a line into words, with quotes as in `text="two words"`, which JLine leaves in. Returns empty while a
+        /// quote is open. A line that starts with `#` has no words.
         static Optional<List<String>> words(String line) {
             if (line.startsWith("#")) return Optional.of(List.of());
             try {
                 return Optional.of(new DefaultParser().eofOnUnclosedQuote(true)
-                        .parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream() // -1 means without a cursor
+                        .parse(line, -1, Parser.ParseContext.ACCEPT_LINE).words().stream()
                         .map(word -> word.replaceFirst("(?s)^([^=\"']*=)([\"'])(.*)\\2$", "$1$3")).toList());
             } catch (EOFError _) {
                 return Optional.empty();
@@ -849,8 +827,7 @@ final class DifyExec implements Runnable {
 
         /// Runs the shell on a terminal. Only this type loads JLine's line editor, so that a script starts faster.
         static final class Dialogue {
-            /// Sets up the line editor and runs the dialogue. A line that contains an API key is left out of the
-            /// history, which is kept in a file.
+            /// Runs the dialogue. A line that contains an API key is left out of the history, which is kept in a file.
             static int run(ShellSession session, Env env) throws IOException {
                 // `dumb` allows a terminal that JLine cannot control, such as one inside an editor, without a warning
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
@@ -876,8 +853,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Typed commands may contain inputs, so only this user can read the folder of the history. If the folder
-            /// cannot be used, the history ends with the session.
+            /// Only this user can read the folder of the history, because typed commands may contain inputs. If the
+            /// folder cannot be used, the history ends with the session.
             private static void remember(LineReader reader, Env env) {
                 var chosen = env.get("XDG_STATE_HOME");
                 var state = chosen.isEmpty() ? System.getProperty("user.home") + "/.local/state" : chosen;
@@ -897,9 +874,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Reads and runs commands until the user exits. The first attempt to exit with unsaved edits only warns.
-            /// Further edits cause a new warning. A terminal that is gone ends the shell, because JLine would read from
-            /// it forever. A session has already handled the signal if one was running.
+            /// Reads and runs commands until the user exits. The first attempt to exit with unsaved edits only warns. A
+            /// terminal that is gone ends the shell, because JLine would read from it forever.
             private static void converse(ShellSession session, LineReader reader) throws IOException {
                 var warned = "";
                 while (!session.isExited() && Screen.on(0).isPresent()) {
@@ -919,8 +895,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Runs each line of a pasted block as a command. Ctrl-C stops the running command and drops the other
-            /// lines.
+            /// Runs each line of a pasted block. Ctrl-C stops the running command and drops the other lines.
             private static void execute(ShellSession session, String pasted) throws IOException {
                 var lines = new BufferedReader(new StringReader(pasted));
                 for (var line = command(lines); line != null && !session.isExited(); line = command(lines)) {
@@ -942,8 +917,7 @@ final class DifyExec implements Runnable {
             /// A batch may have a million ids, and a terminal shows far fewer.
             private static final int MAX_CANDIDATES = 1000;
 
-            /// Proposes files and the session's own values first. If there are none, picocli proposes commands and
-            /// options.
+            /// Proposes files and the session's own values; if there are none, commands and options.
             @Override
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
                 var commands = session.commandLine();
@@ -965,16 +939,13 @@ final class DifyExec implements Runnable {
                     new PicocliJLineCompleter(commands.getCommandSpec()).complete(reader, line, candidates);
             }
 
-            /// Creates a candidate. JLine sorts candidates by their `place`. No space follows `COLUMN=`, because the
-            /// value comes next. The nulls are a group, a description, a suffix and a key.
+            /// Creates a candidate. No space follows `COLUMN=`, because the value comes next.
             private static Candidate candidate(String word, int place) {
                 var shown = Text.printable(word, Integer.MAX_VALUE); // an id may contain control characters
                 return new Candidate(word, shown, null, null, null, null, !word.endsWith("="), place);
             }
 
-            /// Returns the option or parameter that the word at the cursor belongs to, or empty if there is none. The
-            /// word belongs to the option before it if that needs a value. Word 0 is the command, so word 1 is
-            /// parameter 0.
+            /// Returns the option or parameter that the word at the cursor belongs to, or empty. Word 0 is the command.
             private static Optional<ArgSpec> arg(CommandLine command, ParsedLine line) {
                 int at = line.wordIndex();
                 if (command == null || at < 1 || line.word().startsWith("-")) return Optional.empty();
@@ -987,7 +958,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the open batch, its edits and the commands for them. Only the thread that runs the commands uses it.
+    /// Holds the open batch, its edits and the commands for them.
     @Command(name = "dify>", synopsisSubcommandLabel = "COMMAND",
             description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
             footer = {"%nQuote a value with spaces or line breaks, and double a backslash:  set r-7 text=\"two words\"",
@@ -1007,7 +978,7 @@ final class DifyExec implements Runnable {
             this.err = shell.setup.err();
         }
 
-        /// Runs a command and returns its exit code. Flushes, because nothing else does before the next prompt.
+        /// Runs a command and returns its exit code.
         int execute(String line) {
             var words = Shell.words(line);
             int code = Exit.OK.code;
@@ -1020,9 +991,8 @@ final class DifyExec implements Runnable {
             return code;
         }
 
-        /// Builds the session's own commands and most of the tool's. They are built again for each line, because
-        /// picocli keeps the values of options. Leaves out `pull`, which does not work on a batch, `shell` itself, and
-        /// what only the caller's shell can use. The annotation of this class adds `help`.
+        /// Builds the session's commands and most of the tool's, again for each line, because picocli keeps the values
+        /// of options. `pull` does not work on a batch, and the others need the caller's shell.
         CommandLine commandLine() {
             var env = shell.setup.env;
             var outer = shell.setup.spec.commandLine();
@@ -1038,8 +1008,7 @@ final class DifyExec implements Runnable {
                     .setExecutionStrategy(this::run);
         }
 
-        /// Runs a command. Rejects `--env-file`, because the settings were read when the shell started. With an open
-        /// batch, also rejects `-i` and `-o`. One of them alone would mix the files of two batches.
+        /// Runs a command. With an open batch, rejects `-i` and `-o`, of which one alone would mix two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             CommandLines.requireNoKey(command, Secret.current());
@@ -1052,7 +1021,6 @@ final class DifyExec implements Runnable {
             return new CommandLine.RunLast().execute(parsed);
         }
 
-        /// Returns an option's default. The open batch comes first, then the options of `shell`, then the environment.
         private String defaultOf(ArgSpec arg) {
             if (!(arg instanceof OptionSpec option)) return null; // for null, picocli uses the command's own default
             var name = option.shortestName();
@@ -1079,19 +1047,16 @@ final class DifyExec implements Runnable {
                 description = "Only rows with this text in their id or error.") String text) {
             var index = batch().index();
             var rows = index.onRetryList()
-                    // 160 characters are two lines of a terminal
                     .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.printable(Cause.of(batch, row).words(), 160))
                     .filter(line -> line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
                     + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
-            // more than 50 rows would scroll off the screen
             Text.printFirst(rows, 50, row -> out.println("  " + row), "  %s ('failures TEXT' lists fewer)", out);
         }
 
         @Command(name = "show", description = "Show a row: inputs, attempts, outputs.")
         void show(@Parameters(paramLabel = "ID", description = "The row's id.") String id,
                 @Option(names = "--full", description = "Show long values in full.") boolean full) throws IOException {
-            // "" because the message begins with no option's name
             new RowView(full, out).print(batch(), batch.requireEntry(id.strip(), ""), edits);
         }
 
@@ -1123,8 +1088,7 @@ final class DifyExec implements Runnable {
             if (rows.size() > 1) out.println("Set " + Text.count(rows.size(), "row") + ".");
         }
 
-        /// Opens the text in an editor and returns what the user saved. `createTempFile` creates a file that only this
-        /// user can read. The editor is a command for `sh`, so it may contain options.
+        /// Opens the text in an editor and returns what the user saved. The editor is a command for `sh`.
         private String openInEditor(String text) throws IOException, InterruptedException {
             var editor = Stream.of("VISUAL", "EDITOR").map(shell.setup.env.environment())
                     .filter(command -> command != null && !command.isBlank()).findFirst()
@@ -1139,7 +1103,6 @@ final class DifyExec implements Runnable {
                 int code = new ProcessBuilder(command).inheritIO().start().waitFor();
                 if (code != 0) throw new Unusable("the editor failed, so nothing was changed ("
                         + Text.printable(editor, 60) + ": exit code " + code + ")");
-                // Editors add a line break to the last line, which the text did not have.
                 return text.endsWith("\n") ? Files.readString(file) : Files.readString(file).replaceFirst("\\R\\z", "");
             } catch (CharacterCodingException _) {
                 throw new Unusable("the edited text is not UTF-8, so nothing was changed");
@@ -1166,7 +1129,7 @@ final class DifyExec implements Runnable {
                     : edits.summary() + ". 'save FILE.csv' writes the CSV with them.");
         }
 
-        /// Prints the edits of a row like a diff. A long line is cut, and `show --full` shows all of it.
+        /// Prints the edits of a row like a diff.
         private void printEdits(Row row) {
             var cells = edits.of(row);
             out.println(Text.id(row.id()) + (cells.isEmpty() ? ": same as in the CSV" : ""));
@@ -1184,7 +1147,6 @@ final class DifyExec implements Runnable {
                 throw new Unusable(file + ": 'save' writes only CSV", "choose a name that ends in .csv");
             var csv = csv();
             boolean isOpenCsv = !csv.file().isCopy() && Storage.isSame(file, csv.file().input());
-            // unlike export, save may replace the open CSV
             force.check(isOpenCsv ? batch.files().all() : batch.kept(), new BatchFiles.Target(file, ""));
             edits.save(csv, batch.index(), file);
             out.println("Saved " + Text.count(batch.index().rows(), "row") + " to "
@@ -1201,21 +1163,20 @@ final class DifyExec implements Runnable {
             return isExited;
         }
 
-        /// Cancels an exit and prints the reason.
         void stay(Unusable why) {
             isExited = false;
             out.println(why.text());
             out.flush();
         }
 
-        /// Opens a batch, then closes the CSV of the previous one. If opening fails, the previous batch stays open.
+        /// Opens a batch. If that fails, the previous one stays open.
         void open(Optional<Path> input, Path output) {
             var files = BatchFiles.of(output);
             var stampsBefore = stamps(files, input); // taken before reading, so that a later write is noticed
             var csv = input.map(path -> shell.shape.open(path, shell.workflow.queryColumn,
                     Optional.of(files)));
             try {
-                var opened = Batch.peek(files, csv, true, List.of()); // true, because `show` shows single rows
+                var opened = Batch.peek(files, csv, true, List.of());
                 if (batch != null) batch.csv().ifPresent(Csv::close);
                 batch = opened;
                 stamps = stampsBefore;
@@ -1225,8 +1186,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the open batch. Reads it again if the time or size of one of its files or of the CSV has changed.
-        /// `retry` or another process has then written it.
+        /// Returns the open batch. Reads it again if one of its files was written since.
         private Batch batch() {
             if (batch == null) throw new Unusable("no batch is open", "'open CSV JSONL' opens one");
             if (!stamps(batch.files(), csvPath()).equals(stamps)) open(csvPath(), batch.files().results());
@@ -1246,15 +1206,14 @@ final class DifyExec implements Runnable {
                     "'open CSV " + Text.shell(batch.files().results().toString()) + "' opens both"));
         }
 
-        /// Returns a row as it is in the CSV, without edits.
         private Row row(String id) {
             csv(); // fails without a CSV, and reads a changed batch again
             int entry = batch.requireEntry(id.strip(), "");
             return batch.rows(one -> one == entry).next();
         }
 
-        /// Returns the row with this id, which may contain commas or be `failed`. If there is none, `failed` means all
-        /// failed rows, and other text is a list of ids.
+        /// Returns the row with this id, which may contain commas or be `failed`. Otherwise, `failed` means all failed
+        /// rows, and other text is a list of ids.
         private List<Row> rows(String word) {
             csv();
             var index = batch.index();
@@ -1270,7 +1229,7 @@ final class DifyExec implements Runnable {
             return rows;
         }
 
-        /// Requires a column that may be edited. The id is rejected, because results and log identify the row by it.
+        /// Requires a column that may be edited. Results and log identify a row by its id.
         private void requireInput(String column) {
             var csv = csv();
             if (!csv.columns().contains(column)) throw new Unusable("no column " + Text.quoted(column),
@@ -1279,14 +1238,14 @@ final class DifyExec implements Runnable {
             if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed");
         }
 
-        /// Proposes values for a parameter of a command. Ids of failed, paused and unknown rows come first.
+        /// Proposes values for a parameter. Ids of failed, paused and unknown rows come first.
         Stream<String> values(String label, CommandLine commands) {
             if (label.equals("COMMAND")) return commands.getSubcommands().keySet().stream();
             if (batch == null) return Stream.empty();
             var index = batch.index();
             return switch (label) {
                 case "ID" -> IntStream.range(0, index.rows()).boxed().sorted(Comparator.comparing(entry ->
-                        !index.status(entry).isOnRetryList())).map(index::id); // Java sorts false before true
+                        !index.status(entry).isOnRetryList())).map(index::id);
                 case "ROWS" -> Stream.concat(Stream.of("failed"), values("ID", commands));
                 case "COLUMN" -> batch.csv().stream().flatMap(csv -> csv.columns().stream()
                         .filter(column -> !csv.isId(column)));
@@ -1295,8 +1254,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns the row's present value in quotes, to complete `set ID COLUMN=`. Returns empty if the words are
-        /// something else. Quotes and backslashes are escaped, because [Shell#words] reads the line.
+        /// Returns the row's present value in quotes, as [Shell#words] reads it, to complete `set ID COLUMN=`.
         Optional<String> presentCell(List<String> words, String typed) {
             if (!words.getFirst().equals("set") || words.size() < 3 || !typed.endsWith("=")) return Optional.empty();
             try {
@@ -1321,7 +1279,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Describes the open batch: `results.jsonl: 5 rows, 3 succeeded, 2 failed`. Returns empty if no batch is open.
+        /// Describes the open batch: `results.jsonl: 5 rows, 3 succeeded, 2 failed`.
         Optional<String> summary() {
             if (batch == null) return Optional.empty();
             var index = batch.index();
@@ -1341,20 +1299,18 @@ final class DifyExec implements Runnable {
                 return row.with(of(row));
             }
 
-            /// Returns the edits of a row. Leaves out edits of columns that the CSV no longer has, because it may have
-            /// been saved by another program.
+            /// Returns the edits of a row, without those of columns that the CSV no longer has.
             Map<String, String> of(Row row) {
                 var cells = new LinkedHashMap<>(byId.getOrDefault(row.id(), Map.of()));
                 cells.keySet().retainAll(row.inputs().keySet());
                 return cells;
             }
 
-            /// Returns whether an exit would lose edits. All of them may have been undone without being saved.
             boolean isUnsaved() {
                 return !isSaved && !byId.isEmpty();
             }
 
-            /// Stores the new cells of a row. A cell that equals the one in the CSV is not an edit.
+            /// Stores new cells of a row. A cell that equals the CSV's is not an edit.
             void set(Row row, Map<String, String> cells) {
                 var edited = of(row);
                 edited.putAll(cells);
@@ -1369,22 +1325,19 @@ final class DifyExec implements Runnable {
                         + " in " + Text.count(byId.size(), "row");
             }
 
-            /// Writes the CSV with the edits, in its own encoding and delimiter. A character that the encoding lacks
-            /// would become `?`, so it is an error. If writing fails, the old file stays.
+            /// Writes the CSV with the edits. A character that its encoding lacks would become `?`, so it is an error.
             void save(Csv csv, Index index, Path to) {
                 if (!csv.file().charset().newEncoder().canEncode(byId.toString()))
                     throw new Unusable(to + ": " + csv.file().charset() + " cannot encode a character of an edit");
                 var all = new BitSet();
                 all.set(0, index.rows());
-                // the fingerprints show whether another program has changed the CSV since it was opened
                 AtomicFile.write(to, out -> csv.write(out, csv.with(this).rows(all, index::fingerprint)));
                 isSaved = true;
             }
         }
     }
 
-    /// Shows a retry of one row. Prints its nodes and text as they arrive, then its outputs. Names and errors of nodes
-    /// are cut. A server's texts may have any length.
+    /// Shows a retry of one row: nodes and text as they arrive, then its outputs.
     static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
@@ -1395,7 +1348,6 @@ final class DifyExec implements Runnable {
             this.out = out;
         }
 
-        /// Asks for the events of the stream. A batch does not, because many rows would be mixed.
         @Override
         public boolean isLive() {
             return true;
@@ -1413,7 +1365,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// Prints a part of the text. The part may begin or end in the middle of a line.
+        /// Prints a part of the text, which may begin or end in the middle of a line.
         private void printChunk(String part) {
             if (part.isEmpty()) return;
             if (!isInText) out.print("            | "); // below the titles of nodes, which follow their times
@@ -1437,7 +1389,7 @@ final class DifyExec implements Runnable {
         public void onOutcome(Row row, Outcome outcome) {
             end();
             if (outcome.status().isSuccess() && outputs != null)
-                new RowView(false, out).print(outputs); // false cuts long values; `show --full` has them
+                new RowView(false, out).print(outputs);
         }
 
         @Override
@@ -1454,12 +1406,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Prints everything known about a row. Cuts long lines and long values unless `full` is set, so that the row fits
-    /// on some screens. Names, paths and errors are always cut. A server's texts may have any length.
+    /// Prints everything known about a row. Unless `full`, long values are cut. Names, paths and errors always are.
     record RowView(boolean full, PrintWriter out) {
         private static final int LONGEST_LINE = 300, MAX_LINES = 40; // characters of a line, lines of a value
 
-        /// Prints inputs from the CSV, attempts from the log, and outputs from the results. Leaves out what is missing.
         void print(Batch batch, int entry, ShellSession.Edits edits) throws IOException {
             var index = batch.index();
             out.println("Row " + Text.id(index.id(entry)) + ": " + index.status(entry).word()
@@ -1491,8 +1441,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Prints an attempt with its outcomes and forms. It has two outcomes if it was unknown or paused at first and
-        /// a look-up found the result later.
+        /// Prints an attempt with its outcomes and forms. It has two outcomes if a look-up found the result later.
         private void printAttempt(LineOffsets.RowEnds.Trace trace) {
             var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
             if (trace.attempt().edited()) attempt += ", edited";
@@ -1539,8 +1488,7 @@ final class DifyExec implements Runnable {
     // ── Work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Holds the options of `run` and `retry`, and turns them into a batch that the engine can run. For picocli, a
-    /// group is only a heading of the help here (`validate = false`), and `order` is its place there. The groups of
-    /// other classes come in between.
+    /// group is only a heading of the help (`validate = false`), and `order` its place there.
     static final class Work {
         @Mixin InputOption input;
 
@@ -1560,13 +1508,13 @@ final class DifyExec implements Runnable {
 
         private Optional<Engine.Watcher> view = Optional.empty();
 
-        /// Sets a watcher that shows the run of a single row as it happens, instead of the progress line.
+        /// Sets a watcher that shows the run of a single row instead of the progress line.
         void showRun(Engine.Watcher watcher) {
             view = Optional.of(watcher);
         }
 
-        /// Runs the selected rows and returns the exit code. If that is impossible, also reports the reason to a script
-        /// that uses `--json` or `--on-finish`, and leaves the message to the caller.
+        /// Runs the selected rows and returns the exit code. If that is impossible, also reports the reason for
+        /// `--json` and `--on-finish`.
         int start(Batch.Selection asked, boolean isFresh) throws Exception {
             try {
                 return openAndRun(asked, isFresh);
@@ -1598,8 +1546,7 @@ final class DifyExec implements Runnable {
                     // checks as if no row had run, while the earlier batch is still in its place
                     var checked = isFresh ? Optional.of(check(all.select(rows.of(asked)),
                             dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
-                    // With --fresh, the writer reports on `err` that it moved the earlier batch aside. Tests pass a
-                    // disk that fails instead of FileChannel::force.
+                    // Tests pass a disk that fails instead of FileChannel::force.
                     try (var writer = BatchWriter.open(all, out.noBom, checked.map(_ -> dify.err()),
                             FileChannel::force)) {
                         return run(rows.of(asked), dify, writer, checked);
@@ -1608,8 +1555,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads the ids of the input. If it has faults, reports all of them at once. If the server does not respond,
-        /// reports at least the fault that was found first.
+        /// Reads the ids of the input. If it has faults, reports all of them; without a server, at least the first.
         private Batch readRows(BatchFiles files, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 return Batch.ofRows(files, csv);
@@ -1618,7 +1564,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns all faults of the input as one error. If there is only one, its own message is clearer than a list.
+        /// Returns all faults of the input as one error. The message of a single one is clearer than a list.
         private Unusable refusal(Faulty problem, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 var inspection = dify.inspect(workflow, dify.greet("; nothing was sent"), csv);
@@ -1647,9 +1593,8 @@ final class DifyExec implements Runnable {
                         "use -o results.jsonl; 'export' then writes a spreadsheet");
         }
 
-        /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. The checks
-        /// that cost nothing come first. So a mistake is found before the server is asked, and a wrong server or app
-        /// before a row is sent.
+        /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. So a mistake
+        /// is found before the server is asked, and a wrong server or app before a row is sent.
         ///
         /// @param checked the form against which `--fresh` has checked the rows already
         private int run(Batch.Selection asked, Connection dify, BatchWriter writer, Optional<Form> checked)
@@ -1663,17 +1608,15 @@ final class DifyExec implements Runnable {
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             // even without rows to run, a run is looked up if it has not appeared and its row was sent again
             if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
-                writer.finish().ifPresent(stop -> { // writes the retry list, which may be missing or out of date
+                writer.finish().ifPresent(stop -> {
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
                 err.println("Nothing to do: " + whyNothing(asked, batch.index()) + ".");
                 // with the typed options, such as --var, because a session that sends nothing does not record them
                 if (batch.history().changed().findAny().isPresent())
                     err.println("Next: " + setup.again(List.of("--rerun-changed")));
-                // a tally of nothing needs no pace
                 return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
             }
-            // a server may take long to respond, unlike the demo
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
@@ -1690,7 +1633,6 @@ final class DifyExec implements Runnable {
             boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
                     || asked.has(Choice.RESEND_UNKNOWN);
             var options = setup.typed();
-            // the number of bytes on disk shows later whether lines of the results were lost
             writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version()),
                     new SessionEvent.Call(options, isAgain)).with(Instant.now(), modes.mode(), mode == Mode.AUTO,
                             writer.resultsBytesOnDisk()));
@@ -1709,9 +1651,8 @@ final class DifyExec implements Runnable {
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
         }
 
-        /// Adds limits to the suggested command. After a sample, adds `--max-cost` with the estimated cost. A limit
-        /// that was reached would stop the next command at once, so it is replaced by the estimate, or by a
-        /// placeholder.
+        /// Adds limits to the suggested command: after a sample, `--max-cost` with the estimated cost. A limit that was
+        /// reached would stop the next command at once, so it is replaced.
         private NextCall limited(Batch.Selection asked, Batch batch, Optional<String> cost) {
             var next = setup.next();
             if (batch.index().isComplete()) return next;
@@ -1726,7 +1667,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String whyNothing(Batch.Selection asked, Index index) {
-            if (index.rows() == 0) return "this shard has no rows"; // a CSV without rows was rejected earlier
+            if (index.rows() == 0) return "this shard has no rows";
             if (index.isComplete()) return "every row has succeeded";
             boolean isRetryOfAll = asked.has(Choice.LISTED) && asked.among().isEmpty();
             if (!isRetryOfAll || index.onRetryList().findAny().isPresent()) return "no selected row is pending";
@@ -1734,8 +1675,8 @@ final class DifyExec implements Runnable {
                     + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
         }
 
-        /// Prints the size of a shard: `shard 3 of 8: 1,250 of 10,000 rows`. Lists the ids that belong to other shards,
-        /// which are skipped so that all shards can be started with the same arguments.
+        /// Prints `shard 3 of 8: 1,250 of 10,000 rows`. Ids of other shards are skipped, so that all shards can be
+        /// started with the same arguments.
         private void announceShard(Batch batch, Batch.Selection asked) {
             var shard = batch.files().shard();
             if (shard.isEmpty()) return;
@@ -1752,7 +1693,6 @@ final class DifyExec implements Runnable {
         private void announceResumption(Batch.Wanted wanted) {
             var batch = wanted.batch();
             boolean isFirst = batch.history().last(SessionEvent.class).isEmpty();
-            // if only part of the batch was selected, the other rows are not necessarily done
             if (wanted.asked().isPart() || isFirst || view.isPresent()) return;
             long failed = wanted.count(RowStatus.FAILED);
             setup.err().println("Resuming: " + Text.number(batch.index().rows() - wanted.rows()) + " of "
@@ -1760,8 +1700,7 @@ final class DifyExec implements Runnable {
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
 
-        /// Checks every wanted row against the form, and prints notes. If a row cannot run, the command ends before it
-        /// starts a run.
+        /// Checks every wanted row against the form, and prints notes.
         private Form check(Batch.Wanted wanted, ServerInfo server, Connection dify) throws InterruptedException {
             var csv = wanted.batch().csv().orElseThrow();
             var form = dify.form(workflow, server, csv);
@@ -1795,8 +1734,7 @@ final class DifyExec implements Runnable {
                     new Attempt.UserNames(retrying.user));
         }
 
-        /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream provides
-        /// them. A sample is for an estimate of the cost.
+        /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream has them.
         private Mode mode(Batch.Selection asked) {
             boolean needsStream = pace.maxCost != null || asked.isSample() || view.isPresent();
             return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
@@ -1815,8 +1753,8 @@ final class DifyExec implements Runnable {
             return exit.code;
         }
 
-        /// Reports an unusable command line or setting for `--json` and `--on-finish`. Looks for these options among
-        /// the typed words. picocli may have stopped before it read them.
+        /// Reports an unusable command line for `--json` and `--on-finish`. picocli may have stopped before it read
+        /// them.
         static void report(Unusable problem, CommandLine line, List<String> words) throws InterruptedException {
             // the `--json` of other commands is not an outcome
             if (!Set.of("run", "retry").contains(line.getCommandName())) return;
@@ -1848,8 +1786,6 @@ final class DifyExec implements Runnable {
                 return Optional.ofNullable(shard).map(Shard::parse);
             }
 
-            /// Adds these options to the selection of the command. `--limit` never replaces the size of a sample,
-            /// because the two are rejected together.
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.choices(), asked.ids(), List.copyOf(ids),
                         limit == null ? asked.limit() : limit, asked.seed()).with(Choice.RESEND_UNKNOWN, resendUnknown);
@@ -1857,8 +1793,7 @@ final class DifyExec implements Runnable {
         }
 
         static final class PaceOptions {
-            /// A larger number is probably a mistake. Each run needs a connection, and Linux has some 28,000 ports for
-            /// connections.
+            /// Each run needs a connection, and Linux has some 28,000 ports for connections.
             private static final int MAX_CONCURRENCY = 10_000;
 
             @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
@@ -1886,8 +1821,8 @@ final class DifyExec implements Runnable {
                             + "Implies streaming.")
             BigDecimal maxCost;
 
-            /// Returns how many rows may run at a time. The default is the same as on Dify's own batch page. It leaves
-            /// half of the ten connections of a default server to other users.
+            /// Returns how many rows may run at a time. The default, that of Dify's own batch page, leaves half of the
+            /// ten connections of a default server to other users.
             int concurrency() {
                 int slots = wait != null ? 1 : 5;
                 if (concurrency != null) slots = (int) Math.min(concurrency, Integer.MAX_VALUE);
@@ -1924,9 +1859,9 @@ final class DifyExec implements Runnable {
                 report(object("exit_code", problem.exit.code, "reason", reason), out, err);
             }
 
-            /// Prints the session's outcome as one line, and passes it to the command of `--on-finish`. The command
-            /// does not get `DIFY_API_KEY`, which it could leak. It is killed if this process ends first, and it cannot
-            /// change the exit code. Its output goes to `err`, because `out` may be read as JSON.
+            /// Prints the session's outcome as one line, and passes it to the command of `--on-finish`, without
+            /// `DIFY_API_KEY`. The command cannot change the exit code, and its output goes to `err`, because `out` may
+            /// be read as JSON.
             void report(Map<String, Object> outcome, PrintWriter out, PrintWriter err) throws InterruptedException {
                 var text = Json.text(outcome).replace("\n", "");
                 if (json) out.println(text);
@@ -1949,9 +1884,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Runs a command that must not outlive this process. A signal may arrive while the command is being
-            /// started, when `process` is not set yet. So the shutdown hook is added first, and it waits for the lock
-            /// until the start is complete.
+            /// Runs a command that must not outlive this process. The shutdown hook comes first, and waits for the lock
+            /// until the start is complete, because a signal may arrive meanwhile.
             private static final class BoundProcess {
                 private Process process;
 
@@ -1972,13 +1906,12 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Creates the folder of `--save-files`, and removes the incomplete downloads of killed processes from it.
             void makeFolder() {
                 if (saveFiles == null) return;
                 try {
                     Files.createDirectories(saveFiles);
                     Temporary.removeAbandoned(saveFiles, Temporary.HIDDEN);
-                    AtomicFile.forceFolder(saveFiles); // the new folder must survive a power cut, like its files
+                    AtomicFile.forceFolder(saveFiles);
                 } catch (IOException problem) {
                     throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
                             + Text.reason(problem) + ")");
@@ -1987,8 +1920,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads the runs of a workflow, newest first, including those of other users. Keeps them in memory until all are
-    /// read, so that an interrupted command does not leave a file.
+    /// Reads the runs of a workflow, newest first, including those of other users. Nothing is written until all are
+    /// read.
     static final class AppRuns {
         private static final String NOTHING_WRITTEN = "; nothing was written"; // the end of each error message
         /// Matches the beginning of the rows that [#write] writes. Their ids are those of runs.
@@ -2001,16 +1934,14 @@ final class DifyExec implements Runnable {
         private final Set<String> variables;
         private final String idColumn;
         private final List<Taken> taken = new ArrayList<>();
-        /// Hold the ids of the runs on the pages read so far, and the names of inputs that the form no longer has.
         private final Set<String> listed = new HashSet<>(), former = new TreeSet<>();
         private final Set<Map<String, JsonNode>> inputs = new HashSet<>(); // of all runs, for --dedupe
         private final Map<String, Long> leftOut = new TreeMap<>(); // counts runs by the reason
 
         private record Taken(StoredRun run, Map<String, JsonNode> inputs) {}
 
-        /// Reads the form first, because rows get only inputs that the workflow still has. No cells are checked against
-        /// it, so columns, the folder for files, the decimal point and empty texts do not matter here. The id column
-        /// gets the first of `id`, `run_id`, `run_run_id` … that is not mapped to a variable, by name or by label.
+        /// Reads the form first, because rows get only inputs that the workflow still has. The id column gets the first
+        /// of `id`, `run_id`, `run_run_id` … that is no variable, by name or by label.
         AppRuns(Connection dify, Wanted wanted) throws InterruptedException {
             this.dify = dify;
             this.wanted = wanted;
@@ -2026,10 +1957,9 @@ final class DifyExec implements Runnable {
                     name.equals(variable.name()) || name.equals(variable.label()))).findFirst().orElseThrow();
         }
 
-        /// Reads page after page, and each run on it. The list has neither inputs nor outputs. A new run on the server
-        /// moves the others down, some of them to the next page. A run that moved is skipped there. A page without
-        /// anything new is the last one, even if the server claims that there is more. A proxy that ignores the number
-        /// of the page would otherwise return the same page forever.
+        /// Reads page after page, and each run on it, because the list has neither inputs nor outputs. A new run moves
+        /// the others down, some to the next page, where they are skipped. A page without anything new is the last one,
+        /// whatever the server claims; a proxy could return the same page forever.
         void read() throws InterruptedException, ExecutionException {
             boolean hasMore = true;
             for (int number = 1; hasMore && taken.size() < wanted.last; number++) {
@@ -2054,8 +1984,7 @@ final class DifyExec implements Runnable {
             return run.at("/workflow_run/id").asText("");
         }
 
-        /// Requests the records of the first runs at the same time, and takes them in their order. A request that fails
-        /// is repeated alone, so that a busy server gets one at a time.
+        /// Requests the records of the first runs at the same time. One that fails is repeated alone.
         private void takeFirst(Deque<String> ids) throws InterruptedException, ExecutionException {
             var replies = new LinkedHashMap<String, CompletableFuture<DifyClient.Reply<Optional<StoredRun>>>>();
             while (!ids.isEmpty() && replies.size() < Math.min(RUNS_AT_ONCE, wanted.last - taken.size())) {
@@ -2068,11 +1997,10 @@ final class DifyExec implements Runnable {
                 else take(dify.ask(() -> dify.client().storedRun(reply.getKey()), NOTHING_WRITTEN));
         }
 
-        private void note(String omitted) { // so that missing runs or inputs surprise nobody
+        private void note(String omitted) {
             dify.err().println("Note: left out " + omitted + ".");
         }
 
-        /// Adds a run, or counts it by the reason why it cannot be a row.
         private void take(Optional<StoredRun> found) {
             var why = found.map(this::fault).orElse("without a readable record"); // it may have been deleted since
             if (!why.isEmpty()) leftOut.merge(why, 1L, Long::sum);
@@ -2088,16 +2016,15 @@ final class DifyExec implements Runnable {
             dify.err().flush();
         }
 
-        /// Returns why a run cannot be a row, or an empty text. A server or proxy may ignore the status that the list
-        /// was asked for, and the baseline must not contain a failed run as a success.
+        /// Returns why a run cannot be a row, or an empty text. A proxy may ignore the status that was asked for, and
+        /// the baseline must not contain a failed run.
         private String fault(StoredRun run) {
             boolean isWanted = run.ran().status().word().equals(wanted.status.toString());
             if (!isWanted) return "with another status than " + wanted.status;
             return run.hasUpload() ? "with uploaded files, because their links expire" : "";
         }
 
-        /// Refuses to replace or delete a file that no earlier `pull` wrote. The id of such a row, and of its line in
-        /// the baseline, is the id of its run.
+        /// Refuses to replace or delete a file that no earlier `pull` wrote. There, the id of a row is that of its run.
         static void requireOurs(Path output, Path baseline) {
             var foreign = new Unusable(output + " or " + baseline + " was not written by 'pull'", "choose another -o");
             if (Storage.exists(output) && !ROWS.matcher(BatchFiles.head(output)).lookingAt()) throw foreign;
@@ -2108,9 +2035,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes the rows. Also writes the baseline if succeeded runs were asked for, because only they have outputs.
-        /// Otherwise deletes an earlier baseline, which belongs to other runs. The rows come last, so that they never
-        /// appear beside the baseline of other runs.
+        /// Writes the rows, and the baseline if succeeded runs were asked for. Otherwise deletes an earlier baseline,
+        /// which belongs to other runs. The rows come last, so that they never appear beside it.
         void write(Path output, Path baseline, NextCall next) throws IOException {
             boolean hasOutputs = wanted.status == Wanted.Status.SUCCEEDED;
             if (hasOutputs) AtomicFile.write(baseline, this::writeResults);
@@ -2127,21 +2053,20 @@ final class DifyExec implements Runnable {
             dify.err().println(next.suggestAfterPull(output, idColumn, hasOutputs ? List.of(baseline) : List.of()));
         }
 
-        /// Writes the results that a batch of these rows would have written. An input that was not sent is an empty
-        /// cell, because that is how the next batch reads it.
+        /// Writes the results that a batch of these rows would have written. The next batch reads an input that was not
+        /// sent as an empty cell.
         private void writeResults(OutputStream out) throws IOException {
             var columns = inputs.stream().flatMap(one -> one.keySet().stream()).distinct().toList();
             for (var one : taken) {
                 var cells = new LinkedHashMap<>(Map.of(idColumn, one.run().id()));
                 for (var name : columns)
                     cells.put(name, TextFile.text(one.inputs().getOrDefault(name, NullNode.instance)));
-                var row = new Row(0, 0, one.run().id(), cells); // results contain neither a row's number nor its line
+                var row = new Row(0, 0, one.run().id(), cells);
                 out.write(Json.bytes(one.run().result(row).json()));
                 out.write('\n');
             }
         }
 
-        /// Selects the runs that become rows.
         static final class Wanted {
             @Option(names = "--last", paramLabel = "N", defaultValue = "100",
                     description = "Write the newest N runs (default: ${DEFAULT-VALUE}).")
@@ -2177,8 +2102,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the path of a page of the list, with days in the time zone of this machine. A page of 100 runs
-            /// is the largest that Dify allows.
+            /// Returns the path of a page of the list. Dify allows at most 100 runs on it.
             String page(int number) {
                 var path = new StringBuilder("/workflows/logs?limit=100&page=" + number + "&status=" + status);
                 if (keyword != null) path.append("&keyword=").append(DifyClient.encoded(keyword));
@@ -2191,7 +2115,6 @@ final class DifyExec implements Runnable {
                 return day.atStartOfDay(ZoneId.systemDefault()).toInstant();
             }
 
-            /// Returns whether a run becomes a row. Runs of difyexec are rows of a batch already, so `--own` adds them.
             boolean includes(JsonNode run) {
                 return own || !Attempt.UserNames.isOurs(run.at("/created_by_end_user/session_id").asText(""));
             }
@@ -2203,12 +2126,10 @@ final class DifyExec implements Runnable {
     /// Checks a batch against the server's records. It interprets log and results itself and shares no decision with
     /// the engine, so that it can find the engine's mistakes.
     record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
-        /// Limits the rows that are checked at the same time, because a batch may be running and a Dify with default
-        /// settings accepts only ten connections.
+        /// A batch may be running, and a Dify with default settings accepts only ten connections.
         static final int ROWS_AT_ONCE = 4;
 
-        /// Holds the outcomes after which the next `run` looks an attempt up, so that its result is not lost. It is
-        /// empty for an attempt without an outcome.
+        /// Holds the outcomes after which the next `run` looks an attempt up; empty for one without an outcome.
         private static final Set<String> LOOKED_UP = Set.of("", "unknown", "paused", "interrupted");
 
         /// Holds an attempt and the session that sent it.
@@ -2221,8 +2142,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the content of a batch's log, and where in the results their lines are. The results may be larger than
-        /// the memory.
+        /// Holds what a batch's log contains, and where in the results its lines are, which may not fit into memory.
         ///
         /// @param attempts by row id
         /// @param runs     by user; only runs that the log contains
@@ -2230,16 +2150,15 @@ final class DifyExec implements Runnable {
         /// @param places   the offsets in the results of all lines of each row, by its id; the last line counts
         record Evidence(BatchFiles files, LogHead head, Map<String, List<Sent>> attempts, Map<String, RunRef> runs,
                 Map<String, String> outcomes, Map<String, List<Long>> places) {
-            /// Reads the whole log before the results, because a later event changes what an earlier one means. The
-            /// `switch` has a case for every kind of event, so that a new kind does not compile until it is handled.
+            /// Reads the whole log before the results, because a later event changes what an earlier one means.
             static Evidence of(BatchFiles files) throws IOException {
                 var read = new Evidence(files, new LogHead(), new LinkedHashMap<>(), new HashMap<>(), new HashMap<>(),
                         new LinkedHashMap<>());
                 var session = new AtomicReference<Event.SessionEvent>();
-                var ofSession = new ArrayList<String>(); // users of the session's attempts
+                var ofSession = new ArrayList<String>();
                 var sizeOfResults = new AtomicLong();
                 var unreadable = Event.scan(files.log(), (event, _) -> {
-                    if (event.results() >= 0) sizeOfResults.set(event.results()); // -1 if the event does not record it
+                    if (event.results() >= 0) sizeOfResults.set(event.results());
                     switch (event) {
                         case Event.SessionEvent started -> {
                             started.requireFormat(files.log());
@@ -2251,7 +2170,6 @@ final class DifyExec implements Runnable {
                         }
                         case Event.AttemptEvent sent -> {
                             ofSession.add(sent.user());
-                            // most rows have one attempt, and a batch may have a million rows
                             read.attempts.computeIfAbsent(sent.id(), _ -> new ArrayList<>(1))
                                     .add(new Sent(sent.id(), sent.user(), session.get(), false));
                         }
@@ -2286,8 +2204,7 @@ final class DifyExec implements Runnable {
                 return read;
             }
 
-            /// Returns all ids, or `sample` random ones. Includes ids that are only in the results. The results of such
-            /// ids have no attempt.
+            /// Returns all ids, also those that are only in the results, or `sample` random ones.
             List<String> ids(Long sample, Long seed) {
                 var all = Stream.of(attempts, places).map(Map::keySet).flatMap(Set::stream).distinct()
                         .collect(Collectors.toCollection(ArrayList::new));
@@ -2301,7 +2218,7 @@ final class DifyExec implements Runnable {
             }
 
             List<ResultLine> results(String id) {
-                try (var lines = new Lines(files.results())) { // each thread has its own current line
+                try (var lines = new Lines(files.results())) {
                     return places.getOrDefault(id, List.of()).stream()
                             .map(place -> new ResultLine(lines.seek(place).tree())).toList();
                 }
@@ -2348,14 +2265,13 @@ final class DifyExec implements Runnable {
                 var all = found.getOrDefault(kind, List.of());
                 if (!all.isEmpty() || Kind.WRONG.contains(kind))
                     out.println("  %-22s %,9d".formatted(kind.word(), all.size()));
-                // 50 of a kind are enough to see a pattern
                 if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, one -> out.println("    "
                         + Text.id(one.id()) + ", " + Text.printable(one.text(), 200)), "    %s (--json)", out);
             }
         }
 
-        /// Returns the exit code. It is success only if something was confirmed. Otherwise, another app may have
-        /// responded, or all runs may be deleted.
+        /// Returns the exit code: success only if something was confirmed. Otherwise, another app may have responded,
+        /// or all runs may be deleted.
         ///
         /// @param hasResults if false, there is no result to confirm, and a known run is enough
         static Exit exit(Set<Kind> found, boolean hasResults) {
@@ -2365,8 +2281,7 @@ final class DifyExec implements Runnable {
             return isConfirmed && !found.contains(Kind.NO_ANSWER) ? Exit.OK : Exit.STOPPED;
         }
 
-        /// Checks these rows, several at a time, and shows the progress on a terminal. An interrupt, such as Ctrl-C in
-        /// the shell, ends the requests in flight, and no others start.
+        /// Checks these rows, several at a time. An interrupt ends the requests in flight, and no others start.
         Map<Kind, List<Finding>> checkRows(List<String> ids, PrintWriter err)
                 throws InterruptedException, ExecutionException {
             var screen = Screen.on(2);
@@ -2376,7 +2291,7 @@ final class DifyExec implements Runnable {
                 var rows = workers.invokeAll(ids.stream().<Callable<List<Finding>>>map(id -> () -> {
                     var findings = row(id);
                     int count = done.incrementAndGet();
-                    if (count % 20 > 0 || screen.isEmpty()) return findings; // about once a second is enough
+                    if (count % 20 > 0 || screen.isEmpty()) return findings;
                     err.print(count + "/" + ids.size() + " rows\r"); // the next line overwrites it
                     err.flush();
                     return findings;
@@ -2387,9 +2302,8 @@ final class DifyExec implements Runnable {
             return found;
         }
 
-        /// Checks the result of a row first, then all other runs. Any attempt may have other runs, even the one that
-        /// led to the result, if a proxy repeated its request. The run of the result is not asked for again, because
-        /// `result` compares it.
+        /// Checks the result of a row first, then all other runs. Even the attempt that led to the result may have
+        /// others, if a proxy repeated its request.
         private List<Finding> row(String id) {
             var lines = evidence.results(id);
             var line = lines.isEmpty() ? ResultLine.NONE : lines.getLast();
@@ -2454,10 +2368,9 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Asks for the runs of an attempt's user. Dify lists no runs of a chatflow, so there it asks for the messages
-        /// of the user's conversations. An attempt has its own user, so one page of 100 entries, the most that Dify
-        /// allows, is always enough. Each list must be whole and contain only entries of this user, otherwise it is an
-        /// error, see [DifyClient#list].
+        /// Asks for the runs of an attempt's user; for a chatflow, whose runs Dify does not list, for the messages of
+        /// the user's conversations. Each attempt has its own user, so one page of 100 entries is enough. See
+        /// [DifyClient#list] for what the list must satisfy.
         private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
             var user = DifyClient.encoded(sent.user());
             if (!isChat) return ask(() -> client.list(
@@ -2469,8 +2382,8 @@ final class DifyExec implements Runnable {
                     .then(conversations -> messages(user, conversations));
         }
 
-        /// Asks for all messages of these conversations. If the messages of one cannot be read, returns that failure.
-        /// An incomplete list could look like a run that never started.
+        /// Asks for all messages of these conversations, or returns the failure. An incomplete list could look like a
+        /// run that never started.
         private DifyClient.Reply<List<JsonNode>> messages(String user, List<JsonNode> conversations) {
             var all = new ArrayList<JsonNode>();
             for (var conversation : conversations) {
@@ -2483,16 +2396,15 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(all);
         }
 
-        /// Asks for the details of a run. Checks the id. Dify 1.9 responds to an unknown id with 200 and nulls.
+        /// Asks for a run. Dify 1.9 responds to an unknown id with 200 and nulls.
         private DifyClient.Reply<JsonNode> detail(String run) {
             return ask(() -> client.fetch("/workflows/run/" + DifyClient.encoded(run))).then(stored ->
                     Json.text(stored, "id").equalsIgnoreCase(run) ? new DifyClient.Reply.Got<>(stored)
                     : new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify returned a different run")));
         }
 
-        /// Sends a request at the pace of `--rate`. Sends it up to four times if a response asks for a pause, as many
-        /// times as `run` does by default. Rows are checked in parallel, and all of them wait at one lock, so that they
-        /// keep the pace together.
+        /// Sends a request at the pace of `--rate`, up to four times if a response asks for a pause. All rows wait at
+        /// one lock, so that they keep the pace together.
         private <T> DifyClient.Reply<T> ask(Supplier<DifyClient.Reply<T>> request) {
             for (int tries = 1; ; tries++) {
                 synchronized (evidence) {
@@ -2505,10 +2417,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Adds the run that the log contains if the list lacks it. Dify 1.9 does not list a stream whose client
-        /// disconnected. In a chatflow, the run replaces the only message, which may contain text of a run that was
-        /// stopped. Dify makes up the events of a rejected row, with an id that belongs to no run, so that run is not
-        /// asked for.
+        /// Adds the run that the log contains if the list lacks it, because Dify 1.9 does not list a stream whose
+        /// client disconnected. In a chatflow, the run replaces the only message, which may contain text of a run that
+        /// was stopped. A run that Dify made up does not exist.
         private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
@@ -2534,9 +2445,8 @@ final class DifyExec implements Runnable {
                     "no run is known of " + sent.user());
         }
 
-        /// Returns the finding if a request failed. It is `NOT_VERIFIABLE` if asking again is useless, because Dify
-        /// (not a proxy) responds that the run is gone, or the reply has status 200 but unusable content. Otherwise, it
-        /// is `NO_ANSWER`.
+        /// Returns the finding if a request failed. It is `NOT_VERIFIABLE` if Dify itself responds that the run is
+        /// gone, or with 200 and unusable content, because asking again is useless.
         private static Finding unseen(Sent sent, Response why) {
             boolean isLasting = why instanceof Response.Refused refused
                     && (refused.status() == 200 || refused.status() == 404 && refused.dify());
@@ -2558,10 +2468,9 @@ final class DifyExec implements Runnable {
                     && Json.text(run, "conversation_id").equals(line.text("conversation_id"));
         }
 
-        /// Compares a result with the run whose id it contains, in a chatflow together with its message. The result of
-        /// a blocking chatflow has no run id. Its run is then known only if it paused, which its message records, and
-        /// the message alone is compared otherwise. If the details of a run are gone, but the list has only other runs
-        /// of this user, the result is not from any of them.
+        /// Compares a result with its run, in a chatflow together with its message. The result of a blocking chatflow
+        /// has no run id; its run is known only if it paused. If the run is gone, but the list has other runs of this
+        /// user, the result is not from any of them.
         private Finding result(Sent sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
             var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not of " + sent.user());
@@ -2583,16 +2492,14 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns whether this attempt's user started the run. Dify records the user among the inputs. Without this
-        /// record, nothing contradicts it.
+        /// Returns whether this attempt's user started the run, unless Dify recorded none.
         private static boolean isBy(Sent sent, JsonNode run) {
             return parsed(run.path("inputs")).path("sys.user_id").asText(sent.user()).equals(sent.user());
         }
 
-        /// Combines the record of a chatflow's run with its message, because only the message contains the text by
-        /// which moderation replaced an answer. The run's answer counts if the message may be incomplete, which happens
-        /// after a pause (seen on Dify 1.14 to 1.16.1), or on 1.9 if the client disconnected. In blocking mode the run
-        /// may be unknown, and `run` is the message. Its status `normal` then shows nothing and is left out.
+        /// Combines the record of a chatflow's run with its message, which alone contains the text by which moderation
+        /// replaced an answer. The run's answer counts if the message may be incomplete: after a pause (Dify 1.14 to
+        /// 1.16.1), or on 1.9 if the client disconnected. A message's status `normal` shows nothing.
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
@@ -2605,8 +2512,7 @@ final class DifyExec implements Runnable {
                     .set("query", message.path("query"));
         }
 
-        /// Compares a result with the server's record. A record that is still `running` shows nothing. After a crash,
-        /// it may stay so forever.
+        /// Compares a result with the server's record. After a crash, a record may stay `running` forever.
         private Finding compare(Sent sent, ResultLine line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
@@ -2620,8 +2526,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Lists what differs: `status`, `outputs /answer`, `inputs /text` or `inputs /query`. Ignores the sources of
-        /// an answer, which Dify does not record with the run, and inputs that it did not record. Three outputs are
-        /// enough to see that a result is wrong.
+        /// an answer, which Dify does not record with the run, and inputs that it did not record.
         private static List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
             var choices = sent.session().csv().choices();
@@ -2631,7 +2536,6 @@ final class DifyExec implements Runnable {
             // the result of a blocking chatflow has no status, but is a success
             if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
                 found.add("status");
-            // false, because a difference in whitespace counts, too
             new JsonDiff(false).of("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
                     .map(JsonDiff.Difference::pointer).filter(place -> !place.startsWith("/retriever_resources"))
                     .limit(3).forEach(place -> found.add("outputs " + place));
@@ -2643,10 +2547,9 @@ final class DifyExec implements Runnable {
             return found;
         }
 
-        /// Returns whether the server's value can come from this cell. A cell is text, but the value that was sent has
-        /// a type that depends on the workflow's form, which may have changed since. So each type that the value can
-        /// have is tried. An empty cell may become anything, such as a default. Dify drops NUL characters, and stores
-        /// an uploaded file as an object.
+        /// Returns whether the server's value can come from this cell. Its type depends on the workflow's form, which
+        /// may have changed since. An empty cell may become anything, such as a default. Dify drops NUL characters, and
+        /// stores an uploaded file as an object.
         private static boolean isSame(String text, JsonNode sent) {
             var cell = Json.wellFormed(text).replace("\0", "");
             var typed = parsed(TextNode.valueOf(cell));
@@ -2658,16 +2561,13 @@ final class DifyExec implements Runnable {
                     || !sent.isTextual() && new JsonDiff(false).of("", typed, sent).isEmpty();
         }
 
-        /// Parses text that contains JSON. Dify 1.9 stores outputs as text, and every version stores inputs as text.
-        /// Returns any other value as is.
+        /// Parses text that contains JSON, as Dify 1.9 stores outputs and every version stores inputs.
         private static JsonNode parsed(JsonNode value) {
             var parsed = Json.parseLenient(value.asText());
             return value.isTextual() && !parsed.isMissingNode() ? parsed : value;
         }
 
-        /// Reduces each file to its name and size, because its link changes from response to response. The marker by
-        /// which Dify distinguishes files from other objects stays. Unpaired surrogates are replaced, as in the
-        /// results.
+        /// Reduces each file to its name and size, because its link changes from response to response.
         private static JsonNode comparable(JsonNode outputs) {
             var copy = parsed(TextNode.valueOf(Json.wellFormed(parsed(outputs).toString())));
             copy.findParents("dify_model_identity").forEach(file ->
@@ -2678,16 +2578,14 @@ final class DifyExec implements Runnable {
 
     // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Contains the common parts of the tool's and the shell's command lines: converters, help, error messages and exit
-    /// codes.
+    /// Contains the common parts of the tool's and the shell's command lines.
     static final class CommandLines {
-        /// Maps options that people know from other tools to the equivalent here.
         private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
                 "--dry-run", "the command 'check' tests everything without starting a run",
                 "--quiet", "use --progress off");
 
-        /// Applies the settings that the whole tree of commands shares. Must be called after the subcommands were
-        /// added. picocli passes each setting on when it is set.
+        /// Applies the settings that all commands share. picocli passes each on when it is set, so subcommands come
+        /// first.
         static CommandLine configure(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
                     .map(CommandLine::getCommandSpec).forEach(command -> layOut(command, env));
@@ -2711,8 +2609,8 @@ final class DifyExec implements Runnable {
                     .setExecutionStrategy(parsed -> execute(parsed, env.secret()));
         }
 
-        /// Gives a command its version, `--help` and `--help-all`, and the layout of its help. picocli's own commands
-        /// and those of the shell have no Console of their own.
+        /// Gives a command its version, `--help`, and the layout of its help. picocli's commands and the shell's have
+        /// no Console of their own.
         private static void layOut(CommandSpec command, Env env) {
             command.version(NAME_AND_VERSION);
             if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
@@ -2721,7 +2619,6 @@ final class DifyExec implements Runnable {
             var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false); // in the order of the fields
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
-            // one blank line separates the first list, which lists the parameters if there are any
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
             else help.parameterListHeading("%n");
         }
@@ -2735,8 +2632,7 @@ final class DifyExec implements Runnable {
                     .footer(isHelp ? "  difyexec help run" : "  source <(difyexec generate-completion)");
         }
 
-        /// Adds the required options: `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`. picocli leaves them out when it
-        /// abbreviates all options. In the shell, the open batch provides them.
+        /// Adds the required options, `difyexec run [OPTIONS] -i <CSV> -o <JSONL>`, which picocli abbreviates.
         private static String synopsis(CommandLine.Help help) {
             var synopsis = help.synopsis(help.synopsisHeadingLength());
             if (isInShell(help.commandSpec().commandLine())) return synopsis;
@@ -2746,7 +2642,6 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the examples with the command that starts the tool here. In the shell, they have no `-i` and `-o`.
-        /// The help of the whole tool also shows where its documentation is.
         private static String footer(CommandLine.Help help, Env env) {
             var command = help.commandSpec();
             if (isInShell(command.commandLine()))
@@ -2768,9 +2663,7 @@ final class DifyExec implements Runnable {
             return help.optionList() + help.createHeading("%nRarely used:%n") + layout;
         }
 
-        /// Runs a command and returns its exit code. A PrintWriter hides that output could not be written, so this is
-        /// checked at the end, and the command has then failed. picocli passes the cause of an ExecutionException to
-        /// [#onException].
+        /// Runs a command. A PrintWriter hides that output could not be written, so the command has then failed.
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
             requireNoKey(parsed.asCommandLineList().getLast(), secret);
@@ -2778,29 +2671,26 @@ final class DifyExec implements Runnable {
             try {
                 int code = ScopedValue.where(Secret.CURRENT, secret)
                         .call(() -> new CommandLine.RunLast().execute(parsed));
-                // `export -` writes to System.out directly
                 boolean isLost = line.getOut().checkError() || System.out.checkError();
                 if (!isLost || isPipeClosed()) return code;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED,
                         "standard output: cannot be written (disk full, or its reader has ended)", ""));
-            } catch (OutOfMemoryError _) { // nothing is lost, because the log is on disk
+            } catch (OutOfMemoryError _) {
                 long megabytes = Runtime.getRuntime().maxMemory() >> 20;
                 throw new CommandLine.ExecutionException(line, "", new Unusable(Exit.STOPPED, "out of memory ("
                         + megabytes + " MB)", "set JDK_JAVA_OPTIONS=-Xmx4g to use up to 4 GB"));
             }
         }
 
-        /// Rejects the API key in options, arguments and settings, from which it could get into files and requests.
-        /// Masking it there would change an identifier, such as the user of `--user`, that must be found again.
+        /// Rejects the API key in options and arguments, from which it could get into files and requests.
         static void requireNoKey(CommandLine line, Secret secret) {
             for (var arg : line.getCommandSpec().args()) if (secret.occursIn(String.valueOf(arg.<Object>getValue())))
                 throw new ParameterException(line, (arg instanceof OptionSpec option ? option.longestName()
                         : arg.paramLabel()) + " contains the API key, which only DIFY_API_KEY may have");
         }
 
-        /// Rejects two things that picocli accepts. These are an option that is given twice, and a blank value, which
-        /// usually comes from an unset variable of the caller's shell. `--map` may be repeated, but not for the same
-        /// column. A delimiter may be a space, and an empty value that equals the default changes nothing.
+        /// Rejects an option that is given twice, and a blank value, which usually comes from an unset variable of the
+        /// caller's shell. A delimiter may be a space.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
@@ -2813,8 +2703,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns whether the reader, such as `head`, has closed the pipe, which is no error. Writes to the descriptor
-        /// itself, because a PrintStream hides why a write failed.
+        /// Returns whether the reader, such as `head`, has closed the pipe, which is no error. A PrintStream hides why
+        /// a write failed.
         private static boolean isPipeClosed() {
             try {
                 new FileOutputStream(FileDescriptor.out).write('\n');
@@ -2824,7 +2714,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns a message such as `--timeout abc: not a duration`, or picocli's own, always with a hint.
         static Unusable unusable(ParameterException problem, Env env) {
             var unusable = unmatched(problem).map(CommandLines::unknown)
                     .orElseGet(() -> new Unusable(message(problem, env)));
@@ -2837,8 +2726,8 @@ final class DifyExec implements Runnable {
             return problem.exit.code;
         }
 
-        /// Returns the words that picocli could not assign, or empty. If picocli reports a missing option, a mistyped
-        /// word is the likelier reason. That word is recorded in this command line or in one above it.
+        /// Returns the words that picocli could not assign. If it reports a missing option, a mistyped word is the
+        /// likelier reason, in this command line or in one above it.
         private static Optional<CommandLine.UnmatchedArgumentException> unmatched(ParameterException problem) {
             if (problem instanceof CommandLine.UnmatchedArgumentException known) return Optional.of(known);
             if (!(problem instanceof CommandLine.MissingParameterException)) return Optional.empty();
@@ -2847,8 +2736,7 @@ final class DifyExec implements Runnable {
                     .map(line -> new CommandLine.UnmatchedArgumentException(line, line.getUnmatchedArguments()));
         }
 
-        /// Returns the message with the option or setting in front. A converter cannot know whose value it reads. A
-        /// rejected value may be a whole file that was pasted, so the message is cut.
+        /// Returns the message with the option or setting in front, which a converter does not know.
         private static String message(ParameterException problem, Env env) {
             var arg = problem.getArgSpec();
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
@@ -2856,15 +2744,13 @@ final class DifyExec implements Runnable {
             if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel();
             if (arg == null || problem.getValue() == null || reason.isEmpty())
                 return Text.printable(problem.getMessage(), 1000);
-            // the rejected value came from the setting if that has this value, otherwise from the option
             var variable = new EnvDefaults(env).setting(arg)
                     .filter(setting -> setting.text().equals(problem.getValue())).map(Env.Setting::place);
             var name = arg instanceof OptionSpec option ? option.longestName() + " " : "";
             return Text.printable(variable.orElse(name + problem.getValue()) + ": " + reason, 1000);
         }
 
-        /// Returns where to read more. In the shell, a missing option means that no batch is open, because an open
-        /// batch provides -i and -o.
+        /// Returns where to read more. In the shell, a missing option means that no batch is open.
         private static String hint(ParameterException problem, Env env) {
             var line = problem.getCommandLine();
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
@@ -2879,9 +2765,8 @@ final class DifyExec implements Runnable {
             return !line.getCommandSpec().root().name().equals("difyexec");
         }
 
-        /// Reports an unknown word, with a near one as a hint. Up to two letters may differ. picocli compares pairs of
-        /// letters, so it would not suggest `run` for `rnu`. For a word of two letters, nothing is suggested, because
-        /// every word would be near.
+        /// Reports an unknown word, with a near one as a hint. picocli compares pairs of letters, so it would not
+        /// suggest `run` for `rnu`. To a word of two letters, every word would be near.
         private static Unusable unknown(CommandLine.UnmatchedArgumentException problem) {
             var spec = problem.getCommandLine().getCommandSpec();
             var word = problem.getUnmatched().getFirst();
@@ -2900,8 +2785,8 @@ final class DifyExec implements Runnable {
             return new Unusable("unexpected argument " + Text.quoted(word), hint);
         }
 
-        /// Prints the message of an exception that ended a command, and returns its exit code. Any other exception is a
-        /// bug, for which picocli prints the stack trace and returns 1.
+        /// Prints the message of an exception that ended a command. For any other, a bug, picocli prints the stack
+        /// trace and returns 1.
         private static int onException(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
                 throws Exception {
             if (problem instanceof InterruptedException) {
@@ -2916,8 +2801,7 @@ final class DifyExec implements Runnable {
             return print(unusable, line);
         }
 
-        /// Creates the objects that picocli needs. It gives Setup and Console the environment and the shell's edits,
-        /// for which picocli would need constructors without arguments.
+        /// Creates the objects that picocli needs, with what their constructors need.
         ///
         /// @param inherited the options with which the shell was started, whose commands have them, too
         record Factory(Env env, UnaryOperator<Row> edits, List<Typed> inherited) implements CommandLine.IFactory {
@@ -2929,11 +2813,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Converts option values. The message of an error follows the option and its value: `--timeout abc: …`.
         static final class Converters {
-            /// Registers converters by the type of an option. So options whose smallest value is 1 are declared as
-            /// `Long`, and those whose smallest value is 0 as `int`. A number too large for an `int` means the same as
-            /// the largest `int`. No batch has that many rows.
+            /// Registers converters by the type of an option. An option whose smallest value is 1 is a `Long`, and one
+            /// whose smallest is 0 an `int`, the largest of which no batch reaches.
             static CommandLine register(CommandLine line) {
                 return line.registerConverter(Duration.class, Converters::duration)
                         .registerConverter(URI.class, Converters::parseUrl)
@@ -2948,8 +2830,7 @@ final class DifyExec implements Runnable {
                         .registerConverter(BigDecimal.class, Converters::amount);
             }
 
-            /// Reads a duration: `90`, `1.5`, `90s`, `2m`, `1h` or `500ms`. A number without a unit is in seconds. With
-            /// at most eight digits, no unit can overflow a `long`, and with at most 30 days, no sum of times can.
+            /// Reads `90`, `1.5`, `90s`, `2m`, `1h` or `500ms`. With at most 30 days, no sum of times can overflow.
             static Duration duration(String text) {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
@@ -2962,8 +2843,7 @@ final class DifyExec implements Runnable {
                 return Duration.ofMillis(millis);
             }
 
-            /// Reads an http or https URL and removes slashes at its end. A path will be appended, so a query or
-            /// fragment is rejected. A password is rejected too, because the log records the URL.
+            /// Reads a URL, to which a path will be appended. A password is rejected, because the log records the URL.
             static URI parseUrl(String text) {
                 var address = text.strip().replaceAll("/+$", "");
                 try {
@@ -2977,7 +2857,7 @@ final class DifyExec implements Runnable {
                 throw new TypeConversionException("must be a URL such as https://api.dify.ai/v1");
             }
 
-            /// Reads the name of a file. Messages contain it, and a control character in it would act on the terminal.
+            /// Reads the name of a file, which messages contain.
             private static Path path(String text) {
                 if (text.chars().noneMatch(Character::isISOControl)) return Path.of(text);
                 throw new TypeConversionException("must not contain control characters");
@@ -2992,7 +2872,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Reads a delimiter. A quote or a line break cannot be one, because both have a meaning in every CSV.
+            /// Reads a delimiter. Quotes and line breaks have a meaning in every CSV.
             private static char delimiter(String text) {
                 if (text.equals("tab") || text.equals("\\t")) return '\t';
                 if (text.length() != 1 || "\"\r\n".contains(text))
@@ -3000,15 +2880,13 @@ final class DifyExec implements Runnable {
                 return text.charAt(0);
             }
 
-            /// Reads a whole number of at most 15 digits, which a `long` can hold.
             private static long number(String text, long least) {
                 if (!text.strip().matches("\\d{1,15}") || Long.parseLong(text.strip()) < least)
                     throw new TypeConversionException("must be a whole number, at least " + least);
                 return Long.parseLong(text.strip());
             }
 
-            /// Reads a day. Java reads `7d` as the period `P7d`. A year has four digits, also that of the next day,
-            /// because Dify reads no other.
+            /// Reads a day. Java reads `7d` as the period `P7d`, and Dify reads only years of four digits.
             private static LocalDate day(String text) {
                 try {
                     var day = text.endsWith("d") ? LocalDate.now().minus(Period.parse("P" + text))
@@ -3020,7 +2898,6 @@ final class DifyExec implements Runnable {
                 throw new TypeConversionException("must be a day such as 2026-11-01, or 7d for seven days ago");
             }
 
-            /// Reads a rate as the interval between two starts.
             static Pace.Rate rate(String text) {
                 var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
                 if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
@@ -3030,8 +2907,7 @@ final class DifyExec implements Runnable {
                         .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
             }
 
-            /// Reads a number of rows or a percentage. `off` is a number that no batch reaches. A ceiling with a count
-            /// ignores its share, and a percentage has no count.
+            /// Reads a number of rows or a percentage. `off` is a number that no batch reaches.
             static Limits.Ceiling ceiling(String text) {
                 if (text.strip().equals("off")) return new Limits.Ceiling(Long.MAX_VALUE, 1);
                 var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
@@ -3041,7 +2917,6 @@ final class DifyExec implements Runnable {
                 return match.group(2).isEmpty() ? new Limits.Ceiling(number, 1) : new Limits.Ceiling(0, number / 100.0);
             }
 
-            /// Reads an amount of money above zero, in the currency that Dify reports.
             private static BigDecimal amount(String text) {
                 if (!text.strip().matches("\\d{1,12}(\\.\\d{1,12})?") || new BigDecimal(text.strip()).signum() == 0)
                     throw new TypeConversionException("must be an amount above zero, such as 5 or 0.5");
@@ -3093,8 +2968,7 @@ final class DifyExec implements Runnable {
             return NextCall.of(spec.commandLine().getParseResult(), isInShell() ? "" : env.invocation());
         }
 
-        /// Returns the options of this session for its log. In the shell, those that were typed here replace those with
-        /// which the shell was started.
+        /// Returns the options of this session for its log. In the shell, those that were typed here come first.
         List<String> typed() {
             var own = Typed.of(spec.commandLine().getParseResult()).toList();
             var names = own.stream().map(Typed::name).collect(Collectors.toSet());
@@ -3103,8 +2977,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Says for how long an option applies after it was typed, and so which suggested commands repeat it. An option
-    /// without this annotation is repeated by the commands that continue a `run` or `retry`.
+    /// Says for how long a typed option applies, and so which suggested commands repeat it. Without this annotation,
+    /// those repeat it that continue a `run` or `retry`.
     @Retention(RetentionPolicy.RUNTIME)
     @interface Lasts {
         Scope value();
@@ -3121,14 +2995,13 @@ final class DifyExec implements Runnable {
         SESSION
     }
 
-    /// Holds an option as it was typed and as a session logs it: `--user=me`, or only its name if that means the same.
+    /// Holds an option as it was typed and as a session logs it: `--user=me`.
     record Typed(String name, String text, Scope scope) {
-        /// Lists the options that are taken from a log, without which a batch would run differently. A log may come
-        /// from somebody else, so it must not choose a URL or a command.
+        /// Lists the options that are taken from a log. A log may come from somebody else, so it must not choose a URL
+        /// or a command.
         private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
 
-        /// Returns the typed options in their order. picocli lists a repeated option once for each value.
         static Stream<Typed> of(CommandLine.ParseResult parsed) {
             return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
                     .map(value -> new Typed(option.shortestName(), option.shortestName() + (option.arity().max() == 0
@@ -3142,15 +3015,15 @@ final class DifyExec implements Runnable {
             return OF_BATCH.contains(option.longestName()) ? Scope.BATCH : Scope.SESSION;
         }
 
-        /// Returns the options of a session that the batch needs. A log that was edited may contain null.
+        /// Returns the options of a session that the batch needs.
         static Stream<Typed> of(SessionEvent session) {
             return session.call().typed().stream().filter(Objects::nonNull)
                     .map(text -> new Typed(text.split("=", 2)[0], text, Scope.BATCH))
                     .filter(option -> OF_BATCH.contains(option.name));
         }
 
-        /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is
-        /// optional, and `--user=-me`, because a word that begins with `-` would be taken for an option.
+        /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, whose value is optional, and
+        /// `--user=-me`, which would be taken for an option.
         String words() {
             boolean isWhole = text.equals(name) || name.equals("--demo") || text.startsWith(name + "=-");
             return isWhole ? Text.shell(text) : name + " " + Text.shell(text.substring(name.length() + 1));
@@ -3291,7 +3164,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the options of every command that calls Dify, and the shell's edits of rows.
+    /// Holds the options of every command that calls Dify.
     static final class Setup extends Console {
         @ArgGroup(validate = false, order = 4, heading = "%nServer:%n") ServerOptions server = new ServerOptions();
 
@@ -3302,8 +3175,7 @@ final class DifyExec implements Runnable {
             this.edits = edits;
         }
 
-        /// Rejects settings that no converter can reject, before the server is asked. A zero is a valid delay, but not
-        /// a valid limit.
+        /// Rejects settings that no converter can reject: a zero is a valid delay, but not a valid limit.
         void check(RunOptions retrying) {
             if (retrying.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
             if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
@@ -3315,9 +3187,7 @@ final class DifyExec implements Runnable {
                         + ": must have at most 200 characters and no control characters");
         }
 
-        /// Returns the settings of `run` for a command that starts no run and has no options for them. They come from
-        /// the environment. Such a command rejects what `run` would reject, and repeats a request as often as `run`
-        /// would.
+        /// Returns the settings of `run`, from the environment, for a command that starts no run.
         RunOptions retrying() {
             var retrying = new RunOptions();
             CommandLines.Converters.register(new CommandLine(retrying).setErr(err()))
@@ -3326,8 +3196,7 @@ final class DifyExec implements Runnable {
             return retrying;
         }
 
-        /// Connects to the demo, or to the configured server. The demo is in this process, so it needs neither a proxy
-        /// nor a certificate. If the command has `--demo`, the error for a missing key suggests it.
+        /// Connects to the demo, which needs neither a proxy nor a certificate, or to the configured server.
         ///
         /// @param version id of the published workflow to run; empty for the newest
         /// @param runs    the largest number of runs at a time, which share the memory for responses
@@ -3352,9 +3221,9 @@ final class DifyExec implements Runnable {
                     description = "Name the app of a key for several apps (env: DIFY_APP_ID).")
             @Lasts(Scope.BATCH) String appId;
 
-            /// Reads the access to the server. The key is never an option. Everyone on the machine can see a command
-            /// line. A `.env` line that cannot be read is an error even if its setting is not used here, because the
-            /// default in its place could be the wrong server.
+            /// Reads the access to the server. The key is never an option, because everyone on the machine can see a
+            /// command line. An unreadable `.env` line is an error even if it is not used, because the default in its
+            /// place could be the wrong server.
             Access access(Env env, String workflowId, boolean hasDemo, PrintWriter err) {
                 var key = key(env, hasDemo);
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
@@ -3370,7 +3239,7 @@ final class DifyExec implements Runnable {
                         env.needed("DIFY_CA_FILE"));
             }
 
-            /// Rejects a key instead of an id, because the log records ids and is not secret.
+            /// Rejects a key instead of an id, because the log is not secret.
             private static String id(String option, String text) {
                 if (!text.strip().matches("(?s)(app|sk)-.*")) return text.strip();
                 throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
@@ -3392,7 +3261,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the options about the workflow and its inputs. `check` has them too, so that it checks what `run` sends.
+    /// Holds the options about the workflow and its inputs.
     static final class WorkflowOptions {
         @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
                 description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
@@ -3466,15 +3335,12 @@ final class DifyExec implements Runnable {
         Duration grace;
     }
 
-    /// Connects a command to Dify until the command ends. A command asks before anything has started: retries up to
-    /// `MAX_RETRIES` times while the server is down or busy, and blocks the calling thread meanwhile. A refusal ends
-    /// the command. Warnings go to `err`.
+    /// Connects a command to Dify until the command ends. Before a batch starts, it asks up to `MAX_RETRIES` times
+    /// while the server is down or busy, and blocks meanwhile. A refusal ends the command.
     record Connection(Access access, DifyClient client, Judge judge, Optional<Demo> demo, PrintWriter err)
             implements AutoCloseable {
-        /// Limits the characters of a server's text in a message. The text may be a whole web page.
         private static final int QUOTED_CHARACTERS = 200;
-        /// Takes the place of a row's attempt. The rules judge a response only together with an attempt, but use only
-        /// its tries.
+        /// Takes the place of a row's attempt. The rules use only its tries.
         private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
                 Mode.BLOCKING, "", Instant.EPOCH, false);
 
@@ -3497,9 +3363,8 @@ final class DifyExec implements Runnable {
             return greet(left);
         }
 
-        /// Requires the app of every session that sent rows. It is the same app if its key has the recorded hash, or if
-        /// the server has one of the recorded runs under this key, which may be new. Another app would not have the
-        /// batch's runs, so rows would be sent and paid for again.
+        /// Requires the app of every session that sent rows: its key has the recorded hash, or the server has one of
+        /// the recorded runs under this key, which may be new. Otherwise rows would be sent and paid for again.
         ///
         /// @param isSure whether the user vouches for the app with `--same-app`
         AppClaim identify(Origin origin, AppKind kind, boolean isSure, String left)
@@ -3511,17 +3376,14 @@ final class DifyExec implements Runnable {
                 isSame = false;
                 var runs = origin.runs(session);
                 if (!runs.mayHaveStarted() || knowsAny(runs.newest(), kind, left)) continue;
-                // the message depends on whether the app id is another one or only the key
                 if (!isSure) throw origin.otherApp(runs, app.id().equals(access.appId()));
                 isAssumed = true;
             }
-            // keeps the recorded hash, because a new one would have a new salt and look like another app's
+            // keeps the recorded hash, because a new one, with a new salt, would look like another app's
             var hash = isSame ? origin.sessions().getLast().dify().app().hash() : access.appHash();
             return new AppClaim(hash, access.appId(), isAssumed);
         }
 
-        /// Returns whether the app has any of these runs. Asks about one run at a time. The first one that it has is
-        /// enough.
         private boolean knowsAny(Collection<Origin.Recorded> runs, AppKind kind, String left)
                 throws InterruptedException {
             var app = client.forApp(kind);
@@ -3538,7 +3400,6 @@ final class DifyExec implements Runnable {
             return inspector.inspection(options.allowUnmapped);
         }
 
-        /// Returns the workflow's form. With `--no-check`, or if the form is unknown, every cell is text.
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
             var form = options.noCheck ? Form.ofText() : parameters()
                     .map(parameters -> Form.of(parameters, csv.columns(),
@@ -3548,16 +3409,14 @@ final class DifyExec implements Runnable {
                     : form;
         }
 
-        /// Returns the description of the workflow's form, or empty if this path alone is refused. Nothing has been
-        /// left undone so far, so a refusal's message needs no addition.
+        /// Returns the description of the workflow's form, or empty if this path alone is refused.
         Optional<JsonNode> parameters() throws InterruptedException {
             return ask(() -> orUnchecked(client.fetch("/parameters")), "");
         }
 
-        /// Returns an empty form if the failure may concern this path alone. A busy server is asked again. A refusal
-        /// with a code comes from Dify itself, and counts if it would also stop a batch. Any other failure, even a
-        /// broken connection, may come from a proxy that blocks the path, because the server has just responded on
-        /// another one.
+        /// Returns an empty form if the failure may concern this path alone. A refusal with a code comes from Dify
+        /// itself, and counts if it would also stop a batch. Any other failure may come from a proxy that blocks the
+        /// path, because the server has just responded on another one.
         private DifyClient.Reply<Optional<JsonNode>> orUnchecked(DifyClient.Reply<JsonNode> form) {
             if (!(form instanceof DifyClient.Reply.NotGot(var response)))
                 return form.then(read -> new DifyClient.Reply.Got<>(Optional.of(read)));
@@ -3569,7 +3428,6 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(Optional.empty());
         }
 
-        /// Asks until a response has the content. [#waitBeforeRetry] throws an exception when the tries are used up.
         <T> T ask(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
             for (int tries = 0; ; tries++) {
                 var reply = question.get();
@@ -3579,7 +3437,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Waits until it is time to ask again. Ends the command if asking again cannot help.
         private void waitBeforeRetry(Response response, int tries, String left) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
             var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
@@ -3598,14 +3455,13 @@ final class DifyExec implements Runnable {
             return new Unusable(stop.exit(), stop.what() + left, stop.hint());
         }
 
-        /// Returns why asking again cannot help. Returns empty for a response that may pass.
         private Optional<Stop> refusal(Response response) {
             // a success whose content is not Dify's counts as a refusal with its status
             if (response instanceof Response.Refused refused && refused.status() < 300) return Optional.of(notDify());
             var verdict = judge.verdict(NOBODY, response);
             if (verdict instanceof Verdict.StopBatch(var stop, _)) return Optional.of(stop);
             if (!(verdict instanceof Outcome(_, var text))) return Optional.empty();
-            return Optional.of(Stop.early( // any other rejection, such as a firewall's 403
+            return Optional.of(Stop.early(
                     judge.access() + " refuses: " + Text.printable(text, QUOTED_CHARACTERS), ""));
         }
 
@@ -3624,12 +3480,12 @@ final class DifyExec implements Runnable {
         @Option(names = "--force", description = "Overwrite existing files.")
         @Lasts(Scope.CALL) boolean isGiven;
 
-        /// Checks all files that a command is asked to write, before it writes the first of them.
+        /// Checks all files that a command is asked to write, before it writes the first.
         ///
         /// @param kept files that are not overwritten, even with `--force`, see [Batch#kept]
         void check(List<Path> kept, BatchFiles.Target... targets) {
             var all = new ArrayList<>(kept);
-            for (var target : targets) // one output must not overwrite another
+            for (var target : targets)
                 if (target.file() != null) all.add(target.requireWritable(all, isGiven));
         }
     }
@@ -3651,9 +3507,7 @@ final class DifyExec implements Runnable {
                 description = "Use a simulated Dify: no key, no network, no cost.")
         String version;
 
-        /// Starts the simulated Dify for `--demo`, or returns empty. Its form has each column except the chatflow's
-        /// question, so that every CSV fits. `--demo` without a value means a workflow on the version that it
-        /// simulates; `--workflow-id` may select another published version.
+        /// Starts the simulated Dify for `--demo`. Its form has each column except the chatflow's question.
         Optional<Demo> start(Csv csv) throws IOException {
             if (version == null) return Optional.empty();
             var question = version.equals(Demo.CHATFLOW) ? csv.shape().queryColumn() : "";
@@ -3662,20 +3516,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the options about the input. Help shows the hidden ones only with `--help-all`, because few users need
-    /// them.
+    /// Holds the options about the input.
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
         @Lasts(Scope.INPUT) String idColumn;
 
-        /// Maps columns to variables. `--map COLUMN=` drops an earlier mapping. The shell joins several values with
-        /// NUL. A value may contain any other character.
+        /// The shell joins several values with NUL, which no value contains. `--map COLUMN=` drops an earlier mapping.
         @Option(names = "--map", paramLabel = "COLUMN=VARIABLE", split = "\0", hideParamSyntax = true,
                 description = "Map a column to a variable; repeatable.")
         @Lasts(Scope.INPUT) Map<String, String> map = Map.of();
 
-        /// Sets constants. `--var VARIABLE` without a value drops an earlier one.
+        /// Sets constants. `--var VARIABLE` drops an earlier one.
         @Option(names = "--var", paramLabel = "VARIABLE=VALUE", split = "\0", hideParamSyntax = true, hidden = true,
                 mapFallbackValue = Option.NULL_VALUE,
                 description = "Set a variable to this value in every row; repeatable.")
@@ -3701,14 +3553,14 @@ final class DifyExec implements Runnable {
                 description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
         @Lasts(Scope.INPUT) Character delimiter;
 
-        /// Opens the input for a command that sends no row, so it needs no question and has no `--query-column`.
+        /// Opens the input for a command that sends no row.
         Csv open(Path input, BatchFiles files) throws IOException {
             files.refuseAsInput(input);
             return open(input, "", Optional.of(files));
         }
 
-        /// Opens the input. Choices that were not typed come from earlier sessions, so that a batch is read in one way.
-        /// With a different id column, every row would look new and be paid for again.
+        /// Opens the input. Choices that were not typed come from earlier sessions: with a different id column, every
+        /// row would look new and be paid for again.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
@@ -3716,7 +3568,6 @@ final class DifyExec implements Runnable {
                     new Csv.Names(mapped, vars));
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
-            // without a batch, there are no earlier choices, so their log, here `input`, appears in no message
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty()));
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
@@ -3731,15 +3582,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads defaults of options from environment variables and `.env`. Ignores a setting whose option was typed, and
-    /// all settings for help, because an unusable setting must prevent neither.
+    /// Reads defaults of options from environment and `.env`. An unusable setting must prevent neither help nor a typed
+    /// option.
     record EnvDefaults(Env env, String... typed) implements IDefaultValueProvider {
         static final Map<String, String> VARIABLES = Map.of(
                 "--base-url", "DIFY_API_BASE_URL", "--app-id", "DIFY_APP_ID", "--workflow-id", "DIFY_WORKFLOW_ID",
                 "--timeout", "TIMEOUT", "--max-retries", "MAX_RETRIES", "--initial-retry-delay", "INITIAL_RETRY_DELAY",
                 "--max-retry-delay", "MAX_RETRY_DELAY");
 
-        /// Returns null for an unreadable setting, which [Env#needed] rejects when the command needs it.
         @Override
         public String defaultValue(ArgSpec arg) {
             return setting(arg).filter(setting -> setting.fault().isEmpty()).map(Env.Setting::text).orElse(null);
@@ -3756,13 +3606,12 @@ final class DifyExec implements Runnable {
 
     // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Prints progress on stderr. A terminal shows one line, which is redrawn five times a second. Without a terminal,
-    /// a new line is printed every ten seconds, so that a log of one night has only a few thousand lines. All public
-    /// methods are synchronized, because both the engine's thread and the thread that watches the disk call them.
+    /// Prints progress on stderr: on a terminal one line, redrawn five times a second, otherwise a new line every ten
+    /// seconds. The methods are synchronized, because the thread that watches the disk calls them, too.
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
-        /// `MAX_CAUSES` limits how many causes are printed as they occur. The summary groups all of them.
-        /// `SHORTEST_CAUSE` is in characters. A shorter part of a cause would not be understood.
+        /// `MAX_CAUSES` are printed as they occur. A part of a cause of fewer than `SHORTEST_CAUSE` characters would
+        /// not be understood.
         private static final int MAX_CAUSES = 20, SHORTEST_CAUSE = 12;
         private static final String BETWEEN = " · ";
 
@@ -3776,7 +3625,7 @@ final class DifyExec implements Runnable {
         Progress(PrintWriter err, Style style) {
             this.err = err;
             this.off = style == Style.OFF;
-            this.screen = style == Style.AUTO ? Screen.on(2) : Optional.empty(); // 2 is stderr
+            this.screen = style == Style.AUTO ? Screen.on(2) : Optional.empty();
             if (screen.isEmpty()) nextLineDue += PRINT_EVERY.toNanos(); // so that a short session prints none
         }
 
@@ -3790,8 +3639,7 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Prints a sentence above the line that is redrawn, even with `--progress off`. It is a warning or a change
-        /// that the user must know about.
+        /// Prints a sentence above the line that is redrawn, even with `--progress off`.
         @Override
         public synchronized void say(String sentence) {
             end();
@@ -3799,7 +3647,7 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Prints each cause of failure once, with the first row it affected, above the line that is redrawn.
+        /// Prints each cause of failure once, with the first row it affected.
         @Override
         public synchronized void onOutcome(Row row, Outcome outcome) {
             if (off || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES
@@ -3807,7 +3655,6 @@ final class DifyExec implements Runnable {
             say("Failed: " + Text.cause(outcome.text()) + " (first: " + Text.id(row.id()) + ")");
         }
 
-        /// Clears the progress line, so that other lines can be printed.
         @Override
         public synchronized void end() {
             if (drawn > 0) redraw("", screen.orElseThrow().width());
@@ -3815,16 +3662,15 @@ final class DifyExec implements Runnable {
         }
 
         /// Draws the line over the previous one, which fills several lines if the terminal has become narrower. In ANSI
-        /// codes, `A` moves the cursor up, `J` clears the rest of the screen, and `K` the rest of the line.
+        /// codes, `A` moves up, `J` clears the rest of the screen, and `K` that of the line.
         private void redraw(String line, int width) {
             int above = Math.max(0, drawn - 1) / width;
             err.print((above == 0 ? "\r" : "\r\033[" + above + "A\033[J") + line + "\033[K");
             drawn = line.length();
         }
 
-        /// Formats the progress, with as many items as fit into `columns` characters. The most important come first,
-        /// because the last ones are dropped. If there is room, the most frequent cause of failure follows. Rows with
-        /// an outcome of an earlier session (`others`) count as done, because the line shows the batch.
+        /// Formats the progress, with as many items as fit into `columns` characters, the most important first. Rows
+        /// with an outcome of an earlier session (`others`) count as done.
         ///
         /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens · Run failed: no city`
         static String line(Tally tally, int columns) {
@@ -3872,7 +3718,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Prints the outcome of a session, with counts, times, cost, failures by cause, and the next command.
+    /// Prints the outcome of a session.
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
         private static final Set<String> OF_SESSION =
                 Set.of("seconds", "total_tokens", "cost", "runs_without_price", "retries"); // keys of figures
@@ -3881,7 +3727,6 @@ final class DifyExec implements Runnable {
         /// is near the end, and a row that may have been paid twice is last, where it is not overlooked.
         ///
         /// @param forecast for rows that were left out on purpose
-        /// @param next     the next command, with its reason
         void print(Optional<Stop> stop, Batch.Selection asked, Optional<Forecast> forecast, String next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
@@ -3912,8 +3757,7 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Returns the lines about runs, latency, tokens and retries. Leaves out figures that are zero. The cost covers
-        /// only this session's own runs, see [Tally#ownSpending].
+        /// Returns the lines about runs, latency, tokens and retries. The cost covers only this session's own runs.
         ///
         /// @param early whether the session stopped early, so that runs may still be active on the server
         private List<String> figures(boolean early) {
@@ -3939,12 +3783,10 @@ final class DifyExec implements Runnable {
 
     /// Holds a figure for programs (key, value) and for people (name, text). The text is empty if it says nothing.
     record Figure(String key, String name, Object value, String text) {
-        /// Creates a figure that people see if it is not 0.
         static Figure of(String key, String name, long count) {
             return new Figure(key, name, count, count == 0 ? "" : Text.number(count));
         }
 
-        /// Creates a figure that only programs read.
         static Figure of(String key, Object value) {
             return new Figure(key, key, value, "");
         }
@@ -3959,20 +3801,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Estimates what the pending rows of a batch will take, from the rows that have finished. Chance decided which
-    /// rows those are, so each figure has a 90 % interval, unless too few rows have finished.
+    /// Estimates what the pending rows of a batch will take, from the rows that have finished, with 90 % intervals.
     ///
     /// @param concurrency how many rows ran at a time; 0 if that is not known
     /// @param spent what the batch has cost so far, by currency
     /// @param isStream whether the last session used streaming mode, because Dify reports no price in blocking mode
     record Forecast(long rows, double concurrency, Bootstrap.Interval seconds, Bootstrap.Interval tokens,
             SortedMap<String, Bootstrap.Interval> cost, Usage.Spending spent, boolean isStream) {
-        /// Sets the confidence level of the intervals. A forecast can be less certain than a comparison (0.95).
+        /// A forecast can be less certain than a comparison (0.95).
         private static final double LEVEL = 0.9;
         private static final int FEWEST_ROWS = 5; // with fewer rows, a range would be far too narrow
 
-        /// Returns the forecast, or empty if no row is pending or none has finished. Failed rows count as finished.
-        /// Their retries come on top, because their number is unknown.
+        /// Returns the forecast, or empty if no row is pending or none has finished. Retries come on top.
         static Optional<Forecast> of(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3997,7 +3837,7 @@ final class DifyExec implements Runnable {
                     times(mean(finished, history::tokens), rest), cost, spent, isStream));
         }
 
-        /// Estimates the mean of a value, by the means of groups of rows. Without a range, low and high are NaN.
+        /// Estimates the mean of a value. Without a range, low and high are NaN.
         private static Bootstrap.Interval mean(List<Integer> entries, ToDoubleFunction<Integer> value) {
             int rows = entries.size();
             double mean = 0;
@@ -4020,7 +3860,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Formats the forecast: `9,980 rows: 2 h 5 min to 2 h 40 min at -c 10, 1.9 to 2.2 million tokens, 38 to 46
-        /// USD`. Notes in brackets say what a figure lacks.
+        /// USD`.
         String text() {
             var figures = new ArrayList<String>();
             if (concurrency > 0) figures.add(range(seconds, (time, _) -> Text.seconds(time)) + " at -c "
@@ -4037,7 +3877,7 @@ final class DifyExec implements Runnable {
                     + (notes.isEmpty() ? "" : " (" + String.join("; ", notes) + ")");
         }
 
-        /// Formats a range. Its bounds are rounded outwards, so that rounding does not make it narrower.
+        /// Formats a range, rounded outwards, so that rounding does not make it narrower.
         private static String range(Bootstrap.Interval figure, BiFunction<Double, RoundingMode, String> text) {
             if (Double.isNaN(figure.low())) return text.apply(figure.estimate(), RoundingMode.HALF_UP);
             var low = text.apply(figure.low(), RoundingMode.FLOOR);
@@ -4045,18 +3885,16 @@ final class DifyExec implements Runnable {
             return low.equals(high) ? low : low + " to " + high;
         }
 
-        /// Formats a figure with two digits, because the estimate is not more exact than that.
         private static String figure(double number, RoundingMode rounding) {
             return Text.number(twoDigits(new BigDecimal(number), rounding));
         }
 
-        /// Rounds to two digits. Rounds to nine first, so that the error of a sum such as 0.1 + 0.2 is not rounded up.
+        /// Rounds to two digits, first to nine, so that the error of a sum such as 0.1 + 0.2 is not rounded up.
         private static BigDecimal twoDigits(BigDecimal number, RoundingMode rounding) {
             return number.round(new MathContext(9)).round(new MathContext(2, rounding));
         }
 
-        /// Returns the upper bound of the whole batch's cost, for `--max-cost`. Returns empty if there is no bound, or
-        /// several currencies, because `--max-cost` limits each.
+        /// Returns the upper bound of the whole batch's cost, for `--max-cost`. With several currencies, there is none.
         Optional<String> maxCost() {
             if (cost.size() != 1 || Double.isNaN(cost.firstEntry().getValue().high())) return Optional.empty();
             var most = spent.paid().get(cost.firstKey()).add(new BigDecimal(cost.firstEntry().getValue().high()));
@@ -4074,8 +3912,7 @@ final class DifyExec implements Runnable {
                     "high", rounded(figure.high()));
         }
 
-        /// Rounds to six digits. A double has more than the estimate supports. JSON has no NaN, so an unknown number is
-        /// null.
+        /// Rounds to six digits. JSON has no NaN, so an unknown number is null.
         private static BigDecimal rounded(double number) {
             return Double.isFinite(number) ? new BigDecimal(number).round(new MathContext(6))
                     .stripTrailingZeros() : null;
@@ -4086,9 +3923,8 @@ final class DifyExec implements Runnable {
     static final class CheckView {
         private static final int MAX_PROBLEMS = 20; // they fill a screen, and --json lists all of them
 
-        /// Lists the columns that reach the workflow. A note lists the others. Without a form, all columns reach it.
-        /// The other cells take 44 of the terminal's columns, and an example gets 24. The two names share the rest,
-        /// with 14 to 60 columns each. Without a terminal, 108 columns give each name 20.
+        /// Lists the columns that reach the workflow. The two names share what the other cells (44) and an example (24)
+        /// leave of the terminal's columns.
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
             out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.printable(server.version(), 40) + ", "
                     + Text.count(inspection.rows(), "row"));
@@ -4108,13 +3944,11 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// Prints a line of the table. `name` is the width of both names.
         private static void printLine(int name, PrintWriter out, Object... cells) {
             out.println(("  %-" + name + "s %-" + name + "s %-12s %-8s %7s %7s  %s").formatted(cells).stripTrailing());
         }
 
-        /// Prints notes and faults, then the first problems and how many more there are, in lines of at most `width`
-        /// characters.
+        /// Prints notes, faults and the first problems, in lines of at most `width` characters.
         static void printProblems(Inspection inspection, Optional<Integer> width, PrintWriter out) {
             UnaryOperator<String> lines = text -> WordUtils.wrap(text, width.orElse(Integer.MAX_VALUE));
             inspection.notes().forEach(note -> out.println(lines.apply("Note: " + Text.printable(note, 500))));
@@ -4124,7 +3958,6 @@ final class DifyExec implements Runnable {
         }
 
         /// Prints a request as JSON, then as a command for `curl`. Only the key is masked, so it can be tried by hand.
-        /// The command contains the app's id if it is set. A key can belong to several apps.
         static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
             var body = Text.printable(sent, Integer.MAX_VALUE); // JSON can contain marks that turn a line around
@@ -4144,8 +3977,7 @@ final class DifyExec implements Runnable {
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
-        /// Prints how far the batch is, how long it takes, why rows failed, what is unusual, and what to do next. This
-        /// is the order in which users ask.
+        /// Prints how far the batch is, why rows failed, and what to do next, in the order in which users ask.
         static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
             out.println(headline(batch, paint));
             out.println();
@@ -4181,8 +4013,6 @@ final class DifyExec implements Runnable {
 
         /// Draws a bar for each count above zero: `  succeeded           19   95.0 %  █████████████████████████████`.
         /// The smallest count still gets one block, so that it is not overlooked.
-        ///
-        /// @param wide how many characters each word takes, padded with spaces
         static <T> List<String> bars(Map<T, Long> counts, int wide, Function<T, String> word,
                 BiFunction<T, String, String> paint) {
             double all = sum(counts);
@@ -4211,7 +4041,6 @@ final class DifyExec implements Runnable {
             return counts.values().stream().mapToLong(Long::longValue).sum();
         }
 
-        /// Returns times, pace and cost by name. Leaves out what is not known.
         static Map<String, String> figures(Batch batch) {
             var shown = new LinkedHashMap<String, String>();
             table(batch, batch.figures(), batch.figures().spending()).stream()
@@ -4220,16 +4049,14 @@ final class DifyExec implements Runnable {
             return shown;
         }
 
-        /// Returns how many rows got an outcome per second of running time, over all sessions, or 0 if no time has
-        /// passed.
+        /// Returns how many rows got an outcome per second of running time, over all sessions.
         private static double rate(Batch batch) {
             long millis = batch.figures().timeTaken().toMillis();
             var index = batch.index();
             return millis == 0 ? 0 : (index.rows() - index.count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
-        /// Lists anomalies of a batch. `run` and `retry` report them too, before they continue the batch. A session
-        /// that stopped early is no longer an anomaly when all rows have succeeded.
+        /// Lists anomalies of a batch. A session that stopped early is none when all rows have succeeded.
         static List<String> notes(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -4328,15 +4155,13 @@ final class DifyExec implements Runnable {
                             expired > 0 ? Text.count(expired, "run") : ""));
         }
 
-        /// Shows all shards of a batch that is not merged yet, as a table with a line for each or as one JSON object.
-        ///
-        /// @param hasCsv whether the CSV is known; if not, it is unknown how many rows a shard without files has
+        /// Shows all shards of a batch that is not merged yet. Without the CSV, it is unknown how many rows a shard
+        /// without files has.
         record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var whole = shards.whole().results();
                 var batches = IntStream.rangeClosed(1, shards.count())
                         .mapToObj(number -> BatchFiles.of(new Shard(number, shards.count()).of(whole)))
-                        // false, because only counts are shown
                         .map(files -> Batch.peek(files, csv, false, List.of())).toList();
                 return new OfShards(whole, batches, csv.isPresent());
             }
@@ -4355,8 +4180,7 @@ final class DifyExec implements Runnable {
                 return shards.stream().filter(shard -> shard.files().isStarted()).toList();
             }
 
-            /// Returns shards that have rows but no files. Without a CSV, every shard that has not started is assumed
-            /// to have rows.
+            /// Returns shards that have rows, or may have some, but no files.
             List<Shard> missing() {
                 return shards.stream()
                         .filter(shard -> !shard.files().isStarted() && (!hasCsv || shard.index().rows() > 0))
@@ -4422,8 +4246,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the causes, the most frequent first. Causes that are equally frequent stay in the order in which
-        /// they occur in the CSV.
+        /// Returns the causes, the most frequent first.
         static List<Group> groups(Batch batch) {
             var groups = batch.index().onRetryList().boxed().collect(Collectors.groupingBy(entry -> of(batch, entry),
                     LinkedHashMap::new, Collectors.toList()));
@@ -4431,8 +4254,8 @@ final class DifyExec implements Runnable {
                     .sorted(Comparator.comparingInt(group -> -group.ids().size())).toList();
         }
 
-        /// Returns the cause for display, such as `unknown: the connection broke before a response`. For a failed row,
-        /// the outcome is left out, because most of the listed rows failed.
+        /// Returns the cause for display, such as `unknown: the connection broke before a response`. Most of the listed
+        /// rows failed, so that word is left out.
         String words() {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
@@ -4448,8 +4271,7 @@ final class DifyExec implements Runnable {
         /// Lists the last columns. Renaming one breaks the spreadsheets of users that refer to it.
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
-        /// Matches characters that XML, and so a workbook, cannot contain, and other control characters, which could
-        /// change what a terminal or spreadsheet shows. Tab and line breaks stay.
+        /// Matches characters that XML, and so a workbook, cannot contain, and other control characters.
         private static final Pattern CONTROLS =
                 Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F\\p{Cs}\uFFFE\uFFFF]");
         /// Matches numbers such as `-5`, which begin like formulas but do no harm.
@@ -4476,10 +4298,9 @@ final class DifyExec implements Runnable {
             write(head, new BitSet());
         }
 
-        /// Writes a row. Workbooks need no escapes. Their texts are never run as formulas.
+        /// Writes a row. In workbooks, texts are never run as formulas.
         ///
-        /// @param typed the columns whose cells may be numbers or dates; all others are texts, even if they look like
-        ///     numbers
+        /// @param typed the columns whose cells may be numbers or dates; all others are texts
         void write(Collection<String> row, BitSet typed) throws IOException {
             rows++;
             tooLong += row.stream().filter(cell -> cell.length() > BookWriter.LONGEST).count();
@@ -4496,8 +4317,8 @@ final class DifyExec implements Runnable {
             return CONTROLS.matcher(cell).replaceAll("\uFFFD");
         }
 
-        /// Puts a `'` before text that a spreadsheet would run as a formula, and replaces control characters. A text of
-        /// 100 characters is not a number, and a much longer one would overflow the stack of the pattern's repetition.
+        /// Puts a `'` before text that a spreadsheet would run as a formula. A text of 100 characters is not a number,
+        /// and a much longer one would overflow the stack of the pattern's repetition.
         private String escaped(String cell) {
             var clean = withoutControls(cell);
             if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
@@ -4519,14 +4340,12 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Adds the names of all outputs as a batch is read, in the order in which they first appear.
         static Batch.Listener addOutputs(Set<String> names) {
             return (_, line) -> names.addAll(new ResultLine(line.tree()).outputs().keySet());
         }
 
-        /// Writes a batch in the input's order. The columns are the input's columns, `output.<name>` for each output,
-        /// then the outcome. If two of them have the same name, the later one gets a prefix. Programs find columns by
-        /// their names.
+        /// Writes a batch in the input's order: the input's columns, `output.<name>` for each output, then the outcome.
+        /// If two have the same name, the later one gets a prefix, because programs find columns by their names.
         ///
         /// @param failed whether to leave out all rows but those that `retry` runs
         void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
@@ -4551,7 +4370,6 @@ final class DifyExec implements Runnable {
                         typed.set(cells.size(), value != null && value.isNumber());
                         cells.add(cell(value));
                     }
-                    // attempts, seconds, tokens and price are numbers
                     typed.set(cells.size() + ENDING.indexOf("attempts"), cells.size() + ENDING.indexOf("currency"));
                     cells.addAll(ending(batch, row.index(), end));
                     write(cells, typed);
@@ -4560,8 +4378,7 @@ final class DifyExec implements Runnable {
             finish();
         }
 
-        /// Returns the cells for the columns [#ENDING]. The seconds come from the log, which also has them for failed
-        /// rows, or from the result if the log is missing.
+        /// Returns the cells for the columns [#ENDING]. The seconds come from the log, or else from the result.
         private static List<String> ending(Batch batch, int entry, ResultLine end) {
             long attempts = batch.history().attempts(entry);
             var millis = batch.figures().millis(entry);
@@ -4575,7 +4392,7 @@ final class DifyExec implements Runnable {
 
     /// Writes an Excel workbook with one worksheet. No cell is a formula.
     static final class BookWriter {
-        /// Excel allows `LONGEST` characters in a cell. Rows are written in blocks to save memory.
+        /// Excel allows `LONGEST` characters in a cell.
         static final int LONGEST = 32_767;
         private static final int BLOCK_ROWS = 1000;
         /// Matches numbers without leading zeros, which a number would lose.
@@ -4592,7 +4409,7 @@ final class DifyExec implements Runnable {
             sheet.freezePane(0, 1); // the header, which is one row, stays in view
         }
 
-        /// Writes a row. Fails at Excel's limits of rows and columns, because the rest would be lost without a message.
+        /// Writes a row. Fails at Excel's limits, because the rest would be lost without a message.
         void write(Collection<String> cells, BitSet typed) throws IOException {
             if (row == Book.MAX_ROWS || cells.size() > Book.MAX_COLUMNS)
                 throw new Unusable("too large for an Excel worksheet (" + Text.number(Book.MAX_ROWS) + " rows, "
@@ -4600,7 +4417,6 @@ final class DifyExec implements Runnable {
             int column = 0;
             for (var whole : cells) {
                 var cell = whole.substring(0, Math.min(LONGEST, whole.length())); // `tooLong` counts these
-                // in characters, wide enough for a short name, and not so wide that a text fills the screen
                 widths.merge(column, Math.clamp(cell.length() + 2, 8, 60), Math::max);
                 boolean isValue = typed.get(column) && (writeNumber(column, cell) || writeMoment(column, cell));
                 if (!isValue && !cell.isEmpty()) writeText(column, cell);
@@ -4609,14 +4425,14 @@ final class DifyExec implements Runnable {
             if (++row % BLOCK_ROWS == 0) flush();
         }
 
-        /// Writes a text as an inline string. The other form, `value`, keeps spaces at the ends, but all such texts
-        /// stay in memory until the end.
+        /// Writes a text as an inline string. The other form keeps spaces at the ends, but all such texts stay in
+        /// memory.
         private void writeText(int column, String cell) {
             if (cell.equals(cell.strip())) sheet.inlineString(row, column, escaped(cell));
             else sheet.value(row, column, escaped(cell));
         }
 
-        /// Writes a number. Returns false if the cell must stay text, because Excel keeps only 15 digits.
+        /// Writes a number unless the cell must stay text, because Excel keeps only 15 digits.
         private boolean writeNumber(int column, String cell) {
             boolean isNumber = NUMBER.matcher(cell).matches()
                     && new BigDecimal(cell).stripTrailingZeros().precision() <= 15;
@@ -4624,8 +4440,7 @@ final class DifyExec implements Runnable {
             return isNumber;
         }
 
-        /// Writes a date, a time or both, which Excel stores as a number with a format. A time is a part of a day of
-        /// 86,400 seconds. Returns false if the cell must stay text.
+        /// Writes a date, a time or both, which Excel stores as a number with a format. Returns false if it is none.
         private boolean writeMoment(int column, String cell) {
             var format = "yyyy-mm-dd hh:mm:ss";
             try {
@@ -4640,41 +4455,35 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// Writes the collected rows. The widths come before the first rows in the file, so later rows cannot change
-        /// them.
+        /// Writes the collected rows. The widths come before the first rows in the file.
         private void flush() throws IOException {
             if (row <= BLOCK_ROWS) widths.forEach((column, width) -> sheet.width(column, width));
             sheet.flush();
         }
 
-        /// Escapes the first underscore of text such as `_x000D_`, which Excel would read as a line break.
+        /// Escapes text such as `_x000D_`, which Excel would read as a line break.
         private static String escaped(String cell) {
             return Book.ESCAPE.matcher(cell).replaceAll("_x005F$0");
         }
 
         void finish() throws IOException {
-            // a filter needs a column
             if (!widths.isEmpty()) sheet.setAutoFilter(0, 0, row - 1, widths.size() - 1);
             if (row < BLOCK_ROWS) flush(); // sets the widths, for which there was no block yet
             book.finish();
         }
     }
 
-    /// Writes a self-contained page that opens offline, with all rows to search. [Html] draws it from JSON, so that a
-    /// value cannot become markup.
+    /// Writes a self-contained page, which [Html] draws from JSON, so that a value cannot become markup.
     static final class WebPage {
-        /// Marks a page of this tool, which the next one may overwrite.
         static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
-        /// Each script element contains `BLOCK_ROWS` rows. A browser parses one element at a time, so it stays
-        /// responsive. Each value is cut to `LONGEST` characters, so that a browser can show 100,000 rows. The results
-        /// are complete.
+        /// Each script element contains `BLOCK_ROWS` rows, because a browser parses one at a time and stays responsive.
+        /// Each value is cut to `LONGEST` characters, so that it can show 100,000 rows.
         private static final int BLOCK_ROWS = 5_000, LONGEST = 2_000;
         /// Its *Download CSV* escapes the same texts as an export.
         private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
 
-        /// Writes the HTML report of a batch, with its charts, its causes of failure and its rows. The rows of the CSV
-        /// come first, in its order, so one iterator reads them all. Inputs come from the result if there is one. The
-        /// CSV may have changed since.
+        /// Writes the HTML report of a batch. The rows of the CSV come first, in its order, so one iterator reads them
+        /// all. Inputs come from the result if there is one, because the CSV may have changed since.
         static void report(Batch batch, OutputStream file) throws IOException {
             var groups = Cause.groups(batch);
             var causes = new HashMap<Cause, Integer>();
@@ -4706,7 +4515,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Writes a page. Its policy allows only this style and script, by their hashes, so that nothing in a value can
-        /// run. Rows are written one by one to save memory.
+        /// run.
         static void write(OutputStream file, Map<String, Object> batch, int rows,
                 IOFunction<Integer, Map<String, Object>> row) throws IOException {
             var out = new BufferedWriter(Json.utf8(file), 1 << 16); // few large writes, because a page may be large
@@ -4721,13 +4530,11 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// Returns the hash by which a Content-Security-Policy allows a script or a style.
         private static String hash(String content) {
             return "sha256-" + Base64.getEncoder().encodeToString(Fingerprint.sha256().digest(content.getBytes(UTF_8)));
         }
 
-        /// Returns JSON without the characters that could end the script element around it. A value may contain
-        /// `</script>`.
+        /// Returns JSON without characters that could end the script element around it.
         private static String json(Object value) {
             return Json.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026");
         }
@@ -4738,15 +4545,14 @@ final class DifyExec implements Runnable {
             return shown;
         }
 
-        /// Returns text as is and other values as `json`. A value that is too long is cut, and its `length` is added.
+        /// Returns text as is and other values as `json`. If a value is cut, its `length` is added.
         private static Object value(JsonNode value) {
             var text = ResultLine.text(value);
             if (text.length() > LONGEST) return object("text", Text.cut(text, LONGEST), "length", text.length());
             return value.isTextual() ? text : object("json", text);
         }
 
-        /// Leaves out empty and zero fields to keep the page small. It may have 100,000 rows. An `Integer` 0 stays,
-        /// because it is the index of the first cause.
+        /// Leaves out empty and zero fields to keep the page small. An `Integer` 0 stays: it is the index of a cause.
         static Map<String, Object> prune(Map<String, Object> object) {
             object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
             return object;
@@ -4756,7 +4562,7 @@ final class DifyExec implements Runnable {
             return batch.figures().millis(entry).orElse(0) / 1000.0;
         }
 
-        /// Returns the attempts of a row, each with its last outcome, because that replaced the earlier ones.
+        /// Returns the attempts of a row, each with its last outcome.
         ///
         /// @param run the row's own run; an attempt shows its run only if that is another one
         private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
@@ -4773,10 +4579,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Compares two sides of results, row by row. A side has one file, or several of repeated runs. The first side has
-    /// no file if results are only checked against expected values. Rows are in the order in which the first file's log
-    /// sent them, followed by those that only later files have.
+    /// no file if results are only checked against expected values.
     static final class Comparison implements AutoCloseable {
-        /// Limit the rows, and the characters of a text, on the terminal. `--all` and the files show more.
         private static final int MAX_ROWS = 10, LONGEST = 300;
         private static final double LEVEL = 0.95; // of all intervals; the usual level for a verdict
         static final String JUNIT_MARK = "<!-- difyexec "; // so that the next --junit may overwrite it
@@ -4784,25 +4588,20 @@ final class DifyExec implements Runnable {
         private final Side first, second;
         private final Scope scope;
         private final Expectations expected;
-        /// Holds the rows of the files, followed by those that have an expected value and are in no file.
         private final Index rows = new Index();
         private int recorded; // how many of these rows are in the files
         private final Map<Match, Long> matches = new EnumMap<>(Match.class);
         private final Map<Grade, Long> grades = new EnumMap<>(Grade.class);
-        /// Counts the rows that differ in each output, by its pointer.
         private final Map<String, Long> outputs = new LinkedHashMap<>();
-        /// Hold the names of inputs other than the id, and the pointers of the outputs to compare.
         private final Set<String> inputNames = new LinkedHashSet<>(), pointers = new LinkedHashSet<>();
-        /// Hold the numbers of the rows that differ, and of all rows that `--json` lists.
         private final BitSet unequal = new BitSet(), listed = new BitSet();
         private long otherInputs = 0;
         private final Map<String, Contrast> figures = new LinkedHashMap<>(); // by key
-        /// Holds the interval of each figure's difference. The interval `dearer` is in percent of the first side's
-        /// cost. It is NaN unless all files have the same single currency.
+        /// Holds the interval of each figure's difference. `dearer` is in percent of the first side's cost, and NaN
+        /// unless all files have the same single currency.
         private final Map<String, Bootstrap.Interval> intervals = new LinkedHashMap<>();
 
         /// Compares the results of a row. `FAILED_FIRST` and `FAILED_SECOND` include rows that are paused or unknown.
-        /// The views list the constants in this order.
         enum Match implements Named {
             SAME, DIFFERENT, UNSTABLE, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
@@ -4816,28 +4615,25 @@ final class DifyExec implements Runnable {
                 return second.isSuccess() ? FAILED_FIRST : NEITHER;
             }
 
-            /// Returns whether the sides differ. An unstable row may differ by chance, and a row without a success on
-            /// either side has nothing to compare.
+            /// Returns whether the sides differ. An unstable row may differ by chance.
             boolean isDifference() {
                 return this != SAME && this != UNSTABLE && this != NEITHER;
             }
         }
 
-        /// Grades a row by its results on the second side. Without expected values, the results of the first side are
-        /// expected.
+        /// Grades a row of the second side, by expected values or else by the first side.
         enum Grade implements Named { CORRECT, MISSED, NO_RESULT, NOT_JUDGED }
 
         /// Selects a part of the outputs by its JSON pointer, or all but the ignored ones.
         record Scope(String part, Set<String> ignored, JsonDiff diff) {
-            /// Returns the pointers of a result's outputs that are compared.
             Set<String> pointers(Result result) {
                 if (!part.isEmpty()) return result.at(part).isMissingNode() ? Set.of() : Set.of(part);
                 return result.end().outputs().keySet().stream().filter(name -> !ignored.contains(name))
                         .map(JsonDiff::pointer).collect(Collectors.toCollection(LinkedHashSet::new));
             }
 
-            /// Compares each success of one side with each of the other. If both sides are the same, it compares no
-            /// result with itself. That would hide how much results differ by chance.
+            /// Compares each success of one side with each of the other, but no result with itself, which would hide
+            /// how much results differ by chance.
             List<Compared> compare(List<Result> first, List<Result> second) {
                 var comparisons = new ArrayList<Compared>();
                 for (var one : first) for (var two : second)
@@ -4857,8 +4653,7 @@ final class DifyExec implements Runnable {
 
         /// Holds a row's result in one file. The entry is -1 if the file does not contain the row.
         ///
-        /// @param correct 1 if the row succeeded as expected, otherwise 0; NaN if it is not in the file or not judged,
-        ///     so that it does not count
+        /// @param correct 1 if the row succeeded as expected, otherwise 0; NaN if it is not judged
         record Result(Batch batch, int entry, ResultLine end, double correct) {
             static Result of(LineOffsets.RowEnds file, String id, Expectations expected) {
                 int entry = file.batch().index().find(id);
@@ -4868,13 +4663,12 @@ final class DifyExec implements Runnable {
                 return new Result(file.batch(), entry, end, expected.isJudged(id) ? correct : Double.NaN);
             }
 
-            /// Returns the most informative result of a row: a success, or otherwise any result that is not pending.
+            /// Returns the most informative result of a row.
             static Result best(List<Result> side) {
                 return side.stream().max(Comparator.comparing(Result::isSuccess)
                         .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
             }
 
-            /// Returns the share of correct results, or NaN if none counts.
             static double correct(List<Result> side) {
                 return side.stream().mapToDouble(Result::correct).filter(correct -> !Double.isNaN(correct)).average()
                         .orElse(Double.NaN);
@@ -4902,7 +4696,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds two results and their differences in each output, by the output's pointer.
         record Compared(Result one, Result two, Map<String, List<JsonDiff.Difference>> differences) {
             boolean isUnequal() {
                 return !differences.isEmpty();
@@ -4917,8 +4710,7 @@ final class DifyExec implements Runnable {
         static final class Side {
             final String name;
             private final List<LineOffsets.RowEnds> files;
-            /// Holds the values of each figure, by group of rows, because the bootstrap draws groups and sums each
-            /// figure again.
+            /// Holds the values of each figure, by group of rows, because the bootstrap draws groups.
             private final Map<String, double[]> parts = new HashMap<>();
             /// Holds each success, with its latency in milliseconds in the upper 32 bits and its group in the lower 32,
             /// so that sorting these numbers sorts them by latency.
@@ -4934,7 +4726,7 @@ final class DifyExec implements Runnable {
                 return files.stream().map(LineOffsets.RowEnds::batch);
             }
 
-            /// Returns a label for each file: `first`, or `first.1`, `first.2` … if the side has several.
+            /// Returns a label for each file: `first`, or `first.1`, `first.2` …
             List<String> labels() {
                 if (files.size() == 1) return List.of(name);
                 return IntStream.rangeClosed(1, files.size()).mapToObj(n -> name + "." + n).toList();
@@ -4944,8 +4736,8 @@ final class DifyExec implements Runnable {
                 return files.stream().map(file -> Result.of(file, id, expected)).toList();
             }
 
-            /// Adds a row's result in one file to its group. Time and cost come from the log, so they are unknown
-            /// without one. A run that used tokens and has no price is counted, because it makes the cost too low.
+            /// Adds a row's result in one file to its group. A run that used tokens and has no price is counted,
+            /// because it makes the cost too low.
             void count(Result result, boolean isJudged, int group, int groups) {
                 if (result.entry() < 0) return;
                 var history = result.batch().history();
@@ -4953,7 +4745,6 @@ final class DifyExec implements Runnable {
                 var end = result.end();
                 var adds = object("rows", 1, "succeeded", result.isSuccess() ? 1 : 0, "tokens", history.tokens(entry),
                         "retries", Math.max(0, history.attempts(entry) - 1),
-                        // tokens are a text here, because a result may lack them
                         "runs_without_price", end.text("total_price").isEmpty()
                                 && end.text("total_tokens").matches(".*[1-9].*") ? 1 : 0);
                 for (var currency : history.figures().spending().prices().keySet())
@@ -4971,8 +4762,8 @@ final class DifyExec implements Runnable {
                 latencies = IntStream.range(0, took.size()).mapToLong(took::get).sorted().toArray();
             }
 
-            /// Returns a figure of groups that count as often as they were drawn, or NaN if it is unknown. Sums are
-            /// divided by the number of files, so that three files of a side can be compared with one.
+            /// Returns a figure of groups that count as often as they were drawn, or NaN. Sums are divided by the
+            /// number of files, so that three files of a side can be compared with one.
             double of(String figure, int[] counts) {
                 return switch (figure) {
                     case "percent_succeeded" -> 100 * sum("succeeded", counts) / sum("rows", counts);
@@ -4988,8 +4779,8 @@ final class DifyExec implements Runnable {
                 return all == null ? Double.NaN : Bootstrap.sum(counts, all);
             }
 
-            /// Returns the smallest latency in seconds that this share of the successes does not exceed, or NaN without
-            /// successes. A cast to `int` takes the group from the lower bits.
+            /// Returns the smallest latency in seconds that this share of the successes does not exceed. A cast to
+            /// `int` takes the group from the lower bits.
             private double seconds(double share, int[] counts) {
                 double all = sum("timed", counts);
                 long left = (long) Math.ceil(share * all);
@@ -5005,22 +4796,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the shares of unequal pairs of results: within each side, and across the sides.
         record Unequal(double first, double second, double across) {}
 
-        /// Holds a row of both sides, with the differences between its outputs.
-        ///
         /// @param shown one result of each side to show; two unequal ones, if there are such
         record Pair(String id, List<Result> before, List<Result> after, Compared shown, Unequal unequal) {
             /// Classifies the row. It is different only if the sides differ more than each differs from itself.
-            /// Otherwise, the difference may be chance, and the row is unstable. With one file a side, each side
-            /// differs from itself in no pair.
+            /// Otherwise, the difference may be chance.
             Match match() {
                 if (unequal.across() > Math.max(unequal.first(), unequal.second())) return Match.DIFFERENT;
                 return unequal.across() > 0 ? Match.UNSTABLE : Match.of(shown.one().status(), shown.two().status());
             }
 
-            /// Returns `worse` or `better` if another share of the results is correct. A comparison with NaN is false.
+            /// Returns `worse` or `better` if another share of the results is correct.
             String trend() {
                 double one = Result.correct(before), two = Result.correct(after);
                 if (two < one) return "worse";
@@ -5039,8 +4826,7 @@ final class DifyExec implements Runnable {
                 return shown.differences().values().stream().flatMap(List::stream).toList();
             }
 
-            /// Returns whether both rows succeeded with inputs that are recorded and differ. A line without inputs
-            /// shows nothing.
+            /// Returns whether both rows succeeded with inputs that are recorded and differ.
             boolean hasOtherInputs() {
                 Map<String, JsonNode> one = shown.one().end().inputs(), two = shown.two().end().inputs();
                 return shown.one().isSuccess() && shown.two().isSuccess()
@@ -5048,9 +4834,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds a figure of both sides by its key in JSON, NaN if it is unknown, and the interval of their difference.
+        /// Holds a figure of both sides by its key in JSON, and the interval of their difference.
         record Contrast(String key, BigDecimal first, BigDecimal second, BigDecimal low, BigDecimal high) {
-            /// @param digits of the figure after the point
             static Contrast of(String key, int digits, double... figures) {
                 var all = Arrays.stream(figures).mapToObj(figure -> Double.isNaN(figure) ? null
                         : BigDecimal.valueOf(figure).setScale(digits, RoundingMode.HALF_UP)).toList();
@@ -5073,9 +4858,8 @@ final class DifyExec implements Runnable {
                 return (figure.signum() < 0 ? "-" : "+") + text(figure.abs());
             }
 
-            /// Returns the cells of a line, such as `seconds p50`, `0.24 s`, `0.27 s`, `+0.03 s (+12.5 %)`,
-            /// `+0.01 s to +0.05 s`. A percentage gets no change in percent, which would be mistaken for points. An
-            /// interval without width is left out, because it does not show what is due to chance.
+            /// Returns the cells of a line, such as `seconds p50`, `0.24 s`, `0.27 s`, `+0.03 s (+12.5 %)`, `+0.01 s to
+            /// +0.05 s`. A percentage gets no change in percent, which would be mistaken for points.
             List<String> texts() {
                 var change = difference();
                 boolean isChanged = change != null && change.signum() != 0;
@@ -5091,8 +4875,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens the files. [#read] then counts their rows.
-        ///
         /// @param sides two, or one that is only checked against expected values
         Comparison(List<List<Batch>> sides, Scope scope, Expectations expected) {
             boolean isOne = sides.size() == 1;
@@ -5119,7 +4901,6 @@ final class DifyExec implements Runnable {
             // counted from 0, because scripts rely on a key for every kind of row
             for (var match : Match.values()) matches.put(match, 0L);
             for (var grade : Grade.values()) grades.put(grade, 0L);
-            // only now, because each side holds its figures in arrays with one value for each group of `rows`
             var groups = Bootstrap.groups(rows.size());
             for (int number = 0; number < rows.size(); number++) count(number, pair(number), groups);
             // a failed row may lack the part, so this is an error only if a row succeeded on both sides
@@ -5143,7 +4924,6 @@ final class DifyExec implements Runnable {
             return Math.max(first.labels().size(), second.labels().size()) > 1;
         }
 
-        /// Returns the key of the figure that the verdict is about.
         private String decisive() {
             return expected.isEmpty() ? "percent_succeeded" : "percent_correct";
         }
@@ -5154,13 +4934,11 @@ final class DifyExec implements Runnable {
 
         /// Computes the intervals of all figures from the same draws of groups. `digits` lists the figures in the order
         /// in which they are shown, each with its digits after the point. Costs have as many as their most exact price.
-        /// With several currencies, the change of cost is unknown.
         private void measure() {
             int whole = isRepeated() ? 1 : 0; // counts of repeated runs are means, so they have a fraction
             var costs = new LinkedHashMap<String, Integer>();
             sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending().prices().forEach(
                     (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
-            // `decisive` adds "percent_correct" if there are expected values
             var digits = object("rows", whole, "percent_succeeded", 1, decisive(), 1, "seconds_p50", 2,
                     "seconds_p90", 2, "tokens", whole);
             digits.putAll(costs);
@@ -5178,17 +4956,15 @@ final class DifyExec implements Runnable {
                     second.of(key, once), intervals.get(key).low(), intervals.get(key).high())));
         }
 
-        /// Returns `better` or `worse` if the interval excludes 0, so that chance alone hardly explains the difference.
-        /// Otherwise, returns `unclear`.
+        /// Returns `better` or `worse` if chance alone hardly explains the difference.
         private String verdict() {
             var interval = intervals.get(decisive());
             if (interval.low() > 0) return "better";
             return interval.high() < 0 ? "worse" : "unclear";
         }
 
-        /// Returns the verdict, such as
-        /// `percent correct: second is better, +6.5 points (+2.0 to +11.0), 8 % dearer (+5 % to +11 %)`. The cost is
-        /// left out if its interval includes 0 or is unknown.
+        /// Returns the verdict, such as `percent correct: second is better, +6.5 points (+2.0 to +11.0), 8 % dearer (+5
+        /// % to +11 %)`.
         private String sentence() {
             long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
             if (isOne()) return Text.number(grades.get(Grade.CORRECT)) + " of " + Text.count(judged, "judged row")
@@ -5205,13 +4981,12 @@ final class DifyExec implements Runnable {
             return sentence;
         }
 
-        /// Returns whether a row differs or was missed, or results are lost, which could differ.
         boolean hasProblems() {
             return !unequal.isEmpty()
                     || sides().flatMap(Side::batches).anyMatch(batch -> !batch.history().lost().isEmpty());
         }
 
-        /// Reads a row from all files. Without a first side, the second also takes its place, so that nothing differs.
+        /// Reads a row from all files. Without a first side, the second takes its place, so that nothing differs.
         private Pair pair(int number) {
             var id = rows.id(number);
             List<Result> before = first.results(id, expected), after = second.results(id, expected);
@@ -5224,8 +4999,7 @@ final class DifyExec implements Runnable {
             return new Pair(id, before, after, shown, unequal);
         }
 
-        /// Grades a row. With several files, at least half of its results must be correct. Without expected values, a
-        /// row without a success on the first side cannot be judged.
+        /// Grades a row. With several files, at least half of its results must be correct.
         private Grade grade(Pair pair) {
             if (!expected.isJudged(pair.id())) return Grade.NOT_JUDGED;
             if (!pair.shown().two().isSuccess()) return Grade.NO_RESULT;
@@ -5234,7 +5008,6 @@ final class DifyExec implements Runnable {
             return pair.match().isDifference() ? Grade.NOT_JUDGED : Grade.CORRECT;
         }
 
-        /// Counts a row. Keeps only numbers and the names of inputs and outputs.
         private void count(int number, Pair pair, int[] groups) {
             matches.merge(pair.match(), 1L, Long::sum);
             var grade = grade(pair);
@@ -5242,7 +5015,6 @@ final class DifyExec implements Runnable {
             boolean isMissed = grade == Grade.MISSED || grade == Grade.NO_RESULT;
             // without expected values, a row is also missed if it failed on both sides, which is no difference
             unequal.set(number, pair.match().isDifference() || !expected.isEmpty() && isMissed);
-            // the terminal, unlike --json, does not list unstable rows, because they may differ by chance
             listed.set(number, unequal.get(number) || pair.match() == Match.UNSTABLE);
             if (pair.hasOtherInputs()) otherInputs++;
             pair.outputs().forEach(pointer -> outputs.merge(pointer, 1L, Long::sum));
@@ -5274,8 +5046,6 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the cells of a row by their names in CSV, JSON and page, in this order.
-        ///
-        /// @param own cells that only one of them has
         private Map<String, Object> cells(Pair pair, Map<String, Object> own) {
             var cells = object("id", pair.id(), "kind", pair.match().key(), "differs",
                     pair.differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" ")));
@@ -5294,8 +5064,7 @@ final class DifyExec implements Runnable {
             return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
         }
 
-        /// Writes all rows. An input has one column for all files, because it is usually the same in them. The header
-        /// is known with the first row, because every row has the same cells.
+        /// Writes all rows. An input has one column for all files, because it is usually the same in them.
         void writeCsv(Spreadsheet file, OutputStream out) throws IOException {
             var labels = sides().map(Side::labels).flatMap(List::stream).toList();
             for (int number = 0; number < rows.size(); number++) {
@@ -5315,8 +5084,7 @@ final class DifyExec implements Runnable {
             file.finish();
         }
 
-        /// Writes a JUnit report about the second side, as Surefire's schema describes it. The suite is the root
-        /// element. All programs that read such reports accept that form.
+        /// Writes a JUnit report about the second side, as Surefire's schema describes it.
         void writeJUnit(OutputStream file) throws IOException {
             var out = new BufferedWriter(Json.utf8(file));
             var suite = second.batches().map(StatusView::title).collect(joining(", "));
@@ -5353,8 +5121,7 @@ final class DifyExec implements Runnable {
             return StringEscapeUtils.escapeXml10(Spreadsheet.withoutControls(value.toString()));
         }
 
-        /// Returns a line for each check that is not met, such as `/answer: expected 2, found 3`. If nothing is
-        /// expected, returns a line for each difference.
+        /// Returns a line for each check that is not met, or for each difference if nothing is expected.
         private List<String> misses(Pair pair) {
             if (expected.isEmpty()) return pair.differences().stream().map(difference ->
                     difference.pointer() + ": first " + difference.first() + ", second " + difference.second())
@@ -5376,8 +5143,7 @@ final class DifyExec implements Runnable {
                     rows.size(), number -> row(pair(number)));
         }
 
-        /// Returns a row of the page. It contains the outputs of both sides if they differ, otherwise the outputs of
-        /// the first result that has any.
+        /// Returns a row of the page, with the outputs of both sides if they differ.
         private Map<String, Object> row(Pair pair) {
             Result one = pair.shown().one(), two = pair.shown().two();
             var end = one.end().outputs().isEmpty() ? two.end() : one.end();
@@ -5405,7 +5171,6 @@ final class DifyExec implements Runnable {
             sides().forEach(side -> side.batches().forEach(batch ->
                     out.println("%-8s".formatted(side.name) + StatusView.headline(batch, paint))));
             out.println();
-            // 13 characters are enough for any match or grade
             if (!isOne()) StatusView.bars(matches, 13, Match::word, (_, text) -> text).forEach(out::println);
             if (!isOne() && !expected.isEmpty()) out.println("\n  " + paint.faint("second, by expected value"));
             if (!expected.isEmpty()) StatusView.bars(grades, 13, Grade::word, (_, text) -> text).forEach(out::println);
@@ -5427,7 +5192,6 @@ final class DifyExec implements Runnable {
         }
 
         private static void printFigure(List<String> figure, PrintWriter out, Ansi paint) {
-            // if results are only checked, a line has a name and one text
             var format = figure.size() == 2 ? "%2$13s" : "%2$13s%3$13s    %4$-24s %5$s";
             out.println("  " + paint.faint("%-18s".formatted(figure.getFirst()))
                     + format.formatted(figure.toArray()).stripTrailing());
@@ -5455,8 +5219,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes JSON. `docs/compare.md` documents keys and order. Rows are written one by one to save memory, so the
-        /// closing bracket of the head is cut off and follows the last row.
+        /// Writes JSON. Rows are written one by one, so the closing bracket of the head follows the last row.
         void printJson(PrintWriter out) {
             var head = object();
             if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
@@ -5475,7 +5238,6 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// Returns a row of `--json`. A value that is missing on one side has no key, unlike a `null` in the outputs.
         private Map<String, Object> json(Pair pair) {
             var json = cells(pair, object("differences",
                     pair.differences().stream().map(difference -> WebPage.prune(object("pointer", difference.pointer(),
@@ -5488,18 +5250,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the cells of the input that outputs are checked against. Without rules, every success is as expected, so
-    /// that a comparison needs no special case.
+    /// Holds the cells of the input that outputs are checked against. Without rules, every success is as expected.
     ///
-    /// @param cells     by row, the cells that are not blank, because a blank cell expects nothing
-    /// @param slow      rows with a regular expression that is too slow for an output, so that they are not judged
-    /// @param tolerance null if numbers must be equal
+    /// @param cells by row, the cells that are not blank
+    /// @param slow  rows with a regular expression that is too slow for an output, so that they are not judged
     record Expectations(List<Rule> rules, Index index, List<Map<Rule, String>> cells, BitSet slow,
             boolean hasDecimalComma, JsonDiff diff, BigDecimal tolerance) {
         private static final Duration LIMIT = Duration.ofSeconds(1); // of a search for a regular expression
 
-        /// Checks an output. If the cell is a regular expression (`isPattern`), the output's text must contain a match,
-        /// otherwise the output must equal the cell.
         record Rule(String column, boolean isPattern, JsonPointer output) {
             private static final Pattern FORM = Pattern.compile("(.+?)(~?)=(/.*)", Pattern.DOTALL);
 
@@ -5510,13 +5268,12 @@ final class DifyExec implements Runnable {
                         + ": must be COLUMN=/POINTER or COLUMN~=/POINTER", "such as answer_expected=/answer");
                 // people know a column by its title, but a row has the name that --map may have given to it
                 var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst()
-                        // column 0, because the whole header is at fault
                         .orElseThrow(() -> csv.file().unusable(csv.header().line(), 0, option + ": no column "
                                 + Text.quoted(match.group(1)), csv.header().hint()));
                 return new Rule(column.name(), !match.group(2).isEmpty(), JsonPointer.compile(match.group(3)));
             }
 
-            /// Returns the cell, and compiles a regular expression only to report a mistake with its line.
+            /// Returns the cell. A regular expression with a mistake is reported with its line.
             private String cell(Row row, Csv csv) {
                 var cell = row.inputs().get(column);
                 try {
@@ -5538,12 +5295,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Holds a rule that applies to a row, its expected value, and what its output contains on each side. It is
-        /// missed if a success of the second side does not meet it. Other results have no outputs to check.
+        /// missed if a success of the second side does not meet it.
         record Check(String column, String output, String value, String first, String second,
                 @JsonIgnore boolean isMissed) {}
 
-        /// Reads a text for a regular expression until the time is over. Some expressions try every way to divide a
-        /// text, which takes years.
+        /// Reads a text for a regular expression until the time is over, because some would take years.
         private record Limited(String text, long end) implements CharSequence {
             @Override
             public char charAt(int place) {
@@ -5562,12 +5318,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// @param csv null if nothing is expected
         static Expectations of(Csv csv, List<String> typed, JsonDiff diff, BigDecimal tolerance) {
             var rules = typed.stream().map(rule -> Rule.of(rule, csv)).toList();
             var cells = new ArrayList<Map<Rule, String>>();
             var index = csv == null ? new Index() : Index.of(csv, row -> cells.add(Rule.cells(rules, row, csv)));
-            // `decimal` is null unless it was chosen
             boolean hasDecimalComma = csv != null && Character.valueOf(',').equals(csv.shape().decimal());
             return new Expectations(rules, index, cells, new BitSet(), hasDecimalComma, diff, tolerance);
         }
@@ -5576,7 +5330,6 @@ final class DifyExec implements Runnable {
             return rules.isEmpty();
         }
 
-        /// Returns the ids of the rows with an expected value.
         Stream<String> ids() {
             return IntStream.range(0, index.size()).mapToObj(index::id).filter(id -> !cells(id).isEmpty());
         }
@@ -5586,8 +5339,6 @@ final class DifyExec implements Runnable {
             return entry < 0 ? Map.of() : cells.get(entry);
         }
 
-        /// Returns whether a row has an expected value that can be checked. Without rules, every row is judged by its
-        /// success.
         boolean isJudged(String id) {
             return isEmpty() || !cells(id).isEmpty() && !slow.get(index.find(id));
         }
@@ -5602,8 +5353,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Compares an output with a cell. A cell is text, so it is read as JSON if the output is not text. A tolerance
-        /// also applies to text. An answer may consist of a number.
+        /// Compares an output with a cell, which is read as JSON if the output is not text.
         private boolean isMet(Rule rule, String cell, JsonNode output) {
             if (output.isMissingNode()) return false;
             var text = ResultLine.text(output);
@@ -5624,7 +5374,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the checks of a row, or none if it is not judged.
         List<Check> checks(Comparison.Pair pair) {
             if (!isJudged(pair.id())) return List.of();
             return cells(pair.id()).entrySet().stream().map(cell -> {
@@ -5639,33 +5388,27 @@ final class DifyExec implements Runnable {
             return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()));
         }
 
-        /// Returns the values of a side's successes, each once, such as `4, 5`. A missing value is a dash.
+        /// Returns the values of a side's successes, each once, such as `4, 5`.
         private static String found(Rule rule, List<Comparison.Result> side) {
             return values(rule, side).map(value -> value.isMissingNode() ? "–" : ResultLine.text(value))
                     .distinct().collect(joining(", "));
         }
     }
 
-    /// Finds the differences between two JSON values.
-    ///
-    /// @param trim whether to ignore whitespace
     record JsonDiff(boolean trim) {
         static final Pattern POINTER = Pattern.compile("(/([^/~]|~[01])*)*"); // as in RFC 6901
-        /// `MAX_DIFFERENCES` limits the differences of one output, because two long arrays may differ in every element.
-        /// `CONTEXT` is in words beside a change, one or two lines of a terminal. `LONGEST` is in characters of an
-        /// output on a page, so that a page with some huge outputs still opens.
+        /// `MAX_DIFFERENCES` limits those of one output. `CONTEXT` is in words beside a change, and `LONGEST` in
+        /// characters of an output on a page, so that a page with some huge outputs still opens.
         private static final int MAX_DIFFERENCES = 100, CONTEXT = 20, LONGEST = 100_000;
         /// Matches a word with the space after it. In scripts without spaces, each character is a word.
         private static final Pattern WORD = Pattern.compile(
                 "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
 
         /// Holds two values that differ at a pointer. One of them may be a missing node.
-        ///
-        /// @param pointer into the outputs
         record Difference(String pointer, JsonNode first, JsonNode second) {}
 
-        /// Holds the words that two texts share at the beginning and the end, and the part of each text in between. One
-        /// change per text is easy to read and fast to find, unlike a complete diff.
+        /// Holds the words that two texts share at the beginning and the end, and the part of each in between, which is
+        /// easy to read and fast to find, unlike a complete diff.
         record Change(String before, String first, String second, String after) {
             static Change of(String first, String second) {
                 List<String> one = words(first), two = words(second);
@@ -5687,7 +5430,6 @@ final class DifyExec implements Runnable {
                 return WORD.matcher(text).results().map(MatchResult::group).toList();
             }
 
-            /// Returns how many words at the beginning are the same.
             private static int alike(List<String> first, List<String> second) {
                 int many = 0;
                 while (many < Math.min(first.size(), second.size()) && first.get(many).equals(second.get(many))) many++;
@@ -5695,8 +5437,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Finds the differences below a pointer. Numbers are compared by value, objects regardless of the order of
-        /// keys, and arrays by index. `path` returns a missing node for what only the other value has.
+        /// Finds the differences below a pointer. Numbers are compared by value, and objects regardless of the order of
+        /// keys.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
             var found = new ArrayList<Difference>();
             if (first.isObject() && second.isObject()) {
@@ -5727,7 +5469,6 @@ final class DifyExec implements Runnable {
             return trim ? node.textValue().strip().replaceAll("(?U)\\s+", " ") : node.textValue();
         }
 
-        /// Shortens two texts for a terminal to the words around their difference.
         Change change(Difference difference) {
             JsonNode first = difference.first(), second = difference.second();
             boolean areTexts = first.isTextual() && second.isTextual();
@@ -5735,8 +5476,6 @@ final class DifyExec implements Runnable {
                     : new Change("", first.toString(), second.toString(), "");
         }
 
-        /// Returns both values for the HTML page with all the words around the difference, each cut to `LONGEST`
-        /// characters.
         static Change whole(JsonNode first, JsonNode second) {
             return Change.of(readable(first), readable(second));
         }
@@ -5747,13 +5486,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Colours text for a terminal. If it is off, text stays as it is. The codes are ANSI's: 1 is bold, 2 faint, 31
-    /// red, 32 green, 33 yellow and 36 cyan.
+    /// Colours text for a terminal. The codes are ANSI's.
     record Ansi(boolean on) {
         static final Ansi OFF = new Ansi(false);
 
-        /// Uses colours only if standard output is an interactive terminal, so that a file contains no codes. Every
-        /// start asks for this, and [Screen] would take 0.2 s to load.
+        /// Uses colours only on a terminal. Every start asks for this, and [Screen] would take 0.2 s to load.
         static Ansi of(Env env) {
             var console = System.console();
             return new Ansi(isWanted(env) && console != null && console.isTerminal());
@@ -5763,8 +5500,7 @@ final class DifyExec implements Runnable {
             return new Ansi(isWanted(env) && Screen.on(2).isPresent());
         }
 
-        /// Returns whether the user wants colours. By convention, any `NO_COLOR` turns them off, and a terminal that
-        /// calls itself `dumb` has none.
+        /// Returns whether the user wants colours. By convention, any `NO_COLOR` turns them off.
         private static boolean isWanted(Env env) {
             return env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb");
         }
@@ -8373,10 +8109,10 @@ final class DifyExec implements Runnable {
 
     // Batch: what the files contain
 
-    /// Holds everything known about a batch, from its files and, if there is one, the CSV. `offsets` take 16 bytes per
-    /// line, so they are filled only for commands that show single rows.
+    /// Holds everything known about a batch. `offsets` take 16 bytes per line, so they are filled only for commands
+    /// that show single rows.
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, LineOffsets offsets) {
-        /// Receives each line that counts while the files are read, so that they need not be read a second time.
+        /// Receives each line that counts while the files are read.
         interface Listener {
             /// Receives a success. `line` is valid only during the call.
             void result(int entry, Lines line) throws IOException;
@@ -8385,10 +8121,9 @@ final class DifyExec implements Runnable {
             default void event(Index index, Event event, long at) {}
         }
 
-        /// Reads the files without their lock, while another process may be writing them. A row whose result is written
-        /// after the results were read still counts as in flight.
+        /// Reads the files without their lock, while another process may be writing them.
         ///
-        /// @param showsRows whether single rows will be shown, for which the offsets of their lines are kept
+        /// @param showsRows whether the offsets of lines are kept, to show single rows
         static Batch peek(BatchFiles files, Optional<Csv> whole, boolean showsRows, List<Listener> also) {
             var csv = whole.map(all -> all.with(files.shard()));
             var offsets = new LineOffsets();
@@ -8402,8 +8137,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns a batch of these rows as if none had run. Only the first lines of the results and the log are read,
-        /// to see that the files are ours.
+        /// Returns a batch of these rows as if none had run.
         static Batch ofRows(BatchFiles files, Csv whole) {
             var csv = whole.with(files.shard());
             var index = Storage.naming(files.results(), () -> readIndex(files, Optional.of(csv)));
@@ -8414,18 +8148,15 @@ final class DifyExec implements Runnable {
             return history.figures();
         }
 
-        /// Reads the ids of the CSV. Reading a CSV can take long, so files of another program are rejected first. Only
-        /// the retry list is checked afterwards. The ids show whether it is ours. Without a CSV, the index stays empty
-        /// until the files are read.
+        /// Reads the ids of the CSV. Reading can take long, so files of another program are rejected first.
         static Index readIndex(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.requireOurs();
             if (csv.isEmpty()) return new Index();
-            var index = Index.of(csv.get(), _ -> {}); // nobody inspects the rows
+            var index = Index.of(csv.get(), _ -> {});
             files.requireOurs(index);
             return index;
         }
 
-        /// Rejects a CSV that lacks rows of the results, because the export would leave them out.
         void refuseStrangers(Path input) {
             long strangers = index.size() - index.rows();
             if (strangers > 0) throw new Unusable(input + ": lacks " + Text.count(strangers, "id") + " of "
@@ -8433,8 +8164,7 @@ final class DifyExec implements Runnable {
                     + ")", "check that this is the right CSV; --force exports its rows anyway");
         }
 
-        /// Returns the files of the batch and the inputs of this command and of all sessions, which no output may
-        /// overwrite.
+        /// Returns the files of the batch and the inputs of all its sessions, which no output may overwrite.
         List<Path> kept() {
             var kept = new LinkedHashSet<Path>();
             LogHead.scan(files.log(), session -> session.csv().file(files.results()).filter(Files::isRegularFile)
@@ -8445,7 +8175,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses a CSV with none of the batch's rows. All of its rows would run, and the results would belong to two
-        /// files. A merge with it would move the shards aside and show none of their rows.
+        /// files.
         ///
         /// @param hint continues the hint with an option that accepts the CSV, if the command has one
         void refuseOtherFile(Path input, String hint) {
@@ -8457,15 +8187,14 @@ final class DifyExec implements Runnable {
                     + Text.id(index.id(index.rows())) + ")", "check that this is the right CSV" + hint);
         }
 
-        /// Returns the wanted rows, or none if there is no CSV. The hashes make sure that no row has changed since the
-        /// index was made.
+        /// Returns the wanted rows, or none without a CSV. No row may have changed since the index was made.
         Iterator<Row> rows(IntPredicate wanted) {
             var entries = entrySet(IntStream.range(0, index.rows()).filter(wanted));
             return csv.map(known -> known.rows(entries, index::fingerprint)).orElse(Collections.emptyIterator());
         }
 
-        /// Returns the entry of a row. Rejects an unknown id and suggests up to three ids that differ from it in at
-        /// most half of its letters.
+        /// Returns the entry of a row. For an unknown id, suggests up to three that differ in at most half of its
+        /// letters.
         ///
         /// @param where begins the message, such as `--ids: `
         int requireEntry(String id, String where) {
@@ -8484,8 +8213,7 @@ final class DifyExec implements Runnable {
         /// @param limit the largest number of rows
         /// @param seed  if present, the rows are chosen at random; otherwise they are the first in the CSV
         record Selection(Set<Choice> choices, List<String> ids, List<String> among, long limit, OptionalLong seed) {
-            /// `PENDING` is what `run` selects without options, and `LISTED` what `retry` selects without ids. Neither
-            /// has a limit.
+            /// Holds what `run` selects without options, and `retry` without ids. Neither has a limit.
             static final Selection PENDING = named(List.of(), false), LISTED = PENDING.with(Choice.LISTED, true);
 
             /// Lists what may be chosen:
@@ -8497,20 +8225,19 @@ final class DifyExec implements Runnable {
             /// - `PENDING_ONLY`: no row with any outcome
             enum Choice { LISTED, FORCE, RERUN_CHANGED, RESEND_UNKNOWN, PENDING_ONLY }
 
-            /// Selects all rows that have not succeeded, or only those without any outcome.
             static Selection pending(boolean pendingOnly, boolean rerunChanged) {
                 return PENDING.with(Choice.PENDING_ONLY, pendingOnly).with(Choice.RERUN_CHANGED, rerunChanged);
             }
 
-            /// Selects rows by id, or all rows if there are no ids. A user who types an id has decided to send its row
-            /// again, even if its outcome is unknown.
+            /// Selects rows by id, or all. A user who types an id has decided to send its row again, even if it is
+            /// unknown.
             static Selection named(List<String> ids, boolean force) {
                 return new Selection(Set.of(), List.copyOf(ids), List.of(), Long.MAX_VALUE, OptionalLong.empty())
                         .with(Choice.FORCE, force).with(Choice.RESEND_UNKNOWN, !ids.isEmpty());
             }
 
-            /// Selects a random sample of the pending rows. Failed rows are left out. The sample must resemble the
-            /// pending rows that are forecast from it.
+            /// Selects a random sample. Failed rows are left out, because it must resemble the rows that are forecast
+            /// from it.
             Selection random(long rows, long seed) {
                 return new Selection(choices, ids, among, rows, OptionalLong.of(seed)).with(Choice.PENDING_ONLY, true);
             }
@@ -8540,8 +8267,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the rows of one session. A row is in `fresh` if it can be sent at once, and in `unresolved` if this
-        /// earlier attempt must be looked up first.
+        /// Holds the rows of one session: `fresh` ones can be sent at once, and of `unresolved` ones this attempt is
+        /// looked up first.
         record Wanted(Batch batch, BitSet fresh, Map<Integer, History.Sent> unresolved, Selection asked) {
             BitSet entries() {
                 var all = (BitSet) fresh.clone();
@@ -8553,14 +8280,13 @@ final class DifyExec implements Runnable {
                 return fresh.cardinality() + unresolved.size();
             }
 
-            /// Counts the rows that had this status before the session.
             long count(RowStatus status) {
                 return entries().stream().filter(entry -> batch.index().status(entry) == status).count();
             }
         }
 
-        /// Finds the rows of a session, and divides them into those that can be sent and those whose earlier run is
-        /// looked up first. The limit or sample comes last, because it counts only rows that will take part.
+        /// Finds the rows of a session. The limit or sample comes last, because it counts only rows that will take
+        /// part.
         Wanted select(Selection asked) throws IOException {
             var rows = named(asked);
             if (!asked.among().isEmpty()) rows.and(entriesOf(asked.among(), "--ids: "));
@@ -8577,8 +8303,7 @@ final class DifyExec implements Runnable {
             return new Wanted(this, rows, unresolved, asked);
         }
 
-        /// Returns the rows in `.retry`, those with the typed ids, or all. The typed id of a succeeded row is refused;
-        /// other selections leave such rows out.
+        /// Returns the rows in `.retry`, those with the typed ids, or all.
         private BitSet named(Selection asked) throws IOException {
             // `.retry` may have ids that the CSV lacks, for which there is no row to send
             if (asked.has(Choice.LISTED))
@@ -8601,8 +8326,7 @@ final class DifyExec implements Runnable {
             rows.stream().skip(count).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
         }
 
-        /// Keeps `count` rows, each with the same chance to stay. Knuth's algorithm S needs no list of rows. It keeps a
-        /// row with the chance `wanted / left`. The same seed keeps the same rows.
+        /// Keeps `count` rows, each with the same chance, `wanted / left` (Knuth's algorithm S).
         private static void sample(BitSet rows, long count, Random random) {
             long left = rows.cardinality(), wanted = count;
             for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1)) {
@@ -8629,25 +8353,22 @@ final class DifyExec implements Runnable {
     /// Writes a batch: results, log and retry list. It holds the lock, so no other process writes them. Every line goes
     /// three steps: it is added, [#write] puts it into its file, and [#commit] writes the file to disk (fsync).
     static final class BatchWriter implements AutoCloseable {
-        /// Lines that nothing waits for, such as a `run` event, are on disk after at most this time. An fsync for each
-        /// of them would keep the engine waiting for the disk.
+        /// Lines that nothing waits for are on disk after at most this time. An fsync for each would keep the engine
+        /// waiting.
         private static final Duration FORCE_EVERY = Duration.ofMillis(500);
-        /// The retry list is rewritten as a whole, so it is not written after each row.
         private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(2);
-        /// After the retry list was written, the next one waits for this many times as long as it took. Thus a long
-        /// list takes at most a tenth of the engine's time.
+        /// The next list waits this many times as long as the last one took, so a long list takes a tenth of the time
+        /// at most.
         private static final int RETRY_LIST_REST = 9;
 
         private final Batch batch;
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
         private final LineFile.Disk disk;
-        /// Holds the changes of the state that follow from added lines, in their order. They are applied after the
-        /// lines are in the files, so that no row counts as done whose line could not be written.
+        /// Holds the changes of the state that follow from added lines. They are applied when the lines are in the
+        /// files, so that no row counts as done whose line could not be written.
         private final List<Runnable> effects = new ArrayList<>();
-        /// `mustForce` is true if something waits for added lines to be on disk.
         private boolean mustForce = false, retryListDue = false, fsyncFailureReported = false;
-        /// `hasAttempts` is true if an attempt was added, and `hasSent` if one is on disk and may have been sent.
         private boolean hasAttempts = false, hasSent = false;
         private long nextRetryList = 0; // by System.nanoTime()
         private Instant nextForce = Instant.MIN; // so that the first commit does not wait
@@ -8661,10 +8382,10 @@ final class DifyExec implements Runnable {
             this.disk = disk;
         }
 
-        /// Opens a batch to continue it, or a new one. The order of the steps matters. Files of another program and
-        /// faults of the CSV are found before a lock file appears. After the lock, torn last lines are repaired before
-        /// the files are read. The files are locked against other programs only after they were read, because a process
-        /// loses its locks on a file when it closes any channel of that file.
+        /// Opens a batch. The order of the steps matters. Files of another program and faults of the CSV are found
+        /// before a lock file appears. After the lock, torn last lines are repaired before the files are read. The
+        /// files are locked only afterwards, because a process loses its locks on a file when it closes any channel of
+        /// that file.
         ///
         /// @param rows  the rows of the input, as if none had run
         /// @param fresh where `--fresh` prints that it moved the earlier batch aside; empty to continue the batch
@@ -8715,8 +8436,7 @@ final class DifyExec implements Runnable {
             return batch.index().status(row.index());
         }
 
-        /// Returns the size of the results on disk, which the log's events record. A later session that finds a smaller
-        /// file can tell that results were lost.
+        /// Returns the size of the results on disk, which the log's events record, so that a loss can be noticed.
         long resultsBytesOnDisk() {
             return results.onDisk();
         }
@@ -8730,15 +8450,13 @@ final class DifyExec implements Runnable {
             mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent;
         }
 
-        /// Records that a row has succeeded. Its line in the results is the only record of that, so that results and
-        /// log cannot contradict each other.
+        /// Records that a row has succeeded. Its line in the results is the only record of that.
         void recordSuccess(ResultLine success) {
             results.add(success.json());
             effects.add(() -> batch.history().take(success));
             markOutcome();
         }
 
-        /// Records an outcome of a row other than success.
         void recordEnd(EndEvent end) {
             record(end);
             markOutcome();
@@ -8749,9 +8467,8 @@ final class DifyExec implements Runnable {
             retryListDue = true;
         }
 
-        /// Writes the added lines into the files, and then applies their effects, such as the counts that limits use.
-        /// The results come first, because a result whose log line cannot be written is still counted by the next
-        /// session.
+        /// Writes the added lines into the files, and then applies their effects. The results come first, because a
+        /// result whose log line cannot be written is still counted by the next session.
         void write() {
             results.write();
             log.write();
@@ -8761,7 +8478,6 @@ final class DifyExec implements Runnable {
             if (retryListDue && System.nanoTime() >= nextRetryList) writeRetryList();
         }
 
-        /// Writes the retry list, and sets the earliest time for the next one by how long this took.
         private void writeRetryList() {
             long began = System.nanoTime();
             batch.files().writeRetryList(batch.index());
@@ -8770,8 +8486,8 @@ final class DifyExec implements Runnable {
             nextRetryList = ended + Math.max(RETRY_LIST_EVERY.toNanos(), RETRY_LIST_REST * (ended - began));
         }
 
-        /// Writes the added lines into the files. If anything waits for that, the files are also written to disk at
-        /// once, otherwise every 500 ms. After this, attempts may be sent and outcomes shown.
+        /// Writes the added lines into the files, and the files to disk at once if anything waits for that, otherwise
+        /// every 500 ms. After this, attempts may be sent and outcomes shown.
         void commit(Instant now, Consumer<String> say) {
             write();
             if (!mustForce && now.isBefore(nextForce)) return;
@@ -8798,8 +8514,7 @@ final class DifyExec implements Runnable {
             hasSent = hasAttempts;
         }
 
-        /// Writes both files to disk at the same time. A file system with a journal then writes its journal only once,
-        /// which takes half the time or less.
+        /// Writes both files to disk at the same time. A file system with a journal then writes it only once.
         private void forceBoth() {
             var first = CompletableFuture.runAsync(results::force, Thread::startVirtualThread);
             try {
@@ -8810,30 +8525,25 @@ final class DifyExec implements Runnable {
             results.force(); // throws the error of the other thread, if there was one
         }
 
-        /// Returns how long the disk has been busy with the current write. May be called from any thread.
+        /// Returns how long the current write to disk has taken. May be called from any thread.
         Duration forcingFor() {
             long since = forcingSince;
             return since == 0 ? Duration.ZERO : Duration.ofNanos(System.nanoTime() - since);
         }
 
-        /// Returns whether the disk has been busy for so long that the user should be informed. May be called from any
-        /// thread.
         boolean isDiskSlow() {
             return forcingFor().compareTo(disk.patience()) > 0;
         }
 
-        /// Records that a session is over. `stop`, if present, is the reason why it stopped early.
         void recordStop(Instant now, Optional<Stop> stop) {
             write();
             force(); // so that the event contains the final size of the results
-            // without user and task, because this is not about a single run
             record(new StopEvent(now, stop.map(Stop::what).orElse(""), "", "", resultsBytesOnDisk()));
             write(); // [#finish] writes it to disk
         }
 
-        /// Writes everything, including the retry list, to disk and closes the files, even if a write fails. This
-        /// happens before the summary, so that no error appears after the last message. Returns the error, if there was
-        /// one.
+        /// Writes everything to disk and closes the files. Returns the error, if there was one. This comes before the
+        /// summary, so that no error appears after the last message.
         Optional<Stop> finish() {
             try (this) {
                 write();
@@ -8845,9 +8555,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the reason to stop after a failed write. Exit code 2 means that nothing was sent, and 4 that runs
-        /// may have been paid for. If another program changed a file, starting again is not safe. Attempts may be
-        /// missing from the log.
+        /// Returns the reason to stop after a failed write. Exit code 2 means that nothing was sent. If another program
+        /// changed a file, starting again is not safe, because attempts may be missing from the log.
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
                     + "; the last lines of this session may be missing", problem instanceof LineFile.Touched
@@ -8863,29 +8572,26 @@ final class DifyExec implements Runnable {
 
     // Batch: rows and figures
 
-    /// Holds the ids of a batch, and the line, hash and status of each. They are packed into about forty bytes per id,
-    /// without objects, so that a million rows fit into 40 MB. Entries are numbered in the order in which they came.
-    /// The ids of the CSV come first, so that the number of an entry is also the number of its row.
+    /// Holds the ids of a batch, and the line, hash and status of each, packed into about forty bytes per id. Entries
+    /// are numbered in the order in which they came, so the number of a row's entry is that of the row.
     static final class Index {
         private static final RowStatus[] STATUSES = RowStatus.values(); // values() makes a copy each time
 
         private final Texts ids = new Texts();
-        /// `places` holds for each entry where its id is in `ids` (upper 32 bits) and the line of its row (lower 32
-        /// bits). `fingerprint` holds the hash of its row, or 0 if the CSV lacks the row.
+        /// `places` holds where an id is in `ids` (upper 32 bits) and the line of its row (lower 32 bits).
+        /// `fingerprint` is the hash of its row, or 0 if the CSV lacks it.
         private final LongList places = new LongList(), fingerprint = new LongList(), statuses = new LongList();
         private final SequencedSet<String> versions = new LinkedHashSet<>();
         private int ofOtherShards = 0;
         private int rows = -1; // -1 until the end of the CSV is reached, and without a CSV
-        /// Counts the rows by status. The limits need these counts after every row, and a scan of a million rows would
-        /// take too long.
+        /// Counts the rows by status, which the limits need after every row.
         private final long[] counts = new long[STATUSES.length];
         private final BitSet toRetry = new BitSet(); // spares the retry list such a scan
-        /// Holds a hash table of the ids with open addressing. If a slot is taken, the next one is tried. At most two
-        /// thirds of it are full, because searches get long otherwise. A slot holds the number of an entry plus one, or
-        /// 0 if it is free. Its length is a power of two, so that a bit mask keeps a slot in range.
+        /// Holds a hash table of the ids with open addressing, of which at most two thirds are full. A slot holds the
+        /// number of an entry plus one, or 0. The length is a power of two, so that a bit mask keeps a slot in range.
         private int[] table = new int[4096]; // 16 KB; it grows with the batch
 
-        /// Reads the ids of a CSV, or of its shard, into a new index.
+        /// Reads the ids of a CSV, or of its shard.
         ///
         /// @param inspector receives each row that has a usable id
         static Index of(Csv csv, Consumer<Row> inspector) {
@@ -8905,12 +8611,10 @@ final class DifyExec implements Runnable {
                     + " (first seen on " + file.where(line(entry), 0) + ")");
         }
 
-        /// Returns the entry of this id, or -1 if the id is unknown.
         int find(String id) {
             return table[slot(id.getBytes(UTF_8))] - 1;
         }
 
-        /// Adds an id unless it is there. Returns its entry, whether it is new or not.
         int add(String id, long line, long hash) {
             if (size() >= table.length / 3 * 2) { // makes the table twice as long and enters all ids again
                 table = new int[table.length * 2];
@@ -8928,7 +8632,7 @@ final class DifyExec implements Runnable {
             return table[slot] - 1;
         }
 
-        /// Adds an id that the CSV lacks, without line and hash, unless it is there.
+        /// Adds an id that the CSV lacks.
         int findOrAdd(String id) {
             return add(id, 0, 0);
         }
@@ -8943,18 +8647,16 @@ final class DifyExec implements Runnable {
             return ofOtherShards;
         }
 
-        /// Notes the version that made a result. A version that is known already moves to the end.
+        /// Notes the version that made a result, as the last one.
         void madeBy(String version) {
             versions.addLast(version);
         }
 
-        /// Returns the versions of the workflow that made results. The version of the last result comes last, because a
-        /// session reports when the version changes.
+        /// Returns the versions of the workflow that made results, that of the last result last.
         SequencedSet<String> versions() {
             return Collections.unmodifiableSequencedSet(versions);
         }
 
-        /// Returns the number of rows in the CSV, or the number of known ids if there is no CSV.
         int rows() {
             return rows < 0 ? size() : rows;
         }
@@ -8963,8 +8665,7 @@ final class DifyExec implements Runnable {
             return places.size();
         }
 
-        /// Returns whether the entry is a row of the CSV. Without a CSV, every known id counts as a row, so that views
-        /// show what the files contain.
+        /// Returns whether the entry is a row of the CSV. Without one, every known id counts as a row.
         boolean isRow(int entry) {
             return entry >= 0 && (rows < 0 || entry < rows);
         }
@@ -8985,7 +8686,7 @@ final class DifyExec implements Runnable {
             return STATUSES[(int) statuses.get(entry)];
         }
 
-        /// Returns the rows for the retry list, in the CSV's order. Ids that the CSV lacks are not included.
+        /// Returns the rows for the retry list, in the CSV's order.
         IntStream onRetryList() {
             return toRetry.stream();
         }
@@ -9008,35 +8709,29 @@ final class DifyExec implements Runnable {
             return succeeded() == rows();
         }
 
-        /// Returns how many rows have succeeded. Partial successes count, because their results are kept, too.
         long succeeded() {
             return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
         }
 
-        /// Returns where the id of an entry is in `ids`.
         private int place(int entry) {
             return (int) (places.get(entry) >>> Integer.SIZE);
         }
 
-        /// Returns the slot of the id in the table, or the free slot in which to put it. Ids often differ only in their
-        /// last digits, so the hash is multiplied (2³² divided by the golden ratio) and its upper bits are mixed in to
-        /// spread them over the table.
+        /// Returns the slot of the id, or the free slot for it. Ids often differ only in their last digits, so the hash
+        /// is multiplied (2³² divided by the golden ratio) and its upper bits are mixed in.
         private int slot(byte[] id) {
             int hash = Arrays.hashCode(id) * 0x9E3779B9, mask = table.length - 1, slot = (hash ^ hash >>> 15) & mask;
             while (table[slot] != 0 && !Arrays.equals(ids.get(place(table[slot] - 1)), id)) slot = slot + 1 & mask;
             return slot;
         }
 
-        /// Holds short texts as bytes, one after the other in blocks of 1 MiB, each after its length. A place is a
-        /// number of 32 bits: 12 bits for the block and 20 bits for the offset in it, enough for 4 GiB of ids. A longer
-        /// text gets a block of its own.
+        /// Holds short texts as bytes in blocks of 1 MiB, each after its length. A place has 12 bits for the block and
+        /// 20 for the offset in it, enough for 4 GiB of ids. A longer text gets a block of its own.
         private static final class Texts {
             private static final int OFFSET_BITS = 20, BLOCK_SIZE = 1 << OFFSET_BITS;
 
             private final List<ByteBuffer> blocks = new ArrayList<>();
 
-            /// Adds a text and returns its place. A text is never divided between two blocks, so the rest of a block
-            /// may stay empty.
             int add(byte[] text) {
                 int room = Integer.BYTES + text.length;
                 if (blocks.isEmpty() || blocks.getLast().remaining() < room) {
@@ -9058,26 +8753,21 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Counts what the lines of a batch, or of one session, contain. [History] passes on each line after it was read or
-    /// written, so that a session and a later `status` show the same figures. All figures that people see come from
-    /// here, except the number of rows by status in the whole batch, which [Index] counts.
+    /// Counts what the lines of a batch, or of one session, contain. [History] passes on each line, so that a session
+    /// and a later `status` show the same figures.
     static class Figures {
         private final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
-        /// Holds the duration of each row's last attempt with an outcome, in milliseconds plus one. 0 means that it is
-        /// unknown.
+        /// Holds the duration of each row's last attempt with an outcome, in milliseconds plus one, or 0.
         private final LongList took = new LongList();
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
         private long stopped = 0; // counts runs of interrupted sessions
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
-        /// Holds the duration of all sessions, each up to its last event or result.
         private Duration timeTaken = Duration.ZERO;
-        /// Holds the starts of the current session, and of the last session that had enough rows.
         private Starts starts = new Starts(), lastEnough = starts;
 
-        /// Counts an event of the log. Attempts, outcomes and the end of a session extend the session's time up to
-        /// them. The time between two sessions does not count.
+        /// Counts an event of the log. The time between two sessions does not count.
         void take(Event event) {
             eventCounts.merge(event.getClass(), 1L, Long::sum);
             switch (event) {
@@ -9106,17 +8796,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Counts a row that was sent. The figures of a session also use the time.
         void countSent(int entry, Instant at) {
             sent.set(entry);
         }
 
-        /// Adds the tokens and the price of a run. The figures of a session also use the row.
         void countSpending(int entry, Cost cost) {
             spending.add(cost);
         }
 
-        /// Notes how many files of a row's outputs could not be saved. The row's last result counts.
         void noteMissingFiles(int entry, int missing) {
             if (missing == 0) missingFiles.remove(entry);
             else missingFiles.put(entry, missing);
@@ -9124,7 +8811,6 @@ final class DifyExec implements Runnable {
 
         /// Records a row's outcome. A failure does not replace an earlier success.
         ///
-        /// @param former the row's earlier status
         /// @param seconds NaN if unknown, as in results of the original tool
         void countOutcome(int entry, RowStatus former, Outcome outcome, double seconds) {
             if (outcome.status().isSuccess()) succeeded.set(entry);
@@ -9133,15 +8819,13 @@ final class DifyExec implements Runnable {
             took.set(entry, Double.isNaN(seconds) ? 0 : 1 + Math.min(Integer.MAX_VALUE, Math.round(seconds * 1000)));
         }
 
-        /// Extends the session's time to the end of this attempt, which produced the row's result. The log has no event
-        /// for it.
+        /// Extends the session's time to the end of this attempt, of whose success the log has no event.
         void extendToResult(AttemptEvent attempt, int entry) {
             var end = attempt.t().plusMillis(millis(entry).orElse(0));
             advanceTo(end);
             starts.addEnd(end);
         }
 
-        /// Adds the time since the last event of the session.
         private void advanceTo(Instant now) {
             if (startedAt.isEmpty()) startedAt = Optional.of(now);
             var passed = updatedAt.map(before -> Duration.between(before, now)).orElse(Duration.ZERO);
@@ -9150,20 +8834,17 @@ final class DifyExec implements Runnable {
             updatedAt = Optional.of(now);
         }
 
-        /// Returns the duration of all sessions, without the time between them.
         Duration timeTaken() {
             return timeTaken;
         }
 
-        /// Returns how many rows ran at a time in the last session that had enough rows, or in the last session if none
-        /// had enough.
+        /// Returns how many rows ran at a time in the last session that had enough rows, if any.
         double concurrency(double secondsPerRow) {
             return (lastEnough.isEnough() && !starts.isEnough() ? lastEnough : starts).concurrency(secondsPerRow);
         }
 
-        /// Records when a session started its rows. Rows that started before the first row ended filled the slots. Each
-        /// later row followed a row that had ended. The time after the last start is left out, because slots are empty
-        /// then.
+        /// Records when a session started its rows. Those before the first end filled the slots, and each later one
+        /// followed a row that had ended. After the last start, slots are empty.
         private static final class Starts {
             /// Fewer rows, such as a retry of two, do not show how many rows ran at a time.
             private static final int ENOUGH_ROWS = 5;
@@ -9186,9 +8867,8 @@ final class DifyExec implements Runnable {
                 return filling + following >= ENOUGH_ROWS;
             }
 
-            /// Returns the mean number of rows that ran at a time. This is how many rows started per second times how
-            /// long a row takes (Little's law). With few following rows, all slots were filled once, which shows the
-            /// number.
+            /// Returns the mean number of rows that ran at a time: how many started per second times how long a row
+            /// takes (Little's law). With few following rows, the slots were filled once, which shows the number.
             double concurrency(double secondsPerRow) {
                 if (following <= filling) return filling;
                 return following * secondsPerRow * 1000 / Math.max(1, Duration.between(first, last).toMillis());
@@ -9203,14 +8883,12 @@ final class DifyExec implements Runnable {
             return updatedAt;
         }
 
-        /// Returns how long the row's last attempt with an outcome took.
         OptionalLong millis(int entry) {
             long known = took.get(entry);
             return known == 0 ? OptionalLong.empty() : OptionalLong.of(known - 1);
         }
 
-        /// Returns percentiles of the latency of succeeded rows, in seconds, or an empty map if there are none. A
-        /// percentile is the duration of a row (nearest rank), never a value between two rows.
+        /// Returns percentiles of the latency of succeeded rows, in seconds (nearest rank).
         Map<String, Double> latencies() {
             var sorted = succeeded.stream().mapToObj(this::millis).flatMapToLong(OptionalLong::stream).sorted()
                     .toArray();
@@ -9232,17 +8910,14 @@ final class DifyExec implements Runnable {
             return eventCounts.getOrDefault(kind, 0L);
         }
 
-        /// Returns how many attempts were made beyond the first of each row.
         long retries() {
             return count(AttemptEvent.class) - sent.cardinality();
         }
 
-        /// Returns how many runs Dify was asked to stop because their session was interrupted.
         long stopped() {
             return stopped;
         }
 
-        /// Returns for each row, by its entry, how many of its output files could not be downloaded.
         SortedMap<Integer, Integer> missingFiles() {
             return Collections.unmodifiableSortedMap(missingFiles);
         }
@@ -9277,22 +8952,19 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>(); // by id
         private final Set<String> stoppedTasks = new HashSet<>();
-        /// Holds the hash of the attempt that made each row's last line in the results. The results are read before the
-        /// log, which has no `end` event of a success, so an `attempt` event is over if its hash is here.
+        /// Holds the hash of the attempt that made each row's last line in the results, which are read before the log.
+        /// An `attempt` event is over if its hash is here.
         private final LongList lastResult = new LongList();
-        /// Holds the hashes of attempts that made earlier lines of a row. Only rows with several results need it.
+        /// Holds those of earlier lines of a row.
         private final Set<Long> formerResults = new HashSet<>();
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(), failedAfterForm = new BitSet();
         private final Figures figures = new Figures();
-        /// Holds the figures of the batch, and of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
-        /// Holds the tokens of each row over all its attempts.
         private final LongList tokensByRow = new LongList();
-        /// Holds the cost of each row over all its attempts, by currency. It is in billionths, because a list of whole
-        /// numbers takes less memory than one of objects.
+        /// Holds the cost of each row over all its attempts, by currency, in billionths.
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
@@ -9301,11 +8973,10 @@ final class DifyExec implements Runnable {
         private Optional<String> stopped = Optional.empty();
         /// Holds the last session until its end is in the log, and is empty afterwards.
         private Optional<SessionEvent> unfinished = Optional.empty();
-        /// Holds, by user and in the order of their requests, when streams were sent that have not started. When a
-        /// stream starts, Dify's queue has passed those before it. They move to `passedAt`, with the time of this
-        /// start. Dify does not show its queue, so the batch's own streams are the only sign of how it moves.
+        /// Holds, by user, when streams were sent that have not started. When one starts, Dify's queue has passed those
+        /// before it, and they move to `passedAt`. Dify does not show its queue, so this is the only sign of how it
+        /// moves.
         private final Map<String, Instant> queued = new LinkedHashMap<>(), passedAt = new HashMap<>();
-        /// Holds the size of the results in bytes, according to the last event that contains it.
         private long resultsSize = 0;
 
         /// Describes what is still unknown about an attempt. Before a row runs, its most urgent attempt is looked up.
@@ -9333,34 +9004,29 @@ final class DifyExec implements Runnable {
                 this.server = server;
             }
 
-            /// Notes its run. An `end` event contains no task, so a known task of the same run is kept.
+            /// Notes its run. An `end` event contains no task, so a known one is kept.
             void noteRun(String id, String task) {
                 boolean isKnown = task.isEmpty() && run.filter(ref -> ref.id().equals(id)).isPresent();
                 if (!id.isEmpty() && !isKnown) run = Optional.of(new RunRef(id, task));
             }
 
-            /// Returns whether it counted as not started, and no run of it has appeared since.
             boolean isUnseen() {
                 return run.isEmpty() && http != 200 && (state == State.NOT_STARTED || state == State.RESENT);
             }
 
-            /// Returns whether a run of it may still give the row a result, although the row is sent again. Also true
-            /// for a run that has appeared late and was active.
+            /// Returns whether a run of it may still give the row a result, although the row is sent again.
             boolean isAwaited() {
                 return isUnseen() || state == State.RESENT;
             }
 
-            /// Returns as much of its response as the log shows.
             Response reported(Symptom symptom, String why) {
                 if (http == 200) return new Response.Unreadable(run, why);
                 return http == 0 || run.isPresent() ? new Response.Cut(run, symptom, why)
                         : Response.Refused.http(http, false, "", why, Optional.empty());
             }
 
-            /// Returns this attempt for the row. It does not count as edited if the CSV now contains the edits that it
-            /// was sent with.
+            /// Returns this attempt for the row. It does not count as edited if the CSV now contains the edits.
             Attempt attempt(Row row) {
-                // the hash of a row that is still edited includes the edits, so it does not show what the CSV contains
                 boolean isEdited = event.edited() && (row.isEdited() || !event.fingerprint().equals(row.hash()));
                 // sequence 0 marks an attempt of an earlier session; its retries count only as `Tries.earlier`
                 return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), event.user(), event.mode(),
@@ -9372,8 +9038,7 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
-        /// Reads results, log and retry list. The results come first, because they show which attempts of the log have
-        /// succeeded.
+        /// Reads results, log and retry list. The results show which attempts of the log have succeeded.
         static History of(BatchFiles files, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
             history.readResults(files.results(), listeners);
@@ -9399,12 +9064,10 @@ final class DifyExec implements Runnable {
             }));
         }
 
-        /// Returns the figures of the whole batch, from the lines so far.
         Figures figures() {
             return figures;
         }
 
-        /// Adds the figures of this session, which count all later lines.
         void count(Figures session) {
             counting.add(session);
         }
@@ -9438,8 +9101,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Notes the size of the results according to an event or to the file. If it is smaller than before, lines are
-        /// missing, and any attempt may be the one whose result is lost.
+        /// Notes the size of the results. If it is smaller than before, any attempt may be the one whose result is
+        /// lost.
         void noteResultsSize(long size) {
             if (size < resultsSize) doubt(_ -> true);
             resultsSize = size;
@@ -9449,14 +9112,12 @@ final class DifyExec implements Runnable {
             sent.forEach((id, row) -> row.forEach(one -> one.isDoubtful = isIdDoubtful.test(id)));
         }
 
-        /// Applies a merge. Only attempts of a shard whose results had been longer are doubtful afterwards. The logs of
-        /// the shards are merged by time, so the sizes in their events belong to different files and made attempts
-        /// doubtful without reason.
+        /// Applies a merge. Only attempts of a shard whose results had been longer are doubtful afterwards: the sizes
+        /// in the merged events belong to different files.
         private void takeMerge(MergeEvent merged) {
             doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
         }
 
-        /// Applies a stop event. Without a user, the session ended; with a user, Dify was asked to stop one task.
         private void takeStop(StopEvent stop) {
             if (stop.user().isEmpty()) {
                 stopped = Optional.of(stop.why()).filter(why -> !why.isEmpty());
@@ -9464,16 +9125,15 @@ final class DifyExec implements Runnable {
             } else if (stop.isOfInterruptedRun()) stoppedTasks.add(stop.task());
         }
 
-        /// Sets the status of a row; no other method does. A success is never replaced by another status. Returns
-        /// whether the row got this status.
+        /// Sets the status of a row; no other method does. A success is never replaced. Returns whether the row got
+        /// this status.
         private boolean settle(int entry, RowStatus status) {
             boolean isKept = index.status(entry).isSuccess() && !status.isSuccess();
             if (!isKept) index.setStatus(entry, status);
             return !isKept;
         }
 
-        /// Applies a success, when its line is read or after it was written. Returns the entry of its row. If an id has
-        /// several lines, the last one counts.
+        /// Applies a success. If an id has several lines, the last one counts.
         int take(ResultLine success) {
             int entry = index.findOrAdd(success.id().strip()); // as the CSV's ids are
             var former = index.status(entry);
@@ -9504,8 +9164,8 @@ final class DifyExec implements Runnable {
             return lastResult.get(entry) == attempt || formerResults.contains(attempt);
         }
 
-        /// Identifies an attempt by a number, which takes less memory than a text. The upper 32 bits are the entry plus
-        /// one, so that no number is 0, and the lower 32 bits are the hash of its user.
+        /// Identifies an attempt by a number that is not 0: the entry plus one (upper 32 bits) and the hash of its
+        /// user.
         private static long hash(int entry, String user) {
             return entry + 1L << Integer.SIZE | user.hashCode() & 0xFFFF_FFFFL;
         }
@@ -9516,8 +9176,8 @@ final class DifyExec implements Runnable {
             if (index.status(entry) == RowStatus.PENDING) settle(entry, RowStatus.FAILED);
         }
 
-        /// Applies the start of a session. A process logs another start when it changes its mode, although its session
-        /// continues. After `--same-app`, nothing shows that earlier attempts went to the present app.
+        /// Applies the start of a session, or its change of mode. After `--same-app`, nothing shows that earlier
+        /// attempts went to the present app.
         private void takeSession(SessionEvent started) {
             head.add(started);
             stopped = Optional.empty();
@@ -9535,7 +9195,6 @@ final class DifyExec implements Runnable {
             return index.status(entry) != RowStatus.PENDING || attemptsByRow.get(entry) > 0;
         }
 
-        /// Adds the tokens and the price of a run to its row and to all figures.
         private void spend(int entry, Cost cost) {
             counting.forEach(one -> one.countSpending(entry, cost));
             tokensByRow.set(entry, tokensByRow.get(entry) + cost.tokens());
@@ -9552,14 +9211,12 @@ final class DifyExec implements Runnable {
             return (int) attemptsByRow.get(entry);
         }
 
-        /// Returns the cost of a row over all its attempts, or 0 if none is known in this currency.
         double cost(int entry, String currency) {
             var costs = costByRow.get(currency);
             return costs == null ? 0 : costs.get(entry) / BILLION;
         }
 
-        /// Applies an attempt that is about to be sent. The row's earlier attempts change as in the table above. An
-        /// attempt whose success is in the results is already over, because the results are read first.
+        /// Applies an attempt that is about to be sent. One whose success is in the results is already over.
         private void takeAttempt(AttemptEvent attempt) {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(one -> one.countSent(entry, attempt.t()));
@@ -9574,7 +9231,6 @@ final class DifyExec implements Runnable {
                     State.OPEN);
         }
 
-        /// Applies the run of an attempt.
         private void takeRun(RunEvent run) {
             // a made-up id shows nothing about the queue
             if (!new RunRef(run.run(), run.task()).isMadeUp()) noteStart(run);
@@ -9596,8 +9252,7 @@ final class DifyExec implements Runnable {
                         && one.state != State.UNSETTLED);
         }
 
-        /// Notes that an attempt has left Dify's queue, which holds only streams. Those that were sent before it have
-        /// then been passed.
+        /// Notes that an attempt has left Dify's queue, which holds only streams. Those before it have been passed.
         private void noteStart(Event start) {
             var sentAt = queued.remove(start.user());
             if (sentAt == null) return;
@@ -9609,8 +9264,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Applies the end of an attempt without a success. Its cost always counts. Its outcome may concern only the
-        /// attempt, such as `again`, which leaves the row pending.
+        /// Applies the end of an attempt without a success. It may leave the row pending, such as `again`.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
             spend(entry, end.seen().cost());
@@ -9639,8 +9293,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its
-        /// result can still be taken, so the attempt is kept with this run. Otherwise nothing is left to learn about
-        /// it.
+        /// result can still be taken.
         private void takeLate(LateEvent found) {
             boolean isOpen = Set.of("running", "paused").contains(found.saw())
                     && !index.status(index.findOrAdd(found.id())).isSuccess();
@@ -9655,7 +9308,6 @@ final class DifyExec implements Runnable {
             sent.computeIfAbsent(one.event.id(), _ -> new ArrayList<>(1)).add(one); // a row seldom has two
         }
 
-        /// Removes these attempts of a row. Returns the last of them.
         private Optional<Sent> remove(String id, Predicate<Sent> which) {
             var row = sent.get(id);
             if (row == null) return Optional.empty();
@@ -9674,8 +9326,6 @@ final class DifyExec implements Runnable {
             return unreadable.size();
         }
 
-        /// Returns a note about the lines that cannot be read, with the places of the first three, or empty if there
-        /// are none.
         Optional<String> unreadable() {
             return unreadable.isEmpty() ? Optional.empty() : Optional.of(Text.count(unreadable.size(), "line")
                     + " cannot be read (" + Text.joinFirst(3, unreadable.stream()) + ")");
@@ -9693,24 +9343,21 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns the CSV of the last session, if it is still there.
         Optional<Path> input(Path results) {
             return last(SessionEvent.class).flatMap(last -> last.csv().file(results)).filter(Files::isRegularFile);
         }
 
-        /// Returns the session that another process of this machine is running, or empty. The lock is not tested. A
-        /// test takes it for a moment, and a command that starts at that moment would fail.
+        /// Returns the session that another process is running. A test of the lock would take it for a moment, in which
+        /// no command could start.
         Optional<SessionEvent> liveSession() {
             return unfinished.filter(session -> session.program().process() != null
                     && session.program().process().isOtherAlive());
         }
 
-        /// Returns why the last session stopped early, or empty if the log contains no reason.
         Optional<String> stopped() {
             return stopped;
         }
 
-        /// Returns the rows that succeeded but have changed in the CSV since then.
         IntStream changed() {
             return changed.stream();
         }
@@ -9719,25 +9366,21 @@ final class DifyExec implements Runnable {
             return changed.get(entry);
         }
 
-        /// Returns the rows that failed after the form of their run was answered, so that they are not sent again
-        /// automatically.
+        /// Returns the rows that failed after the form of their run was answered.
         IntStream failedAfterForm() {
             return failedAfterForm.stream();
         }
 
-        /// Returns the last `end` event of a row that has not succeeded, or empty if there is none.
         Optional<EndEvent> end(int entry) {
             return Optional.ofNullable(ends.get(entry));
         }
 
-        /// Returns why a row failed or is unresolved, including the titles of the forms that it waits for. A row that
-        /// is only listed in `.retry` has no recorded cause.
+        /// Returns why a row failed or is unresolved, including the titles of the forms that it waits for.
         String cause(int entry) {
             return end(entry).map(end -> Stream.concat(Stream.of(Text.cause(end.seen().error())), forms(entry)
                     .map(FormEvent::node)).distinct().collect(joining(": "))).orElse("listed in .retry");
         }
 
-        /// Returns the forms for which the run of a paused row waits. The log lacks them if the response did.
         Stream<FormEvent> forms(int entry) {
             if (index.status(entry) != RowStatus.PAUSED) return Stream.empty();
             return end(entry).stream().flatMap(end -> forms.getOrDefault(end.user(), List.of()).stream());
@@ -9750,8 +9393,8 @@ final class DifyExec implements Runnable {
                     .filter(form -> !form.until().isEmpty() && form.until().compareTo(latest) <= 0).findFirst();
         }
 
-        /// Returns whether another retry is unlikely to help, because the row had more than one attempt, or was refused
-        /// by Dify with an HTTP 4xx status.
+        /// Returns whether another retry is unlikely to help, because Dify refused the row with an HTTP 4xx status, or
+        /// it had more than one attempt.
         boolean isPermanent(int entry) {
             return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.seen().http() / 100 == 4).isPresent();
         }
@@ -9760,34 +9403,29 @@ final class DifyExec implements Runnable {
             return sent.values().stream().flatMap(List::stream).filter(one -> which.test(one.state));
         }
 
-        /// Returns whether the log already records this attempt as not started. If the row was sent again since then,
-        /// the log must not record this twice. The later attempt is the one to look up first.
+        /// Returns whether the log already records this attempt as not started.
         boolean isClosed(Attempt attempt, String end) {
             var closed = EnumSet.of(State.NOT_STARTED, State.RESENT);
             return NOT_STARTED.contains(end) && find(attempt.row().id(), attempt.user())
                     .filter(one -> closed.contains(one.state)).isPresent();
         }
 
-        /// Counts the attempts that have no end in the log. They are running, or were interrupted. An attempt of a row
-        /// that has succeeded otherwise does not matter any more.
+        /// Counts the attempts that have no end in the log. One of a row that has succeeded does not matter any more.
         long inFlight() {
             return all(state -> state == State.OPEN)
                     .filter(one -> !index.status(index.find(one.event.id())).isSuccess()).count();
         }
 
-        /// Returns the rows whose results may be lost. They have no result, and the results file was longer before.
         List<Integer> lost() {
             return all(_ -> true).filter(one -> one.isDoubtful).map(one -> index.find(one.event.id()))
                     .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
         }
 
-        /// Returns a row's attempts whose runs are looked up before the row is sent again, in their order.
         List<Attempt> awaited(Row row) {
             return sent.getOrDefault(row.id(), List.of()).stream().filter(Sent::isAwaited)
                     .map(one -> one.attempt(row)).toList();
         }
 
-        /// Returns whether the row was sent again after this attempt, although a run of it may still appear.
         boolean isResent(Attempt attempt) {
             return find(attempt.row().id(), attempt.user())
                     .filter(one -> one.state == State.RESENT && one.isUnseen()).isPresent();
@@ -9799,7 +9437,6 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// Returns these attempts of all rows, by the entry of their row.
         Map<Integer, List<Sent>> awaited() {
             return all(_ -> true).filter(Sent::isAwaited)
                     .collect(Collectors.groupingBy(one -> index.find(one.event.id())));
@@ -9810,8 +9447,7 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(passedAt.get(user));
         }
 
-        /// Returns for each row, by its entry, the attempt to look up before the row is sent. This is the most urgent
-        /// attempt, or the last of several that are equally urgent. A row has several if their results are lost.
+        /// Returns for each row, by its entry, its most urgent attempt, or the last of several, to look up first.
         Map<Integer, Sent> unresolvedByRow() {
             var all = new HashMap<Integer, Sent>();
             all(state -> state != State.RESENT).forEach(one -> {
@@ -9822,13 +9458,12 @@ final class DifyExec implements Runnable {
             return all;
         }
 
-        /// Returns the look-up of an attempt of an earlier session, with the reason why it has no outcome. If its task
-        /// was asked to stop, `stopped` on the server does not mean that the row failed.
+        /// Returns the look-up of an attempt of an earlier session. If its task was asked to stop, `stopped` does not
+        /// mean that the row failed.
         LookUp lookUp(Sent one, Row row, Instant now, Duration timeout) {
             boolean isStopped = one.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
             var symptom = one.isDoubtful ? Symptom.LOST_RESULT : isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
-            // the first part of the cause, because the second is why the last look-up failed; a row that has succeeded
-            // has no cause
+            // the first part of the cause, because the second is why the last look-up failed
             var why = one.state == State.UNSETTLED && ends.containsKey(row.index())
                     ? cause(row.index()).split("; ")[0] : symptom.text;
             var attempt = one.attempt(row).limitedTo(now);
@@ -9836,12 +9471,10 @@ final class DifyExec implements Runnable {
                     new Verdict.Unresolved(symptom, why)).within(attempt.at(), attempt.at().plus(timeout));
         }
 
-        /// Returns the policy for a server of this version. It continues in the last mode that was chosen.
         ModePolicy modePolicy(Mode asked, AppKind app, String version) {
             return new ModePolicy(asked, mode, app, version);
         }
 
-        /// Returns when the server lists the run of an attempt, which may have gone to a server of another version.
         Release.Listing listing(Attempt attempt, ModePolicy modes) {
             return find(attempt.row().id(), attempt.user()).map(one -> one.isElsewhere ? Release.Listing.OTHER_APP
                     : modes.listing(one.server)).orElse(modes.listing);
@@ -9857,7 +9490,6 @@ final class DifyExec implements Runnable {
             this(new LinkedHashMap<>());
         }
 
-        /// Reads the sessions of a log, and does not parse the lines of other events.
         static LogHead of(Path log) {
             var head = new LogHead();
             scan(log, session -> {
@@ -9867,7 +9499,7 @@ final class DifyExec implements Runnable {
             return head;
         }
 
-        /// Passes on each session of a log.
+        /// Passes on each session of a log, and does not parse the lines of other events.
         static void scan(Path log, Consumer<SessionEvent> use) {
             Storage.naming(log, () -> Lines.scan(log, "{\"event\":\"session\"", Event::read, (event, _) -> {
                 if (event instanceof SessionEvent session) use.accept(session);
@@ -9883,24 +9515,18 @@ final class DifyExec implements Runnable {
             return List.copyOf(byShard.values());
         }
 
-        /// Returns the merged shards of a batch that has had no session of its own since then.
         Stream<Shard> shards() {
             return byShard.keySet().stream().filter(shard -> !shard.isEmpty()).map(Shard::parse);
         }
     }
 
-    /// Identifies the server and the app of a batch's runs. With another server or app, the runs cannot be looked up,
-    /// and their rows would be paid for twice. The app's name does not identify it. Two apps may share a name, and an
-    /// app can be renamed.
-    ///
-    /// @param sessions as in [LogHead]
+    /// Identifies the server and the app of a batch's runs. With another one, the runs cannot be looked up, and their
+    /// rows would be paid for twice. Apps may share a name or be renamed.
     record Origin(BatchFiles files, List<SessionEvent> sessions) {
-        /// At most this many runs are looked up to recognize the app, with one request each. A single run is not
-        /// enough, because Dify may have deleted it.
+        /// A single run is not enough to recognize the app, because Dify may have deleted it.
         private static final int MAX_RUNS = 3;
 
-        /// Refuses a server that differs from the server of the earlier sessions. If they sent nothing, the server does
-        /// not matter.
+        /// Refuses a server that differs from that of the earlier sessions, if they sent anything.
         void requireServer(String name) throws IOException {
             for (var session : sessions)
                 if (!session.dify().baseUrl().equals(name) && runs(session).mayHaveStarted())
@@ -9909,7 +9535,6 @@ final class DifyExec implements Runnable {
                             : "use that URL") + ", or choose another -o");
         }
 
-        /// Describes a server for a message. The log has `demo` as the URL of the demo, whose port changes.
         private static String place(String baseUrl) {
             return baseUrl.equals("demo") ? "with --demo" : "on " + baseUrl;
         }
@@ -9917,7 +9542,7 @@ final class DifyExec implements Runnable {
         /// Creates the refusal for a key or app id that is new to this batch.
         ///
         /// @param runs     the recorded runs, none of which this app has
-        /// @param isSameId whether the app id is the same as before, so that only the key differs
+        /// @param isSameId whether only the key differs
         Unusable otherApp(Runs runs, boolean isSameId) {
             var reason = runs.newest().isEmpty() ? "no recorded run can show whether the app is the same"
                     : "this app has none of the last " + Text.count(runs.newest().size(), "recorded run")
@@ -9928,19 +9553,16 @@ final class DifyExec implements Runnable {
                             + "are then unknown");
         }
 
-        /// Identifies a run that the files record. For a blocking chatflow they record no run id, but its message can
-        /// be found by its user.
+        /// Identifies a run that the files record. A blocking chatflow's has no id; its message is found by its user.
         record Recorded(String id, String user) {}
 
-        /// Holds the runs by which the app of a session can be recognized.
+        /// Holds the runs by which the app of a session can be recognized. Those with a result certainly took place.
         ///
-        /// @param mayHaveStarted whether the session sent a row, which may have started a run
-        /// @param newest         the newest runs; runs with a result are preferred, because they certainly took place
+        /// @param mayHaveStarted whether the session sent a row
         record Runs(boolean mayHaveStarted, Collection<Recorded> newest) {}
 
-        /// Reads the runs by which the app of a session can be recognized. Only a start with another server or key
-        /// needs this, so it is not part of the history. The results are read after the log, because the runs that are
-        /// added last are kept.
+        /// Reads the runs by which the app of a session can be recognized. The results come last, because the runs that
+        /// are added last are kept.
         Runs runs(SessionEvent session) throws IOException {
             Predicate<String> isRow = session.shard().isEmpty() ? _ -> true : Shard.parse(session.shard())::holds;
             var newest = new LinkedHashMap<String, Recorded>(); // by user, so that each attempt counts once
@@ -9963,7 +9585,6 @@ final class DifyExec implements Runnable {
             return new Runs(isSent.get(), newest.values());
         }
 
-        /// Adds a run as the newest one, and drops the oldest if there are too many.
         private static void add(LinkedHashMap<String, Recorded> newest, String run, String user) {
             newest.putLast(user, new Recorded(run, user));
             if (newest.size() > MAX_RUNS) newest.pollFirstEntry();
@@ -9972,15 +9593,12 @@ final class DifyExec implements Runnable {
 
     // Batch: single rows
 
-    /// Remembers where in the files the lines of each row are, in 16 bytes per line. It is filled while the files are
-    /// read, and [Lines] then reads single lines, so that views need not hold the contents of all rows. The lines of a
-    /// row form a chain from the last one to the first.
+    /// Remembers where in the files the lines of each row are. They form a chain from the last one to the first.
     static final class LineOffsets implements Batch.Listener {
-        /// `newest` holds the number of each row's last line, and `before` holds for each line the number of the same
-        /// row's previous line. Lines are numbered from 1, so that 0 means that there is no such line.
+        /// `newest` holds the number of each row's last line, and `before` that of each line's previous one. Lines are
+        /// numbered from 1.
         private final LongList newest = new LongList(), before = new LongList();
-        /// Holds the offset of each line in the log. For a line of the results, it holds -1 minus the offset, which is
-        /// negative even for the first line.
+        /// Holds the offset of each line in the log, or -1 minus the offset in the results.
         private final LongList offsets = new LongList();
 
         @Override
@@ -10000,29 +9618,26 @@ final class DifyExec implements Runnable {
             newest.set(entry, offsets.size());
         }
 
-        /// Returns the offsets of a row's lines, the last line first.
         private List<Long> of(int entry) {
             var all = new ArrayList<Long>();
             for (long line = newest.get(entry); line > 0; line = before.get(line - 1)) all.add(offsets.get(line - 1));
             return all;
         }
 
-        /// Returns the first `rows` entries in the order of their first lines in the log. Entries without a line in the
-        /// log, such as results of the original tool, come last.
+        /// Returns the first `rows` entries in the order of their first lines in the log.
         List<Integer> inOrderOfSending(int rows) {
             var first = IntStream.range(0, rows).mapToLong(entry -> of(entry).stream().mapToLong(offset -> offset)
                     .filter(offset -> offset >= 0).min().orElse(Long.MAX_VALUE)).toArray();
             return IntStream.range(0, rows).boxed().sorted(Comparator.comparingLong(entry -> first[entry])).toList();
         }
 
-        /// Reads single rows from the files of a batch. The files stay open until this is closed.
+        /// Reads single rows from the files of a batch, which stay open.
         record RowEnds(Batch batch, Lines results, Lines log) implements AutoCloseable {
             RowEnds(Batch batch) {
                 this(batch, new Lines(batch.files().results()), new Lines(batch.files().log()));
             }
 
-            /// Returns how the row ended. A success is read from the results; any other outcome is in the history,
-            /// which was read from the log. The line is missing if the results became shorter after they were read.
+            /// Returns how the row ended, from the results or the history. A line of the results may be gone since.
             ResultLine of(int entry) {
                 var last = batch.offsets().of(entry).stream().filter(offset -> offset < 0).findFirst();
                 if (last.isPresent() && results.seek(-1 - last.get()).bytes().length > 0)
@@ -10035,14 +9650,13 @@ final class DifyExec implements Runnable {
                     return events.stream().filter(kind::isInstance).map(kind::cast).toList();
                 }
 
-                /// Returns the id of the attempt's run, or an empty text if the log has none.
                 String run() {
                     var runs = all(RunEvent.class);
                     return runs.isEmpty() ? "" : runs.getLast().run();
                 }
 
-                /// Returns the error text of an end. A paused row also has the forms that it waits for:
-                /// `waits for a person: Approve refund, until 2026-01-16 13:00:00 +01:00`
+                /// Returns the error text of an end, with the forms that a paused row waits for: `waits for a person:
+                /// Approve refund, until 2026-01-16 13:00:00 +01:00`
                 String error(EndEvent end) {
                     var forms = all(FormEvent.class);
                     if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.seen().error();
@@ -10050,8 +9664,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the row's attempts with their events, in the order of the log. The log has no `end` event of a
-            /// success, so the end of such an attempt is made from its line in the results.
+            /// Returns the row's attempts with their events. The log has no `end` event of a success, so it is made
+            /// from the results.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
                 var traces = new LinkedHashMap<String, Trace>(); // by user, because each attempt has its own user
@@ -10078,16 +9692,15 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the paths of the files of a batch, or of one shard. Their names are derived from the name of the results.
+    /// Holds the paths of the files of a batch, or of one shard.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
-        /// Matches what may precede the first line: byte order marks, of which a crash may have cut the last one in
-        /// half, and whitespace. The text has one character per byte.
+        /// Matches what may precede the first line, as one character per byte: byte order marks, of which a crash may
+        /// have cut the last one in half, and whitespace.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
         private static final String ELSEWHERE = "move it away, or choose another -o";
 
-        /// Returns the files that belong to this output. Fails before anything is sent if one of them cannot be written
-        /// safely.
+        /// Returns the files of this output. Fails if one of them cannot be written safely.
         static BatchFiles of(Path output) {
             requireRegular(output); // first, because a path such as / has no name to derive others from
             var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
@@ -10096,8 +9709,7 @@ final class DifyExec implements Runnable {
             return files;
         }
 
-        /// Refuses a file that cannot be locked, cut and replaced safely. A link may point to a file of another batch,
-        /// and `-` would be standard output.
+        /// Refuses a file that cannot be locked, cut and replaced safely. A link may point to a file of another batch.
         private static void requireRegular(Path file) {
             boolean exists = Storage.exists(file, LinkOption.NOFOLLOW_LINKS);
             if (file.toString().equals("-")
@@ -10120,8 +9732,7 @@ final class DifyExec implements Runnable {
             return Storage.exists(results) ? Storage.attributes(results).size() : 0;
         }
 
-        /// Returns the ids in `<output>.retry`, each once, because the original tool repeats ids. Editors put byte
-        /// order marks before a text, and `cat` of several files puts them into it, so they are removed from each line.
+        /// Returns the ids in `<output>.retry`, each once. `cat` of several files leaves byte order marks in it.
         List<String> retryIds() throws IOException {
             if (!Storage.exists(retry)) return List.of();
             return new String(Storage.naming(retry, () -> Files.readAllBytes(retry)), UTF_8).lines()
@@ -10129,8 +9740,7 @@ final class DifyExec implements Runnable {
                     .filter(id -> !id.isEmpty()).distinct().toList();
         }
 
-        /// Writes the retry list in the CSV's order. The file is replaced as a whole, and deleted if no row is on the
-        /// list. Ids that this CSV lacks come last, because a later session may have a CSV with them.
+        /// Writes the retry list as a whole. Ids that this CSV lacks come last, because a later session may have them.
         void writeRetryList(Index index) {
             var others = IntStream.range(index.rows(), index.size())
                     .filter(entry -> index.status(entry).isOnRetryList());
@@ -10151,8 +9761,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(log + ": the first line is not an event of difyexec", ELSEWHERE);
         }
 
-        /// Refuses a retry list that another program wrote. A list beside results or a log is ours, even if the CSV
-        /// lacks some of its ids. The user may have removed rows from the CSV.
+        /// Refuses a retry list that another program wrote. Beside results or a log, it is ours.
         void requireOurs(Index csv) throws IOException {
             boolean isAlone = head(results).isEmpty() && head(log).isEmpty();
             if (isAlone && retryIds().stream().anyMatch(id -> csv.find(id) < 0))
@@ -10165,13 +9774,9 @@ final class DifyExec implements Runnable {
                 throw new Unusable(input + " is both input and output", "choose another -o");
         }
 
-        /// Holds a file that a user asked a command to write.
-        ///
         /// @param file null if the user did not ask for it
         /// @param mark occurs in an earlier file that difyexec can write again; if it is empty, no file has it
         record Target(Path file, String mark) {
-            /// Refuses a file that must be kept, such as one of the batch or its input, even with `--force`, and any
-            /// other existing file without it.
             Path requireWritable(List<Path> kept, boolean isForced) {
                 requireRegular(file);
                 if (kept.stream().anyMatch(one -> Storage.isSame(one, file))) throw new Unusable(
@@ -10181,18 +9786,15 @@ final class DifyExec implements Runnable {
                 return file;
             }
 
-            /// Returns whether no file of somebody else would be lost. The mark is in the first 1,000 bytes.
             private boolean isReplaceable() {
                 return !Storage.exists(file) || !mark.isEmpty() && Text.cut(head(file), 1_000).contains(mark);
             }
         }
 
-        /// Holds the choices of an earlier session about the input, the log that records them, and the path of the
-        /// input if it is known.
         record Choices(Csv.Shape shape, Path log, Optional<Path> input) {}
 
-        /// Returns the choices of the last session on these files. Without a session, returns the choices of a shard. A
-        /// new shard and `merge` must read the CSV as the other shards did.
+        /// Returns the choices of the last session on these files, or of another shard, which must read the CSV in the
+        /// same way.
         Choices choices() {
             var whole = shard.isEmpty() ? this : of(Shard.wholeFile(results));
             for (var files : Stream.concat(Stream.of(this), Shards.beside(whole).stream()).toList()) {
@@ -10204,10 +9806,9 @@ final class DifyExec implements Runnable {
             return new Choices(Csv.Shape.DEFAULT, log, Optional.empty());
         }
 
-        /// Returns whether the first line that is not blank was written by difyexec. A missing or empty file counts as
-        /// ours, because nothing in it can be lost.
+        /// Returns whether the first line that is not blank was written by difyexec. An empty file counts as ours.
         ///
-        /// @param isLine    whether a complete first line is ours
+        /// @param isLine whether a complete first line is ours
         /// @param prefix matches the start of our lines, for a first line that was cut or is longer than 64 KB
         static boolean isOurs(Path file, Predicate<byte[]> isLine, Pattern prefix) {
             var head = head(file);
@@ -10218,8 +9819,8 @@ final class DifyExec implements Runnable {
             return end < 0 && (matcher.lookingAt() || matcher.hitEnd());
         }
 
-        /// Reads the first 64 KB of a file, without byte order marks and leading whitespace. Returns an empty text if
-        /// there is no file. Each byte becomes one character, because the end may cut a character of UTF-8 in half.
+        /// Reads the first 64 KB of a file, from its first text on. Each byte becomes one character, because the end
+        /// may cut a character of UTF-8 in half.
         static String head(Path file) {
             if (!Storage.exists(file)) return "";
             return Storage.naming(file, () -> {
@@ -10229,7 +9830,6 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns the name to which `merge` renames the log of a shard.
         Path mergedLog() {
             return sibling(results, ".log.merged");
         }
@@ -10238,26 +9838,22 @@ final class DifyExec implements Runnable {
             return log.equals(mergedLog());
         }
 
-        /// Returns the files of a shard with the log that `merge` renamed, or unchanged if there is another log.
         BatchFiles orMerged() {
             return head(log).isEmpty() && Storage.exists(mergedLog())
                     ? new BatchFiles(results, retry, mergedLog(), lock, shard) : this;
         }
 
-        /// Returns whether a batch was started. A lock file alone does not count, because it is created before anything
-        /// else.
+        /// Returns whether a batch was started. A lock file alone, which comes first, does not count.
         boolean isStarted() {
             return !head(log).isEmpty() || Storage.exists(retry) || !head(results).isEmpty();
         }
 
-        /// Refuses the results file of a batch for the output of `pull`. The batch's log would then be about other
-        /// rows.
+        /// Refuses the results file of a batch, whose log would then be about other rows.
         BatchFiles requireNoBatch() {
             if (!Storage.exists(log) && !Storage.exists(retry)) return this;
             throw new Unusable(results + " is the results file of a batch", "choose another -o");
         }
 
-        /// Refuses a batch that was never started, because `status`, `export` and others have nothing to show then.
         BatchFiles requireStarted() {
             if (isStarted()) return this;
             if (Shards.beside(this).isEmpty()) throw new Unusable(
@@ -10267,8 +9863,8 @@ final class DifyExec implements Runnable {
                     "'merge' combines them into one batch");
         }
 
-        /// Renames the files of a batch for `--fresh`, so that nothing of it is lost. The log goes last. If the process
-        /// is killed before that, the next start looks its attempts up and does not send their rows again.
+        /// Renames the files of a batch for `--fresh`. The log goes last, so that a start after a kill looks its
+        /// attempts up.
         void moveAside(PrintWriter err) throws IOException {
             var stamp = "." + Instant.now().toString().replaceAll("[-:]", ""); // Windows allows no colon in a name
             for (var file : List.of(results, retry, log)) {
@@ -10280,8 +9876,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Takes the lock of these files. A whole batch and its shards exclude each other, and so do shards of
-        /// different counts. Both would send the same rows. Each process takes its own lock first and then looks at the
-        /// other locks, so that at most one of two processes that start together continues.
+        /// different counts. Each process takes its own lock first and then looks at the others, so that at most one of
+        /// two continues.
         Lock acquire() {
             var own = Storage.naming(lock, () -> Lock.of(this));
             try {
@@ -10304,12 +9900,11 @@ final class DifyExec implements Runnable {
                     "wait for it, or choose another -o");
         }
 
-        /// Holds the lock of the one process that writes a batch. The lock has a file of its own, because a process
-        /// loses its locks on a file when it closes any channel of that file.
+        /// Holds the lock of the one process that writes a batch.
         record Lock(BatchFiles files, FileLock held) implements AutoCloseable {
-            /// Takes the lock, or refuses if another process holds it. A process that ends removes its lock file if it
-            /// started no batch. If that happened between our steps, our lock is on a deleted file that excludes
-            /// nobody, so it counts only if the path still leads to the file that was there before.
+            /// Takes the lock, or refuses. A process that ends removes its lock file if it started no batch. A lock on
+            /// a deleted file excludes nobody, so ours counts only if the path still leads to the file that was there
+            /// before.
             static Lock of(BatchFiles files) throws IOException {
                 FileChannel.open(files.lock, StandardOpenOption.CREATE, StandardOpenOption.WRITE,
                         LinkOption.NOFOLLOW_LINKS).close(); // only creates it
@@ -10328,15 +9923,13 @@ final class DifyExec implements Runnable {
                 throw locked(files.lock);
             }
 
-            /// Returns the key that identifies the file itself and not its name (an inode), or null if the system has
-            /// no such key. Two nulls count as the same file.
+            /// Returns the key that identifies the file itself and not its name (an inode), or null.
             static Object key(Path path) throws IOException {
                 return Files.readAttributes(path, BasicFileAttributes.class).fileKey();
             }
 
-            /// Returns whether a process holds this lock. A shared lock can be asked for without permission to write
-            /// the file, which may belong to another user, and it is refused while another process has an exclusive
-            /// one.
+            /// Returns whether a process holds this lock. A shared lock needs no permission to write the file, and is
+            /// refused while another process has an exclusive one.
             static boolean isHeld(Path path) {
                 return Storage.exists(path) && Storage.naming(path, () -> {
                     try (var channel = FileChannel.open(path)) { // reading is enough, see above
@@ -10347,9 +9940,8 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Releases the lock. Removes the lock file if no batch was started, so that a refused start leaves nothing
-            /// behind. We never write into a lock file, so a file with text is not ours. If the lock cannot be released
-            /// at first, closing the channel tries again; otherwise a shell would hold it for good.
+            /// Releases the lock. Removes the lock file if no batch was started; a file with text is not ours. If the
+            /// lock cannot be released at first, closing the channel tries again, for the sake of a shell.
             @Override
             public void close() {
                 // after the first call, the lock file may belong to another process
@@ -10400,8 +9992,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns the started shards of the batch. A merged shard is included with its renamed log. An interrupted
-        /// merge must be repeated with all shards.
+        /// Returns the started shards of the batch. A merged one is included, because an interrupted merge is repeated
+        /// with all.
         static List<BatchFiles> beside(BatchFiles whole) {
             var parts = named(whole).stream().map(BatchFiles::orMerged).filter(BatchFiles::isStarted).toList();
             // without the log of the whole batch, nothing shows which rows ran after the merge
@@ -10411,8 +10003,8 @@ final class DifyExec implements Runnable {
             return parts;
         }
 
-        /// Returns the files of all shards, of any count, that have any file. A lock file alone is enough, because a
-        /// shard that is just starting has no other file. Returns none if `whole` is itself a shard.
+        /// Returns the files of all shards, of any count, that have any file. One that is just starting has only a
+        /// lock.
         static List<BatchFiles> named(BatchFiles whole) {
             var output = whole.results();
             if (whole.shard().isPresent()) return List.of();
@@ -10424,8 +10016,6 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses a start that could send a row which another process has sent.
-        ///
-        /// @param history empty if the batch starts from scratch
         static void refuseOthers(BatchFiles files, Csv csv, History history) {
             if (files.shard().isPresent()) {
                 refuseOtherShards(files, csv);
@@ -10455,8 +10045,7 @@ final class DifyExec implements Runnable {
             requireOnlyShards(whole, head, "choose another -o");
         }
 
-        /// Refuses shards that differ in their count, because shard 1/2 and shard 1/3 can contain the same row, or in
-        /// how they read the CSV. Their logs must be of this version.
+        /// Refuses shards that differ in their count or in how they read the CSV.
         private void requireOneBatch(int count, Optional<Csv> csv) {
             for (var part : files) {
                 requireCount(part, shard(part), count);
@@ -10471,8 +10060,8 @@ final class DifyExec implements Runnable {
                     "continue with " + shard.count() + ", or choose another -o");
         }
 
-        /// Refuses a shard whose session divided the CSV into other rows or ids. Choices such as `--map` may differ,
-        /// because they change only what a row sends.
+        /// Refuses a shard whose session divided the CSV into other rows or ids. Other choices change only what a row
+        /// sends.
         private static void requireSame(BatchFiles files, SessionEvent session, Csv csv) {
             if (!session.shard().equals(shard(files).toString())) throw new Unusable(files.log() + ": started "
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
@@ -10486,10 +10075,8 @@ final class DifyExec implements Runnable {
             return Arrays.asList(shape.idColumn(), shape.encoding(), shape.delimiter(), shape.headerRow());
         }
 
-        /// Refuses a batch that contains more than its shards. It has a session without `--shard`, or results of the
-        /// original tool, which wrote no log. A merge would overwrite them, and a shard would send their rows again.
-        ///
-        /// @param otherwise ends the hint
+        /// Refuses a batch that contains more than its shards. A merge would overwrite that, and a shard send the rows
+        /// again.
         private static void requireOnlyShards(BatchFiles whole, LogHead head, String otherwise) {
             boolean isOlder = BatchFiles.head(whole.log()).isEmpty() && !BatchFiles.head(whole.results()).isEmpty();
             if (isOlder || head.byShard().containsKey(""))
@@ -10497,8 +10084,7 @@ final class DifyExec implements Runnable {
                         "leave out --shard, or " + otherwise);
         }
 
-        /// Refuses a merge that would lose something. Returns the shards that have rows but no files, which are refused
-        /// without `--partial` and left out with it.
+        /// Refuses a merge that would lose something. Returns the shards that have rows but no files.
         List<Shard> requireMergeable(Index index, Csv csv, boolean partial) {
             requireOneBatch(count(), Optional.of(csv));
             var head = LogHead.of(whole.log());
@@ -10518,10 +10104,10 @@ final class DifyExec implements Runnable {
             return shards;
         }
 
-        /// Merges the shards into one batch: joins their logs by time and their results one after another, and writes
-        /// the retry list. The log is put in place first. It gets its last line, the `merge` event, when everything
-        /// else is there. Then the shards' logs are moved aside, so that no shard is started again. If the merge is
-        /// interrupted before the last of them is moved, `run` refuses the batch, and a second merge starts over.
+        /// Merges the shards: joins their logs by time and their results one after another. The log is put in place
+        /// first, and gets its last line, the `merge` event, when everything else is there. Then the shards' logs are
+        /// moved aside. If a merge is interrupted before the last of them is moved, `run` refuses the batch, and a
+        /// second merge starts over.
         ///
         /// @param cut the numbers of shards whose results used to be longer, filled while their logs are read
         record Merger(Shards shards, Csv csv, Index index, History history, Set<Integer> cut) {
@@ -10537,8 +10123,8 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Writes the files. The log is written inside the writing of the results. The history must get results
-            /// before events, but the log must have its place before the results get theirs.
+            /// Writes the log inside the writing of the results: the history must get results before events, but the
+            /// log its place before them.
             private Batch write(boolean noBom, List<Shard> missing) throws IOException {
                 var whole = shards.whole();
                 var batch = new Batch(whole, Optional.of(csv), index, history, new LineOffsets());
@@ -10572,8 +10158,7 @@ final class DifyExec implements Runnable {
                 return batch;
             }
 
-            /// Copies the results of all shards, and gives them to the history. A torn last line is left out. The log
-            /// has no end of its attempt, so the next session looks the run up.
+            /// Copies the results of all shards. A torn last line is left out, and the next session looks its run up.
             private void results(OutputStream stream, boolean noBom) throws IOException {
                 var out = new BufferedOutputStream(stream);
                 if (!noBom) out.write(Lines.BOM);
@@ -10584,7 +10169,7 @@ final class DifyExec implements Runnable {
                 out.flush();
             }
 
-            /// Refuses a file with a row of another shard. Somebody must have renamed or mixed up the files.
+            /// Refuses a file with a row of another shard, which somebody must have renamed.
             private static void requireOwn(BatchFiles part, String id) {
                 var shard = Shards.shard(part);
                 if (!shard.holds(id)) throw new Unusable(part.results() + ": row " + Text.id(id)
@@ -10592,7 +10177,7 @@ final class DifyExec implements Runnable {
                         + Shard.of(id, shard.count()), "restore the files of shard " + shard);
             }
 
-            /// Copies the logs of all shards, line by line in the order of time, and gives their events to the history.
+            /// Copies the logs of all shards in the order of time.
             private void log(OutputStream stream) throws IOException {
                 var out = new BufferedOutputStream(stream);
                 var parts = new ArrayList<Part>();
@@ -10613,8 +10198,8 @@ final class DifyExec implements Runnable {
                 out.flush();
             }
 
-            /// Refuses a shard of another server. The app cannot be compared, because the hash of each log has a salt
-            /// of its own.
+            /// Refuses a shard of another server. The apps cannot be compared, because the hash of each log has its own
+            /// salt.
             private void requireSameServer(BatchFiles part, SessionEvent session) {
                 var last = history.last(SessionEvent.class).orElse(session);
                 if (!last.dify().baseUrl().equals(session.dify().baseUrl()))
@@ -10622,8 +10207,7 @@ final class DifyExec implements Runnable {
                             "only shards of one app can be merged");
             }
 
-            /// Holds the log of one shard, at its next line. The size of the shard's results is followed as [History]
-            /// follows that of a batch.
+            /// Holds the log of one shard, at its next line. Follows the size of its results as [History] does.
             private final class Part {
                 final BatchFiles files;
                 final Lines log;
@@ -10635,8 +10219,7 @@ final class DifyExec implements Runnable {
                     this.log = new Lines(files.log());
                 }
 
-                /// Moves to the next event. At the end of the log, compares the last size with the file and returns
-                /// false. A torn last line is left out.
+                /// Moves to the next event. A torn last line is left out.
                 boolean next() {
                     while (log.next() && log.isWhole()) {
                         event = log.read(Event::read).orElse(null);
@@ -10649,7 +10232,6 @@ final class DifyExec implements Runnable {
                     return false;
                 }
 
-                /// Notes the size of the shard's results. If it is smaller than before, lines are missing.
                 private void noteResultsSize(long size) {
                     if (size < resultsSize) cut.add(Shards.shard(files).index());
                     resultsSize = size;
@@ -10658,14 +10240,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Appends whole lines to a file, a group in one write. The file is created with its first line. A write that fails
-    /// is undone, so that no line is torn. After another program has changed the file, nothing more is written. Every
-    /// error message contains the path of the file.
+    /// Appends whole lines to a file, a group in one write. A write that fails is undone, so that no line is torn.
+    /// After another program has changed the file, nothing more is written.
     static final class LineFile implements AutoCloseable {
-        /// Limits the bytes that wait to be written. A smaller buffer needs more writes, and a larger one more memory.
         private static final int BUFFER_SIZE = 64 << 10;
-        /// Leaves out empty fields of an event. Does not flush after each line, because a flush copies the line into
-        /// `waiting` and a group is copied faster.
+        /// Leaves out empty fields of an event. A flush after each line would copy each line alone.
         private static final ObjectWriter WRITER = Json.MAPPER.rebuild().defaultPropertyInclusion(
                 JsonInclude.Value.construct(JsonInclude.Include.NON_EMPTY, JsonInclude.Include.ALWAYS)).build().writer()
                 .without(SerializationFeature.FLUSH_AFTER_WRITE_VALUE);
@@ -10683,7 +10262,6 @@ final class DifyExec implements Runnable {
         private boolean cannotForce = false; // the file system does not support fsync
         private AtomicFile.NotForced failure; // of the first fsync that failed, after which nothing is written
 
-        /// Writes a file to disk. Tests replace it with a disk that is slow or fails.
         interface Disk {
             /// @param all whether the file's attributes are written, too, as in [FileChannel#force]
             void force(FileChannel channel, boolean all) throws IOException;
@@ -10694,8 +10272,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Signals that another program changed the file. Another line of ours could be lost, or be joined to one of
-        /// that program.
+        /// Signals that another program changed the file. A line of ours could be lost, or be joined to one of that
+        /// program.
         static final class Touched extends IOException {
             Touched(Path path) {
                 super(path + " was changed by another program");
@@ -10708,8 +10286,7 @@ final class DifyExec implements Runnable {
             this.disk = disk;
         }
 
-        /// Adds a line of JSON, for [#write]. If many bytes wait already, they are written at once, so that long lines
-        /// do not fill the memory.
+        /// Adds a line of JSON. If many bytes wait already, they are written at once.
         void add(Object line) {
             Storage.naming(path, () -> {
                 WRITER.writeValue(json, line);
@@ -10719,7 +10296,6 @@ final class DifyExec implements Runnable {
             if (waiting.size() >= BUFFER_SIZE) write();
         }
 
-        /// Writes the lines that wait into the file. Returns whether there were any.
         boolean write() {
             return Storage.naming(path, () -> {
                 json.flush();
@@ -10727,8 +10303,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Writes the lines that wait, and always returns true. They stop waiting before the last check. If it fails,
-        /// lines that were written must not be written again.
+        /// Writes the lines that wait. They stop waiting before the last check, because they must not be written again.
         private boolean append() throws IOException {
             if (failure != null) throw failure;
             if (channel == null) open();
@@ -10747,8 +10322,7 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// Cuts off the bytes that a failed write left. If this fails as well, the message still shows the first error,
-        /// which is the cause.
+        /// Cuts off the bytes that a failed write left.
         private void undo(IOException problem) {
             try {
                 channel.truncate(end);
@@ -10757,9 +10331,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens and locks the file. If a step fails, the file is closed again, and a later write may retry. `channel`
-        /// is set last, because it shows that all steps have succeeded. The folder is written to disk so that a new
-        /// file survives a power cut.
+        /// Opens and locks the file. If a step fails, a later write may retry, so `channel` is set last. The folder is
+        /// written to disk so that a new file survives a power cut.
         private void open() throws IOException {
             var opened = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.READ,
                     StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
@@ -10778,8 +10351,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Locks a byte beyond the end of any file. On Windows, no other process can read locked bytes, and `status`
-        /// must be able to read the file.
+        /// Locks a byte beyond the end of any file. On Windows, no other process can read locked bytes.
         private static FileLock hold(FileChannel file) throws IOException {
             try {
                 var lock = file.tryLock(Long.MAX_VALUE - 1, 1, false);
@@ -10790,7 +10362,6 @@ final class DifyExec implements Runnable {
             throw new IOException("another difyexec process is writing to it");
         }
 
-        /// Refuses a file that another program has lengthened, cut, replaced or deleted.
         private void requireUntouched() throws IOException {
             try {
                 if (channel.size() == end && Objects.equals(BatchFiles.Lock.key(path), key)) return;
@@ -10808,13 +10379,13 @@ final class DifyExec implements Runnable {
             return cannotForce;
         }
 
-        /// Returns how many bytes of the file are on disk, or how many were appended if the file system has no fsync.
+        /// Returns how many bytes are on disk, or appended if the file system has no fsync.
         long onDisk() {
             return forced;
         }
 
-        /// Writes the appended lines to disk. After a failure, this is not tried again, because the disk might report a
-        /// success although data is missing.
+        /// Writes the appended lines to disk. A failure is final, because the disk might report a success although data
+        /// is missing.
         void force() {
             if (failure != null) throw new UncheckedIOException(failure);
             if (isForced()) return;
@@ -10827,8 +10398,8 @@ final class DifyExec implements Runnable {
             forced = end;
         }
 
-        /// Locks the file if it exists, against other processes that use it under any name. The caller no longer reads
-        /// the file, because closing another channel of it would release the lock.
+        /// Locks the file if it exists. The caller no longer reads it, because closing another channel would release
+        /// the lock.
         void hold() {
             if (Storage.exists(path)) Storage.naming(path, () -> {
                 open();
@@ -10836,8 +10407,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Cuts off a last line that a crash or a full disk has torn, and returns an event that records this. If only
-        /// the line break is missing, adds it. Afterwards the file is closed again, because it is read next.
+        /// Cuts off a torn last line, and returns an event that records this. If only the line break is missing, adds
+        /// it.
         Optional<TornEvent> repair() {
             hold();
             if (channel == null) return Optional.empty();
@@ -10857,9 +10428,8 @@ final class DifyExec implements Runnable {
                     path.getFileName().toString(), channel.size(), last.length));
         }
 
-        /// Returns the bytes after the last line break. A file may be large and a line long, so this reads from the
-        /// file's end, twice as many bytes each time. A mapped file would need less code, but a disk error would then
-        /// end the process.
+        /// Returns the bytes after the last line break, by reading from the file's end, twice as many each time. With a
+        /// mapped file, a disk error would end the process.
         private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             for (long length = BUFFER_SIZE; ; length *= 2) {
                 long from = Math.max(0, size - length);
@@ -10871,8 +10441,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Closes the file. The lock comes first, and closing the channel releases a lock that could not be released;
-        /// otherwise a shell, which lives on, would hold it for good.
+        /// Closes the file. Closing the channel releases a lock that could not be released, for the sake of a shell.
         @Override
         public void close() {
             if (channel == null) return;
@@ -10885,15 +10454,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds a line of the results as JSON. We write only successes. The original tool also wrote other lines, and
-    /// fewer fields. For a view, a line can also show another outcome of a row. Texts that are not known are empty.
+    /// Holds a line of the results as JSON. We write only successes; the original tool wrote other lines and fewer
+    /// fields. For a view, a line can also show another outcome. Unknown texts are empty.
     record ResultLine(ObjectNode json) {
         private static final String SUCCESS = "success", PARTIAL = "partial-succeeded";
-        /// Matches the beginning of a result. The original tool puts a space after each colon and comma. The possessive
-        /// `*+` keeps a long text of another program from taking long.
+        /// Matches the beginning of a result. The original tool puts spaces in it. The possessive `*+` keeps a long
+        /// text of another program from taking long.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
-        /// Represents a row without any outcome.
         static final ResultLine NONE = new ResultLine(Json.MAPPER.createObjectNode().put("id", "-").put("status", "-"));
 
         ResultLine { // a line without an id or a status counts as a line that cannot be read
@@ -10901,7 +10469,7 @@ final class DifyExec implements Runnable {
                 throw new IllegalArgumentException("not a result");
         }
 
-        /// Reads a line by its tokens, without the objects in it. `inputs` and `outputs` may be large.
+        /// Reads a line by its tokens. `inputs` and `outputs` may be large.
         static ResultLine read(JsonParser json) throws IOException {
             var line = Json.MAPPER.createObjectNode();
             json.nextToken();
@@ -10916,7 +10484,6 @@ final class DifyExec implements Runnable {
             return new ResultLine(line);
         }
 
-        /// Passes on each line of the results. Returns the places of unreadable lines.
         static List<String> scan(Path results, Lines.Use<ResultLine> use) throws IOException {
             return Lines.scan(results, "", ResultLine::read, use); // "" because all lines are read
         }
@@ -10925,8 +10492,7 @@ final class DifyExec implements Runnable {
             return Lines.read(ResultLine::read, line).filter(ResultLine::isSuccess).isPresent();
         }
 
-        /// Creates the line of a success. The original tool's fields come first, so that its scripts can read them. The
-        /// downloads of files are not part of the run's time.
+        /// Creates the line of a success. The original tool's fields come first, so that its scripts can read them.
         static ResultLine of(Attempt attempt, Response.Ran ran, Instant now) {
             var files = ran.files().orElse(Response.SavedFiles.NONE);
             var ended = now.minus(files.took());
@@ -10960,8 +10526,7 @@ final class DifyExec implements Runnable {
             return new ResultLine(line);
         }
 
-        /// Shows an outcome other than a success. The log leaves out zeros, so 0 tokens mean that their number is
-        /// unknown.
+        /// Shows an outcome other than a success. The log leaves out zeros, so 0 tokens are unknown.
         static ResultLine of(EndEvent end) {
             var cost = end.seen().cost();
             var line = Json.MAPPER.createObjectNode().put("id", end.id()).put("status", end.outcome())
@@ -10972,7 +10537,7 @@ final class DifyExec implements Runnable {
             return new ResultLine(line);
         }
 
-        /// Converts this success to an `end` event, which the log does not contain for it.
+        /// Converts this success to an `end` event, which the log lacks.
         EndEvent end() {
             var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json));
             // no view shows the time
@@ -10981,7 +10546,6 @@ final class DifyExec implements Runnable {
                     text("fingerprint"), seen, isEdited(), 0);
         }
 
-        /// Returns the text of a field, or an empty text if it is missing.
         String text(String name) {
             return Json.text(json, name);
         }
@@ -11014,20 +10578,18 @@ final class DifyExec implements Runnable {
             return values(json.path("inputs"));
         }
 
-        /// Returns the outputs by name. The original tool wrote them as `{"outputs": {…}}`, and only its lines lack the
-        /// status of the run.
+        /// Returns the outputs by name. The original tool wrote `{"outputs": {…}}`, without the status of the run.
         Map<String, JsonNode> outputs() {
             var outputs = json.path("outputs");
             var inner = outputs.path("outputs");
             return values(!json.has("workflow_status") && outputs.size() == 1 && inner.isObject() ? inner : outputs);
         }
 
-        /// Returns a part of the outputs, or a missing node if the outputs do not have it.
         JsonNode at(JsonPointer pointer) {
             return outputs().getOrDefault(pointer.getMatchingProperty(), Json.MAPPER.missingNode()).at(pointer.tail());
         }
 
-        /// Returns the values by name. A value that is not an object gets the name `outputs`, so that it is shown.
+        /// Returns the values by name. A value that is not an object gets the name `outputs`.
         private static Map<String, JsonNode> values(JsonNode node) {
             if (node.isMissingNode()) return Map.of();
             if (!node.isObject()) return Map.of("outputs", node);
@@ -11036,29 +10598,24 @@ final class DifyExec implements Runnable {
             return values;
         }
 
-        /// Returns a text as is and any other value as JSON, with all digits of a number.
         static String text(JsonNode value) {
             return value.isTextual() ? value.textValue() : value.isMissingNode() ? "" : value.toString();
         }
     }
 
-    /// Represents a line of the attempt log. Lines are appended and never changed. `t` is the time of the event. A text
-    /// that is unknown is empty, and empty values are left out of the line. `event` comes first in a line, so that
-    /// lines of one kind can be found without parsing all of them. A line without a required field cannot be read; an
-    /// attempt without an id, for example, would add a row that does not exist.
+    /// Represents a line of the attempt log. Empty values are left out of it. `event` comes first, so that lines of one
+    /// kind can be found without parsing all. A line without a required field cannot be read.
     @JsonPropertyOrder("event")
     sealed interface Event {
         /// This number grows when a line gets another meaning. A log of another format is refused.
         int FORMAT = 4;
-        /// Matches the beginning of a log. Its first line is a session, or records a torn line of the results that was
-        /// cut off before the session started.
+        /// Matches the beginning of a log: a session, or a torn line of the results that was cut off before it.
         Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn)","t":"\\d{4}-""");
         Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
                 .collect(Collectors.toMap(Event::kind, type -> type));
 
-        /// Reads a line. A log has one or two of the first kinds for each row, and Jackson needs twice as long to
-        /// create a record.
+        /// Reads a line. Jackson needs twice as long to create a record, of which there are most of the first kinds.
         static Event read(JsonParser json) throws IOException {
             var line = Lines.readTree(json);
             var kind = line.path("event").asText();
@@ -11072,25 +10629,21 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Passes on every event of a log. Returns the places of unreadable lines.
         static List<String> scan(Path log, Lines.Use<Event> use) throws IOException {
             return Lines.scan(log, "", Event::read, use); // "" because all lines are read
         }
 
         Instant t();
 
-        /// Returns the id of the row, or an empty text if the event is not about a row.
         default String id() {
             return "";
         }
 
-        /// Returns the user that identifies the attempt, or an empty text if the event is not about an attempt.
         default String user() {
             return "";
         }
 
-        /// Returns the size of the results on disk at that time, or -1 if the event lacks it. If the file is shorter
-        /// later, lines were lost, and a server's empty list no longer shows that an attempt was not started.
+        /// Returns the size of the results on disk at that time, or -1. If the file is shorter later, lines were lost.
         default long results() {
             return -1;
         }
@@ -11100,8 +10653,7 @@ final class DifyExec implements Runnable {
             return kind(getClass());
         }
 
-        /// Returns the word for a type of event in the log, such as `attempt` for [AttemptEvent]. Renaming a type
-        /// changes the log's format.
+        /// Returns the word for a type of event in the log, such as `attempt` for [AttemptEvent].
         private static String kind(Class<?> type) {
             return type.getSimpleName().replace("Event", "").toLowerCase(Locale.ROOT);
         }
@@ -11144,7 +10696,6 @@ final class DifyExec implements Runnable {
             /// @param again whether rows could be sent again although an earlier run succeeded or may still succeed
             record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) {}
 
-            /// Creates the event of a session, to which [#with] adds the mode and the size of the results.
             static SessionEvent of(Batch batch, Server dify, Call call) {
                 var program = new Program(FORMAT, NAME_AND_VERSION, ProcessKey.own());
                 return new SessionEvent(Instant.now(), program, dify, Mode.AUTO, false, Input.of(batch), call, 0);
@@ -11158,7 +10709,7 @@ final class DifyExec implements Runnable {
                 return csv.shard();
             }
 
-            /// Refuses a log in another format, because a line with another meaning could hide a request that was sent.
+            /// Refuses a log in another format: a line with another meaning could hide a request.
             void requireFormat(Path log) {
                 var tool = program.tool();
                 if (program.format() != FORMAT) throw new Unusable(log + ": log format " + program.format()
@@ -11169,8 +10720,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Identifies a process on one machine. The system may reuse the id, but the later process has another start
-        /// time.
+        /// Identifies a process on one machine. A later one with this id has another start time.
         record ProcessKey(long id, Instant started) {
             /// Returns this process, or null if the system does not report when it started.
             static ProcessKey own() {
@@ -11178,9 +10728,8 @@ final class DifyExec implements Runnable {
                 return own.info().startInstant().map(started -> new ProcessKey(own.pid(), started)).orElse(null);
             }
 
-            /// Returns whether another process of this machine has this id and started at this time. The times may
-            /// differ by 2 seconds. Setting the clock shifts the start times that Linux reports. This process does not
-            /// count. It runs no session while it asks.
+            /// Returns whether another process of this machine has this id and started at this time. Setting the clock
+            /// shifts the start times that Linux reports by less than 2 seconds.
             boolean isOtherAlive() {
                 return id != ProcessHandle.current().pid() && ProcessHandle.of(id)
                         .flatMap(process -> process.info().startInstant())
@@ -11202,8 +10751,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Records an attempt, before its request is sent. `n` counts the row's retries, and `edited` means that the
-        /// shell changed its inputs; it is left out of the line if it is false (`NON_DEFAULT`).
+        /// Records an attempt, before its request is sent. `n` counts the row's retries.
         record AttemptEvent(Instant t, String id, int n, String user, Mode mode, String fingerprint,
                 @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited, long results) implements Event {
             static AttemptEvent of(Attempt attempt, long results) {
@@ -11212,11 +10760,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Records that Dify started the attempt's run, with the ids of the run and of the task that can be stopped.
         record RunEvent(Instant t, String id, String user, String run, String task) implements Event {}
 
-        /// Records that the run waits for a person, `until` a time if the form has a deadline. Anybody with its `token`
-        /// can answer the form, so only the log and the view of a single row contain it.
+        /// Records that the run waits for a person. Anybody with the `token` can answer the form, so only the log and
+        /// the view of a single row contain it.
         record FormEvent(Instant t, String id, String user, String run, String node, String token, String until)
                 implements Event {
             String text() {
@@ -11238,13 +10785,12 @@ final class DifyExec implements Runnable {
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
             record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost) {}
 
-            /// Returns the outcome of the row, or empty if the row stays pending.
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome).filter(status -> !status.isSuccess());
             }
 
-            /// Creates the event of an attempt that has ended with this response. The error may be a server's text of
-            /// any length, so it is cut.
+            /// Creates the event of an attempt that has ended. The error is cut, because a server's text may have any
+            /// length.
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
@@ -11275,8 +10821,7 @@ final class DifyExec implements Runnable {
         record StopEvent(Instant t, String why, String user, String task, long results) implements Event {
             static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
 
-            /// Returns whether the session was interrupted and stopped this run. Its row has not failed but is pending
-            /// again. A run that timed out has failed.
+            /// Returns whether the session was interrupted and stopped this run, whose row is pending again.
             boolean isOfInterruptedRun() {
                 return !user.isEmpty() && why.equals(INTERRUPTED);
             }
@@ -11293,15 +10838,13 @@ final class DifyExec implements Runnable {
         record TornEvent(Instant t, String file, long at, long bytes) implements Event {}
     }
 
-    /// Reads the lines of a file, in order or by offset. Byte order marks before a line are skipped. `cat` of several
-    /// files leaves them there. A log may have millions of lines, so bytes are searched for line breaks, and only lines
-    /// that matter are parsed.
+    /// Reads the lines of a file, in order or by offset. Only lines that matter are parsed. Byte order marks before a
+    /// line are skipped, because `cat` of several files leaves them there.
     static final class Lines implements AutoCloseable {
         /// Holds the byte order mark of UTF-8. The results begin with it, as in the original tool.
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
-        /// Reads lines of a batch. Unknown fields are ignored, because the original tool and later versions have
-        /// others. Text after the JSON is an error. It comes from two lines that were joined. Missing and null lists
-        /// are empty. A line without a valid time is not ours.
+        /// Reads lines of a batch. Other versions have other fields. Text after the JSON comes from two lines that were
+        /// joined. A line without a valid time is not ours.
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .withConfigOverride(List.class, list ->
@@ -11316,8 +10859,8 @@ final class DifyExec implements Runnable {
                             }
                         })).build();
         private static final ObjectReader TREE = MAPPER.readerFor(ObjectNode.class);
-        /// A seek reads this many bytes of the file before its line. Rows that follow each other have their lines close
-        /// together in the file, but in any order, so that the next seek often finds its line in the same page.
+        /// Rows that follow each other have their lines close together, in any order, so a seek also reads this much
+        /// before its line.
         private static final int SEEK_BACK = 1 << 14;
 
         final Path path;
@@ -11325,8 +10868,8 @@ final class DifyExec implements Runnable {
         private byte[] page = new byte[1 << 16]; // a part of the file; grows if a line is longer
         /// `first` is the page's offset in the file. `number` is the number of the current line, counted from 1.
         private long first = 0, number = 0;
-        /// Holds offsets in the page. `filled` is the end of its bytes. `textStart` is the start of the line's text
-        /// after byte order marks, and `end` is the end of the line.
+        /// Holds offsets in the page: the end of its bytes, and the start, the text after byte order marks and the end
+        /// of the line.
         private int filled = 0, lineStart = 0, textStart = 0, end = -1;
 
         Lines(Path path) {
@@ -11334,7 +10877,6 @@ final class DifyExec implements Runnable {
             file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
-        /// Reads the JSON of a line. Fails with an exception if it cannot be read as this type.
         interface Reader<T> {
             T read(JsonParser json) throws IOException;
         }
@@ -11343,13 +10885,13 @@ final class DifyExec implements Runnable {
             return Optional.<ObjectNode>ofNullable(TREE.readValue(json)).orElseThrow(IllegalArgumentException::new);
         }
 
-        /// Receives the value of a line, and the line itself, which is valid only until the next line is read.
+        /// Receives the value of a line, and the line itself, which is valid only during the call.
         interface Use<T> {
             void line(T value, Lines line) throws IOException;
         }
 
-        /// Reads each line that starts with `prefix`. Returns the places of unreadable lines. Blank lines and a last
-        /// line that is still being written are not among them.
+        /// Reads each line that starts with `prefix`. Returns the places of unreadable lines, without a last line that
+        /// is still being written.
         static <T> List<String> scan(Path file, String prefix, Reader<T> reader, Use<T> use) throws IOException {
             var bad = new ArrayList<String>();
             var head = prefix.getBytes(UTF_8);
@@ -11364,7 +10906,6 @@ final class DifyExec implements Runnable {
             return bad;
         }
 
-        /// Moves to the next line. Returns false at the end of the file.
         boolean next() {
             long place = first + end + 1;
             if (!find(place)) fill(place, place);
@@ -11372,13 +10913,12 @@ final class DifyExec implements Runnable {
             return end < filled || lineStart < end; // a last line may have no line break
         }
 
-        /// Moves to the line at this offset. The line is empty if the file has become shorter.
+        /// Moves to the line at this offset, which is empty if the file has become shorter.
         Lines seek(long place) {
             if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - SEEK_BACK));
             return this;
         }
 
-        /// Reads a page of the file, from the offset `from`, that contains the whole line at `place`.
         private void fill(long place, long from) {
             first = from;
             while (true) {
@@ -11391,8 +10931,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Finds the line at this offset in the page. Returns false if its line break is not in the page; the last line
-        /// of a file may have none. The loop looks at each byte of long files, and local variables make it faster.
+        /// Finds the line at this offset in the page. Returns false if its line break is not there. Local variables
+        /// make the loop faster.
         private boolean find(long place) {
             lineStart = textStart = (int) (place - first);
             var bytes = page;
@@ -11407,7 +10947,7 @@ final class DifyExec implements Runnable {
             return first + lineStart;
         }
 
-        /// Returns whether the line has its line break. Another process may still be writing a line without one.
+        /// Returns whether the line has its line break. Another process may still be writing it.
         boolean isWhole() {
             return end < filled;
         }
@@ -11416,7 +10956,6 @@ final class DifyExec implements Runnable {
             return new String(bytes(), ISO_8859_1).isBlank();
         }
 
-        /// Returns the place of the current line for a message, if all lines before it were read.
         String where() {
             return path + ":" + number;
         }
@@ -11443,13 +10982,11 @@ final class DifyExec implements Runnable {
             return read(reader, line, 0, line.length);
         }
 
-        /// Reads a line that was readable before. Fails if it has been changed since then.
         ObjectNode tree() {
             return read(Lines::readTree).orElseThrow(() -> new Unusable(path
                     + ": cannot read the JSON of the line at byte " + place()));
         }
 
-        /// Reads the JSON of a line, or returns empty if it cannot be read as this type.
         private static <T> Optional<T> read(Reader<T> reader, byte[] line, int from, int length) {
             // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no UTF-8 text begins like this
             if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
@@ -14132,10 +13669,9 @@ final class DifyExec implements Runnable {
     }
 
     /// Computes the wait before another attempt. It begins with `initial` and doubles each time, up to `max`. Up to
-    /// half of it is taken off at random, so that rows are not all sent again at the same moment. A longer
-    /// `Retry-After` replaces it.
+    /// half of it is taken off at random, so that rows are not all sent again at the same moment.
     ///
-    /// @param dice supplies numbers from 0 to 1, which a test can fix
+    /// @param dice supplies numbers from 0 to 1
     record Backoff(Duration initial, Duration max, int maxRetries, DoubleSupplier dice) {
         Backoff(Duration initial, Duration max, int maxRetries) {
             this(initial, max, maxRetries, () -> ThreadLocalRandom.current().nextDouble());
@@ -14153,8 +13689,7 @@ final class DifyExec implements Runnable {
                     .map(asked -> Collections.min(List.of(asked, Pause.LONGEST))).orElse(delay);
         }
 
-        /// Holds a server's `Retry-After`, before which no request of the batch is sent. If it is too long, the command
-        /// ends instead, so that it does not seem to hang.
+        /// Holds a server's `Retry-After`. If it is too long, the command ends, so that it does not seem to hang.
         record Pause(Instant until, boolean isTooLong) {
             /// A person should decide about a longer wait. The limit is documented in docs/pace.md.
             static final Duration LONGEST = Duration.ofMinutes(10);
@@ -14174,13 +13709,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Limits the concurrent runs to `-c` at most, and to fewer when the server is full. Only the engine's thread uses
-    /// it.
-    ///
-    /// In both modes, a server is full if it refuses a run as too many, or if several runs wait before they start. The
-    /// number of slots then falls at once to what the server was running, and grows back by one after each round of as
-    /// many successes as there are slots. A slot that the server does not have is tried again after twice as many
-    /// rounds. Each trial makes rows wait or be refused.
+    /// Limits the concurrent runs to `-c` at most, and to fewer when the server is full: if it refuses a run as too
+    /// many, or several runs wait before they start. The number of slots then falls to what the server was running, and
+    /// grows back by one after each round of as many successes as there are slots. A slot that the server does not have
+    /// is tried again after twice as many rounds, because each trial makes rows wait or be refused. Only the engine's
+    /// thread uses it.
     static final class Pace {
         /// A run that takes longer to start has waited in a queue, because Dify 1.14 sends a stream's first event after
         /// 30 ms.
@@ -14191,16 +13724,15 @@ final class DifyExec implements Runnable {
         private static final int WAITS_BEFORE_CUT = 2;
         /// Limits the doubling, so that a server that has grown meanwhile is still tried.
         private static final int MAX_ROUNDS = 10;
-        /// A run counts as dead after it was silent for this many times the duration of the slowest run so far, because
-        /// runs of one workflow take about as long. Before any run has ended, and for very short runs, `LEAST_PATIENCE`
-        /// counts.
+        /// A run counts as dead after it was silent for this many times the duration of the slowest run so far, but not
+        /// before `LEAST_PATIENCE`.
         private static final int PATIENCE_FACTOR = 4;
         private static final Duration LEAST_PATIENCE = Duration.ofSeconds(10);
 
         final int ceiling;
         private final ArrayDeque<Span> atWork = new ArrayDeque<>(); // when the last runs were active on the server
-        /// Hold numbers of slots (now, the fewest, and the most since the first cut), then the successes since the last
-        /// change, the rounds of successes that add a slot, and the waits that may show a queue.
+        /// Hold numbers of slots, then the successes since the last change, the rounds of successes that add a slot,
+        /// and the waits that may show a queue.
         private int slots, lowest, highest = 0, successes = 0, rounds = 1, waits = 0;
         private boolean isTrial = false; // true until the last slot that was added has lasted a round
         private long cutAt = 0; // the last attempt that had been sent when the limit was lowered
@@ -14208,21 +13740,18 @@ final class DifyExec implements Runnable {
 
         private record Span(Instant from, Instant to) {}
 
-        /// @param ceiling the value of `-c`, with which the session starts
         Pace(int ceiling) {
             this.ceiling = ceiling;
             this.slots = ceiling;
             this.lowest = ceiling;
         }
 
-        /// Returns how long a run may be silent before it counts as dead.
         Duration patience() {
             return Collections.max(List.of(LEAST_PATIENCE, slowest.multipliedBy(PATIENCE_FACTOR)));
         }
 
-        /// Counts the slots that runs without a known outcome occupy. They occupy at most half of all slots. After a
-        /// server's restart they may be active forever by its records, and other rows must continue. If there is only
-        /// one slot, a run that was cut off holds it for [#patience]. A quiet stream has held it that long already.
+        /// Counts the slots that runs without a known outcome occupy, at most half of all slots. After a server's
+        /// restart they may be active forever by its records, and other rows must continue.
         ///
         /// @param cut   when each run whose outcome is unknown was cut off
         /// @param quiet how many open streams have been silent for [#patience]
@@ -14241,19 +13770,17 @@ final class DifyExec implements Runnable {
             if (atWork.size() > 2 * ceiling) atWork.remove(); // earlier runs no longer show how many fit now
         }
 
-        /// Returns how many of the last runs were active at the same time, which the server can surely run again.
+        /// Returns how many of the last runs were active at the same time.
         int peakConcurrency() {
             return atWork.stream().mapToInt(run -> (int) atWork.stream().filter(other ->
                     !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
         }
 
-        /// Lowers the limit after the server refused a run as too many. Refusals of one moment count as one cut. Runs
-        /// that were sent up to `last` counted as running at that cut, so each of their refusals only takes away its
-        /// own slot.
+        /// Lowers the limit after the server refused a run as too many. Refusals of one moment count as one cut: a run
+        /// that was sent before it only takes away its own slot.
         ///
-        /// @param sequence the number of the refused attempt
-        /// @param running  how many runs the server may have
-        /// @param last     the number of the attempt that was sent last
+        /// @param running how many runs the server may have
+        /// @param last    the number of the attempt that was sent last
         void cutAfterRefusal(long sequence, int running, long last) {
             if (sequence > cutAt) cut(running, last);
             else {
@@ -14262,9 +13789,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Lowers the limit if runs queue on the server before they start. Several waits of over a second that are far
-        /// longer than the shortest wait count as a queue. Returns whether the limit was lowered. It has the parameters
-        /// of [#cutAfterRefusal].
+        /// Lowers the limit if runs queue on the server before they start. Returns whether it did. It has the
+        /// parameters of [#cutAfterRefusal].
         boolean cutIfQueued(Duration time, long sequence, int running, long last) {
             if (time.compareTo(shortestWait) < 0) shortestWait = time;
             boolean isQueued = time.compareTo(QUEUE_WAIT) > 0
@@ -14276,8 +13802,7 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// Lowers the limit to what the server was running. If that takes back a slot that was on trial, the next trial
-        /// waits twice as long.
+        /// Lowers the limit. If that takes back a slot that was on trial, the next trial waits twice as long.
         private void cut(int running, long last) {
             cutAt = last;
             waits = 0;
@@ -14293,7 +13818,6 @@ final class DifyExec implements Runnable {
             lowest = Math.min(lowest, slots);
         }
 
-        /// Counts a success, and adds a slot after enough rounds of successes.
         void noteSuccess() {
             successes++;
             if (successes % slots == 0) waits = 0; // single waits far apart are not a queue
@@ -14322,8 +13846,8 @@ final class DifyExec implements Runnable {
         record Rate(Duration interval) {}
     }
 
-    /// Holds until when nothing is sent, and why. Rows wait for every reason, and look-ups only for those that concern
-    /// the whole server. Only the engine's thread uses it.
+    /// Holds until when nothing is sent, and why. Look-ups wait only if that concerns the whole server. Only the
+    /// engine's thread uses it.
     static final class Gate {
         private final Optional<Duration> wait, interval;
         private final Map<Reason, Instant> closed = new EnumMap<>(Reason.class);
@@ -14340,12 +13864,10 @@ final class DifyExec implements Runnable {
             this.interval = Optional.ofNullable(rate).map(Pace.Rate::interval);
         }
 
-        /// Closes the gate for this reason until a time, which replaces an earlier one.
         void close(Reason reason, Instant until) {
             closed.put(reason, until);
         }
 
-        /// Closes the gate for this reason, but not for a shorter time than before.
         void extend(Reason reason, Instant until) {
             if (until.isAfter(until(reason))) close(reason, until);
         }
@@ -14362,8 +13884,7 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(until(Reason.RETRY_AFTER), until(Reason.DOWN)));
         }
 
-        /// Plans the next start. A start that was a little late does not delay the next ones, so that the rate is kept.
-        /// Starts that were missed are not caught up, because they would come all at once.
+        /// Plans the next start. Starts that were missed are not caught up, because they would come all at once.
         void noteStart(Instant now) {
             wait.ifPresent(_ -> close(Reason.WAIT, Instant.MAX)); // no row starts until this one ends
             interval.ifPresent(step -> {
@@ -14377,10 +13898,9 @@ final class DifyExec implements Runnable {
             wait.ifPresent(pause -> close(Reason.WAIT, now.plus(pause)));
         }
 
-        /// Returns why nothing is sent, for the progress line. Returns empty if requests are sent, or if a single row
-        /// waits for its turn.
+        /// Returns why nothing is sent, for the progress line.
         ///
-        /// @param probe when a server that is down is asked next; it may be asked already
+        /// @param probe when a server that is down is asked next
         Optional<String> note(Instant now, Instant probe) {
             if (now.isBefore(until(Reason.RETRY_AFTER))) return Optional.of("waiting "
                     + Text.seconds(Duration.between(now, until(Reason.RETRY_AFTER))) + " (Retry-After)");
@@ -14391,20 +13911,18 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Records whether the server responds. After five failures in a row it counts as down. Until it responds again,
-    /// only one probe at a time is sent, which starts no run. Only the engine's thread uses this class.
+    /// Records whether the server responds. After five failures in a row it counts as down. Until it responds, only one
+    /// probe at a time is sent. Only the engine's thread uses it.
     static final class Health {
-        /// After this many failures in a row, the server counts as down. A single connection may break for another
-        /// reason.
         private static final int STREAK = 5;
         /// The session stops early if the server does not respond for this time, which is far longer than a restart.
         private static final Duration MAX_SILENCE = Duration.ofMinutes(5);
         /// The session stops early if every run is rejected as too many for this time, although none of ours is active.
-        /// Runs of other clients end meanwhile. Slots that a crash has lost, or a limit that rejects all streams, stay.
+        /// Those of other clients end meanwhile, but not slots that a crash has lost, or a limit that rejects all
+        /// streams.
         private static final Duration MAX_REFUSAL = Duration.ofMinutes(1);
         private static final Duration MAX_PAUSE = Duration.ofSeconds(3); // a server that is back is noticed soon
-        /// Delays the probe after a failure that may have started a run. The run's look-up may get a response first,
-        /// which makes the probe unnecessary.
+        /// Delays the probe after a failure that may have started a run, whose look-up may make it unnecessary.
         private static final Duration FIRST_PROBE_DELAY = Duration.ofSeconds(1);
 
         private final Backoff backoff;
@@ -14430,13 +13948,12 @@ final class DifyExec implements Runnable {
             return Collections.max(List.of(nextProbe, gate.until(Gate.Reason.RETRY_AFTER)));
         }
 
-        /// Returns how many runs ended unseen. They count until the server responds to a request that was sent later.
-        /// They keep their slots, so that an outage leaves no more of them than there are slots.
+        /// Returns how many runs ended unseen, until the server responds to a later request. They keep their slots, so
+        /// that an outage leaves no more of them.
         int doubts() {
             return doubts;
         }
 
-        /// Notes that a request may have started a run, but got no response.
         void noteUnseenEnd(Instant now, Instant sent) {
             doubts++;
             doubtedAt = now;
@@ -14444,7 +13961,6 @@ final class DifyExec implements Runnable {
         }
 
         /// Counts a failure. If the server already counts as down, a run that was sent earlier shows nothing new.
-        /// Otherwise, `-c 64` would wait as long as after 59 probes.
         void noteFailure(Instant now, Instant sent) {
             if (isDown() && sent.isBefore(downAt)) return;
             failedAt = now;
@@ -14455,8 +13971,6 @@ final class DifyExec implements Runnable {
             else if (doubts > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
         }
 
-        /// Notes that the server responds, even if it refuses.
-        ///
         /// @param sent when the request was sent. If that was before a failure, the response does not show what became
         ///     of the run
         void noteResponse(Instant sent) {
@@ -14468,21 +13982,19 @@ final class DifyExec implements Runnable {
             nextProbe = doubts == 0 ? Instant.MAX : doubtedAt.plus(FIRST_PROBE_DELAY);
         }
 
-        /// Returns for how long the server has answered nothing at all in this session: each time from the moment when
-        /// it counted as down to its last failure, but at most [#MAX_SILENCE] in all. Otherwise, a server that comes
-        /// and goes could prolong look-ups without limit.
+        /// Returns for how long the server has answered nothing at all in this session, but at most [#MAX_SILENCE].
+        /// Otherwise, a server that comes and goes could prolong look-ups without limit.
         Duration outages() {
             if (!isDown()) return outages;
             return Collections.min(List.of(outages.plus(Duration.between(downAt, failedAt)), MAX_SILENCE));
         }
 
-        /// Notes that the server has run a row.
         void noteSuccess(Instant sent) {
             noteResponse(sent);
             refusals = 0;
         }
 
-        /// Notes that the server refused a run as too many. That is normal while other runs of ours are active.
+        /// Notes a refusal as too many, which is normal while other runs of ours are active.
         void noteRefusal(Instant now, int busy) {
             refusals = busy > 0 ? 0 : refusals + 1;
             if (refusals <= 1) refusedSince = now;
@@ -14490,8 +14002,6 @@ final class DifyExec implements Runnable {
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(MAX_REFUSAL).isBefore(now);
         }
 
-        /// Returns why the session stops, if the server has been silent or full for too long.
-        ///
         /// @param busy the number of requests without a response so far, each of which may still get one
         Optional<Stop> verdict(Instant now, int busy) {
             boolean isPaused = failedAt.isBefore(gate.until(Gate.Reason.RETRY_AFTER));
@@ -14518,7 +14028,6 @@ final class DifyExec implements Runnable {
         private static final Duration STREAM_SETTLE = Duration.ofMinutes(20);
         private static final String CONTINUE = "a higher limit continues";
 
-        /// Returns how long a run of this mode is looked for. A typed `--settle` applies to both modes.
         Duration settle(Mode mode) {
             if (settle != null) return settle;
             return mode == Mode.STREAMING ? STREAM_SETTLE : BLOCKING_SETTLE;
@@ -14534,8 +14043,7 @@ final class DifyExec implements Runnable {
                             "see why with status, then run or retry"));
         }
 
-        /// Stops the batch if its first rows all failed for one reason, because the other rows would probably fail,
-        /// too.
+        /// Stops the batch if its first rows all failed for one reason, as the others probably would.
         Optional<Stop> sameCause(Map<String, Long> causes, long done) {
             // the user's own `--max-failures` replaces this limit
             if (maxFailures != null || causes.size() != 1) return Optional.empty();
@@ -14545,8 +14053,6 @@ final class DifyExec implements Runnable {
                             "--max-failures off continues anyway"));
         }
 
-        /// Stops the batch if its tokens or cost have reached their limit, or if the cost cannot be known.
-        ///
         /// @param spent what all sessions of the batch have spent, so that a repeated command does not begin from 0
         /// @param own what this session has spent, because earlier sessions had no prices if they did not stream
         Optional<Stop> limitReached(Usage.Spending spent, Usage.Spending own) {
@@ -14566,7 +14072,6 @@ final class DifyExec implements Runnable {
             return Optional.of(Stop.early("--max-cost reached: " + Text.money(total, currencies) + " spent", CONTINUE));
         }
 
-        /// Stops the batch if a mode was chosen automatically in which the cost cannot be known.
         Optional<Stop> costUnavailable(Mode mode) {
             return maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
                     : Optional.of(Stop.early("--max-cost does not work here: this server rejects streams, and only "
@@ -14575,21 +14080,19 @@ final class DifyExec implements Runnable {
 
         /// Holds a number of failed rows (`20`), or their share (`5%`) of the rows that have ended.
         record Ceiling(long count, double share) {
-            /// Returns whether the limit is reached. A share counts from the first 20 rows on. `100%` is reached if all
-            /// rows failed, although no share is larger.
+            /// Returns whether the limit is reached. `100%` is reached if all rows failed, although no share is larger.
             boolean isReached(long failed, long ended) {
                 return count > 0 ? failed >= count : ended >= FIRST_ROWS && (failed > share * ended || failed == ended);
             }
         }
     }
 
-    /// Chooses the mode of the next attempt, and records when the server lists runs. Only the engine's thread uses it.
+    /// Chooses the mode of the next attempt. Only the engine's thread uses it.
     static final class ModePolicy {
         /// A connection that breaks after this time was probably cut by a proxy, often after 60 s. A stream survives
         /// that limit, because it has pings.
         private static final Duration PROXY_TIMEOUT = Duration.ofSeconds(25);
-        /// Each rejected stream holds one of Dify's connections for 300 s, and there are ten by default. Three show
-        /// that the rejections are no exception, and leave enough connections for the other rows.
+        /// Each rejected stream holds one of Dify's connections for 300 s, and there are ten by default.
         private static final int MAX_REJECTED_STREAMS = 3;
 
         final AppKind app;
@@ -14599,7 +14102,6 @@ final class DifyExec implements Runnable {
         private int refusedStreams = 0;
         private boolean mayStream; // true if streaming may be chosen automatically
 
-        /// @param asked   the value of `--mode`
         /// @param earlier the last mode of the batch, which may have been chosen because of its server
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.mayStream = asked == Mode.AUTO;
@@ -14623,7 +14125,7 @@ final class DifyExec implements Runnable {
             return Release.of(version).listing(app) == listing ? listing : Release.Listing.NOT_KNOWN;
         }
 
-        /// Changes the mode if the response shows that another mode is safer. Returns a message for the user about it.
+        /// Changes the mode if the response shows that another mode is safer. Returns a message about it.
         Optional<String> observe(Response response, Duration took) {
             if (mayStream && mode == Mode.BLOCKING && isProxyCut(response, took)) {
                 mode = Mode.STREAMING;
@@ -14641,8 +14143,7 @@ final class DifyExec implements Runnable {
                     + " rows inside their streams, and keeps each open for 5 minutes; continuing in blocking mode.");
         }
 
-        /// Returns whether a proxy has probably cut off a request that took too long: it responded with 504 or 524, or
-        /// the connection broke late. Then a stream may last longer, because its pings pass the proxy.
+        /// Returns whether a proxy has probably cut off a request. A stream may last longer, because its pings pass it.
         private static boolean isProxyCut(Response response, Duration took) {
             return switch (response) {
                 case Response.Refused refused -> refused.status() == 504 || refused.status() == 524;
@@ -14652,9 +14153,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds facts about a version of Dify that its responses do not show. This table is the only place that has them.
-    /// A version newer than those that were tested counts as the newest. If the version is unknown, the most cautious
-    /// facts are assumed.
+    /// Holds facts about a version of Dify that its responses do not show; no other place has them. A version newer
+    /// than those that were tested counts as the newest, and of an unknown one the most cautious facts are assumed.
     ///
     /// @param from         the first version with these facts
     /// @param holdsRefused true if the server keeps the connection open for 300 s when it rejects a row in its stream
@@ -14670,9 +14170,8 @@ final class DifyExec implements Runnable {
                 UNKNOWN,
                 new Release("0", Listing.AT_END, false));
 
-        /// Defines when a server lists a run, in its log or among the conversations. `WITHOUT_END` means from the run's
-        /// start, but never the end of a stream whose client has disconnected. `OTHER_APP` means that the run may never
-        /// be listed, because it may belong to another app.
+        /// Defines when a server lists a run, in its log or among the conversations. `WITHOUT_END`: never the end of a
+        /// stream whose client has disconnected. `OTHER_APP`: perhaps never, because it may belong to another app.
         enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
@@ -14685,29 +14184,24 @@ final class DifyExec implements Runnable {
             return match.lookingAt() ? Optional.of(ModuleDescriptor.Version.parse(match.group())) : Optional.empty();
         }
 
-        /// Returns a note if the server's version is newer than any that was tested.
         static Optional<String> note(String version) {
             return parsed(version).filter(known -> known.compareTo(ModuleDescriptor.Version.parse(NEWEST)) > 0)
                     .map(_ -> "Note: Dify " + Text.printable(version, 20) + " is newer than " + NEWEST
                             + ", the newest version that difyexec was tested with, and is treated like it.");
         }
 
-        /// Returns when runs are listed. A chatflow's run has its conversation from the start in every version that was
-        /// tested.
+        /// Returns when runs are listed. A chatflow's has its conversation from the start in every version.
         Listing listing(AppKind app) {
             return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
         }
     }
 
-    /// Computes the range that a figure of some rows may have by chance alone, by the percentile bootstrap. It draws as
-    /// many rows as there are, with replacement, again and again. Rows that differ from all rows at hand cannot appear
-    /// in its range.
+    /// Computes the range that a figure of some rows may have by chance alone, by the percentile bootstrap: draws as
+    /// many rows as there are, with replacement, again and again.
     static final class Bootstrap {
-        /// With 2,000 draws, 100 of them lie beyond each bound of a 90 % interval, so the bounds are steady. 10,000
-        /// rows still take only seconds.
+        /// With 2,000 draws, 100 of them lie beyond each bound of a 90 % interval, so the bounds are steady.
         private static final int RESAMPLES = 2_000;
-        /// Beyond this many rows, groups of rows are drawn instead of single rows, so that a million rows take as long
-        /// as a thousand.
+        /// Beyond this many rows, groups of rows are drawn, so that a million rows take as long as a thousand.
         static final int MAX_GROUPS = 1_000;
 
         /// @param low the lower bound; NaN if the figure is unknown, as `estimate` and `high` are then
@@ -14725,23 +14219,21 @@ final class DifyExec implements Runnable {
             return groups.stream().mapToInt(Integer::intValue).toArray();
         }
 
-        /// Returns counts with which each group of the rows is drawn once, for the figure of the rows themselves.
+        /// Returns counts with which each group is drawn once, for the figure of the rows themselves.
         static int[] once(int rows) {
             var counts = new int[Math.min(rows, MAX_GROUPS)];
             Arrays.fill(counts, 1);
             return counts;
         }
 
-        /// Returns the sum of the values of the rows that were drawn, from which callers compute shares and ratios.
         static double sum(int[] counts, double[] values) {
             double sum = 0;
             for (int row = 0; row < values.length; row++) sum += counts[row] * values[row];
             return sum;
         }
 
-        /// Returns the intervals of several figures at a level, such as 0.95 for 95 %. A figure is computed from how
-        /// often each row was drawn, so values of one row stay together. All figures are computed from the same draws,
-        /// which are the same each time. Draws for which a figure is unknown (NaN) do not count for it.
+        /// Returns the intervals of several figures, computed from how often each row was drawn, so values of one row
+        /// stay together. Draws for which a figure is unknown (NaN) do not count for it.
         static List<Interval> of(int rows, double level, List<ToDoubleFunction<int[]>> figures) {
             // seeded, so that the same rows always have the same range; Java specifies the algorithm of Random
             var random = new Random(1);
@@ -14764,9 +14256,9 @@ final class DifyExec implements Runnable {
 
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds one row of the input. `index` counts from 0, `line` is the line of the file where the row begins, and
-    /// `fingerprint` is the hash of `inputs`. If `isEdited` is true, the CSV lacks the changes that the shell made.
-    /// `typed` contains the inputs that were numbers or dates in the file, not texts; an export writes them as such.
+    /// Holds one row of the input. `index` counts from 0, `line` is where the row begins in the file, and `fingerprint`
+    /// the hash of `inputs`. If `isEdited`, the CSV lacks changes of the shell. `typed` names the inputs that were
+    /// numbers or dates.
     record Row(int index, long line, String id, Map<String, String> inputs, long fingerprint, boolean isEdited,
             Set<String> typed) {
         Row {
@@ -14774,23 +14266,21 @@ final class DifyExec implements Runnable {
             inputs = Collections.unmodifiableMap(inputs); // not Map.copyOf, which would lose the order of the columns
         }
 
-        /// Creates a row as the file contains it: not edited, and all of its cells are texts.
         Row(int index, long line, String id, Map<String, String> inputs) {
             this(index, line, id, inputs, Fingerprint.of(inputs), false, Set.of());
         }
 
-        /// Returns the row with other cells. Edits that change nothing leave the row as it is in the CSV.
+        /// Returns the row with other cells. Edits that change nothing leave it as it is.
         Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
             if (changed.equals(inputs)) return this;
-            // an edited cell is text, even if the file had a number
             var same = typed.stream().filter(name -> !edits.containsKey(name)).collect(Collectors.toSet());
             return new Row(index, line, id, changed, Fingerprint.of(changed), true, same);
         }
 
-        /// Returns the row with the inputs of a request that was sent before the row changed. The fingerprint is still
-        /// the hash of the row in the CSV, so that the attempt still counts as sent before the change.
+        /// Returns the row with the inputs of an earlier request. It keeps its fingerprint, so that the attempt still
+        /// counts as sent before the change.
         Row recorded(Map<String, String> sent) {
             return new Row(index, line, id, sent, fingerprint, isEdited, typed);
         }
@@ -14800,9 +14290,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds one request for one row. Its `user` identifies it on the server, because Dify finds a run by its user.
-    /// `sequence` is 0 for an attempt of an earlier session. `fingerprint` is the hash of the inputs that were sent,
-    /// and `isEdited` whether the shell had edited them.
+    /// Holds one request for one row. Dify finds its run by its `user`. `sequence` is 0 for an attempt of an earlier
+    /// session. `fingerprint` is the hash of the inputs that were sent, and `isEdited` whether the shell had edited
+    /// them.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
         Attempt with(Row row, Tries tries) {
@@ -14825,13 +14315,11 @@ final class DifyExec implements Runnable {
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000)) : Duration.between(at, now);
         }
 
-        /// Returns whether the row has not changed since it was sent.
         boolean isCurrent() {
             return fingerprint.equals(row.hash());
         }
 
-        /// Returns whether the cells that were sent are lost, because the shell that edited them has ended or has
-        /// edited them again.
+        /// Returns whether the cells that were sent are lost with the shell that edited them.
         boolean isOfLostEdits() {
             return isEdited && !isCurrent();
         }
@@ -14850,7 +14338,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Creates the user of each attempt. The name is unique, so a run that is found under it belongs to this
+        /// Creates the user of each attempt, which is unique, so that a run that is found under it belongs to this
         /// attempt.
         static final class UserNames {
             /// Dify accepts users of up to 255 characters (`users.json`). Sixteen hexadecimal digits, two hyphens and
@@ -14880,20 +14368,19 @@ final class DifyExec implements Runnable {
                 return prefix + count;
             }
 
-            /// Returns how many users were created, which is the sequence number of the last attempt.
+            /// Returns the sequence number of the last attempt.
             long count() {
                 return count;
             }
         }
     }
 
-    /// Identifies a run as the server does. `task` is empty if unknown; `id` is empty if a chatflow's response has no
-    /// run id.
+    /// Identifies a run as the server does. `task` may be unknown, and a chatflow's response may have no run id.
     record RunRef(String id, String task) {
         static final RunRef NONE = new RunRef("", "");
 
-        /// Returns whether Dify 1.16 made up the ids, as it does if it rejects a row in its stream. The ids of task and
-        /// run are then equal.
+        /// Returns whether Dify 1.16 made up the ids, which are then equal, as it does if it rejects a row in its
+        /// stream.
         boolean isMadeUp() {
             return id.equals(task);
         }
@@ -14907,8 +14394,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the tokens and the price of a run. `price` is null if the server did not report it, because a line of the
-    /// log then lacks it.
+    /// Holds the tokens and the price of a run. An unknown `price` is null, so that a line of the log lacks it.
     @JsonInclude(JsonInclude.Include.NON_DEFAULT)
     record Cost(long tokens, BigDecimal price, String currency) {
         /// Matches a price, which Dify sends as text. Limits its digits, because `1e999999999` has a billion of them
@@ -14920,12 +14406,10 @@ final class DifyExec implements Runnable {
             return new Cost(tokens, null, "");
         }
 
-        /// Reads the fields of a chatflow's message or of a result.
         static Cost of(JsonNode from) {
             return new Cost(from.path("total_tokens").asLong(), price(from).orElse(null), Json.text(from, "currency"));
         }
 
-        /// Returns empty for anything but a price, such as a negative number.
         static Optional<BigDecimal> price(JsonNode from) {
             return Optional.ofNullable(from.get("total_price")).map(JsonNode::asText).filter(PRICE.asMatchPredicate())
                     .map(BigDecimal::new);
@@ -14933,18 +14417,15 @@ final class DifyExec implements Runnable {
 
     }
 
-    /// Holds the time, steps and cost of a run.
     record Usage(double seconds, int steps, Cost cost) {
         static final Usage NONE = new Usage(0, 0, Cost.NONE);
 
-        /// Returns the run's time as the server reports it, but at most `most`, which is the time that the request
-        /// took. A run cannot have taken longer.
+        /// Returns the run's time as the server reports it, but at most the time that the request took.
         Duration within(Duration most) {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
 
-        /// Sums the tokens of runs, and their cost by currency. `unpriced` counts the runs that took tokens and have no
-        /// price.
+        /// Sums tokens, and cost by currency. `unpriced` counts the runs that took tokens and have no price.
         static final class Spending {
             /// After this many runs without a price, the mode or the models report none. A few may lack one by chance.
             private static final int RUNS_WITHOUT_PRICE = 10;
@@ -14970,12 +14451,11 @@ final class DifyExec implements Runnable {
                 else if (cost.tokens() > 0) unpriced++; // a run without a model costs nothing
             }
 
-            /// Returns whether later runs will have no price either.
             boolean lacksPrices() {
                 return prices.isEmpty() && unpriced >= RUNS_WITHOUT_PRICE;
             }
 
-            /// Returns the cost by currency, without currencies whose sum is 0, because such models have no price.
+            /// Returns the cost by currency, without sums of 0, because such models have no price.
             SortedMap<String, BigDecimal> paid() {
                 var paid = new TreeMap<>(prices);
                 paid.values().removeIf(price -> price.signum() == 0);
@@ -14989,18 +14469,15 @@ final class DifyExec implements Runnable {
         /// Represents the response to an attempt about which nothing is known.
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
 
-        /// The server rejected the request. `dify` is true if Dify itself responded, and not a proxy in front of it.
-        /// Only Dify sends the header `X-Version`. `run` is known if an error event followed the run's start.
+        /// The server rejected the request. `dify` is true if Dify itself responded, which alone sends `X-Version`.
+        /// `run` is known if an error event followed the run's start.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
                 Optional<Duration> retryAfter, Optional<RunRef> run) implements Response {
-            /// Creates a refusal from a response with an HTTP status. Such a refusal is not part of a stream and has no
-            /// run.
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
 
-            /// Creates a refusal for a success whose content is not Dify's. Its status stays below 300, which callers
-            /// check.
+            /// Creates a refusal for a success whose content is not Dify's, with a status below 300.
             static Refused unexpected(String why) {
                 return http(200, false, "", why, Optional.empty());
             }
@@ -15010,7 +14487,6 @@ final class DifyExec implements Runnable {
                 return new Refused(status, true, true, code, message, Optional.empty(), run);
             }
 
-            /// Returns `HTTP 500 Internal error` if Dify responded, otherwise `HTTP 503, a web page (from a proxy?)`.
             @Override
             public String why() {
                 var text = Text.printable(message, 200).strip();
@@ -15024,12 +14500,11 @@ final class DifyExec implements Runnable {
                 return message.startsWith("Too many requests.");
             }
 
-            /// Returns whether a `Retry-After` of this response counts. HTTP defines it for 429 and 503.
             boolean isBusy() {
                 return status == 429 || status == 503;
             }
 
-            /// Returns whether the same request may succeed later. 408 and 425 also mean that it was not processed.
+            /// Returns whether the same request may succeed later. 408 and 425 mean that it was not processed.
             boolean isTransient() {
                 return status >= 500 || status == 408 || status == 425 || status == 429;
             }
@@ -15041,23 +14516,20 @@ final class DifyExec implements Runnable {
         }
 
         /// Holds a run that ended or paused. `files` is empty unless files were to be saved. `waited` is how long the
-        /// request waited before the run started, or empty if unknown. `message` is empty unless the app is a chatflow.
+        /// request waited before the run started. `message` is empty unless the app is a chatflow.
         record Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage,
                 Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
-            /// Creates a run without files, a known wait or a chatflow's message, which are added later.
             Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
                         ChatMessage.NONE);
             }
 
-            /// Creates the run of a chatflow that has answered. Its message contains neither the run's id nor the
-            /// workflow's version nor the number of steps, so they stay empty.
+            /// Creates the run of a chatflow that has answered. Its message contains neither run id, version nor steps.
             static Ran answered(ObjectNode outputs, double seconds, ChatMessage message) {
                 var usage = new Usage(seconds, 0, Cost.NONE);
                 return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(message, outputs);
             }
 
-            /// Creates the failed run of a chatflow, whose error Dify puts behind a prefix.
             static Ran failed(String error) {
                 return new Ran(RunRef.NONE, RunStatus.FAILED, Json.MAPPER.createObjectNode(),
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
@@ -15086,21 +14558,20 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns whether the run has an id, but no step and no output. Dify 1.16 makes up such ends when a stream
-            /// breaks off, even if the run itself succeeds (`huge_integer.json`).
+            /// breaks off (`huge_integer.json`).
             boolean isBare() {
                 return ref.isNamed() && usage.steps() == 0 && outputs.isEmpty();
             }
 
-            /// Returns whether this can be the end of a run that was asked to stop. Up to 1.14, Dify reports a stop as
-            /// `failed` most of the time (`stop_race.json`). A bare end counts only with the text of a stop, because
-            /// otherwise Dify may have made it up.
+            /// Returns whether this can be the end of a run that was asked to stop. Up to 1.14, Dify reports most stops
+            /// as `failed` (`stop_race.json`). A bare end counts only with the text of a stop.
             boolean isStop() {
                 return status == RunStatus.STOPPED
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
-            /// Returns whether the other response reports the same end again, or is an error that confirms a failure. A
-            /// chatflow of 1.9 sends such an error after its failed run.
+            /// Returns whether the other response reports the same end, or is an error that confirms a failure, which a
+            /// chatflow of 1.9 sends.
             boolean agreesWith(Response other) {
                 return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
                         && error.equals(ran.error) && outputs.equals(ran.outputs) : !status.isSuccess();
@@ -15136,8 +14607,7 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// Returns the HTTP status if it says something about the attempt's run, otherwise 0. A run that could not be
-        /// kept was a success (200). The status of a stream's event is not one of HTTP.
+        /// Returns the HTTP status if it says something about the attempt's run, otherwise 0.
         default int httpStatus() {
             if (this instanceof Unreadable) return 200;
             return this instanceof Refused refused && refused.status() >= 500 && !refused.inStream()
@@ -15145,7 +14615,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the first of the ends that a stream reported, if it belongs to the stream's run and no other end
-        /// contradicts it. An error keeps its message, but if there is a run, the stored run decides.
+        /// contradicts it. If an error has a run, the stored run decides.
         static Response ofEnds(Optional<RunRef> run, List<Response> ends) {
             return switch (ends.getFirst()) {
                 case Refused error -> Refused.event(error.status(), error.code(), error.message(), run);
@@ -15157,15 +14627,13 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Holds the parts of a chatflow's response besides its outputs. If there are no tokens, the price is not used
-        /// either.
+        /// Holds the parts of a chatflow's response besides its outputs.
         record ChatMessage(String conversation, String id, Cost cost) {
             static final ChatMessage NONE = new ChatMessage("", "", Cost.NONE);
             /// An HTTP 400 that begins like this is about a run that took place and failed. Other 400s reject inputs.
             static final String FAILED = "Run failed: ";
 
-            /// Adds the message's tokens and price to the usage of its run. If both report tokens, the larger
-            /// number counts, so that no cost is missed.
+            /// Adds the message's tokens and price. If both report tokens, the larger number counts.
             Usage usage(Usage run) {
                 if (cost.tokens() == 0) return run; // stored messages have tokens only since 1.16
                 var priced = cost.price() == null ? run.cost() : cost;
@@ -15178,7 +14646,6 @@ final class DifyExec implements Runnable {
         enum RunStatus implements Named {
             SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
 
-            /// Finds a status by Dify's word for it. Returns empty for a word of a later version.
             static Optional<RunStatus> of(String word) {
                 return switch (word) {
                     case "partial-succeeded" -> Optional.of(PARTIAL);
@@ -15192,15 +14659,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the files that `--save-files` saved from a run's outputs. `missing` contains the reason for each file
-        /// that was not saved, and `took` is the time of all downloads.
+        /// Holds the files that `--save-files` saved, and for each missing one the reason. `took` is the time of all
+        /// downloads.
         record SavedFiles(List<Path> saved, Map<String, String> missing, Duration took) {
             static final SavedFiles NONE = new SavedFiles(List.of(), Map.of(), Duration.ZERO);
         }
     }
 
-    /// Holds why the outcome of a run is unknown. A symptom without a text was seen by this session, so the run may
-    /// still be active. A symptom with a text belongs to an attempt that an earlier session left.
+    /// Holds why the outcome of a run is unknown. A symptom with a text belongs to an attempt that an earlier session
+    /// left.
     enum Symptom {
         /// Something in front of Dify responded instead.
         GATEWAY,
@@ -15227,7 +14694,6 @@ final class DifyExec implements Runnable {
             this("");
         }
 
-        /// Creates a symptom of an attempt that an earlier session left.
         Symptom(String text) {
             this.text = text;
         }
@@ -15290,7 +14756,6 @@ final class DifyExec implements Runnable {
     enum RowStatus implements Named {
         PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
 
-        /// Serves the log's reader, which needs the status of every line.
         private static final Map<String, RowStatus> BY_WORD = Stream.of(values())
                 .collect(Collectors.toMap(RowStatus::word, status -> status));
 
@@ -15298,8 +14763,7 @@ final class DifyExec implements Runnable {
             return this == SUCCEEDED || this == PARTIAL;
         }
 
-        /// Returns whether `retry` takes the row. It looks up a paused or unknown row before it may send it again,
-        /// because the row's run may have a result by now. A pending row is left to `run`.
+        /// Returns whether `retry` takes the row. The run of a paused or unknown one may have a result by now.
         boolean isOnRetryList() {
             return this == FAILED || this == PAUSED || this == UNKNOWN;
         }
@@ -15337,11 +14801,10 @@ final class DifyExec implements Runnable {
     /// @param stopsFirst whether Dify is asked to stop the run before it is looked up
     record Question(Attempt attempt, Purpose purpose, Symptom symptom, Optional<RunRef> run, boolean stopsFirst) {}
 
-    /// Follows an attempt whose outcome is unknown, until its row has an outcome or is sent again. Notes facts and
-    /// decides nothing: see [LookUpRules], which has a picture of the stages. Only the engine's thread uses it.
+    /// Follows an attempt whose outcome is unknown. Notes facts and decides nothing: see [LookUpRules], which has a
+    /// picture of the stages. Only the engine's thread uses it.
     static final class LookUp {
-        /// A run that was asked to stop has this long to end. Dify stops a run within a second, but not during a node's
-        /// call of a model or another server.
+        /// Dify stops a run within a second, but not during a node's call of a model or another server.
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(30);
         /// Dify may report `stopped` a moment before a run's real end, so the run is looked up again after this time.
         private static final Duration STOP_DELAY = Duration.ofSeconds(2);
@@ -15362,7 +14825,6 @@ final class DifyExec implements Runnable {
         /// run's time is over, and Dify was asked to stop it.
         enum Stage { ASKED, ABSENT, ACTIVE, STOPPED, OVERDUE }
 
-        /// Creates the first look-up of an attempt after its response.
         LookUp(Attempt attempt, Purpose purpose, Response reported, Verdict.Unresolved reason) {
             this.attempt = attempt;
             this.purpose = purpose;
@@ -15390,10 +14852,9 @@ final class DifyExec implements Runnable {
             return new Question(attempt, purpose, reason.symptom(), run, stage == Stage.OVERDUE && looks == 0);
         }
 
-        /// Notes the facts in the result of a look-up. The timeout counts from the run's start, because the request may
-        /// have waited in a queue. The server's clock may be wrong, but the run started after its request was sent and
-        /// before the look-up. The time that Dify took to move the run to another worker does not count. An overdue run
-        /// keeps the deadline that it got when it was stopped.
+        /// Notes the facts in a result. The timeout counts from the run's start, because the request may have waited in
+        /// a queue. The server's clock may be wrong, but the run started between its request and the look-up. The time
+        /// that Dify took to move it to another worker does not count.
         void note(LookUpResult found, Instant now, Duration timeout) {
             run = run.filter(ref -> !ref.isMadeUp()).or(found::run).or(() -> run);
             if (!(found instanceof LookUpResult.Silent)) answeredAt = answeredAt.or(() -> Optional.of(now));
@@ -15405,8 +14866,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Enters a stage, and returns when the run is looked up in it. The pause grows from 0.5 s, for runs that are
-        /// about to end, to 15 s, so that long runs do not burden the server. The last look-up is at the deadline. A
-        /// run that is overdue is stopped at once, and stays overdue.
+        /// about to end, to 15 s. An overdue run is stopped at once.
         Instant lookAgain(Stage next, Instant now) {
             var former = stage;
             if (stage != Stage.OVERDUE) stage = next;
@@ -15423,8 +14883,7 @@ final class DifyExec implements Runnable {
             return !now.isBefore(deadline);
         }
 
-        /// Returns whether the run may be active, so that it holds one of the server's slots. A run of an earlier
-        /// session may have ended long ago.
+        /// Returns whether the run may be active, so that it holds one of the server's slots.
         boolean holdsSlot() {
             return switch (stage) {
                 case ASKED -> purpose == Purpose.OUTCOME && reason.symptom().isOurs();
@@ -15442,7 +14901,6 @@ final class DifyExec implements Runnable {
             return reason.symptom() == symptom;
         }
 
-        /// Returns the instant from which `TIMEOUT` counts.
         Instant start() {
             return runStart.orElse(attempt.at());
         }
@@ -15473,8 +14931,8 @@ final class DifyExec implements Runnable {
         /// @param at     when the run ended, by the server's clock; empty if unknown
         record Ended(Response.Ran ran, Map<String, String> inputs, Optional<Instant> at) implements LookUpResult {}
 
-        /// The run is still active or paused. Its `age` is measured by the server's clock. `moved` is how long Dify
-        /// took to move it from a worker that was shut down to another one.
+        /// The run is still active or paused. Its `age` is by the server's clock. `moved` is how long Dify took to move
+        /// it from a worker that was shut down.
         record Running(RunRef ref, Response.RunStatus status, Optional<Duration> age, Duration moved)
                 implements LookUpResult {}
 
@@ -15486,8 +14944,8 @@ final class DifyExec implements Runnable {
 
         /// The look-up failed: no response came, or a response that shows nothing about the run.
         record Silent(Response response) implements LookUpResult {
-            /// Returns whether the response shows that the server works. An error that may pass counts as silence,
-            /// because a proxy may have sent it while Dify is down.
+            /// Returns whether the response shows that the server works. A proxy may send an error that may pass while
+            /// Dify is down.
             boolean isAnswer() {
                 return response instanceof Response.Unreadable
                         || response instanceof Response.Refused refused && !refused.isTransient();
@@ -15509,7 +14967,6 @@ final class DifyExec implements Runnable {
                     : !(this instanceof Absent);
         }
 
-        /// Returns the result in one word, for the log.
         default String word() {
             return switch (this) {
                 case Ended(var ran, _, _) -> ran.status().word();
@@ -15529,13 +14986,11 @@ final class DifyExec implements Runnable {
             hint = Text.printable(hint, 1000);
         }
 
-        /// Creates the stop of a batch that the server, a limit or a disk ended.
         static Stop early(String what, String hint) {
             return new Stop(Exit.STOPPED, what, hint);
         }
 
-        /// Formats the message: `Stopped: cannot write: No space left on device.`, with `hint: make room` on the next
-        /// line.
+        /// Formats the message: `Stopped: cannot write: No space left on device.`, with the hint on the next line.
         String text() {
             return "Stopped: " + what + "." + Unusable.hintLine(hint);
         }
@@ -15545,7 +15000,6 @@ final class DifyExec implements Runnable {
     enum Mode {
         AUTO, BLOCKING, STREAMING;
 
-        /// Returns the mode of an attempt in the log.
         static Mode of(String word) {
             return switch (word) {
                 case "blocking" -> BLOCKING;
@@ -15565,7 +15019,7 @@ final class DifyExec implements Runnable {
     enum AppKind {
         WORKFLOW, CHATFLOW;
 
-        /// Finds a kind by the `mode` of `GET /info`. Dify's other kinds of apps do not run a workflow.
+        /// Finds a kind by the `mode` of `GET /info`.
         static Optional<AppKind> of(String mode) {
             return switch (mode) {
                 case "workflow" -> Optional.of(WORKFLOW);
@@ -15574,9 +15028,9 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns the delay between a request and its first look-up. An earlier look-up of a chatflow's conversation
-        /// can make Dify create two users of that name, which hides the row for good (`chatflow_early_look.json`, where
-        /// half a second was enough). A look-up in a workflow's log only filters by the user.
+        /// Returns the delay between a request and its first look-up. An earlier one of a chatflow's conversation can
+        /// make Dify create two users of that name, which hides the row for good (`chatflow_early_look.json`, where
+        /// half a second was enough).
         Duration firstLook() {
             return this == CHATFLOW ? Duration.ofSeconds(2) : Duration.ZERO;
         }
@@ -15587,19 +15041,17 @@ final class DifyExec implements Runnable {
     /// @param appId the app that is meant, if the key is one of several apps, or empty
     record Access(URI baseUrl, String key, String appId, String workflowId, Optional<URI> proxy,
             Optional<Env.Setting> caFile) {
-        /// Returns the server's name for a batch's log. A demo has a new port each time, but is always the same server.
+        /// Returns the server's name for a batch's log. A demo has a new port each time.
         String name() {
             return Demo.KEYS.contains(key) ? "demo" : baseUrl.toString();
         }
 
-        /// Returns the app's name for a batch's log: `<salt>-<hash>` with 64 bits each, because Dify reports no id of
-        /// an app. The salt keeps the key secret, and two logs do not show that they have the same key. `DIFY_APP_ID`
-        /// is part of the hash.
+        /// Returns the app's name for a batch's log: `<salt>-<hash>`, because Dify reports no id of an app. The salt
+        /// keeps the key secret, and hides that two logs have the same key.
         String appHash() {
             return appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
         }
 
-        /// Returns whether a batch's log recorded this app. The part before the hyphen is the salt.
         boolean hasAppHash(String recorded) {
             return recorded.equals(appHash(recorded.split("-", 2)[0]));
         }
@@ -15613,7 +15065,6 @@ final class DifyExec implements Runnable {
             return URI.create(baseUrl + path);
         }
 
-        /// Returns advice for a URL that does not lead to Dify's API.
         String advice() {
             return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
@@ -15625,14 +15076,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Identifies the app of a session, as the log records it.
-    ///
     /// @param isAssumed true if only the user claims, by `--same-app`, that this app has the runs of earlier sessions
     record AppClaim(@JsonProperty("app_hash") String hash, @JsonProperty("app_id") String id,
             @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed) {}
 
-    /// Runs one row. A server's report or silence never causes an exception, because the engine could not distinguish
-    /// it from a fault of its own.
+    /// Runs one row. A server's report or silence never causes an exception, which the engine would take for a fault of
+    /// its own.
     interface Workflow {
         Response run(Attempt attempt, Consumer<StreamEvent> listener);
 
@@ -15679,10 +15128,9 @@ final class DifyExec implements Runnable {
 
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs a small Dify inside this process, so it costs nothing and needs no network. It uses real HTTP on loopback,
-    /// so that no part of difyexec works differently in a demo. It is one app with a text variable for each column, and
-    /// responds as the recorded servers do. A run continues after its client has disconnected and is kept until
-    /// [#close], because look-ups must find it.
+    /// Runs a small Dify inside this process, with real HTTP on loopback, so that difyexec works as always. It is one
+    /// app with a text variable for each column, and responds as the recorded servers do. A run continues after its
+    /// client has disconnected, because look-ups must find it.
     static final class Demo implements AutoCloseable {
         /// The newest Dify that was tested, and the kind of app that `--demo=chatflow` simulates.
         static final String VERSION = "1.16.1", CHATFLOW = "chatflow";
@@ -15693,16 +15141,15 @@ final class DifyExec implements Runnable {
 
         private final boolean isChatflow;
         private final List<String> columns;
-        /// Holds the markers that have already taken effect, each with the id of its row. Like `jobs`, it is used by
-        /// many runs at the same time.
+        /// Holds the markers that have already taken effect, each with the id of its row.
         private final Set<String> usedMarkers = ConcurrentHashMap.newKeySet();
         private final Deque<Job> jobs = new ConcurrentLinkedDeque<>(); // the newest first, as Dify lists runs
         private final HttpServer server;
         /// Every request has a thread, because most of them wait for the end of a run.
         private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
 
-        /// Starts the server with the routes that difyexec uses. The longest route that a path begins with gets the
-        /// request, so their order does not matter, and `/v1/workflows/` gets the runs of a pinned version.
+        /// Starts the server. The longest route that a path begins with gets the request, so their order does not
+        /// matter.
         ///
         /// @param kind the text that follows `--demo=`, or `VERSION` for `--demo` alone
         Demo(String kind, List<String> columns) throws IOException {
@@ -15736,23 +15183,20 @@ final class DifyExec implements Runnable {
             server.start();
         }
 
-        /// Returns the URL to use, such as `http://127.0.0.1:40123/v1`.
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
         }
 
-        /// Returns the key to send. The demo itself accepts any key, but the batch records to which app it belongs.
+        /// Returns the key to send, by which the batch records to which app it belongs.
         String key() {
             return KEYS.get(isChatflow ? 1 : 0);
         }
 
-        /// Returns the version if it is one of the demo's two, otherwise an empty text, which means the published
-        /// version. `DIFY_WORKFLOW_ID` may be set for a real server, which does not concern the demo.
+        /// Returns the version if it is one of the demo's two. `DIFY_WORKFLOW_ID` may be set for a real server.
         static String knownVersion(String workflow) {
             return List.of(PUBLISHED, EARLIER).contains(workflow.strip()) ? workflow.strip() : "";
         }
 
-        /// Cuts open connections and drops unfinished runs.
         @Override
         public void close() {
             server.stop(0); // 0 seconds, because nobody needs the responses that are still open
@@ -15764,8 +15208,7 @@ final class DifyExec implements Runnable {
         /// @param error null if the run has no error, as in Dify's JSON
         /// @param at    when the run ended, or started if it is active
         private record State(String status, Map<String, Object> outputs, String error, int tokens, Instant at) {
-            /// Returns the run's price. A million tokens cost 1.50 USD, an invented price. Like Dify's, it is a text
-            /// with seven decimals.
+            /// Returns the run's price, which is invented. Like Dify's, it is a text with seven decimals.
             Map<String, Object> price() {
                 return object("total_tokens", tokens, "total_price", BigDecimal.valueOf(tokens * 15L, 7)
                         .toPlainString(), "currency", "USD");
@@ -15773,13 +15216,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Holds a run. In a chatflow, each run belongs to one message of a conversation of its own. Ids of further
-        /// objects follow from the run's id, so that every response contains the same ones.
+        /// objects follow from the run's id.
         ///
-        /// @param task   the id by which the run can be stopped
-        /// @param user   the name that difyexec gives to the attempt, and by which it looks up the run
-        /// @param inputs the values sent, in a chatflow with its query
-        /// @param end    is complete as soon as the run has ended. The first result counts, so a stop that comes too
-        ///     late changes nothing
+        /// @param end is complete as soon as the run has ended. The first result counts, so a stop may come too late
         private record Job(boolean isChatflow, String workflow, String id, String task, String user,
                 Map<String, String> inputs, Instant created, CompletableFuture<State> end) {
             void fail(String status, String error) {
@@ -15790,12 +15229,11 @@ final class DifyExec implements Runnable {
                 return end.getNow(new State("running", Map.of(), null, 0, created));
             }
 
-            /// Returns how long the run took, in seconds with six decimals, as Dify does. It is 0 for an active run.
+            /// Returns how long the run took, in seconds with six decimals, as Dify does.
             private double seconds() {
                 return Duration.between(created, state().at()).toNanos() / 1000 / 1e6;
             }
 
-            /// Returns the run as Dify stores it, with times in seconds.
             Map<String, Object> stored() {
                 var state = state();
                 return object("id", id, "workflow_id", workflow, "status", state.status(), "outputs", state.outputs(),
@@ -15806,8 +15244,8 @@ final class DifyExec implements Runnable {
                         "finished_at", end.isDone() ? state.at().getEpochSecond() : null);
             }
 
-            /// Returns the message as Dify stores it. For a failed run, Dify stores no time
-            /// (`chatflow_blocking_failed.json`). For a stopped one it stores no error (`chatflow_stop.json`).
+            /// Returns the message as Dify stores it: for a failed run without time (`chatflow_blocking_failed.json`),
+            /// and for a stopped one without error (`chatflow_stop.json`).
             Map<String, Object> message() {
                 var state = state();
                 var message = chatEvent("message", "id", uuid(id + "message"), "inputs", inputs,
@@ -15819,9 +15257,8 @@ final class DifyExec implements Runnable {
                 return message;
             }
 
-            /// Waits until the run has ended and returns the last events of its stream, in Dify's order. The text comes
-            /// word by word, because a model writes it that way. After a stop, Dify sends no event for the node; after
-            /// a failure, no `message_end`.
+            /// Waits until the run has ended and returns the last events of its stream, in Dify's order. After a stop,
+            /// Dify sends no event for the node; after a failure, no `message_end`.
             List<Map<String, Object>> finalEvents() {
                 var state = end.join();
                 var events = new ArrayList<Map<String, Object>>();
@@ -15838,14 +15275,12 @@ final class DifyExec implements Runnable {
                 return events;
             }
 
-            /// Returns an event of the only node that the stream shows, the model.
             Map<String, Object> node(String event, Object... more) {
                 var data = object("id", uuid(id + "llm"), "node_id", "llm", "node_type", "llm", "title", "llm");
                 data.putAll(object(more));
                 return event(event, data);
             }
 
-            /// Returns an event with `data`, which the events of a message do not have.
             Map<String, Object> event(String name, Map<String, Object> data) {
                 return isChatflow ? chatEvent(name, "workflow_run_id", id, "data", data)
                         : object("event", name, "task_id", task, "workflow_run_id", id, "data", data);
@@ -15859,8 +15294,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Starts a run. It takes 80 to 300 ms, so that progress can be seen and a demo is still quick. The time
-        /// depends only on the inputs, so it is the same in every batch. A marker in a value lets a user try a fault:
+        /// Starts a run of 80 to 300 ms, so that progress can be seen. A marker in a value lets a user try a fault:
         ///
         /// | in any value | the run |
         /// |---|---|
@@ -15891,8 +15325,8 @@ final class DifyExec implements Runnable {
             return job;
         }
 
-        /// Returns the chatflow's query. For a workflow, returns the longest text apart from the id. That is most
-        /// likely what the row is about.
+        /// Returns the chatflow's query, or the longest text apart from the id, which is most likely what the row is
+        /// about.
         private String question(Map<String, String> inputs) {
             if (isChatflow) return inputs.get("query");
             return inputs.entrySet().stream().filter(input -> !input.getKey().equals("id"))
@@ -15900,7 +15334,7 @@ final class DifyExec implements Runnable {
                     .max(Comparator.comparingInt(String::length)).orElse(inputs.get("id"));
         }
 
-        /// Uses up a marker. Returns whether the inputs contain it and no earlier run of the row did.
+        /// Uses up a marker, once for each row.
         private boolean useMarker(String marker, Job job) {
             return job.inputs().values().stream().anyMatch(value -> value.contains(marker))
                     && usedMarkers.add(marker + job.inputs().get("id"));
@@ -15914,8 +15348,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Starts a run and responds as the request asks. In blocking mode, Dify reports the failure of a chatflow as
-        /// status 400 without a run (`chatflow_blocking_failed.json`).
+        /// Starts a run and responds as the request asks. Dify reports the failure of a blocking chatflow as status 400
+        /// without a run (`chatflow_blocking_failed.json`).
         private void run(HttpExchange exchange, String workflow) throws IOException {
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
             var job = start(workflow, body);
@@ -15932,8 +15366,7 @@ final class DifyExec implements Runnable {
                     : object("task_id", job.task(), "workflow_run_id", job.id(), "data", job.stored()));
         }
 
-        /// Responds with the run's events. A dropped stream stops in the middle of an event, after difyexec has
-        /// received the run's id, so the run can be looked up.
+        /// Responds with the run's events. A dropped stream stops in the middle of an event, after the run's id.
         private void stream(HttpExchange exchange, Job job, boolean isDropped) throws IOException {
             exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
             exchange.sendResponseHeaders(200, 0); // 0, because the length is not known yet
@@ -15952,7 +15385,7 @@ final class DifyExec implements Runnable {
             exchange.close();
         }
 
-        /// Responds with a stored run. Dify's detail has the inputs as JSON in a text, unlike the events of a stream.
+        /// Responds with a stored run, whose inputs are JSON in a text.
         private void sendDetail(HttpExchange exchange) throws IOException {
             var job = jobs.stream().filter(one -> one.id().equals(part(exchange, 4))).findFirst();
             var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found"));
@@ -15960,8 +15393,7 @@ final class DifyExec implements Runnable {
             send(exchange, job.isPresent() ? 200 : 404, detail);
         }
 
-        /// Responds with the runs of the user whose name is the value of `parameter`. Each attempt has a user of its
-        /// own, so one page is enough.
+        /// Responds with the runs of the user whose name is the value of `parameter`.
         private void sendList(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
             // \b, because other names may end the same way
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
@@ -15991,7 +15423,6 @@ final class DifyExec implements Runnable {
             exchange.close();
         }
 
-        /// Sends an event at once, because a stream shows what happens while it happens.
         private static void write(OutputStream out, Map<String, Object> event) throws IOException {
             out.write(("data: " + Json.text(event) + "\n\n").getBytes(UTF_8));
             out.flush();
@@ -16005,11 +15436,9 @@ final class DifyExec implements Runnable {
 
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds the version of this program, which requests, logs and pages contain.
     static final String VERSION = "0.4.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
-    /// Gives a constant of an enum its key in files and its words for people, so that neither is written a second time.
-    /// Renaming such a constant changes a file format.
+    /// Gives a constant of an enum its key in files and its words for people. Renaming it changes a file format.
     interface Named {
         String name(); // every enum has this method
 
@@ -16022,8 +15451,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Lists the exit codes, which the doc of [DifyExec] explains. picocli itself returns 2 for a bad command line, and
-    /// 1 for an exception that nothing catches. Shells report 130 for a program that Ctrl-C ended.
+    /// picocli itself returns 2 for a bad command line, and 1 for an exception that nothing catches.
     enum Exit {
         OK(0), BUG(1), UNUSABLE(2), ROWS_FAILED(3), STOPPED(4), INTERRUPTED(130);
 
@@ -16034,8 +15462,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Ends a command before it starts any run. The message is one sentence about what cannot be used and where. `hint`
-    /// is the remedy, or empty if there is none.
+    /// Ends a command before it starts any run. The message is one sentence about what cannot be used and where.
     static class Unusable extends RuntimeException {
         final Exit exit; // usually UNUSABLE, but for example STOPPED if the server does not respond
         final String hint;
@@ -16058,55 +15485,50 @@ final class DifyExec implements Runnable {
             return getMessage();
         }
 
-        /// Returns the sentence and, on a line of its own, the hint if there is one.
         String text() {
             return what() + hintLine(hint);
         }
 
-        /// Returns the line that follows a sentence on the screen, or an empty text if there is no hint.
         static String hintLine(String hint) {
             return hint.isEmpty() ? "" : "\nhint: " + hint;
         }
     }
 
-    /// Holds the API key of the environment or `.env`. The key is refused where a user enters it, and masked in the
-    /// text of a server when it is read. So files and requests need no masking, which would change identifiers. As a
-    /// second line of defence, the terminal's writer masks it, and any text that looks like a key of Dify or like the
-    /// password in a URL.
+    /// Holds the API key. It is refused where a user enters it, and masked in the text of a server when it is read, so
+    /// files and requests need no masking. As a second line of defence, the terminal's writer masks it, and any text
+    /// that looks like a key of Dify or the password in a URL.
     static final class Secret {
-        /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`. Real keys are longer than 16 characters,
-        /// and a shorter text may be a word such as `app-store`, unless it was cut off before a `…`. The end of a
-        /// longer word, such as `my-app-…`, is not a key.
+        /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`. A shorter text may be a word such as
+        /// `app-store`, unless it was cut off before a `…`. The end of a longer word, such as `my-app-…`, is not a key.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
                 + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
-        /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`, without what is around them.
+        /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`.
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
-        /// Keys with fewer characters are not masked. Such a short text could occur by chance.
+        /// Such a short text could occur by chance.
         private static final int MIN_LENGTH = 8;
         private static final Secret NONE = new Secret("");
-        /// Holds the key of the command that runs in a thread. The input needs it, but is far from the settings.
+        /// Holds the key of the command that runs in a thread.
         static final ScopedValue<Secret> CURRENT = ScopedValue.newInstance();
 
         private final String key; // empty if there is nothing to mask
         private final Pattern inText;
 
-        /// A key of lower-case letters alone is not a real key, and could be the name of a field, such as
-        /// `workflow_run_id`. A key of digits alone could be a part of a number. Masking them would damage responses.
+        /// A key of lower-case letters alone could be the name of a field, and one of digits a part of a number.
+        /// Masking them would damage responses.
         Secret(String key) {
             this.key = key.length() < MIN_LENGTH || key.matches("[a-z_]*|[\\d.eE+-]*") ? "" : key;
             var others = DIFY_KEY + "|" + PASSWORD_IN_URL;
             inText = Pattern.compile(this.key.isEmpty() ? others : wholeOrCut() + "|" + others);
         }
 
-        /// Builds a pattern of the key, or of its beginning if the text was cut there, as [Text#printable] does:
-        /// `app-12345|(?:app-12345|app-1234)(?=…)`. The longest beginning comes first, because the first match counts.
+        /// Builds a pattern of the key, or of its beginning before a `…`: `app-12345|(?:app-12345|app-1234)(?=…)`. The
+        /// longest beginning comes first, because the first match counts.
         private String wholeOrCut() {
             var beginnings = IntStream.rangeClosed(MIN_LENGTH, key.length())
                     .mapToObj(end -> Pattern.quote(key.substring(0, end))).toList().reversed();
             return Pattern.quote(key) + "|(?:" + String.join("|", beginnings) + ")(?=…)";
         }
 
-        /// Returns the key of the command that runs in this thread. Outside of a command there is none.
         static Secret current() {
             return CURRENT.orElse(NONE);
         }
@@ -16115,8 +15537,7 @@ final class DifyExec implements Runnable {
             return !key.isEmpty() && text.contains(key);
         }
 
-        /// Replaces all that looks like a key or password with `***`. The prefix of a key stays, because it shows which
-        /// kind of key was there.
+        /// Replaces all that looks like a key or password with `***`, but not the prefix, which shows the kind of key.
         String mask(String text) {
             return inText.matcher(text).replaceAll(found -> masked(found.group()));
         }
@@ -16125,7 +15546,6 @@ final class DifyExec implements Runnable {
             return key.replaceFirst("^(app-|sk-)?.*", "$1***");
         }
 
-        /// Masks the key, and nothing else, in a text that a server sent.
         String maskKey(String text) {
             return occursIn(text) ? text.replace(key, masked(key)) : text;
         }
@@ -16135,8 +15555,7 @@ final class DifyExec implements Runnable {
             return Json.hasText(json, this::occursIn) ? Json.parse(maskKey(json.toString())) : json;
         }
 
-        /// Returns a writer that holds back text until a flush, which each line causes. A key that is written in two
-        /// parts is then still masked.
+        /// Returns a writer that holds back text until a flush, so that a key in two parts is masked.
         PrintWriter masking(PrintWriter to) {
             boolean autoFlush = true; // at the end of each line
             return new PrintWriter(new StringWriter() {
@@ -16160,36 +15579,30 @@ final class DifyExec implements Runnable {
     /// Holds the settings of the process, from its environment, then from the `.env` files of the current folder and of
     /// the script's folder. Only [#needed] rejects a file that cannot be read, because most commands work without one.
     ///
-    /// @param environment returns a variable, or null if it is not set
-    /// @param invocation  the words that start this program, for use in hints
+    /// @param invocation the words that start this program, for use in hints
     record Env(UnaryOperator<String> environment, List<DotEnv> files, String invocation) {
         /// The key in `.env.example`. A user who copies that file and does not edit it has no key yet.
         static final String PLACEHOLDER = "app-your-key-here";
 
-        /// Holds a value and where it is from.
-        ///
-        /// @param source such as ` in .env`, to follow the name in a message. Empty for the environment
-        /// @param fault  why the value cannot be read, or empty. `remedy` is then the hint
+        /// @param source such as ` in .env`, to follow the name in a message; empty for the environment
+        /// @param fault  why the value cannot be read, or empty; `remedy` is then the hint
         record Setting(String name, String text, String source, String fault, String remedy) {
-            /// Describes a setting for messages: `TIMEOUT=abc`, but only `TIMEOUT in .env`, because a line of a file
-            /// may contain the key.
+            /// Describes a setting: `TIMEOUT=abc`, but only `TIMEOUT in .env`, because a line of a file may contain the
+            /// key.
             String place() {
                 return source.isEmpty() ? name + "=" + Text.printable(text, 60) : name + source;
             }
         }
 
-        /// @param folders where `.env` is searched for. They may be the same, and each file is read once
         Env(UnaryOperator<String> environment, String invocation, Path... folders) {
             this(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct()
                     .map(folder -> new DotEnv(folder.resolve(".env"))).toList(), invocation);
         }
 
-        /// Returns the words that start this program, for use in hints. They are the words that `./jbang` passes on,
-        /// `java -jar` and the jar, `jbang DifyExec.java` if the script is in the current folder, and otherwise the
-        /// installed command `difyexec`.
+        /// Returns the words that start this program: those that `./jbang` passes on, `java -jar` and the jar, `jbang
+        /// DifyExec.java` if the script is in the current folder, and otherwise the installed command `difyexec`.
         ///
-        /// @param typed the words and arguments that `./jbang` passes on, with a separator that nobody types. Null if
-        ///     the program was started without it
+        /// @param typed the words that `./jbang` passes on, with a separator that nobody types, or null
         static String findInvocation(String typed, List<String> args, String classPath, boolean isInFolder) {
             // -1 keeps empty words at the end, so that their number can be compared with the size of `args`
             var words = typed == null ? List.<String>of() : List.of(typed.split("\037", -1));
@@ -16203,16 +15616,14 @@ final class DifyExec implements Runnable {
             return isInFolder ? "jbang DifyExec.java" : "difyexec";
         }
 
-        /// Reads the file of `--env-file` instead of `.env`. This comes before anything is printed, even errors of
-        /// picocli, so that the key is masked in them.
+        /// Reads the file of `--env-file` instead of `.env`, before anything is printed, so that the key is masked.
         Env with(String... args) {
             var file = typedValue("--env-file", List.of(args)).filter(name -> !name.isBlank());
             if (file.isEmpty()) return this;
             return new Env(environment, List.of(new DotEnv(Path.of(file.get()).toAbsolutePath())), invocation);
         }
 
-        /// Returns the value of an option that is needed before picocli parses the words, or although it cannot parse
-        /// them. Words after `--` are not options.
+        /// Returns the value of an option that is needed before, or although, picocli cannot parse the words.
         static Optional<String> typedValue(String option, List<String> words) {
             var options = words.stream().takeWhile(word -> !word.equals("--")).toList();
             for (int at = 0; at < options.size(); at++) {
@@ -16223,14 +15634,13 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// Returns the first setting that has a value, or whose line cannot be read. Such a line ends the search,
-        /// because the user meant it to count. Blank values and the placeholders of `.env.example` do not count.
+        /// Returns the first setting that has a value, or whose line cannot be read, because the user meant it to
+        /// count.
         Optional<Setting> setting(String name) {
             return settings(name).filter(setting -> !setting.fault().isEmpty()
                     || !setting.text().isBlank() && !setting.text().strip().equals(PLACEHOLDER)).findFirst();
         }
 
-        /// Returns a setting that the command needs. Rejects it if its line or file cannot be read.
         Optional<Setting> needed(String name) {
             var setting = setting(name);
             if (setting.isPresent() && !setting.get().fault().isEmpty())
@@ -16238,19 +15648,17 @@ final class DifyExec implements Runnable {
             return setting;
         }
 
-        /// Returns the value, or an empty text if there is none or it cannot be read.
+        /// Returns the value, or an empty text.
         String get(String name) {
             return setting(name).map(Setting::text).orElse("");
         }
 
-        /// Returns the first page of the documentation, which is next to the script. Returns empty for a jar, which has
-        /// none. The script beside it shows that the page is ours and does not belong to the user's own project.
+        /// Returns the first page of the documentation, which is next to the script; a jar has none.
         Optional<Path> readme() {
             return files.stream().map(dotEnv -> dotEnv.file.resolveSibling("README.md").normalize()).filter(readme ->
                     Files.exists(readme) && Files.exists(readme.resolveSibling("DifyExec.java"))).findFirst();
         }
 
-        /// Returns all settings of this name, in the order in which they count.
         private Stream<Setting> settings(String name) {
             var set = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", "", ""));
             return Stream.concat(set, files.stream().flatMap(file -> file.setting(name).stream()));
@@ -16260,16 +15668,14 @@ final class DifyExec implements Runnable {
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// Returns the message for a missing setting. The user may have expected it in a file: `DIFY_API_KEY is missing
-        /// (not in .env)`.
+        /// Returns the message for a missing setting: `DIFY_API_KEY is missing (not in .env)`.
         String missing(String name) {
             var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
             return name + " is missing" + settings(name).findFirst().map(Setting::source)
                     .orElse(read.isEmpty() ? "" : " (not in " + read + ")");
         }
 
-        /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server. It does
-        /// not search the environment, where other programs may have such variables.
+        /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server.
         List<String> unknownNames() {
             var known = Set.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_APP_ID", "DIFY_WORKFLOW_ID", "DIFY_CA_FILE");
             return files.stream().flatMap(file -> file.values().keySet().stream()
@@ -16277,10 +15683,8 @@ final class DifyExec implements Runnable {
                     .map(name -> name + " in " + file.name())).sorted().toList();
         }
 
-        /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case because
-        /// other programs read both. `NO_PROXY` lists hosts and domains, including `.example` and `*.example`. A server
-        /// on this machine never has a proxy, which would take `localhost` for its own machine. Java's client supports
-        /// only proxies of `http`.
+        /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case. A
+        /// server on this machine never has one. Java's client supports only proxies of `http`.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
@@ -16313,14 +15717,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns whether the host is this machine. Names are not resolved, so this machine's own host name counts as
-        /// another host. In a URL, an IPv6 address is in brackets.
+        /// Returns whether the host is this machine. Names are not resolved.
         static boolean isLoopback(String host) {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
 
-        /// Reads a `.env` file when a setting is not in the environment. Only the names of its settings are ever
-        /// printed, and no exception of dotenv-java. Its message quotes the line, which may contain the key.
+        /// Reads a `.env` file when a setting is not in the environment. A message of dotenv-java is never printed,
+        /// because it quotes the line, which may contain the key.
         static final class DotEnv {
             final Path file;
             private Map<String, String> values; // null until the file is read
@@ -16330,14 +15733,12 @@ final class DifyExec implements Runnable {
                 this.file = file;
             }
 
-            /// Returns `.env` for the current folder, otherwise the whole path, so that messages show which file is
-            /// meant.
+            /// Returns `.env` for the current folder, otherwise the whole path.
             String name() {
                 return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
 
-            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault, without
-            /// its name. It is not known whether it is in the file.
+            /// Returns a setting of this file. If the whole file cannot be read, every setting has that fault.
             Optional<Setting> setting(String wanted) {
                 var value = values().get(wanted);
                 var source = " in " + name();
@@ -16348,15 +15749,14 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns whether the file has a line for the name that dotenv-java does not understand, such as
-            /// `DIFY_API_KEY: app-1` or `$env:DIFY_API_KEY = "app-1"` of PowerShell. Comments do not count.
+            /// `DIFY_API_KEY: app-1` or `$env:DIFY_API_KEY = "app-1"` of PowerShell.
             private boolean hasLine(String wanted) {
                 return Pattern.compile("(?m)^[^\\w#\n]*((setx?|env)[^\\w\n]+)?" + wanted + "\\b").matcher(content)
                         .find();
             }
 
             /// Returns the values by name, without the single quotes that dotenv-java leaves around a value, and
-            /// without `export` and a byte order mark, which it does not know. It skips malformed lines, which may
-            /// concern other programs.
+            /// without `export` and a byte order mark. Malformed lines may concern other programs.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
@@ -16399,7 +15799,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns false for files and most pipes, so that JLine is not loaded for them.
         private static boolean mayBeTerminal(int descriptor) {
             try {
                 return Path.of("/dev/fd/" + descriptor).toRealPath().startsWith("/dev");
@@ -16408,15 +15807,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the number of columns, or 80 if the terminal does not report it. Some report 0.
+        /// Returns the number of columns. Some terminals report 0.
         int width() {
             int columns = provider.systemStreamWidth(stream);
             return columns > 20 ? columns : 80;
         }
     }
 
-    /// Configures Jackson for the whole program. Responses and cells are a user's data, so numbers keep all their
-    /// digits, and texts may have any length.
+    /// Configures Jackson. Responses and cells are a user's data, so numbers keep all their digits, and texts may have
+    /// any length.
     static final class Json {
         private static final JsonFactory FACTORY = JsonFactory.builder()
                 .disable(JsonFactory.Feature.INTERN_FIELD_NAMES) // outputs may have any number of names
@@ -16427,8 +15826,8 @@ final class DifyExec implements Runnable {
                 .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python writes NaN
                 .build();
 
-        /// Reads and writes values and records. The log, the results and Dify write names such as `total_tokens`. A
-        /// null text becomes empty, so that texts of a record are never null. `1.50` stays `1.50`.
+        /// Reads and writes values and records, with names such as `total_tokens`. A null text becomes empty. `1.50`
+        /// stays `1.50`.
         static final JsonMapper MAPPER = JsonMapper.builder(FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
@@ -16460,12 +15859,10 @@ final class DifyExec implements Runnable {
             return object;
         }
 
-        /// Returns the text of a field, or an empty text if the field is missing or null.
         static String text(JsonNode from, String name) {
             return from.path(name).asText("");
         }
 
-        /// Returns JSON in one line.
         static String text(Object value) {
             try {
                 return WRITER.writeValueAsString(value);
@@ -16479,8 +15876,7 @@ final class DifyExec implements Runnable {
             return wellFormed(text(value)).getBytes(UTF_8);
         }
 
-        /// Returns a generator that accepts half of a surrogate pair, at which Jackson's own UTF-8 output fails. JSON
-        /// can contain such a half, but UTF-8 cannot.
+        /// Returns a generator that accepts half of a surrogate pair, at which Jackson's own UTF-8 output fails.
         static JsonGenerator generator(OutputStream out) {
             try {
                 return FACTORY.createGenerator(utf8(out));
@@ -16489,14 +15885,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns a writer of UTF-8 that replaces half of a surrogate pair with U+FFFD.
         static Writer utf8(OutputStream out) {
             return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
                     .replaceWith(REPLACEMENT.getBytes(UTF_8)));
         }
 
-        /// Reads JSON that another program wrote. Jackson refuses a number such as `1e99999999999` by an exception that
-        /// is no JSON error, but that number is as unreadable as wrong syntax.
+        /// Reads JSON that another program wrote. Jackson refuses `1e99999999999` by an exception that is no JSON
+        /// error.
         static JsonNode read(IOFunction<ObjectReader, JsonNode> reading) throws IOException {
             try {
                 return reading.apply(MAPPER.reader());
@@ -16505,12 +15900,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Parses exactly one value, as strictly as RFC 8259, or returns a missing node if the text is anything else.
+        /// Parses exactly one value, as strictly as RFC 8259, or returns a missing node.
         static JsonNode parse(String text) {
             return parse(text, STRICT);
         }
 
-        /// Parses a value that Python wrote, such as NaN, or returns a missing node.
         static JsonNode parseLenient(String text) {
             return parse(text, MAPPER.reader());
         }
@@ -16523,21 +15917,20 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns why JSON cannot be read. The rest of Jackson's message is in its own terms. Of its limits, only that
-        /// of the depth, and that of a number's million digits, are in force.
+        /// Returns why JSON cannot be read. Of Jackson's limits, only those of the depth and of a number's digits are
+        /// in force.
         static String reason(JsonProcessingException problem) {
             return problem instanceof StreamConstraintsException ? "nested deeper than 1,000 levels, or far too long"
                     : problem.getOriginalMessage().split("[:(]")[0].strip();
         }
 
-        /// Returns a parser for text that is read part by part, as strict as [#parse]. If an object has a key twice,
-        /// that is an error, because one of the two values would be lost.
+        /// Returns a strict parser for text that is read part by part. A key twice is an error, because one of the
+        /// values would be lost.
         static JsonParser parser(Reader text) throws IOException {
             return STRICT.with(StreamReadFeature.STRICT_DUPLICATE_DETECTION).createParser(text);
         }
 
-        /// Returns whether the value contains, at any depth, a text or a field's name that passes the test. Jackson
-        /// limits the depth, so this cannot overflow the stack.
+        /// Returns whether the value contains, at any depth, a text or a field's name that passes the test.
         static boolean hasText(JsonNode value, Predicate<String> which) {
             return value.isTextual() && which.test(value.textValue())
                     || value.properties().stream().map(Map.Entry::getKey).anyMatch(which)
@@ -16551,9 +15944,8 @@ final class DifyExec implements Runnable {
 
     /// Formats and reads times in UTC, to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
-        /// Returns a clock that never goes back. If the system clock is set back, it adds the elapsed time to the
-        /// start, so that no planned start is delayed. If the system clock is ahead, because it was set forward or the
-        /// computer slept, that time counts.
+        /// Returns a clock that never goes back, because it adds the elapsed time to the start. If the system clock is
+        /// ahead, because the computer slept, that counts.
         static InstantSource neverBack(InstantSource time, LongSupplier nanos) {
             var start = time.instant();
             long first = nanos.getAsLong();
@@ -16569,18 +15961,16 @@ final class DifyExec implements Runnable {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
 
-        /// Formats a time in this machine's time zone: `2026-01-16 13:00:00 +01:00`.
         static String local(Instant time) {
             return local("yyyy-MM-dd HH:mm:ss xxx", time);
         }
 
-        /// Formats a time in this machine's time zone, but in no locale. Some locales have digits of their own.
+        /// Formats a time in this machine's time zone, but in no locale, because some have digits of their own.
         static String local(String pattern, Instant time) {
             return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
 
-        /// Reads a time in ISO format. It reads our own form digit by digit, because a long log has a million of such
-        /// times.
+        /// Reads a time in ISO format, our own form digit by digit, because a long log has a million of them.
         static Instant parse(String text) {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
                 return Instant.parse(text); // for example from another program, or without milliseconds
@@ -16595,8 +15985,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Identifies one of the `count` parts of a batch, numbered from 1. The hash of a row's id decides which part the
-    /// row belongs to, so the row stays there when other rows are added or removed.
+    /// Identifies one of the `count` parts of a batch, numbered from 1. A row stays in its part when others are added.
     record Shard(int index, int count) {
         /// Match `3/8` as typed, and the name of a file such as `results.3-of-8.jsonl`. Five digits fit into an int.
         private static final Pattern TYPED = Pattern.compile("(\\d{1,5})/(\\d{1,5})"),
@@ -16609,14 +15998,12 @@ final class DifyExec implements Runnable {
                     + ": must be I/N, such as 3/8, with I from 1 to N"));
         }
 
-        /// Returns empty if there is no such shard, such as 9 of 8.
         private static Optional<Shard> of(String index, String count) {
             var shard = new Shard(Integer.parseInt(index), Integer.parseInt(count));
             boolean exists = shard.index >= 1 && shard.index <= shard.count;
             return exists ? Optional.of(shard) : Optional.empty();
         }
 
-        /// Returns the shard that a file is named after.
         static Optional<Shard> in(Path file) {
             var name = NAMED.matcher(file.getFileName().toString());
             return name.matches() ? of(name.group(2), name.group(3)) : Optional.empty();
@@ -16627,8 +16014,8 @@ final class DifyExec implements Runnable {
             return file.resolveSibling(NAMED.matcher(file.getFileName().toString()).replaceFirst("$1$4"));
         }
 
-        /// Returns `results.3-of-8.jsonl` for `results.jsonl`, and a file that already has that name unchanged. Another
-        /// shard's file is rejected, because it would get rows that `merge` does not expect there.
+        /// Returns `results.3-of-8.jsonl` for `results.jsonl`. Another shard's file is rejected, because it would get
+        /// rows that `merge` does not expect there.
         Path of(Path output) {
             var named = in(output);
             if (named.isPresent() && !named.get().equals(this))
@@ -16644,8 +16031,7 @@ final class DifyExec implements Runnable {
             return of(id, count).index == index;
         }
 
-        /// Returns the shard of a row. A hash spreads the rows evenly, and every machine computes the same one. Its
-        /// first eight bytes are enough for that.
+        /// Returns the shard of a row. Every machine computes the same one.
         static Shard of(String id, int count) {
             var hash = ByteBuffer.wrap(Fingerprint.sha256().digest(id.getBytes(UTF_8)));
             return new Shard((int) Long.remainderUnsigned(hash.getLong(), count) + 1, count);
@@ -16657,21 +16043,20 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip. That includes cells with
-    /// a delimiter that this file does not use, because some spreadsheets split cells at any of them.
+    /// Writes a CSV (RFC 4180). Quotes go around any cell that a reader could split or strip, also at delimiters that
+    /// this file does not use.
     static final class CellWriter extends CSVWriter {
         CellWriter(Writer out, char delimiter) {
             // the default escape is a quote, so a quote within a cell is doubled, as the RFC requires
             super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, "\r\n");
         }
 
-        /// Writes one row. The library's simpler `writeNext` swallows exceptions, so a full disk would go unnoticed.
+        /// Writes one row. The library's simpler `writeNext` swallows exceptions, such as that of a full disk.
         void write(Collection<String> cells) throws IOException {
             boolean areAllQuoted = false; // only the cells that need quotes, see below
             writeNext(cells.toArray(String[]::new), areAllQuoted, new StringBuilder());
         }
 
-        /// Decides which cells have quotes. The separator may also be another character than those in the list.
         @Override
         protected boolean stringContainsSpecialCharacters(String cell) {
             for (int i = 0; i < cell.length(); i++)
@@ -16681,12 +16066,11 @@ final class DifyExec implements Runnable {
     }
 
     /// Wraps file operations so that errors are not lost. After an error, `Files.exists` returns false, so a batch
-    /// whose disk fails would start from scratch, and a channel's error does not contain the file's name. Here a file
-    /// is missing only if the system reports that it is, and every error contains the name.
+    /// whose disk fails would start from scratch. Here a file is missing only if the system reports that, and every
+    /// error contains its name.
     static final class Storage {
 
-        /// Returns whether the file exists. Returns true if that is unknown, so that the next call on the file reports
-        /// the error.
+        /// Returns whether the file exists, or that is unknown, so that the next call on it reports the error.
         static boolean exists(Path path, LinkOption... links) {
             return !Files.notExists(path, links);
         }
@@ -16695,7 +16079,6 @@ final class DifyExec implements Runnable {
             return naming(path, () -> Files.readAttributes(path, BasicFileAttributes.class, links));
         }
 
-        /// Returns a text that changes when a program writes the file.
         static String stamp(Path path) {
             return exists(path) ? attributes(path).lastModifiedTime() + " " + attributes(path).size() : "none";
         }
@@ -16710,8 +16093,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns whether both paths lead to one file, for example by a link. If one does not exist yet, it compares
-        /// their folders and names.
+        /// Returns whether both paths lead to one file, or will when it exists.
         static boolean isSame(Path one, Path other) {
             return naming(one, () -> exists(one) && exists(other) ? Files.isSameFile(one, other)
                     : one.getFileName().equals(other.getFileName()) && Files.isSameFile(
@@ -16725,9 +16107,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Runs an action. If it fails, the error contains the name of its file. For a temporary file, that is the name
-        /// of the file that it becomes. The user knows no other. An error that already contains a name keeps it,
-        /// because a folder or another file may be at fault.
+        /// Runs an action. An error gets the name of its file, or of the file that a temporary one becomes, unless it
+        /// has another name already.
         static <T> T naming(Path path, IOSupplier<T> action) {
             try {
                 return action.get();
@@ -16750,9 +16131,8 @@ final class DifyExec implements Runnable {
         /// Matches the two ids in the name. Only a file with a complete name of ours is ever removed.
         private static final String NAME = "([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-.]){2}tmp";
 
-        /// Creates the file and locks it. Until the lock is granted, another process may take the new file for an
-        /// abandoned one and remove it. Then another file is created, up to five in all. The fifth is used in any case,
-        /// because some file systems never grant the lock.
+        /// Creates the file and locks it. Until then, another process may take it for an abandoned one and remove it.
+        /// The fifth is used in any case, because some file systems never grant the lock.
         static Temporary of(Path folder, String prefix) throws IOException {
             for (int tries = 1; ; tries++) {
                 var path = folder.resolve(prefix + PROCESS + "-" + UUID.randomUUID() + ".tmp");
@@ -16770,8 +16150,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Removes abandoned files that begin with `prefix`, except those of this process, because closing a second
-        /// channel would release their locks. A process cannot lock a file twice, so only one thread does this.
+        /// Removes abandoned files, except those of this process, because closing a second channel would release their
+        /// locks. A process cannot lock a file twice, so only one thread does this.
         static synchronized void removeAbandoned(Path folder, String prefix) {
             for (var path : Storage.list(folder)) {
                 var name = path.getFileName().toString();
@@ -16785,8 +16165,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Removes the file, unless it has been renamed, and then releases its lock. In the other order, another
-        /// process could consider it abandoned.
+        /// Removes the file, unless it has been renamed, and then releases its lock. In the other order, it could seem
+        /// abandoned.
         @Override
         public void close() throws IOException {
             try (channel) {
@@ -16795,8 +16175,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Uses a value, for example a stream, which it leaves open. Java's own interfaces of this kind allow no
-    /// IOException.
+    /// Java's own interfaces of this kind allow no IOException.
     interface IOConsumer<T> {
         void accept(T value) throws IOException;
     }
@@ -16809,11 +16188,11 @@ final class DifyExec implements Runnable {
         R apply(T value) throws IOException;
     }
 
-    /// Writes a file that appears whole or not at all. The file gets a temporary name in the same folder. A rename
-    /// cannot move it to another disk. It is written to disk and then renamed.
+    /// Writes a file that appears whole or not at all: under a temporary name in the same folder, to disk, and then
+    /// renamed.
     static final class AtomicFile {
-        /// Writes a file that a user asked for, and removes abandoned temporary files of it. Files of a batch use
-        /// [#replace], because a batch does the latter once, when it is locked.
+        /// Writes a file that a user asked for. Abandoned temporary files of a batch are removed once, when it is
+        /// locked.
         static void write(Path file, IOConsumer<OutputStream> content) {
             removeAbandoned(file);
             replace(file, content);
@@ -16837,13 +16216,12 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns how the names of temporary files for `file` begin. They contain a hash of its name. A long name and
-        /// the ids together would exceed the limit of 255 bytes.
+        /// Returns how the names of temporary files for `file` begin. A long name and the ids together would exceed 255
+        /// bytes.
         static String prefix(Path file) {
             return Temporary.HIDDEN + "%08x-".formatted(file.getFileName().toString().hashCode());
         }
 
-        /// Removes temporary files of a process that was killed while it wrote `file`.
         static void removeAbandoned(Path file) {
             Temporary.removeAbandoned(file.toAbsolutePath().getParent(), prefix(file));
         }
@@ -16860,8 +16238,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes a file or folder to disk. If its file system cannot do so, that is no error, because otherwise no
-        /// batch could run there.
+        /// Writes a file or folder to disk. A file system that cannot do so is no error; no batch could run there.
         static void force(Path path, FileChannel channel) throws IOException {
             try {
                 channel.force(true); // with its length and times
@@ -16870,26 +16247,24 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Signals that the disk failed, and that the lost data is unknown. The system reports a loss only once, so a
-        /// second try would seem to succeed. Therefore nothing tries again.
+        /// Signals that the disk failed. The system reports a loss only once, so a second try would seem to succeed.
         static final class NotForced extends IOException {
             NotForced(Path path, IOException problem) {
                 super(path + ": " + Text.reason(problem), problem);
             }
         }
 
-        /// Returns whether the error is EINVAL or ENOTSUP, which some network mounts report for every file. Java has no
-        /// code for them, only the system's text.
+        /// Returns whether the error is EINVAL or ENOTSUP, which some network mounts report, known only by the system's
+        /// text.
         static boolean cannotForce(IOException problem) {
             return Set.of("Invalid argument", "Operation not supported").contains(String.valueOf(problem.getMessage()));
         }
     }
 
-    /// Identifies a row's content by a SHA-256 over its names and cells, each after its length. Without the lengths, a
-    /// text that moves to the next cell would change nothing. The order of the columns does not matter, because Dify
-    /// gets the values by name.
+    /// Identifies a row's content by a SHA-256 over its names and cells, each after its length. Otherwise a text that
+    /// moves to the next cell would change nothing. The order of the columns does not matter.
     static final class Fingerprint {
-        /// Returns the first eight bytes. They are enough, because a row is compared only with its own earlier content.
+        /// Returns the first eight bytes. A row is compared only with its own earlier content.
         static long of(Map<String, String> inputs) {
             var digest = sha256();
             new TreeMap<>(inputs).forEach((name, cell) -> {
@@ -16911,8 +16286,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds numbers by index, 0 if not set. It adds blocks and never copies them. A growing array would take its
-    /// memory twice during the copy.
+    /// Holds numbers by index, 0 if not set. A growing array would take its memory twice during the copy.
     static final class LongList {
         private static final int BLOCK_SIZE = 1 << 12; // numbers, or 32 KB, the most that a short list wastes
 
@@ -16923,7 +16297,6 @@ final class DifyExec implements Runnable {
             return size;
         }
 
-        /// Returns a number, or 0 beyond the end, so that nobody needs to fill up a list.
         long get(long place) {
             return place < size ? blocks.get((int) (place / BLOCK_SIZE))[(int) (place % BLOCK_SIZE)] : 0;
         }
@@ -16948,12 +16321,11 @@ final class DifyExec implements Runnable {
             return of(word, words.stream(), Math.max(1, word.length() / 4), 1).stream().findFirst();
         }
 
-        /// Returns the end of a message, or an empty text if no word is near.
         static String hint(String word, List<String> words) {
             return of(word, words).map(near -> "; did you mean " + Text.quoted(near) + "?").orElse("");
         }
 
-        /// Returns the words that differ in at most `maxDistance` letters, the nearest first, and at most `maxWords`.
+        /// Returns the words that differ in at most `maxDistance` letters, the nearest first.
         static List<String> of(String word, Stream<String> words, int maxDistance, int maxWords) {
             var wanted = plain(word);
             var distance = new LevenshteinDistance(maxDistance);
@@ -16966,9 +16338,7 @@ final class DifyExec implements Runnable {
                     .map(Map.Entry::getKey).toList();
         }
 
-        /// Returns whether a column may be meant for a variable. Either they differ only in case and separators, or one
-        /// begins with the other, or both have five letters or more and differ in at most two. In a shorter name, two
-        /// letters are too much of it. The result is only a suggestion of `--map`, so the user decides.
+        /// Returns whether a column may be meant for a variable. The result is only a suggestion of `--map`.
         static boolean isClose(String column, String variable) {
             var one = plain(column);
             var other = plain(variable);
@@ -16984,23 +16354,21 @@ final class DifyExec implements Runnable {
 
     /// Formats text for people, without control characters, with bounded length, and the same in every locale.
     static final class Text {
-        /// Limits errors in the log, in characters, because a server's error may be a whole page. Most fit whole.
+        /// Limits errors in the log, in characters, because a server's error may be a whole page.
         static final int MAX_ERROR_LENGTH = 500;
-        /// Matches control characters, marks of direction and line breaks, because they change what a terminal shows. A
-        /// response could otherwise make its text look like one of ours.
+        /// Matches control characters, marks of direction and line breaks. A response could otherwise look like text of
+        /// ours.
         private static final Pattern CONTROL = Pattern.compile("[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]");
         /// Matches the class name that Java puts before the message of a cause.
         private static final Pattern JAVA_NAME = Pattern.compile(
                 "\\b(?:[a-z]\\w*\\.)+[A-Z]\\w*(?:Exception|Error)\\b:?\\s*");
 
-        /// Returns a text that is safe to show, cut to `longest` characters. Only the part that is left is searched,
-        /// because a response may have many megabytes.
+        /// Returns a text that is safe to show, cut to `longest` characters before it is searched.
         static String printable(String text, int longest) {
             var cut = cut(text, longest);
             return Json.wellFormed(CONTROL.matcher(cut).replaceAll(" ")) + (cut.length() < text.length() ? "…" : "");
         }
 
-        /// Shortens a text to whole words, with a `…` at the end. If not even the first word fits, only `…` is left.
         static String cutAtWord(String text, int longest) {
             if (text.length() <= longest) return text;
             int end = text.lastIndexOf(' ', longest - 1);
@@ -17019,21 +16387,19 @@ final class DifyExec implements Runnable {
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
-        /// Removes the ids, times and numbers that differ from row to row from an error message, so that rows can be
-        /// grouped by it. The message is first cut as in the log, so that a cause is the same before and after it was
-        /// logged. The result is cut to about two lines of a terminal.
+        /// Removes the ids, times and numbers that differ from row to row, so that rows can be grouped by an error. It
+        /// is first cut as in the log, so that a cause is the same before and after it was logged.
         static String cause(String message) {
             return printable(PARTICULAR.matcher(printable(message, MAX_ERROR_LENGTH)).replaceAll("…"), 160);
         }
 
-        /// Returns a row's id for a message. An id may be a whole cell, but the rest of the line must stay readable.
         static String id(String id) {
             return printable(id, 60);
         }
 
-        /// Prints the first `most` items, then how many more there are, for example `… and 12 more causes`.
+        /// Prints the first `most` items, then how many more there are.
         ///
-        /// @param more the format of the last line, such as `%s causes`
+        /// @param more the format of the last line, such as `%s causes`, which `… and 12 more` begins
         static <T> void printFirst(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
             all.stream().limit(most).forEach(show);
             if (all.size() > most) out.println(more.formatted("… and " + number(all.size() - most) + " more"));
@@ -17045,19 +16411,18 @@ final class DifyExec implements Runnable {
             return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
         }
 
-        /// Quotes a name or a value in a message. Its quotes are not escaped, because only people read it.
         static String quoted(String text) {
             return '"' + printable(text, 60) + '"';
         }
 
-        /// Returns why something failed, without the name of its file, for a message that begins with that name.
+        /// Returns why something failed, without the name of its file.
         static String reasonAlone(Throwable problem) {
             var file = problem instanceof FileSystemException known ? known.getFile() : null;
             return file == null ? reason(problem) : reason(problem).replace(": " + file, "").replace(file + ": ", "");
         }
 
-        /// Returns why something failed, in words for people. Java's own messages come after the known cases, because
-        /// they are only a file's name, are missing, or contain names of classes.
+        /// Returns why something failed, in words for people. Java's own messages are only a file's name, are missing,
+        /// or contain names of classes.
         static String reason(Throwable problem) {
             if (problem instanceof UncheckedIOException known) return reason(known.getCause()); // it only wraps another
             var message = problem.getMessage();
@@ -17085,8 +16450,7 @@ final class DifyExec implements Runnable {
             return seconds(Duration.ofMillis(Math.round(1000 * time)));
         }
 
-        /// Formats an amount of money with at most four significant digits: `0.63 USD`, `0.00035 USD`, `1,235 USD`. A
-        /// currency code has three letters, so a longer text from the server is cut.
+        /// Formats an amount of money with at most four significant digits: `0.63 USD`, `0.00035 USD`, `1,235 USD`.
         static String money(BigDecimal amount, String currency) {
             return (number(amount.round(new MathContext(4))) + " " + printable(currency, 8)).strip();
         }
@@ -17101,7 +16465,6 @@ final class DifyExec implements Runnable {
             return number(BigDecimal.valueOf(number));
         }
 
-        /// Returns a number with its noun: `1 row`, `2 rows`.
         static String count(long count, String one) {
             return count(count, one, one + "s");
         }
@@ -17110,14 +16473,12 @@ final class DifyExec implements Runnable {
             return number(count) + " " + (count == 1 ? one : many);
         }
 
-        /// Returns the words that run a command line in the system's own shell. Only Windows separates folders with a
-        /// backslash.
+        /// Returns the words that run a command line in the system's own shell.
         static List<String> command(String line) {
             return File.separatorChar == '\\' ? List.of("cmd", "/c", line) : List.of("sh", "-c", line);
         }
 
-        /// Quotes a word so that a user can paste it into a shell. Most words need no quotes and are easier to read
-        /// without them. Line breaks and tabs are safe inside the quotes, and a cell may need them.
+        /// Quotes a word so that a user can paste it into a shell, if it needs quotes.
         static String shell(String word) {
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
             var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // other control characters act on it
@@ -17128,14 +16489,11 @@ final class DifyExec implements Runnable {
 
     // ── Page ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds the page of `status --html` and `compare --html`. The page is one file that loads nothing, so that it can
-    /// be sent to a colleague and opened offline. Its script draws everything from JSON that follows the body, for two
-    /// reasons. A browser would need too long for the HTML of 100,000 rows, and a value that a script adds as text
-    /// cannot become markup. Comments in the texts below are part of the page.
+    /// Holds the page of `status --html` and `compare --html`. It is one file that loads nothing, so that it can be
+    /// sent to a colleague. Its script draws everything from JSON: a browser would need too long for the HTML of
+    /// 100,000 rows, and a value that a script adds as text cannot become markup.
     static final class Html {
-        /// Begins a page. Its placeholders are the hashes of style and script, the version, and the style. The
-        /// policy allows nothing but this style and script, so that nothing in a value can load or run. The generator
-        /// shows that difyexec wrote the file, so that the next page may overwrite it.
+        /// Begins a page. Its placeholders are the hashes of style and script, the version, and the style.
         static final String HEAD = """
         <!doctype html>
         <html lang="en">
@@ -17150,8 +16508,7 @@ final class DifyExec implements Runnable {
         </head>
         """;
 
-        /// Holds the parts of both pages. The script fills the elements with an id and hides the elements that a page
-        /// does not need. Attributes that begin with `aria-` and `caption` are for screen readers.
+        /// Holds the parts of both pages. The script hides those that a page does not need.
         static final String BODY = """
         <body>
         <header><h1 id="title"></h1><p id="about"></p></header>
