@@ -269,7 +269,8 @@ final class DifyExec implements Runnable {
             @Lasts(Scope.CALL) boolean fresh;
 
             Batch.Selection selection() {
-                var pending = Batch.Selection.pending(pendingOnly, rerunChanged);
+                var pending = Batch.Selection.PENDING.with(Choice.PENDING_ONLY, pendingOnly)
+                        .with(Choice.RERUN_CHANGED, rerunChanged);
                 if (sample == null && seed == null) return pending;
                 // Work rejects --seed without --sample. A random seed is short, because a user may have to type it.
                 return pending.random(sample == null ? Long.MAX_VALUE : sample,
@@ -403,8 +404,9 @@ final class DifyExec implements Runnable {
             boolean toFile = !file.toString().equals("-");
             var names = new LinkedHashSet<String>();
             try (var csv = shape.open(input.csv, files)) {
+                Batch.Listener addNames = (_, line) -> names.addAll(new ResultLine(line.tree()).outputs().keySet());
                 var batch = Batch.peek(files, Optional.of(csv), true,
-                        failed ? List.of() : List.of(Spreadsheet.addOutputs(names))); // failed rows have no outputs
+                        failed ? List.of() : List.of(addNames)); // failed rows have no outputs
                 if (toFile) force.check(batch.kept(), new BatchFiles.Target(file, ""));
                 if (toFile && !file.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|xlsx)"))
                     throw new Unusable(file + ": must end in .csv or .xlsx");
@@ -1529,7 +1531,7 @@ final class DifyExec implements Runnable {
         /// only after the rows and the server were checked.
         private int openAndRun(Batch.Selection asked, boolean isFresh) throws Exception {
             checkOptions(asked);
-            var files = BatchFiles.of(rows.shard().map(part -> part.of(output)).orElse(output));
+            var files = BatchFiles.of(Optional.ofNullable(rows.shard).map(part -> Shard.parse(part).of(output)).orElse(output));
             // a retry needs an earlier session, but a shard without rows has no files
             if (asked.has(Choice.LISTED) && files.shard().isEmpty()) files.requireStarted();
             files.refuseAsInput(input.csv);
@@ -1782,10 +1784,6 @@ final class DifyExec implements Runnable {
             @Option(names = "--add", hidden = true, description = "Add this CSV's rows to the batch of another CSV.")
             @Lasts(Scope.CALL) boolean add;
 
-            Optional<Shard> shard() {
-                return Optional.ofNullable(shard).map(Shard::parse);
-            }
-
             Batch.Selection of(Batch.Selection asked) {
                 return new Batch.Selection(asked.choices(), asked.ids(), List.copyOf(ids),
                         limit == null ? asked.limit() : limit, asked.seed()).with(Choice.RESEND_UNKNOWN, resendUnknown);
@@ -1967,8 +1965,9 @@ final class DifyExec implements Runnable {
                 var page = dify.ask(() -> dify.client().page(path), NOTHING_WRITTEN);
                 var added = page.path("data").valueStream()
                         .filter(run -> !id(run).isEmpty() && listed.add(id(run))).toList();
-                var ids = added.stream().filter(wanted::includes).map(AppRuns::id)
-                        .collect(Collectors.toCollection(ArrayDeque::new));
+                var ids = added.stream().filter(run -> wanted.own || !Attempt.UserNames.isOurs(
+                                run.at("/created_by_end_user/session_id").asText("")))
+                        .map(AppRuns::id).collect(Collectors.toCollection(ArrayDeque::new));
                 while (!ids.isEmpty() && taken.size() < wanted.last) takeFirst(ids);
                 hasMore = page.path("has_more").asBoolean() && !added.isEmpty();
             }
@@ -2113,10 +2112,6 @@ final class DifyExec implements Runnable {
 
             private static Instant start(LocalDate day) {
                 return day.atStartOfDay(ZoneId.systemDefault()).toInstant();
-            }
-
-            boolean includes(JsonNode run) {
-                return own || !Attempt.UserNames.isOurs(run.at("/created_by_end_user/session_id").asText(""));
             }
         }
     }
@@ -2835,9 +2830,10 @@ final class DifyExec implements Runnable {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
                     throw new TypeConversionException("must be a duration such as 90, 1.5, 90s, 2m or 500ms");
-                int unit = Map.of("ms", 1, "s", 1000, "m", 60_000, "h", 3_600_000)
-                        .get(Objects.requireNonNullElse(match.group(2), "s"));
-                long millis = new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit)).longValue();
+                var unit = Map.of("ms", ChronoUnit.MILLIS, "s", ChronoUnit.SECONDS, "m", ChronoUnit.MINUTES,
+                        "h", ChronoUnit.HOURS).get(Objects.requireNonNullElse(match.group(2), "s"));
+                long millis = new BigDecimal(match.group(1))
+                        .multiply(BigDecimal.valueOf(unit.getDuration().toMillis())).longValue();
                 if (millis > Duration.ofDays(30).toMillis())
                     throw new TypeConversionException("must be at most 30 days (720h)");
                 return Duration.ofMillis(millis);
@@ -4112,6 +4108,7 @@ final class DifyExec implements Runnable {
             var missing = figures.missingFiles();
             var latencies = figures.latencies();
             boolean isLong = figures.timeTaken().toSeconds() >= 10; // a shorter time has too few rows for a rate
+            double rate = rate(batch);
             boolean isPriced = !spent.prices().isEmpty() && spent.unpriced() > 0;
             var forecast = Forecast.of(batch);
             long expired = figures.count(ExpiredEvent.class);
@@ -4126,8 +4123,8 @@ final class DifyExec implements Runnable {
                             figures.startedAt().map(start -> Text.seconds(figures.timeTaken()) + " ("
                                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
                                     + Times.local(figures.updatedAt().get()) + ")").orElse("")),
-                    new Figure("rows_per_second", "throughput", Math.round(rate(batch) * 1000) / 1000.0,
-                            isLong ? Figure.rate(rate(batch)) : ""),
+                    new Figure("rows_per_second", "throughput", Math.round(rate * 1000) / 1000.0,
+                            isLong ? Figure.rate(rate) : ""),
                     new Figure("seconds", "latency", latencies, latencies.entrySet().stream()
                             .map(one -> one.getKey() + " " + Text.seconds(one.getValue())).collect(joining(", "))),
                     new Figure("cost", "cost", spent.prices(), Figure.cost(spent.prices())),
@@ -4338,10 +4335,6 @@ final class DifyExec implements Runnable {
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
                     + Text.number(BookWriter.LONGEST) + " characters: Excel cuts off the rest.");
             err.flush();
-        }
-
-        static Batch.Listener addOutputs(Set<String> names) {
-            return (_, line) -> names.addAll(new ResultLine(line.tree()).outputs().keySet());
         }
 
         /// Writes a batch in the input's order: the input's columns, `output.<name>` for each output, then the outcome.
@@ -5148,7 +5141,8 @@ final class DifyExec implements Runnable {
             Result one = pair.shown().one(), two = pair.shown().two();
             var end = one.end().outputs().isEmpty() ? two.end() : one.end();
             var changes = pair.outputs().stream().map(pointer -> object("name", pointer,
-                    "change", JsonDiff.whole(one.at(pointer), two.at(pointer))));
+                    "change", JsonDiff.Change.of(JsonDiff.readable(one.at(pointer)),
+                            JsonDiff.readable(two.at(pointer)))));
             return WebPage.prune(cells(pair, object("outcome", outcome(pair), "trend", pair.trend(),
                     "changes", changes.toList(), "expected", expected.checks(pair),
                     "seconds", one.seconds(), "second_seconds", two.seconds(),
@@ -5476,11 +5470,8 @@ final class DifyExec implements Runnable {
                     : new Change("", first.toString(), second.toString(), "");
         }
 
-        static Change whole(JsonNode first, JsonNode second) {
-            return Change.of(readable(first), readable(second));
-        }
-
-        private static String readable(JsonNode value) {
+        /// Returns a value for a page, in which it must stay readable.
+        static String readable(JsonNode value) {
             if (value.isMissingNode()) return "";
             return Text.cut(value.isTextual() ? value.textValue() : value.toPrettyString(), LONGEST);
         }
@@ -8225,10 +8216,6 @@ final class DifyExec implements Runnable {
             /// - `PENDING_ONLY`: no row with any outcome
             enum Choice { LISTED, FORCE, RERUN_CHANGED, RESEND_UNKNOWN, PENDING_ONLY }
 
-            static Selection pending(boolean pendingOnly, boolean rerunChanged) {
-                return PENDING.with(Choice.PENDING_ONLY, pendingOnly).with(Choice.RERUN_CHANGED, rerunChanged);
-            }
-
             /// Selects rows by id, or all. A user who types an id has decided to send its row again, even if it is
             /// unknown.
             static Selection named(List<String> ids, boolean force) {
@@ -8296,7 +8283,7 @@ final class DifyExec implements Runnable {
             // a retry would ask the person again, so such a row needs an explicit id
             if (asked.ids().isEmpty()) history.failedAfterForm().forEach(rows::clear);
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
-            else limit(rows, asked.limit());
+            else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var unresolved = history.unresolvedByRow();
             unresolved.keySet().removeIf(entry -> !rows.get(entry));
             unresolved.keySet().forEach(rows::clear);
@@ -8320,10 +8307,6 @@ final class DifyExec implements Runnable {
         private static void keep(BitSet rows, IntPredicate isKept) {
             for (int entry = rows.nextSetBit(0); entry >= 0; entry = rows.nextSetBit(entry + 1))
                 if (!isKept.test(entry)) rows.clear(entry);
-        }
-
-        private static void limit(BitSet rows, long count) {
-            rows.stream().skip(count).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
         }
 
         /// Keeps `count` rows, each with the same chance, `wanted / left` (Knuth's algorithm S).
@@ -9087,7 +9070,8 @@ final class DifyExec implements Runnable {
             counting.forEach(one -> one.take(event));
             switch (event) {
                 case SessionEvent started -> takeSession(started);
-                case MergeEvent merged -> takeMerge(merged);
+                // the sizes in the merged events belong to different files
+                case MergeEvent merged -> doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
                 case AttemptEvent attempt -> takeAttempt(attempt);
                 case RunEvent run -> takeRun(run);
                 case FormEvent form -> forms.computeIfAbsent(form.user(), _ -> new ArrayList<>(1)).add(form);
@@ -9110,12 +9094,6 @@ final class DifyExec implements Runnable {
 
         private void doubt(Predicate<String> isIdDoubtful) {
             sent.forEach((id, row) -> row.forEach(one -> one.isDoubtful = isIdDoubtful.test(id)));
-        }
-
-        /// Applies a merge. Only attempts of a shard whose results had been longer are doubtful afterwards: the sizes
-        /// in the merged events belong to different files.
-        private void takeMerge(MergeEvent merged) {
-            doubt(id -> merged.cut().contains(Shard.of(id, merged.shards()).index()));
         }
 
         private void takeStop(StopEvent stop) {
@@ -9781,13 +9759,10 @@ final class DifyExec implements Runnable {
                 requireRegular(file);
                 if (kept.stream().anyMatch(one -> Storage.isSame(one, file))) throw new Unusable(
                         file + " is a file of the batch, its input or another output", "choose another name");
-                if (!isForced && !isReplaceable()) throw new Unusable(file + " already exists",
+                boolean isOurs = !mark.isEmpty() && Text.cut(head(file), 1_000).contains(mark);
+                if (!isForced && !isOurs && Storage.exists(file)) throw new Unusable(file + " already exists",
                         "choose another name, or use --force to overwrite it");
                 return file;
-            }
-
-            private boolean isReplaceable() {
-                return !Storage.exists(file) || !mark.isEmpty() && Text.cut(head(file), 1_000).contains(mark);
             }
         }
 
@@ -9912,7 +9887,7 @@ final class DifyExec implements Runnable {
                 var channel = FileChannel.open(files.lock, StandardOpenOption.WRITE, LinkOption.NOFOLLOW_LINKS);
                 FileLock held = null;
                 try {
-                    var lock = channel.tryLock(0, 1, false); // any one byte will do; not shared (false)
+                    var lock = channel.tryLock();
                     if (lock != null && Objects.equals(key, key(files.lock))) held = lock;
                 } catch (OverlappingFileLockException | NoSuchFileException _) {
                     // this process holds it, or another one has just ended and removed it
@@ -9945,7 +9920,7 @@ final class DifyExec implements Runnable {
             @Override
             public void close() {
                 // after the first call, the lock file may belong to another process
-                if (held.isValid()) Storage.close(files.lock, () -> {
+                if (held.isValid()) Storage.run(files.lock, () -> {
                     try (var channel = held.channel(); held) {
                         if (!files.isStarted() && channel.size() == 0) Files.deleteIfExists(files.lock);
                     }
@@ -10288,23 +10263,22 @@ final class DifyExec implements Runnable {
 
         /// Adds a line of JSON. If many bytes wait already, they are written at once.
         void add(Object line) {
-            Storage.naming(path, () -> {
+            Storage.run(path, () -> {
                 WRITER.writeValue(json, line);
                 json.writeRaw('\n');
-                return json; // the value is not used, but a supplier returns one
             });
             if (waiting.size() >= BUFFER_SIZE) write();
         }
 
-        boolean write() {
-            return Storage.naming(path, () -> {
+        void write() {
+            Storage.run(path, () -> {
                 json.flush();
-                return waiting.size() > 0 && append();
+                if (waiting.size() > 0) append();
             });
         }
 
         /// Writes the lines that wait. They stop waiting before the last check, because they must not be written again.
-        private boolean append() throws IOException {
+        private void append() throws IOException {
             if (failure != null) throw failure;
             if (channel == null) open();
             requireUntouched();
@@ -10319,7 +10293,6 @@ final class DifyExec implements Runnable {
             end += waiting.size() + (end == 0 ? head.length : 0);
             waiting.reset();
             requireUntouched(); // another program may have changed the file while we wrote
-            return true;
         }
 
         /// Cuts off the bytes that a failed write left.
@@ -10401,10 +10374,7 @@ final class DifyExec implements Runnable {
         /// Locks the file if it exists. The caller no longer reads it, because closing another channel would release
         /// the lock.
         void hold() {
-            if (Storage.exists(path)) Storage.naming(path, () -> {
-                open();
-                return channel;
-            });
+            if (Storage.exists(path)) Storage.run(path, this::open);
         }
 
         /// Cuts off a torn last line, and returns an event that records this. If only the line break is missing, adds
@@ -10448,7 +10418,7 @@ final class DifyExec implements Runnable {
             var opened = channel;
             var lock = held;
             channel = null;
-            Storage.close(path, () -> {
+            Storage.run(path, () -> {
                 try (opened; lock) {}
             });
         }
@@ -10877,10 +10847,6 @@ final class DifyExec implements Runnable {
             file = Storage.exists(path) ? Storage.naming(path, () -> FileChannel.open(path)) : null;
         }
 
-        interface Reader<T> {
-            T read(JsonParser json) throws IOException;
-        }
-
         static ObjectNode readTree(JsonParser json) throws IOException {
             return Optional.<ObjectNode>ofNullable(TREE.readValue(json)).orElseThrow(IllegalArgumentException::new);
         }
@@ -10892,7 +10858,8 @@ final class DifyExec implements Runnable {
 
         /// Reads each line that starts with `prefix`. Returns the places of unreadable lines, without a last line that
         /// is still being written.
-        static <T> List<String> scan(Path file, String prefix, Reader<T> reader, Use<T> use) throws IOException {
+        static <T> List<String> scan(Path file, String prefix, IOFunction<JsonParser, T> reader, Use<T> use)
+                throws IOException {
             var bad = new ArrayList<String>();
             var head = prefix.getBytes(UTF_8);
             try (var lines = new Lines(file)) {
@@ -10974,11 +10941,11 @@ final class DifyExec implements Runnable {
             out.write('\n');
         }
 
-        <T> Optional<T> read(Reader<T> reader) {
+        <T> Optional<T> read(IOFunction<JsonParser, T> reader) {
             return read(reader, page, textStart, end - textStart);
         }
 
-        static <T> Optional<T> read(Reader<T> reader, byte[] line) {
+        static <T> Optional<T> read(IOFunction<JsonParser, T> reader, byte[] line) {
             return read(reader, line, 0, line.length);
         }
 
@@ -10987,12 +10954,12 @@ final class DifyExec implements Runnable {
                     + ": cannot read the JSON of the line at byte " + place()));
         }
 
-        private static <T> Optional<T> read(Reader<T> reader, byte[] line, int from, int length) {
+        private static <T> Optional<T> read(IOFunction<JsonParser, T> reader, byte[] line, int from, int length) {
             // Jackson would take a zero or a byte order mark (FE FF) for UTF-16; no UTF-8 text begins like this
             if (length < 2 || line[from] == 0 || line[from + 1] == 0 || line[from] == -1 || line[from] == -2)
                 return Optional.empty();
             try (var json = MAPPER.createParser(line, from, length)) {
-                var value = reader.read(json);
+                var value = reader.apply(json);
                 return json.nextToken() == null ? Optional.of(value) : Optional.empty(); // or two lines were joined
             } catch (IOException | IllegalArgumentException | DateTimeException _) { // also of 1e99999999999
                 return Optional.empty();
@@ -11001,7 +10968,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            if (file != null) Storage.close(path, file);
+            if (file != null) Storage.run(path, file);
         }
     }
 
@@ -16100,10 +16067,10 @@ final class DifyExec implements Runnable {
                             one.toAbsolutePath().getParent(), other.toAbsolutePath().getParent()));
         }
 
-        static void close(Path path, Closeable file) {
+        static void run(Path path, Closeable action) {
             naming(path, () -> {
-                file.close();
-                return file; // the result is not used
+                action.close();
+                return path; // the result is not used
             });
         }
 
@@ -16202,7 +16169,7 @@ final class DifyExec implements Runnable {
         /// permissions come before the content, and the content is on disk before the rename. Otherwise a power cut
         /// could leave an empty file under the name.
         static void replace(Path file, IOConsumer<OutputStream> content) {
-            Storage.naming(file, () -> {
+            Storage.run(file, () -> {
                 try (var temporary = Temporary.of(file.toAbsolutePath().getParent(), prefix(file))) {
                     if (Storage.exists(file) && file.getFileSystem().supportedFileAttributeViews().contains("posix"))
                         Files.setPosixFilePermissions(temporary.path(), Files.getPosixFilePermissions(file));
@@ -16212,7 +16179,6 @@ final class DifyExec implements Runnable {
                             StandardCopyOption.REPLACE_EXISTING);
                 }
                 forceFolder(file);
-                return file;
             });
         }
 

@@ -310,7 +310,7 @@ final class Seeds implements Callable<Integer> {
                         .with(Batch.Selection.Choice.PENDING_ONLY, more.nextBoolean());
                 case 2 -> {
                     server.permit(present().stream().filter(id -> versions[List.of(ids).indexOf(id)] > 0).toList());
-                    scene.selection = Batch.Selection.pending(false, true);
+                    scene.selection = Batch.Selection.PENDING.with(Batch.Selection.Choice.RERUN_CHANGED, true);
                 }
                 case 3 -> {
                     if (present().isEmpty()) return;
