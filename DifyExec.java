@@ -644,7 +644,7 @@ final class DifyExec implements Runnable {
         private Attempt attempt(Row row, ServerInfo server) {
             var user = "difyexec-0123456789abcdef-1";
             var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
-            return new Attempt(0, row, Attempt.Tries.NONE, user, modes.mode(), row.hash(), Instant.EPOCH, false);
+            return Attempt.unsent(row, user, modes.mode());
         }
     }
 
@@ -1531,7 +1531,8 @@ final class DifyExec implements Runnable {
         /// only after the rows and the server were checked.
         private int openAndRun(Batch.Selection asked, boolean isFresh) throws Exception {
             checkOptions(asked);
-            var files = BatchFiles.of(Optional.ofNullable(rows.shard).map(part -> Shard.parse(part).of(output)).orElse(output));
+            var part = Optional.ofNullable(rows.shard).map(Shard::parse);
+            var files = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
             // a retry needs an earlier session, but a shard without rows has no files
             if (asked.has(Choice.LISTED) && files.shard().isEmpty()) files.requireStarted();
             files.refuseAsInput(input.csv);
@@ -3337,8 +3338,7 @@ final class DifyExec implements Runnable {
             implements AutoCloseable {
         private static final int QUOTED_CHARACTERS = 200;
         /// Takes the place of a row's attempt. The rules use only its tries.
-        private static final Attempt NOBODY = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "",
-                Mode.BLOCKING, "", Instant.EPOCH, false);
+        private static final Attempt NOBODY = Attempt.unsent(new Row(0, 0, "-", Map.of()), "", Mode.BLOCKING);
 
         /// Asks for version and app.
         ///
@@ -4547,7 +4547,8 @@ final class DifyExec implements Runnable {
 
         /// Leaves out empty and zero fields to keep the page small. An `Integer` 0 stays: it is the index of a cause.
         static Map<String, Object> prune(Map<String, Object> object) {
-            object.values().removeIf(value -> value == null || Set.of("", 0L, 0.0, false).contains(value));
+            object.values().removeIf(value -> value == null || value.equals("") || value.equals(0L)
+                    || value.equals(0.0) || value.equals(false));
             return object;
         }
 
@@ -4925,28 +4926,34 @@ final class DifyExec implements Runnable {
             return "cost_" + Text.printable(currency, 8).replace(' ', '_');
         }
 
-        /// Computes the intervals of all figures from the same draws of groups. `digits` lists the figures in the order
-        /// in which they are shown, each with its digits after the point. Costs have as many as their most exact price.
+        /// Computes the intervals of all figures from the same draws of groups, in the order in which they are shown.
+        /// Costs have as many digits after the point as their most exact price.
         private void measure() {
-            int whole = isRepeated() ? 1 : 0; // counts of repeated runs are means, so they have a fraction
             var costs = new LinkedHashMap<String, Integer>();
             sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending().prices().forEach(
                     (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
-            var digits = object("rows", whole, "percent_succeeded", 1, decisive(), 1, "seconds_p50", 2,
-                    "seconds_p90", 2, "tokens", whole);
-            digits.putAll(costs);
-            if (!costs.isEmpty()) digits.put("runs_without_price", whole);
-            digits.put("retries", whole);
+            var keys = new LinkedHashSet<>(List.of("rows", "percent_succeeded", decisive(), "seconds_p50",
+                    "seconds_p90", "tokens"));
+            keys.addAll(costs.keySet());
+            if (!costs.isEmpty()) keys.add("runs_without_price");
+            keys.add("retries");
             var differences = new LinkedHashMap<String, ToDoubleFunction<int[]>>();
-            for (var key : digits.keySet())
+            for (var key : keys)
                 differences.put(key, counts -> second.of(key, counts) - first.of(key, counts));
             var cost = costs.size() == 1 ? costs.firstEntry().getKey() : ""; // no figure has this key, so it is NaN
             differences.put("dearer", counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
             var once = Bootstrap.once(rows.size());
             var found = Bootstrap.of(once.length, LEVEL, List.copyOf(differences.values())).iterator();
             differences.keySet().forEach(key -> intervals.put(key, found.next()));
-            digits.forEach((key, shown) -> figures.put(key, Contrast.of(key, (int) shown, first.of(key, once),
-                    second.of(key, once), intervals.get(key).low(), intervals.get(key).high())));
+            for (var key : keys)
+                figures.put(key, Contrast.of(key, costs.getOrDefault(key, digits(key)), first.of(key, once),
+                        second.of(key, once), intervals.get(key).low(), intervals.get(key).high()));
+        }
+
+        /// Returns how many digits after the point a figure has. Counts of repeated runs are means.
+        private int digits(String key) {
+            if (key.startsWith("seconds")) return 2;
+            return key.startsWith("percent") || isRepeated() ? 1 : 0;
         }
 
         /// Returns `better` or `worse` if chance alone hardly explains the difference.
@@ -8876,8 +8883,10 @@ final class DifyExec implements Runnable {
             var sorted = succeeded.stream().mapToObj(this::millis).flatMapToLong(OptionalLong::stream).sorted()
                     .toArray();
             var named = new LinkedHashMap<String, Double>();
-            if (sorted.length > 0) object("p50", 0.5, "p90", 0.9, "p99", 0.99, "max", 1.0).forEach((name, share) ->
-                    named.put(name, sorted[(int) Math.ceil((double) share * sorted.length) - 1] / 1000.0));
+            if (sorted.length == 0) return named;
+            for (int percent : new int[] {50, 90, 99})
+                named.put("p" + percent, sorted[(int) Math.ceil(percent / 100.0 * sorted.length) - 1] / 1000.0);
+            named.put("max", sorted[sorted.length - 1] / 1000.0);
             return named;
         }
 
@@ -14262,6 +14271,11 @@ final class DifyExec implements Runnable {
     /// them.
     record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String fingerprint, Instant at,
             boolean isEdited) {
+        /// Creates an attempt that this session does not send, without tries, edits and a known time.
+        static Attempt unsent(Row row, String user, Mode mode) {
+            return new Attempt(0, row, Tries.NONE, user, mode, row.hash(), Instant.EPOCH, false);
+        }
+
         Attempt with(Row row, Tries tries) {
             return new Attempt(sequence, row, tries, user, mode, fingerprint, at, isEdited);
         }
@@ -15554,6 +15568,10 @@ final class DifyExec implements Runnable {
         /// @param source such as ` in .env`, to follow the name in a message; empty for the environment
         /// @param fault  why the value cannot be read, or empty; `remedy` is then the hint
         record Setting(String name, String text, String source, String fault, String remedy) {
+            Setting(String name, String text, String source) {
+                this(name, text, source, "", "");
+            }
+
             /// Describes a setting: `TIMEOUT=abc`, but only `TIMEOUT in .env`, because a line of a file may contain the
             /// key.
             String place() {
@@ -15627,7 +15645,7 @@ final class DifyExec implements Runnable {
         }
 
         private Stream<Setting> settings(String name) {
-            var set = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", "", ""));
+            var set = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, ""));
             return Stream.concat(set, files.stream().flatMap(file -> file.setting(name).stream()));
         }
 
@@ -15712,7 +15730,7 @@ final class DifyExec implements Runnable {
                 if (!fault.isEmpty()) return Optional.of(new Setting("", "", name(), fault, remedy));
                 if (value == null && hasLine(wanted)) return Optional.of(new Setting(wanted, "", source,
                         "cannot be read", "write " + wanted + "=value"));
-                return Optional.ofNullable(value).map(text -> new Setting(wanted, text, source, "", ""));
+                return Optional.ofNullable(value).map(text -> new Setting(wanted, text, source));
             }
 
             /// Returns whether the file has a line for the name that dotenv-java does not understand, such as
