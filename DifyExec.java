@@ -1623,7 +1623,7 @@ final class DifyExec implements Runnable {
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
-            var origin = new Origin(batch.files(), batch.history().head().sessions());
+            var origin = new Origin(batch.files(), batch.history().head.sessions());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
@@ -1659,7 +1659,7 @@ final class DifyExec implements Runnable {
         private NextCall limited(Batch.Selection asked, Batch batch, Optional<String> cost) {
             var next = setup.next();
             if (batch.index().isComplete()) return next;
-            var spent = batch.figures().spending();
+            var spent = batch.figures().spending;
             if (pace.maxTokens != null && spent.tokens() >= pace.maxTokens) next = next.with("--max-tokens", "N");
             boolean isReached = pace.maxCost != null
                     && spent.paid().values().stream().anyMatch(paid -> paid.compareTo(pace.maxCost) >= 0);
@@ -1748,8 +1748,8 @@ final class DifyExec implements Runnable {
             var files = batch.files();
             var end = StatusView.json(StatusView.counts(batch.index()::count));
             end.putAll(object("exit_code", exit.code, "reason", stop.map(Stop::what).orElse(null),
-                    "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.spending().tokens(),
-                    "cost", tally.spending().prices(), "files", object("results", files.results().toString(),
+                    "seconds", tally.elapsed().toMillis() / 1000.0, "total_tokens", tally.spending.tokens(),
+                    "cost", tally.spending.prices(), "files", object("results", files.results().toString(),
                             "log", files.log().toString(), "retry", files.retry().toString()),
                     "forecast", Forecast.of(batch).map(Forecast::json).orElse(null)));
             out.report(end, setup.out(), setup.err());
@@ -3685,8 +3685,8 @@ final class DifyExec implements Runnable {
                             : "rows are being looked up"),
                     activity.running() + " running" + limit(tally.pace),
                     some(activity.waiting(), "waiting"),
-                    some(tally.spending().tokens(), "tokens"),
-                    Figure.cost(tally.spending().prices()))
+                    some(tally.spending.tokens(), "tokens"),
+                    Figure.cost(tally.spending.prices()))
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
             while (items.size() > 1 && String.join(BETWEEN, items).length() > columns) items.removeLast();
             var line = String.join(BETWEEN, items) + BETWEEN;
@@ -3813,7 +3813,7 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             var history = batch.history();
             var figures = batch.figures();
-            var spent = figures.spending();
+            var spent = figures.spending;
             long rest = index.count(RowStatus.PENDING);
             var finished = IntStream.range(0, index.size()).filter(entry -> figures.millis(entry).isPresent()
                     && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).boxed().toList();
@@ -4039,7 +4039,7 @@ final class DifyExec implements Runnable {
 
         static Map<String, String> figures(Batch batch) {
             var shown = new LinkedHashMap<String, String>();
-            table(batch, batch.figures(), batch.figures().spending()).stream()
+            table(batch, batch.figures(), batch.figures().spending).stream()
                     .filter(figure -> !figure.text().isEmpty())
                     .forEach(figure -> shown.put(figure.name(), figure.text()));
             return shown;
@@ -4094,7 +4094,7 @@ final class DifyExec implements Runnable {
 
         static Map<String, Object> json(Batch batch) {
             var json = json(counts(batch.index()::count));
-            table(batch, batch.figures(), batch.figures().spending())
+            table(batch, batch.figures(), batch.figures().spending)
                     .forEach(figure -> json.put(figure.key(), figure.value()));
             return json;
         }
@@ -4115,7 +4115,7 @@ final class DifyExec implements Runnable {
             var live = history.liveSession();
             return List.of(Figure.of("attempts", "attempts", figures.count(AttemptEvent.class)),
                     Figure.of("retries", "retries", figures.retries()),
-                    Figure.of("total_tokens", "tokens", figures.spending().tokens()),
+                    Figure.of("total_tokens", "tokens", figures.spending.tokens()),
                     Figure.of("started_at", figures.startedAt().map(Times::text).orElse(null)),
                     Figure.of("updated_at", figures.updatedAt().map(Times::text).orElse(null)),
                     Figure.of("errors", Cause.groups(batch).stream().map(Cause.Group::json).toList()),
@@ -4741,10 +4741,10 @@ final class DifyExec implements Runnable {
                         "retries", Math.max(0, history.attempts(entry) - 1),
                         "runs_without_price", end.text("total_price").isEmpty()
                                 && end.text("total_tokens").matches(".*[1-9].*") ? 1 : 0);
-                for (var currency : history.figures().spending().prices().keySet())
+                for (var currency : history.figures.spending.prices().keySet())
                     adds.put(cost(currency), history.cost(entry, currency));
                 if (isJudged) adds.putAll(object("judged", 1, "correct", result.correct()));
-                if (result.isSuccess()) history.figures().millis(entry).ifPresent(millis -> {
+                if (result.isSuccess()) history.figures.millis(entry).ifPresent(millis -> {
                     took.add(millis << Integer.SIZE | group);
                     adds.put("timed", 1);
                 });
@@ -4930,7 +4930,7 @@ final class DifyExec implements Runnable {
         /// Costs have as many digits after the point as their most exact price.
         private void measure() {
             var costs = new LinkedHashMap<String, Integer>();
-            sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending().prices().forEach(
+            sides().flatMap(Side::batches).forEach(batch -> batch.figures().spending.prices().forEach(
                     (currency, price) -> costs.merge(cost(currency), Math.max(0, price.scale()), Math::max)));
             var keys = new LinkedHashSet<>(List.of("rows", "percent_succeeded", decisive(), "seconds_p50",
                     "seconds_p90", "tokens"));
@@ -6132,7 +6132,7 @@ final class DifyExec implements Runnable {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
             // the limits are for the whole batch; only this session shows whether its runs have prices
-            terms.limits().limitReached(writer.batch().figures().spending(), tally.ownSpending)
+            terms.limits().limitReached(writer.batch().figures().spending, tally.ownSpending)
                     .ifPresent(agenda::stopWith);
             // a row that succeeded shows that the workflow and its settings can work
             if (writer.batch().index().succeeded() == 0)
@@ -8143,7 +8143,7 @@ final class DifyExec implements Runnable {
         }
 
         Figures figures() {
-            return history.figures();
+            return history.figures;
         }
 
         /// Reads the ids of the CSV. Reading can take long, so files of another program are rejected first.
@@ -8746,7 +8746,7 @@ final class DifyExec implements Runnable {
     /// Counts what the lines of a batch, or of one session, contain. [History] passes on each line, so that a session
     /// and a later `status` show the same figures.
     static class Figures {
-        private final Usage.Spending spending = new Usage.Spending();
+        final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
         /// Holds the duration of each row's last attempt with an outcome, in milliseconds plus one, or 0.
         private final LongList took = new LongList();
@@ -8890,10 +8890,6 @@ final class DifyExec implements Runnable {
             return named;
         }
 
-        Usage.Spending spending() {
-            return spending;
-        }
-
         boolean isSent(int entry) {
             return sent.get(entry);
         }
@@ -8953,14 +8949,14 @@ final class DifyExec implements Runnable {
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
         private final BitSet changed = new BitSet(), failedAfterForm = new BitSet();
-        private final Figures figures = new Figures();
+        final Figures figures = new Figures();
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
         private final LongList tokensByRow = new LongList();
         /// Holds the cost of each row over all its attempts, by currency, in billionths.
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
-        private final LogHead head = new LogHead();
+        final LogHead head = new LogHead();
         Optional<Mode> mode = Optional.empty(); // the last mode that the tool chose itself
         private Optional<String> stopped = Optional.empty();
         /// Holds the last session until its end is in the log, and is empty afterwards.
@@ -9056,16 +9052,8 @@ final class DifyExec implements Runnable {
             }));
         }
 
-        Figures figures() {
-            return figures;
-        }
-
         void count(Figures session) {
             counting.add(session);
-        }
-
-        LogHead head() {
-            return head;
         }
 
         <T extends Event> Optional<T> last(Class<T> kind) {
@@ -10006,7 +9994,7 @@ final class DifyExec implements Runnable {
                 return;
             }
             var merge = history.last(MergeEvent.class);
-            if (merge.isEmpty()) refuse(history.head().shards(), _ -> new Unusable(files.log() + ": not merged yet",
+            if (merge.isEmpty()) refuse(history.head.shards(), _ -> new Unusable(files.log() + ": not merged yet",
                     "'merge' combines the shards into one batch"));
             refuse(beside(files).stream().filter(part -> !part.isMerged()), part -> new Unusable(part.log()
                     + ": not merged yet; its rows would be paid for twice",

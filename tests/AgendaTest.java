@@ -150,7 +150,7 @@ final class AgendaTest {
             for (var status : RowStatus.values())
                 assertEquals(scene.tally.count(status), status == RowStatus.PENDING ? 0 : read.index().count(status));
             assertEquals(scene.tally.latencies(), read.figures().latencies());
-            assertEquals(scene.tally.spending().tokens(), read.figures().spending().tokens());
+            assertEquals(scene.tally.spending.tokens(), read.figures().spending.tokens());
         }
 
         /// Row `a` is to run; `b` failed and `c` succeeded in an earlier session.

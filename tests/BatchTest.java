@@ -434,7 +434,7 @@ final class BatchTest {
                 history.take(line);
             history.take(end(4, "a", "u4", "failed", "", ""));
 
-            assertEquals(Map.of(0, 2), history.figures().missingFiles());
+            assertEquals(Map.of(0, 2), history.figures.missingFiles());
         }
 
         private static ResultLine success(String id, String user, String... missing) {
