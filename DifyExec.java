@@ -2019,7 +2019,7 @@ final class DifyExec implements Runnable {
             var form = dify.parameters().orElseThrow(() ->
                     new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
                             "run the same command again"));
-            var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), false, true);
+            var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), null, false, true);
             var known = Form.of(form, List.of(), reading).variables();
             variables = known.stream().map(Variable::name).collect(Collectors.toSet());
             idColumn = Stream.iterate("id", name -> "run_" + name).filter(name -> known.stream().noneMatch(variable ->
@@ -3543,7 +3543,8 @@ final class DifyExec implements Runnable {
             var form = options.noCheck ? Form.ofText() : parameters()
                     .map(parameters -> Form.of(parameters, csv.columns(),
                             new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
-                                    csv.shape().hasDecimalComma(), options.allowEmpty))).orElse(Form.ofText());
+                                    csv.shape().decimal(), csv.header().delimiter() == ';', options.allowEmpty)))
+                    .orElse(Form.ofText());
             return server.kind() == AppKind.CHATFLOW ? form.withQuestion(csv.shape().queryColumn(), csv.columns())
                     : form;
         }
@@ -12158,7 +12159,9 @@ final class DifyExec implements Runnable {
 
     /// Holds an option about the input that the user can add, such as `--encoding GB18030`.
     record Repair(String name, String value) {
-        static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ",");
+        static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ","),
+                DECIMAL_POINT = new Repair("--decimal", "."),
+                DECIMAL = new Repair("--decimal", "?"); // either mark, see [Inspection.Inspector#chooseDecimal]
 
         boolean isPossible() {
             return this != NONE;
@@ -13122,11 +13125,12 @@ final class DifyExec implements Runnable {
             Function<String, Value> reader) {
         static final String QUESTION = "query";
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)"),
-                WITH_COMMA = Pattern.compile("[+-]?(\\d{1,3}(\\.\\d{3})+|\\d+)(,\\d+)?");
+                WITH_POINT = written('.', ','), WITH_COMMA = written(',', '.');
 
-        /// Holds the rules for reading cells: where files are, whether numbers have a decimal comma, and whether a
-        /// required text may be empty.
-        record Reading(Folders folders, boolean hasDecimalComma, boolean allowsEmpty) {}
+        /// Holds the rules for reading cells: where files are, the decimal mark of `--decimal` or null, whether the
+        /// file has semicolons, and whether a required text may be empty. Excel writes semicolons where the comma is
+        /// the decimal mark.
+        record Reading(Folders folders, Character decimal, boolean hasSemicolons, boolean allowsEmpty) {}
 
         static Variable of(String type, JsonNode node, JsonNode system, Reading reading) {
             var options = texts(node.path("options"));
@@ -13134,7 +13138,7 @@ final class DifyExec implements Runnable {
             Function<String, Value> reader = switch (type) {
                 case "text-input", "paragraph" -> cell -> text(cell, longest);
                 case "select" -> cell -> select(cell, options);
-                case "number" -> reading.hasDecimalComma() ? Variable::numberWithComma : Variable::number;
+                case "number" -> cell -> number(cell, reading);
                 case "checkbox" -> Variable::checkbox;
                 case "json_object" -> Variable::object;
                 case "file", "file-list" ->
@@ -13189,32 +13193,64 @@ final class DifyExec implements Runnable {
                     + Nearest.hint(cell, options));
         }
 
+        /// Matches a number as people write it: with a currency sign, spaces, groups of three digits, and a sign in
+        /// front or, as SAP writes it, at the end. A number that begins with 0 has no groups.
+        private static Pattern written(char mark, char group) {
+            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*\\p{Sc}.*\\p{Sc})\\s*[+-]?\\s*\\p{Sc}?\\s*[+-]?"
+                    + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
+                    + "(?:[" + mark + "]([0-9]+))?-?\\s*\\p{Sc}?\\s*-?\\s*");
+        }
+
+        /// Returns the plain number that a cell means with this decimal mark, or an empty text if it means none.
+        private static String plain(String cell, Pattern written) {
+            var number = written.matcher(cell);
+            if (!number.matches()) return "";
+            var fraction = number.group(3) == null ? "" : "." + number.group(3);
+            return (cell.indexOf('-') < 0 ? "" : "-") + number.group(1).replaceAll("[^0-9]", "") + fraction;
+        }
+
         /// Reads plain decimal notation. Dify also accepts exponents and underscores, but they are refused. A cell such
         /// as `1.5e3` or `1_000` is more often an id or a mistake.
         static Value number(String cell) {
             var text = cell.strip();
-            if (NUMBER.matcher(text).matches()) return new Value.Raw(new BigDecimal(text).toPlainString());
-            return new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89",
-                    hasDecimalComma(text) ? Repair.DECIMAL_COMMA : Repair.NONE);
+            return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
+                    : new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
         }
 
-        static boolean hasDecimalComma(String cell) {
-            return WITH_COMMA.matcher(cell.strip()).matches();
+        /// Reads a number of a text file. Without `--decimal`, it must be plain, and in a file with semicolons, it must
+        /// not mean another number with a decimal comma. Otherwise the fault names the option that reads it.
+        private static Value number(String cell, Reading reading) {
+            if (cell.indexOf('%') >= 0)
+                return new Value.Invalid("must be a number without a percent sign, such as 12.5 or 0.125");
+            boolean isUnclear = reading.decimal() == null && reading.hasSemicolons() && isAmbiguous(cell);
+            var plain = number(cell);
+            if (plain instanceof Value.Raw && !isUnclear && !hasComma(reading)) return plain;
+            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
+            if (hasComma(reading)) return comma.isEmpty()
+                    ? new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56") : number(comma);
+            if (reading.decimal() != null) return point.isEmpty() ? plain : number(point);
+            if (comma.isEmpty()) return point.isEmpty() ? plain
+                    : new Value.Invalid("must be a plain number, such as " + point, Repair.DECIMAL_POINT);
+            if (point.isEmpty())
+                return new Value.Invalid("must be a plain number, such as " + comma, Repair.DECIMAL_COMMA);
+            return new Value.Invalid("must be a plain number: it is " + point + " with --decimal . and " + comma
+                    + " with --decimal ,", Repair.DECIMAL);
         }
 
-        /// Returns whether the cell is a number both with a decimal point and with a decimal comma, such as `1.234`.
+        private static boolean hasComma(Reading reading) {
+            return Character.valueOf(',').equals(reading.decimal());
+        }
+
+        /// Returns whether the cell is another number with a decimal point than with a decimal comma, such as `1.234`.
         static boolean isAmbiguous(String cell) {
-            return cell.indexOf('.') >= 0 && hasDecimalComma(cell) && NUMBER.matcher(cell.strip()).matches();
+            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
+            return !point.isEmpty() && !comma.isEmpty() && !point.equals(comma);
         }
 
         /// Returns a number with a decimal point, such as `1234.56` for `1.234,56`. Other texts are returned unchanged.
         static String withPoint(String cell) {
-            return hasDecimalComma(cell) ? cell.replace(".", "").replace(',', '.') : cell;
-        }
-
-        private static Value numberWithComma(String cell) {
-            return hasDecimalComma(cell) ? number(withPoint(cell))
-                    : new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56");
+            var number = plain(cell, WITH_COMMA);
+            return number.isEmpty() ? cell : number;
         }
 
         /// Reads a checkbox. These are the words that Dify knows; it passes on any other text unchanged. They become
@@ -13451,6 +13487,11 @@ final class DifyExec implements Runnable {
                 return new Problem(line, place, id, column, value, text, option);
             }
 
+            Problem withDecimal(Repair decimal) {
+                return option.name().equals(Repair.DECIMAL.name())
+                        ? new Problem(line, place, id, column, value, message, decimal) : this;
+            }
+
             /// Returns the problem as a sentence, such as
             /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
             /// Long texts are cut, to keep a problem on a few lines of a terminal.
@@ -13510,9 +13551,21 @@ final class DifyExec implements Runnable {
                         .stream()).distinct().toList();
             }
 
+            /// Chooses the option for cells that are a number with either decimal mark: the one that other cells need,
+            /// otherwise a comma if the file has semicolons. If other cells need both, no option helps.
+            private void chooseDecimal() {
+                var marks = List.of(Repair.DECIMAL_COMMA, Repair.DECIMAL_POINT);
+                var needed = problems.stream().map(Problem::option).filter(marks::contains).distinct().toList();
+                var likely = csv.header().delimiter() == ';' ? Repair.DECIMAL_COMMA : Repair.DECIMAL_POINT;
+                if (!needed.isEmpty()) likely = needed.getFirst();
+                var chosen = needed.size() == marks.size() ? Repair.NONE : likely;
+                problems.replaceAll(problem -> problem.withDecimal(chosen));
+            }
+
             /// Returns the results. Faults of the file come before faults of the form, and each option is included
             /// once.
             Inspection inspection(boolean isLenient) {
+                chooseDecimal();
                 var mismatches = form.faults(csv, isLenient);
                 var texts = Stream.concat(repairable.stream().map(fault -> fault.what() + "; " + fault.hint()),
                         mismatches.stream().map(Mismatch::text));
@@ -13549,14 +13602,14 @@ final class DifyExec implements Runnable {
                     if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
                 }
 
-                /// Warns if `--decimal ,` is set or suggested although it would read a cell such as `1.234` as 1234.
+                /// Warns if `--decimal ,` is set or suggested although it reads a cell such as `1.234` as 1234.
                 Stream<String> note() {
                     var title = csv.input(column).title();
                     boolean isSuggested = problems.stream().anyMatch(problem -> problem.column().equals(title)
                             && problem.option() == Repair.DECIMAL_COMMA);
                     if (ambiguousCells == 0 || !isSuggested && !csv.shape().hasDecimalComma()) return Stream.empty();
                     return Stream.of("a decimal comma turns " + ambiguous + " in the column " + Text.quoted(title)
-                            + " into " + new BigDecimal(Variable.withPoint(ambiguous)).toPlainString() + " ("
+                            + " into " + Variable.withPoint(ambiguous) + " ("
                             + Text.count(ambiguousCells, "such cell") + ")");
                 }
 

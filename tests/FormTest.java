@@ -59,7 +59,7 @@ class FormTest {
         try {
             var parameters = JSON.createObjectNode();
             parameters.set("user_input_form", JSON.readTree(fields));
-            return Form.of(parameters, columns, new Variable.Reading(folders(Path.of("")), false, true));
+            return Form.of(parameters, columns, new Variable.Reading(folders(Path.of("")), null, false, true));
         } catch (IOException problem) {
             throw new UncheckedIOException(problem);
         }
@@ -281,7 +281,7 @@ class FormTest {
                 var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type
                         + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
-                return Form.of(parameters, List.of("doc"), new Variable.Reading(folders(base, more), false, false))
+                return Form.of(parameters, List.of("doc"), new Variable.Reading(folders(base, more), null, false, false))
                         .value("doc", cell);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);

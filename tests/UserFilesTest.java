@@ -385,6 +385,14 @@ final class UserFilesTest extends WholeCommand {
                 1.23,4         | wrong
                 12.3456        | wrong
                 1,2,3          | wrong
+                0.123          | wrong
+                01.234,5       | wrong
+                1.234,50-      | -1234.50
+                '1 234,50 €'   | 1234.50
+                '€ -3'         | -3
+                '12 34'        | wrong
+                '12,5 %'       | wrong
+                --1            | wrong
                 """)
         void numbersMayHaveADecimalCommaOnRequest(String cell, String number) throws IOException {
             csv("id;Frage;Betrag", "1;a;" + cell, "2;a;");
@@ -418,14 +426,53 @@ final class UserFilesTest extends WholeCommand {
         void numbersThatADecimalCommaWouldChangeAreReported() throws IOException {
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5", "3;a;0.500", "4;a;2.5");
             for (var call : List.of(dify.check(), dify.run()))
-                call.exits(2).mentions("1.234 in the column \"Betrag\" into 1234 (2 such");
+                call.exits(2).mentions("1.234 in the column \"Betrag\" into 1234 (1 such");
 
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5");
             dify.check("--decimal", ",").exits(0)
                     .shows("1.234 in the column \"Betrag\" into 1234 (1 such");
 
-            csv("id;Frage;Betrag", "1;a;1.234", "2;a;2.5");
+            csv("id,Frage,Betrag", "1,a,1.234", "2,a,2.5");
             dify.check().exits(0).omits("1234");
+        }
+
+        /// Excel writes semicolons where the comma is the decimal mark.
+        @Test
+        void aNumberThatMayHaveADecimalCommaIsAProblemUntilTheUserDecides() throws IOException {
+            csv("id;Frage;Betrag", "1;a;1.234", "2;a;2.5");
+
+            dify.run().exits(2).says("line 2", "1.234 with --decimal .", "1234 with --decimal ,");
+
+            dify.run("--decimal", ".").exits(0);
+            dify.server.verify(1, postRequestedFor(anyUrl()).withRequestBody(matching(".*\"betrag\":1.234[,}].*")));
+        }
+
+        /// The cell `1,234` has two meanings. The other one decides.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                $1,234.50  | 1234 | 1234.50
+                (empty)    | 1234 |
+                1.234,50-  | 1.234 | -1234.50
+                12,5       | 1.234 | 12.5
+                """)
+        void numbersAsPeopleWriteThemAreReadWithTheSuggestedOption(String cell, String first, String second)
+                throws IOException {
+            csv("id,Frage,Betrag", "1,a,\"1,234\"", "2,b,\"" + cell.replace("(empty)", "") + "\"");
+
+            var calls = calls("check", "-i", file("data.csv").toString(), "--show", "2");
+
+            assertEquals(2, calls.size(), calls::toString);
+            calls.getLast().exits(0).shows("\"betrag\":" + first + "}");
+            if (second != null) calls.getLast().shows("\"betrag\":" + second + "}");
+        }
+
+        @Test
+        void numbersThatNeedBothDecimalMarksAreListedWithoutAnOption() throws IOException {
+            csv("id,Frage,Betrag", "1,a,\"1,234\"", "2,a,\"1,5\"", "3,a,$1.5");
+
+            var call = dify.check().exits(2).omits("Next:");
+
+            assertEquals(3, call.out().lines().filter(line -> line.startsWith("line ")).count(), call.out());
         }
 
         /// If a column has other faults, all its cells are listed.
