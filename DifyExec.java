@@ -13146,8 +13146,10 @@ final class DifyExec implements Runnable {
                 // Dify's API fails if it gets a value for `external_data_tool`, and other types are not known
                 default -> _ -> new Value.Invalid("must be empty: Dify's API accepts no value for type " + type);
             };
+            // if nothing is sent, Dify uses the default, and refuses an empty one, because it is not an option
+            boolean hasBadDefault = type.equals("select") && node.path("default").asText("-").isEmpty();
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
-                    node.path("required").asBoolean(), reading.allowsEmpty(), reader);
+                    hasBadDefault || node.path("required").asBoolean(), reading.allowsEmpty(), reader);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -13177,7 +13179,8 @@ final class DifyExec implements Runnable {
             boolean isSent = !isEmpty || isText() && (!required || mayBeEmpty);
             if (isSent) return reader.apply(cell);
             if (!required) return new Value.None();
-            return new Value.Invalid(isText() ? "is required (--allow-empty sends it empty)" : "is required");
+            return new Value.Invalid(isText() ? "is required (--allow-empty sends it empty)" : "is required"
+                    + (type.equals("select") ? ", or optional with an empty default, which Dify refuses" : ""));
         }
 
         private static Value text(String cell, int longest) {
@@ -13186,9 +13189,10 @@ final class DifyExec implements Runnable {
                     : new Value.Invalid("has " + Text.count(length, "character") + "; the limit is " + longest);
         }
 
-        /// Reads a choice, which must be exactly one of the options, as Dify requires.
+        /// Reads a choice, which must be exactly one of the options, as Dify requires. Spaces around it are removed.
         private static Value select(String cell, List<String> options) {
-            if (options.contains(cell)) return new Value.Str(cell);
+            for (var text : List.of(cell, cell.replace('\u00A0', ' ').strip()))
+                if (options.contains(text)) return new Value.Str(text);
             return new Value.Invalid("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
                     + Nearest.hint(cell, options));
         }
@@ -13512,6 +13516,10 @@ final class DifyExec implements Runnable {
 
         /// Checks rows against the form, one after the other. Nothing is sent.
         static final class Inspector implements Consumer<Row> {
+            /// Matches a cell that begins with a date, and a time at most follows.
+            private static final Pattern DATE = Pattern.compile(
+                    "\\s*(\\d{1,4}([./-])\\d{1,2}\\2\\d{1,4})([T, ][\\d:. APMZ+-]*)?\\s*");
+
             private final Csv csv;
             private final Form form;
             private final List<Profiler> profilers;
@@ -13573,7 +13581,7 @@ final class DifyExec implements Runnable {
                         .map(Mismatch::repair), problems.stream().map(Problem::option)).flatMap(all -> all)
                         .filter(Repair::isPossible).map(Repair::option).distinct();
                 var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
-                        profilers.stream().flatMap(Profiler::note)).flatMap(all -> all);
+                        profilers.stream().flatMap(Profiler::notes)).flatMap(all -> all);
                 return new Inspection(rows, texts.toList(), notes.toList(),
                         profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
             }
@@ -13582,6 +13590,7 @@ final class DifyExec implements Runnable {
             private final class Profiler {
                 private final String column;
                 private final Optional<Variable> variable;
+                private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
                 private String example = "", ambiguous = ""; // the first cell of each kind
                 private long filled = 0, ambiguousCells = 0;
                 private int longest = 0;
@@ -13600,10 +13609,20 @@ final class DifyExec implements Runnable {
                     boolean isText = variable.filter(one -> one.type().equals("number")).isPresent()
                             && !row.typed().contains(column);
                     if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
+                    var date = DATE.matcher(cell);
+                    if (date.matches() && (variable.isPresent() || form.isUnknown()))
+                        dates.putIfAbsent(date.group(1).replaceAll("\\d{4}", "y").replaceAll("\\d+", "d"),
+                                Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
+                }
+
+                Stream<String> notes() {
+                    return dates.size() < 2 ? note() : Stream.concat(note(), Stream.of("the column "
+                            + Text.quoted(csv.input(column).title()) + " has dates of several forms: "
+                            + String.join(", ", dates.values())));
                 }
 
                 /// Warns if `--decimal ,` is set or suggested although it reads a cell such as `1.234` as 1234.
-                Stream<String> note() {
+                private Stream<String> note() {
                     var title = csv.input(column).title();
                     boolean isSuggested = problems.stream().anyMatch(problem -> problem.column().equals(title)
                             && problem.option() == Repair.DECIMAL_COMMA);

@@ -206,6 +206,7 @@ class FormTest {
                 flag      | '0'                    | Raw[json=false]
                 tone      | ''                     | None[]
                 tone      | 'casual'               | Str[text=casual]
+                tone      | ' casual\u00A0'        | Str[text=casual]
                 meta      | '{"a": [1, 2.50]}'     | Raw[json={"a": [1, 2.50]}]
                 ext       | ''                     | None[]
                 """)

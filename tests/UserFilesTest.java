@@ -485,6 +485,39 @@ final class UserFilesTest extends WholeCommand {
             assertEquals(3, call.out().lines().filter(line -> line.startsWith("line ")).count(), call.out());
         }
 
+        /// Dify uses the empty default if nothing is sent, and refuses it.
+        @ParameterizedTest
+        @CsvSource({"'', 2", "'\"\"', 0", "null, 0", "\"a\", 0"})
+        void anEmptyCellOfASelectWithAnEmptyDefaultIsReported(String text, int code) throws IOException {
+            dify.form("[{'paragraph':{'variable':'Frage'}},{'select':{'variable':'ton','options':['a','b']"
+                    + (text.isEmpty() ? ",'default':''" : text.equals("\"\"") ? "" : ",'default':" + text) + "}}]");
+            csv("id,Frage,ton", "1,a,b", "2,a,");
+
+            dify.check().exits(code);
+
+            csv("id,Frage", "1,a");
+            dify.check().exits(code);
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                s:01.11.2026 | n3:46328.5             | 1
+                s:01.11.2026 | s:11/2/2026 10:00 AM   | 1
+                s:01-11-2026 | d2:2026-11-02          | 1
+                s:2026-11-01 | n3:46328.5             | 0
+                s:01.11.2026 | s:1.12.2026            | 0
+                s:01.11.2026 | s:2.3.1.4 and more     | 0
+                """)
+        void datesOfSeveralFormsAreReported(String first, String second, int notes) throws IOException {
+            Files.write(file("data.csv"), FormatsTest.book("s:id|s:Frage|s:Datum", "n:1|s:a|" + first,
+                    "n:2|s:a|" + second));
+
+            var call = dify.check().exits(0);
+
+            assertEquals(notes, call.out().lines().filter(line -> line.contains("Sheet1!C2") && line.contains("!C3"))
+                    .count(), call.out());
+        }
+
         @Test
         void emptyCellsAreSentForRequiredInputsOnlyWithAllowEmpty() throws IOException {
             csv("id,Frage", "1,a", "Summe,");
