@@ -11750,7 +11750,7 @@ final class DifyExec implements Runnable {
                     if (fault.isEmpty() && !isMisread) {
                         var row = rows.row();
                         inspector.accept(row);
-                        fault = rows.keyFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
+                        fault = rows.cellFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
                     }
                     fault.ifPresent(onFault);
                 }
@@ -11828,11 +11828,16 @@ final class DifyExec implements Runnable {
                                 + " (a missing or extra delimiter, or an unclosed quote?)", ""));
             }
 
-            /// Returns a fault if a cell contains the API key, which must not get into a request or a file.
-            Optional<Fault> keyFault(Row row) {
-                for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
-                    return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
-                            + Text.quoted(input.title()) + " contains the API key"));
+            /// Returns a fault if a cell contains the API key, which must not get into a request or a file, or NUL,
+            /// which Dify drops.
+            Optional<Fault> cellFault(Row row) {
+                for (var input : inputs) {
+                    var cell = row.inputs().get(input.name());
+                    if (secret.occursIn(cell) || cell.indexOf('\0') >= 0)
+                        return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
+                                + Text.quoted(input.title()) + " contains "
+                                + (secret.occursIn(cell) ? "the API key" : "a NUL character")));
+                }
                 return Optional.empty();
             }
 
@@ -12255,6 +12260,19 @@ final class DifyExec implements Runnable {
         private static final String NO_SHEET = "";
         /// Lists encodings that the detector reports although Excel writes a wider variant, with more characters.
         private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
+        /// Lists encodings that the detector does not know, or takes for others.
+        private static final List<String> ENCODINGS = List.of("windows-1252", "windows-31j", "x-windows-949", "GB18030",
+                "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
+        /// Matches a character that no text has: a control character, or one without a meaning.
+        private static final Pattern MEANINGLESS = Pattern.compile("[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
+        private static final String SYMBOL = "[\\x80-\\u2FFF&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
+        /// Matches what text in the right encoding hardly contains: a foreign capital after a small letter, letters of
+        /// two scripts in a word, three Latin letters with accents in a row, a symbol in a word, or two of them.
+        private static final Pattern STRANGE = Pattern.compile("\\p{Ll}[\\p{Lu}&&[^A-Z]]"
+                + "|[\\p{Ll}&&\\p{IsLatin}][\\p{L}&&\\P{IsLatin}]|[\\p{L}&&\\P{IsLatin}][\\p{Ll}&&\\p{IsLatin}]"
+                + "|\\p{IsHangul}\\p{IsHan}|\\p{IsHan}\\p{IsHangul}"
+                + "|[\\uFF61-\\uFF9F]\\p{IsHan}|\\p{IsHan}[\\uFF61-\\uFF9F]" // half-width Japanese
+                + "|[\\p{IsLatin}&&[^\\p{ASCII}]]{3}|\\p{Sm}\\p{L}|\\p{L}" + SYMBOL + "\\p{L}|" + SYMBOL + "{2}");
         /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
@@ -12295,9 +12313,9 @@ final class DifyExec implements Runnable {
             var text = CharBuffer.allocate(bytes.length);
             boolean isWhole = bytes.length < START;
             boolean isValid = !charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
-            var likely = isValid ? Optional.<Charset>empty() : likelyCharset();
-            if (likely.isPresent()) original.add(invalid((text.flip() + "x").lines().count())); // x is the invalid byte
-            var used = likely.orElse(charset);
+            var likely = isValid ? List.<Guess>of() : guesses();
+            var used = likely.isEmpty() ? charset : likely.getFirst().charset();
+            if (used != charset) original.add(invalid((text.flip() + "x").lines().count(), likely)); // x is invalid
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
 
@@ -12316,12 +12334,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Detects the encoding by the byte order mark. Without one, the text is UTF-8.
+        /// Detects the encoding by the byte order mark, or by the zero bytes of the first characters if these are
+        /// ASCII. Otherwise, the text is UTF-8.
         ///
         /// @param magic the first four bytes in hexadecimal
         private static Charset charset(String magic) {
-            if (magic.startsWith("fffe")) return StandardCharsets.UTF_16LE;
-            return magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
+            if (magic.matches("fffe0000|(?!00)..000000")) return StandardCharsets.UTF_32LE;
+            if (magic.matches("0000feff|000000(?!00)..")) return StandardCharsets.UTF_32BE;
+            if (magic.matches("fffe.*|(?!00)..00(?!00)..00")) return StandardCharsets.UTF_16LE;
+            return magic.matches("feff.*|00(?!00)..00(?!00)..") ? StandardCharsets.UTF_16BE : UTF_8;
         }
 
         /// Copies the rows as CSV. Each record begins with the number that its original has in the input. All texts are
@@ -12492,19 +12513,60 @@ final class DifyExec implements Runnable {
 
         /// Creates the fault of a line with bytes that are invalid in the encoding. The repair is only a guess.
         Fault invalid(long line) {
-            var repair = likelyCharset().map(guess -> new Repair("--encoding", guess.name())).orElse(Repair.NONE);
-            return new Fault(this, line, 0, "invalid " + charset, (repair.isPossible() ? "add " + repair.option()
-                    + " (a guess)" : "name the encoding with --encoding") + ", or save the file as UTF-8", repair);
+            return invalid(line, guesses());
         }
 
-        /// Returns the encoding that the bytes are probably in, unless it is the one in which they are invalid. If the
-        /// detector knows none, a wider variant of that one may fit.
-        private Optional<Charset> likelyCharset() {
+        private Fault invalid(long line, List<Guess> guesses) {
+            var options = guesses.stream().map(guess -> guess.repair().option() + " (it reads " + guess.words() + ")");
+            var hint = guesses.isEmpty() ? "name the encoding with --encoding" : "add " + options.collect(joining(" or "));
+            return new Fault(this, line, 0, "invalid " + charset, hint + ", or save the file as UTF-8",
+                    guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE));
+        }
+
+        /// Holds an encoding in which the text has no fault. `text` has its first lines that are not ASCII, and
+        /// `strange` is the share of what text in the right encoding hardly contains.
+        private record Guess(Charset charset, String text, double strange) {
+            Repair repair() {
+                return new Repair("--encoding", charset.name());
+            }
+
+            /// Returns the first words by which a person recognizes the right encoding.
+            String words() {
+                var words = Pattern.compile("[\\p{L}\\p{M}]*[^\\p{ASCII}][^\\s,;\"]*").matcher(text).results();
+                return Text.joinFirst(4, words.map(MatchResult::group).distinct().map(word -> Text.printable(word, 20)));
+            }
+        }
+
+        /// Returns the encodings that the text is probably in, unless it is the one in which it is invalid. These are
+        /// those with the smallest share of strange text, and the detected one comes first. In a few rows, a detector
+        /// cannot tell encodings apart, so the user decides by the words.
+        private List<Guess> guesses() {
             try (var in = source.get()) {
                 var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
-                return Optional.of(WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name))
-                        .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset));
+                var detected = WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name);
+                var guesses = Stream.concat(Stream.of(detected), ENCODINGS.stream()).distinct()
+                        .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset))
+                        .map(this::guess).flatMap(Optional::stream).filter(guess -> guess.strange() < 0.15)
+                        .sorted(Comparator.comparingDouble(Guess::strange)).toList();
+                var texts = new HashSet<String>(); // several encodings may read the same
+                return guesses.stream().filter(guess -> guess.strange() == guesses.getFirst().strange()
+                        && texts.add(guess.text())).limit(3).toList();
             } catch (IOException _) {
+                return List.of();
+            }
+        }
+
+        /// Reads all of the text in this encoding. Returns empty if a byte is invalid or becomes a control character or
+        /// one without a meaning.
+        private Optional<Guess> guess(Charset charset) {
+            var file = new TextFile(original, source, charset, start, isCopy, sheet, extras);
+            try (var all = new BufferedReader(file.reader()); var again = new BufferedReader(file.reader())) {
+                if (all.lines().anyMatch(MEANINGLESS.asPredicate())) return Optional.empty();
+                var text = again.lines().filter(line -> !StandardCharsets.US_ASCII.newEncoder().canEncode(line))
+                        .limit(1000).collect(joining("\n"));
+                long foreign = text.chars().filter(c -> c > 127).count();
+                return Optional.of(new Guess(charset, text, STRANGE.matcher(text).results().count() / (double) foreign));
+            } catch (IOException | UncheckedIOException _) {
                 return Optional.empty();
             }
         }

@@ -8,6 +8,7 @@ import module java.base;
 
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static difyexec.DifyExec.*;
+import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_16LE;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
@@ -145,6 +146,61 @@ final class UserFilesTest extends WholeCommand {
             calls.getFirst().mentions(one.facts);
             calls.getLast().exits(one.starts == 0 ? 2 : 0);
             if (one.starts > 0) assertEquals(one.starts, calls.size(), calls::toString);
+            assertEquals(0, dify.runs());
+        }
+    }
+
+    @Nested
+    class TheEncodingOfAFile {
+        /// Nobody says the encoding, and the detector knows only some of these.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                windows-31j   | 2 | 注文①が㈱髙橋から届きません
+                windows-31j   | 2 | ﾊﾝﾄﾞﾙの注文、商品Aです
+                x-windows-949 | 2 | 안녕하세요 주문이 아직 도착하지 않았습니다
+                GB18030       | 2 | 请问我的包裹在哪里，我想要一张发票
+                Big5          | 2 | 請問我的包裹在哪裡，我想要一張發票
+                ISO-8859-2    | 2 | Zażółć gęślą jaźń, proszę o zwrot pieniędzy za książkę
+                windows-1250  | 2 | Książka się nie otwiera, proszę pomóżcie, świetna źródło
+                x-MacRoman    | 2 | Die Größe der Straße für Müller ist öde
+                windows-1252  | 2 | Müller’s Größe für 5 € – déjà vu
+                windows-1251  | 2 | Где мой заказ, я жду уже неделю
+                UTF-16LE      | 1 | Größe ① 注文
+                UTF-16BE      | 1 | Größe ① 注文
+                UTF-32LE      | 1 | Größe ① 注文
+                UTF-32BE      | 1 | Größe ① 注文
+                """)
+        void isFoundOrSuggested(String encoding, int starts, String text) throws IOException {
+            for (var mark : starts == 1 ? List.of("", "\uFEFF") : List.of("")) {
+                Files.write(file("data.csv"), (mark + "id,Frage\n1,\"" + text + "\"\n2,x\n").getBytes(encoding));
+
+                var calls = calls("check", "-i", file("data.csv").toString(), "--show", "1");
+
+                assertEquals(starts, calls.size(), calls::toString);
+                calls.getLast().exits(0).shows("\"q\":\"" + text + "\"");
+            }
+        }
+
+        @Test
+        void isNamedTwiceIfTwoReadTheFileAsWell() throws IOException {
+            Files.write(file("data.csv"), "id,Frage\n1,déjà vu\n".getBytes(ANSI));
+
+            dify.check().exits(2).mentions("windows-1252 (it reads déjà)", "windows-1250 (it reads déjŕ)");
+        }
+
+        @Test
+        void isNotGuessedIfAByteFitsNone() throws IOException {
+            Files.write(file("data.csv"), "id,Frage\n1,Die Gr\u0081öße für Müller\n".getBytes(ISO_8859_1));
+
+            dify.check().exits(2).mentions("line 2").omits("Next:");
+        }
+
+        @Test
+        void hasNoNulInACell() throws IOException {
+            csv("id,Frage", "1,a\0b");
+
+            dify.run().exits(2).says("data.csv:2", "\"Frage\"", "NUL");
+
             assertEquals(0, dify.runs());
         }
     }
