@@ -66,7 +66,7 @@ class FormTest {
     }
 
     private static List<String> faults(Form form, Csv csv, boolean isLenient) {
-        return form.faults(csv, isLenient).stream().map(Inspection.Mismatch::text).toList();
+        return form.faults(csv, isLenient, csv.columns()).stream().map(Inspection.Mismatch::text).toList();
     }
 
     @Nested
