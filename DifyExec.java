@@ -13397,8 +13397,9 @@ final class DifyExec implements Runnable {
                     : new Value.Invalid("must be a plain number, such as " + point, Repair.DECIMAL_POINT);
             if (point.isEmpty())
                 return new Value.Invalid("must be a plain number, such as " + comma, Repair.DECIMAL_COMMA);
-            return new Value.Invalid("must be a plain number: " + point + " (--decimal .) or " + comma
-                    + " (--decimal ,)", Repair.DECIMAL);
+            return new Value.Invalid("must be a plain number: " + point + " ("
+                    + Repair.DECIMAL_POINT.option() + ") or " + comma + " (" + Repair.DECIMAL_COMMA.option() + ")",
+                    Repair.DECIMAL);
         }
 
         private static boolean hasComma(Reading reading) {
