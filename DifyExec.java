@@ -1949,7 +1949,7 @@ final class DifyExec implements Runnable {
             var form = dify.parameters().orElseThrow(() ->
                     new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
                             "run the same command again"));
-            var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), false, true);
+            var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), null, false, true);
             var known = Form.of(form, List.of(), reading).variables();
             variables = known.stream().map(Variable::name).collect(Collectors.toSet());
             idColumn = Stream.iterate("id", name -> "run_" + name).filter(name -> known.stream().noneMatch(variable ->
@@ -3400,7 +3400,8 @@ final class DifyExec implements Runnable {
             var form = options.noCheck ? Form.ofText() : parameters()
                     .map(parameters -> Form.of(parameters, csv.columns(),
                             new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
-                                    csv.shape().hasDecimalComma(), options.allowEmpty))).orElse(Form.ofText());
+                                    csv.shape().decimal(), csv.header().delimiter() == ';', options.allowEmpty)))
+                    .orElse(Form.ofText());
             return server.kind() == AppKind.CHATFLOW ? form.withQuestion(csv.shape().queryColumn(), csv.columns())
                     : form;
         }
@@ -3537,6 +3538,18 @@ final class DifyExec implements Runnable {
                 description = "Read the column names from this line (default: the first with text).")
         @Lasts(Scope.INPUT) Long headerRow;
 
+        @Option(names = "--skip-rows", paramLabel = "N", hidden = true,
+                description = "Skip N rows below the column names.")
+        @Lasts(Scope.INPUT) Long skipRows;
+
+        @Option(names = "--rows", paramLabel = "/PATH", defaultValue = "", hidden = true,
+                description = "Read the rows of a JSON object at this path, such as /data.")
+        @Lasts(Scope.INPUT) String rows;
+
+        @Option(names = "--quote", paramLabel = "none", hidden = true,
+                description = "Read quotes as text (default: quotes enclose cells).")
+        @Lasts(Scope.INPUT) Csv.Quote quote;
+
         @Option(names = "--decimal", paramLabel = "C", hidden = true,
                 description = "Read decimals of number variables with a comma or a point (default: \".\").")
         @Lasts(Scope.INPUT) Character decimal;
@@ -3560,8 +3573,8 @@ final class DifyExec implements Runnable {
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
-            var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn,
-                    new Csv.Names(mapped, vars));
+            var typed = new Csv.Shape(idColumn, encoding, new Csv.Table(delimiter, quote, skipRows),
+                    sheet.isEmpty() ? rows : sheet, headerRow, decimal, queryColumn, new Csv.Names(mapped, vars));
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             var before = files.map(BatchFiles::choices)
@@ -3569,8 +3582,12 @@ final class DifyExec implements Runnable {
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
             try {
                 csv.requireSameIds(before.shape().idColumn(), before.log());
-                if (sheet.isEmpty() || !csv.file().sheet().isEmpty()) return csv;
-                throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel workbook");
+                boolean isBook = !csv.file().sheet().isEmpty();
+                if (!sheet.isEmpty() && !isBook)
+                    throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel workbook");
+                if (!rows.isEmpty() && (isBook || !csv.file().isCopy()))
+                    throw new Unusable("--rows " + Text.shell(rows) + ": " + input + " is not JSON");
+                return csv;
             } catch (Unusable problem) {
                 csv.close();
                 throw problem;
@@ -10044,7 +10061,7 @@ final class DifyExec implements Runnable {
         }
 
         private static List<Object> reading(Csv.Shape shape) {
-            return Arrays.asList(shape.idColumn(), shape.encoding(), shape.delimiter(), shape.headerRow());
+            return Arrays.asList(shape.idColumn(), shape.encoding(), shape.table(), shape.headerRow());
         }
 
         /// Refuses a batch that contains more than its shards. A merge would overwrite that, and a shard send the rows
@@ -10991,14 +11008,30 @@ final class DifyExec implements Runnable {
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
+        private static final Pattern NAMED_LIKE_ID = Pattern.compile(
+                "(?i)id$|\\bid|key|number|\\bno\\b|case|ticket|response");
+
         /// Holds a column, or a constant of `--var`. `title` is its name in the file, and `name` is the variable's name
         /// that `--map` gives to it, or the title. `place` is its index in the file, or -1 for row numbers and
         /// constants, which are not in the file.
         record Input(String title, String name, int place) {}
 
-        /// Holds the user's choices about the input. A choice that is empty or null is left to the file.
+        enum Quote { NONE }
+
+        /// Holds the user's choices about the records of a CSV, and how many of them below the column names are left
+        /// out. A choice that is null is left to the file.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
-        record Shape(String idColumn, Charset encoding, Character delimiter, String sheet, Long headerRow,
+        record Table(Character delimiter, Quote quote, Long skipRows) {
+            Table after(Table before) {
+                return new Table(Shape.or(delimiter, before.delimiter), Shape.or(quote, before.quote),
+                        Shape.or(skipRows, before.skipRows));
+            }
+        }
+
+        /// Holds the user's choices about the input. A choice that is empty or null is left to the file. `sheet` is a
+        /// worksheet, or where the rows are in JSON.
+        @JsonInclude(JsonInclude.Include.NON_EMPTY)
+        record Shape(String idColumn, Charset encoding, @JsonUnwrapped Table table, String sheet, Long headerRow,
                 Character decimal, String queryColumn, @JsonUnwrapped Names names) {
             static final Shape DEFAULT = Json.MAPPER.convertValue(Map.of(), Shape.class);
 
@@ -11014,9 +11047,10 @@ final class DifyExec implements Runnable {
                 if (before.idColumn.equals(NUMBERS)) {
                     requireSame("--header-row", headerRow, before.headerRow, log);
                     requireSame("--sheet", sheet, before.sheet, log);
+                    requireSame("--skip-rows", table.skipRows(), before.table.skipRows(), log);
                 }
                 return new Shape(or(idColumn, before.idColumn), or(encoding, before.encoding),
-                        or(delimiter, before.delimiter), or(sheet, before.sheet), or(headerRow, before.headerRow),
+                        table.after(before.table), or(sheet, before.sheet), or(headerRow, before.headerRow),
                         or(decimal, before.decimal), or(queryColumn, before.queryColumn), names.after(before.names));
             }
 
@@ -11032,7 +11066,7 @@ final class DifyExec implements Runnable {
                 return choice != null && !choice.equals("");
             }
 
-            private static <T> T or(T typed, T before) {
+            static <T> T or(T typed, T before) {
                 return isChosen(typed) ? typed : before;
             }
 
@@ -11107,9 +11141,13 @@ final class DifyExec implements Runnable {
             var mapped = shape.names().map();
             int id = idColumn(file, header, shape);
             if (id < 0) inputs.add(new Input(NUMBERS, NUMBERS, -1)); // before the constants, which have -1, too
+            var repeated = header.repeated();
+            if (id >= 0 && repeated.contains(header.title(id)))
+                throw file.unusable(header.line(), "duplicate column " + Text.quoted(header.title(id)));
             for (int place = 0; place < header.names().size(); place++) {
                 var title = header.title(place);
-                if (!header.names().get(place).isEmpty() || place == id || mapped.containsKey(title))
+                boolean isSent = !header.names().get(place).isEmpty() && !repeated.contains(title);
+                if (isSent || place == id || mapped.containsKey(title))
                     inputs.add(new Input(title, mapped.getOrDefault(title, title), place));
             }
             shape.names().vars().keySet().forEach(name -> inputs.add(new Input(name, name, -1)));
@@ -11125,8 +11163,8 @@ final class DifyExec implements Runnable {
                 if (!names.add(input.name())) throw shape.names().repeated(input.name(), file, header.line());
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
             // the log stores these choices, so that later sessions use the same columns and worksheet
-            var chosen = new Shape(idColumn.title(), shape.encoding(), shape.delimiter(), file.sheet(),
-                    shape.headerRow(), shape.decimal(),
+            var chosen = new Shape(idColumn.title(), shape.encoding(), shape.table(),
+                    Shape.or(file.sheet(), shape.sheet()), shape.headerRow(), shape.decimal(),
                     shape.queryColumn().isEmpty() ? "query" : shape.queryColumn(), shape.names());
             return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty());
         }
@@ -11151,13 +11189,15 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the columns with names whose values look like ids and differ from each other in all rows, or in the
-        /// first 100,000 rows of a longer file.
+        /// first 100,000 rows of a longer file. Columns that are named like ids come first. Rows with less
+        /// than half of the cells are left out, such as the notes that some programs write below a table.
         private static Stream<String> unique(TextFile file, Header header) {
             var names = header.names();
             var values = names.stream().map(_ -> new HashSet<String>()).toList();
             int rows = 0;
             try (var records = header.records(file)) {
                 for (var row = records.next(); row != null && rows < MAX_SEARCHED_ROWS; row = records.next()) {
+                    if (row.size() * 2 < names.size()) continue;
                     rows++;
                     for (int i = 0; i < Math.min(row.size(), names.size()); i++)
                         if (ID.matcher(row.get(i).strip()).matches()) values.get(i).add(row.get(i).strip());
@@ -11165,7 +11205,8 @@ final class DifyExec implements Runnable {
             }
             int most = rows;
             return IntStream.range(0, names.size()).filter(i -> !names.get(i).isEmpty()
-                    && values.get(i).size() == most).mapToObj(names::get);
+                    && values.get(i).size() == most).mapToObj(names::get)
+                    .sorted(Comparator.comparing(name -> !NAMED_LIKE_ID.matcher(name).find()));
         }
 
         Csv with(UnaryOperator<Row> edits) {
@@ -11217,6 +11258,8 @@ final class DifyExec implements Runnable {
             if (!unnamed.isEmpty()) notes.add("not sending columns without a name: "
                     + Text.joinFirst(5, unnamed.stream())
                     + " (to send one: --map " + Text.shell(unnamed.getFirst() + "=VARIABLE") + ")");
+            var repeated = Text.joinFirst(5, header.repeated().stream().map(Text::quoted));
+            if (!repeated.isEmpty()) notes.add("not sending columns that share a name: " + repeated);
             notes.addAll(file.extras().notes());
             if (idColumn.place() < 0)
                 notes.add("the rows are numbered: inserting or removing a row changes the ids of those below");
@@ -11250,7 +11293,7 @@ final class DifyExec implements Runnable {
                     if (fault.isEmpty() && !isMisread) {
                         var row = rows.row();
                         inspector.accept(row);
-                        fault = rows.keyFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
+                        fault = rows.cellFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
                     }
                     fault.ifPresent(onFault);
                 }
@@ -11328,11 +11371,16 @@ final class DifyExec implements Runnable {
                                 + " (a missing or extra delimiter, or an unclosed quote?)", ""));
             }
 
-            /// Returns a fault if a cell contains the API key, which must not get into a request or a file.
-            Optional<Fault> keyFault(Row row) {
-                for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
-                    return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
-                            + Text.quoted(input.title()) + " contains the API key"));
+            /// Returns a fault if a cell contains the API key, which must not get into a request or a file, or NUL,
+            /// which Dify drops.
+            Optional<Fault> cellFault(Row row) {
+                for (var input : inputs) {
+                    var cell = row.inputs().get(input.name());
+                    if (secret.occursIn(cell) || cell.indexOf('\0') >= 0)
+                        return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
+                                + Text.quoted(input.title()) + " contains "
+                                + (secret.occursIn(cell) ? "the API key" : "a NUL character")));
+                }
                 return Optional.empty();
             }
 
@@ -11341,14 +11389,12 @@ final class DifyExec implements Runnable {
                 var id = id();
                 if (id.isEmpty()) return Optional.of(unusableId("blank id"));
                 return id.chars().noneMatch(Character::isISOControl) ? Optional.empty()
-                        : Optional.of(file.fault(records.line, "the id " + Text.quoted(id)
-                                + " contains a control character or a line break", ""));
+                        : Optional.of(unusableId("the id " + Text.quoted(id)
+                                + " contains a control character or a line break"));
             }
 
-            /// Creates the fault of an unusable id. Numbering the rows would discard the good ids of other rows, so
-            /// this is only a hint and not an option of the suggested command.
             Fault unusableId(String problem) {
-                return file.fault(records.line, problem, NUMBERED);
+                return new Fault(file, records.line, 0, problem, NUMBERED, new Repair("--id-column", NUMBERS));
             }
 
             Row row() {
@@ -11406,7 +11452,7 @@ final class DifyExec implements Runnable {
         /// @param prefix what precedes the table: a byte order mark, the line `sep=;`, both or nothing
         /// @param line   the line of the column names, or -1 if they have not been read yet
         /// @param names  the column names, empty for a column without a name
-        record Header(String prefix, char delimiter, long line, List<String> names) {
+        record Header(String prefix, char delimiter, Table table, long line, List<String> names) {
             /// Matches a byte order mark and the line with which Excel marks the delimiter.
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
@@ -11421,9 +11467,9 @@ final class DifyExec implements Runnable {
                 char delimiter = likelyDelimiter(file.start().substring(prefix.end()).lines()
                         .skip(Math.max(0, wanted - 1)));
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
-                if (shape.delimiter() != null) delimiter = shape.delimiter();
+                if (shape.table().delimiter() != null) delimiter = shape.table().delimiter();
                 if (file.isCopy()) delimiter = ','; // because we wrote the copy
-                try (var records = new Header(prefix.group(), delimiter, -1, List.of()).records(file)) {
+                try (var records = new Header(prefix.group(), delimiter, shape.table(), -1, List.of()).records(file)) {
                     var names = records.next();
                     if (names == null) throw new Unusable(file.name() + ": empty, no header");
                     while (names != null && records.line < wanted) names = records.next();
@@ -11436,7 +11482,7 @@ final class DifyExec implements Runnable {
                     all.addAll(Collections.nCopies(Math.max(0, file.extras().width() - all.size()), ""));
                     if (all.stream().anyMatch(name -> name.indexOf(TextFile.INVALID) >= 0))
                         throw new Faulty(file.invalid(header.getKey())); // the columns cannot be matched
-                    return new Header(prefix.group(), delimiter, header.getKey(),
+                    return new Header(prefix.group(), delimiter, shape.table(), header.getKey(),
                             all.stream().map(String::strip).toList());
                 }
             }
@@ -11494,14 +11540,22 @@ final class DifyExec implements Runnable {
                 return line.chars().filter(c -> c == one).count();
             }
 
-            /// Returns the file's records below the column names. Lines are counted from 1, or from 2 after a line
-            /// `sep=`.
+            /// Returns the file's records below the column names and the skipped rows. Lines are counted from 1, or
+            /// from 2 after a line `sep=`.
             Records records(TextFile file) {
-                var records = new Records(file, delimiter, prefix.length(), prefix.length() > 1 ? 2 : 1);
+                var records = new Records(file, this, prefix.length() > 1 ? 2 : 1);
                 while (line >= 0 && records.next() != null && records.line < line) {
                     // a title above the column names
                 }
+                long skipped = line < 0 || table.skipRows() == null ? 0 : table.skipRows();
+                for (long i = 0; i < skipped; i++) records.next();
                 return records;
+            }
+
+            /// Returns the names that several columns have.
+            List<String> repeated() {
+                return names.stream().filter(name -> !name.isEmpty() && Collections.frequency(names, name) > 1)
+                        .distinct().toList();
             }
 
             /// Returns the name of a column, or its number (`column 3`) if the file has no name for it.
@@ -11532,6 +11586,7 @@ final class DifyExec implements Runnable {
             private final TextFile file;
             private final Reader in;
             private final char delimiter;
+            private final boolean hasQuotes;
             private final char[] buffer = new char[1 << 14]; // a part of the file
             private final StringBuilder cell = new StringBuilder(); // the cell that is being read
             private final BitSet typed = new BitSet(); // see [#isTyped]
@@ -11539,15 +11594,15 @@ final class DifyExec implements Runnable {
             private long next; // the line of the next character
             long line; // where the current record begins
 
-            /// @param skipped how many characters precede the first record
-            /// @param line    the line of the first record
-            Records(TextFile file, char delimiter, int skipped, long line) {
+            /// @param line the line of the first record
+            Records(TextFile file, Header header, long line) {
                 this.file = file;
-                this.delimiter = delimiter;
+                this.delimiter = header.delimiter();
+                this.hasQuotes = header.table().quote() == null || file.isCopy();
                 this.line = next = line;
                 try {
                     in = file.reader();
-                    in.skip(skipped);
+                    in.skip(header.prefix().length());
                 } catch (IOException problem) {
                     throw file.unusable(line, Text.reasonAlone(problem));
                 }
@@ -11563,7 +11618,7 @@ final class DifyExec implements Runnable {
                     typed.clear();
                     do {
                         cell.setLength(0);
-                        boolean isText = peek() == '"';
+                        boolean isText = hasQuotes && peek() == '"';
                         if (isText) takeQuoted();
                         else takeTo(delimiter);
                         // only the quotes of a copy show what was a text; a CSV may quote any cell
@@ -11593,13 +11648,19 @@ final class DifyExec implements Runnable {
                 takeIf('"');
                 while (true) {
                     takeTo('"');
-                    if (peek() < 0) throw file.unusable(opened, "unclosed quote");
+                    if (peek() < 0) throw unclear(opened, "unclosed quote");
                     if (isLineBreak(peek())) cell.append(takeLineBreak());
                     else if (takeIf('"') && takeIf('"')) cell.append('"'); // two quotes mean one
                     else break;
                 }
                 if (peek() >= 0 && peek() != delimiter && !isLineBreak(peek()))
-                    throw file.unusable(next, "text after a closing quote (double a quote inside a quoted cell)");
+                    throw unclear(next, "text after a closing quote (double a quote inside a quoted cell)");
+            }
+
+            /// Creates the fault of an unclear quote. A file with tabs often has quotes that are only text.
+            private Faulty unclear(long line, String problem) {
+                return new Faulty(delimiter != '\t' ? file.fault(line, problem, "") : new Fault(file, line, 0, problem,
+                        "--quote none reads quotes as text", new Repair("--quote", "none")));
             }
 
             private static boolean isLineBreak(int c) {
@@ -11659,7 +11720,9 @@ final class DifyExec implements Runnable {
 
     /// Holds an option about the input that the user can add, such as `--encoding GB18030`.
     record Repair(String name, String value) {
-        static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ",");
+        static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ","),
+                DECIMAL_POINT = new Repair("--decimal", "."),
+                DECIMAL = new Repair("--decimal", "?"); // either mark, see [Inspection.Inspector#chooseDecimal]
 
         boolean isPossible() {
             return this != NONE;
@@ -11668,7 +11731,7 @@ final class DifyExec implements Runnable {
         /// Returns the option as it is typed, or an empty text if no option helps.
         @JsonValue
         String option() {
-            return isPossible() ? name + " " + Text.shell(value) : "";
+            return value.isEmpty() ? name : name + " " + Text.shell(value);
         }
     }
 
@@ -11753,6 +11816,19 @@ final class DifyExec implements Runnable {
         private static final String NO_SHEET = "";
         /// Lists encodings that the detector reports although Excel writes a wider variant, with more characters.
         private static final Map<String, String> WIDER = Map.of("SHIFT_JIS", "windows-31j");
+        /// Lists encodings that the detector does not know, or takes for others.
+        private static final List<String> ENCODINGS = List.of("windows-1252", "windows-31j", "x-windows-949", "GB18030",
+                "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
+        /// Matches a character that no text has: a control character, or one without a meaning.
+        private static final Pattern MEANINGLESS = Pattern.compile("[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
+        private static final String SYMBOL = "[\\x80-\\u2FFF&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
+        /// Matches what text in the right encoding hardly contains: a foreign capital after a small letter, letters of
+        /// two scripts in a word, three Latin letters with accents in a row, a symbol in a word, or two of them.
+        private static final Pattern STRANGE = Pattern.compile("\\p{Ll}[\\p{Lu}&&[^A-Z]]"
+                + "|[\\p{Ll}&&\\p{IsLatin}][\\p{L}&&\\P{IsLatin}]|[\\p{L}&&\\P{IsLatin}][\\p{Ll}&&\\p{IsLatin}]"
+                + "|\\p{IsHangul}\\p{IsHan}|\\p{IsHan}\\p{IsHangul}"
+                + "|[\\uFF61-\\uFF9F]\\p{IsHan}|\\p{IsHan}[\\uFF61-\\uFF9F]" // half-width Japanese
+                + "|[\\p{IsLatin}&&[^\\p{ASCII}]]{3}|\\p{Sm}\\p{L}|\\p{L}" + SYMBOL + "\\p{L}|" + SYMBOL + "{2}");
         /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
@@ -11784,7 +11860,7 @@ final class DifyExec implements Runnable {
             if (isJson && shape.headerRow() != null) throw new Unusable(file.name() + ": --header-row "
                     + shape.headerRow() + ": JSON has no header row",
                     "leave out --header-row; choose another -o if the batch was started with it");
-            return isJson ? file.rowsOfJson() : file;
+            return isJson ? file.rowsOfJson(shape.sheet()) : file;
         }
 
         /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault, and decodes the whole
@@ -11793,9 +11869,9 @@ final class DifyExec implements Runnable {
             var text = CharBuffer.allocate(bytes.length);
             boolean isWhole = bytes.length < START;
             boolean isValid = !charset.newDecoder().decode(ByteBuffer.wrap(bytes), text, isWhole).isError();
-            var likely = isValid ? Optional.<Charset>empty() : likelyCharset();
-            if (likely.isPresent()) original.add(invalid((text.flip() + "x").lines().count())); // x is the invalid byte
-            var used = likely.orElse(charset);
+            var likely = isValid ? List.<Guess>of() : guesses();
+            var used = likely.isEmpty() ? charset : likely.getFirst().charset();
+            if (used != charset) original.add(invalid((text.flip() + "x").lines().count(), likely)); // x is invalid
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
 
@@ -11814,12 +11890,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Detects the encoding by the byte order mark. Without one, the text is UTF-8.
+        /// Detects the encoding by the byte order mark, or by the zero bytes of the first characters if these are
+        /// ASCII. Otherwise, the text is UTF-8.
         ///
         /// @param magic the first four bytes in hexadecimal
         private static Charset charset(String magic) {
-            if (magic.startsWith("fffe")) return StandardCharsets.UTF_16LE;
-            return magic.startsWith("feff") ? StandardCharsets.UTF_16BE : UTF_8;
+            if (magic.matches("fffe0000|(?!00)..000000")) return StandardCharsets.UTF_32LE;
+            if (magic.matches("0000feff|000000(?!00)..")) return StandardCharsets.UTF_32BE;
+            if (magic.matches("fffe.*|(?!00)..00(?!00)..00")) return StandardCharsets.UTF_16LE;
+            return magic.matches("feff.*|00(?!00)..00(?!00)..") ? StandardCharsets.UTF_16BE : UTF_8;
         }
 
         /// Copies the rows as CSV. Each record begins with the number that its original has in the input. All texts are
@@ -11853,19 +11932,48 @@ final class DifyExec implements Runnable {
 
         /// Converts JSON objects to CSV. The columns are all names that occur in any of the objects, so the text is
         /// read twice: first for the names, and then for the cells.
-        private TextFile rowsOfJson() throws IOException {
+        ///
+        /// @param chosen where the rows are in an object; an earlier session may have had a worksheet here
+        private TextFile rowsOfJson(String chosen) throws IOException {
+            var path = chosen.startsWith("/") ? chosen : likelyPath();
+            var repair = new Repair("--rows", path);
+            if (!path.isEmpty() && !path.equals(chosen))
+                add(fault(0, "one object, which contains an array of objects", "use " + repair.option()
+                        + " if these are the rows"), repair);
             var columns = new LinkedHashSet<String>();
-            read((_, object) -> object.fieldNames().forEachRemaining(columns::add));
+            // the items of an array are counted
+            var file = path.isEmpty() ? this : new TextFile(original, source, charset,
+                    start.replaceAll("[^\uFEFF]", "") + "[", isCopy, sheet, extras);
+            file.read(path, (_, object) -> object.fieldNames().forEachRemaining(columns::add));
             if (columns.isEmpty()) throw new Unusable(name() + ": no rows", "write each row as a JSON object");
-            return copied(out -> {
+            return file.copied(out -> {
                 // 0, because the column names are in no line
                 write(out, 0, columns.stream().map(TextFile::quoted).toList());
-                read((number, object) -> write(out, number, cells(columns, object)));
+                file.read(path, (number, object) -> write(out, number, cells(columns, object)));
             });
         }
 
         private static List<String> cells(Collection<String> columns, JsonNode object) {
             return columns.stream().map(name -> cell(object.path(name))).toList();
+        }
+
+        /// Returns where the text has an array of objects if it is a single object, or an empty text.
+        private String likelyPath() throws IOException {
+            if (isArray() || isNamed("jsonl|ndjson")) return "";
+            try (var in = reader(); var json = Json.parser(in)) {
+                if (start.startsWith("\uFEFF")) in.skip(1);
+                JsonNode object = json.readValueAsTree();
+                return json.nextToken() == null ? pathOfRows(object, JsonPointer.empty()).toString() : "";
+            } catch (JsonProcessingException | NumberFormatException _) {
+                return ""; // reported with its place when the rows are read
+            }
+        }
+
+        private static JsonPointer pathOfRows(JsonNode object, JsonPointer path) {
+            return object.properties().stream().map(field -> field.getValue().path(0).isObject()
+                    ? path.appendProperty(field.getKey())
+                    : pathOfRows(field.getValue(), path.appendProperty(field.getKey())))
+                    .filter(found -> !found.matches()).findFirst().orElse(JsonPointer.empty());
         }
 
         /// Returns whether the rows are the items of a JSON array. Items are then counted instead of lines, because
@@ -11886,12 +11994,15 @@ final class DifyExec implements Runnable {
         /// Reads one object after the other from an array or from lines. Bytes that the encoding does not allow are an
         /// error here. In the copy, which is valid UTF-8, they would be unnoticed. All values that are not objects are
         /// reported together.
-        private void read(JsonRows rows) throws IOException {
+        private void read(String path, JsonRows rows) throws IOException {
             var problems = new Problems(this);
             long number = 1;
-            try (var in = reader(); var json = Json.parser(in)) {
+            try (var in = reader(); var parser = Json.parser(in)) {
                 if (start.startsWith("\uFEFF")) in.skip(1);
-                if (isArray()) json.nextToken(); // skips `[`
+                var json = path.isEmpty() ? parser : parser.<JsonNode>readValueAsTree().at(path).traverse(
+                        parser.getCodec());
+                if (isArray() && json.nextToken() != JsonToken.START_ARRAY)
+                    throw unusable(0, "no array of rows at --rows " + path);
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
@@ -11990,19 +12101,62 @@ final class DifyExec implements Runnable {
 
         /// Creates the fault of a line with bytes that are invalid in the encoding. The repair is only a guess.
         Fault invalid(long line) {
-            var repair = likelyCharset().map(guess -> new Repair("--encoding", guess.name())).orElse(Repair.NONE);
-            return new Fault(this, line, 0, "invalid " + charset, (repair.isPossible() ? "add " + repair.option()
-                    + " (a guess)" : "name the encoding with --encoding") + ", or save the file as UTF-8", repair);
+            return invalid(line, guesses());
         }
 
-        /// Returns the encoding that the bytes are probably in, unless it is the one in which they are invalid. If the
-        /// detector knows none, a wider variant of that one may fit.
-        private Optional<Charset> likelyCharset() {
+        private Fault invalid(long line, List<Guess> guesses) {
+            var options = guesses.stream().map(guess -> guess.repair().option() + " (it reads " + guess.words() + ")");
+            var hint = guesses.isEmpty() ? "name the encoding with --encoding" : "add "
+                    + options.collect(joining(" or "));
+            return new Fault(this, line, 0, "invalid " + charset, hint + ", or save the file as UTF-8",
+                    guesses.stream().map(Guess::repair).findFirst().orElse(Repair.NONE));
+        }
+
+        /// Holds an encoding in which the text has no fault. `text` has its first lines that are not ASCII, and
+        /// `strange` is the share of what text in the right encoding hardly contains.
+        private record Guess(Charset charset, String text, double strange) {
+            Repair repair() {
+                return new Repair("--encoding", charset.name());
+            }
+
+            /// Returns the first words by which a person recognizes the right encoding.
+            String words() {
+                var words = Pattern.compile("[\\p{L}\\p{M}]*[^\\p{ASCII}][^\\s,;\"]*").matcher(text).results();
+                return Text.joinFirst(4, words.map(word -> Text.printable(word.group(), 20)).distinct());
+            }
+        }
+
+        /// Returns the encodings that the text is probably in, unless it is the one in which it is invalid. These are
+        /// those with the smallest share of strange text, and the detected one comes first. In a few rows, a detector
+        /// cannot tell encodings apart, so the user decides by the words.
+        private List<Guess> guesses() {
             try (var in = source.get()) {
                 var name = Objects.requireNonNullElse(UniversalDetector.detectCharset(in), charset.name());
-                return Optional.of(WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name))
-                        .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset));
+                var detected = WIDER.getOrDefault(name.toUpperCase(Locale.ROOT), name);
+                var guesses = Stream.concat(Stream.of(detected), ENCODINGS.stream()).distinct()
+                        .filter(Charset::isSupported).map(Charset::forName).filter(guess -> !guess.equals(charset))
+                        .map(this::guess).flatMap(Optional::stream).filter(guess -> guess.strange() < 0.15)
+                        .sorted(Comparator.comparingDouble(Guess::strange)).toList();
+                var texts = new HashSet<String>(); // several encodings may read the same
+                return guesses.stream().filter(guess -> guess.strange() == guesses.getFirst().strange()
+                        && texts.add(guess.text())).limit(3).toList();
             } catch (IOException _) {
+                return List.of();
+            }
+        }
+
+        /// Reads all of the text in this encoding. Returns empty if a byte is invalid or becomes a control character or
+        /// one without a meaning.
+        private Optional<Guess> guess(Charset charset) {
+            var file = new TextFile(original, source, charset, start, isCopy, sheet, extras);
+            try (var all = new BufferedReader(file.reader()); var again = new BufferedReader(file.reader())) {
+                if (all.lines().anyMatch(MEANINGLESS.asPredicate())) return Optional.empty();
+                var text = again.lines().filter(line -> !StandardCharsets.US_ASCII.newEncoder().canEncode(line))
+                        .limit(1000).collect(joining("\n"));
+                long foreign = text.chars().filter(c -> c > 127).count();
+                double strange = STRANGE.matcher(text).results().count() / (double) foreign;
+                return Optional.of(new Guess(charset, text, strange));
+            } catch (IOException | UncheckedIOException _) {
                 return Optional.empty();
             }
         }
@@ -12506,13 +12660,19 @@ final class DifyExec implements Runnable {
 
         /// Returns the faults of the header. With any of them, nothing is sent. If lenient (`--allow-unmapped`),
         /// columns and variables need not match, but a chatflow still needs its question.
-        List<Inspection.Mismatch> faults(Csv csv, boolean isLenient) {
+        ///
+        /// @param likely all columns; of several that a variable may mean, the first one is suggested
+        List<Inspection.Mismatch> faults(Csv csv, boolean isLenient, List<String> likely) {
             var faults = new ArrayList<Inspection.Mismatch>();
             var repair = questionColumn(csv.columns()).map(column -> new Repair("--query-column", column))
                     .orElse(Repair.NONE);
             for (var variable : variables) if (variable.isQuestion() && !byColumn.containsValue(variable))
                 faults.add(noQuestion(variable.name(), repair));
-            if (!isLenient && !isUnknown) faults.addAll(mappingFaults(csv));
+            for (var column : csv.header().repeated()) if (isUnknown || variables.stream().anyMatch(one ->
+                    List.of(one.name(), one.label()).contains(column) && !csv.isNamed(one.name())))
+                faults.add(new Inspection.Mismatch("several columns are named " + Text.quoted(column)
+                        + "; rename all but one of them", Repair.NONE));
+            if (!isLenient && !isUnknown) faults.addAll(mappingFaults(csv, likely));
             return faults;
         }
 
@@ -12533,9 +12693,10 @@ final class DifyExec implements Runnable {
         /// faults come in this order: names of `--map` or `--var` that no variable has, a column that is almost a
         /// variable, a required variable without a column. A column or variable in one fault is left out of the next
         /// ones.
-        private List<Inspection.Mismatch> mappingFaults(Csv csv) {
+        private List<Inspection.Mismatch> mappingFaults(Csv csv, List<String> likely) {
             var losses = new ArrayList<Inspection.Mismatch>();
             var columns = unmatched(csv);
+            columns.sort(Comparator.comparingInt(likely::indexOf));
             var unfilled = unfilled();
             for (var name : columns.stream().filter(csv::isNamed).toList()) {
                 columns.remove(name);
@@ -12562,15 +12723,15 @@ final class DifyExec implements Runnable {
                     : withRemedy(loss, columns, unfilled.getFirst()));
         }
 
-        /// Adds the option that helps. If several columns may be meant, it contains a placeholder, with which the
-        /// command fails until the user replaces it.
+        /// Adds the option that helps. If several columns may be meant, it is the one for the first of them, which no
+        /// other variable can then have.
         private static Inspection.Mismatch withRemedy(String loss, List<String> columns, Variable variable) {
             if (columns.isEmpty()) return new Inspection.Mismatch(loss + "; use --var "
                     + Text.shell(variable.name() + "=VALUE"), Repair.NONE);
             // three suggestions fit into a message; a CSV may have hundreds of columns
             var maps = columns.stream().limit(3).map(column -> map(column, variable)).toList();
             return new Inspection.Mismatch(loss + "; use " + maps.stream().map(Repair::option).collect(joining(" or ")),
-                    maps.size() == 1 ? maps.getFirst() : map("COLUMN", variable));
+                    map(columns.removeFirst(), variable));
         }
 
         private static Repair map(String column, Variable variable) {
@@ -12623,11 +12784,12 @@ final class DifyExec implements Runnable {
             Function<String, Value> reader) {
         static final String QUESTION = "query";
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)"),
-                WITH_COMMA = Pattern.compile("[+-]?(\\d{1,3}(\\.\\d{3})+|\\d+)(,\\d+)?");
+                WITH_POINT = written('.', ','), WITH_COMMA = written(',', '.');
 
-        /// Holds the rules for reading cells: where files are, whether numbers have a decimal comma, and whether a
-        /// required text may be empty.
-        record Reading(Folders folders, boolean hasDecimalComma, boolean allowsEmpty) {}
+        /// Holds the rules for reading cells: where files are, the decimal mark of `--decimal` or null, whether the
+        /// file has semicolons, and whether a required text may be empty. Excel writes semicolons where the comma is
+        /// the decimal mark.
+        record Reading(Folders folders, Character decimal, boolean hasSemicolons, boolean allowsEmpty) {}
 
         static Variable of(String type, JsonNode node, JsonNode system, Reading reading) {
             var options = texts(node.path("options"));
@@ -12635,7 +12797,7 @@ final class DifyExec implements Runnable {
             Function<String, Value> reader = switch (type) {
                 case "text-input", "paragraph" -> cell -> text(cell, longest);
                 case "select" -> cell -> select(cell, options);
-                case "number" -> reading.hasDecimalComma() ? Variable::numberWithComma : Variable::number;
+                case "number" -> cell -> number(cell, reading);
                 case "checkbox" -> Variable::checkbox;
                 case "json_object" -> Variable::object;
                 case "file", "file-list" ->
@@ -12643,8 +12805,10 @@ final class DifyExec implements Runnable {
                 // Dify's API fails if it gets a value for `external_data_tool`, and other types are not known
                 default -> _ -> new Value.Invalid("must be empty: Dify's API accepts no value for type " + type);
             };
+            // if nothing is sent, Dify uses the default, and refuses an empty one, because it is not an option
+            boolean hasBadDefault = type.equals("select") && node.path("default").asText("-").isEmpty();
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
-                    node.path("required").asBoolean(), reading.allowsEmpty(), reader);
+                    hasBadDefault || node.path("required").asBoolean(), reading.allowsEmpty(), reader);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -12674,7 +12838,10 @@ final class DifyExec implements Runnable {
             boolean isSent = !isEmpty || isText() && (!required || mayBeEmpty);
             if (isSent) return reader.apply(cell);
             if (!required) return new Value.None();
-            return new Value.Invalid(isText() ? "is required (--allow-empty sends it empty)" : "is required");
+            if (isText()) return new Value.Invalid("is required (--allow-empty sends it empty)",
+                    new Repair("--allow-empty", ""));
+            return new Value.Invalid("is required" + (type.equals("select")
+                    ? ", or optional with an empty default, which Dify refuses" : ""));
         }
 
         private static Value text(String cell, int longest) {
@@ -12683,39 +12850,73 @@ final class DifyExec implements Runnable {
                     : new Value.Invalid("has " + Text.count(length, "character") + "; the limit is " + longest);
         }
 
-        /// Reads a choice, which must be exactly one of the options, as Dify requires.
+        /// Reads a choice, which must be exactly one of the options, as Dify requires. Spaces around it are removed.
         private static Value select(String cell, List<String> options) {
-            if (options.contains(cell)) return new Value.Str(cell);
+            for (var text : List.of(cell, cell.replace('\u00A0', ' ').strip()))
+                if (options.contains(text)) return new Value.Str(text);
             return new Value.Invalid("must be one of " + Text.joinFirst(20, options.stream().map(Text::quoted))
                     + Nearest.hint(cell, options));
+        }
+
+        /// Matches a number as people write it: with a currency sign, spaces, groups of three digits, and a sign in
+        /// front or, as SAP writes it, at the end. A number that begins with 0 has no groups.
+        private static Pattern written(char mark, char group) {
+            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*\\p{Sc}.*\\p{Sc})\\s*[+-]?\\s*\\p{Sc}?\\s*[+-]?"
+                    + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
+                    + "(?:[" + mark + "]([0-9]+))?-?\\s*\\p{Sc}?\\s*-?\\s*");
+        }
+
+        /// Returns the plain number that a cell means with this decimal mark, or an empty text if it means none.
+        private static String plain(String cell, Pattern written) {
+            var number = written.matcher(cell);
+            if (!number.matches()) return "";
+            var fraction = number.group(3) == null ? "" : "." + number.group(3);
+            return (cell.indexOf('-') < 0 ? "" : "-") + number.group(1).replaceAll("[^0-9]", "") + fraction;
         }
 
         /// Reads plain decimal notation. Dify also accepts exponents and underscores, but they are refused. A cell such
         /// as `1.5e3` or `1_000` is more often an id or a mistake.
         static Value number(String cell) {
             var text = cell.strip();
-            if (NUMBER.matcher(text).matches()) return new Value.Raw(new BigDecimal(text).toPlainString());
-            return new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89",
-                    hasDecimalComma(text) ? Repair.DECIMAL_COMMA : Repair.NONE);
+            return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
+                    : new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
         }
 
-        static boolean hasDecimalComma(String cell) {
-            return WITH_COMMA.matcher(cell.strip()).matches();
+        /// Reads a number of a text file. Without `--decimal`, it must be plain, and in a file with semicolons, it must
+        /// not mean another number with a decimal comma. Otherwise the fault names the option that reads it.
+        private static Value number(String cell, Reading reading) {
+            if (cell.indexOf('%') >= 0)
+                return new Value.Invalid("must be a number without a percent sign, such as 12.5 or 0.125");
+            boolean isUnclear = reading.decimal() == null && reading.hasSemicolons() && isAmbiguous(cell);
+            var plain = number(cell);
+            if (plain instanceof Value.Raw && !isUnclear && !hasComma(reading)) return plain;
+            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
+            if (hasComma(reading)) return comma.isEmpty()
+                    ? new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56") : number(comma);
+            if (reading.decimal() != null) return point.isEmpty() ? plain : number(point);
+            if (comma.isEmpty()) return point.isEmpty() ? plain
+                    : new Value.Invalid("must be a plain number, such as " + point, Repair.DECIMAL_POINT);
+            if (point.isEmpty())
+                return new Value.Invalid("must be a plain number, such as " + comma, Repair.DECIMAL_COMMA);
+            return new Value.Invalid("must be a plain number: " + point + " ("
+                    + Repair.DECIMAL_POINT.option() + ") or " + comma + " (" + Repair.DECIMAL_COMMA.option() + ")",
+                    Repair.DECIMAL);
         }
 
-        /// Returns whether the cell is a number both with a decimal point and with a decimal comma, such as `1.234`.
+        private static boolean hasComma(Reading reading) {
+            return Character.valueOf(',').equals(reading.decimal());
+        }
+
+        /// Returns whether the cell is another number with a decimal point than with a decimal comma, such as `1.234`.
         static boolean isAmbiguous(String cell) {
-            return cell.indexOf('.') >= 0 && hasDecimalComma(cell) && NUMBER.matcher(cell.strip()).matches();
+            String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
+            return !point.isEmpty() && !comma.isEmpty() && !point.equals(comma);
         }
 
         /// Returns a number with a decimal point, such as `1234.56` for `1.234,56`. Other texts are returned unchanged.
         static String withPoint(String cell) {
-            return hasDecimalComma(cell) ? cell.replace(".", "").replace(',', '.') : cell;
-        }
-
-        private static Value numberWithComma(String cell) {
-            return hasDecimalComma(cell) ? number(withPoint(cell))
-                    : new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56");
+            var number = plain(cell, WITH_COMMA);
+            return number.isEmpty() ? cell : number;
         }
 
         /// Reads a checkbox. These are the words that Dify knows; it passes on any other text unchanged. They become
@@ -12952,6 +13153,11 @@ final class DifyExec implements Runnable {
                 return new Problem(line, place, id, column, value, text, option);
             }
 
+            Problem withDecimal(Repair decimal) {
+                return option.name().equals(Repair.DECIMAL.name())
+                        ? new Problem(line, place, id, column, value, message, decimal) : this;
+            }
+
             /// Returns the problem as a sentence, such as
             /// `line 7, id r-6: tone = "x" must be one of "formal", "casual"`.
             /// Long texts are cut, to keep a problem on a few lines of a terminal.
@@ -12972,6 +13178,10 @@ final class DifyExec implements Runnable {
 
         /// Checks rows against the form, one after the other. Nothing is sent.
         static final class Inspector implements Consumer<Row> {
+            /// Matches a cell that begins with a date, and a time at most follows.
+            private static final Pattern DATE = Pattern.compile(
+                    "\\s*(\\d{1,4}([./-])\\d{1,2}\\2\\d{1,4})([T, ][\\d:. APMZ+-]*)?\\s*");
+
             private final Csv csv;
             private final Form form;
             private final List<Profiler> profilers;
@@ -12989,48 +13199,66 @@ final class DifyExec implements Runnable {
             public void accept(Row row) {
                 rows++;
                 for (var profiler : profilers) profiler.accept(row);
+                if (rows <= 3 && row.inputs().values().stream().anyMatch(cell -> cell.startsWith("{\"ImportId\"")))
+                    add(new Fault(csv.file(), row.line(), 0, "further column names of a survey program",
+                            "use --skip-rows " + rows, new Repair("--skip-rows", Long.toString(rows))));
                 problems.addAll(form.problems(row, csv));
             }
 
-            /// Adds a fault of the file. If no option repairs it, it is a row that cannot be used, without id, column
-            /// and value.
+            /// Adds a fault of the file. If no option repairs it, or it is below the header, it is a row that cannot be
+            /// used, without id, column and value.
             void add(Fault fault) {
                 var remedy = fault.hint().isEmpty() ? "" : "; " + fault.hint();
-                if (fault.repair().isPossible()) repairable.add(fault);
+                if (fault.repair().isPossible() && fault.line() <= csv.header().line()) repairable.add(fault);
                 else problems.add(new Problem(fault.line(), fault.place(), "", "", "", fault.problem() + remedy,
-                        Repair.NONE));
+                        fault.repair()));
             }
 
             /// Returns the problems to show. If an option repairs all faulty cells of a column, only the first one of
-            /// them is shown.
+            /// them is shown. Rows that cannot be used are all shown.
             private List<Problem> summary() {
                 var columns = problems.stream().collect(Collectors.groupingBy(Problem::column));
+                columns.remove("");
                 columns.values().removeIf(cells -> cells.stream().anyMatch(cell -> !cell.option().isPossible()));
                 columns.replaceAll((_, cells) -> List.of(cells.getFirst().asOneOf(cells.size())));
                 return problems.stream().flatMap(problem -> columns.getOrDefault(problem.column(), List.of(problem))
                         .stream()).distinct().toList();
             }
 
+            /// Chooses the option for cells that are a number with either decimal mark: the one that other cells need,
+            /// otherwise a comma if the file has semicolons. If other cells need both, no option helps.
+            private void chooseDecimal() {
+                var marks = List.of(Repair.DECIMAL_COMMA, Repair.DECIMAL_POINT);
+                var needed = problems.stream().map(Problem::option).filter(marks::contains).distinct().toList();
+                var likely = csv.header().delimiter() == ';' ? Repair.DECIMAL_COMMA : Repair.DECIMAL_POINT;
+                if (!needed.isEmpty()) likely = needed.getFirst();
+                var chosen = needed.size() == marks.size() ? Repair.NONE : likely;
+                problems.replaceAll(problem -> problem.withDecimal(chosen));
+            }
+
             /// Returns the results. Faults of the file come before faults of the form, and each option is included
             /// once.
             Inspection inspection(boolean isLenient) {
-                var mismatches = form.faults(csv, isLenient);
+                chooseDecimal();
+                var mismatches = form.faults(csv, isLenient, profilers.stream().sorted(Comparator.comparingInt(
+                        one -> -one.profile().longest())).map(one -> one.column).toList());
                 var texts = Stream.concat(repairable.stream().map(fault -> fault.what() + "; " + fault.hint()),
                         mismatches.stream().map(Mismatch::text));
                 var options = Stream.of(repairable.stream().map(Fault::repair), mismatches.stream()
                         .map(Mismatch::repair), problems.stream().map(Problem::option)).flatMap(all -> all)
                         .filter(Repair::isPossible).map(Repair::option).distinct();
                 var notes = Stream.of(csv.notes().stream(), form.notes(csv).stream(),
-                        profilers.stream().flatMap(Profiler::note)).flatMap(all -> all);
+                        profilers.stream().flatMap(Profiler::notes)).flatMap(all -> all);
                 return new Inspection(rows, texts.toList(), notes.toList(),
                         profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
             }
 
             /// Collects the figures of one column while the rows are read.
             private final class Profiler {
-                private final String column;
+                final String column;
                 private final Optional<Variable> variable;
-                private String example = "", ambiguous = ""; // the first cell of each kind
+                private final Map<String, String> dates = new LinkedHashMap<>(); // the first of each form
+                private String example = "", ambiguous = "", exported = ""; // the first cell of each kind
                 private long filled = 0, ambiguousCells = 0;
                 private int longest = 0;
 
@@ -13048,16 +13276,32 @@ final class DifyExec implements Runnable {
                     boolean isText = variable.filter(one -> one.type().equals("number")).isPresent()
                             && !row.typed().contains(column);
                     if (isText && Variable.isAmbiguous(cell) && ambiguousCells++ == 0) ambiguous = cell.strip();
+                    if (exported.isEmpty() && cell.startsWith("{\"$")) exported = Text.printable(cell, 60);
+                    var date = DATE.matcher(cell);
+                    if (date.matches() && (variable.isPresent() || form.isUnknown()))
+                        dates.putIfAbsent(date.group(1).replaceAll("\\d{4}", "y").replaceAll("\\d+", "d"),
+                                Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
                 }
 
-                /// Warns if `--decimal ,` is set or suggested although it would read a cell such as `1.234` as 1234.
-                Stream<String> note() {
+                /// Returns notes about the column's cells. An export of MongoDB has objects instead of plain values.
+                Stream<String> notes() {
+                    var notes = new ArrayList<String>();
+                    var name = "the column " + Text.quoted(csv.input(column).title()) + " has ";
+                    if (dates.size() > 1)
+                        notes.add(name + "dates of several forms: " + String.join(", ", dates.values()));
+                    if (!exported.isEmpty()) notes.add(name + "objects of MongoDB, such as " + exported
+                            + "; mongoexport --type=csv writes plain values");
+                    return Stream.concat(note(), notes.stream());
+                }
+
+                /// Warns if `--decimal ,` is set or suggested although it reads a cell such as `1.234` as 1234.
+                private Stream<String> note() {
                     var title = csv.input(column).title();
                     boolean isSuggested = problems.stream().anyMatch(problem -> problem.column().equals(title)
                             && problem.option() == Repair.DECIMAL_COMMA);
                     if (ambiguousCells == 0 || !isSuggested && !csv.shape().hasDecimalComma()) return Stream.empty();
                     return Stream.of("a decimal comma turns " + ambiguous + " in the column " + Text.quoted(title)
-                            + " into " + new BigDecimal(Variable.withPoint(ambiguous)).toPlainString() + " ("
+                            + " into " + Variable.withPoint(ambiguous) + " ("
                             + Text.count(ambiguousCells, "such cell") + ")");
                 }
 

@@ -420,7 +420,7 @@ final class ChatflowTest extends WholeCommand {
             var variable = new Variable("tone", "", "text-input", false, false, Value.Str::new);
             var form = new Form(List.of(variable), csv.columns(), false).withQuestion("tone", csv.columns());
 
-            var fault = form.faults(csv, false).getFirst();
+            var fault = form.faults(csv, false, csv.columns()).getFirst();
 
             assertTrue(fault.toString().contains("\"tone\"") && !fault.toString().contains("--query-column"),
                     fault.toString());

@@ -59,14 +59,14 @@ class FormTest {
         try {
             var parameters = JSON.createObjectNode();
             parameters.set("user_input_form", JSON.readTree(fields));
-            return Form.of(parameters, columns, new Variable.Reading(folders(Path.of("")), false, true));
+            return Form.of(parameters, columns, new Variable.Reading(folders(Path.of("")), null, false, true));
         } catch (IOException problem) {
             throw new UncheckedIOException(problem);
         }
     }
 
     private static List<String> faults(Form form, Csv csv, boolean isLenient) {
-        return form.faults(csv, isLenient).stream().map(Inspection.Mismatch::text).toList();
+        return form.faults(csv, isLenient, csv.columns()).stream().map(Inspection.Mismatch::text).toList();
     }
 
     @Nested
@@ -206,6 +206,7 @@ class FormTest {
                 flag      | '0'                    | Raw[json=false]
                 tone      | ''                     | None[]
                 tone      | 'casual'               | Str[text=casual]
+                tone      | ' casual\u00A0'        | Str[text=casual]
                 meta      | '{"a": [1, 2.50]}'     | Raw[json={"a": [1, 2.50]}]
                 ext       | ''                     | None[]
                 """)
@@ -281,7 +282,7 @@ class FormTest {
                 var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type
                         + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
-                return Form.of(parameters, List.of("doc"), new Variable.Reading(folders(base, more), false, false))
+                return Form.of(parameters, List.of("doc"), new Variable.Reading(folders(base, more), null, false, false))
                         .value("doc", cell);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);

@@ -152,8 +152,8 @@ final class InputTest {
         }
 
         @Test
-        void aCellOfTenMegabytesWithANulIsReadUnchanged() throws IOException {
-            var cell = "x\0" + "é,\n".repeat(2 << 20);
+        void aCellOfTenMegabytesIsReadUnchanged() throws IOException {
+            var cell = "x" + "é,\n".repeat(2 << 20);
 
             assertEquals(List.of(cell), texts(rows("id,text\na,\"" + cell + "\"\n")));
         }
@@ -224,8 +224,8 @@ final class InputTest {
                 id,text/ ,1                    | 2    | blank id
                 id,text/"a/b",1                | 2    | "a b";line break
                 id,text/a\tb,1                 | 2    | "a b";control character
-                id,text,text/a,1,2             | 1    | duplicate;"text"
-                sep=;/id;text;text/a;1;2       | 2    | duplicate;"text"
+                id,text,id/a,1,2               | 1    | duplicate;"id"
+                sep=;/id;text;id/a;1;2         | 2    | duplicate;"id"
                 name,text/a1,b                 | 1    | "id";--id-column name;'#'
                 name,price/Ann,1.5/Bob,2.5     | 1    | "id";use --id-column '#'
                 text,day/Why 2?,2026-11-01     | 1    | "id";use --id-column '#'
@@ -279,7 +279,7 @@ final class InputTest {
             assertTrue(message.startsWith("data.csv: 3 problems\n"), message);
             assertEquals(List.of("line 3", "line 4", "line 5", "hint"), message.lines().skip(1)
                     .map(line -> line.strip().split(": ")[0]).toList());
-            assertTrue(message.contains("hint: --id-column '#'"), message);
+            assertTrue(message.contains("hint: use --id-column '#'"), message);
         }
 
         @Test

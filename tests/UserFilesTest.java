@@ -8,6 +8,7 @@ import module java.base;
 
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static difyexec.DifyExec.*;
+import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_16LE;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
@@ -84,14 +85,14 @@ final class UserFilesTest extends WholeCommand {
                 plain("04_title.csv", UTF_8, 2, "Tickets, Stand: November\n\n" + TICKETS, "--header-row 3"),
                 plain("05_noIds.csv", UTF_8, 2, "Frage,Kategorie\nWo ist es?,Technik\nWas ist es?,Technik\n",
                         "--id-column '#'"),
-                plain("06_blankIds.csv", UTF_8, 0, "id,Frage\n1,a\n,b\n3,c\n,d\n", "line 3: blank id",
+                plain("06_blankIds.csv", UTF_8, 2, "id,Frage\n1,a\n,b\n3,c\n,d\n", "line 3: blank id",
                         "line 5: blank id", "--id-column '#'"),
                 plain("07_chinese.csv", Charset.forName("GB18030"), 2, "编号,Frage,Kategorie\nA1,请问我的包裹在哪里,Lieferung\n"
                         + "A2,我想要一张发票，谢谢,Rechnung\n", "--encoding GB18030", "--id-column 编号"),
                 plain("08_otherNames.csv", UTF_8, 2, "No,Question,Category,Amount\n1,Where?,x,1\n2,What?,y,2\n",
                         "--id-column No --map Question=q", "\"Category\""),
                 plain("09_emptyCells.csv", UTF_8, 0, "id,Frage,Betrag\n1,a,\n2,,3\n3,\" \",x\n", "line 3, id 2: Frage",
-                        "line 4, id 3: Frage", "line 4, id 3: Betrag", "--allow-empty"),
+                        "2 such cells", "line 4, id 3: Betrag", "--allow-empty"),
                 new Case("10_merged.xlsx", FormatsTest.book(false, Map.of("S", table.subList(2, 5))), 1, "merged",
                         "B2:B3"),
                 new Case("11_dates.xlsx", FormatsTest.book("s:id|s:Frage|s:Betrag|s:Datum",
@@ -104,17 +105,28 @@ final class UserFilesTest extends WholeCommand {
                         "--id-column '#'"),
                 plain("15_pandas.csv", UTF_8, 2, ",Frage,Kategorie\n0,Wo?,Technik\n1,Was?,Rechnung\n",
                         "--id-column '#'", "column 1"),
-                plain("16_duplicates.csv", UTF_8, 0, "id,Frage\n1,a\n2,b\n1,c\n2,d\n", "line 4", "line 5",
+                plain("16_duplicates.csv", UTF_8, 2, "id,Frage\n1,a\n2,b\n1,c\n2,d\n", "line 4", "line 5",
                         "--id-column '#'"),
                 plain("17_wide.csv", UTF_8, 1, "id,Frage,Kategorie," + wide + "\n1,Wo?,Technik" + ",x".repeat(47)
                         + "\n", "spalte_0"),
-                plain("18_floatIds.csv", UTF_8, 0, "id,Frage\n1.0,a\n,b\n,c\n", "line 3", "--id-column '#'"),
+                plain("18_floatIds.csv", UTF_8, 2, "id,Frage\n1.0,a\n,b\n,c\n", "line 3", "--id-column '#'"),
                 plain("19_mongo.json", UTF_8, 2,
                         "[{\"_id\":{\"$oid\":\"65f1c0ffee\"},\"Frage\":\"a\",\"Betrag\":1.5},\n"
                         + "{\"_id\":{\"$oid\":\"65f1c0ffef\"},\"Frage\":\"b\"}]\n", "--id-column '#'"),
-                plain("20_total.csv", UTF_8, 0, TICKETS.replace(",", ".").replace("1.234.56", "1234.56")
+                plain("20_total.csv", UTF_8, 2, TICKETS.replace(",", ".").replace("1.234.56", "1234.56")
                         + "Summe;;;1244.06;\n", "line 5, id Summe: Frage", "--allow-empty"),
                 new Case("21_cover.xlsx", FormatsTest.book(false, sheets), 2, "--sheet 'Meine Daten'"),
+                plain("23_caseNumbers.csv", UTF_8, 0, "Konto,Case Number,Frage\nK-1,00017,a\nK-2,00018,b\n"
+                        + "\"Grand Total\"\n", "line 4", "--id-column 'Case Number'"),
+                plain("24_twoTexts.csv", UTF_8, 2, "id,Titel,Body\n1,Ham,What about the ham?\n2,Egg,Where is it?\n",
+                        "--map Body=q"),
+                plain("25_quotedTsv.txt", UTF_8, 2, "id\tFrage\n1\t\"Größe\" fehlt\n2\t\"a\"\n", "line 2", "--quote none"),
+                new Case("26_survey.csv", ("StartDate,ResponseId,Frage\nStart Date,Response ID,Was fehlt?\n"
+                        + "\"{\"\"ImportId\"\":\"\"a\"\"}\",\"{\"\"ImportId\"\":\"\"b\"\"}\",\"{\"\"ImportId\"\":\"\"c\"\"}\"\n"
+                        + "2026-11-01,R_1a,Nichts\n2026-11-01,R_2b,Alles\n").getBytes(UTF_8), 2, "--id-column '#'", "--skip-rows 2"),
+                plain("27_wrapped.json", UTF_8, 2, "{\"total\": 2, \"page\": {\"data\": [\n{\"id\": 1, \"Frage\": \"a\"},\n"
+                        + "{\"id\": 2, \"Frage\": \"b\"}]}}\n", "--rows /page/data"),
+                plain("28_jira.csv", UTF_8, 1, "id,Frage,Comment,Comment\n1,a,x,y\n2,b,,\n", "\"Comment\""),
                 plain("22_ragged.csv", UTF_8, 0, "id,Frage\n1,a\n2\n3,b,c\n4,\"d\n5,e\n", "line 3", "line 4",
                         "line 5: unclosed"));
     }
@@ -150,15 +162,120 @@ final class UserFilesTest extends WholeCommand {
     }
 
     @Nested
+    class TheEncodingOfAFile {
+        /// Nobody says the encoding, and the detector knows only some of these.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                windows-31j   | 2 | 注文①が㈱髙橋から届きません
+                windows-31j   | 2 | ﾊﾝﾄﾞﾙの注文、商品Aです
+                x-windows-949 | 2 | 안녕하세요 주문이 아직 도착하지 않았습니다
+                GB18030       | 2 | 请问我的包裹在哪里，我想要一张发票
+                Big5          | 2 | 請問我的包裹在哪裡，我想要一張發票
+                ISO-8859-2    | 2 | Zażółć gęślą jaźń, proszę o zwrot pieniędzy za książkę
+                windows-1250  | 2 | Książka się nie otwiera, proszę pomóżcie, świetna źródło
+                x-MacRoman    | 2 | Die Größe der Straße für Müller ist öde
+                windows-1252  | 2 | Müller’s Größe für 5 € – déjà vu
+                windows-1251  | 2 | Где мой заказ, я жду уже неделю
+                UTF-16LE      | 1 | Größe ① 注文
+                UTF-16BE      | 1 | Größe ① 注文
+                UTF-32LE      | 1 | Größe ① 注文
+                UTF-32BE      | 1 | Größe ① 注文
+                """)
+        void isFoundOrSuggested(String encoding, int starts, String text) throws IOException {
+            for (var mark : starts == 1 ? List.of("", "\uFEFF") : List.of("")) {
+                Files.write(file("data.csv"), (mark + "id,Frage\n1,\"" + text + "\"\n2,x\n").getBytes(encoding));
+
+                var calls = calls("check", "-i", file("data.csv").toString(), "--show", "1");
+
+                assertEquals(starts, calls.size(), calls::toString);
+                calls.getLast().exits(0).shows("\"q\":\"" + text + "\"");
+            }
+        }
+
+        @Test
+        void isNamedTwiceIfTwoReadTheFileAsWell() throws IOException {
+            Files.write(file("data.csv"), "id,Frage\n1,déjà vu\n".getBytes(ANSI));
+
+            dify.check().exits(2).mentions("windows-1252 (it reads déjà)", "windows-1250 (it reads déjŕ)");
+        }
+
+        @Test
+        void isNotGuessedIfAByteFitsNone() throws IOException {
+            Files.write(file("data.csv"), "id,Frage\n1,Die Gr\u0081öße für Müller\n".getBytes(ISO_8859_1));
+
+            dify.check().exits(2).mentions("line 2").omits("Next:");
+        }
+
+        @Test
+        void hasNoNulInACell() throws IOException {
+            csv("id,Frage", "1,a\0b");
+
+            dify.run().exits(2).says("data.csv:2", "\"Frage\"", "NUL");
+
+            assertEquals(0, dify.runs());
+        }
+    }
+
+    @Nested
+    class TheLayoutOfAFile {
+        @Test
+        void aBatchOfWrappedRowsIsContinuedWithoutThePath() throws IOException {
+            Files.writeString(file("data.csv"), "{\"data\":[{\"id\":1,\"Frage\":\"a\",\"Betrag\":1.50}]}");
+            dify.run().exits(2).says("--rows /data");
+            dify.run("--rows", "/data").exits(0);
+            assertEquals("1.50", result("1").path("inputs").path("Betrag").asText());
+
+            dify.run().exits(0);
+            assertEquals(1, dify.runs());
+
+            dify.check("--rows", "/other").exits(2).says("/other");
+            csv("id,Frage", "1,a");
+            dify.check("--rows", "/data").exits(2).says("--rows");
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                id,q,q,Frage   | q     | ''            | 2
+                id,q,q,text    | q     | --map text=q  | 0
+                id,Frage,Frage | Frage | ''            | 2
+                id,Frage,x,x   | x     | ''            | 0
+                id,Frage,x,x   | x     | --no-check    | 2
+                id,Frage,x,x   | x     | --map x=datum | 2
+                id,id,Frage    | id    | ''            | 2
+                """)
+        void columnsOfTheSameNameMatterOnlyIfTheyAreUsed(String header, String name, String option, int code)
+                throws IOException {
+            csv(header, "1,2,3,4".substring(0, header.split(",").length * 2 - 1));
+
+            var call = dify.run(option.isEmpty() ? new String[0] : option.split(" ")).exits(code);
+
+            call.mentions(name);
+            assertEquals(code == 2 ? 0 : 1, dify.runs());
+        }
+
+        @Test
+        void rowsBelowTheColumnNamesAreSkippedInTheWholeBatch() throws IOException {
+            csv("id,Frage", "Nummer,Text", "1,a", "2,b");
+            dify.run("--skip-rows", "1").exits(0);
+
+            dify.run().exits(0);
+            assertEquals(2, dify.runs());
+            csv("Frage", "Text", "a");
+            call(dify.settings(), "run", "-i", input(), "-o", file("n.jsonl").toString(), "--id-column", "#", "--skip-rows", "1");
+            call(dify.settings(), "run", "-i", input(), "-o", file("n.jsonl").toString(), "--skip-rows", "2").exits(2)
+                    .says("--skip-rows");
+        }
+    }
+
+    @Nested
     class ARowOfTotals {
-        /// No suggested command numbers the rows, because that would lose the ids of the others and pay for the totals.
         @ParameterizedTest
         @ValueSource(strings = {",,9", "2,y,3"})
         void isReportedWithItsLineBeforeAnythingIsSent(String last) throws IOException {
             csv("id,Frage,Datum", "1,x,2", "2,y,3", "3,z,4", last);
 
             for (var call : List.of(dify.check(), dify.run().hints())) {
-                var text = call.exits(2).omits("difyexec check", "difyexec run").out() + call.err();
+                var text = call.exits(2).out() + call.err();
                 assertTrue(Pattern.compile("line 5|:5: ").matcher(text).find(), text);
             }
             assertEquals(0, dify.runs());
@@ -385,6 +502,14 @@ final class UserFilesTest extends WholeCommand {
                 1.23,4         | wrong
                 12.3456        | wrong
                 1,2,3          | wrong
+                0.123          | wrong
+                01.234,5       | wrong
+                1.234,50-      | -1234.50
+                '1 234,50 €'   | 1234.50
+                '€ -3'         | -3
+                '12 34'        | wrong
+                '12,5 %'       | wrong
+                --1            | wrong
                 """)
         void numbersMayHaveADecimalCommaOnRequest(String cell, String number) throws IOException {
             csv("id;Frage;Betrag", "1;a;" + cell, "2;a;");
@@ -418,14 +543,53 @@ final class UserFilesTest extends WholeCommand {
         void numbersThatADecimalCommaWouldChangeAreReported() throws IOException {
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5", "3;a;0.500", "4;a;2.5");
             for (var call : List.of(dify.check(), dify.run()))
-                call.exits(2).mentions("1.234 in the column \"Betrag\" into 1234 (2 such");
+                call.exits(2).mentions("1.234 in the column \"Betrag\" into 1234 (1 such");
 
             csv("id;Frage;Betrag", "1;a;1.234", "2;a;1,5");
             dify.check("--decimal", ",").exits(0)
                     .shows("1.234 in the column \"Betrag\" into 1234 (1 such");
 
-            csv("id;Frage;Betrag", "1;a;1.234", "2;a;2.5");
+            csv("id,Frage,Betrag", "1,a,1.234", "2,a,2.5");
             dify.check().exits(0).omits("1234");
+        }
+
+        /// Excel writes semicolons where the comma is the decimal mark.
+        @Test
+        void aNumberThatMayHaveADecimalCommaIsAProblemUntilTheUserDecides() throws IOException {
+            csv("id;Frage;Betrag", "1;a;1.234", "2;a;2.5");
+
+            dify.run().exits(2).says("line 2", "1.234 (--decimal .)", "1234 (--decimal ,)");
+
+            dify.run("--decimal", ".").exits(0);
+            dify.server.verify(1, postRequestedFor(anyUrl()).withRequestBody(matching(".*\"betrag\":1.234[,}].*")));
+        }
+
+        /// The cell `1,234` has two meanings. The other one decides.
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                $1,234.50  | 1234 | 1234.50
+                (empty)    | 1234 |
+                1.234,50-  | 1.234 | -1234.50
+                12,5       | 1.234 | 12.5
+                """)
+        void numbersAsPeopleWriteThemAreReadWithTheSuggestedOption(String cell, String first, String second)
+                throws IOException {
+            csv("id,Frage,Betrag", "1,a,\"1,234\"", "2,b,\"" + cell.replace("(empty)", "") + "\"");
+
+            var calls = calls("check", "-i", file("data.csv").toString(), "--show", "2");
+
+            assertEquals(2, calls.size(), calls::toString);
+            calls.getLast().exits(0).shows("\"betrag\":" + first + "}");
+            if (second != null) calls.getLast().shows("\"betrag\":" + second + "}");
+        }
+
+        @Test
+        void numbersThatNeedBothDecimalMarksAreListedWithoutAnOption() throws IOException {
+            csv("id,Frage,Betrag", "1,a,\"1,234\"", "2,a,\"1,5\"", "3,a,$1.5");
+
+            var call = dify.check().exits(2).omits("Next:");
+
+            assertEquals(3, call.out().lines().filter(line -> line.startsWith("line ")).count(), call.out());
         }
 
         /// If a column has other faults, all its cells are listed.
@@ -436,6 +600,39 @@ final class UserFilesTest extends WholeCommand {
             var call = dify.check();
 
             assertEquals(3, call.out().lines().filter(line -> line.startsWith("line ")).count(), call.out());
+        }
+
+        /// Dify uses the empty default if nothing is sent, and refuses it.
+        @ParameterizedTest
+        @CsvSource({"'', 2", "'\"\"', 0", "null, 0", "\"a\", 0"})
+        void anEmptyCellOfASelectWithAnEmptyDefaultIsReported(String text, int code) throws IOException {
+            dify.form("[{'paragraph':{'variable':'Frage'}},{'select':{'variable':'ton','options':['a','b']"
+                    + (text.isEmpty() ? ",'default':''" : text.equals("\"\"") ? "" : ",'default':" + text) + "}}]");
+            csv("id,Frage,ton", "1,a,b", "2,a,");
+
+            dify.check().exits(code);
+
+            csv("id,Frage", "1,a");
+            dify.check().exits(code);
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                s:01.11.2026 | n3:46328.5             | 1
+                s:01.11.2026 | s:11/2/2026 10:00 AM   | 1
+                s:01-11-2026 | d2:2026-11-02          | 1
+                s:2026-11-01 | n3:46328.5             | 0
+                s:01.11.2026 | s:1.12.2026            | 0
+                s:01.11.2026 | s:2.3.1.4 and more     | 0
+                """)
+        void datesOfSeveralFormsAreReported(String first, String second, int notes) throws IOException {
+            Files.write(file("data.csv"), FormatsTest.book("s:id|s:Frage|s:Datum", "n:1|s:a|" + first,
+                    "n:2|s:a|" + second));
+
+            var call = dify.check().exits(0);
+
+            assertEquals(notes, call.out().lines().filter(line -> line.contains("Sheet1!C2") && line.contains("!C3"))
+                    .count(), call.out());
         }
 
         @Test

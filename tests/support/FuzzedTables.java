@@ -38,7 +38,7 @@ final class FuzzedTables {
     }
 
     static Csv.Shape shape(Character delimiter, Long headerRow) {
-        return new Csv.Shape(Csv.NUMBERS, null, delimiter, "", headerRow, null, "",
+        return new Csv.Shape(Csv.NUMBERS, null, new Csv.Table(delimiter, null, null), "", headerRow, null, "",
                 new Csv.Names(Map.of(), Map.of()));
     }
 
@@ -147,8 +147,8 @@ final class FuzzedTables {
         /// Reads with the oracle. Without typed options, the tool's guesses of delimiter and header are taken.
         private static Table read(Path file, String text, Csv.Shape shape) {
             boolean isMarked = text.startsWith("\uFEFF");
-            if (shape.delimiter() != null)
-                return read(text.substring(isMarked ? 1 : 0), shape.delimiter(), 1, 1);
+            if (shape.table().delimiter() != null)
+                return read(text.substring(isMarked ? 1 : 0), shape.table().delimiter(), 1, 1);
             try (var csv = Csv.open(file, shape)) {
                 if (!csv.file().original().faults().isEmpty()) return Table.faulty(0, "a header that cannot be guessed");
                 int skipped = csv.header().prefix().length();
