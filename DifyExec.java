@@ -638,6 +638,8 @@ final class DifyExec implements Runnable {
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out); // 1 is standard output
             // the options that the file needs, such as --encoding
             if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
+            if (!Requirement.all(workflow.require).isEmpty())
+                setup.err().println("Note: --require is not checked, because only a run shows its outputs.");
             // a row with a problem has no request to show
             if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
@@ -1499,7 +1501,10 @@ final class DifyExec implements Runnable {
             var ends = trace.all(EndEvent.class);
             if (ends.isEmpty()) attempt += "  unfinished" + run(trace.run());
             out.println(attempt);
-            for (var end : ends) out.println(end(trace, end));
+            for (var end : ends) {
+                out.println(end(trace, end));
+                if (end.isUnmet()) print(end.seen().outputs());
+            }
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
                             + Text.printable(form.token(), 200))));
@@ -1642,6 +1647,7 @@ final class DifyExec implements Runnable {
             if (pace.maxCost != null && workflow.mode == Mode.BLOCKING)
                 throw new Unusable("--max-cost cannot be used with --mode blocking: only streams have prices",
                         "leave out --mode");
+            Requirement.all(workflow.require);
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
                 throw new Unusable(output + ": results are JSON lines, not a spreadsheet",
                         "use -o results.jsonl; 'export' then writes a spreadsheet");
@@ -1671,7 +1677,8 @@ final class DifyExec implements Runnable {
                 if (batch.history().changed().findAny().isPresent())
                     err.println("Next: " + setup.again(List.of("--rerun-changed")));
                 // a tally of nothing needs no pace
-                return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
+                return finish(batch, Optional.empty(), exitOfUnsent(asked, batch),
+                        new Tally(wanted, null, InstantSource.system()));
             }
             // a server may take long to respond, unlike the demo
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
@@ -1685,21 +1692,30 @@ final class DifyExec implements Runnable {
             var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
-            var terms = terms(modes, dify.judge());
+            var require = new ArrayList<>(workflow.require.isEmpty() ? batch.history().required() : workflow.require);
+            require.removeIf(String::isEmpty); // an empty text only drops earlier requirements
+            var terms = terms(modes, dify.judge().requiring(Requirement.all(require)));
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
                     || asked.has(Choice.RESEND_UNKNOWN);
             var options = setup.typed();
             // the number of bytes on disk shows later whether lines of the results were lost
             writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version()),
-                    new SessionEvent.Call(options, isAgain)).with(Instant.now(), modes.mode(), mode == Mode.AUTO,
-                            writer.resultsBytesOnDisk()));
+                    new SessionEvent.Call(options, isAgain, require)).with(Instant.now(), modes.mode(),
+                            mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
             summarize(asked, batch, engine.tally, stop);
-            var done = engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED;
+            var done = engine.tally.isAllDone() ? exitOfUnsent(asked, batch) : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
+        }
+
+        /// Returns the exit code if every sent row succeeded. Failed rows that `run` does not send again must not be
+        /// overlooked.
+        private static Exit exitOfUnsent(Batch.Selection asked, Batch batch) {
+            boolean isWhole = !asked.isPart();
+            return isWhole && batch.history().kept(false).findAny().isPresent() ? Exit.ROWS_FAILED : Exit.OK;
         }
 
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
@@ -2210,6 +2226,8 @@ final class DifyExec implements Runnable {
         /// Holds the outcomes after which the next `run` looks an attempt up, so that its result is not lost. It is
         /// empty for an attempt without an outcome.
         private static final Set<String> LOOKED_UP = Set.of("", "unknown", "paused", "interrupted");
+        /// Replaces the outcome of an attempt whose run succeeded without an output that `--require` asks for.
+        private static final String UNMET = "unmet";
 
         /// Holds an attempt and the session that sent it.
         ///
@@ -2257,7 +2275,7 @@ final class DifyExec implements Runnable {
                         }
                         case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
                         case Event.EndEvent end -> {
-                            read.outcomes.put(end.user(), end.outcome());
+                            read.outcomes.put(end.user(), end.isUnmet() ? UNMET : end.outcome());
                             // the run of a blocking request has no event of its own
                             var run = end.seen().run();
                             if (!run.isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(run, ""));
@@ -2314,7 +2332,7 @@ final class DifyExec implements Runnable {
             MATCHES,
             /// The server lists runs as soon as they start, and it lists none for this attempt.
             NEVER_STARTED,
-            /// The run failed or was stopped.
+            /// The run failed or was stopped, or the log records that a required output was missing.
             FAILED,
             /// The run has not ended according to Dify's record, or it succeeded and the next `run` takes its result.
             OPEN,
@@ -2427,6 +2445,7 @@ final class DifyExec implements Runnable {
         /// | run | outcome in the log | row paid | asked | kind |
         /// | --- | --- | --- | --- | --- |
         /// | failed or unclear | any | any | any | `FAILED`, `NOT_VERIFIABLE` |
+        /// | succeeded | a required output was missing | any | any | `FAILED` |
         /// | succeeded or active | any | yes | yes | `SENT_AGAIN` |
         /// | succeeded or active | any | yes | no | `PAID_TWICE` |
         /// | succeeded or active | none, or one that is looked up | no | any | `OPEN` |
@@ -2437,6 +2456,7 @@ final class DifyExec implements Runnable {
         private static Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
             var status = status(run);
             if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
+            if (status == Kind.LOST && outcome.equals(UNMET)) return Kind.FAILED;
             if (isPaid) return isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE;
             return LOOKED_UP.contains(outcome) ? Kind.OPEN : status;
         }
@@ -2800,13 +2820,15 @@ final class DifyExec implements Runnable {
 
         /// Rejects two things that picocli accepts. These are an option that is given twice, and a blank value, which
         /// usually comes from an unset variable of the caller's shell. `--map` may be repeated, but not for the same
-        /// column. A delimiter may be a space, and an empty value that equals the default changes nothing.
+        /// column. A delimiter may be a space, an empty `--require` drops earlier ones, and an empty value that equals
+        /// the default changes nothing.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
                 boolean isRepeated = option.getValue() instanceof Map<?, ?> pairs ? pairs.size() < typed.size()
                         : typed.size() > 1 && !option.isMultiValue();
                 boolean isBlank = typed.getLast().isBlank() && option.type() != Character.class
+                        && !option.longestName().equals("--require")
                         && !typed.getLast().equals(option.defaultValue());
                 if (isRepeated || isBlank) throw new ParameterException(line, option.longestName() + " "
                         + typed.getLast() + (isRepeated ? ": given more than once" : ": must not be blank"));
@@ -3337,7 +3359,7 @@ final class DifyExec implements Runnable {
                     .orElseGet(() -> server.access(env, version, spec.findOption("--demo") != null, err()));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(access, DifyClient.of(access, retrying.timeout, runs),
-                    new Judge(backoff, retrying.failedRuns, access), demo, err());
+                    new Judge(backoff, retrying.failedRuns, access, List.of()), demo, err());
         }
 
         static final class ServerOptions {
@@ -3402,9 +3424,13 @@ final class DifyExec implements Runnable {
                 description = "Use ${COMPLETION-CANDIDATES} mode (default: ${DEFAULT-VALUE}).")
         Mode mode;
 
-        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
+        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "", hidden = true,
                 description = "Take questions from this column (default: query).")
         @Lasts(Scope.INPUT) String queryColumn;
+
+        @Option(names = "--require", paramLabel = "POINTER", split = "\0", hideParamSyntax = true,
+                description = "Fail rows without this output (/answer); repeatable.")
+        @Lasts(Scope.INPUT) List<String> require = List.of();
 
         @Option(names = "--allow-unmapped", hidden = true,
                 description = "Continue when columns and variables do not match.")
@@ -4246,7 +4272,10 @@ final class DifyExec implements Runnable {
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
             // a retry would ask a person to fill in the form again; rows that are not in the CSV cannot run at all
-            var answered = history.failedAfterForm().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
+            var answered = history.kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
+            long unmet = history.kept(false).filter(index::isRow).count() - answered.size();
+            if (unmet > 0) notes.add(Text.count(unmet, "row was", "rows were")
+                    + " paid for but failed --require; only 'retry' runs " + (unmet == 1 ? "it" : "them") + " again");
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried: the run ended after its form was submitted ("
                     + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs a row again");
@@ -4689,6 +4718,7 @@ final class DifyExec implements Runnable {
                         "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
                             var end = ends.of(entry);
+                            var traces = ends.traces(entry);
                             var inputs = new LinkedHashMap<>(end.inputs());
                             // the last rows of the batch may not be in the CSV
                             var cells = rows.hasNext() ? rows.next().inputs() : Map.<String, String>of();
@@ -4699,8 +4729,8 @@ final class DifyExec implements Runnable {
                                     "seconds", seconds(batch, entry), "tokens", end.text("total_tokens"), "price",
                                     (end.text("total_price") + " " + end.text("currency")).strip(), "run", end.run(),
                                     "edited", end.isEdited(), "inputs", values(inputs),
-                                    "outputs", values(end.outputs()),
-                                    "attempts", attempts(entry, ends, end.run())));
+                                    "outputs", values(status.isSuccess() ? end.outputs() : unmet(traces)),
+                                    "attempts", attempts(traces, end.run())));
                         });
             }
         }
@@ -4756,12 +4786,17 @@ final class DifyExec implements Runnable {
             return batch.figures().millis(entry).orElse(0) / 1000.0;
         }
 
+        /// Returns the outputs that failed `--require`, from the log, because memory does not keep them.
+        private static Map<String, JsonNode> unmet(List<LineOffsets.RowEnds.Trace> traces) {
+            var ends = traces.stream().flatMap(trace -> trace.all(EndEvent.class).stream()).toList();
+            return ends.isEmpty() ? Map.of() : ResultLine.of(ends.getLast()).outputs();
+        }
+
         /// Returns the attempts of a row, each with its last outcome, because that replaced the earlier ones.
         ///
         /// @param run the row's own run; an attempt shows its run only if that is another one
-        private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
-                throws IOException {
-            return ends.traces(entry).stream().map(trace -> {
+        private static List<Map<String, Object>> attempts(List<LineOffsets.RowEnds.Trace> traces, String run) {
+            return traces.stream().map(trace -> {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
                 trace.all(EndEvent.class).reversed().stream().findFirst().ifPresent(end -> attempt.putAll(prune(object(
@@ -8567,8 +8602,8 @@ final class DifyExec implements Runnable {
             if (!asked.has(Choice.FORCE)) keep(rows, entry -> !index.status(entry).isSuccess()
                     || asked.has(Choice.RERUN_CHANGED) && history.isChanged(entry));
             if (asked.has(Choice.PENDING_ONLY)) keep(rows, entry -> index.status(entry) == RowStatus.PENDING);
-            // a retry would ask the person again, so such a row needs an explicit id
-            if (asked.ids().isEmpty()) history.failedAfterForm().forEach(rows::clear);
+            // these were paid for, so they are not sent again without being asked
+            if (asked.ids().isEmpty()) history.kept(asked.has(Choice.LISTED)).forEach(rows::clear);
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
             else limit(rows, asked.limit());
             var unresolved = history.unresolvedByRow();
@@ -9285,7 +9320,7 @@ final class DifyExec implements Runnable {
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
-        private final BitSet changed = new BitSet(), failedAfterForm = new BitSet();
+        private final BitSet changed = new BitSet(), kept = new BitSet();
         private final Figures figures = new Figures();
         /// Holds the figures of the batch, and of the session that this process runs.
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
@@ -9488,6 +9523,7 @@ final class DifyExec implements Runnable {
             changed.set(entry, index.fingerprint(entry) != 0 && !success.isEdited() && !sent.isEmpty()
                     && !sent.equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
             ends.remove(entry);
+            kept.clear(entry);
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
             lastResult.set(entry, hash(entry, success.user()));
             // a session measures its own time, so only the batch's figures need the attempt
@@ -9564,7 +9600,7 @@ final class DifyExec implements Runnable {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(one -> one.countSent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
-            failedAfterForm.clear(entry); // it was sent again on purpose
+            kept.clear(entry); // it was sent again on purpose
             remove(attempt.id(), one -> one.state == State.NOT_STARTED).filter(one -> one.run.isEmpty())
                     .ifPresent(one -> add(one, State.RESENT));
             remove(attempt.id(), one -> one.state == State.UNSETTLED);
@@ -9634,8 +9670,8 @@ final class DifyExec implements Runnable {
             var outcome = new Outcome(status.get(), end.seen().error());
             counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
             if (!settle(entry, status.get())) return;
-            failedAfterForm.set(entry, Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
-            ends.put(entry, end);
+            kept.set(entry, end.isUnmet() || Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
+            ends.put(entry, end.isUnmet() ? end.withoutOutputs() : end);
         }
 
         /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its
@@ -9719,10 +9755,16 @@ final class DifyExec implements Runnable {
             return changed.get(entry);
         }
 
-        /// Returns the rows that failed after the form of their run was answered, so that they are not sent again
-        /// automatically.
-        IntStream failedAfterForm() {
-            return failedAfterForm.stream();
+        /// Returns the failed rows that were paid for, so that `run` does not send them again. `retry` sends those that
+        /// failed a requirement. A row whose form was answered needs an explicit id, because a person would be asked
+        /// again.
+        IntStream kept(boolean isRetry) {
+            return kept.stream().filter(entry -> !isRetry || !ends.get(entry).isUnmet());
+        }
+
+        /// Returns what the last session required of the outputs, as it was typed.
+        List<String> required() {
+            return last(SessionEvent.class).map(session -> session.call().require()).orElse(List.of());
         }
 
         /// Returns the last `end` event of a row that has not succeeded, or empty if there is none.
@@ -9733,8 +9775,10 @@ final class DifyExec implements Runnable {
         /// Returns why a row failed or is unresolved, including the titles of the forms that it waits for. A row that
         /// is only listed in `.retry` has no recorded cause.
         String cause(int entry) {
-            return end(entry).map(end -> Stream.concat(Stream.of(Text.cause(end.seen().error())), forms(entry)
-                    .map(FormEvent::node)).distinct().collect(joining(": "))).orElse("listed in .retry");
+            // an output's name may contain digits, which distinguish causes
+            return end(entry).map(end -> end.isUnmet() ? end.seen().error() : Stream.concat(Stream.of(
+                    Text.cause(end.seen().error())), forms(entry).map(FormEvent::node)).distinct()
+                    .collect(joining(": "))).orElse("listed in .retry");
         }
 
         /// Returns the forms for which the run of a paused row waits. The log lacks them if the response did.
@@ -10969,12 +11013,13 @@ final class DifyExec implements Runnable {
             if (cost.tokens() != 0) line.put("total_tokens", cost.tokens());
             if (cost.price() != null)
                 line.put("total_price", cost.price().toPlainString()).put("currency", cost.currency());
+            if (end.isUnmet()) line.set("outputs", end.seen().outputs());
             return new ResultLine(line);
         }
 
         /// Converts this success to an `end` event, which the log does not contain for it.
         EndEvent end() {
-            var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json));
+            var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json), null);
             // no view shows the time
             var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
             return new EndEvent(time, id(), user(), outcome().status().word(),
@@ -11142,7 +11187,9 @@ final class DifyExec implements Runnable {
             /// @param typed the options of the command line, each with its value; a suggested next command repeats the
             ///              options that the batch needs
             /// @param again whether rows could be sent again although an earlier run succeeded or may still succeed
-            record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) {}
+            /// @param require the outputs that a success needs, which later sessions require, too
+            record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
+                    List<String> require) {}
 
             /// Creates the event of a session, to which [#with] adds the mode and the size of the results.
             static SessionEvent of(Batch batch, Server dify, Call call) {
@@ -11234,9 +11281,23 @@ final class DifyExec implements Runnable {
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped Seen seen,
                 boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
-            /// Holds what the last response showed. `http` is the status of a refusal, or 0.
+            /// Holds what the last response showed. `http` is the status of a refusal, or 0. `outputs` are those of a
+            /// success that failed a requirement, otherwise null. They may be an empty object.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
-            record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost) {}
+            record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost,
+                    @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs) {}
+
+            /// Returns whether the run succeeded and was paid for, but failed a requirement.
+            boolean isUnmet() {
+                return seen.outputs() != null;
+            }
+
+            /// Returns the event with empty outputs for memory, because those of a large batch would not fit.
+            EndEvent withoutOutputs() {
+                var brief = new Seen(seen.run(), seen.http(), seen.error(), seen.seconds(), seen.cost(),
+                        Json.MAPPER.createObjectNode());
+                return new EndEvent(t, id, user, outcome, fingerprint, brief, edited, results);
+            }
 
             /// Returns the outcome of the row, or empty if the row stays pending.
             Optional<RowStatus> status() {
@@ -11248,10 +11309,13 @@ final class DifyExec implements Runnable {
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
+                ObjectNode outputs = null;
+                if (response instanceof Response.Ran ran && ran.status().isSuccess()
+                        && outcome.equals(RowStatus.FAILED.word())) outputs = ran.outputs();
                 var seen = new Seen(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
                         Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
-                        usage.cost());
+                        usage.cost(), outputs);
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), seen,
                         attempt.isEdited(), results);
             }
@@ -13573,7 +13637,7 @@ final class DifyExec implements Runnable {
 
     /// Decides what a response means for its row. Only for a failed upload, [Sender] has already decided whether the
     /// row is at fault.
-    record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
+    record Judge(Backoff backoff, RetryRuns failedRuns, Access access, List<Requirement> requirements) {
         /// Matches errors of failed runs that may not recur when the row is sent again. Dify passes on the errors of
         /// models and nodes, so the list cannot be complete. Dify's own text is `Reached maximum retries` of an HTTP
         /// node (1.9 and 1.14, `run_streaming_failed_429.json`).
@@ -13665,6 +13729,10 @@ final class DifyExec implements Runnable {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
         }
 
+        Judge requiring(List<Requirement> outputs) {
+            return new Judge(backoff, failedRuns, access, outputs);
+        }
+
         /// Judges the response to an attempt.
         Verdict verdict(Attempt attempt, Response response) {
             return switch (response) {
@@ -13740,8 +13808,8 @@ final class DifyExec implements Runnable {
         /// succeed (1.9 and 1.14, `limits.json`), so it is looked up.
         private Verdict ran(Attempt attempt, Response.Ran ran) {
             return switch (ran.status()) {
-                case SUCCEEDED -> Outcome.SUCCEEDED;
-                case PARTIAL -> Outcome.PARTIAL;
+                case SUCCEEDED -> required(ran, Outcome.SUCCEEDED);
+                case PARTIAL -> required(ran, Outcome.PARTIAL);
                 case PAUSED -> Outcome.PAUSED;
                 case STOPPED -> new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
@@ -13749,6 +13817,12 @@ final class DifyExec implements Runnable {
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
                         : Outcome.failed(words(ran));
             };
+        }
+
+        /// Returns the outcome of a run that succeeded. Its row fails if the outputs lack what `--require` asks for.
+        private Outcome required(Response.Ran ran, Outcome success) {
+            return requirements.stream().map(one -> one.fault(ran.outputs())).flatMap(Optional::stream).findFirst()
+                    .map(Outcome::failed).orElse(success);
         }
 
         /// Returns the error of a run, with an explanation if Dify's own text would mislead.
@@ -13860,6 +13934,43 @@ final class DifyExec implements Runnable {
             public String toString() {
                 return name().toLowerCase(Locale.ROOT);
             }
+        }
+    }
+
+    /// Holds what `--require` asks of the outputs of a success: a value at the pointer, and its type if there is one.
+    record Requirement(JsonPointer pointer, String type) {
+        private static final Map<String, Predicate<JsonNode>> TYPES = Map.of("", _ -> true,
+                "number", JsonNode::isNumber, "integer", JsonNode::canConvertToExactIntegral,
+                "boolean", JsonNode::isBoolean, "list", JsonNode::isArray, "object", JsonNode::isObject,
+                "json", value -> value.isTextual() && !Json.parse(value.textValue()).isMissingNode());
+
+        /// Reads all values of `--require`. An empty text only drops earlier ones.
+        static List<Requirement> all(List<String> texts) {
+            return texts.stream().filter(text -> !text.isEmpty()).map(Requirement::parse).toList();
+        }
+
+        static Requirement parse(String text) {
+            int end = text.lastIndexOf(':');
+            var type = end < 0 ? "" : text.substring(end + 1);
+            if (!text.startsWith("/") || !TYPES.containsKey(type) || text.endsWith(":"))
+                throw new Unusable("--require " + Text.shell(text) + ": must be a pointer such as /answer, "
+                        + "or with one of the types number, integer, boolean, list, object and json: /score:number");
+            return new Requirement(JsonPointer.compile(end < 0 ? text : text.substring(0, end)), type);
+        }
+
+        /// Returns what is wrong with the outputs, or empty if they are as required.
+        Optional<String> fault(JsonNode outputs) {
+            if (isMissing(outputs)) return Optional.of("output " + pointer + " is missing or empty");
+            return TYPES.get(type).test(outputs.at(pointer)) ? Optional.empty()
+                    : Optional.of("output " + pointer + " is not of type " + type);
+        }
+
+        /// Returns whether the outputs have no value at the pointer. Blank texts, empty lists and empty objects do not
+        /// count.
+        boolean isMissing(JsonNode outputs) {
+            var value = outputs.at(pointer);
+            return value.isMissingNode() || value.isNull() || value.isTextual() && value.textValue().isBlank()
+                    || value.isContainerNode() && value.isEmpty();
         }
     }
 

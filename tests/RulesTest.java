@@ -20,7 +20,7 @@ import static org.junit.jupiter.api.Assertions.*;
 final class RulesTest {
     @Nested
     class ResponseJudge {
-        private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
+        private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS, List.of());
 
         /// Responses of Dify itself, with or without a code. The message must contain the text of the last column. A
         /// code with a colon comes from something in front of Dify.
@@ -205,7 +205,7 @@ final class RulesTest {
         /// The verdict if failed runs are never retried, if transient ones are, and if all are.
         private static List<String> words(Function<Judge, Verdict> verdict) {
             return Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
-                    .map(when -> word(verdict.apply(new Judge(BACKOFF, when, ACCESS)))).toList();
+                    .map(when -> word(verdict.apply(new Judge(BACKOFF, when, ACCESS, List.of())))).toList();
         }
 
         private static Response.Ran failedAfter(int steps, String error, String outputs) {
@@ -299,7 +299,7 @@ final class RulesTest {
                 """)
         void failsARowWhenItsRetriesReachMaxRetries(int tried, int allowed, String verdict) {
             var few = new Judge(new Backoff(seconds(1), seconds(60), allowed),
-                    RetryRuns.TRANSIENT, ACCESS);
+                    RetryRuns.TRANSIENT, ACCESS, List.of());
 
             assertEquals(verdict, word(few.afterLook(attempt(tried, 9), failed("Rate Limit Error"))));
             assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
@@ -430,7 +430,8 @@ final class RulesTest {
 
         private static LookUpRules lookUpRules(boolean resendUnknown, Duration settle) {
             var limits = new Limits(null, null, null, seconds(20), seconds(300), settle);
-            return new LookUpRules(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits, resendUnknown, false);
+            var judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS, List.of());
+            return new LookUpRules(judge, limits, resendUnknown, false);
         }
 
         private static String word(Verdict verdict) {
