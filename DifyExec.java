@@ -1689,12 +1689,13 @@ final class DifyExec implements Runnable {
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
-            var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
             var require = new ArrayList<>(workflow.require.isEmpty() ? batch.history().required() : workflow.require);
             require.removeIf(String::isEmpty); // an empty text only drops earlier requirements
             var terms = terms(modes, dify.judge().requiring(Requirement.all(require)));
+            var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles),
+                    terms.judge().requirements());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
                     || asked.has(Choice.RESEND_UNKNOWN);
@@ -5975,6 +5976,7 @@ final class DifyExec implements Runnable {
         /// and outcomes are on disk before they are shown.
         Optional<Stop> run() throws InterruptedException {
             try {
+                writer.write(); // so that the history knows what this session requires
                 checkLimits(); // earlier sessions may have used them up
                 for (beforeEnd(); !isOver(); beforeEnd()) {
                     var starts = startDue();
@@ -6432,6 +6434,7 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
+            writer.batch().history().misspelt().ifPresent(agenda::stopWith);
             // the limits are for the whole batch; only this session shows whether its runs have prices
             terms.limits().limitReached(writer.batch().figures().spending(), tally.ownSpending)
                     .ifPresent(agenda::stopWith);
@@ -6908,7 +6911,8 @@ final class DifyExec implements Runnable {
 
     /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before the run, and the
     /// files of its outputs are saved after it.
-    record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
+    record Sender(DifyClient client, Form form, Optional<Path> saveFiles, List<Requirement> requirements)
+            implements Workflow {
         /// Sends an attempt. A file that occurs in several of its cells is uploaded once.
         @Override
         public Response run(Attempt attempt, Consumer<StreamEvent> heard) {
@@ -6929,7 +6933,7 @@ final class DifyExec implements Runnable {
                     }
                 }
             values.replaceAll((_, value) -> value.uploaded(ids));
-            var response = client.run(attempt, values, heard);
+            var response = withStoredOutputs(attempt, values, client.run(attempt, values, heard));
             if (saveFiles.isEmpty() || !(response instanceof Response.Ran ran)) return response;
             // if this process dies during the downloads, the next session finds the run in the log; a slow disk delays
             // them by 10 s at most, because the links expire after five minutes by default
@@ -6939,6 +6943,19 @@ final class DifyExec implements Runnable {
                 recorded.completeOnTimeout(null, 10, TimeUnit.SECONDS).join();
             });
             return withSavedFiles(attempt, ran);
+        }
+
+        /// Asks once for the stored run if a blocking response lacks a required output. Dify 1.13 can respond with an
+        /// empty text although the run has one. The stored outputs count only if they have what is required.
+        private Response withStoredOutputs(Attempt attempt, Map<String, Value> values, Response response) {
+            Predicate<Response.Ran> isWhole = ran -> ran.status().isSuccess()
+                    && requirements.stream().noneMatch(one -> one.isMissing(ran.outputs()));
+            boolean isAsked = attempt.mode() == Mode.BLOCKING && response instanceof Response.Ran reported
+                    && reported.status().isSuccess() && !isWhole.test(reported);
+            if (!isAsked) return response;
+            var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, response.run(), false);
+            return client.look(question, values) instanceof LookUpResult.Ended(var stored, _, _)
+                    && isWhole.test(stored) ? stored : response;
         }
 
         @Override
@@ -9330,6 +9347,10 @@ final class DifyExec implements Runnable {
         /// numbers takes less memory than one of objects.
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
+        /// Holds for each value of `--require` how many runs succeeded without this output since it is required. The
+        /// number is negative if one had it.
+        private final Map<String, Integer> misses = new LinkedHashMap<>();
+        private List<String> outputs = List.of(); // the names that the last of these runs had instead
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
         private final LogHead head = new LogHead();
         Optional<Mode> mode = Optional.empty(); // the last mode that the tool chose itself
@@ -9502,6 +9523,7 @@ final class DifyExec implements Runnable {
         /// Sets the status of a row; no other method does. A success is never replaced by another status. Returns
         /// whether the row got this status.
         private boolean settle(int entry, RowStatus status) {
+            if (status.isSuccess()) misses.replaceAll((_, _) -> Integer.MIN_VALUE);
             boolean isKept = index.status(entry).isSuccess() && !status.isSuccess();
             if (!isKept) index.setStatus(entry, status);
             return !isKept;
@@ -9561,6 +9583,10 @@ final class DifyExec implements Runnable {
             boolean isNew = !unfinished.map(last -> last.program().process()).equals(process);
             if (isNew) unfinished = Optional.of(started);
             if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
+            misses.keySet().retainAll(started.call().require());
+            // one more row may be tried after a stop, because the workflow may have changed
+            for (var text : started.call().require())
+                misses.merge(text, 0, (known, _) -> Math.min(known, Limits.FIRST_ROWS - 1));
             if (isNew && started.dify().app().isAssumed()) all(_ -> true).forEach(one -> one.isElsewhere = true);
             // what earlier sessions sent or saw was before this one, even if the clock was set back since
             for (var times : List.of(queued, passedAt))
@@ -9605,8 +9631,10 @@ final class DifyExec implements Runnable {
                     .ifPresent(one -> add(one, State.RESENT));
             remove(attempt.id(), one -> one.state == State.UNSETTLED);
             if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
-            if (hasResult(entry, attempt.user())) figures.extendToResult(attempt, entry);
-            else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")),
+            if (hasResult(entry, attempt.user())) {
+                figures.extendToResult(attempt, entry);
+                misses.replaceAll((_, _) -> Integer.MIN_VALUE);
+            } else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")),
                     State.OPEN);
         }
 
@@ -9669,9 +9697,25 @@ final class DifyExec implements Runnable {
             var former = index.status(entry);
             var outcome = new Outcome(status.get(), end.seen().error());
             counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
+            if (end.isUnmet()) countMisses(end.seen().outputs());
             if (!settle(entry, status.get())) return;
             kept.set(entry, end.isUnmet() || Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
             ends.put(entry, end.isUnmet() ? end.withoutOutputs() : end);
+        }
+
+        private void countMisses(ObjectNode instead) {
+            misses.replaceAll((text, known) ->
+                    Requirement.parse(text).isMissing(instead) ? known + 1 : Integer.MIN_VALUE);
+            outputs = instead.propertyStream().map(Map.Entry::getKey).toList();
+        }
+
+        /// Stops the batch if the first runs that succeeded all lack a required output, because its pointer is probably
+        /// misspelt.
+        Optional<Stop> misspelt() {
+            var names = outputs.isEmpty() ? "none" : Text.joinFirst(5, outputs.stream().map(Text::id));
+            return misses.keySet().stream().filter(text -> misses.get(text) >= Limits.FIRST_ROWS).findFirst()
+                    .map(text -> Stop.early("the first " + misses.get(text) + " rows that succeeded have no output "
+                            + text, "correct --require, or drop it with --require ''; the outputs are: " + names));
         }
 
         /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its

@@ -7,6 +7,7 @@ import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
+import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static difyexec.DifyExec.*;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -167,6 +168,71 @@ final class RequireTest extends WholeCommand {
     }
 
     @Nested
+    class AMisspeltPointer extends Story.Sessions {
+        private static String rows(int count) {
+            return IntStream.rangeClosed(1, count).mapToObj(String::valueOf).collect(Collectors.joining(" "));
+        }
+
+        static final List<Story> STORIES = Story.of("""
+                the batch stops after twenty successes without a value
+                  given   rows 50, slots 1, require /answer /anwser
+                  then    stop STOPPED, hint answer, done 20
+
+                other failures do not hide it
+                  given   rows 50, slots 1, require /anwser
+                  answers 3: failed no; 5: failed no
+                  then    stop STOPPED, hint /anwser, done 22
+
+                a repeated session tries one more row
+                  given   rows 50, slots 1, require /anwser
+                  then    stop STOPPED, done 20
+                  given   pending
+                  then    stop STOPPED, sent 21
+
+                an interrupted batch keeps its count
+                  given   rows 50, slots 1, require /anwser, limit 15
+                  then    done 15
+                  given   pending
+                  then    stop STOPPED, done 5
+
+                a corrected pointer starts from zero
+                  given   rows 50, slots 1, require /anwser
+                  then    stop STOPPED, done 20
+                  given   pending, require /answer
+                  then    done 30, allDone true
+
+                a corrected workflow continues
+                  given   rows 50, slots 1, require /score
+                  then    stop STOPPED, done 20
+                  answers each: succeeded own {"score":1}
+                  given   listed
+                  then    done 20, allDone true
+
+                a value in one success is enough
+                  given   rows 50, slots 1, require /answer
+                  answers 9: succeeded own; each: succeeded own {}
+                  then    done 50, results 9
+
+                a value of the wrong type is enough
+                  given   rows 50, slots 1, require /answer:number, failures 99 1
+                  then    done 50
+
+                a success of an earlier session counts, too
+                  given   rows 50, slots 1, require /answer, limit 1
+                  then    done 1
+                  answers each: succeeded own {}
+                  given   pending
+                  then    done 49
+
+                results from before do not count
+                  given   rows 50, slots 1, limit 9
+                  then    done 9
+                  given   pending, require /anwser
+                  then    stop STOPPED, done 20
+                """.replace("rows 50", "rows " + rows(50)));
+    }
+
+    @Nested
     class ABatchWithRequirements {
         private final Dify dify = dify();
 
@@ -217,6 +283,26 @@ final class RequireTest extends WholeCommand {
             assertEquals("succeeded=4", status());
             assertEquals(List.of("[\"/answer\",\"/score:number\"]", "[\"/answer\",\"/score:number\"]", ""),
                     events("session").stream().map(one -> one.path("require").toString()).toList());
+        }
+
+        @Test
+        void asksOnceForTheRunOfAnEmptyBlockingResponse() throws IOException {
+            var blocking = new Dify("1.13.0", "blocking");
+            for (var id : List.of("1", "2", "3"))
+                blocking.row(id, blocking.answer(200, text("{'workflow_run_id':'run-%s','task_id':'t','data':{'id':"
+                        + "'run-%s','workflow_id':'w','status':'succeeded','outputs':{'answer':''}}}", id, id)));
+            blocking.row("4", run("4", "{'answer':'given'}"));
+            blocking.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-1")).willReturn(blocking.answer(200, text(
+                    "{'id':'run-1','workflow_id':'w','status':'succeeded','outputs':{'answer':'stored'},"
+                            + "'total_tokens':7,'total_steps':2,'elapsed_time':1,'created_at':1,'finished_at':2}"))));
+            blocking.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-2")).willReturn(blocking.answer(200, text(
+                    "{'id':'run-2','workflow_id':'w','status':'succeeded','outputs':{'answer':''},"
+                            + "'total_tokens':7,'total_steps':2,'elapsed_time':1,'created_at':1,'finished_at':2}"))));
+
+            blocking.run("--require", "/answer").exits(3).says("output /answer is missing or empty (2, 3)");
+
+            assertEquals("stored", result("1").at("/outputs/answer").asText());
+            blocking.server.verify(3, getRequestedFor(urlPathMatching("/v1/workflows/run/.*")));
         }
 
         @Test
