@@ -1667,6 +1667,8 @@ final class DifyExec implements Runnable {
             if (!rows.add) batch.refuseOtherFile(input.csv, "; --add adds its rows to the batch");
             var wanted = batch.select(asked);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
+            // failed rows that `run` leaves out must not be overlooked
+            var fine = asked.isPart() || batch.history().kept(false).findAny().isEmpty() ? Exit.OK : Exit.ROWS_FAILED;
             // even without rows to run, a run is looked up if it has not appeared and its row was sent again
             if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
                 writer.finish().ifPresent(stop -> { // writes the retry list, which may be missing or out of date
@@ -1677,8 +1679,7 @@ final class DifyExec implements Runnable {
                 if (batch.history().changed().findAny().isPresent())
                     err.println("Next: " + setup.again(List.of("--rerun-changed")));
                 // a tally of nothing needs no pace
-                return finish(batch, Optional.empty(), exitOfUnsent(asked, batch),
-                        new Tally(wanted, null, InstantSource.system()));
+                return finish(batch, Optional.empty(), fine, new Tally(wanted, null, InstantSource.system()));
             }
             // a server may take long to respond, unlike the demo
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
@@ -1691,8 +1692,9 @@ final class DifyExec implements Runnable {
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
             var mode = mode(asked);
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
-            var require = new ArrayList<>(workflow.require.isEmpty() ? batch.history().required() : workflow.require);
-            require.removeIf(String::isEmpty); // an empty text only drops earlier requirements
+            var require = new ArrayList<>(workflow.require);
+            if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
+                    SessionEvent.Call::require).ifPresent(require::addAll);
             var terms = terms(modes, dify.judge().requiring(Requirement.all(require)));
             var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles),
                     terms.judge().requirements());
@@ -1708,15 +1710,8 @@ final class DifyExec implements Runnable {
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
             summarize(asked, batch, engine.tally, stop);
-            var done = engine.tally.isAllDone() ? exitOfUnsent(asked, batch) : Exit.ROWS_FAILED;
+            var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
-        }
-
-        /// Returns the exit code if every sent row succeeded. Failed rows that `run` does not send again must not be
-        /// overlooked.
-        private static Exit exitOfUnsent(Batch.Selection asked, Batch batch) {
-            boolean isWhole = !asked.isPart();
-            return isWhole && batch.history().kept(false).findAny().isPresent() ? Exit.ROWS_FAILED : Exit.OK;
         }
 
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
@@ -2227,8 +2222,6 @@ final class DifyExec implements Runnable {
         /// Holds the outcomes after which the next `run` looks an attempt up, so that its result is not lost. It is
         /// empty for an attempt without an outcome.
         private static final Set<String> LOOKED_UP = Set.of("", "unknown", "paused", "interrupted");
-        /// Replaces the outcome of an attempt whose run succeeded without an output that `--require` asks for.
-        private static final String UNMET = "unmet";
 
         /// Holds an attempt and the session that sent it.
         ///
@@ -2276,7 +2269,7 @@ final class DifyExec implements Runnable {
                         }
                         case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
                         case Event.EndEvent end -> {
-                            read.outcomes.put(end.user(), end.isUnmet() ? UNMET : end.outcome());
+                            read.outcomes.put(end.user(), end.isUnmet() ? "unmet" : end.outcome());
                             // the run of a blocking request has no event of its own
                             var run = end.seen().run();
                             if (!run.isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(run, ""));
@@ -2457,7 +2450,7 @@ final class DifyExec implements Runnable {
         private static Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
             var status = status(run);
             if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
-            if (status == Kind.LOST && outcome.equals(UNMET)) return Kind.FAILED;
+            if (status == Kind.LOST && outcome.equals("unmet")) return Kind.FAILED; // see [Evidence#of]
             if (isPaid) return isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE;
             return LOOKED_UP.contains(outcome) ? Kind.OPEN : status;
         }
@@ -6434,7 +6427,7 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
-            writer.batch().history().misspelt().ifPresent(agenda::stopWith);
+            writer.batch().history().unusableRequirement().ifPresent(agenda::stopWith);
             // the limits are for the whole batch; only this session shows whether its runs have prices
             terms.limits().limitReached(writer.batch().figures().spending(), tally.ownSpending)
                     .ifPresent(agenda::stopWith);
@@ -6946,16 +6939,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Asks once for the stored run if a blocking response lacks a required output. Dify 1.13 can respond with an
-        /// empty text although the run has one. The stored outputs count only if they have what is required.
+        /// empty text although the run has one.
         private Response withStoredOutputs(Attempt attempt, Map<String, Value> values, Response response) {
-            Predicate<Response.Ran> isWhole = ran -> ran.status().isSuccess()
-                    && requirements.stream().noneMatch(one -> one.isMissing(ran.outputs()));
-            boolean isAsked = attempt.mode() == Mode.BLOCKING && response instanceof Response.Ran reported
-                    && reported.status().isSuccess() && !isWhole.test(reported);
-            if (!isAsked) return response;
-            var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, response.run(), false);
+            if (!(response instanceof Response.Ran ran) || attempt.mode() != Mode.BLOCKING || !ran.status().isSuccess()
+                    || requirements.stream().noneMatch(one -> one.isMissing(ran.outputs()))) return response;
+            var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, ran.run(), false);
             return client.look(question, values) instanceof LookUpResult.Ended(var stored, _, _)
-                    && isWhole.test(stored) ? stored : response;
+                    && stored.status().isSuccess() ? ran.with(ran.message(), stored.outputs()) : ran;
         }
 
         @Override
@@ -9347,10 +9337,10 @@ final class DifyExec implements Runnable {
         /// numbers takes less memory than one of objects.
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
-        /// Holds for each value of `--require` how many runs succeeded without this output since it is required. The
-        /// number is negative if one had it.
-        private final Map<String, Integer> misses = new LinkedHashMap<>();
-        private List<String> outputs = List.of(); // the names that the last of these runs had instead
+        /// Holds what the last session required of outputs, and how many runs since then succeeded but failed it. The
+        /// number is negative if one has met it.
+        private List<String> required = List.of();
+        private int unmet = 0;
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
         private final LogHead head = new LogHead();
         Optional<Mode> mode = Optional.empty(); // the last mode that the tool chose itself
@@ -9523,7 +9513,7 @@ final class DifyExec implements Runnable {
         /// Sets the status of a row; no other method does. A success is never replaced by another status. Returns
         /// whether the row got this status.
         private boolean settle(int entry, RowStatus status) {
-            if (status.isSuccess()) misses.replaceAll((_, _) -> Integer.MIN_VALUE);
+            if (status.isSuccess()) unmet = Integer.MIN_VALUE;
             boolean isKept = index.status(entry).isSuccess() && !status.isSuccess();
             if (!isKept) index.setStatus(entry, status);
             return !isKept;
@@ -9583,10 +9573,9 @@ final class DifyExec implements Runnable {
             boolean isNew = !unfinished.map(last -> last.program().process()).equals(process);
             if (isNew) unfinished = Optional.of(started);
             if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
-            misses.keySet().retainAll(started.call().require());
             // one more row may be tried after a stop, because the workflow may have changed
-            for (var text : started.call().require())
-                misses.merge(text, 0, (known, _) -> Math.min(known, Limits.FIRST_ROWS - 1));
+            unmet = required.equals(started.call().require()) ? Math.min(unmet, Limits.FIRST_ROWS - 1) : 0;
+            required = started.call().require();
             if (isNew && started.dify().app().isAssumed()) all(_ -> true).forEach(one -> one.isElsewhere = true);
             // what earlier sessions sent or saw was before this one, even if the clock was set back since
             for (var times : List.of(queued, passedAt))
@@ -9631,10 +9620,10 @@ final class DifyExec implements Runnable {
                     .ifPresent(one -> add(one, State.RESENT));
             remove(attempt.id(), one -> one.state == State.UNSETTLED);
             if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
-            if (hasResult(entry, attempt.user())) {
-                figures.extendToResult(attempt, entry);
-                misses.replaceAll((_, _) -> Integer.MIN_VALUE);
-            } else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")),
+            boolean isOver = hasResult(entry, attempt.user());
+            if (isOver) unmet = Integer.MIN_VALUE;
+            if (isOver) figures.extendToResult(attempt, entry);
+            else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")),
                     State.OPEN);
         }
 
@@ -9697,25 +9686,19 @@ final class DifyExec implements Runnable {
             var former = index.status(entry);
             var outcome = new Outcome(status.get(), end.seen().error());
             counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
-            if (end.isUnmet()) countMisses(end.seen().outputs());
+            if (end.isUnmet()) unmet++;
             if (!settle(entry, status.get())) return;
             kept.set(entry, end.isUnmet() || Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
             ends.put(entry, end.isUnmet() ? end.withoutOutputs() : end);
         }
 
-        private void countMisses(ObjectNode instead) {
-            misses.replaceAll((text, known) ->
-                    Requirement.parse(text).isMissing(instead) ? known + 1 : Integer.MIN_VALUE);
-            outputs = instead.propertyStream().map(Map.Entry::getKey).toList();
-        }
-
-        /// Stops the batch if the first runs that succeeded all lack a required output, because its pointer is probably
+        /// Stops the batch if the first runs that succeeded all failed a requirement, because its pointer is probably
         /// misspelt.
-        Optional<Stop> misspelt() {
-            var names = outputs.isEmpty() ? "none" : Text.joinFirst(5, outputs.stream().map(Text::id));
-            return misses.keySet().stream().filter(text -> misses.get(text) >= Limits.FIRST_ROWS).findFirst()
-                    .map(text -> Stop.early("the first " + misses.get(text) + " rows that succeeded have no output "
-                            + text, "correct --require, or drop it with --require ''; the outputs are: " + names));
+        Optional<Stop> unusableRequirement() {
+            return last(EndEvent.class).filter(end -> end.isUnmet() && unmet >= Limits.FIRST_ROWS).map(end -> Stop.early(
+                    "the first " + unmet + " rows that succeeded failed --require: " + end.seen().error(),
+                    "correct it, or drop it with --require ''; the outputs are: " + Text.printable(end.seen().outputs()
+                            .properties().stream().map(Map.Entry::getKey).collect(joining(", ")), 300)));
         }
 
         /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its
@@ -9804,11 +9787,6 @@ final class DifyExec implements Runnable {
         /// again.
         IntStream kept(boolean isRetry) {
             return kept.stream().filter(entry -> !isRetry || !ends.get(entry).isUnmet());
-        }
-
-        /// Returns what the last session required of the outputs, as it was typed.
-        List<String> required() {
-            return last(SessionEvent.class).map(session -> session.call().require()).orElse(List.of());
         }
 
         /// Returns the last `end` event of a row that has not succeeded, or empty if there is none.
@@ -13852,8 +13830,10 @@ final class DifyExec implements Runnable {
         /// succeed (1.9 and 1.14, `limits.json`), so it is looked up.
         private Verdict ran(Attempt attempt, Response.Ran ran) {
             return switch (ran.status()) {
-                case SUCCEEDED -> required(ran, Outcome.SUCCEEDED);
-                case PARTIAL -> required(ran, Outcome.PARTIAL);
+                // a success fails its row if its outputs lack what `--require` asks for
+                case SUCCEEDED, PARTIAL -> requirements.stream().map(one -> one.fault(ran.outputs()))
+                        .flatMap(Optional::stream).findFirst().map(Outcome::failed)
+                        .orElse(ran.status() == Response.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED);
                 case PAUSED -> Outcome.PAUSED;
                 case STOPPED -> new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
@@ -13861,12 +13841,6 @@ final class DifyExec implements Runnable {
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
                         : Outcome.failed(words(ran));
             };
-        }
-
-        /// Returns the outcome of a run that succeeded. Its row fails if the outputs lack what `--require` asks for.
-        private Outcome required(Response.Ran ran, Outcome success) {
-            return requirements.stream().map(one -> one.fault(ran.outputs())).flatMap(Optional::stream).findFirst()
-                    .map(Outcome::failed).orElse(success);
         }
 
         /// Returns the error of a run, with an explanation if Dify's own text would mislead.
@@ -13994,12 +13968,11 @@ final class DifyExec implements Runnable {
         }
 
         static Requirement parse(String text) {
-            int end = text.lastIndexOf(':');
-            var type = end < 0 ? "" : text.substring(end + 1);
-            if (!text.startsWith("/") || !TYPES.containsKey(type) || text.endsWith(":"))
-                throw new Unusable("--require " + Text.shell(text) + ": must be a pointer such as /answer, "
-                        + "or with one of the types number, integer, boolean, list, object and json: /score:number");
-            return new Requirement(JsonPointer.compile(end < 0 ? text : text.substring(0, end)), type);
+            var words = text.split(":", 2);
+            var type = words.length == 1 ? "" : words[1];
+            if (!text.startsWith("/") || !TYPES.containsKey(type)) throw new Unusable("--require " + Text.shell(text)
+                    + ": must be like /answer or /score:number", "types: number, integer, boolean, list, object, json");
+            return new Requirement(JsonPointer.compile(words[0]), type);
         }
 
         /// Returns what is wrong with the outputs, or empty if they are as required.
