@@ -318,6 +318,59 @@ final class RequireTest extends WholeCommand {
         }
     }
 
+    @Nested
+    class ADifyWithWrongOutputs {
+        private static final String[] OPTIONS = {"--dify", "1.16.0", "--latency", "10ms", "--output-score",
+                "--empty-output", "10%", "--no-output", "5%", "--wrong-output", "5%"};
+
+        /// The ids of the rows that have this fault at this start.
+        private static Set<String> ids(Collection<String> all, int start, Simulator.Fault... faults) {
+            var behaviour = Simulator.of(OPTIONS).behaviour();
+            return all.stream().filter(id -> List.of(faults).contains(behaviour.fate(id, start, Map.of()).fault()))
+                    .collect(Collectors.toCollection(TreeSet::new));
+        }
+
+        private Set<String> failed(String cause) throws IOException {
+            return events("end").stream().filter(end -> end.path("error").asText().equals(cause))
+                    .map(end -> end.path("id").asText()).collect(Collectors.toCollection(TreeSet::new));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void failsExactlyTheseRowsAndSendsThemOnlyWhenAsked(String mode) throws IOException {
+            var dify = new Simulated(OPTIONS);
+            var all = IntStream.range(100, 300).mapToObj(String::valueOf).toList();
+            csv(words(List.of("id,text"), all.stream().map(id -> id + ",row " + id).toArray(String[]::new)));
+            var wrong = ids(all, 1, Simulator.Fault.EMPTY_OUTPUT, Simulator.Fault.NO_OUTPUT,
+                    Simulator.Fault.WRONG_OUTPUT);
+
+            call(dify.settings(), typed("run", "-c", "8", "--mode", mode, "--require", "/answer", "--require",
+                    "/score:number")).exits(3);
+
+            assertEquals(ids(all, 1, Simulator.Fault.EMPTY_OUTPUT), failed("output /answer is missing or empty"));
+            assertEquals(ids(all, 1, Simulator.Fault.NO_OUTPUT), failed("output /score is missing or empty"));
+            assertEquals(ids(all, 1, Simulator.Fault.WRONG_OUTPUT), failed("output /score is not of type number"));
+            assertEquals(200 - wrong.size(), results().size());
+            assertEquals(wrong, new TreeSet<>(Files.readAllLines(file("results.jsonl.retry"))));
+
+            call(dify.settings(), typed("run", "--mode", mode)).exits(3);
+            assertEquals(200, dify.count("started"));
+
+            var again = ids(wrong, 2, Simulator.Fault.EMPTY_OUTPUT, Simulator.Fault.NO_OUTPUT,
+                    Simulator.Fault.WRONG_OUTPUT);
+            call(dify.settings(), typed("retry", "--mode", mode)).exits(again.isEmpty() ? 0 : 3);
+            assertEquals(wrong, new TreeSet<>(attempts(2)));
+            assertEquals(200 + wrong.size(), dify.count("started"));
+            assertEquals(200 - again.size(), results().size());
+            long tokens = results().getFirst().path("total_tokens").asLong();
+            assertEquals(tokens * (200 + wrong.size()), statusJson().path("total_tokens").asLong());
+            if (mode.equals("streaming")) assertEquals(0, results().getFirst().path("total_price").decimalValue()
+                    .multiply(BigDecimal.valueOf(200 + wrong.size()))
+                    .compareTo(statusJson().path("cost").path("USD").decimalValue()));
+            call(dify.settings(), "verify", "-o", output(), "--json").exits(0).omits("paid_twice", "lost");
+        }
+    }
+
     @Test
     void verifyAndCompareCountTheRowAsFailed() throws IOException {
         var dify = new Simulated("--latency", "20ms");
