@@ -6495,7 +6495,7 @@ final class DifyExec implements Runnable {
             if (lookUp.purpose == Purpose.LATE) writer.write(); // a success just found by a look-up counts
             var here = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
                     history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(),
-                    writer.status(attempt.row()).isSuccess(), health.outages());
+                    writer.status(attempt.row()), health.outages());
             for (var verdict : lookUpRules.verdicts(lookUp, found, here, now))
                 carryOut(attempt, lookUp.start(), LookUpRules.known(lookUp, found), verdict);
         }
@@ -14031,10 +14031,10 @@ final class DifyExec implements Runnable {
         ///
         /// @param passed    when a stream that was sent later has started; empty if none has
         /// @param hasOthers whether the session has rows that are not looked up
-        /// @param hasSuccess whether the row has a result by now
+        /// @param status     the row's status by now
         /// @param outages   the session's time without any response
         record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasOthers,
-                boolean hasSuccess, Duration outages) {}
+                RowStatus status, Duration outages) {}
 
         /// Returns what to do, in this order. Returns nothing if the engine need not do anything.
         List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
@@ -14073,11 +14073,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Handles an attempt for which a run was looked for once more before the session ends. A success is kept if
-        /// the row has none, because it was paid for. Any other result changes nothing.
+        /// the row has none, because it was paid for. Any other result changes nothing. Neither does a success that
+        /// fails a requirement, if the row waits for another run whose result may be better.
         private List<Verdict> late(LookUp lookUp, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return List.of();
-            return here.hasSuccess() || !lookUp.attempt.isCurrent() ? List.of()
-                    : List.of(taken(judge.afterLook(lookUp.attempt, ran)));
+            var verdict = taken(judge.afterLook(lookUp.attempt, ran));
+            boolean isWorse = Set.of(RowStatus.UNKNOWN, RowStatus.PAUSED).contains(here.status())
+                    && verdict instanceof Verdict.Take(Outcome(var status, _), _) && !status.isSuccess();
+            return isWorse || here.status().isSuccess() || !lookUp.attempt.isCurrent() ? List.of() : List.of(verdict);
         }
 
         /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing

@@ -164,6 +164,14 @@ final class RequireTest extends WholeCommand {
                   finds   LATE: succeeded run-7 {}; else: absent
                   then    sent a a, late run-7, retry a, came {}
                   then    sent none
+
+                a run that appears late does not hide the unknown one
+                  given   require /answer
+                  answers a: cut, unreadable run-8
+                  finds   LATE: succeeded run-7 {}; else: absent
+                  then    sent a a, late run-7, a not_started unknown
+                  finds   succeeded run-8
+                  then    sent none, runs run-8
                 """);
     }
 

@@ -670,7 +670,7 @@ final class RulesTest {
                     new Verdict.Unresolved(Symptom.CUT, ""), 300);
             lookUp.note(ABSENT, NOON, seconds(300));
             var here = new LookUpContext(Listing.FROM_START, Optional.ofNullable(passed).map(NOON::plusSeconds),
-                    others, false, Duration.ZERO);
+                    others, RowStatus.PENDING, Duration.ZERO);
 
             assertEquals(step, words(lookUpRules(false, settle == null ? null : seconds(settle)), lookUp, ABSENT, here,
                     NOON.plusSeconds(seconds)));
@@ -679,7 +679,7 @@ final class RulesTest {
         @Test
         void promiseNothingForAStreamThatIsResentOnRequest() {
             var lookUp = lookUp(Symptom.CRASH, attempt(Mode.STREAMING, Tries.NONE), false);
-            var here = new LookUpContext(Listing.FROM_START, Optional.of(NOON), false, false, Duration.ZERO);
+            var here = new LookUpContext(Listing.FROM_START, Optional.of(NOON), false, RowStatus.PENDING, Duration.ZERO);
 
             assertEquals("resent, send 0", words(lookUpRules(true, null), lookUp, ABSENT, here, NOON.plusSeconds(400)));
         }
@@ -834,7 +834,8 @@ final class RulesTest {
                 """)
         void repeatAFailedLookUpUntilTheTimeLimitOrAFinalResponse(Symptom symptom, String answer,
                 long seconds, long outages, boolean resend, String step) {
-            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, seconds(outages));
+            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, RowStatus.PENDING,
+                    seconds(outages));
 
             assertEquals(step, words(lookUpRules(resend, null), lookUp(symptom), silent(answer), here,
                     NOON.plusSeconds(seconds)));
@@ -956,7 +957,8 @@ final class RulesTest {
         void useALateSuccessOnlyIfItsUnchangedRowHasNotSucceeded(RunStatus status, boolean success,
                 boolean same, String step) {
             var late = LookUp.recheck(same ? earlier("u-1") : stale(false), Purpose.LATE);
-            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, success, Duration.ZERO);
+            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false,
+                    success ? RowStatus.SUCCEEDED : RowStatus.FAILED, Duration.ZERO);
 
             assertEquals(step, words(lookUpRules, late, found(status), here, NOON));
             assertEquals("nothing", words(lookUpRules, late, ABSENT, here, NOON));

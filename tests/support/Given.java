@@ -390,7 +390,7 @@ final class Given {
 
     /// What the engine knows of a server that lists its runs at this time, and of an attempt that nothing has passed.
     static LookUpRules.LookUpContext here(Release.Listing listing) {
-        return new LookUpRules.LookUpContext(listing, Optional.empty(), false, false, Duration.ZERO);
+        return new LookUpRules.LookUpContext(listing, Optional.empty(), false, RowStatus.PENDING, Duration.ZERO);
     }
 
     static LookUpResult running(String id) {
