@@ -1668,7 +1668,8 @@ final class DifyExec implements Runnable {
             var wanted = batch.select(asked);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             // failed rows that `run` leaves out must not be overlooked
-            var fine = asked.isPart() || batch.history().kept(false).findAny().isEmpty() ? Exit.OK : Exit.ROWS_FAILED;
+            boolean hasKept = batch.history().kept(false).findAny().isPresent();
+            var fine = hasKept && !asked.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a run is looked up if it has not appeared and its row was sent again
             if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
                 writer.finish().ifPresent(stop -> { // writes the retry list, which may be missing or out of date
@@ -1696,8 +1697,8 @@ final class DifyExec implements Runnable {
             if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
                     SessionEvent.Call::require).ifPresent(require::addAll);
             var terms = terms(modes, dify.judge().requiring(Requirement.all(require)));
-            var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles),
-                    terms.judge().requirements());
+            var client = dify.client().forApp(server.kind());
+            var sender = new Sender(client, form, Optional.ofNullable(out.saveFiles), terms.judge().requirements());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
                     || asked.has(Choice.RESEND_UNKNOWN);
@@ -4269,7 +4270,7 @@ final class DifyExec implements Runnable {
             var answered = history.kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             long unmet = history.kept(false).filter(index::isRow).count() - answered.size();
             if (unmet > 0) notes.add(Text.count(unmet, "row was", "rows were")
-                    + " paid for but failed --require; only 'retry' runs " + (unmet == 1 ? "it" : "them") + " again");
+                    + " paid for but failed --require; 'retry' sends such rows again");
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried: the run ended after its form was submitted ("
                     + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs a row again");
@@ -4782,8 +4783,8 @@ final class DifyExec implements Runnable {
 
         /// Returns the outputs that failed `--require`, from the log, because memory does not keep them.
         private static Map<String, JsonNode> unmet(List<LineOffsets.RowEnds.Trace> traces) {
-            var ends = traces.stream().flatMap(trace -> trace.all(EndEvent.class).stream()).toList();
-            return ends.isEmpty() ? Map.of() : ResultLine.of(ends.getLast()).outputs();
+            return traces.stream().flatMap(trace -> trace.all(EndEvent.class).stream()).reduce((_, last) -> last)
+                    .map(end -> ResultLine.of(end).outputs()).orElse(Map.of());
         }
 
         /// Returns the attempts of a row, each with its last outcome, because that replaced the earlier ones.
@@ -6941,7 +6942,7 @@ final class DifyExec implements Runnable {
         /// Asks once for the stored run if a blocking response lacks a required output. Dify 1.13 can respond with an
         /// empty text although the run has one.
         private Response withStoredOutputs(Attempt attempt, Map<String, Value> values, Response response) {
-            if (!(response instanceof Response.Ran ran) || attempt.mode() != Mode.BLOCKING || !ran.status().isSuccess()
+            if (attempt.mode() != Mode.BLOCKING || !(response instanceof Response.Ran ran) || !ran.status().isSuccess()
                     || requirements.stream().noneMatch(one -> one.isMissing(ran.outputs()))) return response;
             var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, ran.run(), false);
             return client.look(question, values) instanceof LookUpResult.Ended(var stored, _, _)
@@ -9688,17 +9689,19 @@ final class DifyExec implements Runnable {
             counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
             if (end.isUnmet()) unmet++;
             if (!settle(entry, status.get())) return;
-            kept.set(entry, end.isUnmet() || Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
-            ends.put(entry, end.isUnmet() ? end.withoutOutputs() : end);
+            kept.set(entry, end.isUnmet()
+                    || Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
+            ends.put(entry, end.withoutOutputs());
         }
 
         /// Stops the batch if the first runs that succeeded all failed a requirement, because its pointer is probably
         /// misspelt.
         Optional<Stop> unusableRequirement() {
-            return last(EndEvent.class).filter(end -> end.isUnmet() && unmet >= Limits.FIRST_ROWS).map(end -> Stop.early(
-                    "the first " + unmet + " rows that succeeded failed --require: " + end.seen().error(),
-                    "correct it, or drop it with --require ''; the outputs are: " + Text.printable(end.seen().outputs()
-                            .properties().stream().map(Map.Entry::getKey).collect(joining(", ")), 300)));
+            if (unmet < Limits.FIRST_ROWS) return Optional.empty();
+            return last(EndEvent.class).filter(EndEvent::isUnmet).map(EndEvent::seen).map(seen -> Stop.early(
+                    "the first " + unmet + " rows that succeeded failed --require: " + seen.error(),
+                    "correct it, or drop it with --require ''; the outputs are: " + Text.printable(
+                            String.join(", ", (Iterable<String>) seen.outputs()::fieldNames), 300)));
         }
 
         /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its
@@ -11041,7 +11044,7 @@ final class DifyExec implements Runnable {
 
         /// Converts this success to an `end` event, which the log does not contain for it.
         EndEvent end() {
-            var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json), null);
+            var seen = new EndEvent.Seen(run(), 0, text("error"), json.path("seconds").asDouble(), Cost.of(json), null);
             // no view shows the time
             var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
             return new EndEvent(time, id(), user(), outcome().status().word(),
@@ -11316,6 +11319,7 @@ final class DifyExec implements Runnable {
 
             /// Returns the event with empty outputs for memory, because those of a large batch would not fit.
             EndEvent withoutOutputs() {
+                if (!isUnmet()) return this;
                 var brief = new Seen(seen.run(), seen.http(), seen.error(), seen.seconds(), seen.cost(),
                         Json.MAPPER.createObjectNode());
                 return new EndEvent(t, id, user, outcome, fingerprint, brief, edited, results);
@@ -13832,8 +13836,8 @@ final class DifyExec implements Runnable {
             return switch (ran.status()) {
                 // a success fails its row if its outputs lack what `--require` asks for
                 case SUCCEEDED, PARTIAL -> requirements.stream().map(one -> one.fault(ran.outputs()))
-                        .flatMap(Optional::stream).findFirst().map(Outcome::failed)
-                        .orElse(ran.status() == Response.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED);
+                        .flatMap(Optional::stream).findFirst().map(Outcome::failed).orElse(
+                                ran.status() == Response.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED);
                 case PAUSED -> Outcome.PAUSED;
                 case STOPPED -> new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
@@ -13968,18 +13972,19 @@ final class DifyExec implements Runnable {
         }
 
         static Requirement parse(String text) {
-            var words = text.split(":", 2);
-            var type = words.length == 1 ? "" : words[1];
-            if (!text.startsWith("/") || !TYPES.containsKey(type)) throw new Unusable("--require " + Text.shell(text)
-                    + ": must be like /answer or /score:number", "types: number, integer, boolean, list, object, json");
-            return new Requirement(JsonPointer.compile(words[0]), type);
+            var words = (text + ":").split(":", 2); // a pointer without a type has an empty one
+            var type = words[1].replaceFirst(":$", "");
+            if (text.startsWith("/") && TYPES.containsKey(type))
+                return new Requirement(JsonPointer.compile(words[0]), type);
+            throw new Unusable("--require " + Text.shell(text) + ": must be like /answer or /score:number",
+                    "the types are number, integer, boolean, list, object and json");
         }
 
         /// Returns what is wrong with the outputs, or empty if they are as required.
         Optional<String> fault(JsonNode outputs) {
             if (isMissing(outputs)) return Optional.of("output " + pointer + " is missing or empty");
-            return TYPES.get(type).test(outputs.at(pointer)) ? Optional.empty()
-                    : Optional.of("output " + pointer + " is not of type " + type);
+            if (TYPES.get(type).test(outputs.at(pointer))) return Optional.empty();
+            return Optional.of("output " + pointer + " is not of type " + type);
         }
 
         /// Returns whether the outputs have no value at the pointer. Blank texts, empty lists and empty objects do not
@@ -14080,7 +14085,8 @@ final class DifyExec implements Runnable {
             var verdict = taken(judge.afterLook(lookUp.attempt, ran));
             boolean isWorse = Set.of(RowStatus.UNKNOWN, RowStatus.PAUSED).contains(here.status())
                     && verdict instanceof Verdict.Take(Outcome(var status, _), _) && !status.isSuccess();
-            return isWorse || here.status().isSuccess() || !lookUp.attempt.isCurrent() ? List.of() : List.of(verdict);
+            boolean isLeft = isWorse || here.status().isSuccess() || !lookUp.attempt.isCurrent();
+            return isLeft ? List.of() : List.of(verdict);
         }
 
         /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing
