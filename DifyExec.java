@@ -625,6 +625,8 @@ final class DifyExec implements Runnable {
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
             if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
+            if (!Requirement.all(workflow.require).isEmpty())
+                setup.err().println("Note: --require is not checked, because only a run shows its outputs.");
             // a row with a problem has no request to show
             if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
@@ -1450,7 +1452,10 @@ final class DifyExec implements Runnable {
             var ends = trace.all(EndEvent.class);
             if (ends.isEmpty()) attempt += "  unfinished" + run(trace.run());
             out.println(attempt);
-            for (var end : ends) out.println(end(trace, end));
+            for (var end : ends) {
+                out.println(end(trace, end));
+                if (end.isUnmet()) print(end.seen().outputs());
+            }
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
                             + Text.printable(form.token(), 200))));
@@ -1591,6 +1596,7 @@ final class DifyExec implements Runnable {
             if (pace.maxCost != null && workflow.mode == Mode.BLOCKING)
                 throw new Unusable("--max-cost cannot be used with --mode blocking: only streams have prices",
                         "leave out --mode");
+            Requirement.all(workflow.require);
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
                 throw new Unusable(output + ": results are JSON lines, not a spreadsheet",
                         "use -o results.jsonl; 'export' then writes a spreadsheet");
@@ -1609,6 +1615,9 @@ final class DifyExec implements Runnable {
             if (!rows.add) batch.refuseOtherFile(input.csv, "; --add adds its rows to the batch");
             var wanted = batch.select(asked);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
+            // failed rows that `run` leaves out must not be overlooked
+            boolean hasKept = batch.history().kept(false).findAny().isPresent();
+            var fine = hasKept && !asked.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a run is looked up if it has not appeared and its row was sent again
             if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
                 writer.finish().ifPresent(stop -> {
@@ -1618,7 +1627,7 @@ final class DifyExec implements Runnable {
                 // with the typed options, such as --var, because a session that sends nothing does not record them
                 if (batch.history().changed().findAny().isPresent())
                     err.println("Next: " + setup.again(List.of("--rerun-changed")));
-                return finish(batch, Optional.empty(), Exit.OK, new Tally(wanted, null, InstantSource.system()));
+                return finish(batch, Optional.empty(), fine, new Tally(wanted, null, InstantSource.system()));
             }
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
@@ -1628,22 +1637,26 @@ final class DifyExec implements Runnable {
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
-            var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
             var mode = mode(asked);
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
-            var terms = terms(modes, dify.judge());
+            var require = new ArrayList<>(workflow.require);
+            if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
+                    SessionEvent.Call::require).ifPresent(require::addAll);
+            var terms = terms(modes, dify.judge().requiring(Requirement.all(require)));
+            var client = dify.client().forApp(server.kind());
+            var sender = new Sender(client, form, Optional.ofNullable(out.saveFiles), terms.judge().requirements());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
                     || asked.has(Choice.RESEND_UNKNOWN);
             var options = setup.typed();
             writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version()),
-                    new SessionEvent.Call(options, isAgain)).with(Instant.now(), modes.mode(), mode == Mode.AUTO,
-                            writer.resultsBytesOnDisk()));
+                    new SessionEvent.Call(options, isAgain, require)).with(Instant.now(), modes.mode(),
+                            mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
             summarize(asked, batch, engine.tally, stop);
-            var done = engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED;
+            var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
         }
 
@@ -2171,7 +2184,7 @@ final class DifyExec implements Runnable {
                         }
                         case Event.RunEvent run -> read.runs.put(run.user(), new RunRef(run.run(), run.task()));
                         case Event.EndEvent end -> {
-                            read.outcomes.put(end.user(), end.outcome());
+                            read.outcomes.put(end.user(), end.isUnmet() ? "unmet" : end.outcome());
                             // the run of a blocking request has no event of its own
                             var run = end.seen().run();
                             if (!run.isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(run, ""));
@@ -2227,7 +2240,7 @@ final class DifyExec implements Runnable {
             MATCHES,
             /// The server lists runs as soon as they start, and it lists none for this attempt.
             NEVER_STARTED,
-            /// The run failed or was stopped.
+            /// The run failed or was stopped, or the log records that a required output was missing.
             FAILED,
             /// The run has not ended according to Dify's record, or it succeeded and the next `run` takes its result.
             OPEN,
@@ -2337,6 +2350,7 @@ final class DifyExec implements Runnable {
         /// | run | outcome in the log | row paid | asked | kind |
         /// | --- | --- | --- | --- | --- |
         /// | failed or unclear | any | any | any | `FAILED`, `NOT_VERIFIABLE` |
+        /// | succeeded | a required output was missing | any | any | `FAILED` |
         /// | succeeded or active | any | yes | yes | `SENT_AGAIN` |
         /// | succeeded or active | any | yes | no | `PAID_TWICE` |
         /// | succeeded or active | none, or one that is looked up | no | any | `OPEN` |
@@ -2347,6 +2361,7 @@ final class DifyExec implements Runnable {
         private static Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
             var status = status(run);
             if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
+            if (status == Kind.LOST && outcome.equals("unmet")) return Kind.FAILED; // see [Evidence#of]
             if (isPaid) return isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE;
             return LOOKED_UP.contains(outcome) ? Kind.OPEN : status;
         }
@@ -2686,13 +2701,14 @@ final class DifyExec implements Runnable {
         }
 
         /// Rejects an option that is given twice, and a blank value, which usually comes from an unset variable of the
-        /// caller's shell. A delimiter may be a space.
+        /// caller's shell. A delimiter may be a space, and an empty `--require` drops earlier ones.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
                 boolean isRepeated = option.getValue() instanceof Map<?, ?> pairs ? pairs.size() < typed.size()
                         : typed.size() > 1 && !option.isMultiValue();
                 boolean isBlank = typed.getLast().isBlank() && option.type() != Character.class
+                        && !option.longestName().equals("--require")
                         && !typed.getLast().equals(option.defaultValue());
                 if (isRepeated || isBlank) throw new ParameterException(line, option.longestName() + " "
                         + typed.getLast() + (isRepeated ? ": given more than once" : ": must not be blank"));
@@ -3203,7 +3219,7 @@ final class DifyExec implements Runnable {
                     .orElseGet(() -> server.access(env, version, spec.findOption("--demo") != null, err()));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(access, DifyClient.of(access, retrying.timeout, runs),
-                    new Judge(backoff, retrying.failedRuns, access), demo, err());
+                    new Judge(backoff, retrying.failedRuns, access, List.of()), demo, err());
         }
 
         static final class ServerOptions {
@@ -3268,9 +3284,13 @@ final class DifyExec implements Runnable {
                 description = "Use ${COMPLETION-CANDIDATES} mode (default: ${DEFAULT-VALUE}).")
         Mode mode;
 
-        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "",
+        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "", hidden = true,
                 description = "Take questions from this column (default: query).")
         @Lasts(Scope.INPUT) String queryColumn;
+
+        @Option(names = "--require", paramLabel = "POINTER", split = "\0", hideParamSyntax = true,
+                description = "Fail rows without this output (/answer); repeatable.")
+        @Lasts(Scope.INPUT) List<String> require = List.of();
 
         @Option(names = "--allow-unmapped", hidden = true,
                 description = "Continue when columns and variables do not match.")
@@ -4086,7 +4106,10 @@ final class DifyExec implements Runnable {
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
             // a retry would ask a person to fill in the form again; rows that are not in the CSV cannot run at all
-            var answered = history.failedAfterForm().filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
+            var answered = history.kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
+            long unmet = history.kept(false).filter(index::isRow).count() - answered.size();
+            if (unmet > 0) notes.add(Text.count(unmet, "row was", "rows were")
+                    + " paid for but failed --require; 'retry' sends such rows again");
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried: the run ended after its form was submitted ("
                     + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs a row again");
@@ -4508,6 +4531,7 @@ final class DifyExec implements Runnable {
                         "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
                             var end = ends.of(entry);
+                            var traces = ends.traces(entry);
                             var inputs = new LinkedHashMap<>(end.inputs());
                             // the last rows of the batch may not be in the CSV
                             var cells = rows.hasNext() ? rows.next().inputs() : Map.<String, String>of();
@@ -4518,8 +4542,8 @@ final class DifyExec implements Runnable {
                                     "seconds", seconds(batch, entry), "tokens", end.text("total_tokens"), "price",
                                     (end.text("total_price") + " " + end.text("currency")).strip(), "run", end.run(),
                                     "edited", end.isEdited(), "inputs", values(inputs),
-                                    "outputs", values(end.outputs()),
-                                    "attempts", attempts(entry, ends, end.run())));
+                                    "outputs", values(status.isSuccess() ? end.outputs() : unmet(traces)),
+                                    "attempts", attempts(traces, end.run())));
                         });
             }
         }
@@ -4573,12 +4597,17 @@ final class DifyExec implements Runnable {
             return batch.figures().millis(entry).orElse(0) / 1000.0;
         }
 
+        /// Returns the outputs that failed `--require`, from the log, because memory does not keep them.
+        private static Map<String, JsonNode> unmet(List<LineOffsets.RowEnds.Trace> traces) {
+            return traces.stream().flatMap(trace -> trace.all(EndEvent.class).stream()).reduce((_, last) -> last)
+                    .map(end -> ResultLine.of(end).outputs()).orElse(Map.of());
+        }
+
         /// Returns the attempts of a row, each with its last outcome.
         ///
         /// @param run the row's own run; an attempt shows its run only if that is another one
-        private static List<Map<String, Object>> attempts(int entry, LineOffsets.RowEnds ends, String run)
-                throws IOException {
-            return ends.traces(entry).stream().map(trace -> {
+        private static List<Map<String, Object>> attempts(List<LineOffsets.RowEnds.Trace> traces, String run) {
+            return traces.stream().map(trace -> {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
                 trace.all(EndEvent.class).reversed().stream().findFirst().ifPresent(end -> attempt.putAll(prune(object(
@@ -5691,6 +5720,7 @@ final class DifyExec implements Runnable {
         /// and outcomes are on disk before they are shown.
         Optional<Stop> run() throws InterruptedException {
             try {
+                writer.write(); // so that the history knows what this session requires
                 checkLimits(); // earlier sessions may have used them up
                 for (beforeEnd(); !isOver(); beforeEnd()) {
                     var starts = startDue();
@@ -6148,6 +6178,7 @@ final class DifyExec implements Runnable {
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
+            writer.batch().history().unusableRequirement().ifPresent(agenda::stopWith);
             // the limits are for the whole batch; only this session shows whether its runs have prices
             terms.limits().limitReached(writer.batch().figures().spending, tally.ownSpending)
                     .ifPresent(agenda::stopWith);
@@ -6215,7 +6246,7 @@ final class DifyExec implements Runnable {
             if (lookUp.purpose == Purpose.LATE) writer.write(); // a success just found by a look-up counts
             var here = new LookUpRules.LookUpContext(history.listing(attempt, terms.modes()),
                     history.passedAt(attempt.user()), agenda.hasRows() || !inFlight.isEmpty(),
-                    writer.status(attempt.row()).isSuccess(), health.outages());
+                    writer.status(attempt.row()), health.outages());
             for (var verdict : lookUpRules.verdicts(lookUp, found, here, now))
                 carryOut(attempt, lookUp.start(), LookUpRules.known(lookUp, found), verdict);
         }
@@ -6624,7 +6655,8 @@ final class DifyExec implements Runnable {
 
     /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before the run, and the
     /// files of its outputs are saved after it.
-    record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
+    record Sender(DifyClient client, Form form, Optional<Path> saveFiles, List<Requirement> requirements)
+            implements Workflow {
         /// Sends an attempt. A file that occurs in several of its cells is uploaded once.
         @Override
         public Response run(Attempt attempt, Consumer<StreamEvent> heard) {
@@ -6645,7 +6677,7 @@ final class DifyExec implements Runnable {
                     }
                 }
             values.replaceAll((_, value) -> value.uploaded(ids));
-            var response = client.run(attempt, values, heard);
+            var response = withStoredOutputs(attempt, values, client.run(attempt, values, heard));
             if (saveFiles.isEmpty() || !(response instanceof Response.Ran ran)) return response;
             // if this process dies during the downloads, the next session finds the run in the log; a slow disk delays
             // them by 10 s at most, because the links expire after five minutes by default
@@ -6655,6 +6687,16 @@ final class DifyExec implements Runnable {
                 recorded.completeOnTimeout(null, 10, TimeUnit.SECONDS).join();
             });
             return withSavedFiles(attempt, ran);
+        }
+
+        /// Asks once for the stored run if a blocking response lacks a required output. Dify 1.13 can respond with an
+        /// empty text although the run has one.
+        private Response withStoredOutputs(Attempt attempt, Map<String, Value> values, Response response) {
+            if (attempt.mode() != Mode.BLOCKING || !(response instanceof Response.Ran ran) || !ran.status().isSuccess()
+                    || requirements.stream().noneMatch(one -> one.isMissing(ran.outputs()))) return response;
+            var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, ran.run(), false);
+            return client.look(question, values) instanceof LookUpResult.Ended(var stored, _, _)
+                    && stored.status().isSuccess() ? ran.with(ran.message(), stored.outputs()) : ran;
         }
 
         @Override
@@ -8304,8 +8346,8 @@ final class DifyExec implements Runnable {
             if (!asked.has(Choice.FORCE)) keep(rows, entry -> !index.status(entry).isSuccess()
                     || asked.has(Choice.RERUN_CHANGED) && history.isChanged(entry));
             if (asked.has(Choice.PENDING_ONLY)) keep(rows, entry -> index.status(entry) == RowStatus.PENDING);
-            // a retry would ask the person again, so such a row needs an explicit id
-            if (asked.ids().isEmpty()) history.failedAfterForm().forEach(rows::clear);
+            // these were paid for, so they are not sent again without being asked
+            if (asked.ids().isEmpty()) history.kept(asked.has(Choice.LISTED)).forEach(rows::clear);
             if (asked.isSample()) sample(rows, asked.limit(), new Random(asked.seed().getAsLong()));
             else rows.stream().skip(asked.limit()).findFirst().ifPresent(rest -> rows.clear(rest, rows.length()));
             var unresolved = history.unresolvedByRow();
@@ -8965,13 +9007,17 @@ final class DifyExec implements Runnable {
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
         private final LongList attemptsByRow = new LongList();
-        private final BitSet changed = new BitSet(), failedAfterForm = new BitSet();
+        private final BitSet changed = new BitSet(), kept = new BitSet();
         final Figures figures = new Figures();
         private final List<Figures> counting = new ArrayList<>(List.of(figures));
         private final LongList tokensByRow = new LongList();
         /// Holds the cost of each row over all its attempts, by currency, in billionths.
         private final Map<String, LongList> costByRow = new HashMap<>();
         private final List<String> unreadable = new ArrayList<>();
+        /// Holds what the last session required of outputs, and how many runs since then succeeded but failed it. The
+        /// number is negative if one has met it.
+        private List<String> required = List.of();
+        private int unmet = 0;
         private final Map<Class<?>, Event> last = new HashMap<>(); // by kind of event
         final LogHead head = new LogHead();
         Optional<Mode> mode = Optional.empty(); // the last mode that the tool chose itself
@@ -9120,6 +9166,7 @@ final class DifyExec implements Runnable {
         /// Sets the status of a row; no other method does. A success is never replaced. Returns whether the row got
         /// this status.
         private boolean settle(int entry, RowStatus status) {
+            if (status.isSuccess()) unmet = Integer.MIN_VALUE;
             boolean isKept = index.status(entry).isSuccess() && !status.isSuccess();
             if (!isKept) index.setStatus(entry, status);
             return !isKept;
@@ -9140,6 +9187,7 @@ final class DifyExec implements Runnable {
             changed.set(entry, index.fingerprint(entry) != 0 && !success.isEdited() && !sent.isEmpty()
                     && !sent.equals(HexFormat.of().toHexDigits(index.fingerprint(entry))));
             ends.remove(entry);
+            kept.clear(entry);
             if (lastResult.get(entry) != 0) formerResults.add(lastResult.get(entry));
             lastResult.set(entry, hash(entry, success.user()));
             // a session measures its own time, so only the batch's figures need the attempt
@@ -9177,6 +9225,9 @@ final class DifyExec implements Runnable {
             boolean isNew = !unfinished.map(last -> last.program().process()).equals(process);
             if (isNew) unfinished = Optional.of(started);
             if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
+            // one more row may be tried after a stop, because the workflow may have changed
+            unmet = required.equals(started.call().require()) ? Math.min(unmet, Limits.FIRST_ROWS - 1) : 0;
+            required = started.call().require();
             if (isNew && started.dify().app().isAssumed()) all(_ -> true).forEach(one -> one.isElsewhere = true);
             // what earlier sessions sent or saw was before this one, even if the clock was set back since
             for (var times : List.of(queued, passedAt))
@@ -9213,12 +9264,14 @@ final class DifyExec implements Runnable {
             int entry = index.findOrAdd(attempt.id());
             counting.forEach(one -> one.countSent(entry, attempt.t()));
             attemptsByRow.set(entry, attemptsByRow.get(entry) + 1);
-            failedAfterForm.clear(entry); // it was sent again on purpose
+            kept.clear(entry); // it was sent again on purpose
             remove(attempt.id(), one -> one.state == State.NOT_STARTED).filter(one -> one.run.isEmpty())
                     .ifPresent(one -> add(one, State.RESENT));
             remove(attempt.id(), one -> one.state == State.UNSETTLED);
             if (attempt.mode() == Mode.STREAMING) queued.put(attempt.user(), attempt.t());
-            if (hasResult(entry, attempt.user())) figures.extendToResult(attempt, entry);
+            boolean isOver = hasResult(entry, attempt.user());
+            if (isOver) unmet = Integer.MIN_VALUE;
+            if (isOver) figures.extendToResult(attempt, entry);
             else add(new Sent(attempt, last(SessionEvent.class).map(last -> last.dify().version()).orElse("")),
                     State.OPEN);
         }
@@ -9279,9 +9332,21 @@ final class DifyExec implements Runnable {
             var former = index.status(entry);
             var outcome = new Outcome(status.get(), end.seen().error());
             counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
+            if (end.isUnmet()) unmet++;
             if (!settle(entry, status.get())) return;
-            failedAfterForm.set(entry, Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
-            ends.put(entry, end);
+            kept.set(entry, end.isUnmet()
+                    || Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
+            ends.put(entry, end.withoutOutputs());
+        }
+
+        /// Stops the batch if the first runs that succeeded all failed a requirement, because its pointer is probably
+        /// misspelt.
+        Optional<Stop> unusableRequirement() {
+            if (unmet < Limits.FIRST_ROWS) return Optional.empty();
+            return last(EndEvent.class).filter(EndEvent::isUnmet).map(EndEvent::seen).map(seen -> Stop.early(
+                    "the first " + unmet + " rows that succeeded failed --require: " + seen.error(),
+                    "correct it, or drop it with --require ''; the outputs are: " + Text.printable(
+                            String.join(", ", (Iterable<String>) seen.outputs()::fieldNames), 300)));
         }
 
         /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its
@@ -9358,9 +9423,11 @@ final class DifyExec implements Runnable {
             return changed.get(entry);
         }
 
-        /// Returns the rows that failed after the form of their run was answered.
-        IntStream failedAfterForm() {
-            return failedAfterForm.stream();
+        /// Returns the failed rows that were paid for, so that `run` does not send them again. `retry` sends those that
+        /// failed a requirement. A row whose form was answered needs an explicit id, because a person would be asked
+        /// again.
+        IntStream kept(boolean isRetry) {
+            return kept.stream().filter(entry -> !isRetry || !ends.get(entry).isUnmet());
         }
 
         Optional<EndEvent> end(int entry) {
@@ -9369,8 +9436,10 @@ final class DifyExec implements Runnable {
 
         /// Returns why a row failed or is unresolved, including the titles of the forms that it waits for.
         String cause(int entry) {
-            return end(entry).map(end -> Stream.concat(Stream.of(Text.cause(end.seen().error())), forms(entry)
-                    .map(FormEvent::node)).distinct().collect(joining(": "))).orElse("listed in .retry");
+            // an output's name may contain digits, which distinguish causes
+            return end(entry).map(end -> end.isUnmet() ? end.seen().error() : Stream.concat(Stream.of(
+                    Text.cause(end.seen().error())), forms(entry).map(FormEvent::node)).distinct()
+                    .collect(joining(": "))).orElse("listed in .retry");
         }
 
         Stream<FormEvent> forms(int entry) {
@@ -10518,12 +10587,13 @@ final class DifyExec implements Runnable {
             if (cost.tokens() != 0) line.put("total_tokens", cost.tokens());
             if (cost.price() != null)
                 line.put("total_price", cost.price().toPlainString()).put("currency", cost.currency());
+            if (end.isUnmet()) line.set("outputs", end.seen().outputs());
             return new ResultLine(line);
         }
 
         /// Converts this success to an `end` event, which the log lacks.
         EndEvent end() {
-            var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json));
+            var seen = new EndEvent.Seen(run(), 0, text("error"), json.path("seconds").asDouble(), Cost.of(json), null);
             // no view shows the time
             var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
             return new EndEvent(time, id(), user(), outcome().status().word(),
@@ -10678,7 +10748,9 @@ final class DifyExec implements Runnable {
             /// @param typed the options of the command line, each with its value; a suggested next command repeats the
             ///              options that the batch needs
             /// @param again whether rows could be sent again although an earlier run succeeded or may still succeed
-            record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again) {}
+            /// @param require the outputs that a success needs, which later sessions require, too
+            record Call(List<String> typed, @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean again,
+                    List<String> require) {}
 
             static SessionEvent of(Batch batch, Server dify, Call call) {
                 var program = new Program(FORMAT, NAME_AND_VERSION, ProcessKey.own());
@@ -10765,9 +10837,24 @@ final class DifyExec implements Runnable {
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped Seen seen,
                 boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
-            /// Holds what the last response showed. `http` is the status of a refusal, or 0.
+            /// Holds what the last response showed. `http` is the status of a refusal, or 0. `outputs` are those of a
+            /// success that failed a requirement, otherwise null. They may be an empty object.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
-            record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost) {}
+            record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost,
+                    @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs) {}
+
+            /// Returns whether the run succeeded and was paid for, but failed a requirement.
+            boolean isUnmet() {
+                return seen.outputs() != null;
+            }
+
+            /// Returns the event with empty outputs for memory, because those of a large batch would not fit.
+            EndEvent withoutOutputs() {
+                if (!isUnmet()) return this;
+                var brief = new Seen(seen.run(), seen.http(), seen.error(), seen.seconds(), seen.cost(),
+                        Json.MAPPER.createObjectNode());
+                return new EndEvent(t, id, user, outcome, fingerprint, brief, edited, results);
+            }
 
             Optional<RowStatus> status() {
                 return RowStatus.of(outcome).filter(status -> !status.isSuccess());
@@ -10778,10 +10865,13 @@ final class DifyExec implements Runnable {
             static EndEvent of(Attempt attempt, Instant now, String outcome, Response response, String error,
                     long results) {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
+                ObjectNode outputs = null;
+                if (response instanceof Response.Ran ran && ran.status().isSuccess()
+                        && outcome.equals(RowStatus.FAILED.word())) outputs = ran.outputs();
                 var seen = new Seen(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
                         Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
-                        usage.cost());
+                        usage.cost(), outputs);
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), seen,
                         attempt.isEdited(), results);
             }
@@ -13318,7 +13408,7 @@ final class DifyExec implements Runnable {
 
     /// Decides what a response means for its row. Only for a failed upload, [Sender] has already decided whether the
     /// row is at fault.
-    record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
+    record Judge(Backoff backoff, RetryRuns failedRuns, Access access, List<Requirement> requirements) {
         /// Matches errors of failed runs that may not recur when the row is sent again. Dify passes on the errors of
         /// models and nodes, so the list cannot be complete. Dify's own text is `Reached maximum retries` of an HTTP
         /// node (1.9 and 1.14, `run_streaming_failed_429.json`).
@@ -13410,6 +13500,10 @@ final class DifyExec implements Runnable {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
         }
 
+        Judge requiring(List<Requirement> outputs) {
+            return new Judge(backoff, failedRuns, access, outputs);
+        }
+
         /// Judges the response to an attempt.
         Verdict verdict(Attempt attempt, Response response) {
             return switch (response) {
@@ -13485,8 +13579,10 @@ final class DifyExec implements Runnable {
         /// succeed (1.9 and 1.14, `limits.json`), so it is looked up.
         private Verdict ran(Attempt attempt, Response.Ran ran) {
             return switch (ran.status()) {
-                case SUCCEEDED -> Outcome.SUCCEEDED;
-                case PARTIAL -> Outcome.PARTIAL;
+                // a success fails its row if its outputs lack what `--require` asks for
+                case SUCCEEDED, PARTIAL -> requirements.stream().map(one -> one.fault(ran.outputs()))
+                        .flatMap(Optional::stream).findFirst().map(Outcome::failed).orElse(
+                                ran.status() == Response.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED);
                 case PAUSED -> Outcome.PAUSED;
                 case STOPPED -> new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
@@ -13608,6 +13704,43 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Holds what `--require` asks of the outputs of a success: a value at the pointer, and its type if there is one.
+    record Requirement(JsonPointer pointer, String type) {
+        private static final Map<String, Predicate<JsonNode>> TYPES = Map.of("", _ -> true,
+                "number", JsonNode::isNumber, "integer", JsonNode::canConvertToExactIntegral,
+                "boolean", JsonNode::isBoolean, "list", JsonNode::isArray, "object", JsonNode::isObject,
+                "json", value -> value.isTextual() && !Json.parse(value.textValue()).isMissingNode());
+
+        /// Reads all values of `--require`. An empty text only drops earlier ones.
+        static List<Requirement> all(List<String> texts) {
+            return texts.stream().filter(text -> !text.isEmpty()).map(Requirement::parse).toList();
+        }
+
+        static Requirement parse(String text) {
+            var words = (text + ":").split(":", 2); // a pointer without a type has an empty one
+            var type = words[1].replaceFirst(":$", "");
+            if (text.startsWith("/") && TYPES.containsKey(type))
+                return new Requirement(JsonPointer.compile(words[0]), type);
+            throw new Unusable("--require " + Text.shell(text) + ": must be like /answer or /score:number",
+                    "the types are number, integer, boolean, list, object and json");
+        }
+
+        /// Returns what is wrong with the outputs, or empty if they are as required.
+        Optional<String> fault(JsonNode outputs) {
+            if (isMissing(outputs)) return Optional.of("output " + pointer + " is missing or empty");
+            if (TYPES.get(type).test(outputs.at(pointer))) return Optional.empty();
+            return Optional.of("output " + pointer + " is not of type " + type);
+        }
+
+        /// Returns whether the outputs have no value at the pointer. Blank texts, empty lists and empty objects do not
+        /// count.
+        boolean isMissing(JsonNode outputs) {
+            var value = outputs.at(pointer);
+            return value.isMissingNode() || value.isNull() || value.isTextual() && value.textValue().isBlank()
+                    || value.isContainerNode() && value.isEmpty();
+        }
+    }
+
     /// Decides what a look-up's result means, and whether a row with an unresolved attempt may be sent again. A row
     /// that an earlier session left unknown is sent again with `--resend-unknown`, or if its id is named. The rules are
     /// pure: they read a look-up and change nothing.
@@ -13648,10 +13781,10 @@ final class DifyExec implements Runnable {
         ///
         /// @param passed    when a stream that was sent later has started; empty if none has
         /// @param hasOthers whether the session has rows that are not looked up
-        /// @param hasSuccess whether the row has a result by now
+        /// @param status     the row's status by now
         /// @param outages   the session's time without any response
         record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasOthers,
-                boolean hasSuccess, Duration outages) {}
+                RowStatus status, Duration outages) {}
 
         /// Returns what to do, in this order. Returns nothing if the engine need not do anything.
         List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
@@ -13690,11 +13823,15 @@ final class DifyExec implements Runnable {
         }
 
         /// Handles an attempt for which a run was looked for once more before the session ends. A success is kept if
-        /// the row has none, because it was paid for. Any other result changes nothing.
+        /// the row has none, because it was paid for. Any other result changes nothing. Neither does a success that
+        /// fails a requirement, if the row waits for another run whose result may be better.
         private List<Verdict> late(LookUp lookUp, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return List.of();
-            return here.hasSuccess() || !lookUp.attempt.isCurrent() ? List.of()
-                    : List.of(taken(judge.afterLook(lookUp.attempt, ran)));
+            var verdict = taken(judge.afterLook(lookUp.attempt, ran));
+            boolean isWorse = Set.of(RowStatus.UNKNOWN, RowStatus.PAUSED).contains(here.status())
+                    && verdict instanceof Verdict.Take(Outcome(var status, _), _) && !status.isSuccess();
+            boolean isLeft = isWorse || here.status().isSuccess() || !lookUp.attempt.isCurrent();
+            return isLeft ? List.of() : List.of(verdict);
         }
 
         /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing

@@ -26,6 +26,7 @@
 //SOURCES EarlierSessionsTest.java
 //SOURCES OptionsTest.java
 //SOURCES EngineTest.java
+//SOURCES RequireTest.java
 //SOURCES AgendaTest.java
 //SOURCES RulesTest.java
 //SOURCES PaceTest.java
@@ -116,7 +117,8 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
             ConformanceTest.class, // the longest
-            MatrixTest.class, MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
+            MatrixTest.class, MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class,
+            OutageTest.class, RequireTest.class,
             EarlierSessionsTest.class,
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,

@@ -20,7 +20,7 @@ import static org.junit.jupiter.api.Assertions.*;
 final class RulesTest {
     @Nested
     class ResponseJudge {
-        private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
+        private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS, List.of());
 
         /// Responses of Dify itself, with or without a code. The message must contain the text of the last column. A
         /// code with a colon comes from something in front of Dify.
@@ -205,7 +205,7 @@ final class RulesTest {
         /// The verdict if failed runs are never retried, if transient ones are, and if all are.
         private static List<String> words(Function<Judge, Verdict> verdict) {
             return Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
-                    .map(when -> word(verdict.apply(new Judge(BACKOFF, when, ACCESS)))).toList();
+                    .map(when -> word(verdict.apply(new Judge(BACKOFF, when, ACCESS, List.of())))).toList();
         }
 
         private static Response.Ran failedAfter(int steps, String error, String outputs) {
@@ -299,7 +299,7 @@ final class RulesTest {
                 """)
         void failsARowWhenItsRetriesReachMaxRetries(int tried, int allowed, String verdict) {
             var few = new Judge(new Backoff(seconds(1), seconds(60), allowed),
-                    RetryRuns.TRANSIENT, ACCESS);
+                    RetryRuns.TRANSIENT, ACCESS, List.of());
 
             assertEquals(verdict, word(few.afterLook(attempt(tried, 9), failed("Rate Limit Error"))));
             assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
@@ -430,7 +430,8 @@ final class RulesTest {
 
         private static LookUpRules lookUpRules(boolean resendUnknown, Duration settle) {
             var limits = new Limits(null, null, null, seconds(20), seconds(300), settle);
-            return new LookUpRules(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits, resendUnknown, false);
+            var judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS, List.of());
+            return new LookUpRules(judge, limits, resendUnknown, false);
         }
 
         private static String word(Verdict verdict) {
@@ -669,7 +670,7 @@ final class RulesTest {
                     new Verdict.Unresolved(Symptom.CUT, ""), 300);
             lookUp.note(ABSENT, NOON, seconds(300));
             var here = new LookUpContext(Listing.FROM_START, Optional.ofNullable(passed).map(NOON::plusSeconds),
-                    others, false, Duration.ZERO);
+                    others, RowStatus.PENDING, Duration.ZERO);
 
             assertEquals(step, words(lookUpRules(false, settle == null ? null : seconds(settle)), lookUp, ABSENT, here,
                     NOON.plusSeconds(seconds)));
@@ -678,7 +679,7 @@ final class RulesTest {
         @Test
         void promiseNothingForAStreamThatIsResentOnRequest() {
             var lookUp = lookUp(Symptom.CRASH, attempt(Mode.STREAMING, Tries.NONE), false);
-            var here = new LookUpContext(Listing.FROM_START, Optional.of(NOON), false, false, Duration.ZERO);
+            var here = new LookUpContext(Listing.FROM_START, Optional.of(NOON), false, RowStatus.PENDING, Duration.ZERO);
 
             assertEquals("resent, send 0", words(lookUpRules(true, null), lookUp, ABSENT, here, NOON.plusSeconds(400)));
         }
@@ -833,7 +834,8 @@ final class RulesTest {
                 """)
         void repeatAFailedLookUpUntilTheTimeLimitOrAFinalResponse(Symptom symptom, String answer,
                 long seconds, long outages, boolean resend, String step) {
-            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, false, seconds(outages));
+            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, RowStatus.PENDING,
+                    seconds(outages));
 
             assertEquals(step, words(lookUpRules(resend, null), lookUp(symptom), silent(answer), here,
                     NOON.plusSeconds(seconds)));
@@ -955,7 +957,8 @@ final class RulesTest {
         void useALateSuccessOnlyIfItsUnchangedRowHasNotSucceeded(RunStatus status, boolean success,
                 boolean same, String step) {
             var late = LookUp.recheck(same ? earlier("u-1") : stale(false), Purpose.LATE);
-            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false, success, Duration.ZERO);
+            var here = new LookUpContext(Listing.FROM_START, Optional.empty(), false,
+                    success ? RowStatus.SUCCEEDED : RowStatus.FAILED, Duration.ZERO);
 
             assertEquals(step, words(lookUpRules, late, found(status), here, NOON));
             assertEquals("nothing", words(lookUpRules, late, ABSENT, here, NOON));

@@ -61,7 +61,7 @@ class ServerTest {
     }
 
     static Judge judge() {
-        return new Judge(BACKOFF, RetryRuns.TRANSIENT, access(URI.create("http://127.0.0.1/v1")));
+        return new Judge(BACKOFF, RetryRuns.TRANSIENT, access(URI.create("http://127.0.0.1/v1")), List.of());
     }
 
     static Response run(DifyClient client, Mode mode) {

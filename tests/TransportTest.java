@@ -530,7 +530,8 @@ final class TransportTest {
                 connection.hold();
             })) {
                 var access = access(wire.url(), Optional.empty(), false);
-                var judge = new Judge(new Backoff(SHORT, SHORT, maxRetries), Judge.RetryRuns.TRANSIENT, access);
+                var judge = new Judge(new Backoff(SHORT, SHORT, maxRetries), Judge.RetryRuns.TRANSIENT, access,
+                        List.of());
                 try (var dify = new Connection(access, client(wire.url()), judge, Optional.empty(),
                         new PrintWriter(err, true))) {
                     var ended = new CompletableFuture<Exception>();

@@ -318,7 +318,8 @@ final class Given {
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), new SessionEvent.Program(Event.FORMAT, "difyexec 1", null),
                 new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false), server), Mode.STREAMING, true,
-                new SessionEvent.Input("data.csv", null, ""), new SessionEvent.Call(List.of("-c=5"), false), 0);
+                new SessionEvent.Input("data.csv", null, ""),
+                new SessionEvent.Call(List.of("-c=5"), false, List.of()), 0);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
@@ -368,7 +369,7 @@ final class Given {
 
     static Event.EndEvent end(int second, String id, String user, String outcome, String run,
             String error) {
-        var seen = new Event.EndEvent.Seen(run, 0, error, 1, new Cost(10, new BigDecimal("0.5"), "USD"));
+        var seen = new Event.EndEvent.Seen(run, 0, error, 1, new Cost(10, new BigDecimal("0.5"), "USD"), null);
         return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", seen, false, 0);
     }
 
@@ -389,7 +390,7 @@ final class Given {
 
     /// What the engine knows of a server that lists its runs at this time, and of an attempt that nothing has passed.
     static LookUpRules.LookUpContext here(Release.Listing listing) {
-        return new LookUpRules.LookUpContext(listing, Optional.empty(), false, false, Duration.ZERO);
+        return new LookUpRules.LookUpContext(listing, Optional.empty(), false, RowStatus.PENDING, Duration.ZERO);
     }
 
     static LookUpResult running(String id) {
@@ -567,6 +568,7 @@ final class Given {
         Batch.Selection selection = Batch.Selection.PENDING;
         Backoff backoff = BACKOFF;
         RetryRuns failedRuns = RetryRuns.TRANSIENT;
+        List<String> require = List.of();
         Mode mode = Mode.BLOCKING;
         Duration settle = null; // as if not typed
         Ceiling maxFailures = null;
@@ -642,10 +644,10 @@ final class Given {
             var route = batch.history().modePolicy(mode, app, server);
             writer.record(SessionEvent.of(batch,
                             new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false), server),
-                            new SessionEvent.Call(List.of(), false))
+                            new SessionEvent.Call(List.of(), false, require))
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             pace = new Pace(slots);
-            var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
+            var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS, Requirement.all(require)),
                     new Limits(maxFailures, maxTokens, null, grace, timeout, settle),
                     pace, new Gate(wait, rate), route, new UserNames("difyexec"));
             var real = inRealTime ? Optional.of(Engine.Ports.ofProcess(workflow, this)) : ports;

@@ -100,6 +100,9 @@ final class Seeds implements Callable<Integer> {
         /// Decides what only a part of the seeds has, so that all others stay what they were.
         final Random more;
         final boolean isWide;
+        /// Decides whether outputs are required, and which runs lack them.
+        final Random outputs;
+        final boolean hasRequirement;
         /// What the server is now: an upgrade can come between two sessions.
         Kind kind;
         final Server server;
@@ -129,6 +132,8 @@ final class Seeds implements Callable<Integer> {
             random = new Random(seed * 0x9E3779B97F4A7C15L); // the first numbers of neighbouring seeds are alike
             more = new Random(seed * 0xC2B2AE3D27D4EB4FL);
             isWide = more.nextBoolean() && !isNarrow;
+            outputs = new Random(seed * 0xD6E8FEB86659FD93L);
+            hasRequirement = outputs.nextInt(4) == 0 && !isNarrow;
             kind = isWide ? Kind.values()[more.nextInt(Kind.values().length)] : Kind.WORKFLOW;
             ids = IntStream.range(0, 1 + random.nextInt(MOST_ROWS)).mapToObj(row -> "r" + row).toArray(String[]::new);
             versions = new int[ids.length];
@@ -261,6 +266,7 @@ final class Seeds implements Callable<Integer> {
             scene.server = kind.version;
             scene.timeout = TIMEOUT;
             scene.settle = SETTLE;
+            if (hasRequirement) scene.require = List.of("/grade:number");
             scene.backoff = new Backoff(seconds(1), LONGEST_DELAY, RETRIES, random::nextDouble);
             disk = new Disk(scene, disks.get(output));
             disks.put(output, disk);
@@ -284,7 +290,10 @@ final class Seeds implements Callable<Integer> {
 
         private void select(Scene scene) {
             switch (random.nextInt(6)) {
-                case 0 -> scene.selection = Batch.Selection.LISTED;
+                case 0 -> {
+                    server.permit(present().stream().filter(server::isUnmet).toList());
+                    scene.selection = Batch.Selection.LISTED;
+                }
                 case 1 -> {
                     var named = present().stream().filter(_ -> chance(0.4)).toList();
                     if (named.isEmpty()) return;
@@ -477,6 +486,12 @@ final class Seeds implements Callable<Integer> {
                     && !line.contains("\"not_started\"") && !line.contains("\"again\""));
         }
 
+        /// Whether the log contains that this user's run succeeded without the required outputs.
+        boolean isUnmet(String user) {
+            return log.text.toString().lines().anyMatch(line -> line.contains("\"" + user + "\"")
+                    && line.contains("\"event\":\"end\"") && line.contains("\"outputs\""));
+        }
+
         int results() {
             return results.lines;
         }
@@ -550,6 +565,8 @@ final class Seeds implements Callable<Integer> {
         Instant ends, answered = Instant.MIN;
         RunStatus end = RunStatus.SUCCEEDED;
         String error = "";
+        /// Its output `grade` as JSON; empty if it has none.
+        String grade = "1";
         /// Its worker is gone, so it stays running for good.
         boolean isDead = false;
         /// Whether a look-up has shown that its time is over.
@@ -614,7 +631,8 @@ final class Seeds implements Callable<Integer> {
         }
 
         private ObjectNode outputs() {
-            return Given.outputs("{\"row\":\"" + attempt.row().id() + "\",\"run\":\"" + ref.id() + "\"}");
+            return Given.outputs("{\"row\":\"" + attempt.row().id() + "\",\"run\":\"" + ref.id() + "\""
+                    + (grade.isEmpty() ? "" : ",\"grade\":" + grade) + "}");
         }
 
         private Response.ChatMessage message() {
@@ -649,6 +667,10 @@ final class Seeds implements Callable<Integer> {
 
         private static LookUpResult ended(Response.Ran ran, Map<String, String> inputs) {
             return new LookUpResult.Ended(ran, inputs, Optional.empty());
+        }
+
+        boolean hasGrade() {
+            return grade.equals("1");
         }
 
         boolean isOf(JsonNode inputs) {
@@ -797,6 +819,12 @@ final class Seeds implements Callable<Integer> {
             schedule.lostEdits.keySet().removeAll(ids);
         }
 
+        /// Whether a run of the row failed the requirement, and nobody has asked for another one since.
+        boolean isUnmet(String id) {
+            return jobs.stream().anyMatch(job -> job.attempt.row().id().equals(id)
+                    && job.permit == permits.getOrDefault(id, 0) && schedule.disk.isUnmet(job.attempt.user()));
+        }
+
         boolean isOpen(Attempt attempt) {
             return open.contains(attempt.user());
         }
@@ -816,6 +844,8 @@ final class Seeds implements Callable<Integer> {
                 fault = Fault.LOST;
             }
             checkSuccess(attempt);
+            Schedule.check(!isUnmet(attempt.row().id()), () -> "row " + attempt.row().id()
+                    + " was sent again although it only failed the requirement");
             var lost = schedule.lostEdits.get(attempt.row().id());
             Schedule.check(lost == null || schedule.disk.hasOutcome(lost), () -> "row " + attempt.row().id()
                     + " was sent again although its edits are lost");
@@ -918,6 +948,8 @@ final class Seeds implements Callable<Integer> {
             boolean isSlow = fault == Fault.SLOW || fault == Fault.CUT && schedule.chance(0.3);
             job.ends = begins.plusMillis(500 + schedule.random.nextInt(isSlow ? 200_000 : 20_000));
             if (job.ends.isBefore(listed)) job.ends = listed;
+            if (schedule.hasRequirement && schedule.outputs.nextInt(3) == 0)
+                job.grade = List.of("", "\" \"", "null", "\"good\"").get(schedule.outputs.nextInt(4));
             if (fault == Fault.STOPPED) job.end = RunStatus.STOPPED;
             if (fault == Fault.PAUSED) {
                 job.end = RunStatus.PAUSED;
@@ -1114,6 +1146,8 @@ final class Seeds implements Callable<Integer> {
                 withResult.add(id);
                 var named = result.path("workflow_run_id").asText(run); // an answer names only its message
                 Schedule.check(named.isEmpty() || named.equals(run), () -> run + " has the id " + named);
+                Schedule.check(!schedule.hasRequirement || result.at("/outputs/grade").isNumber(),
+                        () -> "the result of row " + id + " lacks what is required");
                 Schedule.check(runs.add(run), () -> "two results of " + run);
                 Schedule.check(paid(id).anyMatch(job -> job.ref.id().equals(run)),
                         () -> "row " + id + " has a wrong result: " + run);
@@ -1156,7 +1190,10 @@ final class Seeds implements Callable<Integer> {
             boolean isPaused = outcome.equals("paused") && schedule.server.hasPaused(id);
             Schedule.check(isPaused || List.of("success", "failed", "unknown").contains(outcome),
                     () -> "row " + id + " has no outcome: " + outcome);
-            Schedule.check(!outcome.equals("failed") || paid(id).allMatch(job -> job.fault == Fault.LATE),
+            // with a requirement, what the row had before it was sent again on request does not count
+            int permit = schedule.hasRequirement ? schedule.server.permits.getOrDefault(id, 0) : 0;
+            Schedule.check(!outcome.equals("failed") || paid(id).filter(job -> job.hasGrade() && job.permit >= permit)
+                            .allMatch(job -> job.fault == Fault.LATE),
                     () -> "row " + id + " counts as failed, but its run has succeeded");
         }
     }

@@ -173,6 +173,11 @@ final class SimulatedDify {
         broken.clear();
     }
 
+    /// Later runs of a workflow have a number among their outputs.
+    void outputScores() {
+        files.outputScores();
+    }
+
     /// Later runs have a file among their outputs, which this server serves.
     void outputFiles() {
         files.outputFiles();
@@ -418,7 +423,7 @@ final class SimulatedDify {
             case PAUSE -> isPlain ? setup.kind() == Kind.AGENT : worker; // 1.9.2 cannot resume
             case UNRECORDED -> streaming;
             case EMPTY, TRUNCATE -> isPlain;
-            case PARTIAL, FALSE_FAIL, ERROR_FIRST, STEP_LIMIT -> !isPlain;
+            case PARTIAL, FALSE_FAIL, ERROR_FIRST, STEP_LIMIT, EMPTY_OUTPUT, NO_OUTPUT, WRONG_OUTPUT -> !isPlain;
             default -> newStream && !isPlain || !fate.fault().isOfNewStreams();
         };
         return new Fate(isPossible ? fate.fault() : Fault.NONE, isInWorker(streaming) ? fate.queue()

@@ -15,7 +15,7 @@ final class SimulatedFiles {
 
     private final Map<String, Stored> stored = new ConcurrentHashMap<>();
     private final Predicate<URI> answers;
-    private volatile boolean isOutput = false;
+    private volatile boolean isOutput = false, hasScores = false;
 
     /// @param answers the server's own HEAD request to an address: false if it fails even when repeated
     SimulatedFiles(Predicate<URI> answers) {
@@ -166,6 +166,14 @@ final class SimulatedFiles {
                 "mime_type", file.type(), "size", file.size(), "related_id", file.upload(),
                 "url", local ? signed : file.url()));
         return value;
+    }
+
+    void outputScores() {
+        hasScores = true;
+    }
+
+    boolean hasScores() {
+        return hasScores;
     }
 
     void outputFiles() {

@@ -281,6 +281,13 @@ final class SimulatedJob {
         outputs.putAll(question.isPresent() ? Map.of("files", files)
                 : SimulatedJson.object("row_id", inputs.get("id"), "text", text));
         if (question.isEmpty() && !files.isEmpty()) outputs.put("files", files);
+        if (question.isEmpty() && version.form().files().hasScores()) outputs.put("score", text.length());
+        switch (fate.fault()) {
+            case EMPTY_OUTPUT -> outputs.put("answer", "");
+            case NO_OUTPUT -> outputs.remove("score");
+            case WRONG_OUTPUT -> outputs.put("score", "about " + text.length());
+            default -> {}
+        }
         int tokens = 16 + text.length() / 3;
         var course = course(run);
         if (fate.fault() == Fault.FALSE_FAIL) {

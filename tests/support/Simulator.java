@@ -183,6 +183,9 @@ final class Simulator implements Callable<Integer> {
     @Option(names = "--output-file", description = "Add a file to the outputs of each run, and serve it.")
     boolean outputFile;
 
+    @Option(names = "--output-score", description = "Add a number, score, to the outputs of each run of a workflow.")
+    boolean outputScore;
+
     @Spec CommandSpec spec;
 
     static void main(String... args) {
@@ -244,6 +247,7 @@ final class Simulator implements Callable<Integer> {
             dify.breakRoute(route, breakage, breakAfter);
         });
         if (outputFile) dify.outputFiles();
+        if (outputScore) dify.outputScores();
     }
 
     private static void every(Duration period, Runnable what) {
@@ -363,6 +367,9 @@ final class Simulator implements Callable<Integer> {
         EMPTY("Let the model answer without text (apps without a workflow)."),
         TRUNCATE("End the answer after its first piece like a whole one, without tokens and prices (seen in 1.9.2, "
                 + "apps without a workflow)."),
+        EMPTY_OUTPUT("Let the run succeed with an empty text as answer."),
+        NO_OUTPUT("Let the run succeed without its output score."),
+        WRONG_OUTPUT("Let the run succeed with a text as score."),
         FREEZE("Let nothing arrive any more, and keep the connection open, as if the network were gone; the server "
                 + "does not notice.");
 

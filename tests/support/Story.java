@@ -92,9 +92,12 @@ record Story(String name, List<String> lines) {
             case "failures" -> scene.maxFailures = new Ceiling(number, Double.parseDouble(values[1]));
             case "backoff" -> scene.backoff = new Backoff(seconds(number), seconds(Long.parseLong(values[1])),
                     Integer.parseInt(values[2]));
+            case "require" -> scene.require = List.of(values);
             case "always" -> scene.failedRuns = RetryRuns.ALWAYS;
             case "resend" -> scene.resendUnknown = true;
             case "probes-fail" -> scene.probed = () -> Optional.of(new Response.NotSent("connection refused", ""));
+            case "limit" -> scene.selection = new Batch.Selection(Set.of(), List.of(), List.of(), number,
+                    OptionalLong.empty());
             case "pending" -> scene.selection = Batch.Selection.PENDING;
             case "listed" -> scene.selection = Batch.Selection.LISTED;
             case "named" -> scene.selection = Batch.Selection.named(List.of(values), false);
@@ -176,8 +179,15 @@ record Story(String name, List<String> lines) {
             case "aborted" -> ran(rest, RunStatus.FAILED, "Aborted: User requested stop");
             case "closed" -> ran(rest, RunStatus.STOPPED,
                     "Aborted: Client response stream closed before app execution completed");
-            default -> ran(rest, RunStatus.valueOf(word[0].toUpperCase(Locale.ROOT)), "");
+            default -> runOf(rest, RunStatus.valueOf(word[0].toUpperCase(Locale.ROOT)));
         };
+    }
+
+    /// `run-7`, or `run-7 {"answer":""}` with these outputs.
+    private static Response.Ran runOf(String text, RunStatus status) {
+        var words = text.split(" ", 2);
+        var ran = ran(words[0], status, "");
+        return words.length == 1 ? ran : ran.with(Response.ChatMessage.NONE, outputs(words[1]));
     }
 
     // ── Look-ups ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -265,6 +275,8 @@ record Story(String name, List<String> lines) {
             case "looked" -> List.of("" + scene.looked.size());
             case "users" -> List.of("" + scene.looked.stream().map(look -> look.attempt().user()).distinct().count());
             case "done" -> List.of("" + scene.tally.done());
+            case "came" -> scene.log("end").stream().map(end -> end.path("outputs").toString())
+                    .filter(outputs -> !outputs.isEmpty()).toList();
             case "settles" -> scene.tally.settlesAt().stream().map(time -> "" + since(0, time).toSeconds()).toList();
             case "busiest" -> List.of("" + scene.busiest);
             case "together" -> List.of("" + scene.mostLooks);
