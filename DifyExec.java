@@ -2569,7 +2569,7 @@ final class DifyExec implements Runnable {
                     .orElseGet(Json.MAPPER::missingNode);
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
             if (isChat && message.isMissingNode()) return other;
-            var run = new StoredMessage(message).pausedRun().map(RunRef::id).orElse(line.run());
+            var run = new StoredMessage(message, AppKind.CHATFLOW).pausedRun().map(RunRef::id).orElse(line.run());
             if (run.isEmpty() && isChat) return compare(sent, line, withMessage(message, message));
             return switch (detail(run)) {
                 case DifyClient.Reply.Got<JsonNode>(var stored) when !isBy(sent, stored) -> other;
@@ -2596,7 +2596,7 @@ final class DifyExec implements Runnable {
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
-            boolean isWhole = new StoredMessage(message).pausedRun().isEmpty()
+            boolean isWhole = new StoredMessage(message, AppKind.CHATFLOW).pausedRun().isEmpty()
                     && !Json.text(message, "answer").isEmpty();
             if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
             if (outputs.path("files").isEmpty()) outputs.remove("files"); // a result has no empty list of files either
@@ -7074,6 +7074,9 @@ final class DifyExec implements Runnable {
         /// Limits the silence before a stream's first event. Dify 1.14 ends a stream after this silence, whether or not
         /// its run waits in the queue, so nothing would come later.
         private static final Duration FIRST_EVENT_TIMEOUT = Duration.ofSeconds(300);
+        /// Limits a stream that must not be closed: this long after `TIMEOUT`, when its row was stopped. By default,
+        /// Dify itself ends each row after this time.
+        private static final Duration OPEN_TIMEOUT = Duration.ofMinutes(20);
         private static final String PAGE = "a web page (from a proxy?)";
         /// Limits a downloaded file to 1 GiB. A link may lead to an endless response.
         private static final long MAX_FILE_BYTES = 1L << 30;
@@ -7089,10 +7092,6 @@ final class DifyExec implements Runnable {
 
         DifyClient forApp(AppKind kind) {
             return new DifyClient(wire, access, kind, timeout, firstEvent);
-        }
-
-        private boolean isChat() {
-            return app == AppKind.CHATFLOW;
         }
 
         @Override
@@ -7122,18 +7121,22 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Recognizes a chatflow's failed run. Dify responds to it with the status and code of refused inputs, but the
-        /// run was paid for.
+        /// Recognizes a row that ran and failed. Dify responds to it with the status and code of refused inputs, but it
+        /// was paid for. Dify 1.9 responds like that even if the answer of a model is empty.
         private Response refusedOrFailed(Transport.Exchange http) throws IOException {
             var refused = refused(http);
-            boolean hasRun = isChat() && refused.status() == 400
-                    && refused.message().startsWith(Response.ChatMessage.FAILED);
+            if (app == AppKind.WORKFLOW || refused.status() != 400) return refused;
+            if (!app.hasRuns() && refused.message().startsWith("1 validation error for Data\nanswer\n"))
+                return Response.Ran.answered(Json.MAPPER.createObjectNode().put("answer", ""), 0,
+                        Response.ChatMessage.NONE);
+            boolean hasRun = app.hasRuns() ? refused.message().startsWith(Response.ChatMessage.FAILED)
+                    : !Judge.isRejected(refused);
             return hasRun ? Response.Ran.failed(refused.message()) : refused;
         }
 
         /// Returns the URL that starts a run. A workflow's version is part of it; a chatflow's is in the request.
         URI startAddress() {
-            if (isChat()) return access.at("/chat-messages");
+            if (app != AppKind.WORKFLOW) return access.at(app.tasks);
             var version = access.workflowId().isEmpty() ? "" : encoded(access.workflowId()) + "/";
             return access.at("/workflows/" + version + "run");
         }
@@ -7146,7 +7149,7 @@ final class DifyExec implements Runnable {
                 throws IOException {
             var took = Duration.ofNanos(System.nanoTime() - start);
             var symptom = !http.version().isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
-            var reader = new RunReader();
+            var reader = new RunReader(app);
             try {
                 reader.add(objectOf(http));
             } catch (JsonProcessingException problem) {
@@ -7154,7 +7157,7 @@ final class DifyExec implements Runnable {
             }
             reader.forms().forEach(heard);
             // a chatflow's response lacks the run's time, so how long it waited is unknown
-            var ran = isChat() ? reader.chatflowRun()
+            var ran = app != AppKind.WORKFLOW ? reader.answered()
                     : reader.ran().map(end -> end.withWait(waited(http, took, reader.finishedAt(), end.usage())));
             if (ran.isPresent()) return ran.get();
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
@@ -7177,24 +7180,30 @@ final class DifyExec implements Runnable {
         /// the run is looked up.
         private Response stream(Transport.Exchange http, SentInputs sent, Consumer<StreamEvent> heard)
                 throws IOException {
-            var reader = new RunReader();
+            var reader = new RunReader(app);
+            var limit = app.hasRuns() ? timeout : timeout.plus(OPEN_TIMEOUT);
+            if (!app.hasRuns()) http.limit(limit); // the first event may take as long as the model
             for (var event = http.event(); event.isPresent(); event = http.event()) {
                 reader.add(event.get());
                 if (reader.isForeign(sent))
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream belongs to another request");
                 if (http.run().isEmpty() && reader.ref().isPresent()) // any event may be the first that arrives
-                    http.began(reader.ref().get(), timeout, heard);
+                    http.began(reader.ref().get(), limit, heard);
                 heard.accept(reader.streamEvent());
-                // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
-                if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
-                    return reader.chatflowRun().<Response>map(end -> end)
-                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the chatflow ended without an answer"));
+                // such a row is refused before its stream begins, so it ran
+                if (!app.hasRuns() && reader.is("error"))
+                    return Response.Ran.failed(RunReader.text(event.get(), "message"));
+                // without a run, moderation or an annotation has answered; Dify 1.16 then makes up the end of a run
+                if (reader.is("message_end") && (!app.hasRuns() || reader.ref().isEmpty()))
+                    return reader.answered().<Response>map(end -> end)
+                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the stream ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), http, reader);
                     // an error of Dify 1.16 may lack the run id that the made-up end after it has (`odd_graphs.json`)
                     var response = Response.ofEnds(http.run().or(reader::ref), ends);
-                    return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
+                    return app == AppKind.CHATFLOW && response instanceof Response.Ran ran ? reader.completed(ran)
+                            : response;
                 }
             }
             return http.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
@@ -7204,7 +7213,8 @@ final class DifyExec implements Runnable {
         /// and 1.9 sends the metadata of a chatflow's answer last. A stream with two different results is not trusted.
         private List<Response> ends(Response first, Transport.Exchange http, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
-            boolean mayFollow = first instanceof Response.Refused || isChat() && !reader.hasMetadata();
+            boolean mayFollow = first instanceof Response.Refused
+                    || app == AppKind.CHATFLOW && !reader.hasMetadata();
             http.limit(Duration.ofMillis(100)); // in the recordings, such events follow within 3 ms
             try {
                 while (mayFollow || http.hasMore()) {
@@ -7227,9 +7237,9 @@ final class DifyExec implements Runnable {
         LookUpResult look(Question question, Map<String, Value> values) {
             var user = question.attempt().user();
             var sent = new SentInputs(user, values);
-            if (question.run().isEmpty()) return byName(sent);
+            if (question.stopsFirst()) stop(question.run().orElseThrow(), user);
+            if (question.run().isEmpty() || !app.hasRuns()) return byName(sent);
             var run = question.run().get();
-            if (question.stopsFirst()) stop(run, user);
             var found = detail(run, sent);
             boolean isMadeUp = question.symptom() == Symptom.UNCONFIRMED
                     || question.symptom() == Symptom.CONTRADICTED || run.isMadeUp();
@@ -7238,10 +7248,10 @@ final class DifyExec implements Runnable {
                 // if the id belongs to another run, an empty list does not show that this attempt has none
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
-            if (!isChat()) return found;
+            if (app == AppKind.WORKFLOW) return found;
             // a success gets the answer that people see, because moderation replaces it only in the message
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return found;
-            return result(message(sent), message -> new StoredMessage(message).completing(found));
+            return result(message(sent), message -> new StoredMessage(message, app).completing(found));
         }
 
         /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9: with empty fields),
@@ -7249,17 +7259,18 @@ final class DifyExec implements Runnable {
         Reply<Boolean> knows(Origin.Recorded run) {
             var sent = new SentInputs(run.user(), Map.of()); // the user alone must agree
             // only a stop needs the task, which is left empty
-            var found = run.id().isEmpty() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
+            var found = run.id().isEmpty() || !app.hasRuns() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
             if (found == LookUpResult.FOREIGN) return new Reply.Got<>(false);
             if (!(found instanceof LookUpResult.Silent(var response))) return new Reply.Got<>(found.isThere());
             return response instanceof Response.Unreadable ? new Reply.Got<>(true) : new Reply.NotGot<>(response);
         }
 
-        /// Looks a run up by the user of its attempt. A workflow's runs are in its log. A chatflow's runs are not, so
-        /// their conversations are listed instead. One entry is expected. A job that Dify ran twice has two entries,
-        /// both of the same run.
+        /// Looks a run up by the user of its attempt. A workflow's runs are in its log. Those of other apps are not, so
+        /// their conversations are listed instead, except for completions, which no route shows. One entry is expected.
+        /// A job that Dify ran twice has two entries, both of the same run.
         private LookUpResult byName(SentInputs sent) {
-            if (isChat()) return result(message(sent), message -> ofMessage(message, sent));
+            if (app == AppKind.COMPLETION) return new LookUpResult.Unlisted();
+            if (app.hasConversations()) return result(message(sent), message -> ofMessage(message, sent));
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
                             && !row.at("/workflow_run/id").asText("").isEmpty());
@@ -7271,7 +7282,7 @@ final class DifyExec implements Runnable {
         /// Interprets the message of a chatflow's run. Only a run that has paused can be asked for by its id.
         private LookUpResult ofMessage(JsonNode message, SentInputs sent) {
             if (message.isMissingNode()) return new LookUpResult.Absent();
-            var stored = new StoredMessage(message);
+            var stored = new StoredMessage(message, app);
             var run = stored.pausedRun();
             return run.isPresent() ? stored.completing(detail(run.get(), sent)) : stored.result();
         }
@@ -7321,7 +7332,7 @@ final class DifyExec implements Runnable {
                     return new LookUpResult.Absent(); // 1.9 responds with empty fields if it has no such run
                 var id = RunReader.text(detail, "id");
                 if (id.isEmpty()) throw unexpected("Dify returned a different run");
-                var reader = new RunReader();
+                var reader = new RunReader(app);
                 reader.add(Json.MAPPER.createObjectNode().set("data", detail));
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
                 return reader.result(run, http.date("Date").orElseGet(Instant::now)); // by the server's clock
@@ -7358,7 +7369,7 @@ final class DifyExec implements Runnable {
         /// Asks Dify to stop a task. Dify responds with `success` even if there is no such task (`stop.json`), so the
         /// response is not kept.
         void stop(RunRef run, String user) {
-            var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
+            var path = app.tasks + "/" + encoded(run.task()) + "/stop";
             var body = new ByteArrayEntity(Json.bytes(object("user", user)), null);
             ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Exchange::prefix);
         }
@@ -7454,10 +7465,10 @@ final class DifyExec implements Runnable {
             });
             body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
             body.put("user", attempt.user());
-            if (!isChat()) return Json.bytes(body);
-            body.put("auto_generate_name", false);
+            if (app.hasConversations()) body.put("auto_generate_name", false);
             // a workflow's version is part of the URL instead, see [#startAddress]
-            if (!access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
+            if (app == AppKind.CHATFLOW && !access.workflowId().isEmpty())
+                body.put("workflow_id", access.workflowId());
             return Json.bytes(body);
         }
 
@@ -7590,8 +7601,15 @@ final class DifyExec implements Runnable {
         private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
         private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
         private boolean isPriceKnown = true; // false if a node reported a price that cannot be read
-        private final StringBuilder answer = new StringBuilder(); // a chatflow's text so far
+        private final StringBuilder answer = new StringBuilder(); // the text so far
         private boolean isReplaced = false; // whether moderation has replaced some of that text
+        private boolean isAgents = false; // whether the text consists of an agent's pieces
+        private final Map<String, JsonNode> thoughts = new LinkedHashMap<>(); // of an agent, by id
+        private final AppKind app;
+
+        RunReader(AppKind app) {
+            this.app = app;
+        }
 
         static String text(JsonNode from, String name) {
             return from.path(name).asText("");
@@ -7621,13 +7639,22 @@ final class DifyExec implements Runnable {
                     answer.setLength(0);
                     answer.append(text(last, "answer"));
                 }
-                case "message" -> answer.append(text(last, "answer"));
+                case "message" -> {
+                    if (isAgents) answer.setLength(0); // the new agent's whole answer follows its pieces
+                    isAgents = false;
+                    answer.append(text(last, "answer"));
+                }
+                case "agent_message" -> {
+                    isAgents = true;
+                    answer.append(text(last, "answer"));
+                }
+                case "agent_thought" -> thoughts.put(text(last, "id"), last); // with the same id, it contains more
                 default -> {}
             }
         }
 
         /// Keeps the earlier text if an event lacks it, such as the run id of an `error` event.
-        private static String orIfEmpty(String text, String before) {
+        static String orIfEmpty(String text, String before) {
             return text.isEmpty() ? before : text;
         }
 
@@ -7649,7 +7676,10 @@ final class DifyExec implements Runnable {
             return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
 
+        /// Returns the id of the run. A row without a run has the id of its message instead, but not in an `error` event,
+        /// which lacks the task.
         private String ownRunId() {
+            if (!app.hasRuns()) return last.has("task_id") ? text(last, "message_id") : "";
             var id = text(last, "workflow_run_id");
             return id.isEmpty() && isOfRun() ? text(data(), "id") : id; // a run's detail has only the second one
         }
@@ -7677,7 +7707,7 @@ final class DifyExec implements Runnable {
                 case "reasoning_chunk" -> new StreamEvent.Chunk(text(data, "reasoning"));
                 case "human_input_required" -> form(data);
                 case "human_input_form_timeout" -> new StreamEvent.FormExpired(text(data, "node_title"));
-                case "message" -> new StreamEvent.Chunk(text(last, "answer"));
+                case "message", "agent_message" -> new StreamEvent.Chunk(text(last, "answer"));
                 // what was shown cannot be taken back, so the new text begins a line of its own
                 case "message_replace" -> new StreamEvent.Chunk("\n" + text(last, "answer"));
                 default -> new StreamEvent.OtherEvent();
@@ -7767,15 +7797,35 @@ final class DifyExec implements Runnable {
             return ran.with(message(), withSources(outputs, metadata));
         }
 
-        /// Reads a chatflow's answer. A blocking response contains the run id only if the run waits for a person.
-        /// Returns empty without an answer. An empty text does not show whether the run has ended.
-        Optional<Response.Ran> chatflowRun() {
+        /// Reads the answer of any app but a workflow. A blocking chatflow's response contains the run id only if the run
+        /// waits for a person. Returns empty without an answer. An empty text of a chatflow does not show whether the
+        /// run has ended.
+        Optional<Response.Ran> answered() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
+            if (app.hasRuns() ? answer.isEmpty() : messageId.isEmpty() || !hasMetadata()) return Optional.empty();
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
-            // 0, because the response lacks the run's time; its `latency` is the model's
-            return answer.isEmpty() ? Optional.empty()
-                    : Optional.of(Response.Ran.answered(withSources(outputs, metadata), 0, message()));
+            var usage = metadata.path("usage");
+            // 0, because a chatflow's response lacks the run's time; its `latency` is the model's
+            var ran = Response.Ran.answered(withThoughts(withSources(outputs, metadata), thoughts.values()),
+                    app.hasRuns() ? 0 : usage.path("latency").asDouble(0), message());
+            return Optional.of(isIncomplete(usage) ? ran.stopped() : ran);
+        }
+
+        /// Returns whether the answer ended early. Dify reports a task that was stopped or exceeded the server's time
+        /// limit like a success, but counts no tokens, although the model has a price or (chatflows) was at work. Without
+        /// a price, no model may have been asked (`llm_time_limit.json`, `chat_blocking_moderated.json`).
+        private boolean isIncomplete(JsonNode usage) {
+            return usage.path("total_tokens").asInt(1) == 0 && Stream.of("prompt_unit_price", "completion_unit_price",
+                    app.hasRuns() ? "time_to_generate" : "").anyMatch(name -> usage.path(name).asDouble(0) > 0);
+        }
+
+        /// Adds the calls of an agent's tools to its outputs.
+        static ObjectNode withThoughts(ObjectNode outputs, Collection<JsonNode> thoughts) {
+            for (var thought : thoughts) if (!text(thought, "tool").isEmpty()) outputs.withArray("thoughts").addObject()
+                    .put("tool", text(thought, "tool")).put("input", text(thought, "tool_input"))
+                    .put("observation", text(thought, "observation"));
+            return outputs;
         }
 
         /// Adds a chatflow's sources to its outputs. Removes an empty list of files, which streams and records have
@@ -7844,7 +7894,7 @@ final class DifyExec implements Runnable {
         /// Reads the detail of a run, whose `inputs` are text in every version. Returns empty for a run that has not
         /// ended, or for a detail of another run.
         static Optional<StoredRun> of(String id, JsonNode detail) {
-            var reader = new RunReader();
+            var reader = new RunReader(AppKind.WORKFLOW);
             reader.add(Json.MAPPER.createObjectNode().set("data", detail));
             var stored = Json.parse(RunReader.text(detail, "inputs"));
             boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
@@ -7888,8 +7938,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds a chatflow's message as the server has stored it, or a missing node.
-    record StoredMessage(JsonNode message) {
+    /// Holds the message of an app's row as the server has stored it, or a missing node.
+    record StoredMessage(JsonNode message, AppKind app) {
         private String text(String name) {
             return RunReader.text(message, name);
         }
@@ -7914,18 +7964,37 @@ final class DifyExec implements Runnable {
             return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs, at);
         }
 
-        /// Returns the outcome. A message has no answer until its run has ended; Dify 1.16 then also reports its time.
+        /// Returns the outcome. A message has no answer until its row has ended; Dify 1.16 then also reports its time.
+        /// Without that, an empty answer may follow. Without a run, 0 tokens show that the row was stopped.
         LookUpResult result() {
             var sent = RunReader.sentCells(message.path("inputs"));
             if (message.path("query").isTextual()) sent.put("query", text("query"));
             if (text("status").equals("error"))
                 return new LookUpResult.Ended(Response.Ran.failed(text("error")), sent, Optional.empty());
             double seconds = message.path("provider_response_latency").asDouble(0);
-            if (text("answer").isEmpty() || text("status").equals("paused"))
-                return new LookUpResult.Unanswered(seconds > 0);
             var outputs = Json.MAPPER.createObjectNode().put("answer", text("answer"));
-            return new LookUpResult.Ended(Response.Ran.answered(RunReader.withSources(outputs, message), seconds,
-                    chat()), sent, Optional.empty());
+            boolean isEmpty = text("answer").isEmpty() && (app.hasRuns() || seconds == 0);
+            if (isEmpty && lastThought().isPresent())
+                outputs.put("answer", lastThought().get()).put("from_thoughts", true);
+            else if (isEmpty || text("status").equals("paused")) return new LookUpResult.Unanswered(seconds > 0);
+            var ran = Response.Ran.answered(RunReader.withThoughts(RunReader.withSources(outputs, message),
+                    message.path("agent_thoughts").valueStream().toList()), seconds, chat());
+            boolean isStopped = !app.hasRuns() && seconds > 0 && message.path("total_tokens").asInt(1) == 0;
+            return new LookUpResult.Ended(isStopped ? ran.stopped() : ran, sent, Optional.empty());
+        }
+
+        /// Returns the answer of an old agent whose stream's client has disconnected. Dify then stores it only as the
+        /// last thought, which is complete if it calls no tool. The texts of earlier thoughts precede it, as in a stored
+        /// answer. The new agent's thoughts may be incomplete, and Dify deletes them.
+        private Optional<String> lastThought() {
+            var thoughts = message.path("agent_thoughts").valueStream()
+                    .sorted(Comparator.comparingInt(thought -> thought.path("position").asInt())).toList();
+            boolean isAnswer = app == AppKind.AGENT_CHAT && !thoughts.isEmpty()
+                    && RunReader.text(thoughts.getLast(), "tool").isEmpty()
+                    && !RunReader.text(thoughts.getLast(), "thought").isEmpty();
+            return !isAnswer ? Optional.empty() : Optional.of(thoughts.stream().map(thought -> RunReader.orIfEmpty(
+                    RunReader.text(thought, "answer"), RunReader.text(thought, "thought")))
+                    .filter(text -> !text.isEmpty()).collect(joining("\n")));
         }
 
         private Response.ChatMessage chat() {
@@ -13595,7 +13664,11 @@ final class DifyExec implements Runnable {
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
                 + "File validation failed|Reached maximum retries|expected value type|does not match schema|"
-                + "this statement should be unreachable");
+                + "exceeds the maximum limit|this statement should be unreachable");
+        /// Matches the other texts with which Dify refuses a row of an app without a workflow (`chat_*_refused.json`,
+        /// `agent_modes.json`, `chat_blocking_noprovider.json`).
+        private static final Pattern REJECTED = Pattern.compile("^(\\d+ validation errors? for|Arg user must|"
+                + "Agent Chat App does not support|Provider .* does not exist)");
         /// Matches errors that mean the code `provider_not_initialize`, for streams that report them without a code. No
         /// recording contains these texts, because the recorded servers have a model.
         private static final Pattern NO_MODEL = Pattern.compile(
@@ -13743,7 +13816,10 @@ final class DifyExec implements Runnable {
                 case SUCCEEDED -> Outcome.SUCCEEDED;
                 case PARTIAL -> Outcome.PARTIAL;
                 case PAUSED -> Outcome.PAUSED;
-                case STOPPED -> new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error());
+                // without a run, no record could show that it succeeded after all
+                case STOPPED -> ran.ref().isNamed()
+                        ? new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error())
+                        : Outcome.failed(words(ran));
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
                 // empty: a run has no `Retry-After`
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
@@ -13809,6 +13885,14 @@ final class DifyExec implements Runnable {
                 case 413 -> "too large for the server (413)" + words;
                 default -> "HTTP " + status + words;
             });
+        }
+
+        /// Returns whether Dify refused the row of an app without a workflow. With the same status and codes, it reports
+        /// a model's failure, whose text may be anything.
+        static boolean isRejected(Response.Refused refused) {
+            boolean mayBeFailure = List.of("invalid_param", "completion_request_error").contains(refused.code());
+            return !mayBeFailure || refused.isTooMany() || BAD_ROW.matcher(refused.message()).find()
+                    || REJECTED.matcher(refused.message()).find();
         }
 
         /// Returns why the refusal stops the batch, if it does. A colon in the code would look like its end.
@@ -13922,7 +14006,7 @@ final class DifyExec implements Runnable {
         /// confirmed, or Dify has no run of it, the attempt's response counts. If it contains steps, it also has their
         /// price, which the stored run lacks. Otherwise, its run id may have been made up.
         static Response known(LookUp lookUp, LookUpResult found) {
-            boolean isAbsent = found instanceof LookUpResult.Absent;
+            boolean isAbsent = found instanceof LookUpResult.Absent || found instanceof LookUpResult.Unlisted;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
             boolean isFailure = lookUp.is(Symptom.UNCONFIRMED) && (hasFailed || isAbsent && !lookUp.hasRun());
             if (isFailure && lookUp.reported instanceof Response.Ran end && !end.isBare()) return end;
@@ -13969,6 +14053,9 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Absent() when lookUp.is(Symptom.UNCONFIRMED) && !lookUp.hasRun() ->
                         List.of(judge.notStored(lookUp.attempt, lookUp.reported));
                 case LookUpResult.Absent() -> absent(lookUp, here, now);
+                case LookUpResult.Unlisted() when lookUp.is(Symptom.UNCONFIRMED) ->
+                        List.of(judge.notStored(lookUp.attempt, lookUp.reported));
+                case LookUpResult.Unlisted() -> unknown(lookUp, "Dify shows no completions, so it cannot be looked up");
                 case LookUpResult.Silent(Response.Unreadable(_, var why)) ->
                         giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, why));
                 case LookUpResult.Silent(var response) -> silent(lookUp, response, here, now);
@@ -14017,7 +14104,7 @@ final class DifyExec implements Runnable {
         /// (which 1.16 reports). No answer will come if the client of a stream has disconnected (1.9).
         private List<Verdict> unanswered(LookUp lookUp, boolean isOver, Release.Listing listing, Instant now) {
             var why = isOver ? "the run ended without an answer (it was stopped, or the answer is empty)"
-                    : "the chatflow's message is still empty; the run may still be active";
+                    : "the message is still empty; the run may still be active";
             boolean isLeft = listing == Release.Listing.WITHOUT_END && lookUp.attempt.mode() == Mode.STREAMING;
             return isLeft ? unknown(lookUp, why + SAFER) : waited(lookUp, LookUp.Stage.ACTIVE, why, now);
         }
@@ -14034,7 +14121,7 @@ final class DifyExec implements Runnable {
             if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return unknown(lookUp,
                     "no run was found, but Dify may have deleted it, because the request is over a week old");
             return switch (here.listing()) {
-                case FROM_START, WITHOUT_END -> settled(lookUp, here, now);
+                case FROM_START, WITHOUT_END, NO_QUEUE -> settled(lookUp, here, now);
                 case AT_END, NOT_KNOWN, OTHER_APP -> unlisted(lookUp, here.listing(), now);
             };
         }
@@ -14671,9 +14758,9 @@ final class DifyExec implements Runnable {
                 new Release("0", Listing.AT_END, false));
 
         /// Defines when a server lists a run, in its log or among the conversations. `WITHOUT_END` means from the run's
-        /// start, but never the end of a stream whose client has disconnected. `OTHER_APP` means that the run may never
-        /// be listed, because it may belong to another app.
-        enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN, OTHER_APP }
+        /// start, but never the end of a stream whose client has disconnected. `NO_QUEUE` means from the start, which no
+        /// worker delays. `OTHER_APP` means that the run may never be listed, because it may belong to another app.
+        enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
             return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
@@ -14695,6 +14782,7 @@ final class DifyExec implements Runnable {
         /// Returns when runs are listed. A chatflow's run has its conversation from the start in every version that was
         /// tested.
         Listing listing(AppKind app) {
+            if (!app.hasRuns()) return Listing.NO_QUEUE;
             return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
         }
     }
@@ -15063,6 +15151,12 @@ final class DifyExec implements Runnable {
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
             }
 
+            /// Returns the answer as one that was stopped before its end.
+            Ran stopped() {
+                return new Ran(ref, RunStatus.STOPPED, outputs, "stopped, or ended by the server's time limit: the answer "
+                        + "is incomplete", workflowId, usage, files, waited, message);
+            }
+
             @Override
             public Optional<RunRef> run() {
                 return Optional.of(ref).filter(RunRef::isNamed);
@@ -15095,7 +15189,8 @@ final class DifyExec implements Runnable {
             /// `failed` most of the time (`stop_race.json`). A bare end counts only with the text of a stop, because
             /// otherwise Dify may have made it up.
             boolean isStop() {
-                return status == RunStatus.STOPPED
+                // without a run and a price of the model, 0 tokens are the only sign
+                return status == RunStatus.STOPPED || status.isSuccess() && !ref.isNamed() && usage.cost().tokens() == 0
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
@@ -15484,6 +15579,9 @@ final class DifyExec implements Runnable {
         /// There is no such run. Dify either reported that, or its list of the attempt's runs is empty.
         record Absent() implements LookUpResult {}
 
+        /// Dify has no route that shows such a row, so nothing was asked.
+        record Unlisted() implements LookUpResult {}
+
         /// The look-up failed: no response came, or a response that shows nothing about the run.
         record Silent(Response response) implements LookUpResult {
             /// Returns whether the response shows that the server works. An error that may pass counts as silence,
@@ -15499,14 +15597,14 @@ final class DifyExec implements Runnable {
                 case Ended(var ran, _, _) -> ran.run();
                 case Running running -> Optional.of(running.ref());
                 case Silent(var response) -> response.run();
-                case Unanswered _, Absent _ -> Optional.empty();
+                case Unanswered _, Absent _, Unlisted _ -> Optional.empty();
             };
         }
 
         /// Returns whether the server has the run. A record of it may be too large to be read.
         default boolean isThere() {
             return this instanceof Silent(var response) ? response instanceof Response.Unreadable
-                    : !(this instanceof Absent);
+                    : !(this instanceof Absent || this instanceof Unlisted);
         }
 
         /// Returns the result in one word, for the log.
@@ -15516,6 +15614,7 @@ final class DifyExec implements Runnable {
                 case Running running -> running.status().word();
                 case Unanswered _ -> "unanswered";
                 case Absent _ -> "absent";
+                case Unlisted _ -> "not listed";
                 case Silent(Response.Unreadable _) -> "unreadable";
                 case Silent _ -> "no response";
             };
@@ -15561,24 +15660,47 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the kinds of apps that run a workflow. They differ in their requests and in how a run is looked up.
-    enum AppKind {
-        WORKFLOW, CHATFLOW;
+    /// Lists Dify's kinds of apps, with the facts by which they differ. Only the first two run a workflow. The others
+    /// are processed by Dify's API itself, and nothing but a message is stored of their rows. If the client of a stream
+    /// disconnects, the model answers to the end and is paid, but Dify drops the answer.
+    enum AppKind implements Named {
+        WORKFLOW("workflow", "/workflows/tasks", Mode.AUTO),
+        CHATFLOW("advanced-chat", "/chat-messages", Mode.AUTO),
+        CHAT("chat", "/chat-messages", Mode.BLOCKING), // only a blocking row keeps its answer after a cut
+        AGENT_CHAT("agent-chat", "/chat-messages", Mode.STREAMING),
+        AGENT("agent", "/chat-messages", Mode.STREAMING),
+        COMPLETION("completion", "/completion-messages", Mode.STREAMING); // its pings keep proxies from cutting it
 
-        /// Finds a kind by the `mode` of `GET /info`. Dify's other kinds of apps do not run a workflow.
-        static Optional<AppKind> of(String mode) {
-            return switch (mode) {
-                case "workflow" -> Optional.of(WORKFLOW);
-                case "advanced-chat" -> Optional.of(CHATFLOW);
-                default -> Optional.empty();
-            };
+        private final String mode;
+        final String tasks; // the path of its tasks
+        final Mode auto; // the mode that `auto` stands for; AUTO if that depends on the server
+
+        AppKind(String mode, String tasks, Mode auto) {
+            this.mode = mode;
+            this.tasks = tasks;
+            this.auto = auto;
         }
 
-        /// Returns the delay between a request and its first look-up. An earlier look-up of a chatflow's conversation
-        /// can make Dify create two users of that name, which hides the row for good (`chatflow_early_look.json`, where
-        /// half a second was enough). A look-up in a workflow's log only filters by the user.
+        /// Finds a kind by the `mode` of `GET /info`.
+        static Optional<AppKind> of(String mode) {
+            return Stream.of(values()).filter(kind -> kind.mode.equals(mode)).findFirst();
+        }
+
+        /// Returns whether a row is a run of a workflow. Otherwise, a stream must not be closed before its end.
+        boolean hasRuns() {
+            return this == WORKFLOW || this == CHATFLOW;
+        }
+
+        /// Returns whether the conversation of a row can be looked up by its user.
+        boolean hasConversations() {
+            return this != WORKFLOW && this != COMPLETION;
+        }
+
+        /// Returns the delay between a request and its first look-up. An earlier look-up of a conversation can make
+        /// Dify create two users of that name, which hides the row for good (`chatflow_early_look.json`, where half a
+        /// second was enough). A look-up in a workflow's log only filters by the user.
         Duration firstLook() {
-            return this == CHATFLOW ? Duration.ofSeconds(2) : Duration.ZERO;
+            return hasConversations() ? Duration.ofSeconds(2) : Duration.ZERO;
         }
     }
 
