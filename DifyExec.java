@@ -633,32 +633,34 @@ final class DifyExec implements Runnable {
         /// With --json, standard output contains only the JSON object, so that a script can parse it.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
+            var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
+            modes.note().ifPresent(setup.err()::println);
             var inspection = dify.inspect(workflow, server, csv);
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out); // 1 is standard output
             // the options that the file needs, such as --encoding
             if (!json && !inspection.options().isEmpty()) out.println("Next: " + setup.again(inspection.options()));
             // a row with a problem has no request to show
-            if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
+            if (show > 0 && inspection.isFine()) show(csv, server, modes.mode(), dify);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
 
         /// Prints the requests of the first rows. Indexes the CSV again, because the inspection kept no rows.
-        private void show(Csv csv, ServerInfo server, Connection dify, PrintWriter out) throws InterruptedException {
+        private void show(Csv csv, ServerInfo server, Mode mode, Connection dify) throws InterruptedException {
+            var out = json ? setup.err() : setup.out();
             var form = dify.form(workflow, server, csv);
             var index = Index.of(csv, _ -> {});
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
-            csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.printRequest(attempt(row, server),
+            csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.printRequest(attempt(row, mode),
                     form, dify.client().forApp(server.kind()), out));
         }
 
         /// Creates an attempt that is shown but never sent. Its user looks like a real one, and its mode is the mode of
         /// a first run.
-        private Attempt attempt(Row row, ServerInfo server) {
+        private Attempt attempt(Row row, Mode mode) {
             var user = "difyexec-0123456789abcdef-1";
-            var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
-            return new Attempt(0, row, Attempt.Tries.NONE, user, modes.mode(), row.hash(), Instant.EPOCH, false);
+            return new Attempt(0, row, Attempt.Tries.NONE, user, mode, row.hash(), Instant.EPOCH, false);
         }
     }
 
@@ -1683,8 +1685,9 @@ final class DifyExec implements Runnable {
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
             var sender = new Sender(dify.client().forApp(server.kind()), form, Optional.ofNullable(out.saveFiles));
-            var mode = mode(asked);
+            var mode = mode(asked, server.kind());
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
+            modes.note().ifPresent(err::println);
             var terms = terms(modes, dify.judge());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
             boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
@@ -1795,11 +1798,11 @@ final class DifyExec implements Runnable {
                     new Attempt.UserNames(retrying.user));
         }
 
-        /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream provides
-        /// them. A sample is for an estimate of the cost.
-        private Mode mode(Batch.Selection asked) {
+        /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream of a run
+        /// provides them. A sample is for an estimate of the cost.
+        private Mode mode(Batch.Selection asked, AppKind kind) {
             boolean needsStream = pace.maxCost != null || asked.isSample() || view.isPresent();
-            return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
+            return workflow.mode == Mode.AUTO && needsStream && kind.hasRuns() ? Mode.STREAMING : workflow.mode;
         }
 
         /// Reports the session's outcome for `--json` and `--on-finish`. Scripts rely on the keys and their order.
@@ -2014,8 +2017,9 @@ final class DifyExec implements Runnable {
         AppRuns(Connection dify, Wanted wanted) throws InterruptedException {
             this.dify = dify;
             this.wanted = wanted;
-            if (dify.greet(NOTHING_WRITTEN).kind() == AppKind.CHATFLOW)
-                throw new Unusable("the key belongs to a chatflow: Dify has no list of its runs over all users");
+            var kind = dify.greet(NOTHING_WRITTEN).kind();
+            if (kind != AppKind.WORKFLOW) throw new Unusable("the key belongs to an app of type "
+                    + Text.quoted(kind.word()) + ": Dify has no list of its rows over all users");
             var form = dify.parameters().orElseThrow(() ->
                     new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
                             "run the same command again"));
@@ -3488,7 +3492,7 @@ final class DifyExec implements Runnable {
             Release.note(version).ifPresent(err::println);
             if (mode.isEmpty()) throw unusable(notDify(), left); // every version of Dify reports a mode
             var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
-                    + Text.quoted(mode), "use the key of a workflow or a chatflow"), left));
+                    + Text.quoted(mode), "use the key of another app"), left));
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
@@ -3510,6 +3514,11 @@ final class DifyExec implements Runnable {
                 if (access.hasAppHash(app.hash())) continue;
                 isSame = false;
                 var runs = origin.runs(session);
+                boolean isOtherKind = !app.kind().isEmpty() && !app.kind().equals(kind.word());
+                if (runs.mayHaveStarted() && isOtherKind)
+                    throw new Unusable(origin.files().log() + ": this batch was started with an app of type "
+                            + Text.quoted(app.kind()) + ", but the key belongs to one of type "
+                            + Text.quoted(kind.word()) + left, "use that app's key, or choose another -o");
                 if (!runs.mayHaveStarted() || knowsAny(runs.newest(), kind, left)) continue;
                 // the message depends on whether the app id is another one or only the key
                 if (!isSure) throw origin.otherApp(runs, app.id().equals(access.appId()));
@@ -3517,7 +3526,7 @@ final class DifyExec implements Runnable {
             }
             // keeps the recorded hash, because a new one would have a new salt and look like another app's
             var hash = isSame ? origin.sessions().getLast().dify().app().hash() : access.appHash();
-            return new AppClaim(hash, access.appId(), isAssumed);
+            return new AppClaim(hash, access.appId(), isAssumed, kind.word());
         }
 
         /// Returns whether the app has any of these runs. Asks about one run at a time. The first one that it has is
@@ -3540,12 +3549,22 @@ final class DifyExec implements Runnable {
 
         /// Returns the workflow's form. With `--no-check`, or if the form is unknown, every cell is text.
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
-            var form = options.noCheck ? Form.ofText() : parameters()
-                    .map(parameters -> Form.of(parameters, csv.columns(),
-                            new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
-                                    csv.shape().hasDecimalComma(), options.allowEmpty))).orElse(Form.ofText());
-            return server.kind() == AppKind.CHATFLOW ? form.withQuestion(csv.shape().queryColumn(), csv.columns())
-                    : form;
+            var kind = server.kind();
+            String question = csv.shape().queryColumn(), files = csv.shape().names().filesColumn();
+            if (!files.isEmpty() && kind.hasRuns()) throw new Unusable("--files-column: a " + kind.word()
+                    + " takes files only in its variables", "leave it out");
+            if (!files.isEmpty() && !csv.columns().contains(files))
+                throw new Unusable("--files-column: no column " + Text.quoted(files), "name a column of the input");
+            var reading = new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
+                    csv.shape().hasDecimalComma(), options.allowEmpty);
+            var known = options.noCheck ? Optional.<JsonNode>empty() : parameters();
+            var form = known.map(read -> Form.of(read, csv.columns(), reading)).orElse(Form.ofText());
+            if (!files.isEmpty()) form = form.with(List.of(Variable.ofFiles(files,
+                    known.orElse(Json.MAPPER.missingNode()), reading)), csv.columns());
+            // most completions have no question, so the default column is not one
+            boolean isAsked = kind.hasConversations()
+                    || kind == AppKind.COMPLETION && !question.equals(Variable.QUESTION);
+            return isAsked ? form.withQuestion(question, csv.columns()) : form;
         }
 
         /// Returns the description of the workflow's form, or empty if this path alone is refused. Nothing has been
@@ -3701,6 +3720,10 @@ final class DifyExec implements Runnable {
                 description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
         @Lasts(Scope.INPUT) Character delimiter;
 
+        @Option(names = "--files-column", paramLabel = "NAME", defaultValue = "", hidden = true,
+                description = "Send the files of this column beside the inputs (chat, agent and completion apps).")
+        @Lasts(Scope.INPUT) String filesColumn;
+
         /// Opens the input for a command that sends no row, so it needs no question and has no `--query-column`.
         Csv open(Path input, BatchFiles files) throws IOException {
             files.refuseAsInput(input);
@@ -3713,7 +3736,7 @@ final class DifyExec implements Runnable {
             var mapped = new LinkedHashMap<>(map);
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
             var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn,
-                    new Csv.Names(mapped, vars));
+                    new Csv.Names(mapped, vars, filesColumn));
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             // without a batch, there are no earlier choices, so their log, here `input`, appears in no message
@@ -3920,6 +3943,9 @@ final class DifyExec implements Runnable {
             long stopped = early ? tally.stopped() : 0;
             long open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
+            var kind = batch.history().last(SessionEvent.class).map(session -> session.dify().app().inWords("app: "))
+                    .orElse("");
+            if (!kind.isEmpty() && !kind.equals("app: workflow")) figures.add(kind);
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
@@ -4090,8 +4116,8 @@ final class DifyExec implements Runnable {
         /// The other cells take 44 of the terminal's columns, and an example gets 24. The two names share the rest,
         /// with 14 to 60 columns each. Without a terminal, 108 columns give each name 20.
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
-            out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.printable(server.version(), 40) + ", "
-                    + Text.count(inspection.rows(), "row"));
+            out.println("App " + Text.quoted(server.app()) + " (" + server.kind().word() + ") on Dify "
+                    + Text.printable(server.version(), 40) + ", " + Text.count(inspection.rows(), "row"));
             int terminal = width.orElse(108), name = Math.clamp((terminal - 68) / 2, 14, 60);
             int example = Math.max(0, terminal - 44 - 2 * name);
             printLine(name, out, "column", "variable", "type", "required", "filled", "longest",
@@ -4172,7 +4198,8 @@ final class DifyExec implements Runnable {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
             var about = batch.history().last(SessionEvent.class)
-                    .map(session -> " · " + Text.printable("Dify " + session.dify().version(), 80)).orElse("");
+                    .map(session -> session.dify().app().inWords(" · ") + " · "
+                            + Text.printable("Dify " + session.dify().version(), 80)).orElse("");
             if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
                     + Text.joinFirst(3, versions.stream().map(version -> Text.printable(version, 40)));
             return paint.bold(batch.files().results().toString()) + ": " + Text.count(rows, "row")
@@ -5881,7 +5908,8 @@ final class DifyExec implements Runnable {
             /// `isStreaming` is true from a stream's first event on, but not while files are downloaded, because their
             /// silence is not a lost worker's. `isIdle` is true if it was silent after that. `lookedUp` is true while
             /// the stream's run is looked up, so that there is one look-up at a time.
-            boolean isStreaming, isIdle, stopAsked, lookedUp;
+            boolean isStreaming, isIdle, lookedUp;
+            String stopAsked = ""; // why Dify was asked to stop the run, as in a StopEvent, or empty
 
             InFlight(Attempt attempt) {
                 this.attempt = attempt;
@@ -5971,6 +5999,10 @@ final class DifyExec implements Runnable {
         /// period, asks Dify to stop the runs that are still active.
         private void beforeEnd() {
             var now = clock.instant();
+            // at the end of its time, any other stream is closed by its worker
+            for (var sent : inFlight.values())
+                if (mustStayOpen(sent) && !now.isBefore(sent.start.plus(terms.limits().timeout())))
+                    stopTask(sent, StopEvent.TIMED_OUT);
             if (agenda.stopReason().isPresent()) {
                 if (!inFlight.isEmpty() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(STOP_TIMEOUT);
             } else if (inFlight.isEmpty() && looking == 0) agenda.lookForLate(now);
@@ -6028,6 +6060,7 @@ final class DifyExec implements Runnable {
         /// queue, but its run may also have ended unseen, as after a restart of Redis (Dify 1.16.1). The stream stays
         /// open meanwhile.
         private void lookUpSilent(Instant now) {
+            if (terms.modes().app == AppKind.COMPLETION) return; // nothing can be asked
             for (var sent : inFlight.values()) {
                 if (looking >= looksAtOnce || gate.lookUpsFrom().isAfter(now)) return;
                 boolean isSilent = sent.isIdle || sent.isSilent(now);
@@ -6099,7 +6132,7 @@ final class DifyExec implements Runnable {
                     var now = clock.instant();
                     if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
                         health.noteFailure(now, asked);
-                    else health.noteResponse(asked);
+                    else if (!(found instanceof LookUpResult.Unlisted)) health.noteResponse(asked);
                     writer.record(new LookEvent(now, attempt.row().id(), attempt.user(),
                             found.run().or(question::run).map(RunRef::id).orElse(""), found.word()));
                     then.accept(found);
@@ -6207,7 +6240,8 @@ final class DifyExec implements Runnable {
                     logRun(sent, run);
                     health.noteResponse(attempt.at());
                     noteWait(attempt, waited, "first event after %s");
-                    if (taskStopsSent) stopTask(sent); // its task was unknown when the other runs were stopped
+                    // its task was unknown when the other runs were stopped
+                    if (taskStopsSent) stopTask(sent, StopEvent.INTERRUPTED);
                 }
                 case StreamEvent.Idle _ -> sent.isIdle = true;
             }
@@ -6249,12 +6283,14 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             gate.noteEnd(now);
             // a stop of ours shows nothing about the row or the server, and the next session sends the row again
-            if (response instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
-                logEnd(attempt, "interrupted", ran, "stopped on request");
+            boolean isOurStop = response instanceof Response.Ran ran && !sent.stopAsked.isEmpty() && ran.isStop();
+            if (isOurStop && sent.stopAsked.equals(StopEvent.INTERRUPTED)) {
+                logEnd(attempt, "interrupted", response, "stopped on request");
                 return;
             }
             adjustPace(attempt, response, now);
-            var verdict = terms.judge().verdict(attempt, response);
+            var verdict = isOurStop ? Outcome.failed("timed out: stopped after "
+                    + Text.seconds(terms.limits().timeout())) : terms.judge().verdict(attempt, response);
             // only in these cases, no run can have started
             hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Throttled
                     || response instanceof Response.NotSent);
@@ -6387,7 +6423,8 @@ final class DifyExec implements Runnable {
         /// session looks the other runs up.
         private void stopAll(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
-            if (!isShutOut || taskStopsSent) return; // after requests to stop, `hardStop` is set already
+            // after requests to stop, `hardStop` is set already
+            if (!isShutOut || taskStopsSent || inFlight.values().stream().anyMatch(this::mustStayOpen)) return;
             taskStopsSent = true; // requests to stop would be refused, too
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(REJECTED_KEY_TIMEOUT)));
         }
@@ -6514,19 +6551,27 @@ final class DifyExec implements Runnable {
         /// runs are unknown, so they cannot be stopped. If there are only such runs, does not wait. The next session
         /// looks them up.
         private void stopTasks(Duration patience) {
-            if (!taskStopsSent) inFlight.values().forEach(this::stopTask);
+            if (!taskStopsSent) for (var sent : inFlight.values()) stopTask(sent, StopEvent.INTERRUPTED);
             taskStopsSent = true;
-            boolean anyEnds = inFlight.values().stream().anyMatch(sent -> sent.stopAsked);
+            boolean anyEnds = inFlight.values().stream().anyMatch(sent -> !sent.stopAsked.isEmpty());
             hardStop = anyEnds ? clock.instant().plus(patience) : clock.instant();
+            boolean isFirst = patience.equals(STOP_TIMEOUT); // only a second signal closes streams that must stay open
+            if (isFirst && inFlight.values().stream().anyMatch(this::mustStayOpen)) hardStop = Instant.MAX;
+        }
+
+        /// Returns whether the stream must be read to its end, because Dify would drop the answer that the model is
+        /// paid for, see [AppKind].
+        private boolean mustStayOpen(InFlight sent) {
+            return sent.attempt.mode() == Mode.STREAMING && !terms.modes().app.hasRuns();
         }
 
         /// Asks Dify to stop a run, once. Logs this first, so that a later session sends the row again instead of
         /// taking the stop for the row's failure.
-        private void stopTask(InFlight sent) {
+        private void stopTask(InFlight sent, String why) {
             var run = sent.run.orElse(RunRef.NONE);
-            if (sent.stopAsked || run.task().isEmpty()) return;
-            sent.stopAsked = true;
-            writer.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task(),
+            if (!sent.stopAsked.isEmpty() || run.task().isEmpty()) return;
+            sent.stopAsked = why;
+            writer.record(new StopEvent(clock.instant(), why, sent.attempt.user(), run.task(),
                     writer.resultsBytesOnDisk()));
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
@@ -7461,6 +7506,7 @@ final class DifyExec implements Runnable {
             var body = object("inputs", sent);
             inputs.forEach((name, value) -> {
                 if (value instanceof Value.Query(var text)) body.put("query", text);
+                else if (value instanceof Value.Several files && files.isAttached()) body.put("files", json(files));
                 else sent.put(name, json(value));
             });
             body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
@@ -7478,7 +7524,7 @@ final class DifyExec implements Runnable {
                 case Value.Str(var text) -> text;
                 case Value.Raw(var json) -> new RawValue(json);
                 case Value.Local local -> json(local.uploaded("<upload of " + local.file() + ">"));
-                case Value.Several(var files) -> files.stream().map(DifyClient::json).toList();
+                case Value.Several(var files, _) -> files.stream().map(DifyClient::json).toList();
                 case Value.Query _, Value.None _, Value.Invalid _ -> null; // none of these is an input
             };
         }
@@ -7676,8 +7722,7 @@ final class DifyExec implements Runnable {
             return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
 
-        /// Returns the id of the run. A row without a run has the id of its message instead, but not in an `error` event,
-        /// which lacks the task.
+        /// Returns the id of the run. Without a run, it is the message's, except in `error` events, which lack a task.
         private String ownRunId() {
             if (!app.hasRuns()) return last.has("task_id") ? text(last, "message_id") : "";
             var id = text(last, "workflow_run_id");
@@ -7797,13 +7842,14 @@ final class DifyExec implements Runnable {
             return ran.with(message(), withSources(outputs, metadata));
         }
 
-        /// Reads the answer of any app but a workflow. A blocking chatflow's response contains the run id only if the run
-        /// waits for a person. Returns empty without an answer. An empty text of a chatflow does not show whether the
+        /// Reads the answer of any app but a workflow. A blocking chatflow's response contains the run id only if the
+        /// run waits for a person. Returns empty without an answer. A chatflow's empty text does not show whether the
         /// run has ended.
         Optional<Response.Ran> answered() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
-            if (app.hasRuns() ? answer.isEmpty() : messageId.isEmpty() || !hasMetadata()) return Optional.empty();
+            boolean isMessage = !app.hasRuns() && !messageId.isEmpty() && hasMetadata();
+            if (!isMessage && (!app.hasRuns() || answer.isEmpty())) return Optional.empty();
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
             var usage = metadata.path("usage");
             // 0, because a chatflow's response lacks the run's time; its `latency` is the model's
@@ -7813,8 +7859,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the answer ended early. Dify reports a task that was stopped or exceeded the server's time
-        /// limit like a success, but counts no tokens, although the model has a price or (chatflows) was at work. Without
-        /// a price, no model may have been asked (`llm_time_limit.json`, `chat_blocking_moderated.json`).
+        /// limit like a success, but counts no tokens, although the model has a price or (chatflows) was at work
+        /// (`llm_time_limit.json`). Without a price, maybe no model was asked (`chat_blocking_moderated.json`).
         private boolean isIncomplete(JsonNode usage) {
             return usage.path("total_tokens").asInt(1) == 0 && Stream.of("prompt_unit_price", "completion_unit_price",
                     app.hasRuns() ? "time_to_generate" : "").anyMatch(name -> usage.path(name).asDouble(0) > 0);
@@ -7984,8 +8030,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the answer of an old agent whose stream's client has disconnected. Dify then stores it only as the
-        /// last thought, which is complete if it calls no tool. The texts of earlier thoughts precede it, as in a stored
-        /// answer. The new agent's thoughts may be incomplete, and Dify deletes them.
+        /// last thought, which is complete if it calls no tool. Earlier thoughts precede it, as in a stored answer. The
+        /// new agent's thoughts may be incomplete, and Dify deletes them.
         private Optional<String> lastThought() {
             var thoughts = message.path("agent_thoughts").valueStream()
                     .sorted(Comparator.comparingInt(thought -> thought.path("position").asInt())).toList();
@@ -11579,6 +11625,7 @@ final class DifyExec implements Runnable {
             Shape after(Shape before, Path log) {
                 requireSame("--decimal", decimal, before.decimal, log);
                 requireSame("--query-column", queryColumn, before.queryColumn, log);
+                requireSame("--files-column", names.filesColumn(), before.names.filesColumn(), log);
                 if (before.idColumn.equals(NUMBERS)) {
                     requireSame("--header-row", headerRow, before.headerRow, log);
                     requireSame("--sheet", sheet, before.sheet, log);
@@ -11609,13 +11656,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the variables that `--map` gives to columns, and the constants of `--var`. In typed options, null
-        /// drops an earlier mapping or constant.
+        /// Holds the variables that `--map` gives to columns, the constants of `--var`, and the column of files that
+        /// are sent beside the inputs. In typed options, null drops an earlier mapping or constant.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
-        record Names(Map<String, String> map, Map<String, String> vars) {
+        record Names(Map<String, String> map, Map<String, String> vars, String filesColumn) {
             Names { // Jackson passes null for what the log lacks
                 map = map == null ? Map.of() : map;
                 vars = vars == null ? Map.of() : vars;
+                filesColumn = Objects.requireNonNullElse(filesColumn, "");
             }
 
             /// Adds earlier names. One is dropped if its variable now gets its value from elsewhere.
@@ -11628,7 +11676,7 @@ final class DifyExec implements Runnable {
                 constants.keySet().removeIf(map::containsValue);
                 constants.putAll(vars);
                 constants.values().removeIf(Objects::isNull);
-                return new Names(mapped, constants);
+                return new Names(mapped, constants, filesColumn.isEmpty() ? before.filesColumn : filesColumn);
             }
 
             /// Creates the fault of a name that two columns have, or a column and a constant. The last option that gave
@@ -13026,11 +13074,16 @@ final class DifyExec implements Runnable {
             return new Form(variables, columns, !form.isArray());
         }
 
-        /// Returns the form of a chatflow, which takes its question from this column.
+        /// Returns the form of an app that takes its question from this column.
         Form withQuestion(String column, List<String> columns) {
             // required (true), and not even `--allow-empty` sends it empty (false)
             var question = new Variable(column, "", Variable.QUESTION, true, false, Value.Query::new);
-            return new Form(Stream.concat(Stream.of(question), variables.stream()).toList(), columns, isUnknown);
+            return new Form(List.of(question), columns, isUnknown).with(variables, columns);
+        }
+
+        /// Adds variables that the app's own form does not list.
+        Form with(List<Variable> more, List<String> columns) {
+            return new Form(Stream.concat(variables.stream(), more.stream()).toList(), columns, isUnknown);
         }
 
         Optional<Variable> variable(String column) {
@@ -13084,15 +13137,15 @@ final class DifyExec implements Runnable {
             return faults;
         }
 
-        /// Creates the fault of a chatflow without a question.
+        /// Creates the fault of an app without its question.
         ///
         /// @param column the column that should contain the question
         /// @param repair the option that would choose a likely column, or none
         private Inspection.Mismatch noQuestion(String column, Repair repair) {
             if (byColumn.containsKey(column))
                 return new Inspection.Mismatch("column " + Text.quoted(column) + " fills the variable of this name, so "
-                        + "it cannot be the chatflow's question; copy it to another column", Repair.NONE);
-            return new Inspection.Mismatch("no column " + Text.quoted(column) + " for the chatflow's question; "
+                        + "it cannot be the question; copy it to another column", Repair.NONE);
+            return new Inspection.Mismatch("no column " + Text.quoted(column) + " for the question; "
                     + (repair.isPossible() ? "did you mean " + repair.option() + "?" : "name it with --query-column"),
                     repair);
         }
@@ -13213,6 +13266,21 @@ final class DifyExec implements Runnable {
             };
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
                     node.path("required").asBoolean(), reading.allowsEmpty(), reader);
+        }
+
+        /// Creates the variable of a row's files. Apps without a workflow take them beside the inputs.
+        static Variable ofFiles(String column, JsonNode parameters, Reading reading) {
+            var rules = Json.MAPPER.createObjectNode();
+            if (parameters.path("file_upload") instanceof ObjectNode known) rules.setAll(known);
+            rules.set("max_length", rules.path("number_limits"));
+            var input = new FileInput(true, reading.folders(), rules, parameters.path("system_parameters"));
+            boolean takesFiles = rules.path("enabled").asBoolean(rules.at("/image/enabled").asBoolean(true));
+            Function<String, Value> reader = cell -> {
+                if (!takesFiles) return new Value.Invalid("must be empty: this app takes no files");
+                return input.read(cell) instanceof Value.Several(var files, _) ? new Value.Several(files, true)
+                        : input.read(cell);
+            };
+            return new Variable(column, "", "file-list", false, false, reader);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -13448,7 +13516,7 @@ final class DifyExec implements Runnable {
         /// Holds a text, which is sent as a JSON string.
         record Str(String text) implements Value {}
 
-        /// Holds a chatflow's question, which is sent beside the inputs.
+        /// Holds a question, which is sent beside the inputs.
         record Query(String text) implements Value {}
 
         /// Holds JSON that is sent as is. This is a number, whose digits are all kept, a boolean, an object, or a file
@@ -13463,7 +13531,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        record Several(List<Value> files) implements Value {}
+        /// @param isAttached whether the files are sent beside the inputs
+        record Several(List<Value> files, boolean isAttached) implements Value {
+            Several(List<Value> files) {
+                this(files, false);
+            }
+        }
 
         /// Represents an empty cell, which is left out of the request.
         record None() implements Value {}
@@ -13485,7 +13558,7 @@ final class DifyExec implements Runnable {
         default Stream<Local> locals() {
             return switch (this) {
                 case Local local -> Stream.of(local);
-                case Several(var files) -> files.stream().flatMap(Value::locals);
+                case Several(var files, _) -> files.stream().flatMap(Value::locals);
                 case Str _, Query _, Raw _, None _, Invalid _ -> Stream.empty();
             };
         }
@@ -13494,7 +13567,8 @@ final class DifyExec implements Runnable {
         default Value uploaded(Map<Local, String> ids) {
             return switch (this) {
                 case Local local -> local.uploaded(ids.get(local));
-                case Several(var files) -> new Several(files.stream().map(file -> file.uploaded(ids)).toList());
+                case Several(var files, var isAttached) ->
+                        new Several(files.stream().map(file -> file.uploaded(ids)).toList(), isAttached);
                 case Str _, Query _, Raw _, None _, Invalid _ -> this;
             };
         }
@@ -13688,7 +13762,7 @@ final class DifyExec implements Runnable {
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
                         "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
                 stop("400 not_(workflow|chat)_app:", "the API key belongs to another kind of app",
-                        "use the key of a workflow app or a chatflow"),
+                        "use the key of the app that was checked"),
                 stop("400 (provider_not_initialize|model_currently_not_support):",
                         "the workflow's model is not set up (%1$s)", "check the model provider in Dify"),
                 stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)",
@@ -13887,8 +13961,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns whether Dify refused the row of an app without a workflow. With the same status and codes, it reports
-        /// a model's failure, whose text may be anything.
+        /// Returns whether Dify refused the row of an app without a workflow. With the same status and codes, it
+        /// reports a model's failure, whose text may be anything.
         static boolean isRejected(Response.Refused refused) {
             boolean mayBeFailure = List.of("invalid_param", "completion_request_error").contains(refused.code());
             return !mayBeFailure || refused.isTooMany() || BAD_ROW.matcher(refused.message()).find()
@@ -14689,7 +14763,7 @@ final class DifyExec implements Runnable {
         /// @param asked   the value of `--mode`
         /// @param earlier the last mode of the batch, which may have been chosen because of its server
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
-            this.mayStream = asked == Mode.AUTO;
+            this.mayStream = asked == Mode.AUTO && app.auto == Mode.AUTO;
             this.app = app;
             this.listing = Release.of(version).listing(app);
             this.holdsRefused = Release.of(version).holdsRefused();
@@ -14697,12 +14771,25 @@ final class DifyExec implements Runnable {
             // stream: only that id finds a stream whose client has disconnected, but a blocking run is found by its
             // user
             boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
+            boolean isAgent = app == AppKind.AGENT_CHAT || app == AppKind.AGENT;
+            if (isAgent && asked == Mode.BLOCKING)
+                throw new Unusable("--mode blocking: agents only stream", "leave out --mode");
             if (asked != Mode.AUTO) this.mode = asked;
+            else if (app.auto != Mode.AUTO) this.mode = app.auto;
             else this.mode = streams ? Mode.STREAMING : earlier.orElse(Mode.BLOCKING);
         }
 
         Mode mode() {
             return mode;
+        }
+
+        /// Returns what the user should know before the first row is sent.
+        Optional<String> note() {
+            if (app == AppKind.COMPLETION) return Optional.of("Note: Dify cannot look up completions. If a response is "
+                    + "lost, its row is unknown, although it may have been paid for.");
+            return app != AppKind.CHAT || mode != Mode.STREAMING ? Optional.empty()
+                    : Optional.of("Note: if a stream of a chat app breaks off, Dify drops the answer, although it is "
+                            + "paid for. A blocking row keeps it.");
         }
 
         /// Returns how an earlier server of this version lists runs, as far as the current one still does so.
@@ -14758,8 +14845,8 @@ final class DifyExec implements Runnable {
                 new Release("0", Listing.AT_END, false));
 
         /// Defines when a server lists a run, in its log or among the conversations. `WITHOUT_END` means from the run's
-        /// start, but never the end of a stream whose client has disconnected. `NO_QUEUE` means from the start, which no
-        /// worker delays. `OTHER_APP` means that the run may never be listed, because it may belong to another app.
+        /// start, but never the end of a stream whose client has disconnected. `NO_QUEUE` means from the start, which
+        /// no worker delays. `OTHER_APP` means that the run may never be listed, because it may belong to another app.
         enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
@@ -15153,8 +15240,8 @@ final class DifyExec implements Runnable {
 
             /// Returns the answer as one that was stopped before its end.
             Ran stopped() {
-                return new Ran(ref, RunStatus.STOPPED, outputs, "stopped, or ended by the server's time limit: the answer "
-                        + "is incomplete", workflowId, usage, files, waited, message);
+                return new Ran(ref, RunStatus.STOPPED, outputs, "stopped, or ended by the server's time limit: the "
+                        + "answer is incomplete", workflowId, usage, files, waited, message);
             }
 
             @Override
@@ -15750,8 +15837,19 @@ final class DifyExec implements Runnable {
     /// Identifies the app of a session, as the log records it.
     ///
     /// @param isAssumed true if only the user claims, by `--same-app`, that this app has the runs of earlier sessions
+    /// @param kind      the kind of the app in words; empty in a log of 0.4.0
     record AppClaim(@JsonProperty("app_hash") String hash, @JsonProperty("app_id") String id,
-            @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed) {}
+            @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed,
+            @JsonProperty("app_kind") @JsonInclude(JsonInclude.Include.NON_EMPTY) String kind) {
+        AppClaim {
+            kind = Objects.requireNonNullElse(kind, "");
+        }
+
+        /// Returns the kind behind this text, if it is known.
+        String inWords(String before) {
+            return kind.isEmpty() ? "" : before + Text.printable(kind, 20); // a file may contain any text
+        }
+    }
 
     /// Runs one row. A server's report or silence never causes an exception, because the engine could not distinguish
     /// it from a fault of its own.

@@ -4,6 +4,9 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.parallel.*;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.*;
 import difyexec.Recorded.Exchange;
 
 import module java.base;
@@ -15,20 +18,21 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Chat, agent and completion apps: recorded responses and messages, requests, and whole commands.
 @Timeout(90)
-final class KindsTest {
+final class KindsTest extends WholeCommand {
     private static final String USER = "difyexec-0123456789abcdef-1";
 
     /// The kind of app that an exchange was recorded with; empty for an exchange with a workflow or a chatflow.
     private static Optional<AppKind> kind(Exchange exchange) {
         var name = exchange.name().matches("llm_.*|agent_modes") ? exchange.about() : exchange.name();
         if (name.matches("(wf|cf)_.*") || exchange.name().equals("llm_wrong_route")) return Optional.empty();
-        return Stream.of("agent_chat", "agent_react", "agent", "completion", "chat").filter(name::startsWith).findFirst()
-                .map(word -> AppKind.valueOf(word.replace("react", "chat").toUpperCase(Locale.ROOT)));
+        return Stream.of("agent_chat", "agent_react", "agent", "completion", "chat").filter(name::startsWith)
+                .findFirst().map(word -> AppKind.valueOf(word.replace("react", "chat").toUpperCase(Locale.ROOT)));
     }
 
     // ── Recorded exchanges ──────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
+    @Execution(ExecutionMode.SAME_THREAD)
     class RecordedKinds extends ServerTest.Served {
         @TestFactory
         Stream<DynamicTest> everyReplayedRowHasItsRecordedOutcome() {
@@ -53,7 +57,8 @@ final class KindsTest {
             static Expected of(Exchange exchange) {
                 if (exchange.status() == 0) return new Expected("look up", "", json("{}"));
                 if (exchange.status() != 200) return ofRefusal(json(exchange.text()));
-                if (!exchange.isStream()) return ofEnd(json(exchange.text()), json(exchange.text()).path("answer").asText());
+                var body = exchange.isStream() ? json("{}") : json(exchange.text());
+                if (!exchange.isStream()) return ofEnd(body, body.path("answer").asText());
                 String pieces = "", agents = "";
                 for (var event : Recorded.events(exchange.text())) {
                     var text = event.path("answer").asText();
@@ -87,7 +92,8 @@ final class KindsTest {
                         : message.startsWith("1 validation error for Data") ? "succeeded"
                         : message.matches("(?s)Input payload validation failed|1 validation error .*|Arg user must .*"
                                 + "|Agent App only .*|Conversation Not Exists.*") ? "stop"
-                        : message.matches("(?i).*(rate limit|unavailable|connection).*") ? "look up or failed" : "failed";
+                        : message.matches("(?i).*(rate limit|unavailable|connection).*") ? "look up or failed"
+                        : "failed";
                 return new Expected(word, "", json("{}"));
             }
         }
@@ -113,12 +119,14 @@ final class KindsTest {
 
         private void sameEnd(Exchange exchange, Expected expected, Response.Ran ran) {
             assertEquals(expected.answer(), ran.outputs().path("answer").asText(), exchange::toString);
-            assertEquals(expected.usage().path("total_tokens").asLong(), ran.usage().cost().tokens(), exchange::toString);
+            assertEquals(expected.usage().path("total_tokens").asLong(), ran.usage().cost().tokens(),
+                    exchange::toString);
             if (ran.usage().cost().tokens() > 0) assertEquals(
                     new BigDecimal(expected.usage().path("total_price").asText()), ran.usage().cost().price(),
                     exchange::toString);
             assertEquals(expected.usage().path("latency").asDouble(), ran.usage().seconds(), exchange::toString);
-            assertTrue(exchange.text().contains(ran.message().id()) && !ran.message().id().isEmpty(), exchange::toString);
+            assertEquals(36, ran.message().id().length(), exchange::toString);
+            assertTrue(exchange.text().contains(ran.message().id()), exchange::toString);
             assertFalse(ran.ref().isNamed(), exchange::toString);
             var tools = Recorded.events(exchange.text()).stream().map(event -> event.path("tool").asText())
                     .filter(tool -> !tool.isEmpty()).distinct().toList();
@@ -178,6 +186,116 @@ final class KindsTest {
             if (!isThought && !word.equals("failed"))
                 assertEquals(answer, ran.outputs().path("answer").asText(), messages::toString);
             assertEquals(message.path("total_tokens").asLong(), ran.usage().cost().tokens(), messages::toString);
+        }
+    }
+
+    // ── Whole commands ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ABatchOfEachKind {
+        private Simulated dify;
+
+        private Map<String, String> start(String app, String... options) throws IOException {
+            dify = new Simulated(Stream.concat(Stream.of("--app", app, "--dify", "1.16.1", "--columns",
+                    app.equals("completion") ? "id,text" : "id"), Stream.of(options)).toArray(String[]::new));
+            csv(app.equals("completion") ? "id,text" : "id,query", "1,Why?", "2,fail=auth", "3,empty");
+            return dify.settings();
+        }
+
+        @ParameterizedTest
+        @CsvSource({"chat, auto, blocking", "chat, streaming, streaming", "agent-chat, auto, streaming",
+            "agent, auto, streaming", "completion, auto, streaming", "completion, blocking, blocking"})
+        void writesAnswersTokensAndPrices(String app, String mode, String sent) throws IOException {
+            var call = call(start(app), typed("run", "--mode", mode));
+
+            call.exits(3);
+            assertEquals("succeeded=2 failed=1", status());
+            var result = result("1");
+            assertEquals("Answer to: Why?", result.at("/outputs/answer").asText().replace("1 Why?", "Why?"));
+            assertEquals("", result("3").at("/outputs/answer").asText());
+            assertTrue(result.path("total_tokens").asInt() > 0 && result.path("total_price").asDouble() > 0);
+            assertEquals("USD", result.path("currency").asText());
+            assertEquals(36, result.path("message_id").asText().length());
+            assertEquals(app.equals("completion") ? 0 : 36, result.path("conversation_id").asText().length());
+            for (var attempt : events("attempt")) assertEquals(sent, attempt.path("mode").asText());
+            assertEquals(app.replace('-', ' '), events("session").getFirst().path("app_kind").asText());
+            assertEquals(0, dify.count("twice"));
+            call.mentions(app.replace('-', ' '));
+            ofBatch("status").shows(app.replace('-', ' '));
+        }
+
+        @ParameterizedTest
+        @CsvSource({"agent-chat, --mode", "agent, --mode"})
+        void ofAgentsIsRejectedInBlockingMode(String app, String option) throws IOException {
+            var settings = start(app);
+
+            call(settings, typed("run", "--mode", "blocking")).exits(2).reports(option).hints(option);
+            call(settings, "check", "-i", input(), "--mode", "blocking").exits(2).reports(option);
+            assertEquals(0, dify.count("started"));
+        }
+
+        @Test
+        void ofChatsNotesWhatStreamsCost() throws IOException {
+            call(start("chat"), "check", "-i", input(), "--mode", "streaming").exits(0).says("Note: ");
+        }
+
+        @Test
+        void ofCompletionsNotesBeforeItsFirstRowThatNothingCanBeLookedUp() throws IOException {
+            call(start("completion"), "check", "-i", input()).exits(0).says("Note: ").mentions("completion");
+        }
+
+        @Test
+        void needsItsQuestion() throws IOException {
+            var settings = start("chat");
+            csv("id,Question", "1,Why?");
+
+            call(settings, typed("run")).exits(2).mentions("--query-column Question");
+            assertEquals(0, dify.count("started"));
+            call(settings, typed("run", "--query-column", "Question")).exits(0);
+        }
+
+        @Test
+        void ofCompletionsHasAQuestionOnlyIfItsColumnIsNamed() throws IOException {
+            var settings = start("completion");
+            csv("id,text,more", "1,Why?,And so?");
+
+            call(settings, typed("run", "--query-column", "more")).exits(0);
+            assertEquals("Answer to: And so?", result("1").at("/outputs/answer").asText());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                app      | files | cell                                      | code
+                chat     | 2     | https://h/a.png                           | 0
+                chat     | 2     | ["https://h/a.png","https://h/b.png"]     | 0
+                chat     | 2     | https://h/a.png;https://h/b.png;http://h/c | 2
+                chat     | 0     | https://h/a.png                           | 2
+                workflow | 2     | https://h/a.png                           | 2
+                """)
+        void sendsAsManyFilesAsTheAppTakes(String app, int files, String cell, int code) throws IOException {
+            var settings = start(app, "--files", String.valueOf(files));
+            csv("id,query,doc", "1,Why?,\"" + cell.replace("\"", "\"\"") + "\"");
+
+            var call = call(settings, "check", "-i", input(), "--files-column", "doc", "--show", "1");
+
+            call.exits(code);
+            if (code == 0) assertTrue(call.out().contains("\"files\""), call::toString);
+            else call.mentions("doc".repeat(app.equals("workflow") ? 0 : 1));
+            call(settings, "check", "-i", input(), "--files-column", "nosuch").exits(2);
+            assertEquals(0, dify.count("started"));
+        }
+
+        @Test
+        void doesNotContinueWithAnAppOfAnotherKind() throws IOException {
+            var first = start("chat");
+            call(first, typed("run")).exits(3);
+            var url = first.get("DIFY_API_BASE_URL");
+            var second = new HashMap<>(start("agent-chat"));
+            replace("results.jsonl.log", url, second.get("DIFY_API_BASE_URL"));
+            second.put("DIFY_API_KEY", "app-another-key");
+
+            call(second, typed("run", "--same-app")).exits(2).reports("\"chat\"", "\"agent chat\"").hints("-o");
+            assertEquals(0, dify.count("started"));
         }
     }
 }

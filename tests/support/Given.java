@@ -317,13 +317,13 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), new SessionEvent.Program(Event.FORMAT, "difyexec 1", null),
-                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false), server), Mode.STREAMING, true,
+                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false, ""), server), Mode.STREAMING, true,
                 new SessionEvent.Input("data.csv", null, ""), new SessionEvent.Call(List.of("-c=5"), false), 0);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
         return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, delimiter, "", null, null, "",
-                new Csv.Names(Map.of(), Map.of()));
+                new Csv.Names(Map.of(), Map.of(), ""));
     }
 
     /// A CSV with these columns, for tests that need nothing else of it.
@@ -641,7 +641,7 @@ final class Given {
             var wanted = batch.select(asked);
             var route = batch.history().modePolicy(mode, app, server);
             writer.record(SessionEvent.of(batch,
-                            new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false), server),
+                            new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false, ""), server),
                             new SessionEvent.Call(List.of(), false))
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             pace = new Pace(slots);
