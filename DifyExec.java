@@ -14113,7 +14113,11 @@ final class DifyExec implements Runnable {
         /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing
         /// about the run, so the run is looked up again.
         private List<Verdict> outcome(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
+            // a message of Dify 1.9 has no tokens, which would show that it was stopped
+            boolean isStop = lookUp.is(Symptom.INTERRUPTED) && here.listing() == Release.Listing.NO_QUEUE;
             return switch (found) {
+                case LookUpResult.Ended(var ran, _, _) when isStop && ran.status().isSuccess() && ran.isStop() ->
+                        unknown(lookUp, "Dify does not show whether its answer is complete");
                 case LookUpResult.Ended(var ran, var inputs, _) when ran.status().isSuccess() ->
                         succeeded(lookUp, ran, inputs);
                 case LookUpResult.Ended(var ran, _, _) -> failed(lookUp, ran);

@@ -189,6 +189,108 @@ final class KindsTest extends WholeCommand {
         }
     }
 
+    // ── Sessions ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ASessionOfMessages extends Story.Sessions {
+        static final List<Story> STORIES = Story.of("""
+                a stream that is over its time is stopped and read to its end
+                  given   rows a, STREAMING, CHAT, timeout 100
+                  answers a: stoppable run-7 2s halted
+                  then    a failed, error timed out, sent a, stopped task-of-run-7, passed 102..103
+
+                without a price of the model, a row that was stopped has failed
+                  given   rows a, STREAMING, COMPLETION, timeout 100
+                  answers a: stoppable run-7 uncounted
+                  then    a failed, error timed out
+
+                a row that ended in spite of its stop has succeeded
+                  given   rows a, STREAMING, AGENT, timeout 100
+                  answers a: stoppable run-7 answered
+                  then    a succeeded
+
+                a row that somebody else stopped has failed, and is not looked up
+                  given   rows a, STREAMING, AGENT_CHAT
+                  answers a: began run-7 halted
+                  then    a failed, error incomplete, looked 0
+
+                after Ctrl-C, a stream is stopped and read to its end
+                  given   rows a, STREAMING, CHAT, grace 20, interrupt 1
+                  answers a: stoppable run-7 60s halted
+                  then    stop INTERRUPTED, a interrupted, stopped task-of-run-7, passed 81..82
+                  answers a: answered
+                  then    a interrupted succeeded, sent a
+
+                after Ctrl-C, a stream whose task is unknown is stopped at its first event
+                  given   rows a, STREAMING, COMPLETION, grace 20, interrupt 1
+                  answers a: 50s stoppable run-7 halted
+                  then    stop INTERRUPTED, a interrupted, passed 50..51
+
+                a second Ctrl-C closes streams
+                  given   rows a, STREAMING, CHAT, grace 20, interrupt 1, interrupt 30
+                  answers a: stoppable run-7 forever
+                  then    stop INTERRUPTED, passed 31..32
+
+                after the key was rejected, a stream is read to its end
+                  given   rows a b, STREAMING, CHAT, slots 2
+                  answers a: began run-7 60s answered; b: unauthorized
+                  then    stop STOPPED, results a, passed 60..61
+
+                a completion whose response is lost is unknown, and only sent again on request
+                  given   rows a, STREAMING, COMPLETION, backoff 1 1 0
+                  answers a: cut run-7, answered
+                  finds   unlisted
+                  then    a unknown, error completions, sent a, passed 0..1
+                  then    a unknown unknown, sent none
+                  given   resend
+                  then    a unknown unknown resent succeeded, sent a
+
+                a completion whose model failed is sent again without a look-up that shows it
+                  given   rows a, STREAMING, COMPLETION
+                  answers a: boom, answered
+                  finds   unlisted
+                  then    a again succeeded, sent a a
+
+                a blocking chat that was cut is found again
+                  given   rows a, BLOCKING, CHAT, timeout 100
+                  answers a: 5s cut
+                  finds   empty, empty, answered
+                  then    a succeeded, sent a, passed 7..30
+
+                a chat without a conversation was not started, in both modes
+                  given   rows a, STREAMING, CHAT, timeout 100
+                  answers a: 5s cut, answered
+                  then    a not_started succeeded, sent a a, passed 35..60
+
+                a stream whose message stays empty is unknown
+                  given   rows a, STREAMING, AGENT, timeout 100
+                  answers a: began run-7 5s cut run-7
+                  finds   empty
+                  then    a unknown, sent a, passed 100..101
+
+                a message that was stopped has failed
+                  given   rows a, BLOCKING, CHAT, timeout 100
+                  answers a: 5s cut
+                  finds   halted
+                  then    a failed, error incomplete, sent a
+
+                an answer without tokens is not taken as whole if this tool stopped its row (Dify 1.9)
+                  given   rows a, STREAMING, CHAT, grace 0, interrupt 1, interrupt 2
+                  answers a: stoppable run-7 forever
+                  then    stop INTERRUPTED
+                  finds   uncounted
+                  then    a unknown, sent none
+
+                a stopped message of a row that this tool interrupted lets the row run again
+                  given   rows a, STREAMING, CHAT, grace 0, interrupt 1, interrupt 2
+                  answers a: stoppable run-7 forever
+                  then    stop INTERRUPTED
+                  answers a: answered
+                  finds   halted
+                  then    a interrupted succeeded, sent a
+                """);
+    }
+
     // ── Whole commands ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
