@@ -701,7 +701,7 @@ final class DifyExec implements Runnable {
                 var server = dify.greet(origin, "");
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
                 var ids = evidence.ids(sample, seed);
-                var found = new Verification(evidence, dify.client(), server.kind() == AppKind.CHATFLOW,
+                var found = new Verification(evidence, dify.client(), server.kind(),
                         Optional.ofNullable(rate)).checkRows(ids, setup.err());
                 long attempts = ids.stream().mapToLong(id -> evidence.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
@@ -2206,7 +2206,7 @@ final class DifyExec implements Runnable {
 
     /// Checks a batch against the server's records. It interprets log and results itself and shares no decision with
     /// the engine, so that it can find the engine's mistakes.
-    record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
+    record Verification(Evidence evidence, DifyClient client, AppKind app, Optional<Pace.Rate> rate) {
         /// Limits the rows that are checked at the same time, because a batch may be running and a Dify with default
         /// settings accepts only ten connections.
         static final int ROWS_AT_ONCE = 4;
@@ -2402,7 +2402,8 @@ final class DifyExec implements Runnable {
             for (var sent : evidence.attempts(id))
                 runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
-            if (!lines.isEmpty()) found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
+            // of a completion, nothing is known below but that it cannot be verified
+            if (!lines.isEmpty() && app != AppKind.COMPLETION) found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
                     new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
@@ -2438,7 +2439,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param isPaid  whether the row has a result, or an earlier run of it succeeded or still may succeed
         /// @param isAsked whether the user asked to send rows again in the session of this run or of the result
-        private static Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
+        private Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
             var status = status(run);
             if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
             if (isPaid) return isAsked ? Kind.SENT_AGAIN : Kind.PAID_TWICE;
@@ -2447,9 +2448,11 @@ final class DifyExec implements Runnable {
 
         /// Classifies a run, or a chatflow's message, of a row without a result. Dify marks a message as `normal` from
         /// the start. If it has no answer, its run is running, was stopped, or was lost when its server ended, so it
-        /// shows nothing.
-        private static Kind status(JsonNode stored) {
-            return switch (Json.text(stored, "status")) {
+        /// shows nothing. Without a run, 0 tokens of a message that has ended show that it was stopped.
+        private Kind status(JsonNode stored) {
+            boolean isStopped = !app.hasRuns() && stored.path("provider_response_latency").asDouble(0) > 0
+                    && stored.path("total_tokens").asInt(1) == 0;
+            return isStopped ? Kind.FAILED : switch (Json.text(stored, "status")) {
                 case "succeeded", "partial-succeeded" -> Kind.LOST;
                 case "normal" -> Json.text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.LOST;
                 case "running", "scheduled", "paused" -> Kind.OPEN;
@@ -2463,8 +2466,10 @@ final class DifyExec implements Runnable {
         /// allows, is always enough. Each list must be whole and contain only entries of this user, otherwise it is an
         /// error, see [DifyClient#list].
         private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
+            if (app == AppKind.COMPLETION)
+                return new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify shows no completions"));
             var user = DifyClient.encoded(sent.user());
-            if (!isChat) return ask(() -> client.list(
+            if (app == AppKind.WORKFLOW) return ask(() -> client.list(
                     "/workflows/logs?limit=100&created_by_end_user_session_id=" + user,
                     row -> row.at("/created_by_end_user/session_id").asText().equals(sent.user())
                             && row.at("/workflow_run/id").isTextual())).then(rows ->
@@ -2514,6 +2519,7 @@ final class DifyExec implements Runnable {
         /// stopped. Dify makes up the events of a rejected row, with an id that belongs to no run, so that run is not
         /// asked for.
         private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
+            if (!app.hasRuns()) return listed;
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
                 // with several messages, it is unclear which one the run would replace
@@ -2523,7 +2529,7 @@ final class DifyExec implements Runnable {
                 var named = detail(run.id());
                 // if the run is gone, the listed ones can still be checked
                 if (named instanceof DifyClient.Reply.NotGot && !runs.isEmpty()) return listed;
-                return named.then(stored -> new DifyClient.Reply.Got<>(isChat ? List.of(stored)
+                return named.then(stored -> new DifyClient.Reply.Got<>(app == AppKind.CHATFLOW ? List.of(stored)
                         : Stream.concat(runs.stream(), Stream.of(stored)).toList()));
             });
         }
@@ -2533,7 +2539,7 @@ final class DifyExec implements Runnable {
         /// conversation from the start of its run.
         private Finding unlisted(Sent sent) {
             var version = Release.of(sent.session().dify().version());
-            boolean isListed = isChat || version.listing() == Release.Listing.FROM_START;
+            boolean isListed = app != AppKind.WORKFLOW || version.listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
                     "no run is known of " + sent.user());
         }
@@ -2568,6 +2574,7 @@ final class DifyExec implements Runnable {
         /// of this user, the result is not from any of them.
         private Finding result(Sent sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
+            boolean isChat = app != AppKind.WORKFLOW;
             var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not of " + sent.user());
             var message = runs.stream().filter(one -> isChat && isOf(line, one)).findFirst()
                     .orElseGet(Json.MAPPER::missingNode);
@@ -2616,7 +2623,7 @@ final class DifyExec implements Runnable {
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
             var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
             // an empty answer may belong to a run that was stopped or lost, see [#status]
-            if (outputs.isTextual() || isChat && Json.text(outputs, "answer").isEmpty())
+            if (outputs.isTextual() || app != AppKind.WORKFLOW && Json.text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
             var differences = differences(sent, line.json(), stored);
             return differences.isEmpty() ? finding(Kind.MATCHES, sent, name(line))
@@ -2626,7 +2633,7 @@ final class DifyExec implements Runnable {
         /// Lists what differs: `status`, `outputs /answer`, `inputs /text` or `inputs /query`. Ignores the sources of
         /// an answer, which Dify does not record with the run, and inputs that it did not record. Three outputs are
         /// enough to see that a result is wrong.
-        private static List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
+        private List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
             var choices = sent.session().csv().choices();
             var question = choices.queryColumn().isEmpty() ? "query" : choices.queryColumn();
@@ -2637,14 +2644,24 @@ final class DifyExec implements Runnable {
                 found.add("status");
             // false, because a difference in whitespace counts, too
             new JsonDiff(false).of("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
-                    .map(JsonDiff.Difference::pointer).filter(place -> !place.startsWith("/retriever_resources"))
-                    .limit(3).forEach(place -> found.add("outputs " + place));
+                    .map(JsonDiff.Difference::pointer)
+                    .filter(place -> !place.matches("/(retriever_resources|thoughts|from_thoughts).*")
+                            && !(place.equals("/answer") && isSameAnswer(line.at("/outputs/answer").asText(),
+                                    stored.at("/outputs/answer").asText()))).limit(3).forEach(place -> found.add("outputs " + place));
             line.path("inputs").forEachEntry((column, cell) -> {
                 var taken = stored.has("query") && column.equals(question) ? stored.path("query")
                         : inputs.path(choices.names().map().getOrDefault(column, column));
                 if (!taken.isMissingNode() && !isSame(cell.asText(), taken)) found.add("inputs /" + column);
             });
             return found;
+        }
+
+        /// Returns whether both are the answer of a row without a run. Dify stores it trimmed, with `{name}` instead of
+        /// `{{name}}`, and of an old agent with line breaks between the rounds, or without its first thoughts.
+        private boolean isSameAnswer(String live, String stored) {
+            UnaryOperator<String> plain = text -> text.replaceAll("\\s+", "").replace("{{", "{").replace("}}", "}");
+            boolean isPart = app == AppKind.AGENT_CHAT && plain.apply(live).endsWith(plain.apply(stored));
+            return isPart || !app.hasRuns() && plain.apply(live).equals(plain.apply(stored));
         }
 
         /// Returns whether the server's value can come from this cell. A cell is text, but the value that was sent has
@@ -11349,9 +11366,14 @@ final class DifyExec implements Runnable {
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped Seen seen,
                 boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
-            /// Holds what the last response showed. `http` is the status of a refusal, or 0.
+            /// Holds what the last response showed. `http` is the status of a refusal, or 0. `answer` is the text so far
+            /// of a row that was stopped.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
-            record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost) {}
+            record Seen(String run, int http, String error, String answer, double seconds, @JsonUnwrapped Cost cost) {
+                Seen(String run, int http, String error, double seconds, Cost cost) {
+                    this(run, http, error, "", seconds, cost);
+                }
+            }
 
             /// Returns the outcome of the row, or empty if the row stays pending.
             Optional<RowStatus> status() {
@@ -11365,8 +11387,8 @@ final class DifyExec implements Runnable {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
                 var seen = new Seen(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
-                        Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
-                        usage.cost());
+                        Text.printable(error, Text.MAX_ERROR_LENGTH), response.stoppedAnswer(),
+                        attempt.took(response, now).toMillis() / 1000.0, usage.cost());
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), seen,
                         attempt.isEdited(), results);
             }
@@ -15316,6 +15338,11 @@ final class DifyExec implements Runnable {
 
         default Optional<RunRef> run() {
             return Optional.empty();
+        }
+
+        /// Returns the text so far if the answer was stopped, otherwise an empty text.
+        default String stoppedAnswer() {
+            return this instanceof Ran ran && ran.isStop() ? Json.text(ran.outputs(), "answer") : "";
         }
 
         default Optional<Duration> pause() {

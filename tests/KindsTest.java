@@ -399,5 +399,70 @@ final class KindsTest extends WholeCommand {
             call(second, typed("run", "--same-app")).exits(2).reports("\"chat\"", "\"agent chat\"").hints("-o");
             assertEquals(0, dify.count("started"));
         }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent"})
+        void isVerifiedByItsMessages(String app) throws IOException {
+            var settings = start(app);
+            csv("id,query", "1,Why?", "2,braces", "3,tool=current_time And?", "4,fail=auth");
+            call(settings, typed("run")).exits(3);
+
+            var findings = tree(call(settings, "verify", "-o", output(), "--json").exits(0).out()).path("findings");
+
+            assertEquals("failed=1 matches=3", Stream.of("failed", "matches").map(kind -> kind + "="
+                    + findings.path(kind).size()).collect(Collectors.joining(" ")), findings::toString);
+            replace("results.jsonl", "Answer to: Why?", "Answer to: Who?");
+            assertEquals(1, tree(call(settings, "verify", "-o", output(), "--json").exits(3).out())
+                    .at("/findings/differs").size());
+        }
+
+        @Test
+        void ofCompletionsCannotBeVerified() throws IOException {
+            var settings = start("completion");
+            call(settings, typed("run")).exits(3);
+
+            assertEquals(3, tree(call(settings, "verify", "-o", output(), "--json").exits(4).out())
+                    .at("/findings/not_verifiable").size());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
+        void cannotBePulled(String app) throws IOException {
+            call(start(app), "pull", "-o", path("pulled.csv")).exits(2).reports("\"" + app.replace('-', ' ') + "\"");
+            assertFalse(Files.exists(file("pulled.csv")));
+        }
+
+        /// The tool is killed while all rows run.
+        @Test
+        void ofChatsFindsAllAnswersAfterAKill() throws Exception {
+            var settings = start("chat", "--latency", "4s");
+            csv(Stream.concat(Stream.of("id,query"), IntStream.rangeClosed(1, 100).mapToObj(id -> id + ",q " + id))
+                    .toArray(String[]::new));
+            var child = KindsTest.this.start(settings, typed("run", "-c", "100"));
+            until("all rows", () -> dify.count("started") == 100);
+            child.destroyForcibly().waitFor();
+
+            call(settings, typed("run", "-c", "100")).exits(0);
+
+            assertEquals("succeeded=100", status());
+            for (var line : results()) assertEquals("Answer to: q " + line.path("id").asText(),
+                    line.at("/outputs/answer").asText());
+            assertEquals(100, dify.count("started"));
+        }
+
+        @Test
+        void ofCompletionsSendsNoLostRowAgainUnlessAsked() throws IOException {
+            var settings = start("completion");
+            csv(Stream.concat(Stream.of("id,text"), IntStream.rangeClosed(1, 100).mapToObj(id -> id + ","
+                    + (id % 5 == 0 ? "[drop-after] " : "") + id)).toArray(String[]::new));
+
+            call(settings, typed("run", "-c", "20")).exits(3);
+            assertEquals("succeeded=80 unknown=20", status());
+            call(settings, typed("run")).exits(3);
+            assertEquals(100, dify.count("started"));
+            call(settings, typed("retry", "5")).exits(0);
+            assertEquals("succeeded=81 unknown=19", status());
+            assertEquals(101, dify.count("started"));
+        }
     }
 }
