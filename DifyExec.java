@@ -2402,9 +2402,9 @@ final class DifyExec implements Runnable {
             for (var sent : evidence.attempts(id))
                 runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
-            // of a completion, nothing is known below but that it cannot be verified
-            if (!lines.isEmpty() && app != AppKind.COMPLETION) found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
-                    new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
+            boolean isShown = app != AppKind.COMPLETION; // otherwise, the reason is added below
+            if (!lines.isEmpty() && isShown) found.add(own.map(sent -> result(sent, line, runs.get(sent)))
+                    .orElseGet(() -> new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
@@ -2452,7 +2452,8 @@ final class DifyExec implements Runnable {
         private Kind status(JsonNode stored) {
             boolean isStopped = !app.hasRuns() && stored.path("provider_response_latency").asDouble(0) > 0
                     && stored.path("total_tokens").asInt(1) == 0;
-            return isStopped ? Kind.FAILED : switch (Json.text(stored, "status")) {
+            if (isStopped) return Kind.FAILED;
+            return switch (Json.text(stored, "status")) {
                 case "succeeded", "partial-succeeded" -> Kind.LOST;
                 case "normal" -> Json.text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.LOST;
                 case "running", "scheduled", "paused" -> Kind.OPEN;
@@ -2647,7 +2648,8 @@ final class DifyExec implements Runnable {
                     .map(JsonDiff.Difference::pointer)
                     .filter(place -> !place.matches("/(retriever_resources|thoughts|from_thoughts).*")
                             && !(place.equals("/answer") && isSameAnswer(line.at("/outputs/answer").asText(),
-                                    stored.at("/outputs/answer").asText()))).limit(3).forEach(place -> found.add("outputs " + place));
+                                    stored.at("/outputs/answer").asText())))
+                    .limit(3).forEach(place -> found.add("outputs " + place));
             line.path("inputs").forEachEntry((column, cell) -> {
                 var taken = stored.has("query") && column.equals(question) ? stored.path("query")
                         : inputs.path(choices.names().map().getOrDefault(column, column));
@@ -2660,8 +2662,8 @@ final class DifyExec implements Runnable {
         /// `{{name}}`, and of an old agent with line breaks between the rounds, or without its first thoughts.
         private boolean isSameAnswer(String live, String stored) {
             UnaryOperator<String> plain = text -> text.replaceAll("\\s+", "").replace("{{", "{").replace("}}", "}");
-            boolean isPart = app == AppKind.AGENT_CHAT && plain.apply(live).endsWith(plain.apply(stored));
-            return isPart || !app.hasRuns() && plain.apply(live).equals(plain.apply(stored));
+            String sent = plain.apply(live), kept = plain.apply(stored);
+            return app == AppKind.AGENT_CHAT && sent.endsWith(kept) || !app.hasRuns() && sent.equals(kept);
         }
 
         /// Returns whether the server's value can come from this cell. A cell is text, but the value that was sent has
@@ -3571,7 +3573,7 @@ final class DifyExec implements Runnable {
             if (!files.isEmpty() && kind.hasRuns()) throw new Unusable("--files-column: a " + kind.word()
                     + " takes files only in its variables", "leave it out");
             if (!files.isEmpty() && !csv.columns().contains(files))
-                throw new Unusable("--files-column: no column " + Text.quoted(files), "name a column of the input");
+                throw new Unusable("--files-column: no column " + Text.quoted(files), "name another one");
             var reading = new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
                     csv.shape().hasDecimalComma(), options.allowEmpty);
             var known = options.noCheck ? Optional.<JsonNode>empty() : parameters();
@@ -3738,7 +3740,7 @@ final class DifyExec implements Runnable {
         @Lasts(Scope.INPUT) Character delimiter;
 
         @Option(names = "--files-column", paramLabel = "NAME", defaultValue = "", hidden = true,
-                description = "Send the files of this column beside the inputs (chat, agent and completion apps).")
+                description = "Send this column's files beside the inputs (apps without a workflow).")
         @Lasts(Scope.INPUT) String filesColumn;
 
         /// Opens the input for a command that sends no row, so it needs no question and has no `--query-column`.
@@ -3960,9 +3962,8 @@ final class DifyExec implements Runnable {
             long stopped = early ? tally.stopped() : 0;
             long open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
-            var kind = batch.history().last(SessionEvent.class).map(session -> session.dify().app().inWords("app: "))
-                    .orElse("");
-            if (!kind.isEmpty() && !kind.equals("app: workflow")) figures.add(kind);
+            batch.history().last(SessionEvent.class).map(session -> session.dify().app().inWords("app: "))
+                    .filter(kind -> !kind.isEmpty() && !kind.equals("app: workflow")).ifPresent(figures::add);
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
@@ -6300,7 +6301,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             gate.noteEnd(now);
             // a stop of ours shows nothing about the row or the server, and the next session sends the row again
-            boolean isOurStop = response instanceof Response.Ran ran && !sent.stopAsked.isEmpty() && ran.isStop();
+            boolean isOurStop = !sent.stopAsked.isEmpty() && response instanceof Response.Ran ran && ran.isStop();
             if (isOurStop && sent.stopAsked.equals(StopEvent.INTERRUPTED)) {
                 logEnd(attempt, "interrupted", response, "stopped on request");
                 return;
@@ -6441,7 +6442,7 @@ final class DifyExec implements Runnable {
         private void stopAll(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
             // after requests to stop, `hardStop` is set already
-            if (!isShutOut || taskStopsSent || inFlight.values().stream().anyMatch(this::mustStayOpen)) return;
+            if (!isShutOut || taskStopsSent || anyMustStayOpen()) return;
             taskStopsSent = true; // requests to stop would be refused, too
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(REJECTED_KEY_TIMEOUT)));
         }
@@ -6572,8 +6573,12 @@ final class DifyExec implements Runnable {
             taskStopsSent = true;
             boolean anyEnds = inFlight.values().stream().anyMatch(sent -> !sent.stopAsked.isEmpty());
             hardStop = anyEnds ? clock.instant().plus(patience) : clock.instant();
-            boolean isFirst = patience.equals(STOP_TIMEOUT); // only a second signal closes streams that must stay open
-            if (isFirst && inFlight.values().stream().anyMatch(this::mustStayOpen)) hardStop = Instant.MAX;
+            // only a second signal closes streams that must stay open
+            if (patience.equals(STOP_TIMEOUT) && anyMustStayOpen()) hardStop = Instant.MAX;
+        }
+
+        private boolean anyMustStayOpen() {
+            return inFlight.values().stream().anyMatch(this::mustStayOpen);
         }
 
         /// Returns whether the stream must be read to its end, because Dify would drop the answer that the model is
@@ -7711,7 +7716,8 @@ final class DifyExec implements Runnable {
                     isAgents = true;
                     answer.append(text(last, "answer"));
                 }
-                case "agent_thought" -> thoughts.put(text(last, "id"), last); // with the same id, it contains more
+                // with the same id, it contains more
+                case "agent_thought" -> thoughts.put(text(last, "id"), last);
                 default -> {}
             }
         }
@@ -7879,15 +7885,18 @@ final class DifyExec implements Runnable {
         /// limit like a success, but counts no tokens, although the model has a price or (chatflows) was at work
         /// (`llm_time_limit.json`). Without a price, maybe no model was asked (`chat_blocking_moderated.json`).
         private boolean isIncomplete(JsonNode usage) {
-            return usage.path("total_tokens").asInt(1) == 0 && Stream.of("prompt_unit_price", "completion_unit_price",
-                    app.hasRuns() ? "time_to_generate" : "").anyMatch(name -> usage.path(name).asDouble(0) > 0);
+            var signs = app.hasRuns() ? List.of("time_to_generate")
+                    : List.of("prompt_unit_price", "completion_unit_price");
+            return usage.path("total_tokens").asInt(1) == 0
+                    && signs.stream().anyMatch(name -> usage.path(name).asDouble(0) > 0);
         }
 
         /// Adds the calls of an agent's tools to its outputs.
         static ObjectNode withThoughts(ObjectNode outputs, Collection<JsonNode> thoughts) {
-            for (var thought : thoughts) if (!text(thought, "tool").isEmpty()) outputs.withArray("thoughts").addObject()
-                    .put("tool", text(thought, "tool")).put("input", text(thought, "tool_input"))
-                    .put("observation", text(thought, "observation"));
+            for (var thought : thoughts)
+                if (!text(thought, "tool").isEmpty())
+                    outputs.withArray("thoughts").addObject().put("tool", text(thought, "tool"))
+                            .put("input", text(thought, "tool_input")).put("observation", text(thought, "observation"));
             return outputs;
         }
 
@@ -8055,8 +8064,9 @@ final class DifyExec implements Runnable {
             boolean isAnswer = app == AppKind.AGENT_CHAT && !thoughts.isEmpty()
                     && RunReader.text(thoughts.getLast(), "tool").isEmpty()
                     && !RunReader.text(thoughts.getLast(), "thought").isEmpty();
-            return !isAnswer ? Optional.empty() : Optional.of(thoughts.stream().map(thought -> RunReader.orIfEmpty(
-                    RunReader.text(thought, "answer"), RunReader.text(thought, "thought")))
+            if (!isAnswer) return Optional.empty();
+            return Optional.of(thoughts.stream().map(thought ->
+                    RunReader.orIfEmpty(RunReader.text(thought, "answer"), RunReader.text(thought, "thought")))
                     .filter(text -> !text.isEmpty()).collect(joining("\n")));
         }
 
@@ -11106,7 +11116,8 @@ final class DifyExec implements Runnable {
 
         /// Converts this success to an `end` event, which the log does not contain for it.
         EndEvent end() {
-            var seen = new EndEvent.Seen(run(), 0, "", json.path("seconds").asDouble(), Cost.of(json));
+            var none = "";
+            var seen = new EndEvent.Seen(run(), 0, none, json.path("seconds").asDouble(), Cost.of(json), none);
             // no view shows the time
             var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
             return new EndEvent(time, id(), user(), outcome().status().word(),
@@ -11366,14 +11377,10 @@ final class DifyExec implements Runnable {
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped Seen seen,
                 boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
-            /// Holds what the last response showed. `http` is the status of a refusal, or 0. `answer` is the text so far
-            /// of a row that was stopped.
+            /// Holds what the last response showed. `http` is the status of a refusal, or 0. `answer` is the text so
+            /// far of a row that was stopped.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
-            record Seen(String run, int http, String error, String answer, double seconds, @JsonUnwrapped Cost cost) {
-                Seen(String run, int http, String error, double seconds, Cost cost) {
-                    this(run, http, error, "", seconds, cost);
-                }
-            }
+            record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost, String answer) {}
 
             /// Returns the outcome of the row, or empty if the row stays pending.
             Optional<RowStatus> status() {
@@ -11387,8 +11394,8 @@ final class DifyExec implements Runnable {
                 var usage = response instanceof Response.Ran ran ? ran.usage() : Usage.NONE;
                 var seen = new Seen(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
-                        Text.printable(error, Text.MAX_ERROR_LENGTH), response.stoppedAnswer(),
-                        attempt.took(response, now).toMillis() / 1000.0, usage.cost());
+                        Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
+                        usage.cost(), response.stoppedAnswer());
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), seen,
                         attempt.isEdited(), results);
             }
@@ -13292,17 +13299,16 @@ final class DifyExec implements Runnable {
 
         /// Creates the variable of a row's files. Apps without a workflow take them beside the inputs.
         static Variable ofFiles(String column, JsonNode parameters, Reading reading) {
-            var rules = Json.MAPPER.createObjectNode();
+            var rules = Json.MAPPER.createObjectNode().put("variable", column);
             if (parameters.path("file_upload") instanceof ObjectNode known) rules.setAll(known);
             rules.set("max_length", rules.path("number_limits"));
-            var input = new FileInput(true, reading.folders(), rules, parameters.path("system_parameters"));
+            var files = of("file-list", rules, parameters.path("system_parameters"), reading);
             boolean takesFiles = rules.path("enabled").asBoolean(rules.at("/image/enabled").asBoolean(true));
-            Function<String, Value> reader = cell -> {
+            return new Variable(files.name, files.label, files.type, files.required, files.mayBeEmpty, cell -> {
                 if (!takesFiles) return new Value.Invalid("must be empty: this app takes no files");
-                return input.read(cell) instanceof Value.Several(var files, _) ? new Value.Several(files, true)
-                        : input.read(cell);
-            };
-            return new Variable(column, "", "file-list", false, false, reader);
+                var value = files.reader.apply(cell);
+                return value instanceof Value.Several several ? new Value.Several(several.files(), true) : value;
+            });
         }
 
         private static List<String> texts(JsonNode array) {
@@ -13986,8 +13992,8 @@ final class DifyExec implements Runnable {
         /// Returns whether Dify refused the row of an app without a workflow. With the same status and codes, it
         /// reports a model's failure, whose text may be anything.
         static boolean isRejected(Response.Refused refused) {
-            boolean mayBeFailure = List.of("invalid_param", "completion_request_error").contains(refused.code());
-            return !mayBeFailure || refused.isTooMany() || BAD_ROW.matcher(refused.message()).find()
+            boolean mayBeRow = List.of("invalid_param", "completion_request_error").contains(refused.code());
+            return !mayBeRow || refused.isTooMany() || BAD_ROW.matcher(refused.message()).find()
                     || REJECTED.matcher(refused.message()).find();
         }
 
@@ -14155,7 +14161,7 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Absent() -> absent(lookUp, here, now);
                 case LookUpResult.Unlisted() when lookUp.is(Symptom.UNCONFIRMED) ->
                         List.of(judge.notStored(lookUp.attempt, lookUp.reported));
-                case LookUpResult.Unlisted() -> unknown(lookUp, "Dify shows no completions, so it cannot be looked up");
+                case LookUpResult.Unlisted() -> unknown(lookUp, "Dify cannot look up completions");
                 case LookUpResult.Silent(Response.Unreadable(_, var why)) ->
                         giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, why));
                 case LookUpResult.Silent(var response) -> silent(lookUp, response, here, now);
@@ -14811,11 +14817,11 @@ final class DifyExec implements Runnable {
 
         /// Returns what the user should know before the first row is sent.
         Optional<String> note() {
-            if (app == AppKind.COMPLETION) return Optional.of("Note: Dify cannot look up completions. If a response is "
-                    + "lost, its row is unknown, although it may have been paid for.");
-            return app != AppKind.CHAT || mode != Mode.STREAMING ? Optional.empty()
-                    : Optional.of("Note: if a stream of a chat app breaks off, Dify drops the answer, although it is "
-                            + "paid for. A blocking row keeps it.");
+            if (app == AppKind.COMPLETION) return Optional.of("Note: Dify cannot look up completions. If a response "
+                    + "is lost, its row is unknown, although it may have been paid for.");
+            if (app != AppKind.CHAT || mode != Mode.STREAMING) return Optional.empty();
+            return Optional.of("Note: if a stream of a chat app breaks off, Dify drops the answer, although it is "
+                    + "paid for. A blocking row keeps it.");
         }
 
         /// Returns how an earlier server of this version lists runs, as far as the current one still does so.
@@ -15266,8 +15272,8 @@ final class DifyExec implements Runnable {
 
             /// Returns the answer as one that was stopped before its end.
             Ran stopped() {
-                return new Ran(ref, RunStatus.STOPPED, outputs, "stopped, or ended by the server's time limit: the "
-                        + "answer is incomplete", workflowId, usage, files, waited, message);
+                var why = "stopped, or ended by the server's time limit: the answer is incomplete";
+                return new Ran(ref, RunStatus.STOPPED, outputs, why, workflowId, usage, files, waited, message);
             }
 
             @Override
@@ -15303,7 +15309,8 @@ final class DifyExec implements Runnable {
             /// otherwise Dify may have made it up.
             boolean isStop() {
                 // without a run and a price of the model, 0 tokens are the only sign
-                return status == RunStatus.STOPPED || status.isSuccess() && !ref.isNamed() && usage.cost().tokens() == 0
+                boolean isUncounted = status.isSuccess() && !ref.isNamed() && usage.cost().tokens() == 0;
+                return status == RunStatus.STOPPED || isUncounted
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
@@ -15787,7 +15794,8 @@ final class DifyExec implements Runnable {
         CHAT("chat", "/chat-messages", Mode.BLOCKING), // only a blocking row keeps its answer after a cut
         AGENT_CHAT("agent-chat", "/chat-messages", Mode.STREAMING),
         AGENT("agent", "/chat-messages", Mode.STREAMING),
-        COMPLETION("completion", "/completion-messages", Mode.STREAMING); // its pings keep proxies from cutting it
+        // its pings keep proxies from cutting it
+        COMPLETION("completion", "/completion-messages", Mode.STREAMING);
 
         private final String mode;
         final String tasks; // the path of its tasks

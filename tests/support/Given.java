@@ -368,7 +368,7 @@ final class Given {
 
     static Event.EndEvent end(int second, String id, String user, String outcome, String run,
             String error) {
-        var seen = new Event.EndEvent.Seen(run, 0, error, 1, new Cost(10, new BigDecimal("0.5"), "USD"));
+        var seen = new Event.EndEvent.Seen(run, 0, error, 1, new Cost(10, new BigDecimal("0.5"), "USD"), "");
         return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", seen, false, 0);
     }
 
