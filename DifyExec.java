@@ -621,6 +621,8 @@ final class DifyExec implements Runnable {
         /// Reads every row once. With --json, standard output contains only the JSON object.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
+            var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
+            modes.note().ifPresent(setup.err()::println);
             var inspection = dify.inspect(workflow, server, csv);
             if (json) out.println(Json.text(inspection));
             else CheckView.print(inspection, server, Screen.on(1).map(Screen::width), out);
@@ -628,25 +630,25 @@ final class DifyExec implements Runnable {
             if (!Requirement.all(workflow.require).isEmpty())
                 setup.err().println("Note: --require is not checked, because only a run shows its outputs.");
             // a row with a problem has no request to show
-            if (show > 0 && inspection.isFine()) show(csv, server, dify, json ? setup.err() : out);
+            if (show > 0 && inspection.isFine()) show(csv, server, modes.mode(), dify);
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
 
         /// Prints the requests of the first rows.
-        private void show(Csv csv, ServerInfo server, Connection dify, PrintWriter out) throws InterruptedException {
+        private void show(Csv csv, ServerInfo server, Mode mode, Connection dify) throws InterruptedException {
+            var out = json ? setup.err() : setup.out();
             var form = dify.form(workflow, server, csv);
             var index = Index.of(csv, _ -> {});
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
-            csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.printRequest(attempt(row, server),
+            csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.printRequest(attempt(row, mode),
                     form, dify.client().forApp(server.kind()), out));
         }
 
         /// Creates an attempt that is shown but never sent.
-        private Attempt attempt(Row row, ServerInfo server) {
+        private Attempt attempt(Row row, Mode mode) {
             var user = "difyexec-0123456789abcdef-1";
-            var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
-            return Attempt.unsent(row, user, modes.mode());
+            return Attempt.unsent(row, user, mode);
         }
     }
 
@@ -686,7 +688,7 @@ final class DifyExec implements Runnable {
                 var server = dify.greet(origin, "");
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
                 var ids = evidence.ids(sample, seed);
-                var found = new Verification(evidence, dify.client(), server.kind() == AppKind.CHATFLOW,
+                var found = new Verification(evidence, dify.client(), server.kind(),
                         Optional.ofNullable(rate)).checkRows(ids, setup.err());
                 long attempts = ids.stream().mapToLong(id -> evidence.attempts(id).size()).sum();
                 var seconds = Duration.ofNanos(System.nanoTime() - start);
@@ -1637,8 +1639,9 @@ final class DifyExec implements Runnable {
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
-            var mode = mode(asked);
+            var mode = mode(asked, server.kind());
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
+            modes.note().ifPresent(err::println);
             var require = new ArrayList<>(workflow.require);
             if (require.isEmpty()) batch.history().last(SessionEvent.class).map(SessionEvent::call).map(
                     SessionEvent.Call::require).ifPresent(require::addAll);
@@ -1750,10 +1753,11 @@ final class DifyExec implements Runnable {
                     new Attempt.UserNames(retrying.user));
         }
 
-        /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream has them.
-        private Mode mode(Batch.Selection asked) {
+        /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream of a run has
+        /// them.
+        private Mode mode(Batch.Selection asked, AppKind kind) {
             boolean needsStream = pace.maxCost != null || asked.isSample() || view.isPresent();
-            return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
+            return workflow.mode == Mode.AUTO && needsStream && kind.hasRuns() ? Mode.STREAMING : workflow.mode;
         }
 
         /// Reports the session's outcome for `--json` and `--on-finish`. Scripts rely on the keys and their order.
@@ -1957,8 +1961,9 @@ final class DifyExec implements Runnable {
         AppRuns(Connection dify, Wanted wanted) throws InterruptedException {
             this.dify = dify;
             this.wanted = wanted;
-            if (dify.greet(NOTHING_WRITTEN).kind() == AppKind.CHATFLOW)
-                throw new Unusable("the key belongs to a chatflow: Dify has no list of its runs over all users");
+            var kind = dify.greet(NOTHING_WRITTEN).kind();
+            if (kind != AppKind.WORKFLOW) throw new Unusable("the key belongs to an app of type "
+                    + Text.quoted(kind.word()) + ": Dify has no list of its rows over all users");
             var form = dify.parameters().orElseThrow(() ->
                     new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
                             "run the same command again"));
@@ -2134,7 +2139,7 @@ final class DifyExec implements Runnable {
 
     /// Checks a batch against the server's records. It interprets log and results itself and shares no decision with
     /// the engine, so that it can find the engine's mistakes.
-    record Verification(Evidence evidence, DifyClient client, boolean isChat, Optional<Pace.Rate> rate) {
+    record Verification(Evidence evidence, DifyClient client, AppKind app, Optional<Pace.Rate> rate) {
         /// A batch may be running, and a Dify with default settings accepts only ten connections.
         static final int ROWS_AT_ONCE = 4;
 
@@ -2321,8 +2326,9 @@ final class DifyExec implements Runnable {
             for (var sent : evidence.attempts(id))
                 runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
-            if (!lines.isEmpty()) found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
-                    new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
+            boolean isShown = app != AppKind.COMPLETION; // otherwise, the reason is added below
+            if (!lines.isEmpty() && isShown) found.add(own.map(sent -> result(sent, line, runs.get(sent)))
+                    .orElseGet(() -> new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
@@ -2358,7 +2364,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param isPaid  whether the row has a result, or an earlier run of it succeeded or still may succeed
         /// @param isAsked whether the user asked to send rows again in the session of this run or of the result
-        private static Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
+        private Kind kind(JsonNode run, String outcome, boolean isPaid, boolean isAsked) {
             var status = status(run);
             if (status == Kind.FAILED || status == Kind.NOT_VERIFIABLE) return status;
             if (status == Kind.LOST && outcome.equals("unmet")) return Kind.FAILED; // see [Evidence#of]
@@ -2368,8 +2374,11 @@ final class DifyExec implements Runnable {
 
         /// Classifies a run, or a chatflow's message, of a row without a result. Dify marks a message as `normal` from
         /// the start. If it has no answer, its run is running, was stopped, or was lost when its server ended, so it
-        /// shows nothing.
-        private static Kind status(JsonNode stored) {
+        /// shows nothing. Without a run, 0 tokens of a message that has ended show that it was stopped.
+        private Kind status(JsonNode stored) {
+            boolean isStopped = !app.hasRuns() && stored.path("provider_response_latency").asDouble(0) > 0
+                    && stored.path("total_tokens").asInt(1) == 0;
+            if (isStopped) return Kind.FAILED;
             return switch (Json.text(stored, "status")) {
                 case "succeeded", "partial-succeeded" -> Kind.LOST;
                 case "normal" -> Json.text(stored, "answer").isEmpty() ? Kind.NOT_VERIFIABLE : Kind.LOST;
@@ -2383,8 +2392,10 @@ final class DifyExec implements Runnable {
         /// the user's conversations. Each attempt has its own user, so one page of 100 entries is enough. See
         /// [DifyClient#list] for what the list must satisfy.
         private DifyClient.Reply<List<JsonNode>> runs(Sent sent) {
+            if (app == AppKind.COMPLETION)
+                return new DifyClient.Reply.NotGot<>(Response.Refused.unexpected("Dify shows no completions"));
             var user = DifyClient.encoded(sent.user());
-            if (!isChat) return ask(() -> client.list(
+            if (app == AppKind.WORKFLOW) return ask(() -> client.list(
                     "/workflows/logs?limit=100&created_by_end_user_session_id=" + user,
                     row -> row.at("/created_by_end_user/session_id").asText().equals(sent.user())
                             && row.at("/workflow_run/id").isTextual())).then(rows ->
@@ -2432,6 +2443,7 @@ final class DifyExec implements Runnable {
         /// client disconnected. In a chatflow, the run replaces the only message, which may contain text of a run that
         /// was stopped. A run that Dify made up does not exist.
         private DifyClient.Reply<List<JsonNode>> withNamedRun(Sent sent, DifyClient.Reply<List<JsonNode>> listed) {
+            if (!app.hasRuns()) return listed;
             return listed.then(runs -> {
                 var run = evidence.runs().getOrDefault(sent.user(), RunRef.NONE);
                 // with several messages, it is unclear which one the run would replace
@@ -2441,7 +2453,7 @@ final class DifyExec implements Runnable {
                 var named = detail(run.id());
                 // if the run is gone, the listed ones can still be checked
                 if (named instanceof DifyClient.Reply.NotGot && !runs.isEmpty()) return listed;
-                return named.then(stored -> new DifyClient.Reply.Got<>(isChat ? List.of(stored)
+                return named.then(stored -> new DifyClient.Reply.Got<>(app == AppKind.CHATFLOW ? List.of(stored)
                         : Stream.concat(runs.stream(), Stream.of(stored)).toList()));
             });
         }
@@ -2451,7 +2463,7 @@ final class DifyExec implements Runnable {
         /// conversation from the start of its run.
         private Finding unlisted(Sent sent) {
             var version = Release.of(sent.session().dify().version());
-            boolean isListed = isChat || version.listing() == Release.Listing.FROM_START;
+            boolean isListed = app != AppKind.WORKFLOW || version.listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
                     "no run is known of " + sent.user());
         }
@@ -2484,12 +2496,13 @@ final class DifyExec implements Runnable {
         /// user, the result is not from any of them.
         private Finding result(Sent sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
+            boolean isChat = app != AppKind.WORKFLOW;
             var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not of " + sent.user());
             var message = runs.stream().filter(one -> isChat && isOf(line, one)).findFirst()
                     .orElseGet(Json.MAPPER::missingNode);
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
             if (isChat && message.isMissingNode()) return other;
-            var run = new StoredMessage(message).pausedRun().map(RunRef::id).orElse(line.run());
+            var run = new StoredMessage(message, AppKind.CHATFLOW).pausedRun().map(RunRef::id).orElse(line.run());
             if (run.isEmpty() && isChat) return compare(sent, line, withMessage(message, message));
             return switch (detail(run)) {
                 case DifyClient.Reply.Got<JsonNode>(var stored) when !isBy(sent, stored) -> other;
@@ -2514,7 +2527,7 @@ final class DifyExec implements Runnable {
         private static JsonNode withMessage(JsonNode run, JsonNode message) {
             var outputs = parsed(run.path("outputs")) instanceof ObjectNode known ? known
                     : Json.MAPPER.createObjectNode();
-            boolean isWhole = new StoredMessage(message).pausedRun().isEmpty()
+            boolean isWhole = new StoredMessage(message, AppKind.CHATFLOW).pausedRun().isEmpty()
                     && !Json.text(message, "answer").isEmpty();
             if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
             if (outputs.path("files").isEmpty()) outputs.remove("files"); // a result has no empty list of files either
@@ -2529,7 +2542,7 @@ final class DifyExec implements Runnable {
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
             var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
             // an empty answer may belong to a run that was stopped or lost, see [#status]
-            if (outputs.isTextual() || isChat && Json.text(outputs, "answer").isEmpty())
+            if (outputs.isTextual() || app != AppKind.WORKFLOW && Json.text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
             var differences = differences(sent, line.json(), stored);
             return differences.isEmpty() ? finding(Kind.MATCHES, sent, name(line))
@@ -2538,7 +2551,7 @@ final class DifyExec implements Runnable {
 
         /// Lists what differs: `status`, `outputs /answer`, `inputs /text` or `inputs /query`. Ignores the sources of
         /// an answer, which Dify does not record with the run, and inputs that it did not record.
-        private static List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
+        private List<String> differences(Sent sent, JsonNode line, JsonNode stored) {
             var found = new ArrayList<String>();
             var choices = sent.session().csv().choices();
             var question = choices.queryColumn().isEmpty() ? "query" : choices.queryColumn();
@@ -2548,7 +2561,10 @@ final class DifyExec implements Runnable {
             if (!status.isEmpty() && !status.equals(line.path("workflow_status").asText("succeeded")))
                 found.add("status");
             new JsonDiff(false).of("", comparable(line.path("outputs")), comparable(stored.path("outputs"))).stream()
-                    .map(JsonDiff.Difference::pointer).filter(place -> !place.startsWith("/retriever_resources"))
+                    .map(JsonDiff.Difference::pointer)
+                    .filter(place -> !place.matches("/(retriever_resources|thoughts|from_thoughts).*")
+                            && !(place.equals("/answer") && isSameAnswer(line.at("/outputs/answer").asText(),
+                                    stored.at("/outputs/answer").asText())))
                     .limit(3).forEach(place -> found.add("outputs " + place));
             line.path("inputs").forEachEntry((column, cell) -> {
                 var taken = stored.has("query") && column.equals(question) ? stored.path("query")
@@ -2556,6 +2572,14 @@ final class DifyExec implements Runnable {
                 if (!taken.isMissingNode() && !isSame(cell.asText(), taken)) found.add("inputs /" + column);
             });
             return found;
+        }
+
+        /// Returns whether both are the answer of a row without a run. Dify stores it trimmed, with `{name}` instead of
+        /// `{{name}}`, and of an old agent with line breaks between the rounds, or without its first thoughts.
+        private boolean isSameAnswer(String live, String stored) {
+            UnaryOperator<String> plain = text -> text.replaceAll("\\s+", "").replace("{{", "{").replace("}}", "}");
+            String sent = plain.apply(live), kept = plain.apply(stored);
+            return app == AppKind.AGENT_CHAT && sent.endsWith(kept) || !app.hasRuns() && sent.equals(kept);
         }
 
         /// Returns whether the server's value can come from this cell. Its type depends on the workflow's form, which
@@ -3370,7 +3394,7 @@ final class DifyExec implements Runnable {
             Release.note(version).ifPresent(err::println);
             if (mode.isEmpty()) throw unusable(notDify(), left); // every version of Dify reports a mode
             var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
-                    + Text.quoted(mode), "use the key of a workflow or a chatflow"), left));
+                    + Text.quoted(mode), "use the key of another app"), left));
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
@@ -3391,13 +3415,18 @@ final class DifyExec implements Runnable {
                 if (access.hasAppHash(app.hash())) continue;
                 isSame = false;
                 var runs = origin.runs(session);
+                boolean isOtherKind = !app.kind().isEmpty() && !app.kind().equals(kind.word());
+                if (runs.mayHaveStarted() && isOtherKind)
+                    throw new Unusable(origin.files().log() + ": this batch was started with an app of type "
+                            + Text.quoted(app.kind()) + ", but the key belongs to one of type "
+                            + Text.quoted(kind.word()) + left, "use that app's key, or choose another -o");
                 if (!runs.mayHaveStarted() || knowsAny(runs.newest(), kind, left)) continue;
                 if (!isSure) throw origin.otherApp(runs, app.id().equals(access.appId()));
                 isAssumed = true;
             }
             // keeps the recorded hash, because a new one, with a new salt, would look like another app's
             var hash = isSame ? origin.sessions().getLast().dify().app().hash() : access.appHash();
-            return new AppClaim(hash, access.appId(), isAssumed);
+            return new AppClaim(hash, access.appId(), isAssumed, kind.word());
         }
 
         private boolean knowsAny(Collection<Origin.Recorded> runs, AppKind kind, String left)
@@ -3417,13 +3446,22 @@ final class DifyExec implements Runnable {
         }
 
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
-            var form = options.noCheck ? Form.ofText() : parameters()
-                    .map(parameters -> Form.of(parameters, csv.columns(),
-                            new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
-                                    csv.shape().decimal(), csv.header().delimiter() == ';', options.allowEmpty)))
-                    .orElse(Form.ofText());
-            return server.kind() == AppKind.CHATFLOW ? form.withQuestion(csv.shape().queryColumn(), csv.columns())
-                    : form;
+            var kind = server.kind();
+            String question = csv.shape().queryColumn(), files = csv.shape().names().filesColumn();
+            if (!files.isEmpty() && kind.hasRuns()) throw new Unusable("--files-column: a " + kind.word()
+                    + " takes files only in its variables", "leave it out");
+            if (!files.isEmpty() && !csv.columns().contains(files))
+                throw new Unusable("--files-column: no column " + Text.quoted(files), "name another one");
+            var reading = new Variable.Reading(Variable.Folders.of(csv.file().input(), options.files),
+                    csv.shape().decimal(), csv.header().delimiter() == ';', options.allowEmpty);
+            var known = options.noCheck ? Optional.<JsonNode>empty() : parameters();
+            var form = known.map(read -> Form.of(read, csv.columns(), reading)).orElse(Form.ofText());
+            if (!files.isEmpty()) form = form.with(List.of(Variable.ofFiles(files,
+                    known.orElse(Json.MAPPER.missingNode()), reading)), csv.columns());
+            // most completions have no question, so the default column is not one
+            boolean isAsked = kind.hasConversations()
+                    || kind == AppKind.COMPLETION && !question.equals(Variable.QUESTION);
+            return isAsked ? form.withQuestion(question, csv.columns()) : form;
         }
 
         /// Returns the description of the workflow's form, or empty if this path alone is refused.
@@ -3582,6 +3620,10 @@ final class DifyExec implements Runnable {
                 description = "Use this field delimiter; \"tab\" for a tab (default: detected).")
         @Lasts(Scope.INPUT) Character delimiter;
 
+        @Option(names = "--files-column", paramLabel = "NAME", defaultValue = "", hidden = true,
+                description = "Send this column's files beside the inputs (apps without a workflow).")
+        @Lasts(Scope.INPUT) String filesColumn;
+
         /// Opens the input for a command that sends no row.
         Csv open(Path input, BatchFiles files) throws IOException {
             files.refuseAsInput(input);
@@ -3594,7 +3636,8 @@ final class DifyExec implements Runnable {
             var mapped = new LinkedHashMap<>(map);
             mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
             var typed = new Csv.Shape(idColumn, encoding, new Csv.Table(delimiter, quote, skipRows),
-                    sheet.isEmpty() ? rows : sheet, headerRow, decimal, queryColumn, new Csv.Names(mapped, vars));
+                    sheet.isEmpty() ? rows : sheet, headerRow, decimal, queryColumn,
+                    new Csv.Names(mapped, vars, filesColumn));
             if (decimal != null && decimal != ',' && decimal != '.')
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             var before = files.map(BatchFiles::choices)
@@ -3797,6 +3840,8 @@ final class DifyExec implements Runnable {
             long stopped = early ? tally.stopped() : 0;
             long open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
+            batch.history().last(SessionEvent.class).map(session -> session.dify().app().inWords("app: "))
+                    .filter(kind -> !kind.isEmpty() && !kind.equals("app: workflow")).ifPresent(figures::add);
             if (stopped > 0) figures.add("asked Dify to stop " + Text.count(stopped, "run"));
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
@@ -3959,8 +4004,8 @@ final class DifyExec implements Runnable {
         /// Lists the columns that reach the workflow. The two names share what the other cells (44) and an example (24)
         /// leave of the terminal's columns.
         static void print(Inspection inspection, ServerInfo server, Optional<Integer> width, PrintWriter out) {
-            out.println("App " + Text.quoted(server.app()) + " on Dify " + Text.printable(server.version(), 40) + ", "
-                    + Text.count(inspection.rows(), "row"));
+            out.println("App " + Text.quoted(server.app()) + " (" + server.kind().word() + ") on Dify "
+                    + Text.printable(server.version(), 40) + ", " + Text.count(inspection.rows(), "row"));
             int terminal = width.orElse(108), name = Math.clamp((terminal - 68) / 2, 14, 60);
             int example = Math.max(0, terminal - 44 - 2 * name);
             printLine(name, out, "column", "variable", "type", "required", "filled", "longest",
@@ -4037,7 +4082,8 @@ final class DifyExec implements Runnable {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
             var about = batch.history().last(SessionEvent.class)
-                    .map(session -> " · " + Text.printable("Dify " + session.dify().version(), 80)).orElse("");
+                    .map(session -> session.dify().app().inWords(" · ") + " · "
+                            + Text.printable("Dify " + session.dify().version(), 80)).orElse("");
             if (!versions.isEmpty()) about += (versions.size() == 1 ? " · version " : " · versions ")
                     + Text.joinFirst(3, versions.stream().map(version -> Text.printable(version, 40)));
             return paint.bold(batch.files().results().toString()) + ": " + Text.count(rows, "row")
@@ -5661,7 +5707,8 @@ final class DifyExec implements Runnable {
             /// `isStreaming` is true from a stream's first event on, but not while files are downloaded, because their
             /// silence is not a lost worker's. `isIdle` is true if it was silent after that. `lookedUp` is true while
             /// the stream's run is looked up, so that there is one look-up at a time.
-            boolean isStreaming, isIdle, stopAsked, lookedUp;
+            boolean isStreaming, isIdle, lookedUp;
+            String stopAsked = ""; // why Dify was asked to stop the run, as in a StopEvent, or empty
 
             InFlight(Attempt attempt) {
                 this.attempt = attempt;
@@ -5752,6 +5799,10 @@ final class DifyExec implements Runnable {
         /// period, asks Dify to stop the runs that are still active.
         private void beforeEnd() {
             var now = clock.instant();
+            // at the end of its time, any other stream is closed by its worker
+            for (var sent : inFlight.values())
+                if (mustStayOpen(sent) && !now.isBefore(sent.start.plus(terms.limits().timeout())))
+                    stopTask(sent, StopEvent.TIMED_OUT);
             if (agenda.stopReason().isPresent()) {
                 if (!inFlight.isEmpty() && !taskStopsSent && !hardStop.isAfter(now)) stopTasks(STOP_TIMEOUT);
             } else if (inFlight.isEmpty() && looking == 0) agenda.lookForLate(now);
@@ -5809,6 +5860,7 @@ final class DifyExec implements Runnable {
         /// queue, but its run may also have ended unseen, as after a restart of Redis (Dify 1.16.1). The stream stays
         /// open meanwhile.
         private void lookUpSilent(Instant now) {
+            if (terms.modes().app == AppKind.COMPLETION) return; // nothing can be asked
             for (var sent : inFlight.values()) {
                 if (looking >= looksAtOnce || gate.lookUpsFrom().isAfter(now)) return;
                 boolean isSilent = sent.isIdle || sent.isSilent(now);
@@ -5880,7 +5932,7 @@ final class DifyExec implements Runnable {
                     var now = clock.instant();
                     if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
                         health.noteFailure(now, asked);
-                    else health.noteResponse(asked);
+                    else if (!(found instanceof LookUpResult.Unlisted)) health.noteResponse(asked);
                     writer.record(new LookEvent(now, attempt.row().id(), attempt.user(),
                             found.run().or(question::run).map(RunRef::id).orElse(""), found.word()));
                     then.accept(found);
@@ -5988,7 +6040,8 @@ final class DifyExec implements Runnable {
                     logRun(sent, run);
                     health.noteResponse(attempt.at());
                     noteWait(attempt, waited, "first event after %s");
-                    if (taskStopsSent) stopTask(sent); // its task was unknown when the other runs were stopped
+                    // its task was unknown when the other runs were stopped
+                    if (taskStopsSent) stopTask(sent, StopEvent.INTERRUPTED);
                 }
                 case StreamEvent.Idle _ -> sent.isIdle = true;
             }
@@ -6030,12 +6083,14 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             gate.noteEnd(now);
             // a stop of ours shows nothing about the row or the server, and the next session sends the row again
-            if (response instanceof Response.Ran ran && sent.stopAsked && ran.isStop()) {
-                logEnd(attempt, "interrupted", ran, "stopped on request");
+            boolean isOurStop = !sent.stopAsked.isEmpty() && response instanceof Response.Ran ran && ran.isStop();
+            if (isOurStop && sent.stopAsked.equals(StopEvent.INTERRUPTED)) {
+                logEnd(attempt, "interrupted", response, "stopped on request");
                 return;
             }
             adjustPace(attempt, response, now);
-            var verdict = terms.judge().verdict(attempt, response);
+            var verdict = isOurStop ? Outcome.failed("timed out: stopped after "
+                    + Text.seconds(terms.limits().timeout())) : terms.judge().verdict(attempt, response);
             // only in these cases, no run can have started
             hasStartedRuns |= !(verdict instanceof Verdict.StopBatch || verdict instanceof Verdict.Throttled
                     || response instanceof Response.NotSent);
@@ -6168,7 +6223,8 @@ final class DifyExec implements Runnable {
         /// session looks the other runs up.
         private void stopAll(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
-            if (!isShutOut || taskStopsSent) return; // after requests to stop, `hardStop` is set already
+            // after requests to stop, `hardStop` is set already
+            if (!isShutOut || taskStopsSent || anyMustStayOpen()) return;
             taskStopsSent = true; // requests to stop would be refused, too
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(REJECTED_KEY_TIMEOUT)));
         }
@@ -6296,19 +6352,31 @@ final class DifyExec implements Runnable {
         /// runs are unknown, so they cannot be stopped. If there are only such runs, does not wait. The next session
         /// looks them up.
         private void stopTasks(Duration patience) {
-            if (!taskStopsSent) inFlight.values().forEach(this::stopTask);
+            if (!taskStopsSent) for (var sent : inFlight.values()) stopTask(sent, StopEvent.INTERRUPTED);
             taskStopsSent = true;
-            boolean anyEnds = inFlight.values().stream().anyMatch(sent -> sent.stopAsked);
+            boolean anyEnds = inFlight.values().stream().anyMatch(sent -> !sent.stopAsked.isEmpty());
             hardStop = anyEnds ? clock.instant().plus(patience) : clock.instant();
+            // only a second signal closes streams that must stay open
+            if (patience.equals(STOP_TIMEOUT) && anyMustStayOpen()) hardStop = Instant.MAX;
+        }
+
+        private boolean anyMustStayOpen() {
+            return inFlight.values().stream().anyMatch(this::mustStayOpen);
+        }
+
+        /// Returns whether the stream must be read to its end, because Dify would drop the answer that the model is
+        /// paid for, see [AppKind].
+        private boolean mustStayOpen(InFlight sent) {
+            return sent.attempt.mode() == Mode.STREAMING && !terms.modes().app.hasRuns();
         }
 
         /// Asks Dify to stop a run, once. Logs this first, so that a later session sends the row again instead of
         /// taking the stop for the row's failure.
-        private void stopTask(InFlight sent) {
+        private void stopTask(InFlight sent, String why) {
             var run = sent.run.orElse(RunRef.NONE);
-            if (sent.stopAsked || run.task().isEmpty()) return;
-            sent.stopAsked = true;
-            writer.record(new StopEvent(clock.instant(), StopEvent.INTERRUPTED, sent.attempt.user(), run.task(),
+            if (!sent.stopAsked.isEmpty() || run.task().isEmpty()) return;
+            sent.stopAsked = why;
+            writer.record(new StopEvent(clock.instant(), why, sent.attempt.user(), run.task(),
                     writer.resultsBytesOnDisk()));
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
@@ -6867,6 +6935,9 @@ final class DifyExec implements Runnable {
         /// Limits the silence before a stream's first event. Dify 1.14 ends a stream after this silence, whether or not
         /// its run waits in the queue, so nothing would come later.
         private static final Duration FIRST_EVENT_TIMEOUT = Duration.ofSeconds(300);
+        /// Limits a stream that must not be closed: this long after `TIMEOUT`, when its row was stopped. By default,
+        /// Dify itself ends each row after this time.
+        private static final Duration OPEN_TIMEOUT = Duration.ofMinutes(20);
         private static final String PAGE = "a web page (from a proxy?)";
         /// Limits a downloaded file to 1 GiB. A link may lead to an endless response.
         private static final long MAX_FILE_BYTES = 1L << 30;
@@ -6882,10 +6953,6 @@ final class DifyExec implements Runnable {
 
         DifyClient forApp(AppKind kind) {
             return new DifyClient(wire, access, kind, timeout, firstEvent);
-        }
-
-        private boolean isChat() {
-            return app == AppKind.CHATFLOW;
         }
 
         @Override
@@ -6915,18 +6982,22 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Recognizes a chatflow's failed run. Dify responds to it with the status and code of refused inputs, but the
-        /// run was paid for.
+        /// Recognizes a row that ran and failed. Dify responds to it with the status and code of refused inputs, but it
+        /// was paid for. Dify 1.9 responds like that even if the answer of a model is empty.
         private Response refusedOrFailed(Transport.Exchange http) throws IOException {
             var refused = refused(http);
-            boolean hasRun = isChat() && refused.status() == 400
-                    && refused.message().startsWith(Response.ChatMessage.FAILED);
+            if (app == AppKind.WORKFLOW || refused.status() != 400) return refused;
+            if (!app.hasRuns() && refused.message().startsWith("1 validation error for Data\nanswer\n"))
+                return Response.Ran.answered(Json.MAPPER.createObjectNode().put("answer", ""), 0,
+                        Response.ChatMessage.NONE);
+            boolean hasRun = app.hasRuns() ? refused.message().startsWith(Response.ChatMessage.FAILED)
+                    : !Judge.isRejected(refused);
             return hasRun ? Response.Ran.failed(refused.message()) : refused;
         }
 
         /// Returns the URL that starts a run. A workflow's version is part of it; a chatflow's is in the request.
         URI startAddress() {
-            if (isChat()) return access.at("/chat-messages");
+            if (app != AppKind.WORKFLOW) return access.at(app.tasks);
             var version = access.workflowId().isEmpty() ? "" : encoded(access.workflowId()) + "/";
             return access.at("/workflows/" + version + "run");
         }
@@ -6939,7 +7010,7 @@ final class DifyExec implements Runnable {
                 throws IOException {
             var took = Duration.ofNanos(System.nanoTime() - start);
             var symptom = !http.version().isEmpty() ? Symptom.CUT : Symptom.GATEWAY; // only Dify sends its version
-            var reader = new RunReader();
+            var reader = new RunReader(app);
             try {
                 reader.add(objectOf(http));
             } catch (JsonProcessingException problem) {
@@ -6947,7 +7018,7 @@ final class DifyExec implements Runnable {
             }
             reader.forms().forEach(heard);
             // a chatflow's response lacks the run's time, so how long it waited is unknown
-            var ran = isChat() ? reader.chatflowRun()
+            var ran = app != AppKind.WORKFLOW ? reader.answered()
                     : reader.ran().map(end -> end.withWait(waited(http, took, reader.finishedAt(), end.usage())));
             if (ran.isPresent()) return ran.get();
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
@@ -6970,24 +7041,30 @@ final class DifyExec implements Runnable {
         /// the run is looked up.
         private Response stream(Transport.Exchange http, SentInputs sent, Consumer<StreamEvent> heard)
                 throws IOException {
-            var reader = new RunReader();
+            var reader = new RunReader(app);
+            var limit = app.hasRuns() ? timeout : timeout.plus(OPEN_TIMEOUT);
+            if (!app.hasRuns()) http.limit(limit); // the first event may take as long as the model
             for (var event = http.event(); event.isPresent(); event = http.event()) {
                 reader.add(event.get());
                 if (reader.isForeign(sent))
                     return new Response.Cut(Symptom.CONTRADICTED, "the stream belongs to another request");
                 if (http.run().isEmpty() && reader.ref().isPresent()) // any event may be the first that arrives
-                    http.began(reader.ref().get(), timeout, heard);
+                    http.began(reader.ref().get(), limit, heard);
                 heard.accept(reader.streamEvent());
-                // moderation or an annotation has answered, and nothing ran; Dify 1.16 then makes up the end of a run
-                if (isChat() && reader.is("message_end") && reader.ref().isEmpty())
-                    return reader.chatflowRun().<Response>map(end -> end)
-                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the chatflow ended without an answer"));
+                // such a row is refused before its stream begins, so it ran
+                if (!app.hasRuns() && reader.is("error"))
+                    return Response.Ran.failed(RunReader.text(event.get(), "message"));
+                // without a run, moderation or an annotation has answered; Dify 1.16 then makes up the end of a run
+                if (reader.is("message_end") && (!app.hasRuns() || reader.ref().isEmpty()))
+                    return reader.answered().<Response>map(end -> end)
+                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the stream ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), http, reader);
                     // an error of Dify 1.16 may lack the run id that the made-up end after it has (`odd_graphs.json`)
                     var response = Response.ofEnds(http.run().or(reader::ref), ends);
-                    return isChat() && response instanceof Response.Ran ran ? reader.completed(ran) : response;
+                    return app == AppKind.CHATFLOW && response instanceof Response.Ran ran ? reader.completed(ran)
+                            : response;
                 }
             }
             return http.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
@@ -6997,7 +7074,8 @@ final class DifyExec implements Runnable {
         /// and 1.9 sends the metadata of a chatflow's answer last. A stream with two different results is not trusted.
         private List<Response> ends(Response first, Transport.Exchange http, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
-            boolean mayFollow = first instanceof Response.Refused || isChat() && !reader.hasMetadata();
+            boolean mayFollow = first instanceof Response.Refused
+                    || app == AppKind.CHATFLOW && !reader.hasMetadata();
             http.limit(Duration.ofMillis(100)); // in the recordings, such events follow within 3 ms
             try {
                 while (mayFollow || http.hasMore()) {
@@ -7020,9 +7098,9 @@ final class DifyExec implements Runnable {
         LookUpResult look(Question question, Map<String, Value> values) {
             var user = question.attempt().user();
             var sent = new SentInputs(user, values);
-            if (question.run().isEmpty()) return byName(sent);
+            if (question.stopsFirst()) stop(question.run().orElseThrow(), user);
+            if (question.run().isEmpty() || !app.hasRuns()) return byName(sent);
             var run = question.run().get();
-            if (question.stopsFirst()) stop(run, user);
             var found = detail(run, sent);
             boolean isMadeUp = question.symptom() == Symptom.UNCONFIRMED
                     || question.symptom() == Symptom.CONTRADICTED || run.isMadeUp();
@@ -7031,10 +7109,10 @@ final class DifyExec implements Runnable {
                 // if the id belongs to another run, an empty list does not show that this attempt has none
                 return own.isThere() || found instanceof LookUpResult.Absent ? own : found;
             }
-            if (!isChat()) return found;
+            if (app == AppKind.WORKFLOW) return found;
             // a success gets the answer that people see, because moderation replaces it only in the message
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return found;
-            return result(message(sent), message -> new StoredMessage(message).completing(found));
+            return result(message(sent), message -> new StoredMessage(message, app).completing(found));
         }
 
         /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9: with empty fields),
@@ -7042,17 +7120,18 @@ final class DifyExec implements Runnable {
         Reply<Boolean> knows(Origin.Recorded run) {
             var sent = new SentInputs(run.user(), Map.of()); // the user alone must agree
             // only a stop needs the task, which is left empty
-            var found = run.id().isEmpty() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
+            var found = run.id().isEmpty() || !app.hasRuns() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
             if (found == LookUpResult.FOREIGN) return new Reply.Got<>(false);
             if (!(found instanceof LookUpResult.Silent(var response))) return new Reply.Got<>(found.isThere());
             return response instanceof Response.Unreadable ? new Reply.Got<>(true) : new Reply.NotGot<>(response);
         }
 
-        /// Looks a run up by the user of its attempt. A workflow's runs are in its log. A chatflow's runs are not, so
-        /// their conversations are listed instead. One entry is expected. A job that Dify ran twice has two entries,
-        /// both of the same run.
+        /// Looks a run up by the user of its attempt. A workflow's runs are in its log. Those of other apps are not, so
+        /// their conversations are listed instead, except for completions, which no route shows. One entry is expected.
+        /// A job that Dify ran twice has two entries, both of the same run.
         private LookUpResult byName(SentInputs sent) {
-            if (isChat()) return result(message(sent), message -> ofMessage(message, sent));
+            if (app == AppKind.COMPLETION) return new LookUpResult.Unlisted();
+            if (app.hasConversations()) return result(message(sent), message -> ofMessage(message, sent));
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
                             && !row.at("/workflow_run/id").asText("").isEmpty());
@@ -7064,7 +7143,7 @@ final class DifyExec implements Runnable {
         /// Interprets the message of a chatflow's run. Only a run that has paused can be asked for by its id.
         private LookUpResult ofMessage(JsonNode message, SentInputs sent) {
             if (message.isMissingNode()) return new LookUpResult.Absent();
-            var stored = new StoredMessage(message);
+            var stored = new StoredMessage(message, app);
             var run = stored.pausedRun();
             return run.isPresent() ? stored.completing(detail(run.get(), sent)) : stored.result();
         }
@@ -7114,7 +7193,7 @@ final class DifyExec implements Runnable {
                     return new LookUpResult.Absent(); // 1.9 responds with empty fields if it has no such run
                 var id = RunReader.text(detail, "id");
                 if (id.isEmpty()) throw unexpected("Dify returned a different run");
-                var reader = new RunReader();
+                var reader = new RunReader(app);
                 reader.add(Json.MAPPER.createObjectNode().set("data", detail));
                 if (!id.equalsIgnoreCase(run.id()) || reader.isForeign(sent)) return LookUpResult.FOREIGN;
                 return reader.result(run, http.date("Date").orElseGet(Instant::now)); // by the server's clock
@@ -7151,7 +7230,7 @@ final class DifyExec implements Runnable {
         /// Asks Dify to stop a task. Dify responds with `success` even if there is no such task (`stop.json`), so the
         /// response is not kept.
         void stop(RunRef run, String user) {
-            var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
+            var path = app.tasks + "/" + encoded(run.task()) + "/stop";
             var body = new ByteArrayEntity(Json.bytes(object("user", user)), null);
             ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Exchange::prefix);
         }
@@ -7243,14 +7322,15 @@ final class DifyExec implements Runnable {
             var body = object("inputs", sent);
             inputs.forEach((name, value) -> {
                 if (value instanceof Value.Query(var text)) body.put("query", text);
+                else if (value instanceof Value.Several files && files.isAttached()) body.put("files", json(files));
                 else sent.put(name, json(value));
             });
             body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
             body.put("user", attempt.user());
-            if (!isChat()) return Json.bytes(body);
-            body.put("auto_generate_name", false);
+            if (app.hasConversations()) body.put("auto_generate_name", false);
             // a workflow's version is part of the URL instead, see [#startAddress]
-            if (!access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
+            if (app == AppKind.CHATFLOW && !access.workflowId().isEmpty())
+                body.put("workflow_id", access.workflowId());
             return Json.bytes(body);
         }
 
@@ -7260,7 +7340,7 @@ final class DifyExec implements Runnable {
                 case Value.Str(var text) -> text;
                 case Value.Raw(var json) -> new RawValue(json);
                 case Value.Local local -> json(local.uploaded("<upload of " + local.file() + ">"));
-                case Value.Several(var files) -> files.stream().map(DifyClient::json).toList();
+                case Value.Several(var files, _) -> files.stream().map(DifyClient::json).toList();
                 case Value.Query _, Value.None _, Value.Invalid _ -> null; // none of these is an input
             };
         }
@@ -7383,8 +7463,15 @@ final class DifyExec implements Runnable {
         private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
         private final Map<String, BigDecimal> prices = new LinkedHashMap<>(); // by currency
         private boolean isPriceKnown = true; // false if a node reported a price that cannot be read
-        private final StringBuilder answer = new StringBuilder(); // a chatflow's text so far
+        private final StringBuilder answer = new StringBuilder(); // the text so far
         private boolean isReplaced = false; // whether moderation has replaced some of that text
+        private boolean isAgents = false; // whether the text consists of an agent's pieces
+        private final Map<String, JsonNode> thoughts = new LinkedHashMap<>(); // of an agent, by id
+        private final AppKind app;
+
+        RunReader(AppKind app) {
+            this.app = app;
+        }
 
         static String text(JsonNode from, String name) {
             return from.path(name).asText("");
@@ -7414,13 +7501,23 @@ final class DifyExec implements Runnable {
                     answer.setLength(0);
                     answer.append(text(last, "answer"));
                 }
-                case "message" -> answer.append(text(last, "answer"));
+                case "message" -> {
+                    if (isAgents) answer.setLength(0); // the new agent's whole answer follows its pieces
+                    isAgents = false;
+                    answer.append(text(last, "answer"));
+                }
+                case "agent_message" -> {
+                    isAgents = true;
+                    answer.append(text(last, "answer"));
+                }
+                // with the same id, it contains more
+                case "agent_thought" -> thoughts.put(text(last, "id"), last);
                 default -> {}
             }
         }
 
         /// Keeps the earlier text if an event lacks it, such as the run id of an `error` event.
-        private static String orIfEmpty(String text, String before) {
+        static String orIfEmpty(String text, String before) {
             return text.isEmpty() ? before : text;
         }
 
@@ -7442,7 +7539,9 @@ final class DifyExec implements Runnable {
             return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
 
+        /// Returns the id of the run. Without a run, it is the message's, except in `error` events, which lack a task.
         private String ownRunId() {
+            if (!app.hasRuns()) return last.has("task_id") ? text(last, "message_id") : "";
             var id = text(last, "workflow_run_id");
             return id.isEmpty() && isOfRun() ? text(data(), "id") : id; // a run's detail has only the second one
         }
@@ -7470,7 +7569,7 @@ final class DifyExec implements Runnable {
                 case "reasoning_chunk" -> new StreamEvent.Chunk(text(data, "reasoning"));
                 case "human_input_required" -> form(data);
                 case "human_input_form_timeout" -> new StreamEvent.FormExpired(text(data, "node_title"));
-                case "message" -> new StreamEvent.Chunk(text(last, "answer"));
+                case "message", "agent_message" -> new StreamEvent.Chunk(text(last, "answer"));
                 // what was shown cannot be taken back, so the new text begins a line of its own
                 case "message_replace" -> new StreamEvent.Chunk("\n" + text(last, "answer"));
                 default -> new StreamEvent.OtherEvent();
@@ -7560,15 +7659,39 @@ final class DifyExec implements Runnable {
             return ran.with(message(), withSources(outputs, metadata));
         }
 
-        /// Reads a chatflow's answer. A blocking response contains the run id only if the run waits for a person.
-        /// Returns empty without an answer. An empty text does not show whether the run has ended.
-        Optional<Response.Ran> chatflowRun() {
+        /// Reads the answer of any app but a workflow. A blocking chatflow's response contains the run id only if the
+        /// run waits for a person. Returns empty without an answer. A chatflow's empty text does not show whether the
+        /// run has ended.
+        Optional<Response.Ran> answered() {
             if (is("workflow_paused")) return ran().map(ran -> ran.with(message(), ran.outputs()));
             if (event().isEmpty()) answer.append(text(last, "answer")); // otherwise [#add] has added it
+            boolean isMessage = !app.hasRuns() && !messageId.isEmpty() && hasMetadata();
+            if (!isMessage && (!app.hasRuns() || answer.isEmpty())) return Optional.empty();
             var outputs = Json.MAPPER.createObjectNode().put("answer", answer.toString());
-            // 0, because the response lacks the run's time; its `latency` is the model's
-            return answer.isEmpty() ? Optional.empty()
-                    : Optional.of(Response.Ran.answered(withSources(outputs, metadata), 0, message()));
+            var usage = metadata.path("usage");
+            // 0, because a chatflow's response lacks the run's time; its `latency` is the model's
+            var ran = Response.Ran.answered(withThoughts(withSources(outputs, metadata), thoughts.values()),
+                    app.hasRuns() ? 0 : usage.path("latency").asDouble(0), message());
+            return Optional.of(isIncomplete(usage) ? ran.stopped() : ran);
+        }
+
+        /// Returns whether the answer ended early. Dify reports a task that was stopped or exceeded the server's time
+        /// limit like a success, but counts no tokens, although the model has a price or (chatflows) was at work
+        /// (`llm_time_limit.json`). Without a price, maybe no model was asked (`chat_blocking_moderated.json`).
+        private boolean isIncomplete(JsonNode usage) {
+            var signs = app.hasRuns() ? List.of("time_to_generate")
+                    : List.of("prompt_unit_price", "completion_unit_price");
+            return usage.path("total_tokens").asInt(1) == 0
+                    && signs.stream().anyMatch(name -> usage.path(name).asDouble(0) > 0);
+        }
+
+        /// Adds the calls of an agent's tools to its outputs.
+        static ObjectNode withThoughts(ObjectNode outputs, Collection<JsonNode> thoughts) {
+            for (var thought : thoughts)
+                if (!text(thought, "tool").isEmpty())
+                    outputs.withArray("thoughts").addObject().put("tool", text(thought, "tool"))
+                            .put("input", text(thought, "tool_input")).put("observation", text(thought, "observation"));
+            return outputs;
         }
 
         /// Adds a chatflow's sources to its outputs. Removes an empty list of files, which streams and records have
@@ -7637,7 +7760,7 @@ final class DifyExec implements Runnable {
         /// Reads the detail of a run, whose `inputs` are text in every version. Returns empty for a run that has not
         /// ended, or for a detail of another run.
         static Optional<StoredRun> of(String id, JsonNode detail) {
-            var reader = new RunReader();
+            var reader = new RunReader(AppKind.WORKFLOW);
             reader.add(Json.MAPPER.createObjectNode().set("data", detail));
             var stored = Json.parse(RunReader.text(detail, "inputs"));
             boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
@@ -7681,8 +7804,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds a chatflow's message as the server has stored it, or a missing node.
-    record StoredMessage(JsonNode message) {
+    /// Holds the message of an app's row as the server has stored it, or a missing node.
+    record StoredMessage(JsonNode message, AppKind app) {
         private String text(String name) {
             return RunReader.text(message, name);
         }
@@ -7707,18 +7830,38 @@ final class DifyExec implements Runnable {
             return new LookUpResult.Ended(ran.with(chat(), RunReader.withSources(outputs, message)), inputs, at);
         }
 
-        /// Returns the outcome. A message has no answer until its run has ended; Dify 1.16 then also reports its time.
+        /// Returns the outcome. A message has no answer until its row has ended; Dify 1.16 then also reports its time.
+        /// Without that, an empty answer may follow. Without a run, 0 tokens show that the row was stopped.
         LookUpResult result() {
             var sent = RunReader.sentCells(message.path("inputs"));
             if (message.path("query").isTextual()) sent.put("query", text("query"));
             if (text("status").equals("error"))
                 return new LookUpResult.Ended(Response.Ran.failed(text("error")), sent, Optional.empty());
             double seconds = message.path("provider_response_latency").asDouble(0);
-            if (text("answer").isEmpty() || text("status").equals("paused"))
-                return new LookUpResult.Unanswered(seconds > 0);
             var outputs = Json.MAPPER.createObjectNode().put("answer", text("answer"));
-            return new LookUpResult.Ended(Response.Ran.answered(RunReader.withSources(outputs, message), seconds,
-                    chat()), sent, Optional.empty());
+            boolean isEmpty = text("answer").isEmpty() && (app.hasRuns() || seconds == 0);
+            if (isEmpty && lastThought().isPresent())
+                outputs.put("answer", lastThought().get()).put("from_thoughts", true);
+            else if (isEmpty || text("status").equals("paused")) return new LookUpResult.Unanswered(seconds > 0);
+            var ran = Response.Ran.answered(RunReader.withThoughts(RunReader.withSources(outputs, message),
+                    message.path("agent_thoughts").valueStream().toList()), seconds, chat());
+            boolean isStopped = !app.hasRuns() && seconds > 0 && message.path("total_tokens").asInt(1) == 0;
+            return new LookUpResult.Ended(isStopped ? ran.stopped() : ran, sent, Optional.empty());
+        }
+
+        /// Returns the answer of an old agent whose stream's client has disconnected. Dify then stores it only as the
+        /// last thought, which is complete if it calls no tool. Earlier thoughts precede it, as in a stored answer. The
+        /// new agent's thoughts may be incomplete, and Dify deletes them.
+        private Optional<String> lastThought() {
+            var thoughts = message.path("agent_thoughts").valueStream()
+                    .sorted(Comparator.comparingInt(thought -> thought.path("position").asInt())).toList();
+            boolean isAnswer = app == AppKind.AGENT_CHAT && !thoughts.isEmpty()
+                    && RunReader.text(thoughts.getLast(), "tool").isEmpty()
+                    && !RunReader.text(thoughts.getLast(), "thought").isEmpty();
+            if (!isAnswer) return Optional.empty();
+            return Optional.of(thoughts.stream().map(thought ->
+                    RunReader.orIfEmpty(RunReader.text(thought, "answer"), RunReader.text(thought, "thought")))
+                    .filter(text -> !text.isEmpty()).collect(joining("\n")));
         }
 
         private Response.ChatMessage chat() {
@@ -10593,7 +10736,8 @@ final class DifyExec implements Runnable {
 
         /// Converts this success to an `end` event, which the log lacks.
         EndEvent end() {
-            var seen = new EndEvent.Seen(run(), 0, text("error"), json.path("seconds").asDouble(), Cost.of(json), null);
+            var seen = new EndEvent.Seen(run(), 0, text("error"), json.path("seconds").asDouble(), Cost.of(json),
+                    null, "");
             // no view shows the time
             var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
             return new EndEvent(time, id(), user(), outcome().status().word(),
@@ -10838,10 +10982,11 @@ final class DifyExec implements Runnable {
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped Seen seen,
                 boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
             /// Holds what the last response showed. `http` is the status of a refusal, or 0. `outputs` are those of a
-            /// success that failed a requirement, otherwise null. They may be an empty object.
+            /// success that failed a requirement, otherwise null. They may be an empty object. `answer` is
+            /// the text so far of a row that was stopped.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
             record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost,
-                    @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs) {}
+                    @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs, String answer) {}
 
             /// Returns whether the run succeeded and was paid for, but failed a requirement.
             boolean isUnmet() {
@@ -10852,7 +10997,7 @@ final class DifyExec implements Runnable {
             EndEvent withoutOutputs() {
                 if (!isUnmet()) return this;
                 var brief = new Seen(seen.run(), seen.http(), seen.error(), seen.seconds(), seen.cost(),
-                        Json.MAPPER.createObjectNode());
+                        Json.MAPPER.createObjectNode(), seen.answer());
                 return new EndEvent(t, id, user, outcome, fingerprint, brief, edited, results);
             }
 
@@ -10871,7 +11016,7 @@ final class DifyExec implements Runnable {
                 var seen = new Seen(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
                         Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
-                        usage.cost(), outputs);
+                        usage.cost(), outputs, response.stoppedAnswer());
                 return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), seen,
                         attempt.isEdited(), results);
             }
@@ -11134,6 +11279,7 @@ final class DifyExec implements Runnable {
             Shape after(Shape before, Path log) {
                 requireSame("--decimal", decimal, before.decimal, log);
                 requireSame("--query-column", queryColumn, before.queryColumn, log);
+                requireSame("--files-column", names.filesColumn(), before.names.filesColumn(), log);
                 if (before.idColumn.equals(NUMBERS)) {
                     requireSame("--header-row", headerRow, before.headerRow, log);
                     requireSame("--sheet", sheet, before.sheet, log);
@@ -11165,13 +11311,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the variables that `--map` gives to columns, and the constants of `--var`. In typed options, null
-        /// drops an earlier mapping or constant.
+        /// Holds the variables that `--map` gives to columns, the constants of `--var`, and the column of files that
+        /// are sent beside the inputs. In typed options, null drops an earlier mapping or constant.
         @JsonInclude(JsonInclude.Include.NON_EMPTY)
-        record Names(Map<String, String> map, Map<String, String> vars) {
+        record Names(Map<String, String> map, Map<String, String> vars, String filesColumn) {
             Names { // Jackson passes null for what the log lacks
                 map = map == null ? Map.of() : map;
                 vars = vars == null ? Map.of() : vars;
+                filesColumn = Objects.requireNonNullElse(filesColumn, "");
             }
 
             /// Adds earlier names. One is dropped if its variable now gets its value from elsewhere.
@@ -11184,7 +11331,7 @@ final class DifyExec implements Runnable {
                 constants.keySet().removeIf(map::containsValue);
                 constants.putAll(vars);
                 constants.values().removeIf(Objects::isNull);
-                return new Names(mapped, constants);
+                return new Names(mapped, constants, filesColumn.isEmpty() ? before.filesColumn : filesColumn);
             }
 
             /// Creates the fault of a name that two columns have, or a column and a constant. The last option that gave
@@ -12702,11 +12849,16 @@ final class DifyExec implements Runnable {
             return new Form(variables, columns, !form.isArray());
         }
 
-        /// Returns the form of a chatflow, which takes its question from this column.
+        /// Returns the form of an app that takes its question from this column.
         Form withQuestion(String column, List<String> columns) {
             // required (true), and not even `--allow-empty` sends it empty (false)
             var question = new Variable(column, "", Variable.QUESTION, true, false, Value.Query::new);
-            return new Form(Stream.concat(Stream.of(question), variables.stream()).toList(), columns, isUnknown);
+            return new Form(List.of(question), columns, isUnknown).with(variables, columns);
+        }
+
+        /// Adds variables that the app's own form does not list.
+        Form with(List<Variable> more, List<String> columns) {
+            return new Form(Stream.concat(variables.stream(), more.stream()).toList(), columns, isUnknown);
         }
 
         Optional<Variable> variable(String column) {
@@ -12766,15 +12918,15 @@ final class DifyExec implements Runnable {
             return faults;
         }
 
-        /// Creates the fault of a chatflow without a question.
+        /// Creates the fault of an app without its question.
         ///
         /// @param column the column that should contain the question
         /// @param repair the option that would choose a likely column, or none
         private Inspection.Mismatch noQuestion(String column, Repair repair) {
             if (byColumn.containsKey(column))
                 return new Inspection.Mismatch("column " + Text.quoted(column) + " fills the variable of this name, so "
-                        + "it cannot be the chatflow's question; copy it to another column", Repair.NONE);
-            return new Inspection.Mismatch("no column " + Text.quoted(column) + " for the chatflow's question; "
+                        + "it cannot be the question; copy it to another column", Repair.NONE);
+            return new Inspection.Mismatch("no column " + Text.quoted(column) + " for the question; "
                     + (repair.isPossible() ? "did you mean " + repair.option() + "?" : "name it with --query-column"),
                     repair);
         }
@@ -12899,6 +13051,20 @@ final class DifyExec implements Runnable {
             boolean hasBadDefault = type.equals("select") && node.path("default").asText("-").isEmpty();
             return new Variable(node.path("variable").asText(), node.path("label").asText(""), type,
                     hasBadDefault || node.path("required").asBoolean(), reading.allowsEmpty(), reader);
+        }
+
+        /// Creates the variable of a row's files. Apps without a workflow take them beside the inputs.
+        static Variable ofFiles(String column, JsonNode parameters, Reading reading) {
+            var rules = Json.MAPPER.createObjectNode().put("variable", column);
+            if (parameters.path("file_upload") instanceof ObjectNode known) rules.setAll(known);
+            rules.set("max_length", rules.path("number_limits"));
+            var files = of("file-list", rules, parameters.path("system_parameters"), reading);
+            boolean takesFiles = rules.path("enabled").asBoolean(rules.at("/image/enabled").asBoolean(true));
+            return new Variable(files.name, files.label, files.type, files.required, files.mayBeEmpty, cell -> {
+                if (!takesFiles) return new Value.Invalid("must be empty: this app takes no files");
+                var value = files.reader.apply(cell);
+                return value instanceof Value.Several several ? new Value.Several(several.files(), true) : value;
+            });
         }
 
         private static List<String> texts(JsonNode array) {
@@ -13171,7 +13337,7 @@ final class DifyExec implements Runnable {
         /// Holds a text, which is sent as a JSON string.
         record Str(String text) implements Value {}
 
-        /// Holds a chatflow's question, which is sent beside the inputs.
+        /// Holds a question, which is sent beside the inputs.
         record Query(String text) implements Value {}
 
         /// Holds JSON that is sent as is. This is a number, whose digits are all kept, a boolean, an object, or a file
@@ -13186,7 +13352,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        record Several(List<Value> files) implements Value {}
+        /// @param isAttached whether the files are sent beside the inputs
+        record Several(List<Value> files, boolean isAttached) implements Value {
+            Several(List<Value> files) {
+                this(files, false);
+            }
+        }
 
         /// Represents an empty cell, which is left out of the request.
         record None() implements Value {}
@@ -13208,7 +13379,7 @@ final class DifyExec implements Runnable {
         default Stream<Local> locals() {
             return switch (this) {
                 case Local local -> Stream.of(local);
-                case Several(var files) -> files.stream().flatMap(Value::locals);
+                case Several(var files, _) -> files.stream().flatMap(Value::locals);
                 case Str _, Query _, Raw _, None _, Invalid _ -> Stream.empty();
             };
         }
@@ -13217,7 +13388,8 @@ final class DifyExec implements Runnable {
         default Value uploaded(Map<Local, String> ids) {
             return switch (this) {
                 case Local local -> local.uploaded(ids.get(local));
-                case Several(var files) -> new Several(files.stream().map(file -> file.uploaded(ids)).toList());
+                case Several(var files, var isAttached) ->
+                        new Several(files.stream().map(file -> file.uploaded(ids)).toList(), isAttached);
                 case Str _, Query _, Raw _, None _, Invalid _ -> this;
             };
         }
@@ -13430,7 +13602,11 @@ final class DifyExec implements Runnable {
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
                 + "File validation failed|Reached maximum retries|expected value type|does not match schema|"
-                + "this statement should be unreachable");
+                + "exceeds the maximum limit|this statement should be unreachable");
+        /// Matches the other texts with which Dify refuses a row of an app without a workflow (`chat_*_refused.json`,
+        /// `agent_modes.json`, `chat_blocking_noprovider.json`).
+        private static final Pattern REJECTED = Pattern.compile("^(\\d+ validation errors? for|Arg user must|"
+                + "Agent Chat App does not support|Provider .* does not exist)");
         /// Matches errors that mean the code `provider_not_initialize`, for streams that report them without a code. No
         /// recording contains these texts, because the recorded servers have a model.
         private static final Pattern NO_MODEL = Pattern.compile(
@@ -13450,7 +13626,7 @@ final class DifyExec implements Runnable {
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
                         "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
                 stop("400 not_(workflow|chat)_app:", "the API key belongs to another kind of app",
-                        "use the key of a workflow app or a chatflow"),
+                        "use the key of the app that was checked"),
                 stop("400 (provider_not_initialize|model_currently_not_support):",
                         "the workflow's model is not set up (%1$s)", "check the model provider in Dify"),
                 stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)",
@@ -13584,7 +13760,10 @@ final class DifyExec implements Runnable {
                         .flatMap(Optional::stream).findFirst().map(Outcome::failed).orElse(
                                 ran.status() == Response.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED);
                 case PAUSED -> Outcome.PAUSED;
-                case STOPPED -> new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error());
+                // without a run, no record could show that it succeeded after all
+                case STOPPED -> ran.ref().isNamed()
+                        ? new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error())
+                        : Outcome.failed(words(ran));
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
                 // empty: a run has no `Retry-After`
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
@@ -13650,6 +13829,14 @@ final class DifyExec implements Runnable {
                 case 413 -> "too large for the server (413)" + words;
                 default -> "HTTP " + status + words;
             });
+        }
+
+        /// Returns whether Dify refused the row of an app without a workflow. With the same status and codes, it
+        /// reports a model's failure, whose text may be anything.
+        static boolean isRejected(Response.Refused refused) {
+            boolean mayBeRow = List.of("invalid_param", "completion_request_error").contains(refused.code());
+            return !mayBeRow || refused.isTooMany() || BAD_ROW.matcher(refused.message()).find()
+                    || REJECTED.matcher(refused.message()).find();
         }
 
         /// Returns why the refusal stops the batch, if it does. A colon in the code would look like its end.
@@ -13800,7 +13987,7 @@ final class DifyExec implements Runnable {
         /// confirmed, or Dify has no run of it, the attempt's response counts. If it contains steps, it also has their
         /// price, which the stored run lacks. Otherwise, its run id may have been made up.
         static Response known(LookUp lookUp, LookUpResult found) {
-            boolean isAbsent = found instanceof LookUpResult.Absent;
+            boolean isAbsent = found instanceof LookUpResult.Absent || found instanceof LookUpResult.Unlisted;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
             boolean isFailure = lookUp.is(Symptom.UNCONFIRMED) && (hasFailed || isAbsent && !lookUp.hasRun());
             if (isFailure && lookUp.reported instanceof Response.Ran end && !end.isBare()) return end;
@@ -13837,7 +14024,11 @@ final class DifyExec implements Runnable {
         /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing
         /// about the run, so the run is looked up again.
         private List<Verdict> outcome(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
+            // a message of Dify 1.9 has no tokens, which would show that it was stopped
+            boolean isStop = lookUp.is(Symptom.INTERRUPTED) && here.listing() == Release.Listing.NO_QUEUE;
             return switch (found) {
+                case LookUpResult.Ended(var ran, _, _) when isStop && ran.status().isSuccess() && ran.isStop() ->
+                        unknown(lookUp, "Dify does not show whether its answer is complete");
                 case LookUpResult.Ended(var ran, var inputs, _) when ran.status().isSuccess() ->
                         succeeded(lookUp, ran, inputs);
                 case LookUpResult.Ended(var ran, _, _) -> failed(lookUp, ran);
@@ -13851,6 +14042,9 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Absent() when lookUp.is(Symptom.UNCONFIRMED) && !lookUp.hasRun() ->
                         List.of(judge.notStored(lookUp.attempt, lookUp.reported));
                 case LookUpResult.Absent() -> absent(lookUp, here, now);
+                case LookUpResult.Unlisted() when lookUp.is(Symptom.UNCONFIRMED) ->
+                        List.of(judge.notStored(lookUp.attempt, lookUp.reported));
+                case LookUpResult.Unlisted() -> unknown(lookUp, "Dify cannot look up completions");
                 case LookUpResult.Silent(Response.Unreadable(_, var why)) ->
                         giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, why));
                 case LookUpResult.Silent(var response) -> silent(lookUp, response, here, now);
@@ -13899,7 +14093,7 @@ final class DifyExec implements Runnable {
         /// (which 1.16 reports). No answer will come if the client of a stream has disconnected (1.9).
         private List<Verdict> unanswered(LookUp lookUp, boolean isOver, Release.Listing listing, Instant now) {
             var why = isOver ? "the run ended without an answer (it was stopped, or the answer is empty)"
-                    : "the chatflow's message is still empty; the run may still be active";
+                    : "the message is still empty; the run may still be active";
             boolean isLeft = listing == Release.Listing.WITHOUT_END && lookUp.attempt.mode() == Mode.STREAMING;
             return isLeft ? unknown(lookUp, why + SAFER) : waited(lookUp, LookUp.Stage.ACTIVE, why, now);
         }
@@ -13916,7 +14110,7 @@ final class DifyExec implements Runnable {
             if (lookUp.attempt.at().plus(MAX_AGE).isBefore(now)) return unknown(lookUp,
                     "no run was found, but Dify may have deleted it, because the request is over a week old");
             return switch (here.listing()) {
-                case FROM_START, WITHOUT_END -> settled(lookUp, here, now);
+                case FROM_START, WITHOUT_END, NO_QUEUE -> settled(lookUp, here, now);
                 case AT_END, NOT_KNOWN, OTHER_APP -> unlisted(lookUp, here.listing(), now);
             };
         }
@@ -14449,7 +14643,7 @@ final class DifyExec implements Runnable {
 
         /// @param earlier the last mode of the batch, which may have been chosen because of its server
         ModePolicy(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
-            this.mayStream = asked == Mode.AUTO;
+            this.mayStream = asked == Mode.AUTO && app.auto == Mode.AUTO;
             this.app = app;
             this.listing = Release.of(version).listing(app);
             this.holdsRefused = Release.of(version).holdsRefused();
@@ -14457,12 +14651,25 @@ final class DifyExec implements Runnable {
             // stream: only that id finds a stream whose client has disconnected, but a blocking run is found by its
             // user
             boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
+            boolean isAgent = app == AppKind.AGENT_CHAT || app == AppKind.AGENT;
+            if (isAgent && asked == Mode.BLOCKING)
+                throw new Unusable("--mode blocking: agents only stream", "leave out --mode");
             if (asked != Mode.AUTO) this.mode = asked;
+            else if (app.auto != Mode.AUTO) this.mode = app.auto;
             else this.mode = streams ? Mode.STREAMING : earlier.orElse(Mode.BLOCKING);
         }
 
         Mode mode() {
             return mode;
+        }
+
+        /// Returns what the user should know before the first row is sent.
+        Optional<String> note() {
+            if (app == AppKind.COMPLETION) return Optional.of("Note: Dify cannot look up completions. If a response "
+                    + "is lost, its row is unknown, although it may have been paid for.");
+            if (app != AppKind.CHAT || mode != Mode.STREAMING) return Optional.empty();
+            return Optional.of("Note: if a stream of a chat app breaks off, Dify drops the answer, although it is "
+                    + "paid for. A blocking row keeps it.");
         }
 
         /// Returns how an earlier server of this version lists runs, as far as the current one still does so.
@@ -14516,8 +14723,9 @@ final class DifyExec implements Runnable {
                 new Release("0", Listing.AT_END, false));
 
         /// Defines when a server lists a run, in its log or among the conversations. `WITHOUT_END`: never the end of a
-        /// stream whose client has disconnected. `OTHER_APP`: perhaps never, because it may belong to another app.
-        enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN, OTHER_APP }
+        /// stream whose client has disconnected. `NO_QUEUE`: from the start, which no worker delays. `OTHER_APP`: perhaps
+        /// never, because it may belong to another app.
+        enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
             return parsed(version).flatMap(known -> NEWEST_FIRST.stream().filter(release ->
@@ -14537,6 +14745,7 @@ final class DifyExec implements Runnable {
 
         /// Returns when runs are listed. A chatflow's has its conversation from the start in every version.
         Listing listing(AppKind app) {
+            if (!app.hasRuns()) return Listing.NO_QUEUE;
             return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
         }
     }
@@ -14885,6 +15094,12 @@ final class DifyExec implements Runnable {
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
             }
 
+            /// Returns the answer as one that was stopped before its end.
+            Ran stopped() {
+                var why = "stopped, or ended by the server's time limit: the answer is incomplete";
+                return new Ran(ref, RunStatus.STOPPED, outputs, why, workflowId, usage, files, waited, message);
+            }
+
             @Override
             public Optional<RunRef> run() {
                 return Optional.of(ref).filter(RunRef::isNamed);
@@ -14916,7 +15131,9 @@ final class DifyExec implements Runnable {
             /// Returns whether this can be the end of a run that was asked to stop. Up to 1.14, Dify reports most stops
             /// as `failed` (`stop_race.json`). A bare end counts only with the text of a stop.
             boolean isStop() {
-                return status == RunStatus.STOPPED
+                // without a run and a price of the model, 0 tokens are the only sign
+                boolean isUncounted = status.isSuccess() && !ref.isNamed() && usage.cost().tokens() == 0;
+                return status == RunStatus.STOPPED || isUncounted
                         || status == RunStatus.FAILED && (!isBare() || error.startsWith("Aborted:"));
             }
 
@@ -14951,6 +15168,11 @@ final class DifyExec implements Runnable {
 
         default Optional<RunRef> run() {
             return Optional.empty();
+        }
+
+        /// Returns the text so far if the answer was stopped, otherwise an empty text.
+        default String stoppedAnswer() {
+            return this instanceof Ran ran && ran.isStop() ? Json.text(ran.outputs(), "answer") : "";
         }
 
         default Optional<Duration> pause() {
@@ -15292,6 +15514,9 @@ final class DifyExec implements Runnable {
         /// There is no such run. Dify either reported that, or its list of the attempt's runs is empty.
         record Absent() implements LookUpResult {}
 
+        /// Dify has no route that shows such a row, so nothing was asked.
+        record Unlisted() implements LookUpResult {}
+
         /// The look-up failed: no response came, or a response that shows nothing about the run.
         record Silent(Response response) implements LookUpResult {
             /// Returns whether the response shows that the server works. A proxy may send an error that may pass while
@@ -15307,14 +15532,14 @@ final class DifyExec implements Runnable {
                 case Ended(var ran, _, _) -> ran.run();
                 case Running running -> Optional.of(running.ref());
                 case Silent(var response) -> response.run();
-                case Unanswered _, Absent _ -> Optional.empty();
+                case Unanswered _, Absent _, Unlisted _ -> Optional.empty();
             };
         }
 
         /// Returns whether the server has the run. A record of it may be too large to be read.
         default boolean isThere() {
             return this instanceof Silent(var response) ? response instanceof Response.Unreadable
-                    : !(this instanceof Absent);
+                    : !(this instanceof Absent || this instanceof Unlisted);
         }
 
         default String word() {
@@ -15323,6 +15548,7 @@ final class DifyExec implements Runnable {
                 case Running running -> running.status().word();
                 case Unanswered _ -> "unanswered";
                 case Absent _ -> "absent";
+                case Unlisted _ -> "not listed";
                 case Silent(Response.Unreadable _) -> "unreadable";
                 case Silent _ -> "no response";
             };
@@ -15365,24 +15591,48 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the kinds of apps that run a workflow. They differ in their requests and in how a run is looked up.
-    enum AppKind {
-        WORKFLOW, CHATFLOW;
+    /// Lists Dify's kinds of apps, with the facts by which they differ. Only the first two run a workflow. The others
+    /// are processed by Dify's API itself, and nothing but a message is stored of their rows. If the client of a stream
+    /// disconnects, the model answers to the end and is paid, but Dify drops the answer.
+    enum AppKind implements Named {
+        WORKFLOW("workflow", "/workflows/tasks", Mode.AUTO),
+        CHATFLOW("advanced-chat", "/chat-messages", Mode.AUTO),
+        CHAT("chat", "/chat-messages", Mode.BLOCKING), // only a blocking row keeps its answer after a cut
+        AGENT_CHAT("agent-chat", "/chat-messages", Mode.STREAMING),
+        AGENT("agent", "/chat-messages", Mode.STREAMING),
+        // its pings keep proxies from cutting it
+        COMPLETION("completion", "/completion-messages", Mode.STREAMING);
+
+        private final String mode;
+        final String tasks; // the path of its tasks
+        final Mode auto; // the mode that `auto` stands for; AUTO if that depends on the server
+
+        AppKind(String mode, String tasks, Mode auto) {
+            this.mode = mode;
+            this.tasks = tasks;
+            this.auto = auto;
+        }
 
         /// Finds a kind by the `mode` of `GET /info`.
         static Optional<AppKind> of(String mode) {
-            return switch (mode) {
-                case "workflow" -> Optional.of(WORKFLOW);
-                case "advanced-chat" -> Optional.of(CHATFLOW);
-                default -> Optional.empty();
-            };
+            return Stream.of(values()).filter(kind -> kind.mode.equals(mode)).findFirst();
         }
 
-        /// Returns the delay between a request and its first look-up. An earlier one of a chatflow's conversation can
-        /// make Dify create two users of that name, which hides the row for good (`chatflow_early_look.json`, where
-        /// half a second was enough).
+        /// Returns whether a row is a run of a workflow. Otherwise, a stream must not be closed before its end.
+        boolean hasRuns() {
+            return this == WORKFLOW || this == CHATFLOW;
+        }
+
+        /// Returns whether the conversation of a row can be looked up by its user.
+        boolean hasConversations() {
+            return this != WORKFLOW && this != COMPLETION;
+        }
+
+        /// Returns the delay between a request and its first look-up. An earlier look-up of a conversation can make
+        /// Dify create two users of that name, which hides the row for good (`chatflow_early_look.json`, where half a
+        /// second was enough).
         Duration firstLook() {
-            return this == CHATFLOW ? Duration.ofSeconds(2) : Duration.ZERO;
+            return hasConversations() ? Duration.ofSeconds(2) : Duration.ZERO;
         }
     }
 
@@ -15427,8 +15677,19 @@ final class DifyExec implements Runnable {
     }
 
     /// @param isAssumed true if only the user claims, by `--same-app`, that this app has the runs of earlier sessions
+    /// @param kind      the kind of the app in words; empty in a log of 0.4.0
     record AppClaim(@JsonProperty("app_hash") String hash, @JsonProperty("app_id") String id,
-            @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed) {}
+            @JsonProperty("same_app") @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean isAssumed,
+            @JsonProperty("app_kind") @JsonInclude(JsonInclude.Include.NON_EMPTY) String kind) {
+        AppClaim {
+            kind = Objects.requireNonNullElse(kind, "");
+        }
+
+        /// Returns the kind behind this text, if it is known.
+        String inWords(String before) {
+            return kind.isEmpty() ? "" : before + Text.printable(kind, 20); // a file may contain any text
+        }
+    }
 
     /// Runs one row. A server's report or silence never causes an exception, which the engine would take for a fault of
     /// its own.

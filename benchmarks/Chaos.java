@@ -57,7 +57,8 @@ final class Chaos implements Callable<Integer> {
     String version;
 
     @Option(names = "--app", paramLabel = "KIND", defaultValue = "workflow",
-            description = "Simulate a workflow or a chatflow (default: ${DEFAULT-VALUE}).")
+            description = "Simulate a workflow, chatflow, chat, agent-chat, agent or completion app "
+                    + "(default: ${DEFAULT-VALUE}). Of the last four, rows are unknown if Dify does not show them.")
     String app;
 
     @Option(names = "--mode", paramLabel = "MODE", defaultValue = "streaming",
@@ -101,7 +102,7 @@ final class Chaos implements Callable<Integer> {
         var keep = folder != null;
         if (!keep) folder = Files.createTempDirectory("chaos-");
         Files.createDirectories(folder);
-        var table = Table.write(folder.resolve("data.csv"), rows, seed, isChatflow());
+        var table = Table.write(folder.resolve("data.csv"), rows, seed, app);
         var began = System.nanoTime();
         try (var simulator = Simulated.start(simulatorOptions())) {
             var tool = new Tool(folder, List.of("run", "-i", "data.csv", "-o", "results.jsonl", "--mode", mode,
@@ -116,10 +117,10 @@ final class Chaos implements Callable<Integer> {
             print(verdict, starts, seconds);
             var verified = tool.verify("results.jsonl");
             var problems = new ArrayList<>(Findings.problems(verified, verdict, rows));
-            if (problems.isEmpty() && verdict.isGood()) {
-                var deleted = new Planted(folder, simulator.address(), isChatflow());
+            if (problems.isEmpty() && verdict.isGood() && hasRuns()) {
+                var deleted = new Planted(folder, simulator.address(), isAsked());
                 problems.addAll(deleted.problems(tool.verify(deleted.delete(verified))));
-                var planted = new Planted(folder, simulator.address(), isChatflow());
+                var planted = new Planted(folder, simulator.address(), isAsked());
                 problems.addAll(planted.problems(tool.verify(planted.plant(verified))));
             }
             problems.forEach(spec.commandLine().getOut()::println);
@@ -133,11 +134,17 @@ final class Chaos implements Callable<Integer> {
 
     private List<String> simulatorOptions() {
         return Stream.of(List.of("--dify", version, "--seed", String.valueOf(seed), "--app", app, "--columns",
-                isChatflow() ? "id" : "id,text"), SERVER, RECORDS, server).flatMap(List::stream).toList();
+                isAsked() ? "id" : "id,text"), SERVER, hasRuns() ? RECORDS : List.<String>of(), server)
+                .flatMap(List::stream).toList();
     }
 
-    private boolean isChatflow() {
-        return app.equals("chatflow");
+    /// Whether the text is sent as a question.
+    private boolean isAsked() {
+        return !app.equals("workflow") && !app.equals("completion");
+    }
+
+    private boolean hasRuns() {
+        return app.equals("workflow") || app.equals("chatflow");
     }
 
     /// @param exits how often each exit code occurred
@@ -200,12 +207,13 @@ final class Chaos implements Callable<Integer> {
 
     /// The input CSV, with quotes, commas, line breaks and non-Latin text.
     ///
-    /// @param texts the text of each id; a chatflow gets it as its query
-    record Table(Map<String, String> texts, boolean isChatflow) {
-        static Table write(Path file, int rows, long seed, boolean isChatflow) throws IOException {
+    /// @param texts the text of each id; an app that is asked gets it as its query
+    record Table(Map<String, String> texts, String app) {
+        static Table write(Path file, int rows, long seed, String app) throws IOException {
             var random = new SplittableRandom(seed);
             var texts = new LinkedHashMap<String, String>();
-            var csv = new StringBuilder(isChatflow ? "id,query\n" : "id,text\n");
+            boolean hasText = app.equals("workflow") || app.equals("completion");
+            var csv = new StringBuilder(hasText ? "id,text\n" : "id,query\n");
             for (int row = 1; row <= rows; row++) {
                 var text = switch (random.nextInt(4)) {
                     case 0 -> "plain text of row " + row;
@@ -217,7 +225,7 @@ final class Chaos implements Callable<Integer> {
                 csv.append("row-").append(row).append(",\"").append(text.replace("\"", "\"\"")).append("\"\n");
             }
             Files.writeString(file, csv);
-            return new Table(texts, isChatflow);
+            return new Table(texts, app);
         }
     }
 
@@ -270,7 +278,10 @@ final class Chaos implements Callable<Integer> {
         private static boolean isWrong(JsonNode line, Table table) {
             var id = line.path("id").asText();
             var text = table.texts().get(id);
-            if (table.isChatflow()) return !line.path("status").asText().equals("success")
+            // Dify stores an answer trimmed, and a completion's prompt consists of both inputs
+            if (!table.app().matches("workflow|chatflow")) return !line.path("status").asText().equals("success")
+                    || !line.path("outputs").path("answer").asText().strip().endsWith(text.strip());
+            if (table.app().equals("chatflow")) return !line.path("status").asText().equals("success")
                     || !List.of("Answer to: " + text, SimulatedGraph.FIRST_PART + "Note: " + text) // after a pause
                             .contains(line.path("outputs").path("answer").asText());
             return !line.path("status").asText().equals("success")

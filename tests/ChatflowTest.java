@@ -366,15 +366,6 @@ final class ChatflowTest extends WholeCommand {
             call(settings, typed("run", option)).exits(2).says("line 3, id 2: query");
             assertEquals(0, dify.count("started"));
         }
-
-        @ParameterizedTest
-        @ValueSource(strings = {"chat", "agent-chat", "completion"})
-        void isRejectedForAChatbotAgentOrCompletionApp(String kind) throws IOException {
-            var settings = start(kind);
-            csv("id,query", "1,Why?");
-
-            call(settings, typed("run")).exits(4).reports("\"" + kind + "\"").hints();
-        }
     }
 
     @Nested

@@ -40,6 +40,7 @@
 //SOURCES TransportTest.java
 //SOURCES CommandTest.java
 //SOURCES ChatflowTest.java
+//SOURCES KindsTest.java
 //SOURCES FormTest.java
 //SOURCES FormatsTest.java
 //SOURCES UserFilesTest.java
@@ -123,7 +124,8 @@ final class DifyExecTest {
             AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
             InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,
             RecordingsTest.class,
-            CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, PowerTest.class, FormTest.class,
+            CommandTest.class, ChatflowTest.class, KindsTest.class, SettingsTest.class, FilesTest.class, PowerTest.class,
+            FormTest.class,
             FormatsTest.class, StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
             RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,

@@ -57,7 +57,7 @@ final class DifyTest {
 
     @Nested
     class TheRunReader {
-        private final RunReader reader = new RunReader();
+        private final RunReader reader = new RunReader(AppKind.WORKFLOW);
 
         private void read(String json) throws IOException {
             reader.add(Json.MAPPER.readTree(json));

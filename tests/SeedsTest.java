@@ -1,6 +1,7 @@
 package difyexec;
 
 import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.parallel.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
@@ -16,6 +17,12 @@ final class SeedsTest {
         @ValueSource(ints = {1, 251, 501, 751})
         void keepsEveryGuarantee(int from) throws Exception {
             for (int seed = from; seed < from + 250; seed++) new Seeds.Schedule(seed).play();
+        }
+
+        /// With chat, agent and completion apps.
+        @Test
+        void keepsEveryGuaranteeOfMessages() throws Exception {
+            for (int seed = 1; seed <= 100; seed++) Seeds.Schedule.ofMessages(seed).play();
         }
 
         /// One seed of the world as it was at first, and some of the wider one: chatflows, shards, edits.

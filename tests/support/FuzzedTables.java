@@ -39,7 +39,7 @@ final class FuzzedTables {
 
     static Csv.Shape shape(Character delimiter, Long headerRow) {
         return new Csv.Shape(Csv.NUMBERS, null, new Csv.Table(delimiter, null, null), "", headerRow, null, "",
-                new Csv.Names(Map.of(), Map.of()));
+                new Csv.Names(Map.of(), Map.of(), ""));
     }
 
     /// A refusal must name the file, and the line that the oracle found.

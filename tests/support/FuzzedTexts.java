@@ -73,7 +73,11 @@ final class FuzzedTexts {
 
         /// Reads the events as those of a run. Callers skip what is no JSON, or has a number that nobody can read.
         private static void readAll(List<String> events) {
-            var reader = new RunReader();
+            readAll(events, new RunReader(AppKind.CHATFLOW));
+            readAll(events, new RunReader(AppKind.AGENT));
+        }
+
+        private static void readAll(List<String> events, RunReader reader) {
             for (var event : events) {
                 JsonNode json;
                 try {
@@ -87,7 +91,7 @@ final class FuzzedTexts {
                 reader.ref();
                 reader.end();
                 reader.ran().ifPresent(reader::completed);
-                reader.chatflowRun();
+                reader.answered();
                 readDetail(json.path("data"));
             }
         }
@@ -95,7 +99,7 @@ final class FuzzedTexts {
         /// Reads the data of an event as the record of a run. Callers accept only an object with an id.
         private static void readDetail(JsonNode detail) {
             if (!detail.isObject() || RunReader.text(detail, "id").isEmpty()) return;
-            var reader = new RunReader();
+            var reader = new RunReader(AppKind.CHATFLOW);
             reader.add(Json.MAPPER.createObjectNode().set("data", detail));
             reader.result(new RunRef("r1", ""), Instant.EPOCH);
         }

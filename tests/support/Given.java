@@ -317,14 +317,14 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), new SessionEvent.Program(Event.FORMAT, "difyexec 1", null),
-                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false), server), Mode.STREAMING, true,
+                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false, ""), server), Mode.STREAMING, true,
                 new SessionEvent.Input("data.csv", null, ""),
                 new SessionEvent.Call(List.of("-c=5"), false, List.of()), 0);
     }
 
     static Csv.Shape shape(String idColumn, Charset encoding, Character delimiter) {
-        return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, new Csv.Table(delimiter, null, null), "", null, null, "",
-                new Csv.Names(Map.of(), Map.of()));
+        return new Csv.Shape(Objects.requireNonNullElse(idColumn, ""), encoding, new Csv.Table(delimiter, null, null),
+                "", null, null, "", new Csv.Names(Map.of(), Map.of(), ""));
     }
 
     /// A CSV with these columns, for tests that need nothing else of it.
@@ -369,7 +369,8 @@ final class Given {
 
     static Event.EndEvent end(int second, String id, String user, String outcome, String run,
             String error) {
-        var seen = new Event.EndEvent.Seen(run, 0, error, 1, new Cost(10, new BigDecimal("0.5"), "USD"), null);
+        var cost = new Cost(10, new BigDecimal("0.5"), "USD");
+        var seen = new Event.EndEvent.Seen(run, 0, error, 1, cost, null, "");
         return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", seen, false, 0);
     }
 
@@ -643,7 +644,7 @@ final class Given {
             var wanted = batch.select(asked);
             var route = batch.history().modePolicy(mode, app, server);
             writer.record(SessionEvent.of(batch,
-                            new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false), server),
+                            new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false, ""), server),
                             new SessionEvent.Call(List.of(), false, require))
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             pace = new Pace(slots);

@@ -46,6 +46,9 @@ final class Seeds implements Callable<Integer> {
     @Option(names = "--narrow", description = "Play all seeds with a workflow of 1.14 and the same CSV throughout.")
     boolean isNarrow;
 
+    @Option(names = "--messages", description = "Play all seeds with chat, agent and completion apps of 1.16.1.")
+    boolean isOfMessages;
+
     @Option(names = "--trace", description = "Print what happened.")
     boolean isTraced;
 
@@ -61,7 +64,7 @@ final class Seeds implements Callable<Integer> {
         var broken = new ArrayList<String>();
         long seed = from;
         for (; seed < from + seeds && !(isFirst && !broken.isEmpty()); seed++) {
-            var schedule = new Schedule(seed, isNarrow);
+            var schedule = isOfMessages ? Schedule.ofMessages(seed) : new Schedule(seed, isNarrow);
             try {
                 schedule.play();
             } catch (AssertionError problem) {
@@ -127,6 +130,13 @@ final class Seeds implements Callable<Integer> {
             this(seed, false);
         }
 
+        /// A schedule with an app without a workflow. Everything else is drawn as in the schedule of the seed.
+        static Schedule ofMessages(long seed) {
+            var schedule = new Schedule(seed);
+            schedule.kind = Kind.OF_MESSAGES.get((int) (seed % Kind.OF_MESSAGES.size()));
+            return schedule;
+        }
+
         Schedule(long seed, boolean isNarrow) {
             this.seed = seed;
             random = new Random(seed * 0x9E3779B97F4A7C15L); // the first numbers of neighbouring seeds are alike
@@ -134,7 +144,7 @@ final class Seeds implements Callable<Integer> {
             isWide = more.nextBoolean() && !isNarrow;
             outputs = new Random(seed * 0xD6E8FEB86659FD93L);
             hasRequirement = outputs.nextInt(4) == 0 && !isNarrow;
-            kind = isWide ? Kind.values()[more.nextInt(Kind.values().length)] : Kind.WORKFLOW;
+            kind = isWide ? Kind.OF_RUNS.get(more.nextInt(Kind.OF_RUNS.size())) : Kind.WORKFLOW;
             ids = IntStream.range(0, 1 + random.nextInt(MOST_ROWS)).mapToObj(row -> "r" + row).toArray(String[]::new);
             versions = new int[ids.length];
             rows = new ArrayList<>(List.of(ids));
@@ -223,7 +233,7 @@ final class Seeds implements Callable<Integer> {
             var scene = scene(folder);
             server.disturb();
             scene.slots = 1 + random.nextInt(4);
-            scene.mode = random.nextBoolean() ? Mode.BLOCKING : Mode.STREAMING;
+            scene.mode = random.nextBoolean() && !kind.isAgent() ? Mode.BLOCKING : Mode.STREAMING;
             scene.failedRuns = pick(Judge.RetryRuns.values());
             scene.grace = seconds(random.nextInt(20));
             if (chance(0.15)) scene.maxFailures = new Limits.Ceiling(1 + random.nextInt(3), 0);
@@ -231,8 +241,8 @@ final class Seeds implements Callable<Integer> {
             if (chance(0.3)) scene.wait = Duration.ofMillis(random.nextInt(3000));
             if (sessions > 1) select(scene);
             if (isWide && sessions > 1) selectMore(scene);
-            if (chance(0.25)) scene.interruptAfter(Duration.ofMillis(random.nextInt(60_000)));
-            if (chance(0.1)) scene.interruptAfter(Duration.ofMillis(random.nextInt(60_000)));
+            if (chance(0.25)) interrupt(scene);
+            if (chance(0.1)) interrupt(scene);
             if (chance(0.4)) disk.crashAtForce = 1 + random.nextInt(20);
             else if (chance(0.1)) disk.failAtForce = 1 + random.nextInt(20);
             long crashAtWait = chance(0.4) ? random.nextInt(400) : Long.MAX_VALUE;
@@ -249,6 +259,7 @@ final class Seeds implements Callable<Integer> {
             now = now.plusSeconds(400);
             var scene = scene(folder);
             scene.slots = 3;
+            if (kind.isAgent()) scene.mode = Mode.STREAMING;
             var stop = play(scene, Long.MAX_VALUE);
             now = scene.world.now();
             check(stop.isEmpty() || stop.get().what().contains("all failed"), () -> "a calm session stopped: " + stop);
@@ -286,6 +297,12 @@ final class Seeds implements Callable<Integer> {
             server.begin(scene);
             sessions++;
             return scene;
+        }
+
+        private void interrupt(Scene scene) {
+            var time = Duration.ofMillis(random.nextInt(60_000));
+            scene.interruptAfter(time);
+            scene.world.in(time, () -> server.isStopping = true);
         }
 
         private void select(Scene scene) {
@@ -354,6 +371,7 @@ final class Seeds implements Callable<Integer> {
                 edits.clear();
                 say("crash");
             }
+            server.leave();
             disk.restore();
             if (hasCrashed && chance(0.7)) disk.losePower(random);
             new Check(this, scene).afterSession(disk);
@@ -523,7 +541,12 @@ final class Seeds implements Callable<Integer> {
     /// responses contain. Further kinds of apps are further constants.
     private enum Kind {
         WORKFLOW("1.14.2", AppKind.WORKFLOW), CHATFLOW("1.16.1", AppKind.CHATFLOW),
-        OLD_WORKFLOW("1.9.2", AppKind.WORKFLOW), OLD_CHATFLOW("1.9.2", AppKind.CHATFLOW);
+        OLD_WORKFLOW("1.9.2", AppKind.WORKFLOW), OLD_CHATFLOW("1.9.2", AppKind.CHATFLOW),
+        CHAT("1.16.1", AppKind.CHAT), AGENT_CHAT("1.16.1", AppKind.AGENT_CHAT), AGENT("1.16.1", AppKind.AGENT),
+        COMPLETION("1.16.1", AppKind.COMPLETION);
+
+        static final List<Kind> OF_RUNS = List.of(WORKFLOW, CHATFLOW, OLD_WORKFLOW, OLD_CHATFLOW),
+                OF_MESSAGES = List.of(CHAT, AGENT_CHAT, AGENT, COMPLETION);
 
         final String version;
         final AppKind app;
@@ -534,11 +557,21 @@ final class Seeds implements Callable<Integer> {
         }
 
         Kind upgraded() {
+            if (isMessage()) return this;
             return app == AppKind.WORKFLOW ? WORKFLOW : CHATFLOW;
         }
 
         boolean isChatflow() {
             return app == AppKind.CHATFLOW;
+        }
+
+        /// Rows are processed in the API and have no run. Only their message is stored.
+        boolean isMessage() {
+            return OF_MESSAGES.contains(this);
+        }
+
+        boolean isAgent() {
+            return this == AGENT || this == AGENT_CHAT;
         }
 
         /// Streams do not wait in a queue, runs do not pause, and no ends are made up.
@@ -563,6 +596,8 @@ final class Seeds implements Callable<Integer> {
         /// The server does not say when it began.
         final boolean hidesAge;
         Instant ends, answered = Instant.MIN;
+        /// When its client closed the connection.
+        Instant left = Instant.MAX;
         RunStatus end = RunStatus.SUCCEEDED;
         String error = "";
         /// Its output `grade` as JSON; empty if it has none.
@@ -605,18 +640,24 @@ final class Seeds implements Callable<Integer> {
 
         /// Returns whether a tool that asks can see by now that it has succeeded.
         boolean hasVisiblySucceeded(Instant now) {
-            return !begins.isAfter(now) && status(now).isSuccess() && (isNamed || isListed(now) && !isUnanswered());
+            boolean isKnown = isNamed && !kind.isMessage();
+            return !begins.isAfter(now) && status(now).isSuccess() && kind != Kind.COMPLETION
+                    && (isKnown || isListed(now) && !isUnanswered());
         }
 
-        /// Returns whether the message of a chatflow stays empty: on an older server, if its client left.
+        /// Returns whether the message of a chatflow stays empty: on an older server, if its client left. In apps without
+        /// a workflow, on any server, but an old agent's thought has the answer.
         boolean isUnanswered() {
+            if (kind.isMessage()) return isStream() && left.isBefore(ends) && kind != Kind.AGENT_CHAT;
             return kind == Kind.OLD_CHATFLOW && isStream() && !isHeard;
         }
 
         /// The response to its request.
         Response.Ran ran(Instant now) {
             var status = status(now);
-            if (!kind.isChatflow() || isStream() || status == RunStatus.PAUSED) return ran(ref, status, error);
+            boolean isRun = !kind.isMessage() && (!kind.isChatflow() || isStream());
+            if (isRun || status == RunStatus.PAUSED) return ran(ref, status, error);
+            if (status == RunStatus.STOPPED) return stopped();
             return status == RunStatus.FAILED ? Response.Ran.failed("Run failed: " + error) : answer();
         }
 
@@ -628,6 +669,10 @@ final class Seeds implements Callable<Integer> {
         /// The answer of a chatflow, which does not name its run.
         private Response.Ran answer() {
             return Response.Ran.answered(outputs(), 1, message());
+        }
+
+        private Response.Ran stopped() {
+            return Response.Ran.answered(outputs(), 1, new Response.ChatMessage("c", "m", Cost.NONE)).stopped();
         }
 
         private ObjectNode outputs() {
@@ -648,19 +693,24 @@ final class Seeds implements Callable<Integer> {
         /// @param isById whether its id is known; otherwise a chatflow shows only its message
         LookUpResult seen(Instant now, boolean isById) {
             var status = status(now);
-            if (kind.isChatflow() && !isById && (status == RunStatus.RUNNING || isUnanswered()))
+            if (kind == Kind.COMPLETION) return new LookUpResult.Unlisted();
+            if (kind.isMessage()) isById = false;
+            boolean isChat = kind.isChatflow() || kind.isMessage();
+            if (isChat && !isById && (status == RunStatus.RUNNING || isUnanswered()))
                 return new LookUpResult.Unanswered(false);
             if (status == RunStatus.RUNNING || status == RunStatus.PAUSED)
                 return new LookUpResult.Running(new RunRef(ref.id(), ""), status,
                         Optional.of(Duration.between(begins, now)).filter(_ -> !hidesAge), Duration.ZERO);
-            var named = Optional.of(ref).filter(_ -> isById || !kind.isChatflow());
+            boolean isNamed = isById || !isChat;
+            var named = Optional.of(ref).filter(_ -> isNamed);
             if (fault == Fault.TOO_LARGE && status.isSuccess())
                 return new LookUpResult.Silent(new Response.Unreadable(named, "too large"));
             var inputs = attempt.row().inputs();
             if (named.isPresent()) return ended(ran(ref, status, error), inputs);
             return switch (status) {
                 case FAILED -> ended(Response.Ran.failed(error), inputs);
-                case STOPPED -> new LookUpResult.Unanswered(!kind.isOld());
+                case STOPPED -> kind.isMessage() ? ended(stopped(), inputs)
+                        : new LookUpResult.Unanswered(!kind.isOld());
                 case SUCCEEDED, PARTIAL, PAUSED, RUNNING -> ended(answer(), inputs);
             };
         }
@@ -727,6 +777,8 @@ final class Seeds implements Callable<Integer> {
     private static final class Server {
         /// Dify ends a stream after this silence.
         private static final Duration SILENCE = seconds(300);
+        /// The longest time of a run.
+        private static final Duration SLOWEST = Duration.ofMillis(200_500);
         /// The longest time without a request although rows wait, nothing runs and the server is well.
         private static final Duration STANDSTILL = seconds(25);
         /// A conversation that is looked up earlier may be hidden for good.
@@ -752,6 +804,8 @@ final class Seeds implements Callable<Integer> {
         private Instant away = Instant.MIN, paused = Instant.MIN;
         private int sentInVain = 0; // while the server was away
         private boolean isShutOut = false;
+        /// After a signal, nothing is looked up. Streams that must not be closed are waited for.
+        boolean isStopping = false;
         private Optional<Instant> shutOut = Optional.empty();
         private final Set<String> open = new HashSet<>(), overdue = new HashSet<>(); // users
         /// When this session began, and when each row last had a response.
@@ -765,6 +819,11 @@ final class Seeds implements Callable<Integer> {
         }
 
         /// Another process: its key is accepted, and nobody has asked it to wait.
+        /// The process has ended, and its connections with it.
+        void leave() {
+            for (var job : jobs) if (!job.isHeard && job.left.equals(Instant.MAX)) job.left = scene.world.now();
+        }
+
         void begin(Scene scene) {
             this.scene = scene;
             began = lastMoved = scene.world.now();
@@ -773,7 +832,7 @@ final class Seeds implements Callable<Integer> {
             open.clear();
             jobs.forEach(job -> job.isOverdue = false);
             away = paused = Instant.MIN;
-            isShutOut = false;
+            isShutOut = isStopping = false;
             shutOut = Optional.empty();
         }
 
@@ -802,6 +861,7 @@ final class Seeds implements Callable<Integer> {
         Duration bound() {
             var query = broken.isSlow() ? QUERY : seconds(1);
             var firstEvent = scene.mode == Mode.STREAMING ? SILENCE : Duration.ZERO;
+            if (schedule.kind.isMessage()) firstEvent = SILENCE.plus(SLOWEST); // it must not be closed
             var requests = new SessionBound.Requests(query, firstEvent, SessionBound.Requests.SLOWEST.silence());
             return new SessionBound(Schedule.TIMEOUT, Schedule.SETTLE, Schedule.LONGEST_DELAY, Schedule.RETRIES,
                     scene.slots, requests).of(schedule.ids.length).plus(excused);
@@ -864,7 +924,8 @@ final class Seeds implements Callable<Integer> {
         /// A stopped chatflow's answer looks like a whole one without a stream.
         private Fault possible(Fault fault, Mode mode) {
             return switch (fault) {
-                case PAUSED, MADE_UP, DOUBLED -> schedule.kind.isOld() ? Fault.CUT : fault;
+                case PAUSED, MADE_UP, DOUBLED -> schedule.kind.isOld() || schedule.kind.isMessage() ? Fault.CUT : fault;
+                case CONTRADICTED -> schedule.kind.isMessage() ? Fault.CUT : fault;
                 case STOPPED -> schedule.kind.isChatflow() && mode != Mode.STREAMING ? Fault.FAILS : fault;
                 default -> fault;
             };
@@ -938,7 +999,7 @@ final class Seeds implements Callable<Integer> {
         private Job start(Attempt attempt, Fault fault, Duration delay) {
             var begins = scene.world.now().plus(delay);
             boolean isStream = attempt.mode() == Mode.STREAMING;
-            boolean isQueued = isStream && !schedule.kind.isOld();
+            boolean isQueued = isStream && !schedule.kind.isOld() && !schedule.kind.isMessage();
             if (isQueued) begins = Collections.max(List.of(begins, queueMoves, lastBegins));
             if (isQueued && fault != Fault.LATE) lastBegins = begins;
             // a stream's first event follows once its run is stored
@@ -974,12 +1035,13 @@ final class Seeds implements Callable<Integer> {
             while (scene.world.now().isBefore(job.begins)) pass(Math.min(1000, left(job.begins)));
             began(job, listener);
             var timeout = scene.world.now().plus(Schedule.TIMEOUT);
-            while (isShutOut || scene.world.now().isBefore(job.ends)) {
-                if (!scene.world.now().isBefore(timeout)) return cut(job, Symptom.TIMED_OUT);
+            boolean staysOpen = job.kind.isMessage() && job.isStream();
+            while (isShutOut && !staysOpen || scene.world.now().isBefore(job.ends)) {
+                if (!staysOpen && !scene.world.now().isBefore(timeout)) return cut(job, Symptom.TIMED_OUT);
                 if (job.isDead) return cut(job, Symptom.CUT);
                 pass(isShutOut ? 1000 : Math.min(1000, 1 + left(job.ends)));
             }
-            if (job.isDead && job.kind.isChatflow()) return cut(job, Symptom.CUT); // it died at the last moment
+            if (job.isDead && job.kind != Kind.WORKFLOW && job.kind != Kind.OLD_WORKFLOW) return cut(job, Symptom.CUT); // it died at the last moment
             var now = scene.world.now();
             job.isHeard = true;
             if (fault == Fault.TOO_LARGE) return new Response.Unreadable(Optional.of(job.ref), "too large");
@@ -998,7 +1060,9 @@ final class Seeds implements Callable<Integer> {
             if (!job.isStream()) return cut(job, Symptom.NO_ANSWER);
             var until = scene.world.now().plus(SILENCE);
             for (int calm = 0; scene.world.now().isBefore(until); pass(1000)) {
-                boolean mayStop = scene.maxFailures != null || scene.maxTokens != null; // then nothing is looked up
+                // then nothing is looked up, and never a completion
+                boolean mayStop = scene.maxFailures != null || scene.maxTokens != null || isStopping
+                        || job.kind == Kind.COMPLETION;
                 if (mayStop || isAway() || scene.world.now().isBefore(paused) || isShutOut) calm = 0;
                 else calm++;
                 boolean wasLookedUp = scene.looked.stream().anyMatch(look -> look.attempt().user()
@@ -1007,6 +1071,7 @@ final class Seeds implements Callable<Integer> {
                 Schedule.check(calm < 100 || wasLookedUp, () -> "nobody has looked for a stream that is silent for "
                         + seconds + " s");
             }
+            job.left = scene.world.now();
             return Given.cut(Symptom.STREAM_SILENT);
         }
 
@@ -1025,6 +1090,7 @@ final class Seeds implements Callable<Integer> {
 
         /// A stream has named its run when it began.
         private Response cut(Job job, Symptom symptom) {
+            job.left = scene.world.now();
             boolean isNamed = job.isStream() && !scene.world.now().isBefore(job.begins);
             return isNamed ? Given.cut(symptom, job.ref) : Given.cut(symptom);
         }
@@ -1047,13 +1113,15 @@ final class Seeds implements Callable<Integer> {
             var user = question.attempt().user();
             var now = scene.world.now();
             boolean isById = question.run().isPresent();
-            Schedule.check(!schedule.kind.isChatflow() || isById
+            boolean isByUser = schedule.kind.isChatflow() && !isById || schedule.kind.isMessage();
+            Schedule.check(!isByUser || schedule.kind == Kind.COMPLETION
                     || !now.isBefore(question.attempt().at().plus(FIRST_LOOK)),
                     () -> "a conversation was looked up before its user was there");
             var found = jobs.stream().filter(job -> job.attempt.user().equals(user))
-                    .filter(job -> isById && job.isNamed || job.isListed(now)).findFirst();
+                    .filter(job -> isById && job.isNamed && !job.kind.isMessage() || job.isListed(now)).findFirst();
             if (question.stopsFirst()) found.ifPresent(this::stop);
-            var result = found.map(job -> job.seen(now, isById)).orElse(ABSENT);
+            var result = schedule.kind == Kind.COMPLETION ? new LookUpResult.Unlisted()
+                    : found.map(job -> job.seen(now, isById)).orElse(ABSENT);
             schedule.say("look " + question.attempt().row().id() + " " + question.purpose() + " "
                     + user.replaceAll(".*-", "#") + " " + result.word());
             // its request is given up
@@ -1083,6 +1151,7 @@ final class Seeds implements Callable<Integer> {
             if (job.isDead || job.status(now) != RunStatus.RUNNING || schedule.chance(trouble / 4)) return;
             job.ends = now;
             job.end = schedule.pick(RunStatus.STOPPED, RunStatus.FAILED);
+            if (job.kind.isMessage()) job.end = RunStatus.STOPPED;
             job.error = "Aborted: User requested stop";
         }
 
@@ -1114,7 +1183,8 @@ final class Seeds implements Callable<Integer> {
         /// When the server accepts the key no longer, the session ends soon.
         void checkShutOut() {
             var now = scene.world.now();
-            shutOut.ifPresent(since -> Schedule.check(now.isBefore(since.plusSeconds(10)),
+            boolean staysOpen = schedule.kind.isMessage() && scene.mode == Mode.STREAMING;
+            if (!staysOpen) shutOut.ifPresent(since -> Schedule.check(now.isBefore(since.plusSeconds(10)),
                     () -> "the session went on for " + Duration.between(since, now) + " after the key was withdrawn"));
         }
     }
@@ -1157,7 +1227,7 @@ final class Seeds implements Callable<Integer> {
             var ends = new HashMap<String, String>();
             for (var end : scene.log("end")) {
                 ends.put(end.path("id").asText(), end.path("outcome").asText());
-                Schedule.check(!end.path("outcome").asText().equals("interrupted")
+                Schedule.check(!end.path("outcome").asText().equals("interrupted") || schedule.kind.isMessage()
                         || end.path("tokens").asInt() == Job.TOKENS, () -> "the tokens of a stopped run do not count");
             }
             var late = Set.copyOf(Scene.texts("user", scene.log("late")));

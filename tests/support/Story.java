@@ -76,7 +76,7 @@ record Story(String name, List<String> lines) {
         switch (words[0]) {
             case "rows" -> Files.writeString(scene.csv, "id\n" + String.join("\n", values) + "\n");
             case "BLOCKING", "STREAMING", "AUTO" -> scene.mode = Mode.valueOf(words[0]);
-            case "CHATFLOW" -> scene.app = AppKind.CHATFLOW;
+            case "CHATFLOW", "CHAT", "AGENT_CHAT", "AGENT", "COMPLETION" -> scene.app = AppKind.valueOf(words[0]);
             case "server" -> scene.server = values[0].replace("unknown", "");
             case "slots" -> scene.slots = (int) number;
             case "timeout" -> scene.timeout = seconds(number);
@@ -174,6 +174,9 @@ record Story(String name, List<String> lines) {
             case "later" -> later(503, seconds(Long.parseLong(rest)));
             case "unreadable" -> new Response.Unreadable(Optional.of(run(rest)), "too large");
             case "tooLarge" -> new Response.Unreadable(Optional.empty(), "too large");
+            case "answered" -> answered(20);
+            case "uncounted" -> answered(0);
+            case "halted" -> answered(0).stopped();
             case "boom" -> Response.Ran.failed("Run failed: connection error");
             case "failed" -> failed(rest);
             case "aborted" -> ran(rest, RunStatus.FAILED, "Aborted: User requested stop");
@@ -188,6 +191,12 @@ record Story(String name, List<String> lines) {
         var words = text.split(" ", 2);
         var ran = ran(words[0], status, "");
         return words.length == 1 ? ran : ran.with(Response.ChatMessage.NONE, outputs(words[1]));
+    }
+
+    /// The row of an app without a workflow.
+    private static Response.Ran answered(long tokens) {
+        return Response.Ran.answered(outputs("{\"answer\":\"So\"}"), 1,
+                new Response.ChatMessage("c", "m", Cost.of(tokens)));
     }
 
     // ── Look-ups ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -212,6 +221,8 @@ record Story(String name, List<String> lines) {
             case "dies" -> throw new IllegalStateException("the power fails");
             case "silent" -> new LookUpResult.Silent(words.length > 1 ? response(text.substring(7)) : html(502));
             case "unanswered" -> new LookUpResult.Unanswered(true);
+            case "empty" -> new LookUpResult.Unanswered(false);
+            case "unlisted" -> new LookUpResult.Unlisted();
             case "running" -> words.length == 2 ? running(words[1])
                     : running(words[1], since(Long.parseLong(words[3]), scene.world.now()));
             case "paused" -> new LookUpResult.Running(run(words[1]), RunStatus.PAUSED, Optional.empty(), Duration.ZERO);
