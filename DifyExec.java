@@ -1501,10 +1501,8 @@ final class DifyExec implements Runnable {
             var ends = trace.all(EndEvent.class);
             if (ends.isEmpty()) attempt += "  unfinished" + run(trace.run());
             out.println(attempt);
-            for (var end : ends) {
-                out.println(end(trace, end));
-                if (end.isUnmet()) print(end.seen().outputs());
-            }
+            for (var end : ends) out.println(end(trace, end));
+            ends.stream().filter(EndEvent::isUnmet).forEach(end -> print(end.seen().outputs()));
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
                             + Text.printable(form.token(), 200))));
@@ -3398,8 +3396,7 @@ final class DifyExec implements Runnable {
                 var setting = env.needed("DIFY_API_KEY");
                 if (setting.isEmpty())
                     throw new Unusable(env.missing("DIFY_API_KEY"), (hasDemo ? "try --demo, or " : "")
-                            + "put these lines into .env (in Dify: Access Point or API Access):\nDIFY_API_BASE_URL="
-                            + baseUrl
+                            + "put these lines into .env (at Access Point or API Access):\nDIFY_API_BASE_URL=" + baseUrl
                             + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
                 // A header can carry only ASCII. JSON escapes quotes and backslashes, so a key with them would not be
@@ -9691,8 +9688,8 @@ final class DifyExec implements Runnable {
             counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
             if (end.isUnmet()) unmet++;
             if (!settle(entry, status.get())) return;
-            kept.set(entry, end.isUnmet()
-                    || Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
+            boolean wasPaused = former == RowStatus.PAUSED;
+            kept.set(entry, end.isUnmet() || Judge.isAfterForm(end.seen().error(), wasPaused));
             ends.put(entry, end.withoutOutputs());
         }
 
@@ -11046,7 +11043,8 @@ final class DifyExec implements Runnable {
 
         /// Converts this success to an `end` event, which the log does not contain for it.
         EndEvent end() {
-            var seen = new EndEvent.Seen(run(), 0, text("error"), json.path("seconds").asDouble(), Cost.of(json), null);
+            double seconds = json.path("seconds").asDouble();
+            var seen = new EndEvent.Seen(run(), 0, text("error"), seconds, Cost.of(json), null);
             // no view shows the time
             var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
             return new EndEvent(time, id(), user(), outcome().status().word(),
@@ -13742,8 +13740,7 @@ final class DifyExec implements Runnable {
                                 + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
                 // Dify's API sends a code with 403 and 404; a firewall, another server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
-                        "switch the API on in Dify at Access Point, Backend Service API (before 1.20: at API Access), "
-                                + "or ask the workspace's owner"),
+                        "switch it on in Dify at Access Point (or API Access), or ask the workspace's owner"),
                 stop("404 (?!:)[^:]*:", "Dify responded with 404 (%1$s)", "%4$s"),
                 stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)", "%4$s"),
                 stop("407 ", "the proxy requires a user and a password (407)",
@@ -13844,8 +13841,8 @@ final class DifyExec implements Runnable {
             return switch (ran.status()) {
                 // a success fails its row if its outputs lack what `--require` asks for
                 case SUCCEEDED, PARTIAL -> requirements.stream().map(one -> one.fault(ran.outputs()))
-                        .flatMap(Optional::stream).findFirst().map(Outcome::failed).orElse(
-                                ran.status() == Response.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED);
+                        .flatMap(Optional::stream).findFirst().map(Outcome::failed)
+                        .orElseGet(() -> new Outcome(RowStatus.valueOf(ran.status().name()), ""));
                 case PAUSED -> Outcome.PAUSED;
                 case STOPPED -> new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
