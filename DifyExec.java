@@ -1454,10 +1454,8 @@ final class DifyExec implements Runnable {
             var ends = trace.all(EndEvent.class);
             if (ends.isEmpty()) attempt += "  unfinished" + run(trace.run());
             out.println(attempt);
-            for (var end : ends) {
-                out.println(end(trace, end));
-                if (end.isUnmet()) print(end.seen().outputs());
-            }
+            for (var end : ends) out.println(end(trace, end));
+            ends.stream().filter(EndEvent::isUnmet).forEach(end -> print(end.seen().outputs()));
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
                             + Text.printable(form.token(), 200))));
@@ -1595,9 +1593,6 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--seed cannot be used without --sample", "add --sample N");
             if (asked.isSample() && rows.limit != null)
                 throw new Unusable("--sample cannot be used with --limit", "leave one of them out");
-            if (pace.maxCost != null && workflow.mode == Mode.BLOCKING)
-                throw new Unusable("--max-cost cannot be used with --mode blocking: only streams have prices",
-                        "leave out --mode");
             Requirement.all(workflow.require);
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
                 throw new Unusable(output + ": results are JSON lines, not a spreadsheet",
@@ -1721,6 +1716,9 @@ final class DifyExec implements Runnable {
 
         /// Checks every wanted row against the form, and prints notes.
         private Form check(Batch.Wanted wanted, ServerInfo server, Connection dify) throws InterruptedException {
+            if (pace.maxCost != null && workflow.mode == Mode.BLOCKING && server.kind() == AppKind.WORKFLOW)
+                throw new Unusable("--max-cost cannot be used with --mode blocking: "
+                        + "only a workflow's streams have prices", "leave out --mode");
             var csv = wanted.batch().csv().orElseThrow();
             var form = dify.form(workflow, server, csv);
             var inspector = new Inspection.Inspector(csv, form);
@@ -1753,11 +1751,12 @@ final class DifyExec implements Runnable {
                     new Attempt.UserNames(retrying.user));
         }
 
-        /// Chooses streaming instead of `auto` if prices or a live view are needed, because only a stream of a run has
-        /// them.
+        /// Chooses streaming instead of `auto` if prices or a live view are needed. Only workflows have no prices in
+        /// blocking mode, and only runs are shown live.
         private Mode mode(Batch.Selection asked, AppKind kind) {
-            boolean needsStream = pace.maxCost != null || asked.isSample() || view.isPresent();
-            return workflow.mode == Mode.AUTO && needsStream && kind.hasRuns() ? Mode.STREAMING : workflow.mode;
+            boolean needsPrices = pace.maxCost != null || asked.isSample();
+            boolean needsStream = needsPrices && kind == AppKind.WORKFLOW || view.isPresent() && kind.hasRuns();
+            return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
         }
 
         /// Reports the session's outcome for `--json` and `--on-finish`. Scripts rely on the keys and their order.
@@ -3278,7 +3277,7 @@ final class DifyExec implements Runnable {
 
             /// Rejects a key instead of an id, because the log is not secret.
             private static String id(String option, String text) {
-                if (!text.strip().matches("(?s)(app|sk)-.*")) return text.strip();
+                if (!text.strip().matches("(?s)(app-|sk-|dfo[ae]_).*")) return text.strip();
                 throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
             }
 
@@ -3286,7 +3285,7 @@ final class DifyExec implements Runnable {
                 var setting = env.needed("DIFY_API_KEY");
                 if (setting.isEmpty())
                     throw new Unusable(env.missing("DIFY_API_KEY"), (hasDemo ? "try --demo, or " : "")
-                            + "put these lines into .env (in Dify: API Access, API Key):\nDIFY_API_BASE_URL=" + baseUrl
+                            + "put these lines into .env (at Access Point or API Access):\nDIFY_API_BASE_URL=" + baseUrl
                             + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
                 // A header can carry only ASCII. JSON escapes quotes and backslashes, so a key with them would not be
@@ -6148,7 +6147,7 @@ final class DifyExec implements Runnable {
             }
             terms.modes().observe(response, took).ifPresent(change -> {
                 var mode = terms.modes().mode();
-                terms.limits().costUnavailable(mode).ifPresentOrElse(agenda::stopWith, () -> {
+                terms.limits().costUnavailable(mode, terms.modes().app).ifPresentOrElse(agenda::stopWith, () -> {
                     watcher.say(change);
                     // logged like a new session, so that later sessions continue in this mode
                     var session = writer.batch().history().last(SessionEvent.class).orElseThrow();
@@ -6250,7 +6249,7 @@ final class DifyExec implements Runnable {
             pricesNoted = true;
             boolean isOurChoice = writer.batch().history().last(SessionEvent.class)
                     .filter(session -> session.auto() && !session.dify().baseUrl().equals("demo")).isPresent();
-            if (isOurChoice && terms.modes().mode() == Mode.BLOCKING)
+            if (isOurChoice && terms.modes().mode() == Mode.BLOCKING && terms.modes().app == AppKind.WORKFLOW)
                 watcher.say("Note: Dify reports prices only in streams; --mode streaming shows what the runs cost.");
         }
 
@@ -6757,11 +6756,11 @@ final class DifyExec implements Runnable {
             return withSavedFiles(attempt, ran);
         }
 
-        /// Asks once for the stored run if a blocking response lacks a required output. Dify 1.13 can respond with an
+        /// Asks once for the stored run if a blocking response fails a requirement. Dify 1.13 can respond with an
         /// empty text although the run has one.
         private Response withStoredOutputs(Attempt attempt, Map<String, Value> values, Response response) {
             if (attempt.mode() != Mode.BLOCKING || !(response instanceof Response.Ran ran) || !ran.status().isSuccess()
-                    || requirements.stream().noneMatch(one -> one.isMissing(ran.outputs()))) return response;
+                    || requirements.stream().allMatch(one -> one.fault(ran.outputs()).isEmpty())) return response;
             var question = new Question(attempt, Purpose.OUTCOME, Symptom.CUT, ran.run(), false);
             return client.look(question, values) instanceof LookUpResult.Ended(var stored, _, _)
                     && stored.status().isSuccess() ? ran.with(ran.message(), stored.outputs()) : ran;
@@ -9477,8 +9476,8 @@ final class DifyExec implements Runnable {
             counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
             if (end.isUnmet()) unmet++;
             if (!settle(entry, status.get())) return;
-            kept.set(entry, end.isUnmet()
-                    || Judge.isAfterForm(end.seen().error(), former == RowStatus.PAUSED));
+            boolean wasPaused = former == RowStatus.PAUSED;
+            kept.set(entry, end.isUnmet() || Judge.isAfterForm(end.seen().error(), wasPaused));
             ends.put(entry, end.withoutOutputs());
         }
 
@@ -9581,7 +9580,7 @@ final class DifyExec implements Runnable {
         String cause(int entry) {
             // an output's name may contain digits, which distinguish causes
             return end(entry).map(end -> end.isUnmet() ? end.seen().error() : Stream.concat(Stream.of(
-                    Text.cause(end.seen().error())), forms(entry).map(FormEvent::node)).distinct()
+                    Text.cause(end.seen().error())), forms(entry).map(FormEvent::title)).distinct()
                     .collect(joining(": "))).orElse("listed in .retry");
         }
 
@@ -10736,8 +10735,8 @@ final class DifyExec implements Runnable {
 
         /// Converts this success to an `end` event, which the log lacks.
         EndEvent end() {
-            var seen = new EndEvent.Seen(run(), 0, text("error"), json.path("seconds").asDouble(), Cost.of(json),
-                    null, "");
+            double seconds = json.path("seconds").asDouble();
+            var seen = new EndEvent.Seen(run(), 0, text("error"), seconds, Cost.of(json), null, "");
             // no view shows the time
             var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
             return new EndEvent(time, id(), user(), outcome().status().word(),
@@ -10966,8 +10965,13 @@ final class DifyExec implements Runnable {
         /// the view of a single row contain it.
         record FormEvent(Instant t, String id, String user, String run, String node, String token, String until)
                 implements Event {
+            /// Returns the form's title. A form without a token went to people elsewhere, such as by e-mail.
+            String title() {
+                return Text.printable(node, 60) + (token.isEmpty() ? " (answered by its recipients)" : "");
+            }
+
             String text() {
-                return Text.printable(node, 60) + untilText(until);
+                return title() + untilText(until);
             }
 
             static String untilText(String until) {
@@ -13650,13 +13654,13 @@ final class DifyExec implements Runnable {
                                 + "(?!queue listening stopped).*validation error)",
                         "Dify rejected the request as malformed (400)", "check for a newer version of difyexec"),
                 stop("401 ", "Dify rejected the API key (401: %1$s)",
-                        "check DIFY_API_KEY and that it belongs to the app at %2$s"),
+                        "%6$s"),
                 stop("403 workflow_version_execution_not_allowed:",
                         "the workspace's plan does not allow pinned versions (403: %1$s)", "leave "
                                 + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
                 // Dify's API sends a code with 403 and 404; a firewall, another server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
-                        "enable the app's API in Dify, or ask the workspace's owner"),
+                        "switch it on in Dify at Access Point (or API Access), or ask the workspace's owner"),
                 stop("404 (?!:)[^:]*:", "Dify responded with 404 (%1$s)", "%4$s"),
                 stop("(404|405|410|415|426) ", "%2$s is not Dify's API (HTTP %3$s: %1$s)", "%4$s"),
                 stop("407 ", "the proxy requires a user and a password (407)",
@@ -13757,8 +13761,8 @@ final class DifyExec implements Runnable {
             return switch (ran.status()) {
                 // a success fails its row if its outputs lack what `--require` asks for
                 case SUCCEEDED, PARTIAL -> requirements.stream().map(one -> one.fault(ran.outputs()))
-                        .flatMap(Optional::stream).findFirst().map(Outcome::failed).orElse(
-                                ran.status() == Response.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED);
+                        .flatMap(Optional::stream).findFirst().map(Outcome::failed)
+                        .orElseGet(() -> new Outcome(RowStatus.valueOf(ran.status().name()), ""));
                 case PAUSED -> Outcome.PAUSED;
                 // without a run, no record could show that it succeeded after all
                 case STOPPED -> ran.ref().isNamed()
@@ -13842,7 +13846,8 @@ final class DifyExec implements Runnable {
         /// Returns why the refusal stops the batch, if it does. A colon in the code would look like its end.
         private Optional<Stop> stop(Response.Refused response) {
             var answer = response.status() + " " + response.code().replace(':', ' ') + ": " + response.message();
-            Object[] facts = {message(response), access, response.status(), access.advice(), response.message()};
+            Object[] facts = {message(response), access, response.status(), access.advice(), response.message(),
+                access.keyAdvice()};
             return STOPS.stream().filter(known -> known.answer().matcher(answer).lookingAt()).findFirst()
                     .map(known -> new Stop(known.exit(), known.what().formatted(facts), known.hint().formatted(facts)));
         }
@@ -13892,7 +13897,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Holds what `--require` asks of the outputs of a success: a value at the pointer, and its type if there is one.
-    record Requirement(JsonPointer pointer, String type) {
+    record Requirement(String pointer, String type) {
         private static final Map<String, Predicate<JsonNode>> TYPES = Map.of("", _ -> true,
                 "number", JsonNode::isNumber, "integer", JsonNode::canConvertToExactIntegral,
                 "boolean", JsonNode::isBoolean, "list", JsonNode::isArray, "object", JsonNode::isObject,
@@ -13906,25 +13911,19 @@ final class DifyExec implements Runnable {
         static Requirement parse(String text) {
             var words = (text + ":").split(":", 2); // a pointer without a type has an empty one
             var type = words[1].replaceFirst(":$", "");
-            if (text.startsWith("/") && TYPES.containsKey(type))
-                return new Requirement(JsonPointer.compile(words[0]), type);
+            if (text.startsWith("/") && TYPES.containsKey(type)) return new Requirement(words[0], type);
             throw new Unusable("--require " + Text.shell(text) + ": must be like /answer or /score:number",
                     "the types are number, integer, boolean, list, object and json");
         }
 
-        /// Returns what is wrong with the outputs, or empty if they are as required.
+        /// Returns what is wrong with the outputs, or empty if they are as required. A blank text, null, an empty list
+        /// and an empty object count as missing.
         Optional<String> fault(JsonNode outputs) {
-            if (isMissing(outputs)) return Optional.of("output " + pointer + " is missing or empty");
-            if (TYPES.get(type).test(outputs.at(pointer))) return Optional.empty();
-            return Optional.of("output " + pointer + " is not of type " + type);
-        }
-
-        /// Returns whether the outputs have no value at the pointer. Blank texts, empty lists and empty objects do not
-        /// count.
-        boolean isMissing(JsonNode outputs) {
             var value = outputs.at(pointer);
-            return value.isMissingNode() || value.isNull() || value.isTextual() && value.textValue().isBlank()
-                    || value.isContainerNode() && value.isEmpty();
+            if (value.isEmpty() && value.asText("").isBlank()) // only lists and objects have a size
+                return Optional.of("output " + pointer + " is missing or empty");
+            if (TYPES.get(type).test(value)) return Optional.empty();
+            return Optional.of("output " + pointer + " is not of type " + type);
         }
     }
 
@@ -14015,10 +14014,9 @@ final class DifyExec implements Runnable {
         private List<Verdict> late(LookUp lookUp, LookUpResult found, LookUpContext here) {
             if (!(found instanceof LookUpResult.Ended(var ran, _, _)) || !ran.status().isSuccess()) return List.of();
             var verdict = taken(judge.afterLook(lookUp.attempt, ran));
-            boolean isWorse = Set.of(RowStatus.UNKNOWN, RowStatus.PAUSED).contains(here.status())
-                    && verdict instanceof Verdict.Take(Outcome(var status, _), _) && !status.isSuccess();
-            boolean isLeft = isWorse || here.status().isSuccess() || !lookUp.attempt.isCurrent();
-            return isLeft ? List.of() : List.of(verdict);
+            boolean isBetter = verdict instanceof Verdict.Take(Outcome(var status, _), _) && status.isSuccess()
+                    && !here.status().isSuccess() || here.status() == RowStatus.FAILED;
+            return isBetter && lookUp.attempt.isCurrent() ? List.of(verdict) : List.of();
         }
 
         /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing
@@ -14611,8 +14609,8 @@ final class DifyExec implements Runnable {
             return Optional.of(Stop.early("--max-cost reached: " + Text.money(total, currencies) + " spent", CONTINUE));
         }
 
-        Optional<Stop> costUnavailable(Mode mode) {
-            return maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
+        Optional<Stop> costUnavailable(Mode mode, AppKind app) {
+            return maxCost == null || mode != Mode.BLOCKING || app != AppKind.WORKFLOW ? Optional.empty()
                     : Optional.of(Stop.early("--max-cost does not work here: this server rejects streams, and only "
                             + "streams report prices", "use --max-tokens"));
         }
@@ -15670,6 +15668,12 @@ final class DifyExec implements Runnable {
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
         }
 
+        /// Returns advice for a key that Dify rejects. Dify's own command line tool has other tokens.
+        String keyAdvice() {
+            return !key.matches("dfo[ae]_.*") ? "check DIFY_API_KEY and that it belongs to the app at " + this
+                    : "tokens with dfoa_ or dfoe_ are for difyctl; use the app's key, which begins with app-";
+        }
+
         @Override
         public String toString() {
             return baseUrl.toString();
@@ -16109,10 +16113,11 @@ final class DifyExec implements Runnable {
     /// files and requests need no masking. As a second line of defence, the terminal's writer masks it, and any text
     /// that looks like a key of Dify or the password in a URL.
     static final class Secret {
-        /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`. A shorter text may be a word such as
-        /// `app-store`, unless it was cut off before a `…`. The end of a longer word, such as `my-app-…`, is not a key.
+        /// Matches the key of an app, `app-…`, or of a workspace, `sk-<uuid>`, or a token of Dify's command line tool,
+        /// `dfoa_…`. A shorter text may be a word such as `app-store`, unless it was cut off before a `…`. The end of a
+        /// longer word, such as `my-app-…`, is not a key.
         private static final String DIFY_KEY = "(?<!\\w|\\w-)(?:app-(?:[A-Za-z0-9]{16,}|[A-Za-z0-9]+(?=…))"
-                + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…)))";
+                + "|sk-(?:[A-Za-z0-9-]{16,}|[A-Za-z0-9-]+(?=…))|dfo[ae]_(?:[\\w-]{16,}|[\\w-]+(?=…)))";
         /// Matches the user and password of a URL such as `http://me:secret@proxy:3128`.
         private static final String PASSWORD_IN_URL = "(?<=//)[^/@\\s]+(?=@)";
         /// Such a short text could occur by chance.
@@ -16154,7 +16159,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String masked(String key) {
-            return key.replaceFirst("^(app-|sk-)?.*", "$1***");
+            return key.replaceFirst("^(app-|sk-|dfo[ae]_)?.*", "$1***");
         }
 
         String maskKey(String text) {

@@ -387,6 +387,22 @@ class CommandTest extends WholeCommand {
                     said::toString);
         }
 
+        /// Only workflows report no prices in blocking mode.
+        @ParameterizedTest
+        @CsvSource({"workflow, --mode blocking, 2, ", "workflow, --mode auto, 0, streaming",
+                "chatflow, --mode blocking, 0, blocking", "chatflow, --mode auto --sample 1, 0, streaming"})
+        void forcesStreamsOnlyForWorkflows(String app, String options, int code, String mode) throws IOException {
+            var dify = new Simulated("--app", app, "--dify", "1.16.0", "--latency", "10ms");
+            csv(header(app), "1,a");
+
+            call(dify.settings(), typed("run", ("--max-cost 5 " + options).split(" "))).exits(code);
+
+            assertEquals(mode == null ? 0 : 1, dify.count("started"));
+            if (mode == null) return;
+            assertEquals(mode, events("attempt").getFirst().path("mode").asText());
+            assertTrue(results().getFirst().has("total_price"));
+        }
+
         @Test
         void streamsAndStopsWithinOneRowOfItsCostLimit() throws IOException {
             rows(100);

@@ -115,14 +115,27 @@ class NextDifyTest {
             assertEquals(4, first.count("started"));
         }
 
-        @Test
-        void isMaskedInErrorMessagesFromTheServer() throws IOException {
+        @ParameterizedTest
+        @ValueSource(strings = {"dfoa_", "dfoe_"})
+        void aTokenOfTheCommandLineToolIsNamedAsSuch(String prefix) throws IOException {
             var dify = dify();
-            var foreign = "sk-7f6e5d4c-3b2a-4190-8f7e-6d5c4b3a2910";
+            rows(1);
+            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
+            var settings = dify.settings("DIFY_API_KEY", prefix + "7f6e5d4c3b2a41908f7e");
+
+            for (var command : List.of(new String[] {"check", "-i", input()}, typed("run")))
+                call(settings, command).exits(4).reports("dfoa_ or dfoe_", "difyctl", "app-").omits("7f6e5d4c");
+        }
+
+        @ParameterizedTest
+        @CsvSource({"sk-7f6e5d4c-3b2a-4190-8f7e-6d5c4b3a2910, sk-***", "dfoa_7f6e5d4c3b2a41908f7e-_, dfoa_***",
+                "dfoe_7f6e5d4c3b2a41908f7e, dfoe_***"})
+        void isMaskedInErrorMessagesFromTheServer(String foreign, String masked) throws IOException {
+            var dify = dify();
             rows(1);
             dify.info(dify.refused(401, "unauthorized", "The token " + foreign + " is invalid"));
 
-            dify.run().exits(4).reports("sk-***").omits("7f6e5d4c");
+            dify.run().exits(4).reports(masked + " is").omits("7f6e5d4c");
         }
 
         @Test
@@ -222,7 +235,7 @@ class NextDifyTest {
             assertEquals(1, dify.runs());
             assertEquals(2, events("end").size());
             call(Map.of(), "status", "-o", output()).omits("secret-1")
-                    .shows("Approve refund: Sign, until " + Times.local(Instant.ofEpochSecond(1795537934)));
+                    .shows("Approve refund: Sign (answered by its recipients), until " + Times.local(Instant.ofEpochSecond(1795537934)));
             var shown = inShell(Map.of(), "show 1").exits(0).shows("token secret-1").out();
             assertEquals(1, shown.split("token", -1).length - 1, "the other form has none");
         }

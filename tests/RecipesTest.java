@@ -56,6 +56,59 @@ final class RecipesTest extends WholeCommand {
     }
 
     @Nested
+    class RecipesForTwoApps {
+        private final Map<String, Simulated> apps = new HashMap<>();
+
+        /// Starts an app with its own settings file, whose answer repeats the last of these columns.
+        private void app(String name, String column) throws IOException {
+            var app = new Simulated("--dify", "1.16.0", "--latency", "10ms", "--columns", "id," + column);
+            apps.put(name, app);
+            Files.writeString(file(name + ".env"), "DIFY_API_KEY=" + KEY + "\nDIFY_API_BASE_URL="
+                    + app.settings().get("DIFY_API_BASE_URL") + "\n");
+        }
+
+        /// Runs the commands of a section of the cookbook, one after the other. Returns the last one's outcome.
+        private Call type(String title) throws Exception {
+            var page = Files.readString(checkout().resolve("docs/cookbook.md"));
+            var section = page.substring(page.indexOf("\n## " + title + "\n"));
+            var commands = section.replaceAll("(?s).*?```bash\n(.*?)```.*", "$1").lines().toList();
+            for (var command : commands.subList(0, commands.size() - 1))
+                exec(Map.of(), "bash", "-c", command).exits(0);
+            return exec(Map.of(), "bash", "-c", commands.getLast());
+        }
+
+        private List<String> answers(String results) throws IOException {
+            return read(results).stream().sorted(Comparator.comparing(line -> line.path("id").asText()))
+                    .map(line -> line.at("/outputs/answer").asText()).toList();
+        }
+
+        @Test
+        void aChainRunsEachRowOnceInEachApp() throws Exception {
+            app("first", "text");
+            app("second", "draft");
+            csv("id,text", "1,one", "2,two", "3,three");
+
+            type("A chain of two apps").exits(0);
+
+            assertEquals(List.of("Answer to: one", "Answer to: two", "Answer to: three"), answers("first.jsonl"));
+            assertEquals(List.of("Answer to: Answer to: one", "Answer to: Answer to: two",
+                    "Answer to: Answer to: three"), answers("second.jsonl"));
+            for (var app : apps.values()) assertEquals(3, app.count("started"));
+        }
+
+        @Test
+        void aJudgesGradesAreComparedWithTheExpectedOnes() throws Exception {
+            app("app", "text");
+            app("judge", "draft");
+            csv("id,text,grade", "1,one,Answer to: Answer to: one", "2,two,other");
+
+            type("A model as judge").exits(3).shows("correct", "missed", "50.0");
+
+            for (var app : apps.values()) assertEquals(2, app.count("started"));
+        }
+    }
+
+    @Nested
     class RecipesForManyProcesses {
         @ParameterizedTest
         @ValueSource(strings = {"parallel.sh data.csv results.jsonl 3", "parallel-ssh.sh data.csv results.jsonl 3 :"})

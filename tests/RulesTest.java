@@ -58,7 +58,7 @@ final class RulesTest {
                 401    | unauthorized                | Access token is invalid          | stop      | DIFY_API_KEY
                 401    | unauthorized                | Resource access token is invalid | stop      | DIFY_API_KEY
                 401    | unauthorized                | Authorization header must be pro | stop      | DIFY_API_KEY
-                403    | forbidden                   | The app's API service has been d | stop      | API service
+                403    | forbidden                   | The app's API service has been d | stop      | Access Point
                 403    | forbidden                   | The workspace's status is archiv | stop      | owner
                 403    | forbidden                   | The app no longer exists.        | stop      | no longer exists
                 403    | workflow_version_execution_not_allowed | Not on this plan.     | stop      | DIFY_WORKFLOW_ID
@@ -1014,8 +1014,9 @@ final class RulesTest {
 
         @Test
         void isUnavailableInBlockingMode() {
-            assertEquals(Optional.empty(), FIVE.costUnavailable(Mode.STREAMING));
-            assertTrue(FIVE.costUnavailable(Mode.BLOCKING).isPresent());
+            assertEquals(Optional.empty(), FIVE.costUnavailable(Mode.STREAMING, AppKind.WORKFLOW));
+            assertEquals(Optional.empty(), FIVE.costUnavailable(Mode.BLOCKING, AppKind.CHATFLOW));
+            assertTrue(FIVE.costUnavailable(Mode.BLOCKING, AppKind.WORKFLOW).isPresent());
         }
     }
 

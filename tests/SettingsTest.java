@@ -324,6 +324,8 @@ final class SettingsTest extends WholeCommand {
                 DIFY_WORKFLOW_ID, sk-secret
                 DIFY_APP_ID,      app-secret
                 DIFY_APP_ID,      sk-secret
+                DIFY_APP_ID,      dfoa_secret
+                DIFY_WORKFLOW_ID, dfoe_secret
                 DIFY_APP_ID,      se cret
                 DIFY_APP_ID,      secreté
                 DIFY_APP_ID,      a_secret
@@ -549,7 +551,6 @@ final class SettingsTest extends WholeCommand {
                 run -i IN -o OUT -c                  | -c
                 run -i IN -o OUT --max-tokens many   | --max-tokens
                 run -i IN -o OUT --max-cost 0        | --max-cost 0
-                run -i IN -o OUT --max-cost 5 --mode blocking | --max-cost
                 run -i IN -o OUT --limit 0           | --limit 0
                 run -i IN -o OUT --wait 1 -c 5       | -c 5
                 run -i IN -o OUT --max-retries -1    | --max-retries -1
