@@ -338,7 +338,7 @@ final class DifyExec implements Runnable {
                 else StatusView.print(batch, console.out(), console.paint(), console.next().suggestNext(batch));
                 if (html != null) console.err().println("Report: " + html);
                 boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty();
-                return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
+                return Exit.ofRows(isDone).code;
             }
         }
 
@@ -368,7 +368,7 @@ final class DifyExec implements Runnable {
                 if (json) console.out().println(Json.text(view.json()));
                 else view.print(console.out(), console.paint(), console.next().suggestShard(view.missing(),
                         view.started().getFirst().history()));
-                return (view.isComplete() ? Exit.OK : Exit.ROWS_FAILED).code;
+                return Exit.ofRows(view.isComplete()).code;
             }
         }
     }
@@ -520,7 +520,7 @@ final class DifyExec implements Runnable {
                     console.err().println("Page: " + html);
                 }
                 if (junit != null) AtomicFile.write(junit, both::writeJUnit);
-                return (both.hasProblems() ? Exit.ROWS_FAILED : Exit.OK).code;
+                return Exit.ofRows(!both.hasProblems()).code;
             } catch (Faulty fault) { // its hint may suggest an option that compare does not have
                 throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
             }
@@ -1275,7 +1275,7 @@ final class DifyExec implements Runnable {
             try {
                 var index = batch().index();
                 var openCounts = RowStatus.counts(of -> of.isOnRetryList() ? index.count(of) : 0, Ansi.OFF::by);
-                return name + (openCounts.isEmpty() ? "" : " (" + openCounts + ")") + " dify> ";
+                return name + Text.around(" (", openCounts, ")") + " dify> ";
             } catch (Unusable _) {
                 return name + " (?) dify> "; // the files changed and are unusable; the next command reports why
             }
@@ -1361,7 +1361,7 @@ final class DifyExec implements Runnable {
                 case StreamEvent.NodeBegan(var title, var type) -> printNode(title, type, "…");
                 case StreamEvent.NodeEnded(var title, var type, var status, var seconds, var error) ->
                         printNode(title, type, Text.printable(status, 40) + " in " + Text.seconds(seconds)
-                                + (error.isEmpty() ? "" : ": " + Text.printable(error, 300)));
+                                + Text.around(": ", Text.printable(error, 300), ""));
                 case StreamEvent.Chunk(var text) -> Stream.of(text.split("(?<=\n)")).forEach(this::printChunk);
             }
             out.flush();
@@ -1448,12 +1448,12 @@ final class DifyExec implements Runnable {
             var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
             if (trace.attempt().edited()) attempt += ", edited";
             var ends = trace.all(EndEvent.class);
-            if (ends.isEmpty()) attempt += "  unfinished" + run(trace.run());
+            if (ends.isEmpty()) attempt += "  unfinished" + Text.around(", run ", Text.id(trace.run()), "");
             out.println(attempt);
             for (var end : ends) out.println(end(trace, end));
             trace.all(FormEvent.class).forEach(form ->
-                    out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
-                            + Text.printable(form.token(), 200))));
+                    out.println("    form " + form.text()
+                            + Text.around(", token ", Text.printable(form.token(), 200), "")));
             trace.all(ExpiredEvent.class).forEach(form ->
                     out.println("    form expired: " + Text.printable(form.node(), 60)));
         }
@@ -1466,14 +1466,11 @@ final class DifyExec implements Runnable {
             text += " after " + Text.seconds(end.seen().seconds());
             if (end.seen().cost().tokens() != 0) text += ", " + Text.count(end.seen().cost().tokens(), "token");
             // the last response may lack the run that the stream began with
-            text += run(end.seen().run().isEmpty() ? trace.run() : end.seen().run());
+            var run = end.seen().run().isEmpty() ? trace.run() : end.seen().run();
+            text += Text.around(", run ", Text.id(run), "");
             // trace.error adds the forms that a paused row waits for
             if (!end.seen().error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
             return text;
-        }
-
-        private static String run(String run) {
-            return run.isEmpty() ? "" : ", run " + Text.id(run);
         }
 
         void print(JsonNode value) {
@@ -1643,7 +1640,7 @@ final class DifyExec implements Runnable {
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
             summarize(asked, batch, engine.tally, stop);
-            var done = engine.tally.isAllDone() ? Exit.OK : Exit.ROWS_FAILED;
+            var done = Exit.ofRows(engine.tally.isAllDone());
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
         }
 
@@ -3728,7 +3725,7 @@ final class DifyExec implements Runnable {
             stop.ifPresent(reason -> err.println(reason.text()));
             var counts = RowStatus.counts(tally::countOfAll, paint::by); // such as 18 succeeded, 1 failed
             long open = tally.asked - tally.done();
-            if (open > 0) counts += (counts.isEmpty() ? "" : ", ")
+            if (open > 0) counts = Text.around("", counts, ", ")
                     + paint.by(RowStatus.PENDING, Text.number(open) + " pending");
             err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed()) + " ("
                     + Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())) + ")");
@@ -3870,7 +3867,7 @@ final class DifyExec implements Runnable {
             if (Double.isNaN(tokens.low())) notes.add("too few rows for a range");
             if (cost.isEmpty() && tokens.estimate() > 0 && !isStream) notes.add("--mode streaming shows prices");
             return Text.count(rows, "row") + ": " + String.join(", ", figures)
-                    + (notes.isEmpty() ? "" : " (" + String.join("; ", notes) + ")");
+                    + Text.around(" (", String.join("; ", notes), ")");
         }
 
         /// Formats a range, rounded outwards, so that rounding does not make it narrower.
@@ -3960,7 +3957,7 @@ final class DifyExec implements Runnable {
             out.println("\n" + body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
                     + " -H 'Authorization: Bearer app-***'"
-                    + (client.access().appId().isEmpty() ? "" : " -H 'X-Dify-App-ID: " + client.access().appId() + "'")
+                    + Text.around(" -H 'X-Dify-App-ID: ", client.access().appId(), "'")
                     + " -H 'Content-Type: application/json' -d "
                     + Text.shell(body));
         }
@@ -4193,7 +4190,7 @@ final class DifyExec implements Runnable {
                     var history = shard.history();
                     var counts = RowStatus.counts(shard.index()::count, paint::by);
                     out.println("  " + paint.faint("%-7s".formatted(Shards.shard(shard.files())))
-                            + (counts.isEmpty() ? "" : counts + " · ") + shard.figures().updatedAt()
+                            + Text.around("", counts, " · ") + shard.figures().updatedAt()
                             .map(at -> Text.number(history.inFlight()) + " in flight · " + Times.local(at))
                             .orElse("not started"));
                 }
@@ -8200,8 +8197,8 @@ final class DifyExec implements Runnable {
             if (index.isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
                     Math.max(2, id.length() / 2), 3); // at least 2, so that r1 suggests r-001
-            throw new Unusable(where + "no row has the id " + Text.quoted(id), near.isEmpty() ? ""
-                    : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
+            throw new Unusable(where + "no row has the id " + Text.quoted(id),
+                    Text.around("did you mean ", near.stream().map(Text::id).collect(joining(", ")), "?"));
         }
 
         /// Describes the rows of a session.
@@ -14961,7 +14958,7 @@ final class DifyExec implements Runnable {
 
         /// Formats the message: `Stopped: cannot write: No space left on device.`, with the hint on the next line.
         String text() {
-            return "Stopped: " + what + "." + Unusable.hintLine(hint);
+            return "Stopped: " + what + "." + Text.around("\nhint: ", hint, "");
         }
     }
 
@@ -15429,6 +15426,10 @@ final class DifyExec implements Runnable {
         Exit(int code) {
             this.code = code;
         }
+
+        static Exit ofRows(boolean areDone) {
+            return areDone ? OK : ROWS_FAILED;
+        }
     }
 
     /// Ends a command before it starts any run. The message is one sentence about what cannot be used and where.
@@ -15455,11 +15456,7 @@ final class DifyExec implements Runnable {
         }
 
         String text() {
-            return what() + hintLine(hint);
-        }
-
-        static String hintLine(String hint) {
-            return hint.isEmpty() ? "" : "\nhint: " + hint;
+            return what() + Text.around("\nhint: ", hint, "");
         }
     }
 
@@ -15645,7 +15642,7 @@ final class DifyExec implements Runnable {
         String missing(String name) {
             var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
             return name + " is missing" + settings(name).findFirst().map(Setting::source)
-                    .orElse(read.isEmpty() ? "" : " (not in " + read + ")");
+                    .orElse(Text.around(" (not in ", read, ")"));
         }
 
         /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server.
@@ -16375,6 +16372,11 @@ final class DifyExec implements Runnable {
         static <T> void printFirst(List<T> all, long most, Consumer<T> show, String more, PrintWriter out) {
             all.stream().limit(most).forEach(show);
             if (all.size() > most) out.println(more.formatted("… and " + number(all.size() - most) + " more"));
+        }
+
+        /// Puts a text between two others, which an empty text does not have.
+        static String around(String before, String text, String after) {
+            return text.isEmpty() ? "" : before + text + after;
         }
 
         /// Joins the first texts, and shows with `…` that there are more: `r-1, r-2, …`.
