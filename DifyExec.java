@@ -612,7 +612,8 @@ final class DifyExec implements Runnable {
                     if (code == Exit.OK.code && !json) setup.next().suggestRun(part).ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
-                    Index.of(csv, _ -> {}); // faults of the file itself are found without the server and thrown instead
+                    // faults of the file itself are found without the server and thrown instead
+                    Index.of(csv, _ -> {});
                     throw problem;
                 }
             }
@@ -798,7 +799,8 @@ final class DifyExec implements Runnable {
                     session.err.flush();
                     if (ends) break;
                 }
-                number = lines.getLineNumber() + 1; // where the next command begins; it may have several lines
+                // where the next command begins; it may have several lines
+                number = lines.getLineNumber() + 1;
             }
             return highest;
         }
@@ -924,12 +926,14 @@ final class DifyExec implements Runnable {
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
                 var commands = session.commandLine();
                 var arg = arg(commands.getSubcommands().get(line.words().getFirst()), line);
-                if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class) // the type of a list's element
+                // the type of a list's element
+                if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class)
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
                 else if (arg.isPresent()) {
                     var typed = line.word().substring(0, line.wordCursor());
                     var cell = session.presentCell(line.words(), typed);
-                    if (cell.isPresent()) { // written as is, because JLine would escape only some quotes of a candidate
+                    // written as is, because JLine would escape only some quotes of a candidate
+                    if (cell.isPresent()) {
                         reader.getBuffer().write(cell.get());
                         return;
                     }
@@ -1024,7 +1028,8 @@ final class DifyExec implements Runnable {
         }
 
         private String defaultOf(ArgSpec arg) {
-            if (!(arg instanceof OptionSpec option)) return null; // for null, picocli uses the command's own default
+            // for null, picocli uses the command's own default
+            if (!(arg instanceof OptionSpec option)) return null;
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
@@ -1052,7 +1057,7 @@ final class DifyExec implements Runnable {
                     .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.printable(Cause.of(batch, row).words(), 160))
                     .filter(line -> line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
-                    + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
+                    + Text.around(" with \"", Text.printable(text, 60), "\" in their id or error") + ".");
             Text.printFirst(rows, 50, row -> out.println("  " + row), "  %s ('failures TEXT' lists fewer)", out);
         }
 
@@ -1097,7 +1102,8 @@ final class DifyExec implements Runnable {
                     .orElseThrow(() -> new Unusable("neither VISUAL nor EDITOR names an editor",
                             "set one of them before you start the shell, or use 'set'"));
             var file = Files.createTempFile("difyexec-", ".txt");
-            var trap = File.separatorChar == '/' ? "trap : INT; " : ""; // Ctrl-C is for the editor, not for its shell …
+            // Ctrl-C is for the editor, not for its shell …
+            var trap = File.separatorChar == '/' ? "trap : INT; " : "";
             var former = Signals.register("INT", () -> {}); // … and not for this process
             try {
                 Files.writeString(file, text);
@@ -1277,7 +1283,8 @@ final class DifyExec implements Runnable {
                 var openCounts = RowStatus.counts(of -> of.isOnRetryList() ? index.count(of) : 0, Ansi.OFF::by);
                 return name + Text.around(" (", openCounts, ")") + " dify> ";
             } catch (Unusable _) {
-                return name + " (?) dify> "; // the files changed and are unusable; the next command reports why
+                // the files changed and are unusable; the next command reports why
+                return name + " (?) dify> ";
             }
         }
 
@@ -1536,7 +1543,8 @@ final class DifyExec implements Runnable {
             // a fresh batch ignores how the earlier one read its input
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
-                out.makeFolder(); // before any run, because a run whose files cannot be saved is paid for all the same
+                // before any run, because a run whose files cannot be saved is paid for all the same
+                out.makeFolder();
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
                     // in the shell, which shows a single run, this would be repeated for each retry
@@ -1645,7 +1653,8 @@ final class DifyExec implements Runnable {
         }
 
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
-            boolean isPart = asked.isLimited() || pace.maxCost != null; // the user then wants to know what is left
+            // the user then wants to know what is left
+            boolean isPart = asked.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
             var next = limited(asked, batch, forecast.flatMap(Forecast::maxCost)).suggestNext(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
@@ -1897,7 +1906,8 @@ final class DifyExec implements Runnable {
 
                 private synchronized void kill() {
                     if (process == null) return; // the command could not be started
-                    process.descendants().forEach(ProcessHandle::destroyForcibly); // they may ignore a request to end
+                    // they may ignore a request to end
+                    process.descendants().forEach(ProcessHandle::destroyForcibly);
                     process.destroyForcibly();
                 }
             }
@@ -1999,7 +2009,8 @@ final class DifyExec implements Runnable {
         }
 
         private void take(Optional<StoredRun> found) {
-            var why = found.map(this::fault).orElse("without a readable record"); // it may have been deleted since
+            // it may have been deleted since
+            var why = found.map(this::fault).orElse("without a readable record");
             if (!why.isEmpty()) leftOut.merge(why, 1L, Long::sum);
             else {
                 var sent = found.get().inputs();
@@ -2317,7 +2328,8 @@ final class DifyExec implements Runnable {
                 else if (known(runs.get(sent)).isEmpty() && !own.equals(Optional.of(sent))) found.add(unlisted(sent));
                 for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
-                    if (kind != Kind.LOST || lines.isEmpty()) // with a result, the row is already a WITHOUT_RUN
+                    // with a result, the row is already a WITHOUT_RUN
+                    if (kind != Kind.LOST || lines.isEmpty())
                         found.add(finding(kind, sent, "run " + Json.text(run, "id") + " of " + sent.user()));
                     isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
                 }
@@ -2499,7 +2511,8 @@ final class DifyExec implements Runnable {
             boolean isWhole = new StoredMessage(message).pausedRun().isEmpty()
                     && !Json.text(message, "answer").isEmpty();
             if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
-            if (outputs.path("files").isEmpty()) outputs.remove("files"); // a result has no empty list of files either
+            // a result has no empty list of files either
+            if (outputs.path("files").isEmpty()) outputs.remove("files");
             return Json.MAPPER.createObjectNode().put("status", Json.text(run, "status").replace("normal", ""))
                     .<ObjectNode>set("outputs", outputs).<ObjectNode>set("inputs", message.path("inputs"))
                     .set("query", message.path("query"));
@@ -2509,7 +2522,8 @@ final class DifyExec implements Runnable {
         private Finding compare(Sent sent, ResultLine line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
-            var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
+            // a text, if Dify 1.9 has damaged the JSON that it stores
+            var outputs = parsed(stored.path("outputs"));
             // an empty answer may belong to a run that was stopped or lost, see [#status]
             if (outputs.isTextual() || isChat && Json.text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
@@ -2609,7 +2623,8 @@ final class DifyExec implements Runnable {
             if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
             if (command.findOption("--help-all") == null)
                 command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env, List.of())));
-            var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false); // in the order of the fields
+            // in the order of the fields
+            var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
@@ -2767,7 +2782,8 @@ final class DifyExec implements Runnable {
             var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
             var hint = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
                     .map("did you mean %s?"::formatted).collect(joining());
-            if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null) // that is, run or retry
+            // that is, run or retry
+            if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null)
                 hint = OF_OTHER_TOOLS.get(word);
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
@@ -3425,7 +3441,8 @@ final class DifyExec implements Runnable {
             for (int tries = 0; ; tries++) {
                 var reply = question.get();
                 if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
-                if (Thread.interrupted()) throw new InterruptedException(); // it ended the request, not the server
+                // it ended the request, not the server
+                if (Thread.interrupted()) throw new InterruptedException();
                 if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, left);
             }
         }
@@ -3556,7 +3573,8 @@ final class DifyExec implements Runnable {
         /// row would look new and be paid for again.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
-            mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
+            // null drops an earlier mapping
+            mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable);
             var typed = new Csv.Shape(idColumn, encoding, delimiter, sheet, headerRow, decimal, queryColumn,
                     new Csv.Names(mapped, vars));
             if (decimal != null && decimal != ',' && decimal != '.')
@@ -3816,7 +3834,8 @@ final class DifyExec implements Runnable {
                     && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).boxed().toList();
             if (rest == 0 || finished.isEmpty()) return Optional.empty();
             var seconds = mean(finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
-            double concurrency = figures.concurrency(seconds.estimate()); // 0 hides the time, which is infinite
+            // 0 hides the time, which is infinite
+            double concurrency = figures.concurrency(seconds.estimate());
             var cost = new TreeMap<String, Bootstrap.Interval>();
             var paid = spent.paid();
             // a run that used tokens but has no price would make the estimated cost too low
@@ -3953,7 +3972,8 @@ final class DifyExec implements Runnable {
         /// Prints a request as JSON, then as a command for `curl`. Only the key is masked, so it can be tried by hand.
         static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
-            var body = Text.printable(sent, Integer.MAX_VALUE); // JSON can contain marks that turn a line around
+            // JSON can contain marks that turn a line around
+            var body = Text.printable(sent, Integer.MAX_VALUE);
             out.println("\n" + body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
                     + " -H 'Authorization: Bearer app-***'"
@@ -4104,7 +4124,8 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var missing = figures.missingFiles();
             var latencies = figures.latencies();
-            boolean isLong = figures.timeTaken().toSeconds() >= 10; // a shorter time has too few rows for a rate
+            // a shorter time has too few rows for a rate
+            boolean isLong = figures.timeTaken().toSeconds() >= 10;
             double rate = rate(batch);
             boolean isPriced = !spent.prices().isEmpty() && spent.unpriced() > 0;
             var forecast = Forecast.of(batch);
@@ -4255,7 +4276,8 @@ final class DifyExec implements Runnable {
         }
 
         static void print(Batch batch, PrintWriter out, Ansi paint) {
-            Text.printFirst(groups(batch), 10, group -> // more causes would push the next command off the screen
+            // more causes would push the next command off the screen
+            Text.printFirst(groups(batch), 10, group ->
                     out.println("  " + paint.by(group.cause().outcome(), group.line())), "  %s causes", out);
         }
     }
@@ -4341,7 +4363,8 @@ final class DifyExec implements Runnable {
         void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
-            for (var input : csv.inputs()) // a constant may have the name of a column that is sent under another name
+            // a constant may have the name of a column that is sent under another name
+            for (var input : csv.inputs())
                 if (!head.add(input.title())) head.add("var." + input.title());
             for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
                 while (!head.add(name)) name = "run." + name;
@@ -4394,7 +4417,8 @@ final class DifyExec implements Runnable {
         private int row = 0;
 
         BookWriter(OutputStream out) {
-            book = new Workbook(out, "difyexec", null); // no version, because it must look like Excel's, such as 16.03
+            // no version, because it must look like Excel's, such as 16.03
+            book = new Workbook(out, "difyexec", null);
             sheet = book.newWorksheet("Results");
             sheet.freezePane(0, 1); // the header, which is one row, stays in view
         }
@@ -4508,7 +4532,8 @@ final class DifyExec implements Runnable {
         /// run.
         static void write(OutputStream file, Map<String, Object> batch, int rows,
                 IOFunction<Integer, Map<String, Object>> row) throws IOException {
-            var out = new BufferedWriter(Json.utf8(file), 1 << 16); // few large writes, because a page may be large
+            // few large writes, because a page may be large
+            var out = new BufferedWriter(Json.utf8(file), 1 << 16);
             out.write(Html.HEAD.formatted(hash(Html.STYLE), hash(SCRIPT), VERSION, Html.STYLE) + Html.BODY);
             out.write("<script type=\"application/json\" id=\"batch\">" + json(batch) + "</script>\n");
             for (int n = 0; n < rows; n++) {
@@ -4531,7 +4556,8 @@ final class DifyExec implements Runnable {
 
         static Map<String, Object> values(Map<String, JsonNode> values) {
             var shown = new LinkedHashMap<String, Object>();
-            values.forEach((name, value) -> shown.put(Text.cut(name, 200), value(value))); // a name may have any length
+            // a name may have any length
+            values.forEach((name, value) -> shown.put(Text.cut(name, 200), value(value)));
             return shown;
         }
 
@@ -4885,7 +4911,8 @@ final class DifyExec implements Runnable {
             recorded = rows.size();
             // "nothing differs" would pass for a good result, and a file without rows could have no header
             if (recorded == 0) throw new Unusable("no file to compare has a row that was sent", "run the batches");
-            if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0)) // it belongs to another batch
+            // it belongs to another batch
+            if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0))
                 throw new Unusable(wanted + ": no row has an expected value and a result",
                         "check that this is the right CSV");
             expected.ids().forEach(rows::findOrAdd);
@@ -4904,7 +4931,8 @@ final class DifyExec implements Runnable {
         }
 
         private Stream<Side> sides() {
-            return Stream.of(first, second).filter(side -> !side.labels().isEmpty()); // one label for each file
+            // one label for each file
+            return Stream.of(first, second).filter(side -> !side.labels().isEmpty());
         }
 
         private boolean isOne() {
@@ -4937,7 +4965,8 @@ final class DifyExec implements Runnable {
             var differences = new LinkedHashMap<String, ToDoubleFunction<int[]>>();
             for (var key : keys)
                 differences.put(key, counts -> second.of(key, counts) - first.of(key, counts));
-            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : ""; // no figure has this key, so it is NaN
+            // no figure has this key, so it is NaN
+            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : "";
             differences.put("dearer", counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
             var once = Bootstrap.once(rows.size());
             var found = Bootstrap.of(once.length, LEVEL, List.copyOf(differences.values())).iterator();
@@ -5205,7 +5234,8 @@ final class DifyExec implements Runnable {
                             .collect(joining()));
             if (!expected.isEmpty() && grade(pair) == Grade.MISSED)
                 misses(pair).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
-            for (var difference : pair.differences()) { // printed as `the [-red-]{+blue+} one`, like git's word diff
+            // printed as `the [-red-]{+blue+} one`, like git's word diff
+            for (var difference : pair.differences()) {
                 var change = scope.diff().change(difference);
                 var first = Text.printable(change.first(), LONGEST);
                 var second = Text.printable(change.second(), LONGEST);
@@ -8127,7 +8157,8 @@ final class DifyExec implements Runnable {
             return Storage.naming(files.results(), () -> {
                 var index = readIndex(files, csv);
                 var history = History.of(files, index, listeners);
-                history.noteResultsSize(files.resultsSize()); // if it is less than the log recorded, lines were lost
+                // if it is less than the log recorded, lines were lost
+                history.noteResultsSize(files.resultsSize());
                 return new Batch(files, csv, index, history, offsets);
             });
         }
@@ -8388,7 +8419,8 @@ final class DifyExec implements Runnable {
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
                         if (fresh.isPresent()) {
-                            Shards.refuseOthers(files, csv, new History(index)); // the batch starts from scratch
+                            // the batch starts from scratch
+                            Shards.refuseOthers(files, csv, new History(index));
                             files.moveAside(fresh.get());
                         }
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
@@ -8405,7 +8437,8 @@ final class DifyExec implements Runnable {
                         log.write();
                         return writer;
                     } catch (IOException | RuntimeException problem) {
-                        try (lock; results; log) { // closes all three, even if one of them fails, and then throws
+                        // closes all three, even if one of them fails, and then throws
+                        try (lock; results; log) {
                             throw problem;
                         }
                     }
@@ -8480,7 +8513,8 @@ final class DifyExec implements Runnable {
             if (!mustForce && now.isBefore(nextForce)) return;
             nextForce = now.plus(FORCE_EVERY);
             force();
-            if (fsyncFailureReported || !log.cannotForce()) return; // the results are in the same folder as the log
+            // the results are in the same folder as the log
+            if (fsyncFailureReported || !log.cannotForce()) return;
             fsyncFailureReported = true;
             say.accept("The file system of " + batch.files().log()
                     + " does not support fsync. "
@@ -9156,7 +9190,8 @@ final class DifyExec implements Runnable {
             var process = Optional.ofNullable(started.program().process());
             boolean isNew = !unfinished.map(last -> last.program().process()).equals(process);
             if (isNew) unfinished = Optional.of(started);
-            if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
+            // a mode that was typed does not last
+            if (started.auto()) mode = Optional.ofNullable(started.mode());
             if (isNew && started.dify().app().isAssumed()) all(_ -> true).forEach(one -> one.isElsewhere = true);
             // what earlier sessions sent or saw was before this one, even if the clock was set back since
             for (var times : List.of(queued, passedAt))
@@ -9640,7 +9675,8 @@ final class DifyExec implements Runnable {
             /// from the results.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
-                var traces = new LinkedHashMap<String, Trace>(); // by user, because each attempt has its own user
+                // by user, because each attempt has its own user
+                var traces = new LinkedHashMap<String, Trace>();
                 for (long offset : batch.offsets().of(entry).reversed()) {
                     if (offset < 0) results.seek(-1 - offset).read(ResultLine::read)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
@@ -9835,7 +9871,8 @@ final class DifyExec implements Runnable {
         /// Renames the files of a batch for `--fresh`. The log goes last, so that a start after a kill looks its
         /// attempts up.
         void moveAside(PrintWriter err) throws IOException {
-            var stamp = "." + Instant.now().toString().replaceAll("[-:]", ""); // Windows allows no colon in a name
+            // Windows allows no colon in a name
+            var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
             for (var file : List.of(results, retry, log)) {
                 if (!Storage.exists(file)) continue;
                 Files.move(file, sibling(file, stamp));
@@ -9902,7 +9939,8 @@ final class DifyExec implements Runnable {
             static boolean isHeld(Path path) {
                 return Storage.exists(path) && Storage.naming(path, () -> {
                     try (var channel = FileChannel.open(path)) { // reading is enough, see above
-                        return channel.tryLock(0, Long.MAX_VALUE, true) == null; // the whole file, shared (true)
+                        // the whole file, shared (true)
+                        return channel.tryLock(0, Long.MAX_VALUE, true) == null;
                     } catch (OverlappingFileLockException _) {
                         return true; // held by this process
                     }
@@ -10194,7 +10232,8 @@ final class DifyExec implements Runnable {
                         event = log.read(Event::read).orElse(null);
                         if (event == null && !log.isBlank()) history.noteUnreadable(log.where());
                         if (event == null) continue;
-                        if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
+                        // -1 if the event lacks the size
+                        if (event.results() >= 0) noteResultsSize(event.results());
                         return true;
                     }
                     noteResultsSize(files.resultsSize());
@@ -10636,7 +10675,8 @@ final class DifyExec implements Runnable {
             /// @param path the path of the CSV relative to the folder of the results; both can be moved together
             record Input(@JsonProperty("input") String path, Csv.Shape choices, String shard) {
                 public Input {
-                    if (choices == null) choices = Csv.Shape.DEFAULT; // empty choices are left out of the line
+                    // empty choices are left out of the line
+                    if (choices == null) choices = Csv.Shape.DEFAULT;
                 }
 
                 static Input of(Batch batch) {
@@ -10954,7 +10994,8 @@ final class DifyExec implements Runnable {
                 return Optional.empty();
             try (var json = MAPPER.createParser(line, from, length)) {
                 var value = reader.apply(json);
-                return json.nextToken() == null ? Optional.of(value) : Optional.empty(); // or two lines were joined
+                // or two lines were joined
+                return json.nextToken() == null ? Optional.of(value) : Optional.empty();
             } catch (IOException | IllegalArgumentException | DateTimeException _) { // also of 1e99999999999
                 return Optional.empty();
             }
@@ -13494,7 +13535,8 @@ final class DifyExec implements Runnable {
             // after the time limit, the run is not looked up again, because its row counts as timed out
             if (ran.status() == Response.RunStatus.STOPPED && lookUp.stage() != LookUp.Stage.STOPPED && !isOverTime)
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.STOPPED));
-            if (attempt.isOfLostEdits()) // the cells that would be sent again are not those that the user edited
+            // the cells that would be sent again are not those that the user edited
+            if (attempt.isOfLostEdits())
                 return List.of(taken(Outcome.failed(ran.error())));
             // an earlier session stopped the run itself, so that is not the row's failure
             if (lookUp.is(Symptom.INTERRUPTED)) return List.of(
@@ -13758,7 +13800,8 @@ final class DifyExec implements Runnable {
                     && time.compareTo(shortestWait.multipliedBy(QUEUE_FACTOR)) > 0;
             if (!isQueued || sequence <= cutAt || ++waits < WAITS_BEFORE_CUT) return false;
             int active = Math.max(running, peakConcurrency());
-            if (active >= slots) return false; // the server runs `slots` of them, so other clients cause the queue
+            // the server runs `slots` of them, so other clients cause the queue
+            if (active >= slots) return false;
             cut(active, last);
             return true;
         }
@@ -13775,7 +13818,8 @@ final class DifyExec implements Runnable {
         }
 
         private void lower(int runs) {
-            slots = Math.clamp(runs, 1, slots); // with no slot, no row would ever show that the server has room again
+            // with no slot, no row would ever show that the server has room again
+            slots = Math.clamp(runs, 1, slots);
             lowest = Math.min(lowest, slots);
         }
 
@@ -13927,7 +13971,8 @@ final class DifyExec implements Runnable {
             failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) downAt = now;
-            if (isDown()) gate.close(Gate.Reason.DOWN, Instant.MAX); // until a response to a probe ends the wait
+            // until a response to a probe ends the wait
+            if (isDown()) gate.close(Gate.Reason.DOWN, Instant.MAX);
             if (isDown()) nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), MAX_PAUSE)));
             else if (doubts > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
         }
@@ -14025,7 +14070,8 @@ final class DifyExec implements Runnable {
             if (own.lacksPrices()) return Optional.of(Stop.early(
                     "--max-cost does not work here: Dify reports no prices for this app's runs", "use --max-tokens"));
             var paid = spent.paid();
-            var currencies = Text.printable(String.join(" and ", paid.keySet()), 40); // a server's texts, of any length
+            // a server's texts, of any length
+            var currencies = Text.printable(String.join(" and ", paid.keySet()), 40);
             if (paid.size() > 1) return Optional.of(Stop.early(
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
             var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
@@ -15866,7 +15912,8 @@ final class DifyExec implements Runnable {
             try {
                 return reading.apply(MAPPER.reader());
             } catch (NumberFormatException _) {
-                throw new JsonParseException(null, "a number has too large an exponent"); // there is no parser
+                // there is no parser
+                throw new JsonParseException(null, "a number has too large an exponent");
             }
         }
 
@@ -16239,7 +16286,8 @@ final class DifyExec implements Runnable {
             new TreeMap<>(inputs).forEach((name, cell) -> {
                 for (var text : List.of(name, cell)) {
                     var bytes = text.getBytes(UTF_8);
-                    digest.update(ByteBuffer.allocate(Integer.BYTES).putInt(0, bytes.length)); // read from index 0
+                    // read from index 0
+                    digest.update(ByteBuffer.allocate(Integer.BYTES).putInt(0, bytes.length));
                     digest.update(bytes);
                 }
             });
@@ -16381,7 +16429,8 @@ final class DifyExec implements Runnable {
 
         /// Joins the first texts, and shows with `…` that there are more: `r-1, r-2, …`.
         static String joinFirst(int most, Stream<String> all) {
-            var some = all.limit(most + 1).toList(); // one more shows that there are more, and the rest is not needed
+            // one more shows that there are more, and the rest is not needed
+            var some = all.limit(most + 1).toList();
             return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
         }
 
@@ -16398,7 +16447,8 @@ final class DifyExec implements Runnable {
         /// Returns why something failed, in words for people. Java's own messages are only a file's name, are missing,
         /// or contain names of classes.
         static String reason(Throwable problem) {
-            if (problem instanceof UncheckedIOException known) return reason(known.getCause()); // it only wraps another
+            // it only wraps another
+            if (problem instanceof UncheckedIOException known) return reason(known.getCause());
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
@@ -16455,7 +16505,8 @@ final class DifyExec implements Runnable {
         /// Quotes a word so that a user can paste it into a shell, if it needs quotes.
         static String shell(String word) {
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
-            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // other control characters act on it
+            // other control characters act on it
+            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD");
             // a shell ends the quoted text, reads the escaped quote, and starts another quoted text
             return "'" + harmless.replace("'", "'\\''") + "'";
         }
