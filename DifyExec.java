@@ -338,7 +338,7 @@ final class DifyExec implements Runnable {
                 else StatusView.print(batch, console.out(), console.paint(), console.next().suggestNext(batch));
                 if (html != null) console.err().println("Report: " + html);
                 boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty();
-                return (isDone ? Exit.OK : Exit.ROWS_FAILED).code;
+                return Exit.ofRows(isDone).code;
             }
         }
 
@@ -368,7 +368,7 @@ final class DifyExec implements Runnable {
                 if (json) console.out().println(Json.text(view.json()));
                 else view.print(console.out(), console.paint(), console.next().suggestShard(view.missing(),
                         view.started().getFirst().history()));
-                return (view.isComplete() ? Exit.OK : Exit.ROWS_FAILED).code;
+                return Exit.ofRows(view.isComplete()).code;
             }
         }
     }
@@ -520,7 +520,7 @@ final class DifyExec implements Runnable {
                     console.err().println("Page: " + html);
                 }
                 if (junit != null) AtomicFile.write(junit, both::writeJUnit);
-                return (both.hasProblems() ? Exit.ROWS_FAILED : Exit.OK).code;
+                return Exit.ofRows(!both.hasProblems()).code;
             } catch (Faulty fault) { // its hint may suggest an option that compare does not have
                 throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
             }
@@ -612,7 +612,8 @@ final class DifyExec implements Runnable {
                     if (code == Exit.OK.code && !json) setup.next().suggestRun(part).ifPresent(setup.out()::println);
                     return code;
                 } catch (Unusable problem) {
-                    Index.of(csv, _ -> {}); // faults of the file itself are found without the server and thrown instead
+                    // faults of the file itself are found without the server and thrown instead
+                    Index.of(csv, _ -> {});
                     throw problem;
                 }
             }
@@ -802,7 +803,8 @@ final class DifyExec implements Runnable {
                     session.err.flush();
                     if (ends) break;
                 }
-                number = lines.getLineNumber() + 1; // where the next command begins; it may have several lines
+                // where the next command begins; it may have several lines
+                number = lines.getLineNumber() + 1;
             }
             return highest;
         }
@@ -928,12 +930,14 @@ final class DifyExec implements Runnable {
             public void complete(LineReader reader, ParsedLine line, List<Candidate> candidates) {
                 var commands = session.commandLine();
                 var arg = arg(commands.getSubcommands().get(line.words().getFirst()), line);
-                if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class) // the type of a list's element
+                // the type of a list's element
+                if (arg.isPresent() && arg.get().auxiliaryTypes()[0] == Path.class)
                     new Completers.FileNameCompleter().complete(reader, line, candidates);
                 else if (arg.isPresent()) {
                     var typed = line.word().substring(0, line.wordCursor());
                     var cell = session.presentCell(line.words(), typed);
-                    if (cell.isPresent()) { // written as is, because JLine would escape only some quotes of a candidate
+                    // written as is, because JLine would escape only some quotes of a candidate
+                    if (cell.isPresent()) {
                         reader.getBuffer().write(cell.get());
                         return;
                     }
@@ -1028,7 +1032,8 @@ final class DifyExec implements Runnable {
         }
 
         private String defaultOf(ArgSpec arg) {
-            if (!(arg instanceof OptionSpec option)) return null; // for null, picocli uses the command's own default
+            // for null, picocli uses the command's own default
+            if (!(arg instanceof OptionSpec option)) return null;
             var name = option.shortestName();
             if (name.equals("-o") && batch != null) return batch.files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
@@ -1056,7 +1061,7 @@ final class DifyExec implements Runnable {
                     .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.printable(Cause.of(batch, row).words(), 160))
                     .filter(line -> line.toLowerCase(Locale.ROOT).contains(text.toLowerCase(Locale.ROOT))).toList();
             if (rows.isEmpty()) out.println("No failed, paused or unknown rows"
-                    + (text.isEmpty() ? "." : " with " + Text.quoted(text) + " in their id or error."));
+                    + Text.around(" with \"", Text.printable(text, 60), "\" in their id or error") + ".");
             Text.printFirst(rows, 50, row -> out.println("  " + row), "  %s ('failures TEXT' lists fewer)", out);
         }
 
@@ -1101,7 +1106,8 @@ final class DifyExec implements Runnable {
                     .orElseThrow(() -> new Unusable("neither VISUAL nor EDITOR names an editor",
                             "set one of them before you start the shell, or use 'set'"));
             var file = Files.createTempFile("difyexec-", ".txt");
-            var trap = File.separatorChar == '/' ? "trap : INT; " : ""; // Ctrl-C is for the editor, not for its shell …
+            // Ctrl-C is for the editor, not for its shell …
+            var trap = File.separatorChar == '/' ? "trap : INT; " : "";
             var former = Signals.register("INT", () -> {}); // … and not for this process
             try {
                 Files.writeString(file, text);
@@ -1279,9 +1285,10 @@ final class DifyExec implements Runnable {
             try {
                 var index = batch().index();
                 var openCounts = RowStatus.counts(of -> of.isOnRetryList() ? index.count(of) : 0, Ansi.OFF::by);
-                return name + (openCounts.isEmpty() ? "" : " (" + openCounts + ")") + " dify> ";
+                return name + Text.around(" (", openCounts, ")") + " dify> ";
             } catch (Unusable _) {
-                return name + " (?) dify> "; // the files changed and are unusable; the next command reports why
+                // the files changed and are unusable; the next command reports why
+                return name + " (?) dify> ";
             }
         }
 
@@ -1365,7 +1372,7 @@ final class DifyExec implements Runnable {
                 case StreamEvent.NodeBegan(var title, var type) -> printNode(title, type, "…");
                 case StreamEvent.NodeEnded(var title, var type, var status, var seconds, var error) ->
                         printNode(title, type, Text.printable(status, 40) + " in " + Text.seconds(seconds)
-                                + (error.isEmpty() ? "" : ": " + Text.printable(error, 300)));
+                                + Text.around(": ", Text.printable(error, 300), ""));
                 case StreamEvent.Chunk(var text) -> Stream.of(text.split("(?<=\n)")).forEach(this::printChunk);
             }
             out.flush();
@@ -1452,13 +1459,13 @@ final class DifyExec implements Runnable {
             var attempt = "  " + Times.local(trace.attempt().t()) + "  " + trace.attempt().mode();
             if (trace.attempt().edited()) attempt += ", edited";
             var ends = trace.all(EndEvent.class);
-            if (ends.isEmpty()) attempt += "  unfinished" + run(trace.run());
+            if (ends.isEmpty()) attempt += "  unfinished" + Text.around(", run ", Text.id(trace.run()), "");
             out.println(attempt);
             for (var end : ends) out.println(end(trace, end));
             ends.stream().filter(EndEvent::isUnmet).forEach(end -> print(end.seen().outputs()));
             trace.all(FormEvent.class).forEach(form ->
-                    out.println("    form " + form.text() + (form.token().isEmpty() ? "" : ", token "
-                            + Text.printable(form.token(), 200))));
+                    out.println("    form " + form.text()
+                            + Text.around(", token ", Text.printable(form.token(), 200), "")));
             trace.all(ExpiredEvent.class).forEach(form ->
                     out.println("    form expired: " + Text.printable(form.node(), 60)));
         }
@@ -1471,14 +1478,11 @@ final class DifyExec implements Runnable {
             text += " after " + Text.seconds(end.seen().seconds());
             if (end.seen().cost().tokens() != 0) text += ", " + Text.count(end.seen().cost().tokens(), "token");
             // the last response may lack the run that the stream began with
-            text += run(end.seen().run().isEmpty() ? trace.run() : end.seen().run());
+            var run = end.seen().run().isEmpty() ? trace.run() : end.seen().run();
+            text += Text.around(", run ", Text.id(run), "");
             // trace.error adds the forms that a paused row waits for
             if (!end.seen().error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
             return text;
-        }
-
-        private static String run(String run) {
-            return run.isEmpty() ? "" : ", run " + Text.id(run);
         }
 
         void print(JsonNode value) {
@@ -1544,7 +1548,8 @@ final class DifyExec implements Runnable {
             // a fresh batch ignores how the earlier one read its input
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
             try (var csv = shape.open(input.csv, workflow.queryColumn, continued).with(setup.edits)) {
-                out.makeFolder(); // before any run, because a run whose files cannot be saved is paid for all the same
+                // before any run, because a run whose files cannot be saved is paid for all the same
+                out.makeFolder();
                 try (var dify = setup.connect(demo.start(csv), workflow.workflowId, retrying,
                         pace.concurrency())) {
                     // in the shell, which shows a single run, this would be repeated for each retry
@@ -1659,7 +1664,8 @@ final class DifyExec implements Runnable {
         }
 
         private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
-            boolean isPart = asked.isLimited() || pace.maxCost != null; // the user then wants to know what is left
+            // the user then wants to know what is left
+            boolean isPart = asked.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
             var next = limited(asked, batch, forecast.flatMap(Forecast::maxCost)).suggestNext(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
@@ -1916,7 +1922,8 @@ final class DifyExec implements Runnable {
 
                 private synchronized void kill() {
                     if (process == null) return; // the command could not be started
-                    process.descendants().forEach(ProcessHandle::destroyForcibly); // they may ignore a request to end
+                    // they may ignore a request to end
+                    process.descendants().forEach(ProcessHandle::destroyForcibly);
                     process.destroyForcibly();
                 }
             }
@@ -2019,7 +2026,8 @@ final class DifyExec implements Runnable {
         }
 
         private void take(Optional<StoredRun> found) {
-            var why = found.map(this::fault).orElse("without a readable record"); // it may have been deleted since
+            // it may have been deleted since
+            var why = found.map(this::fault).orElse("without a readable record");
             if (!why.isEmpty()) leftOut.merge(why, 1L, Long::sum);
             else {
                 var sent = found.get().inputs();
@@ -2338,7 +2346,8 @@ final class DifyExec implements Runnable {
                 else if (known(runs.get(sent)).isEmpty() && !own.equals(Optional.of(sent))) found.add(unlisted(sent));
                 for (var run : known(runs.get(sent))) if (!isOf(line, run)) {
                     var kind = kind(run, evidence.outcomes().getOrDefault(sent.user(), ""), isPaid, isAsked);
-                    if (kind != Kind.LOST || lines.isEmpty()) // with a result, the row is already a WITHOUT_RUN
+                    // with a result, the row is already a WITHOUT_RUN
+                    if (kind != Kind.LOST || lines.isEmpty())
                         found.add(finding(kind, sent, "run " + Json.text(run, "id") + " of " + sent.user()));
                     isPaid |= kind != Kind.FAILED && kind != Kind.NOT_VERIFIABLE;
                 }
@@ -2529,7 +2538,8 @@ final class DifyExec implements Runnable {
             boolean isWhole = new StoredMessage(message, AppKind.CHATFLOW).pausedRun().isEmpty()
                     && !Json.text(message, "answer").isEmpty();
             if (isWhole || !outputs.has("answer")) outputs.set("answer", message.path("answer"));
-            if (outputs.path("files").isEmpty()) outputs.remove("files"); // a result has no empty list of files either
+            // a result has no empty list of files either
+            if (outputs.path("files").isEmpty()) outputs.remove("files");
             return Json.MAPPER.createObjectNode().put("status", Json.text(run, "status").replace("normal", ""))
                     .<ObjectNode>set("outputs", outputs).<ObjectNode>set("inputs", message.path("inputs"))
                     .set("query", message.path("query"));
@@ -2539,7 +2549,8 @@ final class DifyExec implements Runnable {
         private Finding compare(Sent sent, ResultLine line, JsonNode stored) {
             if (status(stored) == Kind.OPEN)
                 return finding(Kind.OPEN, sent, name(line) + " is still recorded as " + Json.text(stored, "status"));
-            var outputs = parsed(stored.path("outputs")); // a text, if Dify 1.9 has damaged the JSON that it stores
+            // a text, if Dify 1.9 has damaged the JSON that it stores
+            var outputs = parsed(stored.path("outputs"));
             // an empty answer may belong to a run that was stopped or lost, see [#status]
             if (outputs.isTextual() || app != AppKind.WORKFLOW && Json.text(outputs, "answer").isEmpty())
                 return finding(Kind.NOT_VERIFIABLE, sent, "no readable outputs of " + name(line));
@@ -2650,7 +2661,8 @@ final class DifyExec implements Runnable {
             if (command.userObject().getClass().getPackageName().equals("picocli")) adopt(command);
             if (command.findOption("--help-all") == null)
                 command.addMixin("console", CommandSpec.forAnnotatedObject(new Console(env, List.of())));
-            var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false); // in the order of the fields
+            // in the order of the fields
+            var help = command.usageMessage().abbreviateSynopsis(true).sortOptions(false);
             if (String.join("", help.footer()).startsWith("  difyexec")) help.footerHeading("%nExamples:%n");
             help.commandListHeading("%nCommands:%n");
             if (command.positionalParameters().isEmpty()) help.optionListHeading("%n");
@@ -2809,7 +2821,8 @@ final class DifyExec implements Runnable {
             var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
             var hint = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
                     .map("did you mean %s?"::formatted).collect(joining());
-            if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null) // that is, run or retry
+            // that is, run or retry
+            if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null)
                 hint = OF_OTHER_TOOLS.get(word);
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
@@ -3486,7 +3499,8 @@ final class DifyExec implements Runnable {
             for (int tries = 0; ; tries++) {
                 var reply = question.get();
                 if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
-                if (Thread.interrupted()) throw new InterruptedException(); // it ended the request, not the server
+                // it ended the request, not the server
+                if (Thread.interrupted()) throw new InterruptedException();
                 if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, left);
             }
         }
@@ -3633,7 +3647,8 @@ final class DifyExec implements Runnable {
         /// row would look new and be paid for again.
         Csv open(Path input, String queryColumn, Optional<BatchFiles> files) {
             var mapped = new LinkedHashMap<>(map);
-            mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable); // null drops an earlier mapping
+            // null drops an earlier mapping
+            mapped.replaceAll((_, variable) -> variable.isEmpty() ? null : variable);
             var typed = new Csv.Shape(idColumn, encoding, new Csv.Table(delimiter, quote, skipRows),
                     sheet.isEmpty() ? rows : sheet, headerRow, decimal, queryColumn,
                     new Csv.Names(mapped, vars, filesColumn));
@@ -3807,7 +3822,7 @@ final class DifyExec implements Runnable {
             stop.ifPresent(reason -> err.println(reason.text()));
             var counts = RowStatus.counts(tally::countOfAll, paint::by); // such as 18 succeeded, 1 failed
             long open = tally.asked - tally.done();
-            if (open > 0) counts += (counts.isEmpty() ? "" : ", ")
+            if (open > 0) counts = Text.around("", counts, ", ")
                     + paint.by(RowStatus.PENDING, Text.number(open) + " pending");
             err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed()) + " ("
                     + Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())) + ")");
@@ -3900,7 +3915,8 @@ final class DifyExec implements Runnable {
                     && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).boxed().toList();
             if (rest == 0 || finished.isEmpty()) return Optional.empty();
             var seconds = mean(finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
-            double concurrency = figures.concurrency(seconds.estimate()); // 0 hides the time, which is infinite
+            // 0 hides the time, which is infinite
+            double concurrency = figures.concurrency(seconds.estimate());
             var cost = new TreeMap<String, Bootstrap.Interval>();
             var paid = spent.paid();
             // a run that used tokens but has no price would make the estimated cost too low
@@ -3951,7 +3967,7 @@ final class DifyExec implements Runnable {
             if (Double.isNaN(tokens.low())) notes.add("too few rows for a range");
             if (cost.isEmpty() && tokens.estimate() > 0 && !isStream) notes.add("--mode streaming shows prices");
             return Text.count(rows, "row") + ": " + String.join(", ", figures)
-                    + (notes.isEmpty() ? "" : " (" + String.join("; ", notes) + ")");
+                    + Text.around(" (", String.join("; ", notes), ")");
         }
 
         /// Formats a range, rounded outwards, so that rounding does not make it narrower.
@@ -4037,11 +4053,12 @@ final class DifyExec implements Runnable {
         /// Prints a request as JSON, then as a command for `curl`. Only the key is masked, so it can be tried by hand.
         static void printRequest(Attempt attempt, Form form, DifyClient client, PrintWriter out) {
             var sent = new String(client.body(attempt, form.values(attempt.row())), UTF_8);
-            var body = Text.printable(sent, Integer.MAX_VALUE); // JSON can contain marks that turn a line around
+            // JSON can contain marks that turn a line around
+            var body = Text.printable(sent, Integer.MAX_VALUE);
             out.println("\n" + body);
             out.println("curl -X POST " + Text.shell(client.startAddress().toString())
                     + " -H 'Authorization: Bearer app-***'"
-                    + (client.access().appId().isEmpty() ? "" : " -H 'X-Dify-App-ID: " + client.access().appId() + "'")
+                    + Text.around(" -H 'X-Dify-App-ID: ", client.access().appId(), "'")
                     + " -H 'Content-Type: application/json' -d "
                     + Text.shell(body));
         }
@@ -4192,7 +4209,8 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var missing = figures.missingFiles();
             var latencies = figures.latencies();
-            boolean isLong = figures.timeTaken().toSeconds() >= 10; // a shorter time has too few rows for a rate
+            // a shorter time has too few rows for a rate
+            boolean isLong = figures.timeTaken().toSeconds() >= 10;
             double rate = rate(batch);
             boolean isPriced = !spent.prices().isEmpty() && spent.unpriced() > 0;
             var forecast = Forecast.of(batch);
@@ -4278,7 +4296,7 @@ final class DifyExec implements Runnable {
                     var history = shard.history();
                     var counts = RowStatus.counts(shard.index()::count, paint::by);
                     out.println("  " + paint.faint("%-7s".formatted(Shards.shard(shard.files())))
-                            + (counts.isEmpty() ? "" : counts + " · ") + shard.figures().updatedAt()
+                            + Text.around("", counts, " · ") + shard.figures().updatedAt()
                             .map(at -> Text.number(history.inFlight()) + " in flight · " + Times.local(at))
                             .orElse("not started"));
                 }
@@ -4343,7 +4361,8 @@ final class DifyExec implements Runnable {
         }
 
         static void print(Batch batch, PrintWriter out, Ansi paint) {
-            Text.printFirst(groups(batch), 10, group -> // more causes would push the next command off the screen
+            // more causes would push the next command off the screen
+            Text.printFirst(groups(batch), 10, group ->
                     out.println("  " + paint.by(group.cause().outcome(), group.line())), "  %s causes", out);
         }
     }
@@ -4429,7 +4448,8 @@ final class DifyExec implements Runnable {
         void export(Batch batch, Set<String> outputs, boolean failed, OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
             var head = new LinkedHashSet<String>();
-            for (var input : csv.inputs()) // a constant may have the name of a column that is sent under another name
+            // a constant may have the name of a column that is sent under another name
+            for (var input : csv.inputs())
                 if (!head.add(input.title())) head.add("var." + input.title());
             for (var name : Stream.concat(outputs.stream().map("output."::concat), ENDING.stream()).toList())
                 while (!head.add(name)) name = "run." + name;
@@ -4482,7 +4502,8 @@ final class DifyExec implements Runnable {
         private int row = 0;
 
         BookWriter(OutputStream out) {
-            book = new Workbook(out, "difyexec", null); // no version, because it must look like Excel's, such as 16.03
+            // no version, because it must look like Excel's, such as 16.03
+            book = new Workbook(out, "difyexec", null);
             sheet = book.newWorksheet("Results");
             sheet.freezePane(0, 1); // the header, which is one row, stays in view
         }
@@ -4597,7 +4618,8 @@ final class DifyExec implements Runnable {
         /// run.
         static void write(OutputStream file, Map<String, Object> batch, int rows,
                 IOFunction<Integer, Map<String, Object>> row) throws IOException {
-            var out = new BufferedWriter(Json.utf8(file), 1 << 16); // few large writes, because a page may be large
+            // few large writes, because a page may be large
+            var out = new BufferedWriter(Json.utf8(file), 1 << 16);
             out.write(Html.HEAD.formatted(hash(Html.STYLE), hash(SCRIPT), VERSION, Html.STYLE) + Html.BODY);
             out.write("<script type=\"application/json\" id=\"batch\">" + json(batch) + "</script>\n");
             for (int n = 0; n < rows; n++) {
@@ -4620,7 +4642,8 @@ final class DifyExec implements Runnable {
 
         static Map<String, Object> values(Map<String, JsonNode> values) {
             var shown = new LinkedHashMap<String, Object>();
-            values.forEach((name, value) -> shown.put(Text.cut(name, 200), value(value))); // a name may have any length
+            // a name may have any length
+            values.forEach((name, value) -> shown.put(Text.cut(name, 200), value(value)));
             return shown;
         }
 
@@ -4979,7 +5002,8 @@ final class DifyExec implements Runnable {
             recorded = rows.size();
             // "nothing differs" would pass for a good result, and a file without rows could have no header
             if (recorded == 0) throw new Unusable("no file to compare has a row that was sent", "run the batches");
-            if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0)) // it belongs to another batch
+            // it belongs to another batch
+            if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0))
                 throw new Unusable(wanted + ": no row has an expected value and a result",
                         "check that this is the right CSV");
             expected.ids().forEach(rows::findOrAdd);
@@ -4998,7 +5022,8 @@ final class DifyExec implements Runnable {
         }
 
         private Stream<Side> sides() {
-            return Stream.of(first, second).filter(side -> !side.labels().isEmpty()); // one label for each file
+            // one label for each file
+            return Stream.of(first, second).filter(side -> !side.labels().isEmpty());
         }
 
         private boolean isOne() {
@@ -5031,7 +5056,8 @@ final class DifyExec implements Runnable {
             var differences = new LinkedHashMap<String, ToDoubleFunction<int[]>>();
             for (var key : keys)
                 differences.put(key, counts -> second.of(key, counts) - first.of(key, counts));
-            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : ""; // no figure has this key, so it is NaN
+            // no figure has this key, so it is NaN
+            var cost = costs.size() == 1 ? costs.firstEntry().getKey() : "";
             differences.put("dearer", counts -> 100 * (second.of(cost, counts) / first.of(cost, counts) - 1));
             var once = Bootstrap.once(rows.size());
             var found = Bootstrap.of(once.length, LEVEL, List.copyOf(differences.values())).iterator();
@@ -5299,7 +5325,8 @@ final class DifyExec implements Runnable {
                             .collect(joining()));
             if (!expected.isEmpty() && grade(pair) == Grade.MISSED)
                 misses(pair).forEach(miss -> out.println("    " + Text.printable(miss, 3 * LONGEST)));
-            for (var difference : pair.differences()) { // printed as `the [-red-]{+blue+} one`, like git's word diff
+            // printed as `the [-red-]{+blue+} one`, like git's word diff
+            for (var difference : pair.differences()) {
                 var change = scope.diff().change(difference);
                 var first = Text.printable(change.first(), LONGEST);
                 var second = Text.printable(change.second(), LONGEST);
@@ -8331,7 +8358,8 @@ final class DifyExec implements Runnable {
             return Storage.naming(files.results(), () -> {
                 var index = readIndex(files, csv);
                 var history = History.of(files, index, listeners);
-                history.noteResultsSize(files.resultsSize()); // if it is less than the log recorded, lines were lost
+                // if it is less than the log recorded, lines were lost
+                history.noteResultsSize(files.resultsSize());
                 return new Batch(files, csv, index, history, offsets);
             });
         }
@@ -8401,8 +8429,8 @@ final class DifyExec implements Runnable {
             if (index.isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
                     Math.max(2, id.length() / 2), 3); // at least 2, so that r1 suggests r-001
-            throw new Unusable(where + "no row has the id " + Text.quoted(id), near.isEmpty() ? ""
-                    : "did you mean " + near.stream().map(Text::id).collect(joining(", ")) + "?");
+            throw new Unusable(where + "no row has the id " + Text.quoted(id),
+                    Text.around("did you mean ", near.stream().map(Text::id).collect(joining(", ")), "?"));
         }
 
         /// Describes the rows of a session.
@@ -8592,7 +8620,8 @@ final class DifyExec implements Runnable {
                     var log = new LineFile(files.log(), new byte[0], disk);
                     try {
                         if (fresh.isPresent()) {
-                            Shards.refuseOthers(files, csv, new History(index)); // the batch starts from scratch
+                            // the batch starts from scratch
+                            Shards.refuseOthers(files, csv, new History(index));
                             files.moveAside(fresh.get());
                         }
                         var torn = Stream.of(log.repair(), results.repair()).flatMap(Optional::stream).toList();
@@ -8609,7 +8638,8 @@ final class DifyExec implements Runnable {
                         log.write();
                         return writer;
                     } catch (IOException | RuntimeException problem) {
-                        try (lock; results; log) { // closes all three, even if one of them fails, and then throws
+                        // closes all three, even if one of them fails, and then throws
+                        try (lock; results; log) {
                             throw problem;
                         }
                     }
@@ -8684,7 +8714,8 @@ final class DifyExec implements Runnable {
             if (!mustForce && now.isBefore(nextForce)) return;
             nextForce = now.plus(FORCE_EVERY);
             force();
-            if (fsyncFailureReported || !log.cannotForce()) return; // the results are in the same folder as the log
+            // the results are in the same folder as the log
+            if (fsyncFailureReported || !log.cannotForce()) return;
             fsyncFailureReported = true;
             say.accept("The file system of " + batch.files().log()
                     + " does not support fsync. "
@@ -9366,7 +9397,8 @@ final class DifyExec implements Runnable {
             var process = Optional.ofNullable(started.program().process());
             boolean isNew = !unfinished.map(last -> last.program().process()).equals(process);
             if (isNew) unfinished = Optional.of(started);
-            if (started.auto()) mode = Optional.ofNullable(started.mode()); // a mode that was typed does not last
+            // a mode that was typed does not last
+            if (started.auto()) mode = Optional.ofNullable(started.mode());
             // one more row may be tried after a stop, because the workflow may have changed
             unmet = required.equals(started.call().require()) ? Math.min(unmet, Limits.FIRST_ROWS - 1) : 0;
             required = started.call().require();
@@ -9871,7 +9903,8 @@ final class DifyExec implements Runnable {
             /// from the results.
             List<Trace> traces(int entry) {
                 var ends = new HashMap<String, EndEvent>(); // of successes, by user
-                var traces = new LinkedHashMap<String, Trace>(); // by user, because each attempt has its own user
+                // by user, because each attempt has its own user
+                var traces = new LinkedHashMap<String, Trace>();
                 for (long offset : batch.offsets().of(entry).reversed()) {
                     if (offset < 0) results.seek(-1 - offset).read(ResultLine::read)
                             .ifPresent(success -> ends.put(success.user(), success.end()));
@@ -10066,7 +10099,8 @@ final class DifyExec implements Runnable {
         /// Renames the files of a batch for `--fresh`. The log goes last, so that a start after a kill looks its
         /// attempts up.
         void moveAside(PrintWriter err) throws IOException {
-            var stamp = "." + Instant.now().toString().replaceAll("[-:]", ""); // Windows allows no colon in a name
+            // Windows allows no colon in a name
+            var stamp = "." + Instant.now().toString().replaceAll("[-:]", "");
             for (var file : List.of(results, retry, log)) {
                 if (!Storage.exists(file)) continue;
                 Files.move(file, sibling(file, stamp));
@@ -10133,7 +10167,8 @@ final class DifyExec implements Runnable {
             static boolean isHeld(Path path) {
                 return Storage.exists(path) && Storage.naming(path, () -> {
                     try (var channel = FileChannel.open(path)) { // reading is enough, see above
-                        return channel.tryLock(0, Long.MAX_VALUE, true) == null; // the whole file, shared (true)
+                        // the whole file, shared (true)
+                        return channel.tryLock(0, Long.MAX_VALUE, true) == null;
                     } catch (OverlappingFileLockException _) {
                         return true; // held by this process
                     }
@@ -10425,7 +10460,8 @@ final class DifyExec implements Runnable {
                         event = log.read(Event::read).orElse(null);
                         if (event == null && !log.isBlank()) history.noteUnreadable(log.where());
                         if (event == null) continue;
-                        if (event.results() >= 0) noteResultsSize(event.results()); // -1 if the event lacks the size
+                        // -1 if the event lacks the size
+                        if (event.results() >= 0) noteResultsSize(event.results());
                         return true;
                     }
                     noteResultsSize(files.resultsSize());
@@ -10869,7 +10905,8 @@ final class DifyExec implements Runnable {
             /// @param path the path of the CSV relative to the folder of the results; both can be moved together
             record Input(@JsonProperty("input") String path, Csv.Shape choices, String shard) {
                 public Input {
-                    if (choices == null) choices = Csv.Shape.DEFAULT; // empty choices are left out of the line
+                    // empty choices are left out of the line
+                    if (choices == null) choices = Csv.Shape.DEFAULT;
                 }
 
                 static Input of(Batch batch) {
@@ -11213,7 +11250,8 @@ final class DifyExec implements Runnable {
                 return Optional.empty();
             try (var json = MAPPER.createParser(line, from, length)) {
                 var value = reader.apply(json);
-                return json.nextToken() == null ? Optional.of(value) : Optional.empty(); // or two lines were joined
+                // or two lines were joined
+                return json.nextToken() == null ? Optional.of(value) : Optional.empty();
             } catch (IOException | IllegalArgumentException | DateTimeException _) { // also of 1e99999999999
                 return Optional.empty();
             }
@@ -14070,7 +14108,8 @@ final class DifyExec implements Runnable {
             // after the time limit, the run is not looked up again, because its row counts as timed out
             if (ran.status() == Response.RunStatus.STOPPED && lookUp.stage() != LookUp.Stage.STOPPED && !isOverTime)
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.STOPPED));
-            if (attempt.isOfLostEdits()) // the cells that would be sent again are not those that the user edited
+            // the cells that would be sent again are not those that the user edited
+            if (attempt.isOfLostEdits())
                 return List.of(taken(Outcome.failed(ran.error())));
             // an earlier session stopped the run itself, so that is not the row's failure
             if (lookUp.is(Symptom.INTERRUPTED)) return List.of(
@@ -14334,7 +14373,8 @@ final class DifyExec implements Runnable {
                     && time.compareTo(shortestWait.multipliedBy(QUEUE_FACTOR)) > 0;
             if (!isQueued || sequence <= cutAt || ++waits < WAITS_BEFORE_CUT) return false;
             int active = Math.max(running, peakConcurrency());
-            if (active >= slots) return false; // the server runs `slots` of them, so other clients cause the queue
+            // the server runs `slots` of them, so other clients cause the queue
+            if (active >= slots) return false;
             cut(active, last);
             return true;
         }
@@ -14351,7 +14391,8 @@ final class DifyExec implements Runnable {
         }
 
         private void lower(int runs) {
-            slots = Math.clamp(runs, 1, slots); // with no slot, no row would ever show that the server has room again
+            // with no slot, no row would ever show that the server has room again
+            slots = Math.clamp(runs, 1, slots);
             lowest = Math.min(lowest, slots);
         }
 
@@ -14503,7 +14544,8 @@ final class DifyExec implements Runnable {
             failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) downAt = now;
-            if (isDown()) gate.close(Gate.Reason.DOWN, Instant.MAX); // until a response to a probe ends the wait
+            // until a response to a probe ends the wait
+            if (isDown()) gate.close(Gate.Reason.DOWN, Instant.MAX);
             if (isDown()) nextProbe = now.plus(Collections.min(List.of(backoff.delay(streak - STREAK), MAX_PAUSE)));
             else if (doubts > 0) nextProbe = now.plus(FIRST_PROBE_DELAY);
         }
@@ -14601,7 +14643,8 @@ final class DifyExec implements Runnable {
             if (own.lacksPrices()) return Optional.of(Stop.early(
                     "--max-cost does not work here: Dify reports no prices for this app's runs", "use --max-tokens"));
             var paid = spent.paid();
-            var currencies = Text.printable(String.join(" and ", paid.keySet()), 40); // a server's texts, of any length
+            // a server's texts, of any length
+            var currencies = Text.printable(String.join(" and ", paid.keySet()), 40);
             if (paid.size() > 1) return Optional.of(Stop.early(
                     "--max-cost counts one currency, but Dify reports prices in " + currencies, "use --max-tokens"));
             var total = paid.values().stream().findFirst().orElse(BigDecimal.ZERO);
@@ -15566,7 +15609,7 @@ final class DifyExec implements Runnable {
 
         /// Formats the message: `Stopped: cannot write: No space left on device.`, with the hint on the next line.
         String text() {
-            return "Stopped: " + what + "." + Unusable.hintLine(hint);
+            return "Stopped: " + what + "." + Text.around("\nhint: ", hint, "");
         }
     }
 
@@ -16075,6 +16118,10 @@ final class DifyExec implements Runnable {
         Exit(int code) {
             this.code = code;
         }
+
+        static Exit ofRows(boolean areDone) {
+            return areDone ? OK : ROWS_FAILED;
+        }
     }
 
     /// Ends a command before it starts any run. The message is one sentence about what cannot be used and where.
@@ -16101,11 +16148,7 @@ final class DifyExec implements Runnable {
         }
 
         String text() {
-            return what() + hintLine(hint);
-        }
-
-        static String hintLine(String hint) {
-            return hint.isEmpty() ? "" : "\nhint: " + hint;
+            return what() + Text.around("\nhint: ", hint, "");
         }
     }
 
@@ -16292,7 +16335,7 @@ final class DifyExec implements Runnable {
         String missing(String name) {
             var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
             return name + " is missing" + settings(name).findFirst().map(Setting::source)
-                    .orElse(read.isEmpty() ? "" : " (not in " + read + ")");
+                    .orElse(Text.around(" (not in ", read, ")"));
         }
 
         /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server.
@@ -16516,7 +16559,8 @@ final class DifyExec implements Runnable {
             try {
                 return reading.apply(MAPPER.reader());
             } catch (NumberFormatException _) {
-                throw new JsonParseException(null, "a number has too large an exponent"); // there is no parser
+                // there is no parser
+                throw new JsonParseException(null, "a number has too large an exponent");
             }
         }
 
@@ -16889,7 +16933,8 @@ final class DifyExec implements Runnable {
             new TreeMap<>(inputs).forEach((name, cell) -> {
                 for (var text : List.of(name, cell)) {
                     var bytes = text.getBytes(UTF_8);
-                    digest.update(ByteBuffer.allocate(Integer.BYTES).putInt(0, bytes.length)); // read from index 0
+                    // read from index 0
+                    digest.update(ByteBuffer.allocate(Integer.BYTES).putInt(0, bytes.length));
                     digest.update(bytes);
                 }
             });
@@ -17024,9 +17069,15 @@ final class DifyExec implements Runnable {
             if (all.size() > most) out.println(more.formatted("… and " + number(all.size() - most) + " more"));
         }
 
+        /// Puts a text between two others, which an empty text does not have.
+        static String around(String before, String text, String after) {
+            return text.isEmpty() ? "" : before + text + after;
+        }
+
         /// Joins the first texts, and shows with `…` that there are more: `r-1, r-2, …`.
         static String joinFirst(int most, Stream<String> all) {
-            var some = all.limit(most + 1).toList(); // one more shows that there are more, and the rest is not needed
+            // one more shows that there are more, and the rest is not needed
+            var some = all.limit(most + 1).toList();
             return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
         }
 
@@ -17043,7 +17094,8 @@ final class DifyExec implements Runnable {
         /// Returns why something failed, in words for people. Java's own messages are only a file's name, are missing,
         /// or contain names of classes.
         static String reason(Throwable problem) {
-            if (problem instanceof UncheckedIOException known) return reason(known.getCause()); // it only wraps another
+            // it only wraps another
+            if (problem instanceof UncheckedIOException known) return reason(known.getCause());
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
@@ -17100,7 +17152,8 @@ final class DifyExec implements Runnable {
         /// Quotes a word so that a user can paste it into a shell, if it needs quotes.
         static String shell(String word) {
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
-            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD"); // other control characters act on it
+            // other control characters act on it
+            var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD");
             // a shell ends the quoted text, reads the escaped quote, and starts another quoted text
             return "'" + harmless.replace("'", "'\\''") + "'";
         }

@@ -11,6 +11,7 @@ import javax.xml.parsers.DocumentBuilderFactory;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.json;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Comparing two results of the same rows.
@@ -441,7 +442,7 @@ final class CompareTest extends WholeCommand {
             var call = compare(options.replace("DATA", input()).split(" "));
 
             assertFalse(call.out().isEmpty() || call.out().contains("NaN"), call.out() + call.err());
-            assertEquals(text("{'first':100.0,'second':null,'difference':null,'low':null,'high':null}"),
+            assertEquals(json("{'first':100.0,'second':null,'difference':null,'low':null,'high':null}"),
                     diff().at("/figures/percent_succeeded").toString());
         }
 
@@ -727,7 +728,7 @@ final class CompareTest extends WholeCommand {
                 var results = new StringBuilder();
                 for (int row = 0; row < ROWS; row++) {
                     boolean isRight = !broken.contains(row) && (row % 5 > 0 || random.nextBoolean());
-                    results.append(text("{'id':'%d','status':'success','inputs':{},'outputs':{'a':'%s'},'x':1}\n", row,
+                    results.append(json("{'id':'%d','status':'success','inputs':{},'outputs':{'a':'%s'},'x':1}\n", row,
                             isRight ? "yes" : "no"));
                 }
                 Files.writeString(file(side + run + ".jsonl"), results);

@@ -11,6 +11,7 @@ import difyexec.SimulatedGraph.Step;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.JSON;
 import static java.nio.charset.StandardCharsets.*;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -20,7 +21,6 @@ import static org.junit.jupiter.api.Assertions.*;
 /// events count once; there it must also have asked the model as often, and stored the same message. All cases of a
 /// version are replayed in parallel, with time passing four times faster, and faster still while nothing else happens.
 class ConformanceTest {
-    private static final ObjectMapper JSON = new ObjectMapper();
     private static final Duration PATIENCE = Duration.ofSeconds(8);
 
     // ── What is not compared ────────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.json;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -452,11 +453,11 @@ final class FaultTest extends WholeCommand {
         }
 
         private String response(String id, boolean isStored) {
-            var data = text("{'id':'run-%s','workflow_id':'w','status':'succeeded','outputs':{'text':'TEXT'},"
+            var data = json("{'id':'run-%s','workflow_id':'w','status':'succeeded','outputs':{'text':'TEXT'},"
                     + "'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}", id);
             if (isStored) return data;
-            if (mode.equals("blocking")) return text("{'workflow_run_id':'run-%s','data':%s}", id, data);
-            return text("data: {'event':'workflow_started','workflow_run_id':'run-%1$s'}\n\n"
+            if (mode.equals("blocking")) return json("{'workflow_run_id':'run-%s','data':%s}", id, data);
+            return json("data: {'event':'workflow_started','workflow_run_id':'run-%1$s'}\n\n"
                     + "data: {'event':'workflow_finished','workflow_run_id':'run-%1$s','data':%2$s}\n\n", id, data);
         }
 

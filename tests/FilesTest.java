@@ -11,6 +11,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
+import static difyexec.Given.json;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Whole commands: inputs, files of rows, files of earlier versions and foreign files.
@@ -47,8 +48,8 @@ final class FilesTest extends WholeCommand {
             Files.writeString(file("data.csv"), half);
             var url = serve(exchange -> {
                 Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
-                var body = (exchange.getRequestURI().getPath().endsWith("info") ? text("{'name':'a','mode':'workflow'}")
-                        : text("{'user_input_form':[{'paragraph':{'variable':'text'}}]}")).getBytes();
+                var body = (exchange.getRequestURI().getPath().endsWith("info") ? json("{'name':'a','mode':'workflow'}")
+                        : json("{'user_input_form':[{'paragraph':{'variable':'text'}}]}")).getBytes();
                 exchange.getResponseHeaders().add("X-Version", "1.16.0");
                 exchange.sendResponseHeaders(200, body.length);
                 exchange.getResponseBody().write(body);
@@ -217,7 +218,7 @@ final class FilesTest extends WholeCommand {
         @Test
         void printsRequestsToStandardErrorIfTheReportIsJson() throws IOException {
             csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
-            var request = text("{'id':'1','text':'fine','lang':'en','count':1}");
+            var request = json("{'id':'1','text':'fine','lang':'en','count':1}");
 
             dify.check("--show", "1").exits(0).omits("\"ja\"")
                     .shows(request, "No problems", "curl -X POST " + dify.url() + "/workflows/run ");
@@ -322,7 +323,7 @@ final class FilesTest extends WholeCommand {
         }
 
         private ResponseDefinitionBuilder uploaded() {
-            return dify.answer(201, text("{'id':'up-1','name':'a.txt','size':5}"));
+            return dify.answer(201, json("{'id':'up-1','name':'a.txt','size':5}"));
         }
 
         private List<String> bodies(String path) {
@@ -344,9 +345,9 @@ final class FilesTest extends WholeCommand {
                     upload::toString);
             assertTrue(upload.getFirst().contains("filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\ngröße\r\n"),
                     upload::toString);
-            assertEquals(text("{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'}"),
+            assertEquals(json("{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'}"),
                     run.path("inputs").path("doc").toString());
-            assertEquals(text("[{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'},"
+            assertEquals(json("[{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'},"
                     + "{'type':'document','transfer_method':'remote_url','url':'https://h/b.pdf'}]"),
                     run.path("inputs").path("docs").toString());
             assertEquals("@a.txt", result("1").path("inputs").path("doc").asText());
@@ -449,10 +450,10 @@ final class FilesTest extends WholeCommand {
 
         /// Each run has this file as its output, with `'` instead of `"`.
         private void gives(String file) {
-            dify.rows(dify.answer(200, text("""
+            dify.rows(dify.answer(200, json("""
                     {'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w','status':'succeeded',
                      'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'.txt',%s}]},
-                     'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""", Given.json(file))));
+                     'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""", json(file))));
         }
 
         private void givesAFile() throws IOException {
@@ -556,10 +557,10 @@ final class FilesTest extends WholeCommand {
 
             call(Map.of(), "status", "-o", output()).exits(3).shows("1 file of 1 row");
             call(Map.of(), "status", "--json", "-o", output()).exits(3)
-                    .shows(text("'missing_files':{'count':1,'rows':1,'ids':['1']}"));
+                    .shows(json("'missing_files':{'count':1,'rows':1,'ids':['1']}"));
             dify.command("retry", "1", "--force", "--save-files", path("out"));
             call(Map.of(), "status", "--json", "-o", output()).exits(0)
-                    .shows(text("'missing_files':{'count':0,'rows':0,'ids':[]}"));
+                    .shows(json("'missing_files':{'count':0,'rows':0,'ids':[]}"));
             assertEquals(List.of("1-made-1.txt"), files("1"));
         }
 
@@ -664,7 +665,7 @@ final class FilesTest extends WholeCommand {
         @CsvSource({"1, 0.1.0", "1, 0.2.0", "3, 0.3.0", "99, 9.9"})
         void areRejectedByEveryCommandIfTheLogHasAnotherFormat(int format, String version) throws IOException {
             rows(1);
-            Files.writeString(file("results.jsonl"), text("{'id':'1','status':'success','inputs':{},'outputs':{}}\n"));
+            Files.writeString(file("results.jsonl"), json("{'id':'1','status':'success','inputs':{},'outputs':{}}\n"));
             Files.writeString(file("results.jsonl.log"), new Given.Log().session("1.14.2").attempt("1", "u").toString()
                     .replace("\"format\":" + Event.FORMAT, "\"format\":" + format)
                     .replace("difyexec 1", "difyexec " + version));
@@ -683,7 +684,7 @@ final class FilesTest extends WholeCommand {
         /// Files of the original Python tool.
         private void original() throws IOException {
             rows(5);
-            Files.writeString(file("results.jsonl"), "\uFEFF" + text("""
+            Files.writeString(file("results.jsonl"), "\uFEFF" + json("""
                     {'id': '1', 'status': 'success', 'inputs': {'id': '1'}, 'outputs': {'outputs': {'answer': 'a'}}}
                     {'id': '2', 'status': 'success', 'inputs': {'id': '2'}, 'outputs': {'answer': 'old'}}
                     {'id': '2', 'status': 'success', 'inputs': {'id': '2'}, 'outputs': {'answer': 'new'}}

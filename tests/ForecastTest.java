@@ -8,6 +8,7 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.json;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// `run --sample`, and what the remaining rows of a batch will take.
@@ -274,7 +275,7 @@ final class ForecastTest extends WholeCommand {
 
             ofBatch("export", path("in.xlsx"));
             Files.writeString(file("in.jsonl"), IntStream.rangeClosed(1, 30).mapToObj(id ->
-                    text("{'id':'%d','text':'text'}\n", id)).collect(Collectors.joining()));
+                    json("{'id':'%d','text':'text'}\n", id)).collect(Collectors.joining()));
 
             for (var name : List.of("in.xlsx", "in.jsonl")) {
                 call(dify.settings(), "run", "-i", path(name), "-o", path(name + ".out"), "--sample", "7",
@@ -324,7 +325,7 @@ final class ForecastTest extends WholeCommand {
             new Finished(5).rows(4, 25, 0.01).save();
 
             ofBatch("status").shows("  remaining      96 rows: 24 s at -c 4, 2,400 tokens, 0.96 USD (");
-            assertEquals(tree(text("{'rows':96,'seconds':{'low':null,'mean':24,'high':null},'tokens':{'low':null,"
+            assertEquals(tree(json("{'rows':96,'seconds':{'low':null,'mean':24,'high':null},'tokens':{'low':null,"
                     + "'mean':2400,'high':null},'cost':{'USD':{'low':null,'mean':0.96,'high':null}}}")), forecast());
         }
 

@@ -7,6 +7,7 @@ import org.junit.jupiter.params.provider.*;
 
 import module java.base;
 
+import static difyexec.Given.json;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -44,8 +45,8 @@ final class ForeignResponseTest extends WholeCommand {
             var user = exchange.getRequestURI().getQuery() == null ? ""
                     : exchange.getRequestURI().getQuery().replaceAll(".*(user|session_id)=([^&]*).*", "$2");
             var text = switch (path) {
-                case "/info" -> text("{'name':'a','mode':'%s'}", isChat ? "advanced-chat" : "workflow");
-                case "/parameters" -> text("{'user_input_form':[{'text-input':{'variable':'id',"
+                case "/info" -> json("{'name':'a','mode':'%s'}", isChat ? "advanced-chat" : "workflow");
+                case "/parameters" -> json("{'user_input_form':[{'text-input':{'variable':'id',"
                         + "'type':'text-input'}}]}");
                 default -> responses.to(path, Math.max(0, sent.indexOf(user)));
             };
@@ -110,7 +111,7 @@ final class ForeignResponseTest extends WholeCommand {
                 "{'data':[{'id':'m','conversation_id':'d','query':'text 1','inputs':{'id':'1'},'answer':'Theirs.'}]}"})
         void ignoresTheMessageOfAnotherRow(String messages) throws IOException {
             var dify = new ScriptedLookUps(true, "1.16.0", (path, _) -> path.equals("/conversations")
-                    ? text("{'data':[{'id':'c','inputs':{'id':'1'}}]}") : text(messages));
+                    ? json("{'data':[{'id':'c','inputs':{'id':'1'}}]}") : json(messages));
 
             dify.run(1).exits(3);
             assertEquals("unknown=1", status());
@@ -122,8 +123,8 @@ final class ForeignResponseTest extends WholeCommand {
             "{'id':'l','conversation_id':'d','query':'text 1','answer':'Theirs.','status':'normal'},"})
         void usesTheMessageOfItsOwnRowEvenAfterAForeignOne(String foreign) throws IOException {
             var dify = new ScriptedLookUps(true, "1.16.0", (path, _) -> path.equals("/conversations")
-                    ? text("{'data':[{'id':'c','inputs':{'id':'1'}}],'has_more':false}")
-                    : text("{'data':[" + foreign + "{'id':'m','conversation_id':'c','query':'text 1',"
+                    ? json("{'data':[{'id':'c','inputs':{'id':'1'}}],'has_more':false}")
+                    : json("{'data':[" + foreign + "{'id':'m','conversation_id':'c','query':'text 1',"
                             + "'inputs':{'id':'1'},'answer':'Mine.','status':'normal'}]}"));
 
             assertEquals(0, dify.run(1).code());
@@ -140,8 +141,8 @@ final class ForeignResponseTest extends WholeCommand {
                 """)
         void usesARunOnlyIfItsInputsAndUserIdFitTheRow(String inputs, String status) throws IOException {
             var dify = new ScriptedLookUps(false, "1.14.2", (path, _) -> path.equals("/workflows/logs")
-                    ? text("{'data':[" + LOGGED.formatted("{'id':'r'}", "USER") + "],'has_more':false,'total':1}")
-                    : text("{'id':'r','status':'succeeded','outputs':{},'inputs':%s}", inputs));
+                    ? json("{'data':[" + LOGGED.formatted("{'id':'r'}", "USER") + "],'has_more':false,'total':1}")
+                    : json("{'id':'r','status':'succeeded','outputs':{},'inputs':%s}", inputs));
 
             dify.run(1);
 
@@ -167,12 +168,12 @@ final class ForeignResponseTest extends WholeCommand {
             try (var wire = new ServerTest.Wire(connection -> {
                 while (connection.request()) {
                     if (!connection.last.startsWith("POST")) {
-                        connection.answer(text(connection.last.contains("/info") ? "{'name':'a','mode':'workflow'}"
+                        connection.answer(json(connection.last.contains("/info") ? "{'name':'a','mode':'workflow'}"
                                 : "{'user_input_form':[{'paragraph':{'variable':'text'}}]}"));
                         continue;
                     }
                     var id = connection.last.replaceAll("(?s).*\"id\":\"(\\d+)\".*", "$1");
-                    var body = text("{'workflow_run_id':'r%1$s','task_id':'t','data':{'id':'r%1$s',"
+                    var body = json("{'workflow_run_id':'r%1$s','task_id':'t','data':{'id':'r%1$s',"
                             + "'status':'succeeded','outputs':{'of':'%1$s'},'total_steps':1,'elapsed_time':0.01}}", id);
                     var answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Version: 1.16.0\r\n" + (chunked
                             ? "Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n".formatted(body.length(), body)

@@ -16,7 +16,6 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// The workflow's form: every cell's value, and our verdict compared with the verdicts of real servers.
 class FormTest {
-    private static final ObjectMapper JSON = new ObjectMapper();
 
     /// Has the forms of recorded apps that no recording contains, as `recorded/README.md` describes them.
     private static final Map<String, String> FORMS = Map.of(
@@ -57,8 +56,8 @@ class FormTest {
 
     static Form form(String fields, List<String> columns) {
         try {
-            var parameters = JSON.createObjectNode();
-            parameters.set("user_input_form", JSON.readTree(fields));
+            var parameters = Given.JSON.createObjectNode();
+            parameters.set("user_input_form", Given.JSON.readTree(fields));
             return Form.of(parameters, columns, new Variable.Reading(folders(Path.of("")), null, false, true));
         } catch (IOException problem) {
             throw new UncheckedIOException(problem);
@@ -279,7 +278,7 @@ class FormTest {
 
         private Value read(String type, String cell, String rules, Path base, Path... more) {
             try {
-                var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type
+                var parameters = Given.JSON.readTree("{\"user_input_form\":[{\"" + type
                         + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
                 return Form.of(parameters, List.of("doc"), new Variable.Reading(folders(base, more), null, false, false))

@@ -571,7 +571,7 @@ final class FormatsTest extends WholeCommand {
         @Test
         void haveOnlyControlCharactersReplacedInAnExportedWorkbook() throws Exception {
             csv("id,text", "1,_x000D_ and _x0041_ \u0007\uFFFF");
-            dify.row("1", dify.answer(200, text("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','status':"
+            dify.row("1", dify.answer(200, Given.json("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','status':"
                     + "'succeeded','outputs':{'a':'_x000D_\\u0001\\u001f_x000d_'}}}")));
             dify.run().exits(0);
 

@@ -8,6 +8,7 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.json;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// What public branches of Dify show of versions after 1.16.1: keys of a workspace, runs that move to another worker,
@@ -226,7 +227,7 @@ class NextDifyTest {
                     + "'form_id':'f','node_title':'Approve %s','form_token':'secret-1','expiration_time':1795537934},"
                     + "{'TYPE':'human_input_required','form_id':'g','node_title':'Sign','form_token':null,"
                     + "'expiration_time':null}]}}";
-            dify.row("1", dify.answer(200, text(answer, "refund")));
+            dify.row("1", dify.answer(200, json(answer, "refund")));
             dify.recorded("1", "paused");
 
             dify.run().exits(3);
@@ -246,7 +247,7 @@ class NextDifyTest {
         void isCountedIfItExpiredBeforeItsRunEnded(long finished, int expired) throws IOException {
             var dify = dify();
             rows(1);
-            dify.row("1", dify.answer(200, text("{'task_id':'task-1','workflow_run_id':'run-1','data':{'id':'run-1',"
+            dify.row("1", dify.answer(200, json("{'task_id':'task-1','workflow_run_id':'run-1','data':{'id':'run-1',"
                     + "'workflow_id':'w','status':'paused','outputs':{},'total_steps':3,'reasons':[{'form_id':'f',"
                     + "'node_title':'Approve','form_token':'t','expiration_time':1795537934}]}}")));
             dify.run().exits(3);

@@ -19,11 +19,11 @@ final class PaceTest {
         private final Pace pace = new Pace(8);
 
         static final List<Story> STORIES = Story.of("""
-                one at least and the ceiling at most
+                the pace is at least one and at most the ceiling
                   succeeded 1000, room for 8th, no room for 9th
                   refused 1 0 1, refused 9 8 9, 1 place, room for 1st
 
-                is cut to what the server runs
+                the pace is cut to what the server runs
                   refused 6 5 8, 5 places, no room for 6th, span 5 (limit 8)
 
                 the refusals of one round trip take away one each, whatever else has ended since
@@ -44,7 +44,7 @@ final class PaceTest {
                 waits change nothing if the server runs that many
                   finished 8, waited 0 1 1 8, waited 9 2 1 8, waited 9 3 1 8, waited 9 4 1 8, span 8 (limit 8)
 
-                grows by one after each successful round
+                the pace grows by one after each successful round
                   refused 1 2 1, succeeded 1, 2 places
                   succeeded 1, 3 places, succeeded 3, 4 places, span 2–4 (limit 8)
 

@@ -9,6 +9,7 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
+import static difyexec.Given.json;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -83,14 +84,14 @@ final class ProcessTest extends WholeCommand {
                 throws IOException {
             var request = connection.last;
             var number = request.replaceAll("(?s)[^ ]+ \\S*(?:page=|run-)(\\d+).*", "$1");
-            if (request.startsWith("GET /v1/workflows/run/")) connection.answer(text(
+            if (request.startsWith("GET /v1/workflows/run/")) connection.answer(json(
                     "{'id':'run-%s','status':'succeeded','inputs':'{}','outputs':{'n':%s}}", number, number));
             else if (!request.contains("/workflows/logs"))
                 connection.answer("{\"mode\":\"workflow\",\"user_input_form\":[]}");
             else if (number.equals("3") && !goesOn.get()) {
                 third.countDown();
                 connection.hold();
-            } else connection.answer(text("{'has_more':%s,'data':[{'workflow_run':{'id':'run-%s'}}]}",
+            } else connection.answer(json("{'has_more':%s,'data':[{'workflow_run':{'id':'run-%s'}}]}",
                     !number.equals("5"), number));
         }
 

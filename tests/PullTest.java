@@ -12,6 +12,7 @@ import module java.net.http;
 
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
+import static difyexec.Given.json;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// `pull`: runs of a simulated app become the rows of a batch.
@@ -31,7 +32,7 @@ final class PullTest extends WholeCommand {
     private Simulated dify;
 
     private Map<String, String> start(String form, String... options) throws Exception {
-        Files.writeString(file("form.json"), text(form));
+        Files.writeString(file("form.json"), json(form));
         dify = new Simulated(words(List.of("--dify", "1.16.1", "--latency", "0", "--form", path("form.json")),
                 options));
         return dify.settings();
@@ -43,7 +44,7 @@ final class PullTest extends WholeCommand {
 
     /// Runs the app as anybody may, and returns the run's id and outputs with its inputs.
     private JsonNode run(String user, JsonNode inputs) throws Exception {
-        var body = ServerTest.JSON.createObjectNode().put("user", user).put("response_mode", "blocking");
+        var body = Given.JSON.createObjectNode().put("user", user).put("response_mode", "blocking");
         body.set("inputs", inputs);
         return post("/workflows/run", "application/json", body.toString()).path("data");
     }
@@ -58,11 +59,11 @@ final class PullTest extends WholeCommand {
     }
 
     private ObjectNode inputs(int number) throws Exception {
-        var inputs = (ObjectNode) tree(text("{'topic':'topic %s, \\'quoted\\' 編\\n'}", number));
+        var inputs = (ObjectNode) tree(json("{'topic':'topic %s, \\'quoted\\' 編\\n'}", number));
         inputs.put("note", number % 2 == 0 ? "007" : "");
         if (number % 2 == 0) inputs.put("strict", number % 4 == 0);
         if (number % 3 == 0) inputs.put("count", number * 1_000_000_000_000L);
-        if (number % 5 == 0) inputs.set("meta", tree(text("{'n':{'a':[1,true,null]},'number':%s}", number)));
+        if (number % 5 == 0) inputs.set("meta", tree(json("{'n':{'a':[1,true,null]},'number':%s}", number)));
         if (number % 7 == 0) inputs.set("doc", remote("http://x.example/a.pdf?n=" + number));
         if (number % 11 == 0) inputs.putArray("docs").add(remote("http://x.example/1.txt"))
                 .add(remote("http://x.example/2.txt?a=1;b=2"));
@@ -70,7 +71,7 @@ final class PullTest extends WholeCommand {
     }
 
     private static ObjectNode remote(String url) {
-        return ServerTest.JSON.createObjectNode().put("type", "document").put("transfer_method", "remote_url")
+        return Given.JSON.createObjectNode().put("type", "document").put("transfer_method", "remote_url")
                 .put("url", url);
     }
 
@@ -78,16 +79,16 @@ final class PullTest extends WholeCommand {
         var part = "--b\r\nContent-Disposition: form-data; name=\"";
         var id = post("/files/upload", "multipart/form-data; boundary=b", part + "user\"\r\n\r\n" + user + "\r\n"
                 + part + "file\"; filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\nhello\r\n--b--\r\n").path("id");
-        return ServerTest.JSON.createObjectNode().put("type", "document").put("transfer_method", "local_file")
+        return Given.JSON.createObjectNode().put("type", "document").put("transfer_method", "local_file")
                 .put("upload_file_id", id.asText());
     }
 
     /// Returns the inputs as a row of JSON lines has them, with the URL of each file.
     private static JsonNode asRow(String id, ObjectNode inputs) {
-        var row = ServerTest.JSON.createObjectNode().put("id", id);
+        var row = Given.JSON.createObjectNode().put("id", id);
         inputs.properties().forEach(each -> row.set(each.getKey(), each.getValue()));
         if (row.has("doc")) row.set("doc", row.path("doc").path("url"));
-        if (row.has("docs")) row.set("docs", ServerTest.JSON.valueToTree(row.path("docs").findValuesAsText("url")));
+        if (row.has("docs")) row.set("docs", Given.JSON.valueToTree(row.path("docs").findValuesAsText("url")));
         return row;
     }
 
@@ -120,7 +121,7 @@ final class PullTest extends WholeCommand {
                 var id = connection.last.replaceAll("(?s)GET /v1/workflows/run/(\\d+) .*", "$1");
                 if (connection.last.startsWith("GET /v1/info") || connection.last.startsWith("GET /v1/parameters"))
                     connection.answer("{\"mode\":\"workflow\",\"user_input_form\":[]}");
-                else if (connection.last.contains("/workflows/logs")) connection.answer(text("{'has_more':false,'data':["
+                else if (connection.last.contains("/workflows/logs")) connection.answer(json("{'has_more':false,'data':["
                         + IntStream.rangeClosed(1, 20).mapToObj("{'workflow_run':{'id':'%s'}}"::formatted)
                                 .collect(Collectors.joining(",")) + "]}"));
                 else {
@@ -128,7 +129,7 @@ final class PullTest extends WholeCommand {
                     await(asked);
                     if (id.equals("2") && refused.compareAndSet(false, true))
                         connection.say("HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno");
-                    else connection.answer(text("{'id':'%1$s','status':'succeeded','inputs':'{}','outputs':{'n':%1$s}}",
+                    else connection.answer(json("{'id':'%1$s','status':'succeeded','inputs':'{}','outputs':{'n':%1$s}}",
                             id));
                 }
             })) {
@@ -173,16 +174,16 @@ final class PullTest extends WholeCommand {
 
             call(settings, "run", "-i", path("rows.jsonl"), "-o", output(), "--progress", "off").exits(0);
             call(settings, "compare", "--json", path("rows.baseline.jsonl"), output()).exits(0)
-                    .shows(text("'same':24,"), text("'different':0,"), text("'inputs_differ':0,"));
+                    .shows(json("'same':24,"), json("'different':0,"), json("'inputs_differ':0,"));
         }
 
         @Test
         void selectsRunsByUserDateKeywordAndStatus() throws Exception {
             var settings = start(FORM);
             for (var topic : List.of("apples", "pears", "apples", "apples [fail!]", "plums"))
-                run("person", tree(text("{'topic':'%s'}", topic)));
-            run(OURS + 1, tree(text("{'topic':'ours'}")));
-            run("person-0123456789abcdef-x", tree(text("{'topic':'hers'}")));
+                run("person", tree(json("{'topic':'%s'}", topic)));
+            run(OURS + 1, tree(json("{'topic':'ours'}")));
+            run("person-0123456789abcdef-x", tree(json("{'topic':'hers'}")));
 
             assertEquals("hers plums apples pears apples", topics(settings));
             assertEquals("hers ours", topics(settings, "--own", "--last", "2"));
@@ -210,13 +211,13 @@ final class PullTest extends WholeCommand {
             var settings = start("""
                     [{'text-input':{'variable':'id','label':'Id'}},{'text-input':{'variable':'x','label':'X'}},
                      {'text-input':{'variable':'old','label':'Old'}}]""");
-            var ran = run("person", tree(text("{'id':'7','x':'a','old':'b'}")));
-            dify.app.publish(Recorded.json(text("[{'text-input':{'variable':'id','label':'Id'}},"
+            var ran = run("person", tree(json("{'id':'7','x':'a','old':'b'}")));
+            dify.app.publish(Recorded.json(json("[{'text-input':{'variable':'id','label':'Id'}},"
                     + "{'text-input':{'variable':'x','label':'run_id'}}]")), Optional.empty());
 
             var next = pull(settings).says("\"old\"").next();
 
-            assertEquals(List.of(tree(text("{'run_run_id':'%s','id':'7','x':'a'}", ran.path("id").asText()))),
+            assertEquals(List.of(tree(json("{'run_run_id':'%s','id':'7','x':'a'}", ran.path("id").asText()))),
                     read("rows.jsonl"));
             assertTrue(next.contains("--id-column run_run_id"), next);
         }
@@ -283,7 +284,7 @@ final class PullTest extends WholeCommand {
             var settings = start(FORM);
             run("person", inputs(1));
             pull(settings).exits(0);
-            run("person", tree(text("{'topic':'a [fail!]'}")));
+            run("person", tree(json("{'topic':'a [fail!]'}")));
 
             pull(settings, "--status", "failed").exits(2).hints("--force");
             pull(settings, "--status", "failed", "--force").exits(0);
@@ -299,8 +300,8 @@ final class PullTest extends WholeCommand {
         private final Dify server = new Dify("1.9.2", "blocking");
 
         private ResponseDefinitionBuilder page(boolean hasMore, int... runs) {
-            return server.answer(200, text("{'has_more':%s,'data':[%s]}", hasMore, IntStream.of(runs).mapToObj(run ->
-                    text("{'workflow_run':{'id':'run-%s'},'created_by_end_user':null}", run))
+            return server.answer(200, json("{'has_more':%s,'data':[%s]}", hasMore, IntStream.of(runs).mapToObj(run ->
+                    json("{'workflow_run':{'id':'run-%s'},'created_by_end_user':null}", run))
                     .collect(Collectors.joining(","))));
         }
 
@@ -312,7 +313,7 @@ final class PullTest extends WholeCommand {
         /// As Dify 1.9 does it: inputs and outputs are text.
         private void record(int run, String inputs, String outputs) throws Exception {
             server.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + run)).willReturn(server.answer(200,
-                    ServerTest.JSON.createObjectNode().put("id", "run-" + run).put("status", "succeeded")
+                    Given.JSON.createObjectNode().put("id", "run-" + run).put("status", "succeeded")
                             .put("inputs", inputs).put("outputs", outputs).put("finished_at", 1795786585)
                             .put("elapsed_time", 0.5).toString())));
         }
@@ -338,7 +339,7 @@ final class PullTest extends WholeCommand {
         @ValueSource(strings = {"person", OURS + 1})
         @Timeout(30)
         void endWithAPageThatHasNothingNew(String user) throws Exception {
-            server.server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(server.answer(200, text("""
+            server.server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(server.answer(200, json("""
                     {'has_more':true,'data':[{'workflow_run':{'id':'run-1'},
                      'created_by_end_user':{'session_id':'%s'}},{'workflow_run':{'id':'run-2'}}]}""", user))));
             for (int run = 1; run <= 2; run++) record(run, "{\"text\": \"t\"}", "{}");
@@ -396,7 +397,7 @@ final class PullTest extends WholeCommand {
         void areSkippedIfTheirRecordHasAnotherStatus(String status, String rows) throws Exception {
             list(1, page(false, 1, 2));
             record(1, "{\"text\": \"t\"}", "{}");
-            server.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-2")).willReturn(server.answer(200, text(
+            server.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-2")).willReturn(server.answer(200, json(
                     "{'id':'run-2','status':'failed','error':'no','inputs':'{\\'text\\': \\'t\\'}','outputs':'{}'}"))));
 
             var call = pull(server.settings(), "--status", status);

@@ -7,6 +7,7 @@ import org.junit.jupiter.params.provider.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.json;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// Runs the recipes in `examples/scale/` as written. Needs the checkout and the program of the recipe; otherwise the
@@ -51,7 +52,7 @@ final class RecipesTest extends WholeCommand {
         assertEquals(12, dify.runs());
         var one = path("one.jsonl");
         call(dify.settings(), "run", "-i", input(), "-o", one, "--mode", "blocking");
-        call(Map.of(), "compare", "--json", one, output()).shows(text("'same':12,"), text("'inputs_differ':0,"));
+        call(Map.of(), "compare", "--json", one, output()).shows(json("'same':12,"), json("'inputs_differ':0,"));
         assertEquals("succeeded=12", status());
     }
 

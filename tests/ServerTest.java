@@ -26,7 +26,6 @@ import static org.junit.jupiter.api.Assertions.*;
 @Timeout(60)
 class ServerTest {
 
-    static final ObjectMapper JSON = new ObjectMapper();
     static final String KEY = "app-k3y-of-the-test";
     static final Mode BLOCKING = Mode.BLOCKING, STREAMING = Mode.STREAMING;
     static final Duration LONG = Duration.ofSeconds(20), SHORT = Duration.ofMillis(300);
@@ -328,7 +327,7 @@ class ServerTest {
     /// The outcome of an answer by the fact sheet, from the recording alone: one word, and the text of a failure.
     record Expected(String word, String text, JsonNode run) {
         Expected(String word, String text) {
-            this(word, text, JSON.nullNode());
+            this(word, text, Given.JSON.nullNode());
         }
 
         /// API §9, by HTTP status, code and the start of the message; the first matching line counts.
@@ -377,9 +376,9 @@ class ServerTest {
 
         private static JsonNode parsed(String text) {
             try {
-                return JSON.readTree(text);
+                return Given.JSON.readTree(text);
             } catch (JsonProcessingException _) {
-                return JSON.missingNode(); // a proxy's HTML
+                return Given.JSON.missingNode(); // a proxy's HTML
             }
         }
 
@@ -387,7 +386,7 @@ class ServerTest {
             var answer = "";
             boolean isRun = false;
             for (var line : body.split("\n")) {
-                var event = line.startsWith("data: ") ? parsed(line.substring(6)) : JSON.missingNode();
+                var event = line.startsWith("data: ") ? parsed(line.substring(6)) : Given.JSON.missingNode();
                 isRun |= event.has("workflow_run_id");
                 switch (event.path("event").asText("")) {
                     case "message" -> answer += event.path("answer").asText();

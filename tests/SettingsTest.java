@@ -10,6 +10,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static difyexec.Given.json;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -492,12 +493,12 @@ final class SettingsTest extends WholeCommand {
         void isMaskedInAResponseHoweverItIsWritten() throws IOException {
             rows(1);
             var escaped = KEY.replace("-", "\\u002d");
-            dify.rows(dify.answer(200, text("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','status':'succeeded',"
+            dify.rows(dify.answer(200, json("{'workflow_run_id':'r','task_id':'t','data':{'id':'r','status':'succeeded',"
                     + "'outputs':{'a':['x %s y'],'%s':7}}}", escaped, escaped)));
 
             dify.run("--mode", "blocking").exits(0);
 
-            assertEquals(tree(text("{'a':['x app-*** y'],'app-***':7}")), results().getFirst().path("outputs"));
+            assertEquals(tree(json("{'a':['x app-*** y'],'app-***':7}")), results().getFirst().path("outputs"));
         }
 
         @ParameterizedTest
@@ -508,8 +509,8 @@ final class SettingsTest extends WholeCommand {
                     + "'workflow_id':'KEY','status':'succeeded','outputs':{'KEY':'KEY'},'total_tokens':1}}";
             var price = "{'event':'node_finished','workflow_run_id':'KEY','task_id':'KEY','data':{"
                     + "'execution_metadata':{'total_price':'0.1','currency':'KEY'}}}";
-            dify.rows(mode.equals("blocking") ? dify.answer(200, text(end.replace("KEY", KEY)))
-                    : dify.stream(text("data: " + price.replace("KEY", KEY) + "\n\ndata: " + end.replace("KEY", KEY)
+            dify.rows(mode.equals("blocking") ? dify.answer(200, json(end.replace("KEY", KEY)))
+                    : dify.stream(json("data: " + price.replace("KEY", KEY) + "\n\ndata: " + end.replace("KEY", KEY)
                             + "\n\n")));
 
             var call = dify.run("--mode", mode).exits(0);
@@ -643,8 +644,8 @@ final class SettingsTest extends WholeCommand {
                     .keyManagerPassword("secret"));
             server.start();
             open.add(server::stop);
-            server.stubFor(get("/v1/info").willReturn(okJson(text("{'name':'echo','mode':'workflow'}"))));
-            server.stubFor(get("/v1/parameters").willReturn(okJson(text("{'user_input_form':[]}"))));
+            server.stubFor(get("/v1/info").willReturn(okJson(json("{'name':'echo','mode':'workflow'}"))));
+            server.stubFor(get("/v1/parameters").willReturn(okJson(json("{'user_input_form':[]}"))));
             return settings("https://127.0.0.1:" + server.httpsPort() + "/v1");
         }
 

@@ -10,6 +10,7 @@ import module java.base;
 import module java.net.http;
 
 import static difyexec.DifyExec.*;
+import static difyexec.Given.json;
 import static org.junit.jupiter.api.Assertions.*;
 
 /// `verify`: batches and planted faults, against a simulated server.
@@ -55,7 +56,7 @@ final class VerifyTest extends WholeCommand {
 
     /// Sends a row's request once more, under the user of its first attempt, as a proxy may or as anybody can by hand.
     private void repeat(Map<String, String> settings, String id) throws IOException, InterruptedException {
-        var body = ServerTest.JSON.createObjectNode().put("user", user(id)).put("query", "question " + id);
+        var body = Given.JSON.createObjectNode().put("user", user(id)).put("query", "question " + id);
         body.putObject("inputs").put("id", id).put("text", "text " + id);
         boolean isChat = content("data.csv").contains("query");
         var request = HttpRequest.newBuilder(URI.create(settings.get("DIFY_API_BASE_URL")
@@ -156,7 +157,7 @@ final class VerifyTest extends WholeCommand {
         void findsADeletedResultOfARowThatWasPaused() throws IOException {
             var settings = rows("workflow", "1.16.1", "blocking", 2);
             var stop = content(LOG).lines().toList().getLast();
-            replace(LOG, stop, Given.json("""
+            replace(LOG, stop, json("""
                     {'event':'end','t':'2026-01-16T12:00:00Z','id':'1','user':'USER','outcome':'paused'}
                     {'event':'harvest','t':'2026-01-16T12:00:00Z','user':'USER'}
                     """).replace("USER", user("1")) + stop);
@@ -337,7 +338,7 @@ final class VerifyTest extends WholeCommand {
             rows(2);
             server.run("--retry-failed-runs", "never");
             server.server.stubFor(WireMock.get(WireMock.urlPathEqualTo("/v1/workflows/logs"))
-                    .willReturn(server.answer(200, text(list.replace("RUN",
+                    .willReturn(server.answer(200, json(list.replace("RUN",
                             "'workflow_run':{'id':'run-9','status':'succeeded'}")))));
             detail(server, "run-1", "run-1");
 
@@ -346,7 +347,7 @@ final class VerifyTest extends WholeCommand {
 
         private void detail(Dify server, String asked, String answered) {
             server.server.stubFor(WireMock.get(WireMock.urlEqualTo("/v1/workflows/run/" + asked)).willReturn(
-                    server.answer(200, text("{'id':'%s','status':'succeeded','outputs':{'row_id':'1'}}", answered))));
+                    server.answer(200, json("{'id':'%s','status':'succeeded','outputs':{'row_id':'1'}}", answered))));
         }
 
         @Test

@@ -28,7 +28,6 @@ import static java.nio.charset.StandardCharsets.*;
                 + "start is refused, or a request was sent before its attempt was on disk. Needs strace.",
         footer = {"", "Example: benchmarks/powercut --mode streaming --states 100"})
 final class PowerCut implements Callable<Integer> {
-    private static final ObjectMapper JSON = new ObjectMapper();
     private static final String KEY = "app-powercut", LOG = "results.jsonl.log";
     private static final int SHARDS = 4;
 
@@ -202,9 +201,9 @@ final class PowerCut implements Callable<Integer> {
         for (var line : Files.readString(file).replace("\uFEFF", "").split("\n")) {
             if (line.isBlank()) continue;
             try {
-                lines.add(JSON.readTree(line));
+                lines.add(Given.JSON.readTree(line));
             } catch (IOException _) {
-                lines.add(JSON.createObjectNode());
+                lines.add(Given.JSON.createObjectNode());
             }
         }
         return lines;

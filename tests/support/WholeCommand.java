@@ -13,6 +13,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.*;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static difyexec.Given.json;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -32,13 +33,8 @@ abstract class WholeCommand {
         for (var each : open.reversed()) each.close();
     }
 
-    /// JSON with `'` instead of `"`.
-    static String text(String json, Object... values) {
-        return Given.json(json, values);
-    }
-
     static JsonNode tree(String json) throws IOException {
-        return ServerTest.JSON.readTree(json);
+        return Given.JSON.readTree(json);
     }
 
     static String keys(JsonNode object) {
@@ -330,7 +326,7 @@ abstract class WholeCommand {
             this.mode = mode;
             server.start();
             open.add(this);
-            info(answer(200, text("{'name':'echo','description':'','tags':[],'mode':'workflow'}")));
+            info(answer(200, json("{'name':'echo','description':'','tags':[],'mode':'workflow'}")));
             form("[{'paragraph':{'variable':'text'}}]");
             server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(answer(200, "{\"data\":[]}")));
             server.stubFor(get(urlPathMatching("/v1/workflows/run/.*")).willReturn(version.equals("1.9.2")
@@ -370,7 +366,7 @@ abstract class WholeCommand {
         /// @param fields with `'` instead of `"`
         void form(String fields) {
             server.stubFor(get(urlEqualTo("/v1/parameters"))
-                    .willReturn(answer(200, "{\"user_input_form\":" + Given.json(fields) + "}")));
+                    .willReturn(answer(200, "{\"user_input_form\":" + json(fields) + "}")));
         }
 
         void info(ResponseDefinitionBuilder answer) {
@@ -408,13 +404,13 @@ abstract class WholeCommand {
 
         /// The run succeeded at that second.
         void recorded(String id, long finished) {
-            server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id)).willReturn(answer(200, text("{'id':'run-%s',"
+            server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id)).willReturn(answer(200, json("{'id':'run-%s',"
                     + "'workflow_id':'w','status':'succeeded','outputs':{},'error':null,'elapsed_time':2.5,"
                     + "'total_tokens':3,'total_steps':3,'finished_at':%s}", id, finished))));
         }
 
         ResponseDefinitionBuilder record(String id, String status) {
-            return answer(200, text("{'id':'run-%s','workflow_id':'w','status':'%s',"
+            return answer(200, json("{'id':'run-%s','workflow_id':'w','status':'%s',"
                     + "'outputs':{'row_id':'%s','from':'record'},'error':null,"
                     + "'elapsed_time':2.5,'total_tokens':3,'total_steps':3}", id, status, id));
         }
@@ -430,7 +426,7 @@ abstract class WholeCommand {
         }
 
         ResponseDefinitionBuilder logged(String id) {
-            return answer(200, text("{'data':[{'workflow_run':{'id':'run-%s','status':'running'},'created_by_end_user':"
+            return answer(200, json("{'data':[{'workflow_run':{'id':'run-%s','status':'running'},'created_by_end_user':"
                     + "{'session_id':'{{request.query.created_by_end_user_session_id}}'}}]}", id));
         }
 
@@ -440,7 +436,7 @@ abstract class WholeCommand {
         }
 
         ResponseDefinitionBuilder refused(int status, String code, String message) {
-            return answer(status, ServerTest.JSON.createObjectNode().put("code", code).put("message", message)
+            return answer(status, Given.JSON.createObjectNode().put("code", code).put("message", message)
                     .put("status", status).toString());
         }
 
@@ -465,7 +461,7 @@ abstract class WholeCommand {
                     "node_finished','data':{'execution_metadata':{'total_price':'" + price + "','currency':'"
                             + currency + "'}}",
                     "workflow_finished','data':{'status':'succeeded','outputs':{},'total_tokens':7,'total_steps':3}")
-                    .map(event -> text("data: {'workflow_run_id':'RUN','task_id':'t','event':'" + event + "}\n\n"))
+                    .map(event -> json("data: {'workflow_run_id':'RUN','task_id':'t','event':'" + event + "}\n\n"))
                     .collect(Collectors.joining()).replace("RUN", "run-{{jsonPath request.body '$.inputs.id'}}"));
         }
 
