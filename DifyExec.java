@@ -524,9 +524,12 @@ final class DifyExec implements Runnable {
                 }
                 if (html != null) {
                     AtomicFile.write(html, both::writePage);
-                    console.err().println("Page: " + html);
+                    console.err().println("Page → " + html);
                 }
-                if (junit != null) AtomicFile.write(junit, both::writeJUnit);
+                if (junit != null) {
+                    AtomicFile.write(junit, both::writeJUnit);
+                    console.err().println("JUnit report → " + junit);
+                }
                 return (both.hasProblems() ? Exit.ROWS_FAILED : Exit.OK).code;
             } catch (Faulty fault) { // its hint may suggest an option that compare does not have
                 throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
@@ -2684,7 +2687,13 @@ final class DifyExec implements Runnable {
         /// Maps options that people know from other tools to the equivalent here.
         private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
                 "--dry-run", "the command 'check' tests everything without starting a run",
-                "--quiet", "use --progress off");
+                "--quiet", "use --progress off with run or retry", "-q", "use --progress off with run or retry",
+                "--api-key", "put DIFY_API_KEY=KEY into .env or the environment",
+                "--profile", "name a file of settings with --env-file FILE",
+                "--config", "name a file of settings after the command, with --env-file FILE",
+                "--color", "NO_COLOR=1 switches colors off; a terminal has them", "--verbose",
+                "the log next to the results has all details; check --show 1 shows a request",
+                "version", "use --version", "completion", "use generate-completion");
 
         /// Applies the settings that the whole tree of commands shares. Must be called after the subcommands were
         /// added. picocli passes each setting on when it is set.
@@ -2841,6 +2850,8 @@ final class DifyExec implements Runnable {
         /// word is the likelier reason. That word is recorded in this command line or in one above it.
         private static Optional<CommandLine.UnmatchedArgumentException> unmatched(ParameterException problem) {
             if (problem instanceof CommandLine.UnmatchedArgumentException known) return Optional.of(known);
+            if (problem.getArgSpec() == null && problem.getValue() instanceof String word) // of `help`
+                return Optional.of(new CommandLine.UnmatchedArgumentException(problem.getCommandLine(), List.of(word)));
             if (!(problem instanceof CommandLine.MissingParameterException)) return Optional.empty();
             return Stream.iterate(problem.getCommandLine(), Objects::nonNull, CommandLine::getParent)
                     .filter(line -> !line.getUnmatchedArguments().isEmpty()).findFirst()
@@ -2854,6 +2865,8 @@ final class DifyExec implements Runnable {
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
             // picocli splits COLUMN=VARIABLE itself, so no converter of this tool provides a reason
             if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel();
+            if (arg != null && arg.completionCandidates() != null)
+                reason = "must be one of " + String.join(", ", arg.completionCandidates());
             if (arg == null || problem.getValue() == null || reason.isEmpty())
                 return Text.printable(problem.getMessage(), 1000);
             // the rejected value came from the setting if that has this value, otherwise from the option
@@ -2889,14 +2902,15 @@ final class DifyExec implements Runnable {
             var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
             var hint = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
                     .map("did you mean %s?"::formatted).collect(joining());
-            if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null) // that is, run or retry
-                hint = OF_OTHER_TOOLS.get(word);
+            hint = OF_OTHER_TOOLS.getOrDefault(word, hint);
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
             if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), hint);
-            // `run data.csv` probably means `run -i data.csv`
-            if (spec.findOption("-i") != null && !problem.getCommandLine().getParseResult().hasMatchedOption("-i"))
-                hint = "-i " + Text.shell(Text.printable(word, 60));
+            // `run data.csv` probably means `run -i data.csv`, and `status results.jsonl` the results
+            var parsed = problem.getCommandLine().getParseResult();
+            hint = Stream.of("-i", "-o").map(spec::findOption).filter(option -> option != null && option.required()
+                    && !parsed.hasMatchedOption(option)).findFirst().map(option -> option.shortestName() + " "
+                            + Text.shell(Text.printable(word, 60))).orElse(hint);
             return new Unusable("unexpected argument " + Text.quoted(word), hint);
         }
 
@@ -3127,6 +3141,9 @@ final class DifyExec implements Runnable {
         /// from somebody else, so it must not choose a URL or a command.
         private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
+        /// Lists further ones that the shell lacks: how fast a batch runs, and its limits.
+        private static final Set<String> OF_SESSION = Set.of("-c", "--rate", "--timeout", "--max-retries",
+                "--max-failures", "--max-tokens", "--max-cost");
 
         /// Returns the typed options in their order. picocli lists a repeated option once for each value.
         static Stream<Typed> of(CommandLine.ParseResult parsed) {
@@ -3145,8 +3162,9 @@ final class DifyExec implements Runnable {
         /// Returns the options of a session that the batch needs. A log that was edited may contain null.
         static Stream<Typed> of(SessionEvent session) {
             return session.call().typed().stream().filter(Objects::nonNull)
-                    .map(text -> new Typed(text.split("=", 2)[0], text, Scope.BATCH))
-                    .filter(option -> OF_BATCH.contains(option.name));
+                    .map(text -> new Typed(text.split("=", 2)[0], text, OF_BATCH.contains(text.split("=", 2)[0])
+                            ? Scope.BATCH : Scope.SESSION))
+                    .filter(option -> option.scope == Scope.BATCH || OF_SESSION.contains(option.name));
         }
 
         /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, because the value of `--demo` is
@@ -3843,7 +3861,7 @@ final class DifyExec implements Runnable {
         /// because the last ones are dropped. If there is room, the most frequent cause of failure follows. Rows with
         /// an outcome of an earlier session (`others`) count as done, because the line shows the batch.
         ///
-        /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens · Run failed: no city`
+        /// `12/20 (60 %) · 3.2/s · 2 failed · elapsed 4.1 s · 2.6 s left · 5 running · 684 tokens · Run failed: no city`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
             var activity = tally.activity();
@@ -3854,7 +3872,7 @@ final class DifyExec implements Runnable {
                     some(tally.countOfAll(RowStatus.FAILED), "failed"),
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
-                    Text.seconds(tally.elapsed()),
+                    "elapsed " + Text.seconds(tally.elapsed()),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
                     some(activity.lookUps(), activity.lookUps() == 1 ? "row is being looked up"
                             : "rows are being looked up"),
@@ -3902,11 +3920,10 @@ final class DifyExec implements Runnable {
         void print(Optional<Stop> stop, Batch.Selection asked, Optional<Forecast> forecast, String next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
-            var counts = RowStatus.counts(tally::countOfAll, paint::by); // such as 18 succeeded, 1 failed
-            long open = tally.asked - tally.done();
-            if (open > 0) counts += (counts.isEmpty() ? "" : ", ")
-                    + paint.by(RowStatus.PENDING, Text.number(open) + " pending");
-            err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed()) + " ("
+            boolean isWhole = tally.done() == batch.index().size();
+            var counts = RowStatus.counts(tally::count, paint::by); // such as 18 succeeded, 1 failed
+            err.println((isWhole ? "" : "This session: ") + (counts.isEmpty() ? "nothing done" : counts) + " in "
+                    + Text.seconds(tally.elapsed()) + " ("
                     + Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())) + ")");
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             asked.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
@@ -3914,10 +3931,7 @@ final class DifyExec implements Runnable {
             forecast.ifPresent(rest -> err.println("Remaining " + rest.text()));
             if (forecast.isPresent() && asked.isLimited() && !asked.isSample())
                 err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
-            long counted = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
-                    .mapToLong(tally::countOfAll).sum();
-            // the causes below then include rows that this session left alone
-            if (batch.index().onRetryList().count() > counted) err.println("  In the whole batch:");
+            if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, paint::by));
             Cause.print(batch, err, paint);
             err.println(next);
             tally.settlesAt().ifPresent(time -> err.println("From " + Times.local(time)
@@ -4528,7 +4542,7 @@ final class DifyExec implements Runnable {
         }
 
         void printSummary(PrintWriter err) {
-            err.println(Text.count(rows, "row") + ".");
+            err.println(Text.count(rows, "row") + " → " + path);
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
@@ -10101,7 +10115,7 @@ final class DifyExec implements Runnable {
         /// half, and whitespace. The text has one character per byte.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
-        private static final String ELSEWHERE = "move it away, or choose another -o";
+        private static final String ELSEWHERE = "name another results file, or move this one away";
 
         /// Returns the files that belong to this output. Fails before anything is sent if one of them cannot be written
         /// safely.
@@ -11792,7 +11806,7 @@ final class DifyExec implements Runnable {
                     if (fault.isEmpty() && !isMisread) {
                         var row = rows.row();
                         inspector.accept(row);
-                        fault = rows.cellFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
+                        fault = rows.keyFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
                     }
                     fault.ifPresent(onFault);
                 }
@@ -11870,16 +11884,11 @@ final class DifyExec implements Runnable {
                                 + " (a missing or extra delimiter, or an unclosed quote?)", ""));
             }
 
-            /// Returns a fault if a cell contains the API key, which must not get into a request or a file, or NUL,
-            /// which Dify drops.
-            Optional<Fault> cellFault(Row row) {
-                for (var input : inputs) {
-                    var cell = row.inputs().get(input.name());
-                    if (secret.occursIn(cell) || cell.indexOf('\0') >= 0)
-                        return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
-                                + Text.quoted(input.title()) + " contains "
-                                + (secret.occursIn(cell) ? "the API key" : "a NUL character")));
-                }
+            /// Returns a fault if a cell contains the API key, which must not get into a request or a file.
+            Optional<Fault> keyFault(Row row) {
+                for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
+                    return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
+                            + Text.quoted(input.title()) + " contains the API key"));
                 return Optional.empty();
             }
 
@@ -13150,7 +13159,9 @@ final class DifyExec implements Runnable {
         List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
-                if (value(row, column, cell) instanceof Value.Invalid(var why, var repair))
+                var value = cell.indexOf('\0') < 0 ? value(row, column, cell)
+                        : new Value.Invalid("has a NUL character, which Dify drops");
+                if (value instanceof Value.Invalid(var why, var repair))
                     problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
                             csv.input(column).title(), Text.printable(cell, 60), why, repair));
             });
@@ -15550,7 +15561,8 @@ final class DifyExec implements Runnable {
 
         /// Formats the counts that are not 0, each in the color of its status: `3 succeeded, 1 failed`.
         static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
-            return Stream.of(values()).filter(status -> count.applyAsLong(status) > 0)
+            return Stream.of(values()).sorted(Comparator.comparing(PENDING::equals)) // what is left comes last
+                    .filter(status -> count.applyAsLong(status) > 0)
                     .map(status -> painted.apply(status,
                             Text.number(count.applyAsLong(status)) + " " + status.word()))
                     .collect(joining(", "));
@@ -16504,12 +16516,12 @@ final class DifyExec implements Runnable {
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// Returns the message for a missing setting. The user may have expected it in a file: `DIFY_API_KEY is missing
-        /// (not in .env)`.
+        /// Returns the message for a setting that is missing or cannot be one. The user may have expected it in a file:
+        /// `DIFY_API_KEY is missing (not in .env)`.
         String missing(String name) {
             var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
-            return name + " is missing" + settings(name).findFirst().map(Setting::source)
-                    .orElse(read.isEmpty() ? "" : " (not in " + read + ")");
+            return settings(name).findFirst().map(empty -> name + " is empty or a placeholder" + empty.source())
+                    .orElse(name + " is missing" + (read.isEmpty() ? "" : " (not in " + read + ")"));
         }
 
         /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server. It does

@@ -210,7 +210,7 @@ final class UserFilesTest extends WholeCommand {
         void hasNoNulInACell() throws IOException {
             csv("id,Frage", "1,a\0b");
 
-            dify.run().exits(2).says("data.csv:2", "\"Frage\"", "NUL");
+            dify.run().exits(2).says("line 2", "Frage", "NUL");
 
             assertEquals(0, dify.runs());
         }
