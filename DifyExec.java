@@ -12329,7 +12329,7 @@ final class DifyExec implements Runnable {
                 "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
         /// Matches a character that no text has: a control character, or one without a meaning.
         private static final Pattern MEANINGLESS = Pattern.compile("[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
-        private static final String SYMBOL = "[\\x80-\\u2FFF&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
+        private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
         /// Matches what text in the right encoding hardly contains: a foreign capital after a small letter, letters of
         /// two scripts in a word, three Latin letters with accents in a row, a symbol in a word, or two of them.
         private static final Pattern STRANGE = Pattern.compile("\\p{Ll}[\\p{Lu}&&[^A-Z]]"
@@ -13371,9 +13371,10 @@ final class DifyExec implements Runnable {
         /// Matches a number as people write it: with a currency sign, spaces, groups of three digits, and a sign in
         /// front or, as SAP writes it, at the end. A number that begins with 0 has no groups.
         private static Pattern written(char mark, char group) {
-            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*\\p{Sc}.*\\p{Sc})\\s*[+-]?\\s*\\p{Sc}?\\s*[+-]?"
+            var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*"; // one at most, before or after the digits
+            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])\\s*[+-]?" + currency + "[+-]?"
                     + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
-                    + "(?:[" + mark + "]([0-9]+))?-?\\s*\\p{Sc}?\\s*-?\\s*");
+                    + "(?:[" + mark + "]([0-9]+))?-?" + currency + "-?\\s*");
         }
 
         /// Returns the plain number that a cell means with this decimal mark, or an empty text if it means none.
@@ -13387,7 +13388,8 @@ final class DifyExec implements Runnable {
         /// Reads plain decimal notation. Dify also accepts exponents and underscores, but they are refused. A cell such
         /// as `1.5e3` or `1_000` is more often an id or a mistake.
         static Value number(String cell) {
-            var text = cell.strip();
+            // MongoDB exports {"$numberDecimal":"12.5"}
+            var text = cell.strip().replaceFirst("^\\{\"\\$number\\w+\":\"([^\"]+)\"}$", "$1");
             return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
                     : new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
         }
@@ -13793,26 +13795,22 @@ final class DifyExec implements Runnable {
                                 Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
                 }
 
-                /// Returns notes about the column's cells. An export of MongoDB has objects instead of plain values.
+                /// Returns notes about the column's cells. A decimal comma, set or suggested, multiplies cells by 1,000. An
+                /// export of MongoDB has objects instead of plain values.
                 Stream<String> notes() {
                     var notes = new ArrayList<String>();
-                    var name = "the column " + Text.quoted(csv.input(column).title()) + " has ";
-                    if (dates.size() > 1)
-                        notes.add(name + "dates of several forms: " + String.join(", ", dates.values()));
-                    if (!exported.isEmpty()) notes.add(name + "objects of MongoDB, such as " + exported
-                            + "; mongoexport --type=csv writes plain values");
-                    return Stream.concat(note(), notes.stream());
-                }
-
-                /// Warns if `--decimal ,` is set or suggested although it reads a cell such as `1.234` as 1234.
-                private Stream<String> note() {
                     var title = csv.input(column).title();
-                    boolean isSuggested = problems.stream().anyMatch(problem -> problem.column().equals(title)
-                            && problem.option() == Repair.DECIMAL_COMMA);
-                    if (ambiguousCells == 0 || !isSuggested && !csv.shape().hasDecimalComma()) return Stream.empty();
-                    return Stream.of("a decimal comma turns " + ambiguous + " in the column " + Text.quoted(title)
-                            + " into " + Variable.withPoint(ambiguous) + " ("
-                            + Text.count(ambiguousCells, "such cell") + ")");
+                    var name = "the column " + Text.quoted(title);
+                    boolean hasComma = csv.shape().hasDecimalComma() || problems.stream().anyMatch(problem ->
+                            problem.column().equals(title) && problem.option() == Repair.DECIMAL_COMMA);
+                    if (hasComma && ambiguousCells > 0)
+                        notes.add("a decimal comma turns " + ambiguous + " in " + name + " into "
+                                + Variable.withPoint(ambiguous) + " (" + Text.count(ambiguousCells, "such cell") + ")");
+                    if (dates.size() > 1)
+                        notes.add(name + " has dates of several forms: " + String.join(", ", dates.values()));
+                    if (!exported.isEmpty()) notes.add(name + " has objects of MongoDB, such as " + exported
+                            + "; mongoexport --type=csv writes plain values");
+                    return notes.stream();
                 }
 
                 Inspection.Profile profile() {
