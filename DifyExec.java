@@ -517,9 +517,12 @@ final class DifyExec implements Runnable {
                 }
                 if (html != null) {
                     AtomicFile.write(html, both::writePage);
-                    console.err().println("Page: " + html);
+                    console.err().println("Page → " + html);
                 }
-                if (junit != null) AtomicFile.write(junit, both::writeJUnit);
+                if (junit != null) {
+                    AtomicFile.write(junit, both::writeJUnit);
+                    console.err().println("JUnit report → " + junit);
+                }
                 return Exit.ofRows(!both.hasProblems()).code;
             } catch (Faulty fault) { // its hint may suggest an option that compare does not have
                 throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
@@ -2627,7 +2630,13 @@ final class DifyExec implements Runnable {
     static final class CommandLines {
         private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
                 "--dry-run", "the command 'check' tests everything without starting a run",
-                "--quiet", "use --progress off");
+                "--quiet", "use --progress off with run or retry", "-q", "use --progress off with run or retry",
+                "--api-key", "put DIFY_API_KEY=KEY into .env or the environment",
+                "--profile", "name a file of settings with --env-file FILE",
+                "--config", "name a file of settings after the command, with --env-file FILE",
+                "--color", "NO_COLOR=1 switches colors off; a terminal has them", "--verbose",
+                "the log next to the results has all details; check --show 1 shows a request",
+                "version", "use --version", "completion", "use generate-completion");
 
         /// Applies the settings that all commands share. picocli passes each on when it is set, so subcommands come
         /// first.
@@ -2777,6 +2786,8 @@ final class DifyExec implements Runnable {
         /// likelier reason, in this command line or in one above it.
         private static Optional<CommandLine.UnmatchedArgumentException> unmatched(ParameterException problem) {
             if (problem instanceof CommandLine.UnmatchedArgumentException known) return Optional.of(known);
+            if (problem.getArgSpec() == null && problem.getValue() instanceof String word) // of `help`
+                return Optional.of(new CommandLine.UnmatchedArgumentException(problem.getCommandLine(), List.of(word)));
             if (!(problem instanceof CommandLine.MissingParameterException)) return Optional.empty();
             return Stream.iterate(problem.getCommandLine(), Objects::nonNull, CommandLine::getParent)
                     .filter(line -> !line.getUnmatchedArguments().isEmpty()).findFirst()
@@ -2789,6 +2800,8 @@ final class DifyExec implements Runnable {
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
             // picocli splits COLUMN=VARIABLE itself, so no converter of this tool provides a reason
             if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel();
+            if (arg != null && arg.completionCandidates() != null)
+                reason = "must be one of " + String.join(", ", arg.completionCandidates());
             if (arg == null || problem.getValue() == null || reason.isEmpty())
                 return Text.printable(problem.getMessage(), 1000);
             var variable = new EnvDefaults(env).setting(arg)
@@ -2821,15 +2834,15 @@ final class DifyExec implements Runnable {
             var known = isOption ? spec.optionsMap().keySet() : spec.subcommands().keySet();
             var hint = Nearest.of(word, known.stream(), word.length() < 3 ? 0 : 2, 1).stream()
                     .map("did you mean %s?"::formatted).collect(joining());
-            // that is, run or retry
-            if (OF_OTHER_TOOLS.containsKey(word) && spec.findOption("--progress") != null)
-                hint = OF_OTHER_TOOLS.get(word);
+            hint = OF_OTHER_TOOLS.getOrDefault(word, hint);
             if (isOption && isBeforeCommand && hint.isEmpty()) hint = "put options after the command";
             if (isOption) return new Unusable("unknown option " + Text.printable(word, 60), hint);
             if (isBeforeCommand) return new Unusable("unknown command " + Text.quoted(word), hint);
-            // `run data.csv` probably means `run -i data.csv`
-            if (spec.findOption("-i") != null && !problem.getCommandLine().getParseResult().hasMatchedOption("-i"))
-                hint = "-i " + Text.shell(Text.printable(word, 60));
+            // `run data.csv` probably means `run -i data.csv`, and `status results.jsonl` the results
+            var parsed = problem.getCommandLine().getParseResult();
+            hint = Stream.of("-i", "-o").map(spec::findOption).filter(option -> option != null && option.required()
+                    && !parsed.hasMatchedOption(option)).findFirst().map(option -> option.shortestName() + " "
+                            + Text.shell(Text.printable(word, 60))).orElse(hint);
             return new Unusable("unexpected argument " + Text.quoted(word), hint);
         }
 
@@ -3050,6 +3063,9 @@ final class DifyExec implements Runnable {
         /// or a command.
         private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
+        /// Lists further ones that the shell lacks: how fast a batch runs, and its limits.
+        private static final Set<String> OF_SESSION = Set.of("-c", "--rate", "--timeout", "--max-retries",
+                "--max-failures", "--max-tokens", "--max-cost");
 
         static Stream<Typed> of(CommandLine.ParseResult parsed) {
             return parsed.matchedOptions().stream().distinct().flatMap(option -> option.originalStringValues().stream()
@@ -3067,8 +3083,9 @@ final class DifyExec implements Runnable {
         /// Returns the options of a session that the batch needs.
         static Stream<Typed> of(SessionEvent session) {
             return session.call().typed().stream().filter(Objects::nonNull)
-                    .map(text -> new Typed(text.split("=", 2)[0], text, Scope.BATCH))
-                    .filter(option -> OF_BATCH.contains(option.name));
+                    .map(text -> new Typed(text.split("=", 2)[0], text, OF_BATCH.contains(text.split("=", 2)[0])
+                            ? Scope.BATCH : Scope.SESSION))
+                    .filter(option -> option.scope == Scope.BATCH || OF_SESSION.contains(option.name));
         }
 
         /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, whose value is optional, and
@@ -3762,7 +3779,7 @@ final class DifyExec implements Runnable {
         /// Formats the progress, with as many items as fit into `columns` characters, the most important first. Rows
         /// with an outcome of an earlier session (`others`) count as done.
         ///
-        /// `12/20 (60 %) · 3.2/s · 2 failed · 4.1 s · 2.6 s left · 5 running · 684 tokens · Run failed: no city`
+        /// `12/20 (60 %) · 3.2/s · 2 failed · elapsed 4.1 s · 2.6 s left · 5 running · 684 tokens · Run failed: no city`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
             var activity = tally.activity();
@@ -3773,7 +3790,7 @@ final class DifyExec implements Runnable {
                     some(tally.countOfAll(RowStatus.FAILED), "failed"),
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
-                    Text.seconds(tally.elapsed()),
+                    "elapsed " + Text.seconds(tally.elapsed()),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
                     some(activity.lookUps(), activity.lookUps() == 1 ? "row is being looked up"
                             : "rows are being looked up"),
@@ -3820,11 +3837,10 @@ final class DifyExec implements Runnable {
         void print(Optional<Stop> stop, Batch.Selection asked, Optional<Forecast> forecast, String next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
-            var counts = RowStatus.counts(tally::countOfAll, paint::by); // such as 18 succeeded, 1 failed
-            long open = tally.asked - tally.done();
-            if (open > 0) counts = Text.around("", counts, ", ")
-                    + paint.by(RowStatus.PENDING, Text.number(open) + " pending");
-            err.println((counts.isEmpty() ? "nothing done" : counts) + " in " + Text.seconds(tally.elapsed()) + " ("
+            boolean isWhole = tally.done() == batch.index().size();
+            var counts = RowStatus.counts(tally::count, paint::by); // such as 18 succeeded, 1 failed
+            err.println((isWhole ? "" : "This session: ") + (counts.isEmpty() ? "nothing done" : counts) + " in "
+                    + Text.seconds(tally.elapsed()) + " ("
                     + Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())) + ")");
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             asked.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
@@ -3832,10 +3848,7 @@ final class DifyExec implements Runnable {
             forecast.ifPresent(rest -> err.println("Remaining " + rest.text()));
             if (forecast.isPresent() && asked.isLimited() && !asked.isSample())
                 err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
-            long counted = Stream.of(RowStatus.values()).filter(RowStatus::isOnRetryList)
-                    .mapToLong(tally::countOfAll).sum();
-            // the causes below then include rows that this session left alone
-            if (batch.index().onRetryList().count() > counted) err.println("  In the whole batch:");
+            if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, paint::by));
             Cause.print(batch, err, paint);
             err.println(next);
             tally.settlesAt().ifPresent(time -> err.println("From " + Times.local(time)
@@ -4433,7 +4446,7 @@ final class DifyExec implements Runnable {
         }
 
         void printSummary(PrintWriter err) {
-            err.println(Text.count(rows, "row") + ".");
+            err.println(Text.count(rows, "row") + " → " + path);
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
@@ -9934,7 +9947,7 @@ final class DifyExec implements Runnable {
         /// have cut the last one in half, and whitespace.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
-        private static final String ELSEWHERE = "move it away, or choose another -o";
+        private static final String ELSEWHERE = "name another results file, or move this one away";
 
         /// Returns the files of this output. Fails if one of them cannot be written safely.
         static BatchFiles of(Path output) {
@@ -11572,7 +11585,7 @@ final class DifyExec implements Runnable {
                     if (fault.isEmpty() && !isMisread) {
                         var row = rows.row();
                         inspector.accept(row);
-                        fault = rows.cellFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
+                        fault = rows.keyFault(row).or(rows::idFault).or(() -> use.apply(row).map(rows::unusableId));
                     }
                     fault.ifPresent(onFault);
                 }
@@ -11650,16 +11663,11 @@ final class DifyExec implements Runnable {
                                 + " (a missing or extra delimiter, or an unclosed quote?)", ""));
             }
 
-            /// Returns a fault if a cell contains the API key, which must not get into a request or a file, or NUL,
-            /// which Dify drops.
-            Optional<Fault> cellFault(Row row) {
-                for (var input : inputs) {
-                    var cell = row.inputs().get(input.name());
-                    if (secret.occursIn(cell) || cell.indexOf('\0') >= 0)
-                        return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
-                                + Text.quoted(input.title()) + " contains "
-                                + (secret.occursIn(cell) ? "the API key" : "a NUL character")));
-                }
+            /// Returns a fault if a cell contains the API key, which must not get into a request or a file.
+            Optional<Fault> keyFault(Row row) {
+                for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
+                    return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
+                            + Text.quoted(input.title()) + " contains the API key"));
                 return Optional.empty();
             }
 
@@ -12100,7 +12108,7 @@ final class DifyExec implements Runnable {
                 "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
         /// Matches a character that no text has: a control character, or one without a meaning.
         private static final Pattern MEANINGLESS = Pattern.compile("[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
-        private static final String SYMBOL = "[\\x80-\\u2FFF&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
+        private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
         /// Matches what text in the right encoding hardly contains: a foreign capital after a small letter, letters of
         /// two scripts in a word, three Latin letters with accents in a row, a symbol in a word, or two of them.
         private static final Pattern STRANGE = Pattern.compile("\\p{Ll}[\\p{Lu}&&[^A-Z]]"
@@ -12935,7 +12943,9 @@ final class DifyExec implements Runnable {
         List<Inspection.Problem> problems(Row row, Csv csv) {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
-                if (value(row, column, cell) instanceof Value.Invalid(var why, var repair))
+                var value = cell.indexOf('\0') < 0 ? value(row, column, cell)
+                        : new Value.Invalid("has a NUL character, which Dify drops");
+                if (value instanceof Value.Invalid(var why, var repair))
                     problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
                             csv.input(column).title(), Text.printable(cell, 60), why, repair));
             });
@@ -13159,9 +13169,10 @@ final class DifyExec implements Runnable {
         /// Matches a number as people write it: with a currency sign, spaces, groups of three digits, and a sign in
         /// front or, as SAP writes it, at the end. A number that begins with 0 has no groups.
         private static Pattern written(char mark, char group) {
-            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*\\p{Sc}.*\\p{Sc})\\s*[+-]?\\s*\\p{Sc}?\\s*[+-]?"
+            var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*"; // one at most, before or after the digits
+            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])\\s*[+-]?" + currency + "[+-]?"
                     + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
-                    + "(?:[" + mark + "]([0-9]+))?-?\\s*\\p{Sc}?\\s*-?\\s*");
+                    + "(?:[" + mark + "]([0-9]+))?-?" + currency + "-?\\s*");
         }
 
         /// Returns the plain number that a cell means with this decimal mark, or an empty text if it means none.
@@ -13175,7 +13186,8 @@ final class DifyExec implements Runnable {
         /// Reads plain decimal notation. Dify also accepts exponents and underscores, but they are refused. A cell such
         /// as `1.5e3` or `1_000` is more often an id or a mistake.
         static Value number(String cell) {
-            var text = cell.strip();
+            // MongoDB exports {"$numberDecimal":"12.5"}
+            var text = cell.strip().replaceFirst("^\\{\"\\$number\\w+\":\"([^\"]+)\"}$", "$1");
             return NUMBER.matcher(text).matches() ? new Value.Raw(new BigDecimal(text).toPlainString())
                     : new Value.Invalid("must be a number such as 12, -0.5 or 1234567.89");
         }
@@ -13587,26 +13599,22 @@ final class DifyExec implements Runnable {
                                 Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
                 }
 
-                /// Returns notes about the column's cells. An export of MongoDB has objects instead of plain values.
+                /// Returns notes about the column's cells. A decimal comma, set or suggested, multiplies cells by 1,000. An
+                /// export of MongoDB has objects instead of plain values.
                 Stream<String> notes() {
                     var notes = new ArrayList<String>();
-                    var name = "the column " + Text.quoted(csv.input(column).title()) + " has ";
-                    if (dates.size() > 1)
-                        notes.add(name + "dates of several forms: " + String.join(", ", dates.values()));
-                    if (!exported.isEmpty()) notes.add(name + "objects of MongoDB, such as " + exported
-                            + "; mongoexport --type=csv writes plain values");
-                    return Stream.concat(note(), notes.stream());
-                }
-
-                /// Warns if `--decimal ,` is set or suggested although it reads a cell such as `1.234` as 1234.
-                private Stream<String> note() {
                     var title = csv.input(column).title();
-                    boolean isSuggested = problems.stream().anyMatch(problem -> problem.column().equals(title)
-                            && problem.option() == Repair.DECIMAL_COMMA);
-                    if (ambiguousCells == 0 || !isSuggested && !csv.shape().hasDecimalComma()) return Stream.empty();
-                    return Stream.of("a decimal comma turns " + ambiguous + " in the column " + Text.quoted(title)
-                            + " into " + Variable.withPoint(ambiguous) + " ("
-                            + Text.count(ambiguousCells, "such cell") + ")");
+                    var name = "the column " + Text.quoted(title);
+                    boolean hasComma = csv.shape().hasDecimalComma() || problems.stream().anyMatch(problem ->
+                            problem.column().equals(title) && problem.option() == Repair.DECIMAL_COMMA);
+                    if (hasComma && ambiguousCells > 0)
+                        notes.add("a decimal comma turns " + ambiguous + " in " + name + " into "
+                                + Variable.withPoint(ambiguous) + " (" + Text.count(ambiguousCells, "such cell") + ")");
+                    if (dates.size() > 1)
+                        notes.add(name + " has dates of several forms: " + String.join(", ", dates.values()));
+                    if (!exported.isEmpty()) notes.add(name + " has objects of MongoDB, such as " + exported
+                            + "; mongoexport --type=csv writes plain values");
+                    return notes.stream();
                 }
 
                 Inspection.Profile profile() {
@@ -15383,7 +15391,8 @@ final class DifyExec implements Runnable {
 
         /// Formats the counts that are not 0, each in the color of its status: `3 succeeded, 1 failed`.
         static String counts(ToLongFunction<RowStatus> count, BiFunction<RowStatus, String, String> painted) {
-            return Stream.of(values()).filter(status -> count.applyAsLong(status) > 0)
+            return Stream.of(values()).sorted(Comparator.comparing(PENDING::equals)) // what is left comes last
+                    .filter(status -> count.applyAsLong(status) > 0)
                     .map(status -> painted.apply(status,
                             Text.number(count.applyAsLong(status)) + " " + status.word()))
                     .collect(joining(", "));
@@ -16331,11 +16340,11 @@ final class DifyExec implements Runnable {
             return new Secret(get("DIFY_API_KEY").strip());
         }
 
-        /// Returns the message for a missing setting: `DIFY_API_KEY is missing (not in .env)`.
+        /// Returns the message for a setting that is missing or cannot be one: `DIFY_API_KEY is missing (not in .env)`.
         String missing(String name) {
             var read = files.stream().filter(file -> Files.exists(file.file)).map(DotEnv::name).collect(joining(", "));
-            return name + " is missing" + settings(name).findFirst().map(Setting::source)
-                    .orElse(Text.around(" (not in ", read, ")"));
+            return settings(name).findFirst().map(empty -> name + " is empty or a placeholder" + empty.source())
+                    .orElse(name + " is missing" + Text.around(" (not in ", read, ")"));
         }
 
         /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server.

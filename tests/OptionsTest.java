@@ -152,7 +152,15 @@ final class OptionsTest extends WholeCommand {
                 run --progres off -i a -o b        | --progres   | did you mean --progress?
                 run --dry-run -i a -o b            | --dry-run   | check
                 retry --quiet -i a -o b            | --quiet     | --progress off
-                status --quiet -o b                | --quiet     | --help
+                status --quiet -o b                | --quiet     | --progress off
+                status b.jsonl                     | b.jsonl     | -o b.jsonl
+                run -q -i a -o b                   | -q          | --progress off
+                check --verbose -i a               | --verbose   | log
+                run --api-key app-1 -i a -o b      | --api-key   | DIFY_API_KEY
+                run --profile x -i a -o b          | --profile   | --env-file
+                run --color -i a -o b              | --color     | NO_COLOR
+                version                            | version     | --version
+                help rnu                           | rnu         | did you mean run?
                 run --timout 5 -i a.csv -o b.jsonl | --timout    | --timeout
                 run --inptu a.csv -o b.jsonl       | --inptu     | --input
                 run --frobnicate -i a -o b         | --frobnicate| --help
@@ -178,7 +186,8 @@ final class OptionsTest extends WholeCommand {
                 run -i a.csv -o b.jsonl --workflow-id=_                 | --workflow-id
                 run -i a.csv -o b.jsonl --save-files=                   | --save-files
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
-                run -i a.csv -o b.jsonl --mode fast                     | BLOCKING
+                run -i a.csv -o b.jsonl --mode fast                     | blocking
+                pull -o a.jsonl --status done                           | succeeded
                 """)
         void isRejectedWithTheOptionThatIsRepeatedOrHasABadValue(String typed, String named) throws IOException {
             call(Stream.of(typed.split(" +")).map(word -> word.replace('_', ' ')).toArray(String[]::new)).exits(2)

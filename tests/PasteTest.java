@@ -179,8 +179,8 @@ final class PasteTest extends WholeCommand {
         void containsTheInputEvenIfStatusWasGivenOnlyTheOutput() throws IOException {
             next(run());
 
-            assertEquals(AGAIN + " --demo --user me", next("status", "-o", "results.jsonl"));
-            assertEquals(AGAIN + " --demo --user me", next("status", "-o", "results.jsonl", "-i", "data.csv",
+            assertEquals(AGAIN + " --demo -c 3 --user me --timeout 9", next("status", "-o", "results.jsonl"));
+            assertEquals(AGAIN + " --demo -c 3 --user me --timeout 9", next("status", "-o", "results.jsonl", "-i", "data.csv",
                     "--id-column", "it's"));
         }
 
@@ -191,7 +191,7 @@ final class PasteTest extends WholeCommand {
             for (var name : List.of("data.csv", "results.jsonl.log"))
                 Files.move(file(name), file("moved/" + name));
 
-            assertEquals("retry -i moved/data.csv -o moved/results.jsonl --demo --user me",
+            assertEquals("retry -i moved/data.csv -o moved/results.jsonl --demo -c 3 --user me --timeout 9",
                     next("status", "-o", "moved/results.jsonl"));
         }
 
@@ -204,8 +204,8 @@ final class PasteTest extends WholeCommand {
                     .replace("\"--user=me\"", Given.json("'--user=$(id)','--mode=a;id','--no-check','',null,"
                             + "'--base-url=http://other','--files=--base-url=http://other','--demo x'")));
 
-            assertEquals("retry -i '$(id);id' -o results.jsonl --demo --user '$(id)' --mode 'a;id' --no-check"
-                            + " --files=--base-url=http://other",
+            assertEquals("retry -i '$(id);id' -o results.jsonl --demo -c 3 --user '$(id)' --mode 'a;id' --no-check"
+                            + " --files=--base-url=http://other --timeout 9",
                     next("status", "-o", "results.jsonl"));
         }
 
@@ -215,7 +215,7 @@ final class PasteTest extends WholeCommand {
                     "--user", "it's me", "--mode=blocking", "--allow-empty", "--save-files=a folder",
                     "--workflow-id", "main");
 
-            assertEquals(AGAIN + " --demo --user 'it'\\''s me' --mode blocking --allow-empty --save-files 'a folder'"
+            assertEquals(AGAIN + " -c 2 --demo --user 'it'\\''s me' --mode blocking --allow-empty --save-files 'a folder'"
                     + " --workflow-id main", next("status", "-o", "results.jsonl"));
             assertEquals("shell -i data.csv -o results.jsonl --allow-empty --app-id a-1 --demo",
                     next("retry", "-i", "data.csv", "-o", "results.jsonl", "--allow-empty", "--save-files=a folder",
@@ -232,7 +232,7 @@ final class PasteTest extends WholeCommand {
             inShell(Map.of(), "run --progress off --user you", shell).exits(3);
 
             for (var call : List.of(call(Map.of(), "status", "-o", output()), ofBatch("export", path("out.csv"))))
-                assertEquals(AGAIN + " --user you --demo --env-file a.env", call.next().replace(folder + "/", ""));
+                assertEquals(AGAIN + " --user you --demo --env-file a.env --timeout 9", call.next().replace(folder + "/", ""));
         }
 
         @Test

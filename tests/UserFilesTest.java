@@ -167,6 +167,7 @@ final class UserFilesTest extends WholeCommand {
         @ParameterizedTest
         @CsvSource(delimiter = '|', textBlock = """
                 windows-31j   | 2 | 注文①が㈱髙橋から届きません
+                windows-31j   | 2 | 「ﾌﾟﾘﾝﾀ」②の件、至急
                 windows-31j   | 2 | ﾊﾝﾄﾞﾙの注文、商品Aです
                 x-windows-949 | 2 | 안녕하세요 주문이 아직 도착하지 않았습니다
                 GB18030       | 2 | 请问我的包裹在哪里，我想要一张发票
@@ -210,7 +211,7 @@ final class UserFilesTest extends WholeCommand {
         void hasNoNulInACell() throws IOException {
             csv("id,Frage", "1,a\0b");
 
-            dify.run().exits(2).says("data.csv:2", "\"Frage\"", "NUL");
+            dify.run().exits(2).says("line 2", "Frage", "NUL");
 
             assertEquals(0, dify.runs());
         }
@@ -508,6 +509,8 @@ final class UserFilesTest extends WholeCommand {
                 '1 234,50 €'   | 1234.50
                 '€ -3'         | -3
                 '12 34'        | wrong
+                'CHF 1.234'    | 1234
+                '€ 3 €'        | wrong
                 '12,5 %'       | wrong
                 --1            | wrong
                 """)
@@ -530,6 +533,14 @@ final class UserFilesTest extends WholeCommand {
 
             dify.check("--decimal", ",", "--show", "2").exits(0)
                     .shows("\"betrag\":1.234", "\"betrag\":1234.5");
+        }
+
+        @Test
+        void numbersOfMongoDbAreRead() throws IOException {
+            Files.writeString(file("data.jsonl"), "{\"id\":1,\"Frage\":\"a\",\"Betrag\":{\"$numberDecimal\":\"12.50\"}}\n");
+
+            call(dify.settings(), "check", "-i", file("data.jsonl").toString(), "--show", "1").exits(0)
+                    .shows("\"betrag\":12.50", "mongoexport");
         }
 
         @Test
