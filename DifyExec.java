@@ -14006,6 +14006,8 @@ final class DifyExec implements Runnable {
         private static final String SAFER = "; --mode blocking is safer";
         /// Dify deletes old runs, on its Cloud after 30 days. That a run is absent then shows nothing.
         private static final Duration MAX_AGE = Duration.ofDays(7);
+        /// In these stages, a run is not asked to stop again.
+        private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.STOPPED);
         /// With one of these, something has responded to the request, so its job was queued by then or never will be.
         private static final Set<Integer> ANSWERED = Set.of(500, 502, 504);
 
@@ -14113,8 +14115,7 @@ final class DifyExec implements Runnable {
         private List<Verdict> failed(LookUp lookUp, Response.Ran ran) {
             var attempt = lookUp.attempt;
             boolean isOverTime = lookUp.is(Symptom.TIMED_OUT);
-            // after the time limit, the run is not looked up again, because its row counts as timed out
-            if (ran.status() == Response.RunStatus.STOPPED && lookUp.stage() != LookUp.Stage.STOPPED && !isOverTime)
+            if (ran.status() == Response.RunStatus.STOPPED && lookUp.stage() != LookUp.Stage.STOPPED)
                 return List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.STOPPED));
             // the cells that would be sent again are not those that the user edited
             if (attempt.isOfLostEdits())
@@ -14227,7 +14228,7 @@ final class DifyExec implements Runnable {
         /// report it, and look-ups do not.
         private List<Verdict> waited(LookUp lookUp, LookUp.Stage next, String why, Instant now) {
             if (!lookUp.isOver(now)) return List.of(new Verdict.LookAgain(lookUp, next));
-            boolean canStop = lookUp.is(Symptom.TIMED_OUT) && lookUp.stage() != LookUp.Stage.OVERDUE
+            boolean canStop = lookUp.is(Symptom.TIMED_OUT) && !STOPPING.contains(lookUp.stage())
                     && lookUp.run().filter(ref -> !ref.task().isEmpty()).isPresent();
             return canStop ? List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.OVERDUE)) : unknown(lookUp, why);
         }
@@ -15488,10 +15489,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Enters a stage, and returns when the run is looked up in it. The pause grows from 0.5 s, for runs that are
-        /// about to end, to 15 s. An overdue run is stopped at once.
+        /// about to end, to 15 s. An overdue run is stopped at once, and stays overdue until it is reported as stopped.
         Instant lookAgain(Stage next, Instant now) {
             var former = stage;
-            if (stage != Stage.OVERDUE) stage = next;
+            if (stage != Stage.OVERDUE || next == Stage.STOPPED) stage = next;
             var due = now.plusMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks++))));
             if (stage == Stage.STOPPED && former != stage) return now.plus(STOP_DELAY);
             if (stage != Stage.OVERDUE || former == stage)

@@ -16,6 +16,10 @@
 //SOURCES support/Matrix.java
 //SOURCES support/Seeds.java
 //SOURCES SeedsTest.java
+//SOURCES support/Exploration.java
+//SOURCES support/ExploredJob.java
+//SOURCES support/ExploredWorld.java
+//SOURCES ExplorationTest.java
 //SOURCES ProcessTest.java
 //SOURCES DocsTest.java
 //SOURCES PasteTest.java
@@ -131,7 +135,7 @@ final class DifyExecTest {
             RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
             EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
             SimulatorTest.class, BatchesTest.class, ReadersTest.class, GuardsTest.class, BenchmarksTest.class,
-            SeedsTest.class);
+            SeedsTest.class, ExplorationTest.class);
 
     /// Runs six files of tests at a time, since most tests wait, and also the methods of a class that allows it
     /// (`@Execution`). A class that measures processor time is `@Isolated`.

@@ -38,6 +38,12 @@ final class LookUpTest {
                   finds   running run-7 since 0, running run-7 since 0, stopped run-7
                   then    a failed, error timed out, run run-7, tasks task-of-run-7
 
+                a run that succeeds although it was stopped for its time limit is recovered
+                  given   STREAMING
+                  answers a: overdue run-7
+                  finds   running run-7, stopped run-7, succeeded run-7
+                  then    a succeeded, tasks task-of-run-7
+
                 a row whose run was stopped for its time limit is not sent again in a later session
                   given   STREAMING
                   answers a: overdue run-7

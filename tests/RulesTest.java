@@ -516,9 +516,10 @@ final class RulesTest {
                 LOST_RESULT, ASKED,   SUCCEEDED, take succeeded
                 TIMED_OUT,   ASKED,   SUCCEEDED, take succeeded
                 TIMED_OUT,   ASKED,   FAILED,    take failed
-                TIMED_OUT,   ASKED,   STOPPED,   take failed
+                TIMED_OUT,   ASKED,   STOPPED,   look in 2 s
                 TIMED_OUT,   OVERDUE, SUCCEEDED, take succeeded
-                TIMED_OUT,   OVERDUE, STOPPED,   take failed
+                TIMED_OUT,   OVERDUE, STOPPED,   look in 2 s
+                TIMED_OUT,   STOPPED, STOPPED,   take failed
                 UNCONFIRMED, ASKED,   SUCCEEDED, take succeeded
                 UNCONFIRMED, ASKED,   FAILED,    failed
                 UNCONFIRMED, ASKED,   STOPPED,   look in 2 s
