@@ -2336,9 +2336,10 @@ final class DifyExec implements Runnable {
             for (var sent : evidence.attempts(id))
                 runs.put(sent, own.equals(Optional.of(sent)) ? runs(sent) : withNamedRun(sent, runs(sent)));
             var found = new ArrayList<Finding>();
-            boolean isShown = app != AppKind.COMPLETION; // otherwise, the reason is added below
-            if (!lines.isEmpty() && isShown) found.add(own.map(sent -> result(sent, line, runs.get(sent)))
-                    .orElseGet(() -> new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
+            // of completions, only the reason is added, below
+            if (!lines.isEmpty() && app != AppKind.COMPLETION)
+                found.add(own.map(sent -> result(sent, line, runs.get(sent))).orElseGet(() ->
+                        new Finding(Kind.WITHOUT_RUN, id, "no attempt of this row has " + name(line))));
             boolean isPaid = !found.isEmpty() && found.getFirst().kind() != Kind.WITHOUT_RUN;
             if (lines.stream().map(Verification::name).distinct().count() < lines.size())
                 found.add(new Finding(Kind.DUPLICATED, id, "two results come from one run"));
@@ -5692,7 +5693,8 @@ final class DifyExec implements Runnable {
         /// (docs/settings.md), so only a signal or a rejected key sets this.
         private Instant hardStop = Instant.MAX;
         /// Each becomes true when a notice or request that must not be repeated was sent.
-        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false;
+        private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false,
+                tokensNoted = false;
         private String version, lastPause = ""; // the workflow version of the last run, and the last pause reported
         private boolean hasStartedRuns = false; // also true if a run may have started
 
@@ -6312,6 +6314,10 @@ final class DifyExec implements Runnable {
             if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow's version changed "
                     + "within this batch, from " + former + " to " + version + ". --workflow-id " + former
                     + " pins the earlier one.");
+            boolean mayBeStopped = !terms.modes().app.hasRuns() && ran.status().isSuccess() && ran.isStop();
+            if (!tokensNoted && mayBeStopped) watcher.say("Dify counted no tokens for row " + id + ". If its model has "
+                    + "no price list, a row that was stopped on the server looks like that.");
+            tokensNoted |= mayBeStopped;
             if (!damageNoted && Json.hasText(ran.outputs(), text -> Json.wellFormed(text).contains("\uFFFD"))) {
                 damageNoted = true;
                 watcher.say("The outputs of row " + id + " contain U+FFFD, which replaces a damaged character "
@@ -7096,14 +7102,14 @@ final class DifyExec implements Runnable {
                 // without a run, moderation or an annotation has answered; Dify 1.16 then makes up the end of a run
                 if (reader.is("message_end") && (!app.hasRuns() || reader.ref().isEmpty()))
                     return reader.answered().<Response>map(end -> end)
-                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "the stream ended without an answer"));
+                            .orElseGet(() -> new Response.Cut(Symptom.CUT, "it ended without an answer"));
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), http, reader);
                     // an error of Dify 1.16 may lack the run id that the made-up end after it has (`odd_graphs.json`)
                     var response = Response.ofEnds(http.run().or(reader::ref), ends);
-                    return app == AppKind.CHATFLOW && response instanceof Response.Ran ran ? reader.completed(ran)
-                            : response;
+                    boolean isChatflow = app == AppKind.CHATFLOW;
+                    return isChatflow && response instanceof Response.Ran ran ? reader.completed(ran) : response;
                 }
             }
             return http.cut(Symptom.STREAM_SILENT, "the stream ended before the run had finished");
@@ -14701,8 +14707,7 @@ final class DifyExec implements Runnable {
             // stream: only that id finds a stream whose client has disconnected, but a blocking run is found by its
             // user
             boolean streams = app == AppKind.CHATFLOW && listing != Release.Listing.WITHOUT_END;
-            boolean isAgent = app == AppKind.AGENT_CHAT || app == AppKind.AGENT;
-            if (isAgent && asked == Mode.BLOCKING)
+            if (asked == Mode.BLOCKING && app.hasConversations() && app.auto == Mode.STREAMING)
                 throw new Unusable("--mode blocking: agents only stream", "leave out --mode");
             if (asked != Mode.AUTO) this.mode = asked;
             else if (app.auto != Mode.AUTO) this.mode = app.auto;
@@ -14715,11 +14720,11 @@ final class DifyExec implements Runnable {
 
         /// Returns what the user should know before the first row is sent.
         Optional<String> note() {
-            if (app == AppKind.COMPLETION) return Optional.of("Note: Dify cannot look up completions. If a response "
-                    + "is lost, its row is unknown, although it may have been paid for.");
+            if (app == AppKind.COMPLETION) return Optional.of("Note: Dify cannot look up completions. If a "
+                    + "response is lost, its row is unknown, although it may have been paid for.");
             if (app != AppKind.CHAT || mode != Mode.STREAMING) return Optional.empty();
-            return Optional.of("Note: if a stream of a chat app breaks off, Dify drops the answer, although it is "
-                    + "paid for. A blocking row keeps it.");
+            return Optional.of("Note: if a stream of a chat app breaks off, Dify drops the answer, although it "
+                    + "is paid for. A blocking row keeps it.");
         }
 
         /// Returns how an earlier server of this version lists runs, as far as the current one still does so.
@@ -15222,7 +15227,8 @@ final class DifyExec implements Runnable {
 
         /// Returns the text so far if the answer was stopped, otherwise an empty text.
         default String stoppedAnswer() {
-            return this instanceof Ran ran && ran.isStop() ? Json.text(ran.outputs(), "answer") : "";
+            boolean isStop = this instanceof Ran ran && !ran.ref().isNamed() && ran.isStop();
+            return isStop ? Json.text(((Ran) this).outputs(), "answer") : "";
         }
 
         default Optional<Duration> pause() {

@@ -432,6 +432,33 @@ final class KindsTest extends WholeCommand {
             assertFalse(Files.exists(file("pulled.csv")));
         }
 
+        /// The stream is read to its end, so the server stores what there is.
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
+        void isStoppedAtItsTimeAndKeepsTheTextSoFar(String app) throws IOException {
+            var settings = start(app);
+            csv(app.equals("completion") ? "id,text" : "id,query", "1,long=200 pause=100");
+
+            call(settings, typed("run", "--mode", "streaming", "--timeout", "1s")).exits(3);
+
+            var end = events("end").getLast();
+            assertTrue(end.path("error").asText().startsWith("timed out"), end::toString);
+            assertTrue(end.path("answer").asText().startsWith("word0 "), end::toString);
+            assertEquals(List.of("timed out"), events("stop").stream().filter(stop -> stop.has("user"))
+                    .map(stop -> stop.path("why").asText()).filter(why -> !why.isEmpty()).toList());
+            assertEquals("failed=1", status());
+        }
+
+        @Test
+        void notesAnswersWithoutTokensOnce() throws IOException {
+            var settings = start("chat");
+            csv("id,query", "1,[preset] Why?", "2,[preset] Who?");
+
+            var call = call(settings, typed("run")).exits(0);
+
+            assertEquals(1, call.err().lines().filter(line -> line.contains("no tokens")).count(), call::toString);
+        }
+
         /// The tool is killed while all rows run.
         @Test
         void ofChatsFindsAllAnswersAfterAKill() throws Exception {

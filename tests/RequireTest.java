@@ -48,7 +48,7 @@ final class RequireTest extends WholeCommand {
                 /score:json,     output /score is not of type json
                 """)
         void rejectsOutputsThatAreMissingEmptyOrOfAnotherType(String requirement, String fault) throws IOException {
-            assertEquals(Optional.ofNullable(fault), Requirement.parse(requirement).fault(tree(text(OUTPUTS))));
+            assertEquals(Optional.ofNullable(fault), Requirement.parse(requirement).fault(tree(Given.json(OUTPUTS))));
         }
 
         @ParameterizedTest
@@ -246,9 +246,9 @@ final class RequireTest extends WholeCommand {
         private final Dify dify = dify();
 
         private ResponseDefinitionBuilder run(String id, String outputs) {
-            return dify.answer(200, text("{'workflow_run_id':'run-%s','task_id':'t','data':{'id':'run-%s',"
+            return dify.answer(200, Given.json("{'workflow_run_id':'run-%s','task_id':'t','data':{'id':'run-%s',"
                     + "'workflow_id':'w','status':'succeeded','outputs':%s,'total_tokens':10,'total_steps':3}}", id, id,
-                    text(outputs)));
+                    Given.json(outputs)));
         }
 
         @BeforeEach
@@ -298,13 +298,13 @@ final class RequireTest extends WholeCommand {
         void asksOnceForTheRunOfAnEmptyBlockingResponse() throws IOException {
             var blocking = new Dify("1.13.0", "blocking");
             for (var id : List.of("1", "2", "3"))
-                blocking.row(id, blocking.answer(200, text("{'workflow_run_id':'run-%s','task_id':'t','data':{'id':"
+                blocking.row(id, blocking.answer(200, Given.json("{'workflow_run_id':'run-%s','task_id':'t','data':{'id':"
                         + "'run-%s','workflow_id':'w','status':'succeeded','outputs':{'answer':''}}}", id, id)));
             blocking.row("4", run("4", "{'answer':'given'}"));
-            blocking.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-1")).willReturn(blocking.answer(200, text(
+            blocking.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-1")).willReturn(blocking.answer(200, Given.json(
                     "{'id':'run-1','workflow_id':'w','status':'succeeded','outputs':{'answer':'stored'},"
                             + "'total_tokens':7,'total_steps':2,'elapsed_time':1,'created_at':1,'finished_at':2}"))));
-            blocking.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-2")).willReturn(blocking.answer(200, text(
+            blocking.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-2")).willReturn(blocking.answer(200, Given.json(
                     "{'id':'run-2','workflow_id':'w','status':'succeeded','outputs':{'answer':''},"
                             + "'total_tokens':7,'total_steps':2,'elapsed_time':1,'created_at':1,'finished_at':2}"))));
 

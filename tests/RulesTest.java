@@ -35,8 +35,8 @@ final class RulesTest {
                 429    | rate_limit_error            | Rate limit exceeded, please upgr | stop      | next day
                 400    | invalid_param               | Workflow not published           | stop      | publish
                 400    | app_unavailable             | App unavailable, please check yo | stop      | publish
-                400    | not_workflow_app            | Please check if your app mode ma | stop      | workflow app
-                400    | not_chat_app                | Please check if your app mode ma | stop      | chatflow
+                400    | not_workflow_app            | Please check if your app mode ma | stop      | another kind of app
+                400    | not_chat_app                | Please check if your app mode ma | stop      | another kind of app
                 400    | invalid_param               | Arg user must be provided.       | stop      | newer
                 400    | invalid_param               | 1 validation error for WorkflowR | stop      | newer
                 400    |                             | Input payload validation failed  | stop      | newer

@@ -40,7 +40,7 @@ final class SettingsTest extends WholeCommand {
                 info | 401    | unauthorized          | Access token is invalid         | -       | DIFY_API_KEY
                 info | 403    | forbidden             | The app's API has been disabled | -       | been disabled
                 runs | 400    | invalid_param         | Workflow not published          | -       | publish
-                runs | 400    | not_workflow_app      | Please check your app mode      | -       | workflow app
+                runs | 400    | not_workflow_app      | Please check your app mode      | -       | another kind
                 runs | 404    | not_found             | Workflow not found with id: v-1 | v-1     | DIFY_WORKFLOW_ID
                 runs | 400    | bad_request           | Invalid workflow_id format: abc | abc     | DIFY_WORKFLOW_ID
                 runs | 403    | workflow_version_execution_not_allowed | Not on this plan | v-1     | plan

@@ -143,7 +143,7 @@ final class ExploredWorld {
 
     private static final Duration TIMEOUT = seconds(300), LONGEST_OUTAGE = Duration.ofMinutes(5);
     private static final Judge JUDGE = new Judge(new Backoff(seconds(1), seconds(60), 1, () -> 1),
-            Judge.RetryRuns.TRANSIENT, Given.ACCESS);
+            Judge.RetryRuns.TRANSIENT, Given.ACCESS, List.of());
     private static final Row ROW = Given.row("a");
     /// The row may be sent once more, but what follows is as before.
     private static final int MOST_ATTEMPTS = 2;
@@ -502,7 +502,7 @@ final class ExploredWorld {
         if (found.isThere() && facts().resent().contains(attempt.user())) record(new LateEvent(now, ROW.id(),
                 attempt.user(), found.run().map(RunRef::id).orElse(""), found.word()));
         var here = new LookUpRules.LookUpContext(listing(attempt), passedAt(attempt), hasOthers,
-                status.isSuccess(), outages);
+                status, outages);
         phase = null;
         for (var verdict : rules.verdicts(asked, found, here, now))
             carryOut(attempt, LookUpRules.known(asked, found), verdict);
