@@ -3780,7 +3780,7 @@ final class DifyExec implements Runnable {
         /// Formats the progress, with as many items as fit into `columns` characters, the most important first. Rows
         /// with an outcome of an earlier session (`others`) count as done.
         ///
-        /// `12/20 (60 %) · 3.2/s · 2 failed · elapsed 4.1 s · 2.6 s left · 5 running · 684 tokens · Run failed: no city`
+        /// `12/20 (60 %) · 3.2/s · 2 failed · elapsed 4.1 s · 2.6 s left · 5 running · Run failed: no city`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
             var activity = tally.activity();
@@ -12114,7 +12114,8 @@ final class DifyExec implements Runnable {
                 "windows-1250", "windows-1251", "ISO-8859-2", "x-MacRoman");
         /// Matches a character that no text has: a control character, or one without a meaning.
         private static final Pattern MEANINGLESS = Pattern.compile("[\\x00-\\x08\\x80-\\x9F\\p{Cn}\\p{Co}]");
-        private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
+        private static final String SYMBOL = "[\\x80-\\u245F\\u2500-\\u2FFF"
+                + "&&[^\\p{L}\\p{M}\\p{Pi}\\p{Pf}\\p{Pd}\\p{Zs}\\p{Cf}]]";
         /// Matches what text in the right encoding hardly contains: a foreign capital after a small letter, letters of
         /// two scripts in a word, three Latin letters with accents in a row, a symbol in a word, or two of them.
         private static final Pattern STRANGE = Pattern.compile("\\p{Ll}[\\p{Lu}&&[^A-Z]]"
@@ -13176,7 +13177,8 @@ final class DifyExec implements Runnable {
         /// front or, as SAP writes it, at the end. A number that begins with 0 has no groups.
         private static Pattern written(char mark, char group) {
             var currency = "\\s*(?:\\p{Sc}|[A-Z]{3})?\\s*"; // one at most, before or after the digits
-            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])\\s*[+-]?" + currency + "[+-]?"
+            return Pattern.compile("(?Us)(?!.*[+-].*[+-])(?!.*[\\p{Sc}A-Z]\\P{L}+[\\p{Sc}A-Z])\\s*[+-]?"
+                    + currency + "[+-]?"
                     + "([0-9]+|[1-9][0-9]{0,2}([" + group + "'’\\s])[0-9]{3}(?:\\2[0-9]{3})*)"
                     + "(?:[" + mark + "]([0-9]+))?-?" + currency + "-?\\s*");
         }
@@ -13605,8 +13607,8 @@ final class DifyExec implements Runnable {
                                 Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
                 }
 
-                /// Returns notes about the column's cells. A decimal comma, set or suggested, multiplies cells by 1,000. An
-                /// export of MongoDB has objects instead of plain values.
+                /// Returns notes about the column's cells. A decimal comma, set or suggested, multiplies cells by 1,000.
+                /// An export of MongoDB has objects instead of plain values.
                 Stream<String> notes() {
                     var notes = new ArrayList<String>();
                     var title = csv.input(column).title();
@@ -14778,8 +14780,8 @@ final class DifyExec implements Runnable {
                 new Release("0", Listing.AT_END, false));
 
         /// Defines when a server lists a run, in its log or among the conversations. `WITHOUT_END`: never the end of a
-        /// stream whose client has disconnected. `NO_QUEUE`: from the start, which no worker delays. `OTHER_APP`: perhaps
-        /// never, because it may belong to another app.
+        /// stream whose client has disconnected. `NO_QUEUE`: from the start, which no worker delays. `OTHER_APP`:
+        /// perhaps never, because it may belong to another app.
         enum Listing { FROM_START, WITHOUT_END, NO_QUEUE, AT_END, NOT_KNOWN, OTHER_APP }
 
         static Release of(String version) {
