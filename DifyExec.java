@@ -13607,7 +13607,7 @@ final class DifyExec implements Runnable {
                                 Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
                 }
 
-                /// Returns notes about the column's cells. A decimal comma, set or suggested, multiplies cells by 1,000.
+                /// Returns notes about the cells. A decimal comma, set or suggested, multiplies cells by 1,000.
                 /// An export of MongoDB has objects instead of plain values.
                 Stream<String> notes() {
                     var notes = new ArrayList<String>();
