@@ -2859,6 +2859,7 @@ final class DifyExec implements Runnable {
                 return print(new Unusable(Text.reason(problem)), line);
             if (problem instanceof ExecutionException && problem.getCause() instanceof Exception cause)
                 return onException(cause, line, parsed); // of a worker thread
+            if (problem instanceof Invariant broken) return print(broken.report(), line);
             if (!(problem instanceof Unusable unusable)) throw problem;
             return print(unusable, line);
         }
@@ -5688,6 +5689,7 @@ final class DifyExec implements Runnable {
         private final AtomicInteger interrupts = new AtomicInteger(); // any thread may add one, see [#interrupt]
         private final Map<Long, InFlight> inFlight = new LinkedHashMap<>(); // by the attempt's sequence number
         private final int looksAtOnce;
+        private final boolean mayRepeat; // whether the user asked for rows that have succeeded
         private int looking = 0, probing = 0; // look-ups and probes without a response so far
         /// Holds when a stopped session no longer waits for running rows. A limit lets all of them finish
         /// (docs/settings.md), so only a signal or a rejected key sets this.
@@ -5724,6 +5726,7 @@ final class DifyExec implements Runnable {
             this.agenda = new Agenda(wanted, terms.modes().app.firstLook(), clock.instant(), terms.limits().timeout());
             this.lookUpRules = new LookUpRules(terms.judge(), terms.limits(),
                     wanted.asked().has(Choice.RESEND_UNKNOWN), wanted.asked().has(Choice.RERUN_CHANGED));
+            this.mayRepeat = wanted.asked().has(Choice.FORCE) || wanted.asked().has(Choice.RERUN_CHANGED);
             this.pace = terms.pace();
             this.gate = terms.gate();
             this.health = new Health(terms.judge().backoff(), gate);
@@ -5813,6 +5816,7 @@ final class DifyExec implements Runnable {
                 for (beforeEnd(); !isOver(); beforeEnd()) {
                     var starts = startDue();
                     writer.commit(clock.instant(), watcher::say); // writes the attempts and the last outcomes to disk
+                    Invariant.hold(starts.isEmpty() || writer.isOnDisk(), "an attempt was not on disk yet");
                     starts.forEach(this::send);
                     tally.tick(clock.instant(), new Tally.Activity(inFlight.size(), agenda.waiting(),
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
@@ -5870,12 +5874,17 @@ final class DifyExec implements Runnable {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break; // no row is due, or a changed CSV has just stopped the batch
                 var row = due.get().row();
+                Invariant.hold(mayRepeat || !writer.status(row).isSuccess(), "a row that succeeded was not left out");
+                Invariant.hold(inFlight.values().stream().noneMatch(sent -> sent.attempt.row().index() == row.index()),
+                        "a row had two requests at a time");
                 var user = terms.names().next();
                 // each attempt has its own user name, so the number of names is also its sequence number
                 var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user,
                         terms.modes().mode(), row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
                 inFlight.put(attempt.sequence(), sent);
+                Invariant.hold(busySlots(now) <= pace.ceiling && inFlight.size() <= 2 * pace.ceiling,
+                        "more requests were active than -c allows");
                 gate.noteStart(now);
                 writer.record(AttemptEvent.of(attempt, writer.resultsBytesOnDisk()));
                 starts.add(sent);
@@ -5883,7 +5892,9 @@ final class DifyExec implements Runnable {
             lookUpSilent(now);
             while (looking < looksAtOnce && !nextLook().isAfter(now)) {
                 var lookUp = agenda.takeLookUp();
-                look(lookUp.question(now, terms.limits().timeout()), found -> onLookUpResult(lookUp, found));
+                var question = lookUp.question(now, terms.limits().timeout());
+                Invariant.hold(question.attempt().equals(lookUp.attempt), "a look-up was of another attempt");
+                look(question, found -> onLookUpResult(lookUp, found));
             }
             // one probe at a time is enough to see that the server is back
             if (probing == 0 && !health.nextProbe().isAfter(now)) probe(now);
@@ -6298,9 +6309,11 @@ final class DifyExec implements Runnable {
         /// Records the row's outcome, which counts when it is written. A success is one line of the results, and any
         /// other outcome one line of the log, so that no outcome can be in both.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
-            if (response instanceof Response.Ran ran && outcome.status().isSuccess())
-                writer.recordSuccess(ResultLine.of(attempt, ran, now));
-            else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
+            if (response instanceof Response.Ran ran && outcome.status().isSuccess()) {
+                var line = ResultLine.of(attempt, ran, now);
+                Invariant.hold(line.isOf(attempt), "a result was of another attempt");
+                writer.recordSuccess(line);
+            } else writer.recordEnd(EndEvent.of(attempt, now, outcome.status().word(), response, outcome.text(),
                     writer.resultsBytesOnDisk()));
             watcher.onOutcome(attempt.row(), outcome);
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
@@ -8681,8 +8694,11 @@ final class DifyExec implements Runnable {
             return results.onDisk();
         }
 
-        /// Adds an event to the log. It counts after [#write].
+        /// Adds an event to the log. It counts after [#write]. Of each session, two lines are read back, because each
+        /// promise depends on what the next session reads.
         void record(Event event) {
+            boolean isFirst = event instanceof SessionEvent || event instanceof AttemptEvent && !hasAttempts;
+            Invariant.hold(!isFirst || LineFile.readsBack(event), "a line of the log cannot be read back");
             log.add(event);
             effects.add(() -> batch.history().take(event));
             hasAttempts |= event instanceof AttemptEvent;
@@ -8730,6 +8746,7 @@ final class DifyExec implements Runnable {
         /// every 500 ms. After this, attempts may be sent and outcomes shown.
         void commit(Instant now, Consumer<String> say) {
             write();
+            Invariant.hold(batch.index().addsUp(), "the numbers of rows by status did not add up");
             if (!mustForce && now.isBefore(nextForce)) return;
             nextForce = now.plus(FORCE_EVERY);
             force();
@@ -8764,6 +8781,11 @@ final class DifyExec implements Runnable {
                 first.handle((_, problem) -> problem).join(); // waits, but does not throw
             }
             results.force(); // throws the error of the other thread, if there was one
+        }
+
+        /// Returns whether everything that was added to the log is on disk.
+        boolean isOnDisk() {
+            return effects.isEmpty() && log.isForced();
         }
 
         /// Returns how long the current write to disk has taken. May be called from any thread.
@@ -8948,6 +8970,11 @@ final class DifyExec implements Runnable {
 
         boolean isComplete() {
             return succeeded() == rows();
+        }
+
+        /// Returns whether each row is counted by exactly one status.
+        boolean addsUp() {
+            return Arrays.stream(counts).sum() == rows();
         }
 
         long succeeded() {
@@ -10541,6 +10568,14 @@ final class DifyExec implements Runnable {
             this.disk = disk;
         }
 
+        /// Returns whether the line of this event is the same after it was read and written again.
+        static boolean readsBack(Event event) {
+            return Storage.naming(Path.of("log"), () -> {
+                var line = WRITER.writeValueAsBytes(event);
+                return Arrays.equals(line, WRITER.writeValueAsBytes(Event.read(Json.MAPPER.createParser(line))));
+            });
+        }
+
         /// Adds a line of JSON. If many bytes wait already, they are written at once.
         void add(Object line) {
             Storage.run(path, () -> {
@@ -10786,6 +10821,11 @@ final class DifyExec implements Runnable {
                 line.put("total_price", cost.price().toPlainString()).put("currency", cost.currency());
             if (end.isUnmet()) line.set("outputs", end.seen().outputs());
             return new ResultLine(line);
+        }
+
+        boolean isOf(Attempt attempt) {
+            return id().equals(attempt.row().id()) && user().equals(attempt.user())
+                    && text("fingerprint").equals(attempt.fingerprint());
         }
 
         /// Converts this success to an `end` event, which the log lacks.
@@ -15018,6 +15058,11 @@ final class DifyExec implements Runnable {
         private static final Pattern PRICE = Pattern.compile("\\d{1,15}(\\.\\d{1,30})?([eE][-+]?\\d{1,2})?");
         static final Cost NONE = of(0);
 
+        Cost {
+            tokens = Math.clamp(tokens, 0, 1_000_000_000_000L); // a server's number, of which no sum may overflow
+            if (price != null && price.signum() < 0) price = null;
+        }
+
         static Cost of(long tokens) {
             return new Cost(tokens, null, "");
         }
@@ -15062,6 +15107,8 @@ final class DifyExec implements Runnable {
             }
 
             void add(Cost cost) {
+                Invariant.hold(cost.tokens() >= 0 && (cost.price() == null || cost.price().signum() >= 0),
+                        "what was spent fell");
                 tokens += cost.tokens();
                 if (cost.price() != null) prices.merge(cost.currency(), cost.price(), BigDecimal::add);
                 else if (cost.tokens() > 0) unpriced++; // a run without a model costs nothing
@@ -16167,6 +16214,34 @@ final class DifyExec implements Runnable {
 
         String text() {
             return what() + Text.around("\nhint: ", hint, "");
+        }
+    }
+
+    /// Signals a bug: something does not hold that always must, so what the tool believes about its batch is wrong. The
+    /// command ends before it sends anything else, and its files stay as they are. These checks are never switched off.
+    static final class Invariant extends IllegalStateException {
+        private Invariant(String what) {
+            super(what);
+        }
+
+        /// @param what what has happened if it does not hold; never the text of a row
+        static void hold(boolean holds, String what) {
+            if (!holds) throw new Invariant(what);
+        }
+
+        /// Writes a file for a report, without cells and without the key. Returns the message for the user.
+        Unusable report() {
+            var trace = new StringWriter();
+            printStackTrace(new PrintWriter(trace));
+            try {
+                var file = Files.createTempFile("difyexec-", ".txt");
+                Files.writeString(file, NAME_AND_VERSION + "\nJava " + Runtime.version() + "\n" + trace);
+                return new Unusable(Exit.BUG, "internal error: " + getMessage() + "; nothing else was sent",
+                        "attach " + file + " to a report; the next run resumes");
+            } catch (IOException problem) {
+                addSuppressed(problem);
+                throw this;
+            }
         }
     }
 

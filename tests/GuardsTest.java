@@ -7,6 +7,7 @@ import org.junit.jupiter.api.*;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Response.RunStatus;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -27,6 +28,75 @@ final class GuardsTest extends WholeCommand {
             call(dify.settings(), typed("run")).exits(0);
             assertEquals("text 3", result("1").at("/inputs/text").asText());
             assertEquals(4, dify.count("started"));
+        }
+    }
+
+    @Nested
+    class AnInvariant {
+        /// A row counts as succeeded by mistake, after the session has chosen it.
+        @Test
+        void stopsTheSessionBeforeAnythingElseIsSentAndTheNextOneResumes() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            try (var writer = scene.open()) {
+                scene.watched = _ -> writer.batch().index().setStatus(1, RowStatus.SUCCEEDED);
+
+                assertThrows(Invariant.class, () -> scene.play(writer));
+            }
+            assertEquals(1, scene.sent.size());
+
+            var next = Scene.of(folder, "a", "b", "c");
+            next.found = _ -> Given.ended(succeeded("run-a"));
+            assertEquals(Optional.empty(), next.play());
+            assertEquals(List.of("b", "c"), next.sent.stream().map(sent -> sent.row().id()).toList());
+        }
+
+        /// Mutants break what an invariant guards, one by one, and this session then ends with it.
+        @Test
+        void holdsForRowsThatSucceedFailAndAreLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e");
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                scene.wait(seconds(1));
+                var id = attempt.row().id();
+                if (id.equals("a")) return cut(Symptom.NO_ANSWER);
+                if (id.equals("b")) return failed("no such city");
+                return new Response.Ran(run("run-" + id), RunStatus.SUCCEEDED, outputs("{}"), "", "workflow-1",
+                        new Usage(1, 1, new Cost(-5, BigDecimal.TEN.negate(), "USD")));
+            };
+            scene.found = _ -> Given.ended(succeeded("run-a"));
+
+            assertEquals(Optional.empty(), scene.play());
+            assertEquals(4, scene.tally.succeeded());
+            scene.play();
+
+            assertEquals(List.of("a", "b", "c", "d", "e", "b"),
+                    scene.sent.stream().map(sent -> sent.row().id()).toList());
+        }
+
+        @Test
+        void isAnInternalErrorWithAFileForAReport() throws IOException {
+            var err = new StringWriter();
+            var line = commandLine(env(Map.of("DIFY_API_KEY", "app-s3cr3t-0f-the-test")));
+            line.addSubcommand("broken", new Broken()).setErr(new PrintWriter(err));
+            line.setExecutionExceptionHandler(line.getExecutionExceptionHandler());
+
+            assertEquals(Exit.BUG.code, line.execute("broken"));
+
+            assertTrue(err.toString().contains("internal error: nothing holds"), err.toString());
+            var file = Path.of(err.toString().replaceAll("(?s).*attach (\\S+\\.txt) .*", "$1"));
+            var report = Files.readString(file);
+            Files.delete(file);
+            assertTrue(report.contains(NAME_AND_VERSION) && report.contains("nothing holds"), report);
+            assertTrue(report.contains("Broken.call"), report);
+        }
+
+        @picocli.CommandLine.Command
+        static class Broken implements Callable<Integer> {
+            @Override
+            public Integer call() {
+                Invariant.hold(false, "nothing holds");
+                return 0;
+            }
         }
     }
 
