@@ -307,7 +307,8 @@ final class ExploredWorld {
         if (phase == Phase.FLYING || phase == Phase.LOOKING) {
             step(steps, "killed", world -> world.phase = Phase.DOWN);
             var passed = later(last().sent().plus(OVERTAKEN));
-            if (setting.isQueued() && hasOthers) for (var job : last().moves(setting, passed))
+            boolean isPassed = passedAt(attempts.getLast()).isPresent();
+            if (setting.isQueued() && hasOthers && !isPassed) for (var job : last().moves(setting, passed))
                 if (job.where() != Where.DOOR && job.where() != Where.QUEUED)
                     step(steps, "a later stream begins (" + job.where() + ")", world -> world.pass(job));
             if (setting.isQueued() && hasOthers) step(steps, "the other rows end", world -> world.hasOthers = false);
@@ -689,7 +690,7 @@ final class ExploredWorld {
             var history = history();
             var passed = new HashMap<String, Integer>();
             for (var attempt : attempts) history.passedAt(attempt.user()).ifPresent(time ->
-                    passed.put(attempt.user(), lastLine(time)));
+                    passed.put(attempt.user(), line(time, attempt.user())));
             return new Facts(history.awaited(ROW).stream().map(Attempt::user).toList(),
                     users(history::isResent), users(attempt -> history.isClosed(attempt, "not_started")), passed,
                     Facts.rest(history));
@@ -697,9 +698,14 @@ final class ExploredWorld {
         return facts;
     }
 
-    private int lastLine(Instant time) {
-        return IntStream.range(0, lines.size()).filter(line -> !(lines.get(line) instanceof EndEvent)
-                && lines.get(line).t().equals(time)).max().orElseThrow();
+    /// Returns which line has shown at that time that the server has begun another request.
+    private int line(Instant time, String user) {
+        return IntStream.range(0, lines.size()).filter(line -> lines.get(line).t().equals(time)
+                && switch (lines.get(line)) {
+                    case RunEvent run -> !run.user().equals(user);
+                    case LookEvent look -> !look.user().equals(user);
+                    default -> false;
+                }).findFirst().orElseThrow();
     }
 
     private Set<String> users(Predicate<Attempt> which) {
