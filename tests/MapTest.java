@@ -427,9 +427,9 @@ final class MapTest {
         long conditionals = map.methods.stream().mapToLong(SourceMap.Method::conditionals).sum();
         // A ratchet with room for a change: the figure of the last release (0.4.0: 12,086) plus 150, and a little more
         // until 0.5.0. A count must not stop a small change.
-        return List.of(Measure.atMost("code lines", 13_000, map.codeLines()), // 12,310 from the next release on
+        return List.of(Measure.atMost("code lines", 13_060, map.codeLines()), // 12,310 from the next release on
                 // code hosts and tools stop showing files from a megabyte on
-                Measure.atMost("bytes", 1_021_000, map.text.getBytes(UTF_8).length),
+                Measure.atMost("bytes", 1_025_000, map.text.getBytes(UTF_8).length),
                 Measure.atMost("conditionals per 1,000 lines", 29, 1000.0 * conditionals / map.lines.size()),
                 Measure.atMost("code lines over 110 columns", 747, map.linesLongerThan(110).stream()
                         .filter(line -> !map.isComment(line)).count()),

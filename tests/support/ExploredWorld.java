@@ -14,13 +14,16 @@ import static difyexec.Given.seconds;
 /// each event that may come next, with the state after it. The decisions are those of [Judge], [LookUpRules] and
 /// [History]. What the engine does with them is repeated here in a few lines, without threads and files.
 final class ExploredWorld {
-    /// A kind of app, a release of Dify and a mode. Another kind of app is one more constant of [AppKind].
+    /// A kind of app, a release of Dify and a mode.
     ///
     /// @param version the release; see [Release]
     record Setting(AppKind app, String version, Mode mode) {
+        /// The kinds that [ExploredJob] models. Another kind needs its responses and what look-ups show of it.
+        private static final List<AppKind> KINDS = List.of(AppKind.WORKFLOW, AppKind.CHATFLOW);
+
         static List<Setting> all() {
             var all = new ArrayList<Setting>();
-            for (var app : AppKind.values()) for (var version : List.of("1.16.1", "1.9.2"))
+            for (var app : KINDS) for (var version : List.of("1.16.1", "1.9.2"))
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) all.add(new Setting(app, version, mode));
             return all;
         }
