@@ -926,7 +926,7 @@ final class DifyExec implements Runnable {
         /// all parameters of a command at once.
         record Completion(ShellSession session) implements Completer {
             /// A batch may have a million ids, and a terminal shows far fewer.
-            private static final int MAX_CANDIDATES = 1000;
+            private static final int MAX_CANDIDATES = 99; // JLine asks before it lists 100
 
             /// Proposes files and the session's own values; if there are none, commands and options.
             @Override
@@ -2637,7 +2637,7 @@ final class DifyExec implements Runnable {
                 "--config", "name a file of settings after the command, with --env-file FILE",
                 "--color", "NO_COLOR=1 switches colors off; a terminal has them", "--verbose",
                 "the log next to the results has all details; check --show 1 shows a request",
-                "version", "use --version", "completion", "use generate-completion");
+                "version", "use --version", "undo", "'unset' undoes edits");
 
         /// Applies the settings that all commands share. picocli passes each on when it is set, so subcommands come
         /// first.
@@ -2710,7 +2710,11 @@ final class DifyExec implements Runnable {
         /// Lists the options; `--help-all` adds the hidden ones.
         private static String options(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
-            if (parsed == null || !parsed.originalArgs().contains("--help-all")) return help.optionList();
+            if (parsed == null || !parsed.originalArgs().contains("--help-all")) {
+                var more = Stream.of("--decimal", "--header-row", "--sheet", "--allow-empty", "--delimiter", "--var")
+                        .filter(help.commandSpec().optionsMap()::containsKey).collect(joining(" "));
+                return help.optionList() + (more.isEmpty() ? "" : "%nSee --help-all: %s%n".formatted(more));
+            }
             var options = help.commandSpec().options().stream().filter(option -> option.hidden() && !option.usageHelp())
                     .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
             if (options.isEmpty()) return help.optionList();
@@ -17300,7 +17304,7 @@ final class DifyExec implements Runnable {
         <h2 id="detail-id"></h2>
         <button type="button" id="before">Previous</button>
         <button type="button" id="after">Next</button>
-        <button type="button" id="close">Close</button>
+        <button type="button" id="close" autofocus>Close</button>
         </div>
         <div id="detail-body"></div>
         </dialog>
@@ -17504,7 +17508,7 @@ final class DifyExec implements Runnable {
             x += width;
           }
           const named = isPair ? [chip('first'), chip('second'), 'difference', '95 % interval'] : [''];
-          const heads = ['', ...named.map(head => [head, 'number'])];
+          const heads = ['Figure', ...named.map(head => [head || 'Value', 'number'])];
           const figures = isComparison ? table('Figures', '', heads, batch.comparison)
             : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
               element('div', '', element('dt', '', name), element('dd', '', figure))));
@@ -17624,7 +17628,7 @@ final class DifyExec implements Runnable {
           });
           const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
           return element('figure', 'card', element('figcaption', '', element('h2', '', title), ...legend),
-            svg('svg', {viewBox: '0 0 420 192', role: 'img'}, ...grid, ...scale, ...bars));
+            svg('svg', {viewBox: '0 0 420 192', role: 'img', 'aria-label': title}, ...grid, ...scale, ...bars));
         }
 
         // the error of the last attempt is whole, while a cause has no ids and numbers
@@ -17648,9 +17652,11 @@ final class DifyExec implements Runnable {
             element('ins', '', second.slice(0, 200)), after.slice(0, 200), ' ']);
         }
 
-        // the table has the first input that is not the id, so that a reader recognizes the row
-        const given = row => Object.entries(row.inputs ?? {});
-        const input = rows.flatMap(row => given(row).filter(([, value]) => plain(value) !== row.id))[0]?.[0];
+        // the table has the input with the longest texts, so that a reader recognizes the row
+        const lengths = {};
+        for (const row of rows.slice(0, 100)) for (const [name, value] of Object.entries(row.inputs ?? {}))
+          if (plain(value) !== row.id) lengths[name] = (lengths[name] ?? 0) + ('' + plain(value)).length;
+        const input = Object.keys(lengths).sort((a, b) => lengths[b] - lengths[a])[0];
         // `by` returns what a column is sorted by and, without `show`, what it shows; phones hide wide ones
         const columns = [
           {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
@@ -17832,6 +17838,7 @@ final class DifyExec implements Runnable {
           const id = new URLSearchParams(location.hash.slice(1)).get('row');
           const n = rows.findIndex(row => row.id === id);
           if (n >= 0) open(n);
+          else if (id) at('count').textContent = 'There is no row ' + id;
         }
 
         // Sorts by a column, or turns its order around if the table is sorted by it.
@@ -17856,6 +17863,7 @@ final class DifyExec implements Runnable {
         at('close').onclick = () => at('detail').close();
         at('before').onclick = () => show(shown - 1);
         at('after').onclick = () => show(shown + 1);
+        at('detail').onkeydown = ({key}) => ({ArrowLeft: at('before'), ArrowRight: at('after')})[key]?.click();
         at('detail').onclose = () => history.replaceState(null, '', '#');
         onhashchange = follow;
         // prints the first rows, and as many more as needed to have all rows that need a person

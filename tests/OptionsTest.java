@@ -64,8 +64,9 @@ final class OptionsTest extends WholeCommand {
                 call(command, "--help-all").exits(0).shows("--help");
             }
             assertEquals(call("--help"), call("--help-all"));
-            call("status", "--help-all").shows("--sheet");
-            call("status", "--help").omits("--sheet");
+            call("status", "--help-all").shows("--sheet=NAME");
+            call("status", "--help").omits("--sheet=NAME").shows("--sheet");
+            call("check", "--help").shows("--allow-empty");
         }
 
         @Test

@@ -874,6 +874,26 @@ final class ViewsTest extends WholeCommand {
         }
 
         @Test
+        void servesKeyboardsScreenReadersAndLinks() throws Exception {
+            open(many());
+
+            assertEquals(0, browser.evaluate("[...document.querySelectorAll('[role=img]:not([aria-label])')].length").asInt());
+            assertEquals(0, browser.evaluate("[...document.querySelectorAll('th')].filter(e => !e.textContent).length")
+                    .asInt());
+            browser.evaluate("location.hash = '#row=no-such'");
+            browser.until("at('count').textContent.includes('no-such')");
+            browser.evaluate("location.hash = '#row=row-20'");
+            browser.until("detail.open");
+            assertEquals("close", browser.evaluate("document.activeElement.id").asText());
+            var first = browser.text("#detail-id");
+            browser.evaluate("detail.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))");
+            assertNotEquals(first, browser.text("#detail-id"));
+            browser.evaluate("detail.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'}))");
+            assertEquals(first, browser.text("#detail-id"));
+            isQuiet();
+        }
+
+        @Test
         void searchesFiltersSortsAndOpensRowsByClicks() throws Exception {
             open(many());
 
