@@ -645,8 +645,8 @@ final class Seeds implements Callable<Integer> {
                     && (isKnown || isListed(now) && !isUnanswered());
         }
 
-        /// Returns whether the message of a chatflow stays empty: on an older server, if its client left. In apps without
-        /// a workflow, on any server, but an old agent's thought has the answer.
+        /// Returns whether the message of a chatflow stays empty: on an older server, if its client left. In apps
+        /// without a workflow, on any server, but an old agent's thought has the answer.
         boolean isUnanswered() {
             if (kind.isMessage()) return isStream() && left.isBefore(ends) && kind != Kind.AGENT_CHAT;
             return kind == Kind.OLD_CHATFLOW && isStream() && !isHeard;
@@ -785,8 +785,8 @@ final class Seeds implements Callable<Integer> {
         private static final Duration FIRST_LOOK = seconds(2);
         /// The tool's limit for the response to a request that starts no run.
         private static final Duration QUERY = seconds(30);
-        /// A chatflow's run that appears late is forgotten if its message was still empty at that moment, and its row may
-        /// be sent again although that run has succeeded by then.
+        /// A row with a message that appears late is forgotten if its message was still empty at that moment, and may be
+        /// sent again although it has succeeded by then.
         private static final boolean LATE_CHATFLOWS_ARE_KEPT = false;
 
         private final Schedule schedule;
@@ -980,7 +980,8 @@ final class Seeds implements Callable<Integer> {
             var since = answered.getOrDefault(id, began);
             var inputs = attempt.row().inputs(); // a failed row may run again with others
             var sought = jobs.stream().filter(job -> job.permit == permits.getOrDefault(id, 0)
-                    && (LATE_CHATFLOWS_ARE_KEPT || job.fault != Fault.LATE || !job.kind.isChatflow()));
+                    && (LATE_CHATFLOWS_ARE_KEPT || job.fault != Fault.LATE
+                            || !job.kind.isChatflow() && !job.kind.isMessage()));
             Schedule.check(sought.noneMatch(job -> job.attempt.row().inputs().equals(inputs)
                     && job.hasVisiblySucceeded(since)), () -> "row " + id + " was sent again after its success");
         }
@@ -1041,7 +1042,8 @@ final class Seeds implements Callable<Integer> {
                 if (job.isDead) return cut(job, Symptom.CUT);
                 pass(isShutOut ? 1000 : Math.min(1000, 1 + left(job.ends)));
             }
-            if (job.isDead && job.kind != Kind.WORKFLOW && job.kind != Kind.OLD_WORKFLOW) return cut(job, Symptom.CUT); // it died at the last moment
+            // it died at the last moment
+            if (job.isDead && (job.kind.isChatflow() || job.kind.isMessage())) return cut(job, Symptom.CUT);
             var now = scene.world.now();
             job.isHeard = true;
             if (fault == Fault.TOO_LARGE) return new Response.Unreadable(Optional.of(job.ref), "too large");
