@@ -6171,7 +6171,7 @@ final class DifyExec implements Runnable {
             var took = Duration.between(attempt.at(), now);
             if (response instanceof Response.Ran ran) {
                 pace.noteRunTime(ran.usage().within(took), now);
-                ran.waited().ifPresent(waited -> noteWait(attempt, waited, "waited %s in the server's queue"));
+                ran.usage().waited().ifPresent(waited -> noteWait(attempt, waited, "waited %s in the server's queue"));
             }
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
@@ -6837,7 +6837,8 @@ final class DifyExec implements Runnable {
         /// they do for a run.
         private static Response notUploaded(String upload, Response response) {
             return switch (response) { // false and true: whether another try may succeed
-                case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
+                case Response.Refused refused when refused.status() == 400 || refused.status() == 413
+                        || refused.status() == 415 ->
                         new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 // below 300: a success without the id of a file, such as a proxy's page
                 case Response.Refused refused when refused.status() != 429
@@ -9265,7 +9266,7 @@ final class DifyExec implements Runnable {
             Response reported(Symptom symptom, String why) {
                 if (http == 200) return new Response.Unreadable(run, why);
                 return http == 0 || run.isPresent() ? new Response.Cut(run, symptom, why)
-                        : Response.Refused.http(http, false, "", why, Optional.empty());
+                        : Response.Refused.bare(http, why);
             }
 
             /// Returns this attempt for the row. It does not count as edited if the CSV now contains the edits.
@@ -11826,7 +11827,8 @@ final class DifyExec implements Runnable {
             }
 
             private static char likelyDelimiter(String line) {
-                return Stream.of(',', ';', '\t').max(Comparator.comparingLong(one -> count(line, one))).orElseThrow();
+                return ",;\t".chars().mapToObj(one -> (char) one)
+                        .max(Comparator.comparingLong(one -> count(line, one))).orElseThrow();
             }
 
             private static long count(String line, char one) {
@@ -12853,7 +12855,7 @@ final class DifyExec implements Runnable {
         private String moment(BigDecimal number, Format format) {
             // old Excel for the Mac counts days from 1904; otherwise, Excel counts a 29 February 1900, which did not
             // exist, so the days before it have another start
-            var start = workbook.isDate1904() ? LocalDate.of(1904, 1, 1)
+            var start = workbook.isDate1904() ? LocalDate.parse("1904-01-01")
                     : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
             var time = start.atStartOfDay().plus(number.movePointRight(3).multiply(BigDecimal.valueOf(86_400))
                     .setScale(0, RoundingMode.HALF_UP).longValue(), ChronoUnit.MILLIS);
@@ -12909,7 +12911,7 @@ final class DifyExec implements Runnable {
         /// Returns the form of an app that takes its question from this column.
         Form withQuestion(String column, List<String> columns) {
             // required (true), and not even `--allow-empty` sends it empty (false)
-            var question = new Variable(column, "", Variable.QUESTION, true, false, Value.Query::new);
+            var question = new Variable(column, column, Variable.QUESTION, true, false, Value.Query::new);
             return new Form(List.of(question), columns, isUnknown).with(variables, columns);
         }
 
@@ -13802,7 +13804,8 @@ final class DifyExec implements Runnable {
             if (!(reported instanceof Response.Ran ran)) return verdict(attempt, reported);
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
             // judges the error as if it had come in the form that Dify 1.14 uses: status 500 and no code
-            var verdict = refused(attempt, Response.Refused.event(500, "", words(ran), Optional.empty()));
+            int status = 500;
+            var verdict = refused(attempt, Response.Refused.event(status, "", words(ran), Optional.empty()));
             // no run has this id and the fault may pass, so the row is sent again without another look-up; with
             // `never`, the attempt is looked up as after an unknown text
             boolean isRetried = failedRuns != RetryRuns.NEVER && mayPass(ran.error()) && ran.ref().isMadeUp();
@@ -14017,7 +14020,7 @@ final class DifyExec implements Runnable {
         /// In these stages, a run is not asked to stop again.
         private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.STOPPED);
         /// With one of these, something has responded to the request, so its job was queued by then or never will be.
-        private static final Set<Integer> ANSWERED = Set.of(500, 502, 504);
+        private static final Pattern ANSWERED = Pattern.compile("50[024]");
 
         /// Holds the engine's knowledge that a decision needs besides the look-up and its result.
         ///
@@ -14195,7 +14198,7 @@ final class DifyExec implements Runnable {
                     && lookUp.attempt.mode() == Mode.STREAMING
                     && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
                     && http != 503; // a server in front of Dify sent this
-            boolean mayBeReserved = mayBeQueued && !ANSWERED.contains(http);
+            boolean mayBeReserved = mayBeQueued && !ANSWERED.matcher("" + http).matches();
             var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
             var time = (mayBeQueued ? here.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
             if (time.filter(end -> !now.isBefore(end)).isPresent()) return notStarted(lookUp);
@@ -15030,11 +15033,15 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(from.get("total_price")).map(JsonNode::asText).filter(PRICE.asMatchPredicate())
                     .map(BigDecimal::new);
         }
-
     }
 
-    record Usage(double seconds, int steps, Cost cost) {
+    /// @param waited how long the request waited before the run started; empty if unknown
+    record Usage(double seconds, int steps, Cost cost, Optional<Duration> waited) {
         static final Usage NONE = new Usage(0, 0, Cost.NONE);
+
+        Usage(double seconds, int steps, Cost cost) {
+            this(seconds, steps, cost, Optional.empty());
+        }
 
         /// Returns the run's time as the server reports it, but at most the time that the request took.
         Duration within(Duration most) {
@@ -15095,12 +15102,19 @@ final class DifyExec implements Runnable {
 
             /// Creates a refusal for a success whose content is not Dify's, with a status below 300.
             static Refused unexpected(String why) {
-                return http(200, false, "", why, Optional.empty());
+                return bare(200, why);
+            }
+
+            /// Creates a refusal of which only the status is known to be the server's.
+            static Refused bare(int status, String why) {
+                boolean fromDify = false; // or unknown
+                return http(status, fromDify, "", why, Optional.empty());
             }
 
             /// Creates a refusal for an `error` event. Only Dify itself writes into a stream, and without headers.
             static Refused event(int status, String code, String message, Optional<RunRef> run) {
-                return new Refused(status, true, true, code, message, Optional.empty(), run);
+                boolean fromDify = true, inStream = true;
+                return new Refused(status, fromDify, inStream, code, message, Optional.empty(), run);
             }
 
             @Override
@@ -15131,13 +15145,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds a run that ended or paused. `files` is empty unless files were to be saved. `waited` is how long the
-        /// request waited before the run started. `message` is empty unless the app is a chatflow.
+        /// Holds a run that ended or paused. `files` is empty unless files were to be saved. `message` is empty unless
+        /// the app is a chatflow.
         record Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage,
-                Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
+                Optional<SavedFiles> files, ChatMessage message) implements Response {
             Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage) {
-                this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
-                        ChatMessage.NONE);
+                this(ref, status, outputs, error, workflowId, usage, Optional.empty(), ChatMessage.NONE);
             }
 
             /// Creates the run of a chatflow that has answered. Its message contains neither run id, version nor steps.
@@ -15168,15 +15181,16 @@ final class DifyExec implements Runnable {
             }
 
             Ran with(SavedFiles files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files), waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files), message);
             }
 
             Ran with(ChatMessage message, ObjectNode outputs) {
-                return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files, waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files, message);
             }
 
             Ran withWait(Optional<Duration> waited) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, message);
+                var timed = new Usage(usage.seconds(), usage.steps(), usage.cost(), waited);
+                return new Ran(ref, status, outputs, error, workflowId, timed, files, message);
             }
 
             /// Returns whether the run has an id, but no step and no output. Dify 1.16 makes up such ends when a stream
@@ -15268,7 +15282,8 @@ final class DifyExec implements Runnable {
                 if (cost.tokens() == 0) return run; // stored messages have tokens only since 1.16
                 var priced = cost.price() == null ? run.cost() : cost;
                 long most = Math.max(run.cost().tokens(), cost.tokens());
-                return new Usage(run.seconds(), run.steps(), new Cost(most, priced.price(), priced.currency()));
+                return new Usage(run.seconds(), run.steps(), new Cost(most, priced.price(), priced.currency()),
+                        run.waited());
             }
         }
 
