@@ -1976,7 +1976,8 @@ final class DifyExec implements Runnable {
             var form = dify.parameters().orElseThrow(() ->
                     new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
                             "run the same command again"));
-            var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), null, false, true);
+            boolean hasComma = false, allowsEmpty = true;
+            var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), null, hasComma, allowsEmpty);
             var known = Form.of(form, List.of(), reading).variables();
             variables = known.stream().map(Variable::name).collect(Collectors.toSet());
             idColumn = Stream.iterate("id", name -> "run_" + name).filter(name -> known.stream().noneMatch(variable ->
@@ -3102,14 +3103,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Suggests the next command, as text that can be pasted into a shell. Keeps the options of the present command,
-    /// except those that only the present command needs.
+    /// Suggests the next command, as text that can be pasted into a shell.
     ///
     /// @param start   how the tool was started; empty in the shell, where the batch is already open
     /// @param command present command, such as `run`
     /// @param options all but `-i` and `-o`
     record NextCall(String start, String command, Optional<Path> input, Path output, List<Typed> options) {
-        /// Creates the call from the typed options. `check` has no results file, so it suggests `results.jsonl`.
         static NextCall of(CommandLine.ParseResult parsed, String start) {
             var spec = parsed.commandSpec();
             Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
@@ -3118,8 +3117,8 @@ final class DifyExec implements Runnable {
                     Typed.of(parsed).filter(option -> option.scope() != Scope.CALL).toList());
         }
 
-        /// Returns the text of this command line with further options. They replace options with the same name, but not
-        /// other `--map` options, because each maps another column.
+        /// Returns the text of this command line with further options, which replace those with the same name, except
+        /// `--map`.
         static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
@@ -3129,9 +3128,8 @@ final class DifyExec implements Runnable {
                     .flatMap(words -> words).collect(joining(" ")).strip();
         }
 
-        /// Suggests how to continue a batch. Pending rows run first, then failed ones are retried. If every failed row
-        /// would fail again in the same way, suggests to look at them in the shell. After a partial merge, missing
-        /// shards come before both, because `run` and `retry` are rejected until those are merged, too.
+        /// Suggests how to continue a batch. If every failed row would fail again in the same way, suggests the shell.
+        /// Missing shards come first, because `run` and `retry` are rejected until they are merged.
         String suggestNext(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3152,10 +3150,8 @@ final class DifyExec implements Runnable {
                     .line("shell") + report(); // `shell` lacks that option
         }
 
-        /// Suggests the next shard or a merge, otherwise the export of the results, which needs none of the options.
-        /// The text is "All rows succeeded" only if the CSV shows that no row is missing, and no row was sent twice
-        /// because its run appeared late. After a command about one shard's files, nothing is known about the other
-        /// shards, so nothing is suggested.
+        /// Suggests the next shard or a merge, otherwise the export. "All rows succeeded" needs the CSV, and that no
+        /// row was sent twice because its run appeared late. A command about one shard knows nothing about the others.
         private String suggestAfterSuccess(Batch batch) {
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
@@ -3166,7 +3162,6 @@ final class DifyExec implements Runnable {
                     + Text.printable(batch.csv().get().file().input().toString(), 200) + " succeeded.";
             if (command.equals("export")) return done;
             var shard = batch.files().shard();
-            // export refuses to leave out the other rows unless --force is given
             if (shard.isEmpty()) return done + "\n" + only(_ -> false).line("export") + " out.csv"
                     + (hasOthers ? " --force" : "") + report();
             if (options.stream().noneMatch(option -> option.name().equals("--shard"))) return done;
@@ -3180,7 +3175,7 @@ final class DifyExec implements Runnable {
             return "\n  or: " + status + " --html report.html";
         }
 
-        /// Suggests the run of a shard that has no files here. If all shards have files, suggests the merge.
+        /// Suggests the run of a shard that has no files here, or the merge if there is none.
         String suggestShard(Collection<Shard> others, History known) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
             if (away.isEmpty()) return continuing(known).only(_ -> false).line("merge");
@@ -3188,9 +3183,8 @@ final class DifyExec implements Runnable {
                     + continuing(known).with("--shard", away.get().toString()).line("run");
         }
 
-        /// Returns a call that continues the batch. Leaves out options that the log records. Adds the input and the
-        /// options of the last session, except in the shell, which has them, and after `run` or `retry`, where they
-        /// were typed.
+        /// Returns a call that continues the batch: with the input and the options of its last session, except in the
+        /// shell, which has them, and after `run` or `retry`, where they were typed.
         private NextCall continuing(History history) {
             var next = only(option -> option.scope() != Scope.INPUT);
             if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
@@ -3209,15 +3203,13 @@ final class DifyExec implements Runnable {
                     Stream.of(new Typed(option, option + "=" + value, Scope.SESSION))).toList());
         }
 
-        /// Suggests the run of a CSV that was checked. Returns empty in the shell, or if the results file exists,
-        /// because the run would then continue the batch in that file.
+        /// Suggests the run of a CSV that was checked, unless it would continue a batch, or belongs to the shell's.
         Optional<String> suggestRun(Optional<Shard> part) {
             return start.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
                     ? Optional.empty() : Optional.of(line("run"));
         }
 
-        /// Suggests a run of the rows of `pull`, then a comparison with the baseline if there is one. Only the options
-        /// about the server apply to both.
+        /// Suggests a run of the rows of `pull`, then a comparison with the baseline if there is one.
         String suggestAfterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
             var run = new NextCall(start, command, Optional.of(rows), results, options)
@@ -5665,19 +5657,16 @@ final class DifyExec implements Runnable {
 
     // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes, so nothing is
-    /// locked.
+    /// Runs the rows of an agenda to their outcomes. Only the calling thread changes state, so nothing is locked.
     static final class Engine {
-        /// After the grace period, Dify is asked to stop the running rows. This limits how long the session then waits
-        /// for their outcomes. Dify reports a stopped run within about 0.3 s (`stop_race.json`); the rest is a margin
-        /// for a slow server.
+        /// Limits how long the session waits for rows that Dify was asked to stop, after the grace period. Dify reports
+        /// a stopped run within about 0.3 s (`stop_race.json`).
         private static final Duration STOP_TIMEOUT = Duration.ofSeconds(3);
-        /// Limits that wait, and the wait for the disk, after a second signal. The user then does not want to wait.
+        /// Limits that wait, and the wait for the disk, after a second signal.
         private static final Duration SECOND_STOP_TIMEOUT = Duration.ofMillis(1500);
         /// Limits the wait for running rows after Dify rejected the key. Users are promised an end within ten seconds
-        /// (docs/pace.md), and the last writes need some of them.
+        /// (docs/pace.md).
         private static final Duration REJECTED_KEY_TIMEOUT = Duration.ofSeconds(7);
-        /// Sets how often a slow disk is checked for. It must be well below [#SECOND_STOP_TIMEOUT], to which it adds.
         private static final Duration DISK_CHECK_INTERVAL = Duration.ofMillis(100);
         private final Terms terms;
         private final Agenda agenda;
@@ -5691,12 +5680,12 @@ final class DifyExec implements Runnable {
         private final Ports ports;
         private final InstantSource clock;
         private final AtomicInteger interrupts = new AtomicInteger(); // any thread may add one, see [#interrupt]
-        private final Map<Long, InFlight> inFlight = new LinkedHashMap<>(); // by the attempt's sequence number
+        private final Map<Long, InFlight> inFlight = new LinkedHashMap<>();
         private final int looksAtOnce;
         private final boolean mayRepeat; // whether the user asked for rows that have succeeded
         private int looking = 0, probing = 0; // look-ups and probes without a response so far
-        /// Holds when a stopped session no longer waits for running rows. A limit lets all of them finish
-        /// (docs/settings.md), so only a signal or a rejected key sets this.
+        /// Holds when a stopped session no longer waits for running rows, after a signal or a rejected key. A limit
+        /// lets all of them finish (docs/settings.md).
         private Instant hardStop = Instant.MAX;
         /// Each becomes true when a notice or request that must not be repeated was sent.
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false,
@@ -5704,16 +5693,12 @@ final class DifyExec implements Runnable {
         private String version, lastPause = ""; // the workflow version of the last run, and the last pause reported
         private boolean hasStartedRuns = false; // also true if a run may have started
 
-        /// Holds the rules of a session, which decide without touching the outside world.
         record Terms(Judge judge, Limits limits, Pace pace, Gate gate, ModePolicy modes, Attempt.UserNames names) {}
 
-        /// Connects an engine to the outside world, which tests can replace. Workers and signals put messages into the
-        /// mailbox, and the engine's thread takes them out.
-        ///
-        /// @param halt ends the process at once
+        /// Connects an engine to the outside world. Workers and signals put messages into the mailbox, and the engine's
+        /// thread takes them out.
         record Ports(Workflow workflow, Watcher watcher, InstantSource clock, BlockingQueue<Runnable> mailbox,
                 Executor workers, Runnable halt) {
-            /// Creates the ports of a real process. A virtual thread for each request costs little while it waits.
             static Ports ofProcess(Workflow workflow, Watcher watcher) {
                 return new Ports(workflow, watcher, Times.neverBack(InstantSource.system(), System::nanoTime),
                         new LinkedBlockingQueue<>(), Thread::startVirtualThread,
@@ -5721,7 +5706,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Continues with what the batch's history contains: figures and the last version of the workflow.
         Engine(Batch.Wanted wanted, Terms terms, BatchWriter writer, Ports ports) {
             this.ports = ports;
             this.watcher = ports.watcher();
@@ -5737,8 +5721,7 @@ final class DifyExec implements Runnable {
             this.writer = writer;
             this.tally = new Tally(wanted, pace, clock);
             writer.batch().history().count(tally); // adds it, so that it counts all later lines
-            // each look-up needs one of the server's connections, and most of them are for new rows; with at least two
-            // look-ups, a slow one does not hold up all others
+            // each look-up needs one of the server's connections; with two, a slow one does not hold up all others
             this.looksAtOnce = Math.max(2, pace.ceiling / 4);
             var versions = writer.batch().index().versions();
             this.version = versions.isEmpty() ? "" : versions.getLast();
@@ -5775,8 +5758,8 @@ final class DifyExec implements Runnable {
             ports.mailbox().add(() -> onInterrupt(signal));
         }
 
-        /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped the run. If the
-        /// run and the last write both report a reason, the run's reason counts. It came first.
+        /// Runs with Ctrl-C, SIGTERM and SIGHUP as interrupts, and completes the files whatever stopped the run. The
+        /// first reason counts.
         Optional<Stop> runUntilWritten() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>(); // the shell needs its own handlers back
             for (var name : List.of("INT", "TERM", "HUP"))
@@ -5792,8 +5775,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Watches for a slow disk on a thread of its own. The engine's thread waits for the disk, so it can neither
-        /// report that nor obey a second signal.
+        /// Watches for a slow disk, for which the engine's thread waits, so that it cannot report that nor obey a
+        /// second signal.
         void watchDisk() {
             try {
                 for (boolean isSaid = false; ; Thread.sleep(DISK_CHECK_INTERVAL)) {
@@ -5844,8 +5827,8 @@ final class DifyExec implements Runnable {
                     ? Stop.early(stop.what(), stop.hint()) : stop);
         }
 
-        /// Looks once more for runs that counted as not started, when all rows have ended. After a stop and the grace
-        /// period, asks Dify to stop the runs that are still active.
+        /// Looks once more for runs that counted as not started, when all rows have ended. After the grace period, asks
+        /// Dify to stop active runs.
         private void beforeEnd() {
             var now = clock.instant();
             // at the end of its time, any other stream is closed by its worker
@@ -5857,16 +5840,14 @@ final class DifyExec implements Runnable {
             } else if (inFlight.isEmpty() && looking == 0) agenda.lookForLate(now);
         }
 
-        /// Returns whether the session may end. After a stop, it waits for running rows until `hardStop`, and longer if
-        /// Dify was then asked to stop them. It does not wait for look-ups. The next session can repeat them.
+        /// Returns whether the session may end. It does not wait for look-ups, which the next session can repeat.
         private boolean isOver() {
             if (agenda.stopReason().isEmpty()) return inFlight.isEmpty() && looking == 0 && agenda.isDone();
             return inFlight.isEmpty() || taskStopsSent && !hardStop.isAfter(clock.instant());
         }
 
-        /// Adds every attempt that may start to the log and returns it. The attempts are sent when they are on disk.
-        /// After a crash, an attempt that the log lacks would be sent and paid for again. Look-ups and probes cost
-        /// nothing, so they are sent at once.
+        /// Adds every attempt that may start to the log and returns it. It is sent when it is on disk, because after a
+        /// crash an attempt that the log lacks would be sent and paid for again. Look-ups and probes cost nothing.
         private List<InFlight> startDue() {
             var now = clock.instant();
             if (agenda.stopReason().isPresent()) return List.of();
@@ -5876,13 +5857,12 @@ final class DifyExec implements Runnable {
                     : Instant.MIN);
             while (!gate.rowsFrom().isAfter(now) && hasRoom(now)) {
                 var due = agenda.next(now);
-                if (due.isEmpty()) break; // no row is due, or a changed CSV has just stopped the batch
+                if (due.isEmpty()) break;
                 var row = due.get().row();
                 Invariant.hold(mayRepeat || !writer.status(row).isSuccess(), "a row that succeeded was not left out");
                 Invariant.hold(inFlight.values().stream().noneMatch(sent -> sent.attempt.row().index() == row.index()),
                         "a row had two requests at a time");
                 var user = terms.names().next();
-                // each attempt has its own user name, so the number of names is also its sequence number
                 var attempt = new Attempt(terms.names().count(), row, due.get().tries(), user,
                         terms.modes().mode(), row.hash(), now, row.isEdited());
                 var sent = new InFlight(attempt);
@@ -5905,8 +5885,7 @@ final class DifyExec implements Runnable {
             return starts;
         }
 
-        /// Returns whether a slot is free. Unresolved runs keep their slots until the server responds, so that an
-        /// outage leaves no more of them than there are slots.
+        /// Returns whether a slot is free. Unresolved runs keep their slots until the server responds.
         private boolean hasRoom(Instant now) {
             // streams that send only pings give up slots but stay open, so they need a limit of their own
             return busySlots(now) + health.doubts() < pace.slots() && inFlight.size() < 2 * pace.ceiling;
@@ -5931,8 +5910,7 @@ final class DifyExec implements Runnable {
             return (int) inFlight.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
-        /// Asks the server for something that starts nothing. A row that was sent instead would become unresolved if no
-        /// response came.
+        /// Asks the server for something that starts nothing. A row that was sent instead would become unresolved.
         private void probe(Instant now) {
             probing++;
             work(() -> {
@@ -5958,7 +5936,6 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Runs on a worker thread: sends the attempt, and passes on the events of its stream.
         private Response answer(InFlight sent) {
             // the engine's thread may be waiting for the disk, and then sees a signal later than this thread
             if (agenda.stopReason().isPresent() || interrupts.get() > 0)
@@ -5972,8 +5949,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Looks a run up on a worker thread, and then notes what the result shows about the server. A request to stop
-        /// the run is logged before it is sent, so that the log shows who stopped the run.
+        /// Looks a run up, and notes what the result shows about the server. A request to stop the run is logged before
+        /// it is sent.
         private void look(Question question, Consumer<LookUpResult> then) {
             var attempt = question.attempt();
             var asked = clock.instant();
@@ -5998,8 +5975,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Runs `work` on a worker thread, and the action that it returns on the engine's thread. An error of the
-        /// worker is thrown on the engine's thread, because the session would wait for a lost message forever.
+        /// Runs `work` on a worker thread, and its action on the engine's thread, as is its error, without which the
+        /// session would wait forever.
         private void work(Supplier<Runnable> work) {
             ports.workers().execute(() -> {
                 Runnable then;
@@ -6018,20 +5995,19 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns how long the engine may wait for a message, until something is due without one.
+        /// Returns how long the engine may wait for a message.
         private Duration timeUntilNext() {
             var now = clock.instant();
             var redrawn = now.plusMillis(200); // five updates of the progress line a second are enough to look live
             // if all slots for look-ups or probes are in use, no timer is needed: the one that finishes posts a message
             var nextLook = looking < looksAtOnce ? nextLook() : Instant.MAX;
-            // after a stop, nothing starts any more
             var next = Collections.min(agenda.stopReason().isPresent() ? List.of(redrawn, hardStop)
                     : List.of(redrawn, nextStart(now), nextLook, probing > 0 ? Instant.MAX : health.nextProbe()));
             // at least 1 ms, so that something that is due but cannot start does not make the loop spin
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
-        /// Returns when a row may start next. If no slot is free, returns `Instant.MAX`. A message will end the wait.
+        /// Returns when a row may start next. If no slot is free, a message will end the wait.
         private Instant nextStart(Instant now) {
             return !hasRoom(now) ? Instant.MAX
                     : Collections.max(List.of(agenda.nextRowDue(now), gate.rowsFrom()));
@@ -6050,9 +6026,8 @@ final class DifyExec implements Runnable {
                     : Optional.empty());
         }
 
-        /// Returns how many slots are taken. A stream that sends only pings for `patience` may have lost its worker,
-        /// and would keep its slot until `TIMEOUT`. Together with runs that were cut off, such streams therefore hold
-        /// only the slots that [Pace#held] leaves them.
+        /// Returns how many slots are taken. A stream that sends only pings for `patience` may have lost its worker, so
+        /// it is one of those that [Pace#held] counts.
         private int busySlots(Instant now) {
             int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
@@ -6064,8 +6039,6 @@ final class DifyExec implements Runnable {
             return inFlight.size() + agenda.cutOffTimes().size();
         }
 
-        /// Handles an event of a stream. A live view gets the events that it displays. The other events concern the
-        /// log, the time limit and the pace.
         private void onStreamEvent(InFlight sent, StreamEvent heard) {
             var attempt = sent.attempt;
             boolean isOpen = inFlight.containsKey(attempt.sequence()); // false if a look-up has ended the attempt
@@ -6073,7 +6046,6 @@ final class DifyExec implements Runnable {
                 case StreamEvent.Uploaded _ -> {
                     sent.start = clock.instant(); // the request follows, and an upload may take long
                 }
-                // one case for each, so that the compiler reports an event that is added later
                 case StreamEvent.NodeBegan node -> watcher.onStreamEvent(node);
                 case StreamEvent.NodeEnded node -> watcher.onStreamEvent(node);
                 case StreamEvent.Chunk text -> watcher.onStreamEvent(text);
@@ -6103,8 +6075,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Logs a run once, so that a later session can look it up by its id. The id comes from the run's stream, or
-        /// from a response without an outcome.
+        /// Logs a run once, so that a later session can look it up by its id.
         private void logRun(InFlight sent, RunRef run) {
             if (sent.run.isPresent()) return;
             sent.run = Optional.of(run);
@@ -6112,17 +6083,15 @@ final class DifyExec implements Runnable {
                     run.task()));
         }
 
-        /// Slows down if a run waited before it started. Streams that have had an event count as running. Nothing shows
-        /// when a blocking run starts, so a blocking request counts as running if it was sent well before this one.
-        ///
-        /// @param why contains `%s` for the time; it is filled in only if the run has waited
+        /// Slows down if a run waited before it started. Nothing shows when a blocking run starts, so it counts as
+        /// running if it was sent well before this one.
         private void noteWait(Attempt attempt, Duration waited, String why) {
             // a tenth earlier, because requests that were sent together with this one may be waiting, too
             var before = clock.instant().minus(waited.plus(waited.dividedBy(10)));
             int active = (int) inFlight.values().stream().filter(other -> other.attempt.mode() == Mode.STREAMING
                     ? other.isStreaming : other.attempt.at().isBefore(before)).count();
             if (attempt.mode() == Mode.BLOCKING) active++; // the run that has just ended
-            long last = terms.names().count(); // the number of the newest attempt, because each has its own user name
+            long last = terms.names().count();
             if (pace.cutIfQueued(waited, attempt.sequence(), active, last))
                 recordThrottle(attempt, why.formatted(Text.seconds(waited)));
         }
@@ -6131,8 +6100,7 @@ final class DifyExec implements Runnable {
             writer.record(new ThrottleEvent(clock.instant(), attempt.user(), why, pace.slots()));
         }
 
-        /// Handles the response to an attempt: adapts the pace and the mode, then does what the [Judge] decides for the
-        /// row.
+        /// Adapts the pace and the mode to a response, then does what the [Judge] decides for the row.
         private void onResponse(Attempt attempt, Response response) {
             var sent = inFlight.remove(attempt.sequence());
             if (sent == null) return; // a look-up has already found the end of its run
@@ -6160,15 +6128,13 @@ final class DifyExec implements Runnable {
             obeyPause(response, now); // last, because the first reason to stop is the one that counts
         }
 
-        /// Logs the end of an attempt that leaves its row without an outcome.
         private void logEnd(Attempt attempt, String end, Response response, String why) {
             var now = clock.instant();
             if (!writer.batch().history().isClosed(attempt, end)) // otherwise an earlier session recorded it
                 writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsBytesOnDisk()));
         }
 
-        /// Obeys a pause that the server asks for, which holds for every request of the session. A pause that is too
-        /// long stops the batch. After a stop, nothing is sent, so nothing has to pause.
+        /// Obeys a pause that the server asks for, which holds for every request of the session.
         private void obeyPause(Response response, Instant now) {
             var pause = Backoff.Pause.of(response, now);
             if (pause.isEmpty() || agenda.stopReason().isPresent()) return;
@@ -6180,13 +6146,13 @@ final class DifyExec implements Runnable {
             lastPause = text;
         }
 
-        /// Adapts concurrency, the server's health and the mode to a response. This does not depend on the row: even a
-        /// failed run shows that the server can run rows.
+        /// Adapts concurrency, the server's health and the mode to a response. Even a failed run shows that the server
+        /// can run rows.
         private void adjustPace(Attempt attempt, Response response, Instant now) {
             var took = Duration.between(attempt.at(), now);
             if (response instanceof Response.Ran ran) {
                 pace.noteRunTime(ran.usage().within(took), now);
-                ran.waited().ifPresent(waited -> noteWait(attempt, waited, "waited %s in the server's queue"));
+                ran.usage().waited().ifPresent(waited -> noteWait(attempt, waited, "waited %s in the server's queue"));
             }
             switch (response) {
                 case Response.Ran _, Response.Unreadable _ -> {
@@ -6206,15 +6172,13 @@ final class DifyExec implements Runnable {
                 var mode = terms.modes().mode();
                 terms.limits().costUnavailable(mode, terms.modes().app).ifPresentOrElse(agenda::stopWith, () -> {
                     watcher.say(change);
-                    // logged like a new session, so that later sessions continue in this mode
                     var session = writer.batch().history().last(SessionEvent.class).orElseThrow();
                     writer.record(session.with(now, mode, session.auto(), writer.resultsBytesOnDisk()));
                 });
             });
         }
 
-        /// Does what was decided about an attempt. Only retries of failures count against `MAX_RETRIES`. A row is not
-        /// at fault if the server was full or not reached.
+        /// Does what was decided about an attempt. Only retries of failures count against `MAX_RETRIES`.
         ///
         /// @param start the instant from which the run's time limit counts
         private void carryOut(Attempt attempt, Instant start, Response response, Verdict verdict) {
@@ -6226,7 +6190,6 @@ final class DifyExec implements Runnable {
                     logEnd(attempt, end, response, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
-                    // the last argument is the number of the newest attempt
                     pace.cutAfterRefusal(attempt.sequence(), runsOnServer(), terms.names().count());
                     // runs that were cut off may hold more of the server's slots than [#busySlots] counts, so other
                     // rows would be refused in turn
@@ -6260,8 +6223,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Records a result that a look-up has found. The summary counts results that were recovered without another
-        /// run.
+        /// Records a result that a look-up has found.
         ///
         /// @param inputs those that were sent, if the row has changed since, otherwise empty
         private void recover(Attempt attempt, Response response, Outcome outcome, Map<String, String> inputs) {
@@ -6274,9 +6236,8 @@ final class DifyExec implements Runnable {
                     + (lookUpRules.rerunChanged() ? "" : " --rerun-changed runs it again."));
         }
 
-        /// Stops the batch, because the server refuses all of it. If the server no longer accepts the key (the app was
-        /// deleted), the outcomes of running rows may never arrive. Outcomes of the next seconds count, and a later
-        /// session looks the other runs up.
+        /// Stops the batch, because the server refuses all of it. If it no longer accepts the key, the outcomes of
+        /// running rows may never arrive; a later session looks them up.
         private void stopAll(Stop stop, boolean isShutOut) {
             agenda.stopWith(stop);
             // after requests to stop, `hardStop` is set already
@@ -6285,8 +6246,7 @@ final class DifyExec implements Runnable {
             hardStop = Collections.min(List.of(hardStop, clock.instant().plus(REJECTED_KEY_TIMEOUT)));
         }
 
-        /// Stops the batch if a limit is reached. When no row is left to send, only `--max-failures` stops the batch.
-        /// The other limits exist to save the cost of further rows.
+        /// Stops the batch if a limit is reached. When no row is left to send, only `--max-failures` does.
         private void checkLimits() {
             terms.limits().tooManyFailed(tally.count(RowStatus.FAILED), tally.done()).ifPresent(agenda::stopWith);
             if (agenda.nextRowDue(clock.instant()).equals(Instant.MAX)) return; // nothing is left to send
@@ -6299,8 +6259,7 @@ final class DifyExec implements Runnable {
                 terms.limits().sameCause(tally.causes(), tally.done()).ifPresent(agenda::stopWith);
         }
 
-        /// Says once how to see what the runs cost. Says nothing if the user chose the mode or runs the demo, which is
-        /// free.
+        /// Says once how to see what the runs cost, unless the user chose the mode or runs the demo.
         private void notePrices() {
             if (pricesNoted || !tally.ownSpending.lacksPrices()) return;
             pricesNoted = true;
@@ -6311,7 +6270,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Records the row's outcome, which counts when it is written. A success is one line of the results, and any
-        /// other outcome one line of the log, so that no outcome can be in both.
+        /// other outcome one line of the log.
         private void finishRow(Attempt attempt, Response response, Outcome outcome, Instant now) {
             if (response instanceof Response.Ran ran && outcome.status().isSuccess()) {
                 var line = ResultLine.of(attempt, ran, now);
@@ -6323,8 +6282,7 @@ final class DifyExec implements Runnable {
             if (response instanceof Response.Ran ran) noteOnce(Text.id(attempt.row().id()), ran);
         }
 
-        /// Reports each new version of the workflow. Reports a damaged character and expiring links only once. Other
-        /// rows will probably have them, too.
+        /// Reports each new version of the workflow, and once a damaged character and expiring links.
         private void noteOnce(String id, Response.Ran ran) {
             var former = version;
             if (!ran.workflowId().isEmpty()) version = ran.workflowId();
@@ -6346,8 +6304,7 @@ final class DifyExec implements Runnable {
                     + "--save-files DIR downloads them.");
         }
 
-        /// Handles the result of a look-up. Notes what it shows about the run, then does what the [LookUpRules] decide
-        /// for the row.
+        /// Notes what a look-up shows about the run, then does what the [LookUpRules] decide for the row.
         private void onLookUpResult(LookUp lookUp, LookUpResult found) {
             agenda.release(lookUp);
             var attempt = lookUp.attempt;
@@ -6373,7 +6330,7 @@ final class DifyExec implements Runnable {
             writer.record(new ExpiredEvent(clock.instant(), attempt.row().id(), attempt.user(), node));
         }
 
-        /// Lets a silent stream wait for its next event. If its run has ended, this end replaces the stream's own.
+        /// Lets a silent stream wait for its next event. If its run has ended, this end counts.
         private void endSilence(InFlight sent, LookUpResult found) {
             sent.lookedUp = false;
             sent.isIdle = false;
@@ -6384,8 +6341,8 @@ final class DifyExec implements Runnable {
             onResponse(sent.attempt, ran);
         }
 
-        /// Records a run that was found although its row was sent again. The exit code is then 3, because the row may
-        /// have been paid for twice.
+        /// Records a run that was found although its row was sent again, which may have been paid for twice (exit code
+        /// 3).
         private void recordLate(Attempt attempt, LookUpResult found) {
             var run = found.run().orElse(RunRef.NONE);
             writer.record(new LateEvent(clock.instant(), attempt.row().id(), attempt.user(), run.id(), found.word()));
@@ -6393,8 +6350,7 @@ final class DifyExec implements Runnable {
                     + " was found after the row was sent again; you may have paid for the row twice.");
         }
 
-        /// Stops starting rows at the first signal, and gives running rows the grace period. At the second signal, asks
-        /// Dify to stop them.
+        /// Stops starting rows at the first signal. At the second one, asks Dify to stop running rows.
         private void onInterrupt(String signal) {
             var grace = terms.limits().grace();
             if (agenda.stopReason().filter(stop -> stop.exit() == Exit.INTERRUPTED).isPresent()) {
@@ -6411,8 +6367,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. The tasks of blocking
-        /// runs are unknown, so they cannot be stopped. If there are only such runs, does not wait. The next session
-        /// looks them up.
+        /// runs are unknown, so they cannot be stopped, and the next session looks them up.
         private void stopTasks(Duration patience) {
             if (!taskStopsSent) for (var sent : inFlight.values()) stopTask(sent, StopEvent.INTERRUPTED);
             taskStopsSent = true;
@@ -6443,13 +6398,10 @@ final class DifyExec implements Runnable {
             ports.workers().execute(() -> ports.workflow().stop(run, sent.attempt.user()));
         }
 
-        /// Follows a session: the progress of a batch, or a retry in the shell. The engine's thread calls it. Other
-        /// threads call only [#isLive] and [#say].
+        /// Follows a session. The engine's thread calls it, and others only [#isLive] and [#say].
         interface Watcher {
-            /// Receives the figures, about five times a second.
             default void watch(Tally tally) {}
 
-            /// Returns whether nodes and texts are shown while a run is active.
             default boolean isLive() {
                 return false;
             }
@@ -6463,7 +6415,6 @@ final class DifyExec implements Runnable {
 
             void say(String sentence);
 
-            /// Ends a progress line, because the session is over.
             void end();
         }
     }
@@ -6489,8 +6440,7 @@ final class DifyExec implements Runnable {
 
         /// Continues with what earlier sessions left: attempts whose runs may still appear, and unresolved attempts.
         ///
-        /// @param firstLook how long the first look-up of an unresolved attempt waits
-        /// @param now       the session's start. Earlier sessions sent before it, even if the clock was set back since
+        /// @param now the session's start, before which earlier sessions sent even if the clock was set back
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now, Duration timeout) {
             this.batch = wanted.batch();
             this.rows = batch.csv().orElseThrow().rows(wanted.fresh(), batch.index()::fingerprint);
@@ -6502,8 +6452,8 @@ final class DifyExec implements Runnable {
                             now.plus(firstLook)));
         }
 
-        /// Removes and returns the next row that is due. Rows that wait for another attempt go before rows that were
-        /// not sent yet, so that a row is completed soon after its first attempt.
+        /// Removes and returns the next row that is due. Rows that wait for another attempt go first, so that a row is
+        /// completed soon after its first attempt.
         Optional<Waiting> next(Instant now) {
             while (nextWaitingDue().isAfter(now) && fresh.isPresent()) {
                 // scheduled like a repeated attempt, because an earlier session may have left unseen attempts
@@ -6513,8 +6463,8 @@ final class DifyExec implements Runnable {
             return nextWaitingDue().isAfter(now) ? Optional.empty() : Optional.of(waiting.remove());
         }
 
-        /// Reads one row ahead, so that [#hasRows] is known. If the CSV has changed, no more rows start, because the
-        /// other rows may no longer be those that were checked.
+        /// Reads one row ahead. If the CSV has changed, no more rows start, because they may not be those that were
+        /// checked.
         private void readRow() {
             try {
                 fresh = rows.hasNext() ? Optional.of(rows.next()) : Optional.empty();
@@ -6552,8 +6502,7 @@ final class DifyExec implements Runnable {
             return lookUps.isEmpty() ? Instant.MAX : lookUps.peek().at();
         }
 
-        /// Schedules another attempt. Runs of earlier attempts that may still appear are looked up first, one by one. A
-        /// run that has appeared makes another attempt unnecessary.
+        /// Schedules another attempt. Runs of earlier attempts that may still appear are looked up first, one by one.
         ///
         /// @param checked the attempt that was looked up last, so that those before it are not looked up again
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
@@ -6564,21 +6513,19 @@ final class DifyExec implements Runnable {
             else lookUp(LookUp.recheck(awaited.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
         }
 
-        /// Adds a look-up. Its run holds a slot if it may still be active on the server.
         void lookUp(LookUp lookUp, Instant due) {
             lookUps.add(new Due(lookUp, due));
             if (lookUp.is(Symptom.LOST_RESULT)) lost++;
             if (lookUp.holdsSlot()) cutOffTimes.put(lookUp.attempt.row().index(), lookUp.cutAt());
         }
 
-        /// Frees the slot of a run that was looked up. If it stays unresolved, its next look-up may take it again.
+        /// Frees the slot of a run that was looked up. Its next look-up may take it again.
         void release(LookUp lookUp) {
             if (lookUp.is(Symptom.LOST_RESULT)) lost--;
             cutOffTimes.remove(lookUp.attempt.row().index());
         }
 
-        /// Lets nothing new start from now on. The first reason stays, because later ones may follow from it. Only an
-        /// interrupt replaces it. The exit code must show that the user stopped the command.
+        /// Lets nothing new start. The first reason stays, except that an interrupt replaces it.
         void stopWith(Stop reason) {
             if (stopReason.isEmpty() || reason.exit() == Exit.INTERRUPTED) stopReason = Optional.of(reason);
         }
@@ -6591,15 +6538,14 @@ final class DifyExec implements Runnable {
             return !waiting.isEmpty() || fresh.isPresent();
         }
 
-        /// Looks once more for each run that counted as not started, when no row and no look-up is left. At that time,
-        /// a late run has had the longest time to appear, and it may be a success that its row lacks.
+        /// Looks once more for each run that counted as not started, when it has had the longest time to appear: it may
+        /// be a success that its row lacks.
         void lookForLate(Instant now) {
             if (hasRows() || !lookUps.isEmpty() || lateAsked) return;
             lateAsked = true;
             var late = batch.history().awaited();
             if (late.isEmpty()) return; // otherwise the CSV is read for their cells
             try {
-                // empty, because no run of these attempts is known
                 batch.rows(late::containsKey).forEachRemaining(row -> late.get(row.index()).forEach(one ->
                         lookUp(LookUp.recheck(one.attempt(row), Purpose.LATE), now)));
             } catch (Unusable changed) {
@@ -6607,13 +6553,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns whether nothing is left to do, including the last look-ups. It is false before they have started.
         boolean isDone() {
             return !hasRows() && lookUps.isEmpty() && lateAsked;
         }
 
-        /// Returns when the next row is due, which is now if a row was never sent. `Instant.MAX` means that no row is
-        /// left.
+        /// Returns when the next row is due; `Instant.MAX` if no row is left.
         Instant nextRowDue(Instant now) {
             return fresh.isPresent() ? now : nextWaitingDue();
         }
@@ -6622,8 +6566,7 @@ final class DifyExec implements Runnable {
 
     /// Holds the figures of this session, and how fast its rows are. Only the engine's thread uses it.
     static final class Tally extends Figures {
-        /// Limits the time between two ticks of a process that is active, which has one every 0.2 s. A longer gap means
-        /// that the process or the machine was suspended.
+        /// An active process has a tick every 0.2 s. After a longer gap, it was suspended.
         private static final Duration LONGEST_TICK = Duration.ofSeconds(5);
 
         final long asked; // rows of this session
@@ -6633,8 +6576,8 @@ final class DifyExec implements Runnable {
         private final BitSet ours; // the rows of this session
         private final BitSet open; // the rows of this session that have no outcome of this session
         private final Map<RowStatus, Long> counts = new EnumMap<>(RowStatus.class);
-        /// Counts the batch's other rows by status, so that the progress line can show the whole batch. If the user
-        /// selected only a part of the batch, the map is empty, because the progress line then shows only that part.
+        /// Counts the batch's other rows by status, for the progress line. Empty if only a part of the batch was
+        /// selected.
         private final Map<RowStatus, Long> others = new EnumMap<>(RowStatus.class);
         private final Map<String, Long> causes = new HashMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>(); // when the last rows ended, for the rate
@@ -6671,8 +6614,7 @@ final class DifyExec implements Runnable {
                 others.put(status, wanted.batch().index().count(status) - wanted.count(status));
         }
 
-        /// Records the state of the session. A gap of [#LONGEST_TICK] or more is left out of the time and the rate,
-        /// which would otherwise be wrong for the rest of the session.
+        /// Records the state of the session. A gap is left out of the time and the rate.
         void tick(Instant time, Activity activity) {
             this.activity = activity;
             var before = lastTick;
@@ -6699,8 +6641,7 @@ final class DifyExec implements Runnable {
             if (isSent(entry)) ownSpending.add(cost);
         }
 
-        /// Records an outcome. A late run may change an earlier outcome, even of a row that is not part of this
-        /// session.
+        /// Records an outcome. A late run may change an earlier one, even of a row that is not part of this session.
         @Override
         void countOutcome(int entry, RowStatus former, Outcome outcome, double seconds) {
             super.countOutcome(entry, former, outcome, seconds);
@@ -6730,7 +6671,6 @@ final class DifyExec implements Runnable {
             return counts.getOrDefault(status, 0L);
         }
 
-        /// Returns the count of a status, including rows that are not part of this session.
         long countOfAll(RowStatus status) {
             return count(status) + others.getOrDefault(status, 0L);
         }
@@ -6747,13 +6687,12 @@ final class DifyExec implements Runnable {
             return count(RowStatus.SUCCEEDED) + count(RowStatus.PARTIAL);
         }
 
-        /// Returns whether the exit code may be 0. It must not be if a file is missing, or if a late run may have been
-        /// paid for twice.
+        /// Returns whether the exit code may be 0: not if a file is missing, or a late run may have been paid for
+        /// twice.
         boolean isAllDone() {
             return succeeded() >= asked && missingFiles().isEmpty() && count(LateEvent.class) == 0;
         }
 
-        /// Returns whether all rows left are looked up or wait for a retry. This time cannot be estimated.
         boolean onlyWaits() {
             return asked > done() && asked - done() <= activity.lookUps() + activity.waiting();
         }
@@ -6762,16 +6701,15 @@ final class DifyExec implements Runnable {
             return Duration.between(begunAt, clock.instant()).minus(suspended);
         }
 
-        /// Returns the recent rows per second, or 0 if too few have ended. The span lasts until now, so that the rate
-        /// falls while no row ends.
+        /// Returns the recent rows per second, or 0. The span lasts until now, so that the rate falls while no row
+        /// ends.
         double rate() {
             if (recent.size() < 2) return 0;
             long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis()); // not 0
             return (recent.size() - 1) * 1000.0 / span;
         }
 
-        /// Returns the time for the rows left, at the recent rate. Returns empty if the rate is unknown, if no row is
-        /// left, or if all rows wait.
+        /// Returns the time for the rows left, at the recent rate.
         Optional<Duration> timeLeft() {
             return rate() == 0 || done() >= asked || onlyWaits() ? Optional.empty()
                     : Optional.of(Duration.ofMillis((long) (1000 * (asked - done()) / rate())));
@@ -6780,7 +6718,7 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds what a batch needs to know about its server. One response contains all of it.
+    /// Holds what one response shows about the server.
     record ServerInfo(String app, AppKind kind, String version) {}
 
     /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before the run, and the
@@ -6793,7 +6731,6 @@ final class DifyExec implements Runnable {
             var values = form.values(attempt.row());
             for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Invalid invalid) // a file has changed since it was checked
-                    // false, because another try would read the same file
                     return new Response.NotUploaded(value.getKey() + " " + invalid.why(), false, Optional.empty());
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
@@ -6850,11 +6787,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Judges a failed upload. Dify rejects a file with 400, 413 or 415 (`files.json`), and then the row is at
-        /// fault. A server or connection that failed may work at the next try. A rejected key and throttling count as
-        /// they do for a run.
+        /// fault. A rejected key and throttling count as they do for a run.
         private static Response notUploaded(String upload, Response response) {
             return switch (response) { // false and true: whether another try may succeed
-                case Response.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
+                case Response.Refused refused when refused.status() == 400 || refused.status() == 413
+                        || refused.status() == 415 ->
                         new Response.NotUploaded(upload + refused.why(), false, Optional.empty());
                 // below 300: a success without the id of a file, such as a proxy's page
                 case Response.Refused refused when refused.status() != 429
@@ -6873,8 +6810,8 @@ final class DifyExec implements Runnable {
 
         /// Downloads the files of a run's outputs, before their links expire.
         record FileSaver(DifyClient client, Path folder) {
-            /// Saves a row's files. If a file cannot be saved, it is reported as missing. This does not fail the row,
-            /// which was paid for.
+            /// Saves a row's files. If one cannot be saved, it is reported as missing. The row was paid for and does
+            /// not fail.
             Response.SavedFiles save(String id, ObjectNode outputs) {
                 long start = System.nanoTime();
                 var saved = new ArrayList<Path>();
@@ -6894,8 +6831,7 @@ final class DifyExec implements Runnable {
                 return new Response.SavedFiles(saved, missing, Duration.ofNanos(System.nanoTime() - start));
             }
 
-            /// Saves a file under a random name until it is whole and on disk, so that no incomplete file gets its
-            /// name. If no response comes, tries once more. `size` is 0 if Dify does not know it.
+            /// Saves a file under a random name until it is whole and on disk. If no response comes, tries once more.
             private Path save(URI address, long size, Path place) throws IOException {
                 // this fails before the download if the folder cannot be written
                 try (var part = Temporary.of(folder, Temporary.HIDDEN)) {
@@ -6913,8 +6849,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the URL of a file. A row's content can decide which link a workflow returns, so the link is not
-            /// trusted. It must not lead to anything that only this machine can reach.
+            /// Returns the URL of a file. A row's content can decide it, so it must not lead to anything that only this
+            /// machine can reach.
             URI parseUrl(String link) throws IOException {
                 if (link.isBlank()) // a blank link would lead to the API itself
                     throw new IOException("the output has no URL");
@@ -6934,7 +6870,6 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns `link-local` or `loopback` for a host that other machines cannot reach, otherwise an empty text.
-            /// A host that only a proxy can resolve is not on this machine.
             private static String near(URI address) {
                 try {
                     var ips = List.of(InetAddress.getAllByName(address.getHost()));
@@ -6946,19 +6881,17 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns `<id>-<output>-<n><ext>`, a name within the folder. A hash follows an id that had to be changed,
-            /// because two such ids may become equal. All parts together stay below the 255 bytes that file systems
-            /// allow.
+            /// Returns `<id>-<output>-<n><ext>`, below the 255 bytes that file systems allow. A hash follows an id that
+            /// had to be changed, because two such ids may become equal.
             static String fileName(String id, String output, int number, String extension) {
                 var row = safeName(id, 100).replaceFirst("^\\.", "_"); // a leading dot would hide the file
-                // the hash is one of cells, so the id is passed as a cell without a name
                 var mark = row.equals(id) ? "" : "~" + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("", id)));
                 return row + mark + "-" + safeName(output, 80) + "-" + number
                         + safeName(extension.replaceFirst("^(?=[^.])", "."), 20); // adds a missing dot
             }
 
-            /// Shortens a text to whole characters within a number of bytes. Replaces characters that a file system or
-            /// a shell treats specially, and `..`, which could lead out of the folder.
+            /// Shortens a text to a number of bytes. Replaces characters that a file system or a shell treats
+            /// specially.
             private static String safeName(String text, int bytes) {
                 var name = ByteBuffer.allocate(bytes);
                 UTF_8.newEncoder().encode( // stops at the last character that fits as a whole
@@ -6966,8 +6899,8 @@ final class DifyExec implements Runnable {
                 return UTF_8.decode(name.flip()).toString();
             }
 
-            /// Moves a completely downloaded file to its name, or to the next free name (`a~2.pdf`). If a file with the
-            /// same bytes is already there, returns that file, so that a run that is found twice leaves no copies.
+            /// Moves a downloaded file to its name, or to the next free name (`a~2.pdf`). If a file with the same bytes
+            /// is there, returns that, so that a run that is found twice leaves no copies.
             static Path moveToFreeName(Path part, Path place) throws IOException {
                 var name = place.getFileName().toString();
                 int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
@@ -6984,15 +6917,13 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Calls Dify's Service API. Never sleeps, never retries, never judges, so that the engine alone decides what is
-    /// sent when.
+    /// Calls Dify's Service API. Never sleeps, never retries, never judges: the engine alone decides what is sent when.
     ///
     /// @param timeout    the limit of one run: from its first event (streaming) or its request (blocking) to its end
     /// @param firstEvent how long a stream may be silent before its first event
     record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
             implements AutoCloseable {
-        /// Limits a request that starts no run. While a Dify replaces its API process, it responds after 7 to 14 s,
-        /// which this allows.
+        /// While a Dify replaces its API process, it responds after 7 to 14 s.
         private static final Duration QUERY_TIMEOUT = Duration.ofSeconds(30);
         /// Limits the silence before a stream's first event. Dify 1.14 ends a stream after this silence, whether or not
         /// its run waits in the queue, so nothing would come later.
@@ -7004,9 +6935,6 @@ final class DifyExec implements Runnable {
         /// Limits a downloaded file to 1 GiB. A link may lead to an endless response.
         private static final long MAX_FILE_BYTES = 1L << 30;
 
-        /// Creates a client of a workflow, which [#forApp] replaces when the server has reported the kind of the app.
-        ///
-        /// @param runs the largest number of runs at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
             Transport.requireSockets(runs);
             return new DifyClient(new Transport(access, Transport.share(runs), Transport.QUIET), access,
@@ -7024,8 +6952,8 @@ final class DifyExec implements Runnable {
 
         // Running
 
-        /// Posts one attempt and reads up to its final event. Does not wait for the end of the stream, which Dify 1.14
-        /// delays by a second.
+        /// Posts one attempt and reads up to its final event, not to the end of the stream, which Dify 1.14 delays by a
+        /// second.
         Response run(Attempt attempt, Map<String, Value> inputs, Consumer<StreamEvent> heard) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             long start = System.nanoTime();
@@ -7057,15 +6985,13 @@ final class DifyExec implements Runnable {
             return hasRun ? Response.Ran.failed(refused.message()) : refused;
         }
 
-        /// Returns the URL that starts a run. A workflow's version is part of it; a chatflow's is in the request.
         URI startAddress() {
             if (app != AppKind.WORKFLOW) return access.at(app.tasks);
             var version = access.workflowId().isEmpty() ? "" : encoded(access.workflowId()) + "/";
             return access.at("/workflows/" + version + "run");
         }
 
-        /// Reads a blocking response. If it contains no end of the run, the run is looked up. It may have started all
-        /// the same.
+        /// Reads a blocking response. If it contains no end of the run, the run is looked up.
         ///
         /// @param start when the request was made, in nanoseconds
         private Response blocking(Transport.Exchange http, long start, Consumer<StreamEvent> heard)
@@ -7086,8 +7012,8 @@ final class DifyExec implements Runnable {
             return new Response.Cut(reader.ref(), symptom, "HTTP 200, but the run had not finished");
         }
 
-        /// Returns the time until the run started, which is the time without a response less the run's own time. Dify
-        /// 1.16.1 can hold a response back for up to 300 s after the run's end, and this time does not count either.
+        /// Returns the time until the run started. Dify 1.16.1 can hold a response back for up to 300 s after the run's
+        /// end, and this time does not count.
         private static Optional<Duration> waited(Transport.Exchange http, Duration took, long finishedAt, Usage usage) {
             if (usage.seconds() <= 0) return Optional.empty(); // Dify did not report the run's time
             var waited = took.minus(usage.within(took));
@@ -7099,8 +7025,7 @@ final class DifyExec implements Runnable {
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
-        /// Reads a stream up to its final event, and passes on each event. If the stream ends without a final event,
-        /// the run is looked up.
+        /// Reads a stream up to its final event. If there is none, the run is looked up.
         private Response stream(Transport.Exchange http, SentInputs sent, Consumer<StreamEvent> heard)
                 throws IOException {
             var reader = new RunReader(app);
@@ -7133,7 +7058,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Collects further final events, which may follow after a moment. Dify 1.16 makes up a result after an error,
-        /// and 1.9 sends the metadata of a chatflow's answer last. A stream with two different results is not trusted.
+        /// and 1.9 sends the metadata of a chatflow's answer last.
         private List<Response> ends(Response first, Transport.Exchange http, RunReader reader) {
             var ends = new ArrayList<>(List.of(first));
             boolean mayFollow = first instanceof Response.Refused
@@ -7154,9 +7079,8 @@ final class DifyExec implements Runnable {
 
         // Looking up
 
-        /// Looks a run up by its id, or by its attempt's user if the id is unknown. Stops an overdue run first. If the
-        /// id leads to another request's run, the user decides. The user also decides if the id leads to no run and may
-        /// be wrong, because Dify 1.16 may have made it up or a stream contradicted itself.
+        /// Looks a run up by its id, or by its attempt's user. The user also decides if the id leads to another
+        /// request's run, or to none and Dify 1.16 may have made it up.
         LookUpResult look(Question question, Map<String, Value> values) {
             var user = question.attempt().user();
             var sent = new SentInputs(user, values);
@@ -7178,7 +7102,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the app has a run. Dify responds with 404 for a run of another app (1.9: with empty fields),
-        /// and lists no conversation of another app's user. A record that cannot be read is a record of this app.
+        /// and lists no conversation of another app's user.
         Reply<Boolean> knows(Origin.Recorded run) {
             var sent = new SentInputs(run.user(), Map.of()); // the user alone must agree
             // only a stop needs the task, which is left empty
@@ -7197,12 +7121,10 @@ final class DifyExec implements Runnable {
             var rows = list("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(sent.user()),
                     row -> row.at("/created_by_end_user/session_id").asText("").equals(sent.user())
                             && !row.at("/workflow_run/id").asText("").isEmpty());
-            // the log lacks the task, so it is left empty
             return result(rows, known -> known.isEmpty() ? new LookUpResult.Absent()
                     : detail(new RunRef(known.getFirst().at("/workflow_run/id").asText(), ""), sent));
         }
 
-        /// Interprets the message of a chatflow's run. Only a run that has paused can be asked for by its id.
         private LookUpResult ofMessage(JsonNode message, SentInputs sent) {
             if (message.isMissingNode()) return new LookUpResult.Absent();
             var stored = new StoredMessage(message, app);
@@ -7210,7 +7132,6 @@ final class DifyExec implements Runnable {
             return run.isPresent() ? stored.completing(detail(run.get(), sent)) : stored.result();
         }
 
-        /// Returns the one message of an attempt's conversation, or a missing node if there is no conversation.
         private Reply<JsonNode> message(SentInputs sent) {
             var conversations = list("/conversations?limit=20&user=" + encoded(sent.user()), conversation ->
                     !conversation.path("id").asText("").isEmpty() && sent.matches(conversation.path("inputs")));
@@ -7218,8 +7139,8 @@ final class DifyExec implements Runnable {
                     : messageOf(found.getFirst().path("id").asText(), sent));
         }
 
-        /// Returns the first message of this conversation. Skips messages of other conversations, which the list should
-        /// not contain. A conversation without a message is an error. Dify creates both together.
+        /// Returns the first message of this conversation. Dify creates both together, so a conversation without one is
+        /// an error.
         private Reply<JsonNode> messageOf(String conversation, SentInputs sent) {
             var path = "/messages?limit=20&user=" + encoded(sent.user()) + "&conversation_id=" + encoded(conversation);
             var messages = list(path, message -> sent.matches(message.path("inputs"), message.path("query")));
@@ -7231,8 +7152,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns the entries of a list if the list is whole and each entry belongs to this request. Any other
-        /// response is an error. If it counted as an empty list, a row with an existing run could be sent again.
+        /// Returns the entries of a whole list of this request. If any other response counted as an empty list, a row
+        /// with an existing run could be sent again.
         Reply<List<JsonNode>> list(String path, Predicate<JsonNode> isOurs) {
             return ask(get(path), QUERY_TIMEOUT, http -> {
                 var list = tree(http);
@@ -7246,8 +7167,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Looks a run up by its id. Accepts only a record with this id and with the inputs of this attempt, because a
-        /// broken proxy may return the response to another request.
+        /// Looks a run up by its id. A broken proxy may return the response to another request, so id and inputs must
+        /// agree.
         private LookUpResult detail(RunRef run, SentInputs sent) {
             var reply = this.<LookUpResult>ask(get("/workflows/run/" + encoded(run.id())), QUERY_TIMEOUT, http -> {
                 var detail = objectOf(http);
@@ -7267,8 +7188,7 @@ final class DifyExec implements Runnable {
             return result(reply, Function.identity());
         }
 
-        /// Returns whether Dify has no such run. A 404 without Dify's code does not count, because a proxy may have
-        /// sent it.
+        /// Returns whether Dify has no such run. A 404 without Dify's code may be from a proxy.
         private static boolean isAbsent(Reply<?> reply) {
             return reply instanceof Reply.NotGot(Response.Refused gone) && gone.status() == 404
                     && gone.code().equals("not_found");
@@ -7281,24 +7201,22 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Creates an exception for a response that is JSON but has unexpected content. It has the type of a syntax
-        /// error, because [#ask] treats both alike.
+        /// Creates an exception for JSON with unexpected content, which [#ask] treats like wrong syntax.
         private static JsonProcessingException unexpected(String what) {
             return new JsonParseException(null, what); // there is no parser
         }
 
         // Other requests
 
-        /// Asks Dify to stop a task. Dify responds with `success` even if there is no such task (`stop.json`), so the
-        /// response is not kept.
+        /// Asks Dify to stop a task. It responds with `success` even if there is no such task (`stop.json`).
         void stop(RunRef run, String user) {
             var path = app.tasks + "/" + encoded(run.task()) + "/stop";
             var body = new ByteArrayEntity(Json.bytes(object("user", user)), null);
             ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Exchange::prefix);
         }
 
-        /// Uploads a file and returns its id. Does not send a file that a symbolic link has replaced since the check.
-        /// The link could lead anywhere. The time limit is the limit of a run, because a large file takes long to send.
+        /// Uploads a file and returns its id, unless a symbolic link has replaced it since the check. A large file
+        /// takes long to send, so it has the time limit of a run.
         Reply<String> upload(Value.Local local, String user) {
             var boundary = "difyexec-" + UUID.randomUUID();
             // Dify 1.9 rejects these characters (`files.json`), and a quote or a line break would end the header
@@ -7331,8 +7249,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Fetches a whole file of an output. The link is signed, so the key is not sent; the link may even lead to
-        /// another server. If Dify knows the file's `size`, the file must have it.
+        /// Fetches a whole file of an output. The link is signed and may lead to another server, so the key is not
+        /// sent.
         Reply<FileChannel> download(URI link, long size, FileChannel to) {
             return ask(new BasicClassicHttpRequest("GET", link), timeout, http -> {
                 var tooLarge = "larger than 1 GiB";
@@ -7351,13 +7269,13 @@ final class DifyExec implements Runnable {
             return ask(get(path), QUERY_TIMEOUT, DifyClient::tree);
         }
 
-        /// Fetches a page of a list. A response without the list is an error. It would look like the last page.
+        /// Fetches a page of a list. A response without the list would look like the last page.
         Reply<JsonNode> page(String path) {
             return fetch(path).then(list -> list.path("data").isArray() ? new Reply.Got<>(list)
                     : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
         }
 
-        /// Fetches Dify's record of a run. Returns empty if there is no record, or none that can be used.
+        /// Fetches Dify's record of a run, or empty if there is none that can be used.
         Reply<Optional<StoredRun>> storedRun(String id) {
             var reply = fetch("/workflows/run/" + encoded(id));
             boolean isUnreadable = reply instanceof Reply.NotGot(Response.Unreadable _); // it is too large or too deep
@@ -7372,13 +7290,13 @@ final class DifyExec implements Runnable {
 
         // Requests and responses
 
-        /// Encodes a part of a URL. `URLEncoder` encodes forms, where a space becomes `+`; in a path, it must be `%20`.
+        /// Encodes a part of a URL. `URLEncoder` encodes forms, where a space becomes `+`.
         static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
         }
 
-        /// Builds a run's request. A chatflow's row gets its own conversation, so that no row sees the messages of
-        /// another one. The conversation gets no name, which could cost a model call.
+        /// Builds a run's request. A chatflow's row gets its own conversation, without a name, which could cost a model
+        /// call.
         byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var sent = new LinkedHashMap<String, Object>();
             var body = object("inputs", sent);
@@ -7396,7 +7314,6 @@ final class DifyExec implements Runnable {
             return Json.bytes(body);
         }
 
-        /// Converts a cell's value to JSON. Only `check` shows a file that has no id yet.
         private static Object json(Value value) {
             return switch (value) {
                 case Value.Str(var text) -> text;
@@ -7418,7 +7335,6 @@ final class DifyExec implements Runnable {
             return request;
         }
 
-        /// Adds the key, and the app's id if it is set, because a key can belong to several apps.
         private BasicClassicHttpRequest authorized(String method, URI address) {
             var request = new BasicClassicHttpRequest(method, address);
             request.setHeader("Authorization", "Bearer " + access.key());
@@ -7426,8 +7342,7 @@ final class DifyExec implements Runnable {
             return request;
         }
 
-        /// Sends a request that starts no run. A success with unexpected content counts as a refusal. It shows nothing
-        /// about a run.
+        /// Sends a request that starts no run. A success with unexpected content counts as a refusal.
         private <T> Reply<T> ask(BasicClassicHttpRequest request, Duration limit,
                 IOFunction<Transport.Exchange, T> reading) {
             return wire.exchange(request, limit, Symptom.NO_ANSWER, http -> {
@@ -7441,8 +7356,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Parses a response. Text after the JSON is an error, because it may belong to a second response. Nesting
-        /// beyond the parser's limit is reported as a response that is too large, because the JSON may be correct.
+        /// Parses a response. Text after the JSON may belong to a second response. Nesting beyond the parser's limit is
+        /// reported as too large, because the JSON may be correct.
         private static JsonNode tree(Transport.Exchange http) throws IOException {
             if (http.is(Transport.Exchange.PAGE)) throw unexpected(PAGE);
             try {
@@ -7458,8 +7373,7 @@ final class DifyExec implements Runnable {
             throw unexpected("not a JSON object");
         }
 
-        /// Reads a refusal. Dify's has a code and a message; the text of a proxy becomes the message, but not the HTML
-        /// of a page, which nobody wants to read.
+        /// Reads a refusal: Dify's code and message, or the text of a proxy, but no HTML.
         private static Response.Refused refused(Transport.Exchange http) throws IOException {
             int status = http.status();
             var text = http.prefix();
@@ -7473,14 +7387,11 @@ final class DifyExec implements Runnable {
             return Response.Refused.http(status, !http.version().isEmpty(), code, message, http.retryAfter());
         }
 
-        /// Holds the result of an exchange: the response's content, or what happened instead.
         sealed interface Reply<T> {
             record Got<T>(T value) implements Reply<T> {}
 
-            /// @param response what happened instead: a refusal, a broken connection or a request that was not sent
             record NotGot<T>(Response response) implements Reply<T> {}
 
-            /// Continues with the content. Without content, the response stays the result.
             default <U> Reply<U> then(Function<T, Reply<U>> next) {
                 return switch (this) {
                     case Got(var value) -> next.apply(value);
@@ -7489,17 +7400,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the inputs of a request. A response counts for a row only if it agrees with them.
-        ///
-        /// @param values empty if the row has changed since
+        /// Holds the inputs of a request, with which a response must agree; `values` is empty if the row has changed
+        /// since.
         record SentInputs(String user, Map<String, Value> values) {
             boolean matches(JsonNode inputs) {
                 return matches(inputs, inputs.path("sys.query"));
             }
 
-            /// Returns whether a run with these inputs may belong to this request. If the record has a user, the user
-            /// decides. Each attempt has its own user. Otherwise, only text values are compared, because Dify may
-            /// convert other values. Values that the workflow does not declare are missing in the record.
+            /// Returns whether a run with these inputs may belong to this request. If the record has a user, it
+            /// decides. Otherwise, text values are compared, because Dify may convert others.
             boolean matches(JsonNode inputs, JsonNode query) {
                 var stored = inputs.path("sys.user_id");
                 if (stored.isTextual()) return stored.asText().equals(user);
@@ -7510,16 +7419,14 @@ final class DifyExec implements Runnable {
                 });
             }
 
-            /// Compares texts. A stored value of another type counts as the same, because Dify may convert a value.
-            /// Dify also removes NUL characters, and an unpaired surrogate cannot be sent.
+            /// Compares texts. Dify may convert a value to another type, and removes NUL characters.
             private static boolean isSame(String text, JsonNode stored) {
                 return !stored.isTextual() || stored.asText().equals(Json.wellFormed(text).replace("\0", ""));
             }
         }
     }
 
-    /// Reads one response, or the events of one stream. Keeps the content of earlier events. Later events do not repeat
-    /// it.
+    /// Reads one response, or the events of one stream, and keeps the content of earlier events.
     static final class RunReader {
         private JsonNode last = Json.MAPPER.missingNode(), metadata = last;
         private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
@@ -7539,9 +7446,8 @@ final class DifyExec implements Runnable {
             return from.path(name).asText("");
         }
 
-        /// Reads an event, a blocking response or a run's detail. The detail (`GET /workflows/run/{id}`) has the fields
-        /// of `data` at the top level, so the caller must wrap it in `data`. Adds up the prices of nodes, because no
-        /// event contains the price of the run.
+        /// Reads an event, a blocking response, or a run's detail wrapped in `data`. Adds up the prices of nodes,
+        /// because no event contains the price of the run.
         void add(JsonNode payload) {
             last = payload;
             runId = orIfEmpty(ownRunId(), runId);
@@ -7595,8 +7501,7 @@ final class DifyExec implements Runnable {
             return last.path("data");
         }
 
-        /// Returns whether `data` is the run's own, and not of one of its nodes, whose `id` and `status` look alike. A
-        /// blocking response of a workflow has no event.
+        /// Returns whether `data` is the run's own, and not of one of its nodes, which look alike.
         private boolean isOfRun() {
             return (event().isEmpty() || event().startsWith("workflow_")) && data().isObject();
         }
@@ -7613,14 +7518,13 @@ final class DifyExec implements Runnable {
             return isOfRun() && ofRun("inputs").filter(inputs -> !sent.matches(inputs)).isPresent();
         }
 
-        /// Returns an object of the run, which may be stored as text (1.9.2). Returns empty for anything else.
+        /// Returns an object of the run, which may be stored as text (1.9.2).
         private Optional<ObjectNode> ofRun(String name) {
             var value = data().path(name);
             if (value.isTextual()) value = Json.parseLenient(value.textValue());
             return value instanceof ObjectNode object ? Optional.of(object) : Optional.empty();
         }
 
-        /// Converts the last event. Events of later versions of Dify count as other events.
         StreamEvent streamEvent() {
             var data = data();
             return switch (event()) {
@@ -7644,7 +7548,6 @@ final class DifyExec implements Runnable {
                     .map(this::form).toList();
         }
 
-        /// Reads a form of a Human Input node.
         private StreamEvent form(JsonNode from) {
             return new StreamEvent.Form(runId, text(from, "node_title"), text(from, "form_token"),
                     time(from, "expiration_time"));
@@ -7656,11 +7559,10 @@ final class DifyExec implements Runnable {
                     .map(Instant::ofEpochSecond);
         }
 
-        /// Returns the price and its currency. A run that was paid in two currencies has no price. One number cannot
-        /// hold it. Models without a price report 0 in any currency, so sums of 0 are left out if there is another one.
+        /// Returns the price and its currency. One number cannot hold a price in two currencies. Models without a price
+        /// report 0 in any currency.
         private Optional<Map.Entry<String, BigDecimal>> paid() {
             var paid = prices.entrySet().stream().filter(each -> each.getValue().signum() != 0).toList();
-            // all are 0, so any currency will do
             if (paid.isEmpty()) paid = prices.entrySet().stream().limit(1).toList();
             return isPriceKnown && paid.size() == 1 ? Optional.of(paid.getFirst()) : Optional.empty();
         }
@@ -7673,8 +7575,8 @@ final class DifyExec implements Runnable {
             return !metadata.isMissingNode();
         }
 
-        /// Returns the outcome if the last event ends the stream. Without a run id, such an event cannot be trusted. An
-        /// `error` event without a status is treated as a server's error, so that its run is looked up.
+        /// Returns the outcome if the last event ends the stream. Without a run id, it cannot be trusted. After an
+        /// `error` event without a status, the run is looked up.
         Optional<Response> end() {
             if (is("error")) return Optional.of(Response.Refused.event(last.path("status").asInt(500),
                     text(last, "code"), text(last, "message"), ref()));
@@ -7684,8 +7586,7 @@ final class DifyExec implements Runnable {
                     : ran().map(Response.class::cast);
         }
 
-        /// Reads the run's outcome from its last event, its blocking response or its detail. Returns empty if there is
-        /// none, or a status that this version does not know.
+        /// Reads the run's outcome from its last event, its blocking response or its detail, if there is a known one.
         Optional<Response.Ran> ran() {
             if (!isOfRun() || runId.isEmpty()) return Optional.empty();
             var run = data();
@@ -7709,9 +7610,9 @@ final class DifyExec implements Runnable {
             return new Response.ChatMessage(conversation, messageId, isUnclear ? Cost.of(cost.tokens()) : cost);
         }
 
-        /// Completes the outcome of a chatflow's streamed run. Moderation may have replaced the answer: then the run's
-        /// outputs still contain the original text, which nobody was meant to see. If the outputs have no answer, the
-        /// run is looked up.
+        /// Completes the outcome of a chatflow's streamed run. If moderation has replaced the answer, the run's outputs
+        /// still contain the original text, which nobody was meant to see. If they have no answer, the run is looked
+        /// up.
         Response completed(Response.Ran ran) {
             var outputs = Json.MAPPER.createObjectNode();
             outputs.setAll(ran.outputs());
@@ -7756,8 +7657,7 @@ final class DifyExec implements Runnable {
             return outputs;
         }
 
-        /// Adds a chatflow's sources to its outputs. Removes an empty list of files, which streams and records have
-        /// but blocking responses lack.
+        /// Adds a chatflow's sources to its outputs. Removes an empty list of files, which blocking responses lack.
         static ObjectNode withSources(ObjectNode outputs, JsonNode from) {
             if (outputs.path("files").isEmpty()) outputs.remove("files");
             var sources = from.path("retriever_resources");
@@ -7765,8 +7665,7 @@ final class DifyExec implements Runnable {
             return outputs;
         }
 
-        /// Interprets the detail of a run that was looked up. A status that this version does not know counts as
-        /// active, because the run may not have ended.
+        /// Interprets the detail of a run that was looked up. A run with an unknown status may not have ended.
         ///
         /// @param now the time on the server's clock
         LookUpResult result(RunRef asked, Instant now) {
@@ -7784,8 +7683,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns how long ago the run started, or empty if Dify does not report it. It is at least 0, even if the
-        /// clocks differ.
+        /// Returns how long ago the run started. Clocks may differ.
         private Optional<Duration> age(Instant now) {
             long start = data().path("created_at").asLong(0);
             if (start <= 0) return Optional.empty();
@@ -7793,15 +7691,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the outputs are text but not the JSON of an object. Dify 1.9.2 cuts long outputs like this.
-        /// An empty text and `null` count as no outputs.
         private boolean isDamaged() {
             var text = text(data(), "outputs");
             return data().path("outputs").isTextual() && !text.isBlank() && !text.equals("null")
                     && ofRun("outputs").isEmpty();
         }
 
-        /// Returns the inputs in Dify's record as cells, without those that Dify adds. A chatflow's question is stored
-        /// as `sys.query`, but is the cell `query`.
+        /// Returns the inputs in Dify's record as cells. A chatflow's question is stored as `sys.query`.
         static Map<String, String> sentCells(JsonNode inputs) {
             var cells = new LinkedHashMap<String, String>();
             inputs.properties().forEach(each -> {
@@ -7815,18 +7711,15 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds a workflow's run that has ended, as the server has stored it. `stored` contains its inputs.
     record StoredRun(JsonNode detail, Response.Ran ran, JsonNode stored) {
         private static final String FILE = "dify_model_identity"; // only Dify's file objects have this field
 
-        /// Reads the detail of a run, whose `inputs` are text in every version. Returns empty for a run that has not
-        /// ended, or for a detail of another run.
+        /// Reads the detail of a run that has ended, whose `inputs` are text in every version.
         static Optional<StoredRun> of(String id, JsonNode detail) {
             var reader = new RunReader(AppKind.WORKFLOW);
             reader.add(Json.MAPPER.createObjectNode().set("data", detail));
             var stored = Json.parse(RunReader.text(detail, "inputs"));
             boolean isWhole = id.equalsIgnoreCase(RunReader.text(detail, "id")) && stored.isObject();
-            // EPOCH is not used, because only the age of an active run needs the time
             return isWhole && reader.result(RunRef.NONE, Instant.EPOCH) instanceof LookUpResult.Ended(var ran, _, _)
                     ? Optional.of(new StoredRun(detail, ran, stored)) : Optional.empty();
         }
@@ -7835,15 +7728,14 @@ final class DifyExec implements Runnable {
             return ran.ref().id();
         }
 
-        /// Returns whether a file was uploaded to Dify. Such a file has only a link that expires, so another run cannot
-        /// get it by its URL.
+        /// Returns whether a file was uploaded to Dify. Its link expires, so another run cannot get it by its URL.
         boolean hasUpload() {
             return stored.findParents(FILE).stream()
                     .anyMatch(file -> !RunReader.text(file, "transfer_method").equals("remote_url"));
         }
 
-        /// Returns the inputs as they were sent, with each file as its URL. Leaves out what Dify adds: null for inputs
-        /// that were not sent, and its own variables such as `sys.user_id` (the only names with a dot).
+        /// Returns the inputs as they were sent, with each file as its URL, without Dify's own variables such as
+        /// `sys.user_id` (the only names with a dot).
         Map<String, JsonNode> inputs() {
             var inputs = new LinkedHashMap<String, JsonNode>();
             stored.forEachEntry((name, value) -> {
@@ -7856,11 +7748,9 @@ final class DifyExec implements Runnable {
             return inputs;
         }
 
-        /// Returns the run's line for the results. Another program may have sent the run, so the attempt is created
-        /// here, with the user that Dify recorded.
+        /// Returns the run's line for the results, with the user that Dify recorded.
         ResultLine result(Row row) {
             var user = RunReader.text(stored, "sys.user_id");
-            // an earlier attempt without tries and edits; its mode and time are unknown, and the line has neither
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
             return ResultLine.of(attempt, ran, RunReader.time(detail, "finished_at").orElse(Instant.EPOCH));
         }
@@ -7872,8 +7762,7 @@ final class DifyExec implements Runnable {
             return RunReader.text(message, name);
         }
 
-        /// Returns the run of a message that has waited for a person. Returns empty for other messages. Only forms
-        /// contain the id of their run.
+        /// Returns the run of a message that has waited for a person. Only forms contain the id of their run.
         Optional<RunRef> pausedRun() {
             return message.path("extra_contents").valueStream()
                     .map(extra -> RunReader.text(extra, "workflow_run_id")).filter(id -> !id.isEmpty())
@@ -7881,8 +7770,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Completes a run's success with its message, whose text counts because moderation may have replaced the
-        /// run's. The run's own answer counts if the message may contain only a part of it (after a pause), or none (up
-        /// to 1.10, if the stream's client disconnected).
+        /// run's, unless it may be only a part (after a pause) or missing (up to 1.10, if the stream's client
+        /// disconnected).
         LookUpResult completing(LookUpResult found) {
             if (!(found instanceof LookUpResult.Ended(var ran, var inputs, var at)) || !ran.status().isSuccess())
                 return found;
@@ -7940,18 +7829,16 @@ final class DifyExec implements Runnable {
     /// | from its first byte to the end of the response's header | it was perhaps sent, and there is no response |
     /// | after the header | the response broke off, is too large or cannot be understood |
     ///
-    /// A connection is never used again. A request would be lost if the server closed the connection just then, and its
-    /// run would be unknown. If a broken proxy sent one response too many, each later row would get the response to an
-    /// earlier one, because nothing in a blocking response shows which row it belongs to.
+    /// A connection is never used again. A request would be lost if the server closed it just then, and its run would
+    /// be unknown. If a broken proxy sent one response too many, each later row would get the response to an earlier
+    /// one.
     static final class Transport implements AutoCloseable {
-        /// Limits the wait for a connection. Without it, the operating system waits for minutes if a host does not
-        /// respond at all.
+        /// Without this limit, the operating system waits for minutes if a host does not respond at all.
         private static final int CONNECT_MILLIS = 20_000;
         /// After this much silence, a stream's run is looked up. During a run, Dify sends a ping every 10 s.
         static final Duration QUIET = Duration.ofSeconds(30);
         /// Limits the part of a refusal that is read. Dify 1.14 and later may quote the whole request, of any size.
         private static final int REFUSAL_BYTES = 64 << 10;
-        /// Sets how often the time limits of responses are checked, so each may be exceeded by that.
         private static final int TICK_MILLIS = 100;
         private static final Pattern CERTIFICATE = Pattern.compile(
                 "-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----");
@@ -7968,7 +7855,6 @@ final class DifyExec implements Runnable {
         private final Optional<URI> proxy;
         private final Optional<String> proxyLogin;
         private final Optional<SSLSocketFactory> trusted; // empty: only the system's authorities
-        /// Holds the exchanges in progress. One thread checks all of them. A timer for each would cost more.
         private final Set<Exchange> open = ConcurrentHashMap.newKeySet();
         private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
                 Thread.ofPlatform().daemon().name("watches").factory());
@@ -7986,15 +7872,14 @@ final class DifyExec implements Runnable {
             clock.scheduleWithFixedDelay(() -> open.forEach(Exchange::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
         }
 
-        /// Returns the bytes that each of several runs may have in its response, so that all of them fit into memory at
-        /// ten times their size, see [#maxBytes]. At least 1 MiB is allowed. Otherwise, with a small heap and a high
-        /// `-c`, hardly any response would be accepted.
+        /// Returns the bytes that each of several runs may have in its response, of which ten times as many must fit
+        /// into memory. At least 1 MiB is allowed, for a small heap and a high `-c`.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
 
-        /// Rejects a number of runs at a time for which the system allows too few open files. Without them, Java can
-        /// neither load classes nor wait for sockets, and a worker would end without a word.
+        /// Rejects a number of runs for which the system allows too few open files. Without them, Java can neither load
+        /// classes nor wait for sockets.
         static void requireSockets(int runs) {
             var opened = new ArrayList<SocketChannel>();
             boolean isLimited = false;
@@ -8008,8 +7893,7 @@ final class DifyExec implements Runnable {
                     + " at a time", "lower -c, or raise the limit: ulimit -n " + (runs + 200));
         }
 
-        /// Trusts the certificates of a file in addition to the system's. One process may need both. Outputs can
-        /// contain links to files on public servers.
+        /// Trusts the certificates of a file in addition to the system's, because outputs can link to public servers.
         private static SSLSocketFactory trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var text = new String(in.readNBytes(CA_FILE_BYTES), ISO_8859_1);
@@ -8019,15 +7903,15 @@ final class DifyExec implements Runnable {
                         new ByteArrayInputStream(blocks.getBytes(ISO_8859_1)));
                 if (own.isEmpty()) throw new CertificateException("contains no certificate in PEM form");
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
-                store.load(null, null); // creates an empty store
+                store.load(null, null);
                 var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-                factory.init((KeyStore) null); // loads the system's certificates
+                factory.init((KeyStore) null);
                 var system = ((X509TrustManager) factory.getTrustManagers()[0]).getAcceptedIssuers();
                 for (var authority : Stream.concat(own.stream(), Stream.of(system)).toList())
                     store.setCertificateEntry("authority" + store.size(), authority);
                 factory.init(store);
                 var context = SSLContext.getInstance("TLS");
-                context.init(null, factory.getTrustManagers(), null); // no keys of our own, default random numbers
+                context.init(null, factory.getTrustManagers(), null);
                 return context.getSocketFactory();
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 // without the setting's text, because a key may have been pasted into the wrong line
@@ -8036,16 +7920,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Drops all connections, also those of exchanges that start later. Nobody waits for their responses any more.
         @Override
         public void close() {
             clock.shutdownNow();
             open.forEach(Exchange::drop);
         }
 
-        /// Sends the request, reads the response and closes the connection.
-        ///
-        /// @param limit   the time until the response's header, and until its end unless the reader sets another limit
+        /// @param limit the time until the response's header, and until its end unless the reader sets another limit
         /// @param timeoutSymptom the symptom to report when the limit passes
         <T> DifyClient.Reply<T> exchange(BasicClassicHttpRequest request, Duration limit, Symptom timeoutSymptom,
                 IOFunction<Exchange, DifyClient.Reply<T>> reading) {
@@ -8078,8 +7959,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Describes why there was no connection. Some causes recur until the server or a setting changes, so the batch
-        /// stops instead of trying again. Java has no exception of its own for some of them, so its messages decide.
+        /// Describes why there was no connection. Some causes recur until a setting changes, so the batch stops. For
+        /// some of them, only Java's messages decide.
         private Response.NotSent notSent(IOException problem, boolean isOver) {
             var through = proxy.map(by -> ", through the proxy " + by.getHost()).orElse("");
             for (Throwable cause = problem; cause != null; cause = cause.getCause()) {
@@ -8109,8 +7990,7 @@ final class DifyExec implements Runnable {
                     status >= 500 ? "" : "allow the server in the proxy, or add its host to NO_PROXY");
         }
 
-        /// Makes one exchange within a time limit. A worker uses it, and the clock's thread drops it when the limit is
-        /// over, so the fields that both use are volatile.
+        /// Makes one exchange within a time limit. The clock's thread drops it when that is over.
         final class Exchange implements AutoCloseable {
             static final String STREAM = "text/event-stream", PAGE = "text/html";
 
@@ -8129,8 +8009,8 @@ final class DifyExec implements Runnable {
                 open.add(this);
             }
 
-            /// Connects to the server. Returns false if the proxy refuses to. The socket is a channel's, because only
-            /// then an interrupt ends its waits.
+            /// Connects to the server. Returns false if the proxy refuses to. Only a channel's socket ends its waits at
+            /// an interrupt.
             boolean connect(BasicClassicHttpRequest request) throws IOException {
                 boolean isSecure = request.getScheme().equals("https");
                 var host = request.getAuthority().getHostName();
@@ -8208,8 +8088,7 @@ final class DifyExec implements Runnable {
                 return secret.maskKey(json);
             }
 
-            /// Returns the wait that the server asks for, as seconds or an HTTP date. Returns empty for anything else,
-            /// so that the back-off decides how long to wait.
+            /// Returns the wait that the server asks for, as seconds or an HTTP date.
             Optional<Duration> retryAfter() {
                 // nine digits are 30 years; more could exceed the range of a time
                 return header("Retry-After").filter(text -> text.matches("\\d{1,9}")).map(Long::parseLong)
@@ -8217,7 +8096,6 @@ final class DifyExec implements Runnable {
                                 .map(until -> Duration.between(Instant.now(), until)).filter(Duration::isPositive));
             }
 
-            /// Returns the time in a header. A header that cannot be read counts as missing.
             Optional<Instant> date(String name) {
                 try {
                     return header(name).map(DateTimeFormatter.RFC_1123_DATE_TIME::parse).map(Instant::from);
@@ -8226,7 +8104,6 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the run whose id the stream's first event contained.
             Optional<RunRef> run() {
                 return run;
             }
@@ -8236,8 +8113,8 @@ final class DifyExec implements Runnable {
                         + "JDK_JAVA_OPTIONS=-Xmx4g");
             }
 
-            /// Returns the body, which fails with `tooLarge` after a number of bytes. Notes when the last bytes came,
-            /// because a ping keeps a stream alive although it is not an event.
+            /// Returns the body, which fails with `tooLarge` after a number of bytes. A ping keeps a stream alive
+            /// although it is not an event.
             InputStream body(long most, String tooLarge) throws IOException {
                 left = most;
                 var content = head.getEntity() == null ? InputStream.nullInputStream() : head.getEntity().getContent();
@@ -8251,7 +8128,6 @@ final class DifyExec implements Runnable {
                         return count;
                     }
 
-                    /// Leaves the rest unread. Apache's stream would wait for it.
                     @Override
                     public void close() {}
                 };
@@ -8267,8 +8143,7 @@ final class DifyExec implements Runnable {
                 return secret.maskKey(text);
             }
 
-            /// Returns the next event that can be read, and skips events that were cut off. Returns empty if the stream
-            /// has ended.
+            /// Returns the next event that can be read, or empty if the stream has ended.
             Optional<JsonNode> event() throws IOException {
                 if (lines == null) lines = new BufferedReader(new InputStreamReader(body(), UTF_8));
                 while (true) {
@@ -8289,8 +8164,7 @@ final class DifyExec implements Runnable {
                 end = System.nanoTime() + limit.toNanos();
             }
 
-            /// Starts the second phase of a stream, in which another time limit applies and silence is reported. The
-            /// run is set after the fields that [#tick] then reads.
+            /// Starts the second phase of a stream, in which another time limit applies and silence is reported.
             void began(RunRef run, Duration limit, Consumer<StreamEvent> heard) {
                 this.lastByte = System.nanoTime();
                 this.heard = heard;
@@ -8299,7 +8173,7 @@ final class DifyExec implements Runnable {
                 heard.accept(new StreamEvent.Began(run));
             }
 
-            /// Drops the connection if the time is over, which wakes up its reader. Reports a silent stream repeatedly.
+            /// Drops the connection if the time is over, which wakes up its reader. Reports a silent stream.
             void tick() {
                 try {
                     long now = System.nanoTime();
@@ -8340,9 +8214,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the data of the next server-sent event, or empty if the stream has ended. Its last event may be cut
-        /// off. It is returned as well, because only the empty line after it may be missing; callers skip invalid JSON.
-        /// A ping has no `data:` line, and later versions of Dify add `id:` lines, so all other lines are skipped.
+        /// Returns the data of the next server-sent event, or empty if the stream has ended. Its last event may lack
+        /// only the empty line after it. A ping has no `data:` line, and later versions of Dify add `id:` lines.
         static Optional<String> event(BufferedReader lines) throws IOException {
             var data = new ArrayList<String>();
             for (var line = lines.readLine(); line != null; line = lines.readLine()) {
@@ -9296,7 +9169,7 @@ final class DifyExec implements Runnable {
             Response reported(Symptom symptom, String why) {
                 if (http == 200) return new Response.Unreadable(run, why);
                 return http == 0 || run.isPresent() ? new Response.Cut(run, symptom, why)
-                        : Response.Refused.http(http, false, "", why, Optional.empty());
+                        : Response.Refused.bare(http, why);
             }
 
             /// Returns this attempt for the row. It does not count as edited if the CSV now contains the edits.
@@ -11332,19 +11205,17 @@ final class DifyExec implements Runnable {
     /// (RFC 4180), or the copy of a workbook or of JSON in that form. Opening it reads the header, and [#check] reads
     /// all of it.
     ///
-    /// @param edits the shell's edits, which change a row when it is read
+    /// @param edits the shell's edits
     record Csv(TextFile file, Header header, Shape shape, List<Input> inputs, Input idColumn,
             UnaryOperator<Row> edits, Optional<Shard> shard) implements AutoCloseable {
-        /// The search for an id column stops after this many rows, because the values of all columns stay in memory.
+        /// The values of all columns stay in memory, so the search for an id column has a limit.
         private static final int MAX_SEARCHED_ROWS = 100_000;
-        /// Numbers the rows if it is the value of `--id-column`.
         static final String NUMBERS = "#";
         /// Replaces the id of a row that has none. Such a row is only inspected and never sent.
         private static final String NO_ID = "-";
         private static final String NUMBERED = "--id-column '#' numbers the rows instead";
-        /// Matches values that look like ids. They have at least one digit and at most 100 characters, and are not a
-        /// sentence, a number with decimals, a date or JSON. Columns of other values may also differ in all rows, but
-        /// by chance.
+        /// Matches values that look like ids. Columns of sentences, decimals, dates or JSON may also differ in all
+        /// rows, but by chance.
         private static final Pattern ID = Pattern.compile(
                 "(?=.*\\d)(?!\\d{4}-\\d\\d-\\d\\d|[\\d:/-]*[.,:/][\\d.,:/-]*$)[^\\s\"{}]{1,100}");
 
@@ -11375,12 +11246,10 @@ final class DifyExec implements Runnable {
                 Character decimal, String queryColumn, @JsonUnwrapped Names names) {
             static final Shape DEFAULT = Json.MAPPER.convertValue(Map.of(), Shape.class);
 
-            /// Adds the choices of earlier sessions. Typed options replace them. People save a file again with another
-            /// encoding or without its title. Rows that are then read differently count as changed.
-            ///
-            /// Some options cannot be replaced. With another decimal mark or question column, rows would change
-            /// unnoticed. Their hash covers only their cells. With another header row or worksheet, numbered rows would
-            /// get the ids of other rows. [Csv#requireSameIds] checks the id column.
+            /// Adds the choices of earlier sessions. Typed options replace them, because people save a file again with
+            /// another encoding or without its title. Some cannot be replaced. With another decimal mark or question
+            /// column, rows would change unnoticed, because their hash covers only their cells. With another header row
+            /// or worksheet, numbered rows would get the ids of other rows. [Csv#requireSameIds] checks the id column.
             Shape after(Shape before, Path log) {
                 requireSame("--decimal", decimal, before.decimal, log);
                 requireSame("--query-column", queryColumn, before.queryColumn, log);
@@ -11395,7 +11264,6 @@ final class DifyExec implements Runnable {
                         or(decimal, before.decimal), or(queryColumn, before.queryColumn), names.after(before.names));
             }
 
-            /// Refuses an option with another value than before.
             static void requireSame(String option, Object typed, Object before, Path log) {
                 if (isChosen(typed) && isChosen(before) && !typed.equals(before))
                     throw new Unusable(log + ": this batch was started with " + option + " "
@@ -11439,8 +11307,7 @@ final class DifyExec implements Runnable {
                 return new Names(mapped, constants, filesColumn.isEmpty() ? before.filesColumn : filesColumn);
             }
 
-            /// Creates the fault of a name that two columns have, or a column and a constant. The last option that gave
-            /// the name is the likely mistake, unless an earlier session recorded it.
+            /// Creates the fault of a name that two columns have. The last option that gave it is the likely mistake.
             Faulty repeated(String name, TextFile file, long line) {
                 var mapped = map.keySet().stream().filter(column -> map.get(column).equals(name))
                         .map(column -> "--map " + Text.shell(column + "="));
@@ -11452,9 +11319,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Refuses another id column than before, because the rows could not be matched with their results. Upper and
-        /// lower case may differ, unless the file also has the former title. If the table has faults, the id column may
-        /// be a guess, and [#check] refuses the table anyway.
+        /// Refuses another id column than before, because the rows could not be matched with their results. If the
+        /// table has faults, the id column may be a guess, and [#check] refuses the table anyway.
         void requireSameIds(String before, Path log) {
             boolean isSame = idColumn.title().equalsIgnoreCase(before) && !header.titles().contains(before);
             boolean isGuess = !file.original().faults().isEmpty();
@@ -11462,7 +11328,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Opens an input and reads its header. If that needs an option that was not typed, notes the fault and reads
-        /// on as with this option. So the rest of the input can be checked, but [#check] refuses the table.
+        /// on as with it.
         static Csv open(Path input, Shape shape) {
             var original = new Original(input);
             try {
@@ -11475,9 +11341,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Gives each column the name of its variable, and adds row numbers and constants. Choices of an earlier
-        /// session must still fit the file. A column without a name is left out, unless `--id-column` or `--map`
-        /// chooses it by its number, such as `column 3`.
+        /// Gives each column the name of its variable, and adds row numbers and constants. A column without a name can
+        /// be chosen by its number, such as `column 3`.
         private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
             var mapped = shape.names().map();
@@ -11511,8 +11376,8 @@ final class DifyExec implements Runnable {
             return new Csv(file, header, chosen, inputs, idColumn, UnaryOperator.identity(), Optional.empty());
         }
 
-        /// Returns the index of the id column, or -1 to number the rows. Case matters only if it is needed to tell
-        /// columns apart. If there is none, notes the fault and returns the column that is the likeliest.
+        /// Returns the index of the id column, or -1 to number the rows. If there is none, notes the fault and returns
+        /// the likeliest.
         private static int idColumn(TextFile file, Header header, Shape shape) {
             var names = header.titles();
             var name = shape.idColumn().isEmpty() ? "id" : shape.idColumn();
@@ -11575,9 +11440,8 @@ final class DifyExec implements Runnable {
             return inputs.stream().filter(input -> input.name().equals(column)).findFirst().orElseThrow();
         }
 
-        /// Returns the merged ranges of a workbook that leave a cell of these columns empty, because only the first
-        /// cell of a merged range has a value. Ranges above the column names do not matter. A range counts rows from 0,
-        /// and the header's line counts from 1.
+        /// Returns the merged ranges of a workbook that leave a cell of these columns empty. A range counts rows from
+        /// 0.
         List<String> merged(Set<String> columns) {
             var places = columns.stream().map(column -> input(column).place()).toList();
             return file.extras().merged().stream().filter(range -> range.getLastRow() >= header.line()
@@ -11590,7 +11454,6 @@ final class DifyExec implements Runnable {
             return file.where(line, input(column).place());
         }
 
-        /// Returns notes that the user should see although they are not faults.
         List<String> notes() {
             var notes = new ArrayList<String>();
             if (header.prefix().length() > 1) // more than a byte order mark
@@ -11610,7 +11473,7 @@ final class DifyExec implements Runnable {
 
         /// Reads every row once. Throws all faults as one. Returns how many rows belong to other shards.
         ///
-        /// @param use receives each row, and returns what is wrong with its id, such as a duplicate
+        /// @param use returns what is wrong with a row's id, such as a duplicate
         int check(Function<Row, Optional<String>> use) {
             var found = new Problems(file);
             int ofOtherShards = survey(_ -> {}, use, found::add);
@@ -11618,11 +11481,8 @@ final class DifyExec implements Runnable {
             return ofOtherShards;
         }
 
-        /// Reads every row once and reports each fault. Returns how many rows belong to other shards. The inspector
-        /// comes before the id is checked, so that a report of a row without an id includes its cells.
-        ///
-        /// @param inspector receives all rows that have all cells, including rows with an unusable id
-        /// @param use receives all rows that can be used, and returns what is wrong with the id
+        /// Reads every row once and reports each fault. The inspector comes before the id is checked, so that a report
+        /// of a row without an id includes its cells.
         int survey(Consumer<Row> inspector, Function<Row, Optional<String>> use, Consumer<Fault> onFault) {
             file.original().faults().forEach(onFault); // of the parts that were read to open it
             int misread = 0;
@@ -11648,10 +11508,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the wanted rows in the file's order, and reads no further than the last of them. Each row must still
-        /// be as it was when the file was checked; otherwise a row could be sent with the cells of another one.
-        ///
-        /// @param checked returns the hash that a row had when it was checked
+        /// Returns the wanted rows in the file's order. Each must still have the hash of when the file was checked;
+        /// otherwise a row could be sent with the cells of another one.
         Iterator<Row> rows(BitSet wanted, IntToLongFunction checked) {
             if (wanted.isEmpty()) return Collections.emptyIterator();
             var rows = new Rows();
@@ -11673,11 +11531,9 @@ final class DifyExec implements Runnable {
             final Records records = header.records(file);
             private final Secret secret = Secret.current();
             List<String> cells;
-            /// `index` counts the rows of this shard from 0, and `number` all rows from 1.
             int index = -1, number = 0, ofOtherShards = 0;
 
-            /// Moves to the next row. Returns false at the end. A row without an id belongs to every shard, so that
-            /// each shard reports it.
+            /// Moves to the next row. A row without an id belongs to every shard, so that each shard reports it.
             boolean next() {
                 for (cells = records.next(); cells != null; cells = records.next()) {
                     number++;
@@ -11702,7 +11558,6 @@ final class DifyExec implements Runnable {
                 return false;
             }
 
-            /// Returns a fault if the row's cells do not fit the header, or empty if they do.
             Optional<Fault> shapeFault() {
                 var names = header.names();
                 // a workbook leaves out the last cells if they are empty, and Excel's CSV if their columns have no name
@@ -11713,7 +11568,6 @@ final class DifyExec implements Runnable {
                                 + " (a missing or extra delimiter, or an unclosed quote?)", ""));
             }
 
-            /// Returns a fault if a cell contains the API key, which must not get into a request or a file.
             Optional<Fault> keyFault(Row row) {
                 for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
                     return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
@@ -11721,7 +11575,6 @@ final class DifyExec implements Runnable {
                 return Optional.empty();
             }
 
-            /// Returns a fault if the id cannot be used, or empty if it can. Each id is a line of the retry list.
             Optional<Fault> idFault() {
                 var id = id();
                 if (id.isEmpty()) return Optional.of(unusableId("blank id"));
@@ -11738,11 +11591,9 @@ final class DifyExec implements Runnable {
                 var values = LinkedHashMap.<String, String>newLinkedHashMap(inputs.size());
                 for (var input : inputs) values.put(input.name(), value(input));
                 var id = id().isEmpty() ? NO_ID : id();
-                // not edited (false), because `edits` is applied later
                 return new Row(index, records.line, id, values, Fingerprint.of(values), false, typed());
             }
 
-            /// Returns the columns whose cell was a number or a date in a workbook or in JSON. An id is always a text.
             private Set<String> typed() {
                 if (!file.isCopy()) return Set.of();
                 return inputs.stream().filter(input -> input != idColumn && records.isTyped(input.place()))
@@ -11761,9 +11612,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Writes these rows with the file's encoding, delimiter, column names, byte order mark and line `sep=`.
-        /// Constants and row numbers are left out, because they are not in the file. Other lines above the column names
-        /// become empty, so that the names stay on the line that `--header-row` chose.
+        /// Writes these rows in the file's own form, without constants and row numbers. Other lines above the column
+        /// names become empty, so that the names stay on the line that `--header-row` chose.
         void write(OutputStream to, Iterator<Row> rows) throws IOException {
             var text = new OutputStreamWriter(to, file.charset().newEncoder());
             text.write(header.prefix());
@@ -11794,9 +11644,7 @@ final class DifyExec implements Runnable {
             private static final Pattern PREFIX = Pattern.compile("\uFEFF?((\"?)sep=(.)\\2(\r\n|\r|\n|$))?",
                     Pattern.CASE_INSENSITIVE);
 
-            /// Finds the row of the column names. It is the given one, or the first with text unless that is a title. A
-            /// typed delimiter comes before one from the file, and a guess comes last. A worksheet has as many columns
-            /// as its widest row, so the names are filled up with empty ones.
+            /// Finds the row of the column names. A worksheet has as many columns as its widest row.
             static Header of(TextFile file, Csv.Shape shape) {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt(); // always matches, if only an empty text
@@ -11824,10 +11672,9 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the row of the column names with its line. This is the first one, unless that is a title. Then
-            /// notes the fault and returns the first row that is more than half as wide as the widest. A title has at
-            /// most half as many cells with text as the widest of the next 20 rows, among which the table begins. The
-            /// first cells of column names may be blank, because pandas writes its index without a name.
+            /// Returns the row of the column names with its line: the first one, unless that is a title. A title has at
+            /// most half as many cells with text as the widest of the next 20 rows. The first cells of column names may
+            /// be blank, because pandas writes its index without a name.
             private static Map.Entry<Long, List<String>> skipTitle(TextFile file, List<String> first,
                     Records records) {
                 var rows = new TreeMap<Long, List<String>>();
@@ -11853,9 +11700,8 @@ final class DifyExec implements Runnable {
                 return cells.stream().filter(cell -> !cell.isBlank()).count();
             }
 
-            /// Guesses the delimiter from the first line with text that contains it as often as the next line does. A
-            /// title may be above the table, but the table begins near the top, so only 20 lines are compared. Without
-            /// two such lines, the first line decides. Quoted text is left out, because it may contain delimiters.
+            /// Guesses the delimiter from the first line with text that contains it as often as the next line does. The
+            /// table begins near the top, so only 20 lines are compared.
             private static char likelyDelimiter(Stream<String> text) {
                 var lines = text.collect(joining("\n")).replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.replaceAll("[,;\t]", "").isBlank()).limit(20).toList();
@@ -11870,7 +11716,8 @@ final class DifyExec implements Runnable {
             }
 
             private static char likelyDelimiter(String line) {
-                return Stream.of(',', ';', '\t').max(Comparator.comparingLong(one -> count(line, one))).orElseThrow();
+                return ",;\t".chars().mapToObj(one -> (char) one)
+                        .max(Comparator.comparingLong(one -> count(line, one))).orElseThrow();
             }
 
             private static long count(String line, char one) {
@@ -11904,18 +11751,15 @@ final class DifyExec implements Runnable {
                 return IntStream.range(0, names.size()).mapToObj(this::title).toList();
             }
 
-            /// Returns the names of the columns as a hint, cut to 300 characters because a file may have hundreds.
             String hint() {
                 var named = names.stream().filter(name -> !name.isEmpty()).collect(joining(", "));
                 return "the columns are " + Text.printable(named, 300);
             }
         }
 
-        /// Reads the records of a CSV, each as a list of its cells. The cells keep their spaces and line breaks.
-        /// Unclear quotes are an error.
-        ///
-        /// opencsv's reader cannot be used. It lets a quote inside an unquoted cell (`5" pipe`) swallow the rows that
-        /// follow, and it reports neither text after a closing quote nor the line of an unclosed one.
+        /// Reads the records of a CSV, each as a list of its cells, with their spaces and line breaks. Unclear quotes
+        /// are an error. opencsv's reader lets a quote inside an unquoted cell (`5" pipe`) swallow the rows that
+        /// follow, and reports neither text after a closing quote nor the line of an unclosed one.
         private static final class Records implements AutoCloseable {
             /// Limits the characters of a cell, so that an unclosed quote does not fill the memory.
             private static final int MAX_CELL_LENGTH = 64 << 20;
@@ -12004,8 +11848,7 @@ final class DifyExec implements Runnable {
                 return c == '\n' || c == '\r';
             }
 
-            /// Adds to the cell all characters before the next `stop` or line break. The inner loop looks at each
-            /// character of the file, so it copies whole pieces of the buffer.
+            /// Adds to the cell all characters before the next `stop` or line break, in whole pieces of the buffer.
             private void takeTo(char stop) {
                 while (peek() >= 0) {
                     int from = at;
@@ -12017,8 +11860,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Consumes one line break (LF, CR LF or CR) and returns it. At the end of the file there is none to
-            /// consume.
+            /// Consumes one line break (LF, CR LF or CR) and returns it.
             private String takeLineBreak() {
                 next++;
                 if (takeIf('\n')) return "\n";
@@ -12026,14 +11868,12 @@ final class DifyExec implements Runnable {
                 return takeIf('\n') ? "\r\n" : "\r";
             }
 
-            /// Consumes the next character if it is the expected one. Returns whether it was.
             private boolean takeIf(char expected) {
                 if (peek() != expected) return false;
                 at++;
                 return true;
             }
 
-            /// Returns the next character without consuming it, or -1 at the end of the file.
             private int peek() {
                 if (at == end) try {
                     at = 0;
@@ -12055,7 +11895,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds an option about the input that the user can add, such as `--encoding GB18030`.
     record Repair(String name, String value) {
         static final Repair NONE = new Repair("", ""), DECIMAL_COMMA = new Repair("--decimal", ","),
                 DECIMAL_POINT = new Repair("--decimal", "."),
@@ -12065,7 +11904,6 @@ final class DifyExec implements Runnable {
             return this != NONE;
         }
 
-        /// Returns the option as it is typed, or an empty text if no option helps.
         @JsonValue
         String option() {
             return value.isEmpty() ? name : name + " " + Text.shell(value);
@@ -12074,11 +11912,9 @@ final class DifyExec implements Runnable {
 
     /// Describes a fault of the input. A workbook may have very many, so its texts are made when they are needed.
     ///
-    /// @param line   0 if the fault does not belong to a line
-    /// @param column the index of a workbook's column; other files need none
+    /// @param line 0 if the fault does not belong to a line
     /// @param repair the option with which the rest of the input is read, or none
     record Fault(TextFile file, long line, int column, String problem, String hint, Repair repair) {
-        /// Returns the place for a list of faults, such as `line 7`.
         String place() {
             return file.where(line, column);
         }
@@ -12089,7 +11925,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Signals that the input cannot be used, because of a fault or of several faults that are reported as one.
+    /// Signals that the input cannot be used, because of one fault or several.
     static final class Faulty extends Unusable {
         final Fault fault;
 
@@ -12099,8 +11935,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Collects faults, to report them as one with the first 20 of them and their number. More would not fit on a
-    /// screen.
+    /// Collects faults, to report them as one with the first 20 of them, which fit on a screen.
     static final class Problems {
         private static final int SHOWN = 20;
 
@@ -12116,8 +11951,7 @@ final class DifyExec implements Runnable {
             if (count++ < SHOWN) shown.add(fault);
         }
 
-        /// Throws the faults as one, if there are any. If options repair some of them, the hint consists of these
-        /// options; otherwise it is the first hint.
+        /// Throws the faults as one, if there are any. If options repair some of them, they are the hint.
         void refuse() {
             if (count == 1) throw new Faulty(shown.getFirst());
             if (count == 0) return;
@@ -12127,7 +11961,6 @@ final class DifyExec implements Runnable {
             var options = shown.stream().map(Fault::repair).filter(Repair::isPossible).map(Repair::option).distinct()
                     .collect(joining(" "));
             var hint = shown.stream().map(Fault::hint).filter(text -> !text.isEmpty()).findFirst();
-            // no line and no column, because each problem has its own place
             throw file.unusable(0, 0, count + " problems" + lines + rest,
                     options.isEmpty() ? hint.orElse("") : "use " + options);
         }
@@ -12141,13 +11974,12 @@ final class DifyExec implements Runnable {
     /// @param sheet  the worksheet of a workbook, or an empty text
     record TextFile(Original original, IOSupplier<InputStream> source, Charset charset, String start, boolean isCopy,
             String sheet, Extras extras) {
-        /// Describes a workbook besides its cells: the width of the table, the ranges of merged cells, and notes.
         record Extras(int width, List<CellRangeAddress> merged, List<String> notes) {
             static final Extras NONE = new Extras(0, List.of(), List.of());
         }
 
-        /// Replaces bytes that are invalid in the encoding. Unicode assigns no character to this number, so no text
-        /// contains it, and readers find where the bytes were invalid.
+        /// Replaces bytes that are invalid in the encoding. No text contains it, so readers find where the bytes were
+        /// invalid.
         static final char INVALID = '\uFFFE';
         private static final int START = 1 << 16; // bytes
         private static final String NO_SHEET = "";
@@ -12170,15 +12002,13 @@ final class DifyExec implements Runnable {
         /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
         private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
         private static final String ZIP = "504b0304";
-        /// `JSON` matches a first object, alone or in an array. `ARRAY` matches an array whose first item is an object,
-        /// or which is empty. `BRACKET` matches the beginning of any array.
+        /// Match a first object, alone or in an array, an array whose first item is an object, and any array.
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]"),
                 ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\]?\\s*\\z)"),
                 BRACKET = Pattern.compile("\uFEFF?\\s*\\[");
 
-        /// Opens an input. Its format is recognized by its first bytes and not by its name, because people rename
-        /// files. Only JSON lines that do not begin with an object are recognized by their name, so that the error is
-        /// about JSON.
+        /// Opens an input. Its format is recognized by its first bytes, because people rename files. Only JSON lines
+        /// that do not begin with an object are recognized by their name, so that the error is about JSON.
         static TextFile of(Original original, Csv.Shape shape) throws IOException {
             var source = source(original);
             byte[] start;
@@ -12202,7 +12032,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Adds the start of the text. If its bytes are invalid in the encoding, notes the fault, and decodes the whole
-        /// text in the likely one. The last character may be cut off, which is no error.
+        /// text in the likely one.
         private TextFile decoded(byte[] bytes) {
             var text = CharBuffer.allocate(bytes.length);
             boolean isWhole = bytes.length < START;
@@ -12213,9 +12043,8 @@ final class DifyExec implements Runnable {
             return new TextFile(original, source, used, new String(bytes, used), isCopy, sheet, extras);
         }
 
-        /// Returns how to read an input as often as needed: the file itself, or a copy of standard input, a pipe or a
-        /// device, because those can be read only once. Refuses an input that cannot be read, and says why, because the
-        /// system's error often does not.
+        /// Returns how to read an input as often as needed. A pipe or a device is copied, because it can be read only
+        /// once.
         private static IOSupplier<InputStream> source(Original original) throws IOException {
             var input = original.path();
             if (input.toString().equals("-")) return original.copy(System.in::transferTo);
@@ -12239,8 +12068,8 @@ final class DifyExec implements Runnable {
             return magic.matches("feff.*|00(?!00)..00(?!00)..") ? StandardCharsets.UTF_16BE : UTF_8;
         }
 
-        /// Copies the rows as CSV. Each record begins with the number that its original has in the input. All texts are
-        /// quoted, but numbers and dates are not, so that [Csv.Records] can tell them apart.
+        /// Copies the rows as CSV. Each record begins with the number that its original has. Only texts are quoted, so
+        /// that [Csv.Records] can tell them from numbers and dates.
         TextFile copied(IOConsumer<Writer> rows) throws IOException {
             var copy = original.copy(out -> {
                 var text = new BufferedWriter(Json.utf8(out));
@@ -12362,7 +12191,7 @@ final class DifyExec implements Runnable {
             problems.refuse();
         }
 
-        /// Returns a JSON value as the text of a cell. Null and a missing value become an empty cell.
+        /// Returns a JSON value as the text of a cell.
         static String text(JsonNode value) {
             if (value.isNull() || value.isMissingNode()) return "";
             // JSON keeps the digits of a number as they were written
@@ -12383,8 +12212,7 @@ final class DifyExec implements Runnable {
             return original.name();
         }
 
-        /// Opens the text. Invalid bytes are replaced and not reported, because only the caller can find out their
-        /// line.
+        /// Opens the text. Invalid bytes are replaced, because only the caller can find out their line.
         Reader reader() throws IOException {
             return new InputStreamReader(source.get(), charset.newDecoder()
                     .onMalformedInput(CodingErrorAction.REPLACE).onUnmappableCharacter(CodingErrorAction.REPLACE)
@@ -12392,9 +12220,6 @@ final class DifyExec implements Runnable {
         }
 
         /// Describes where a fault is, as `line 7`, in a JSON array as `item 7`, and in a workbook as `Sheet1!C7`.
-        ///
-        /// @param line 0 if the fault does not belong to a line
-        /// @param column the index of a workbook's column; other files ignore it, and row numbers have -1
         String where(long line, int column) {
             if (line == 0) return "all lines";
             if (sheet.isEmpty()) return (isArray() ? "item " : "line ") + line;
@@ -12429,15 +12254,14 @@ final class DifyExec implements Runnable {
             original.add(new Fault(this, fault.line(), fault.column(), fault.problem(), fault.hint(), repair));
         }
 
-        /// Returns the beginning of a message about this place, such as `data.csv:7`, or `book.xlsx: Sheet1!C7` for a
-        /// workbook.
+        /// Returns the beginning of a message about this place, such as `data.csv:7`.
         String prefix(long line, int column) {
             if (line == 0) return name(); // such as column names, which are in every line of JSON
             boolean isLine = sheet.isEmpty() && !isArray();
             return name() + (isLine ? ":" + line : ": " + where(line, column));
         }
 
-        /// Creates the fault of a line with bytes that are invalid in the encoding. The repair is only a guess.
+        /// Creates the fault of a line with bytes that are invalid in the encoding.
         Fault invalid(long line) {
             return invalid(line, guesses());
         }
@@ -12500,9 +12324,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds an input as the user named it, the faults that were found in it, and what must be closed: readers of it
-    /// and copies. The copies are temporary files without a name. Nobody else can open them, and the system removes
-    /// them when this process ends, however it ends.
+    /// Holds an input as the user named it, its faults, and what must be closed. A copy is a temporary file without a
+    /// name, which nobody else can open, and which ends with this process.
     static final class Original implements AutoCloseable {
         /// A copy that is larger than `CHECK_EVERY` must leave `MIN_FREE` in its folder. Both are in bytes.
         private static final long MIN_FREE = 1L << 30, CHECK_EVERY = 64 << 20;
@@ -12543,13 +12366,11 @@ final class DifyExec implements Runnable {
             return Collections.unmodifiableList(faults);
         }
 
-        /// Closes a reader together with this, unless it is closed before.
         void closeLater(Closeable reader) {
             open.add(reader);
         }
 
-        /// Makes a copy and returns how to read it. An error can come from the input or from the copy, so the message
-        /// names both. A device may have no end.
+        /// Makes a copy and returns how to read it. An error can come from the input or from the copy.
         IOSupplier<InputStream> copy(IOConsumer<OutputStream> content) {
             try {
                 var temporary = Files.createTempFile("difyexec-", ".copy"); // with permissions for this user only
@@ -12586,8 +12407,8 @@ final class DifyExec implements Runnable {
     }
 
     /// Reads an Excel workbook. A cell becomes the text that a person sees if that is the same on every machine, and
-    /// ISO 8601 or a plain number otherwise. fastexcel reads the list of worksheets and the number formats. Its reader
-    /// of cells is not used, because it ends at a date in words, or takes the reading aid of a text for a part of it.
+    /// ISO 8601 or a plain number otherwise. fastexcel's reader of cells ends at a date in words, and takes the reading
+    /// aid of a text for a part of it.
     static final class Book {
         static final int MAX_ROWS = 1 << 20, MAX_COLUMNS = 1 << 14; // Excel's limits
         /// Matches how a workbook writes a character that XML does not allow, such as `_x0001_`.
@@ -12596,8 +12417,8 @@ final class DifyExec implements Runnable {
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+\\.?\\d*|\\.\\d+)([eE][+-]?\\d{1,9})?");
         private static final BigDecimal AFTER_LAST_DAY = BigDecimal.valueOf(2_958_466); // 9999-12-31 is the last
         private static final XMLInputFactory XML = XMLInputFactory.newFactory();
-        /// Matches the parts of a number format that do not concern digits or dates: names, texts, colours and fillers.
-        /// It also matches the formats of negative numbers and zero, which follow a semicolon.
+        /// Matches the parts of a number format that do not concern digits or dates, and the formats of negative
+        /// numbers and zero.
         private static final Pattern DECORATION = Pattern.compile(
                 "general|standard|\"[^\"]*\"|\\\\.|_.|\\*.|\\[(?![hms]+\\])[^]]*]|;.*", Pattern.CASE_INSENSITIVE);
         /// Matches a format that shows a day, a weekday (`aaa`), a year (`y`, `e` in an era, `bb` in Thailand), an era
@@ -12639,9 +12460,7 @@ final class DifyExec implements Runnable {
             while (shared.next()) texts.add(shared.content());
         }
 
-        /// Copies a worksheet as CSV. Without `--sheet`, this is the first visible one with data. It is not checked for
-        /// a cover page if the user has chosen a worksheet or a header row. The workbook is held in memory, because it
-        /// has several parts.
+        /// Copies a worksheet as CSV. Without `--sheet`, this is the first visible one with data.
         static TextFile copy(TextFile file, Csv.Shape shape) throws IOException {
             var wanted = shape.sheet();
             byte[] zip;
@@ -12672,8 +12491,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Opens a workbook with the formats of its cells. A cell that cannot be parsed becomes an error value and does
-        /// not end the reading (the second `true`).
+        /// Opens a workbook with the formats of its cells. A cell that cannot be parsed becomes an error value (the
+        /// second `true`).
         private static ReadableWorkbook open(byte[] zip) throws IOException {
             try {
                 return new ReadableWorkbook(new ByteArrayInputStream(zip), new ReadingOptions(true, true));
@@ -12682,8 +12501,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the worksheet with the table. If the first one is a cover page, notes the fault and returns the next
-        /// one that is wider. The first row of a cover page has one cell. A table is as wide near its top as below.
+        /// Returns the worksheet with the table. If the first one is a cover page, whose first row has one cell, notes
+        /// the fault and returns the next one that is wider.
         private Sheet skipCover(Sheet first) {
             if (width(first, 1) > 1) return first;
             var wider = workbook.getSheets().filter(one -> width(one, 20) > width(first, 20)).findFirst();
@@ -12694,8 +12513,8 @@ final class DifyExec implements Runnable {
             return wider.orElse(first);
         }
 
-        /// Returns how many cells with text the widest of the first `most` rows that have text has. Returns 0 for a
-        /// hidden worksheet, which the user does not mean.
+        /// Returns how many cells with text the widest of the first `most` rows that have text has; of a hidden
+        /// worksheet 0.
         private long width(Sheet sheet, int most) {
             long width = 0;
             var rows = rows(sheet, _ -> {}); // faults are reported when all rows are read
@@ -12717,9 +12536,8 @@ final class DifyExec implements Runnable {
             return part("");
         }
 
-        /// Returns this part of the workbook, or an empty one if it is missing. The JDK's zip stream cannot read parts
-        /// whose sizes follow the data, as in the workbooks that difyexec exports. Upper and lower case in the names of
-        /// parts do not matter in this format.
+        /// Returns this part of the workbook, or an empty one. The JDK's zip stream cannot read parts whose sizes
+        /// follow the data, as in the workbooks that difyexec exports.
         private XMLEventReader part(String path) {
             try {
                 var parts = new ZipArchiveInputStream(new ByteArrayInputStream(zip));
@@ -12736,7 +12554,6 @@ final class DifyExec implements Runnable {
             return attribute == null ? "" : attribute.getValue();
         }
 
-        /// Returns the number format of a style, or one that shows plain numbers.
         private Format format(String style) {
             var numbers = workbook.getFormats();
             var number = style.isEmpty() || Integer.parseInt(style) >= numbers.size() ? ""
@@ -12764,8 +12581,7 @@ final class DifyExec implements Runnable {
                 this.onFault = onFault;
             }
 
-            /// Copies all rows as CSV. Empty cells at the end of a row are left out, because a worksheet may have
-            /// formatted cells far to the right.
+            /// Copies all rows as CSV, without empty cells at the end of a row.
             TextFile copied(List<String> notes) throws IOException {
                 var copy = file.copied(out -> {
                     while (next()) {
@@ -12780,7 +12596,6 @@ final class DifyExec implements Runnable {
                 return copy.with(new TextFile.Extras(width, merged, notes));
             }
 
-            /// Returns how many cells of the current row have text.
             long filled() {
                 return cells.stream().filter(cell -> !isBlank(cell)).count();
             }
@@ -12828,8 +12643,8 @@ final class DifyExec implements Runnable {
                 if (name.equals("mergeCell")) merged.add(CellRangeAddress.valueOf(attribute(start, "ref")));
             }
 
-            /// Adds the current cell after the cells that the file leaves out. A cell without a place follows the one
-            /// before it. A formula that was never computed has no result.
+            /// Adds the current cell after the cells that the file leaves out. A formula that was never computed has no
+            /// result.
             private void endCell() {
                 var place = attribute(cell, "r");
                 column = place.isEmpty() ? cells.size() : new CellAddress(place).getColumn();
@@ -12843,8 +12658,7 @@ final class DifyExec implements Runnable {
                         formats.computeIfAbsent(attribute(cell, "s"), Book.this::format)));
             }
 
-            /// Returns the text of the current cell for the copy. Texts are quoted there, and numbers, dates and empty
-            /// cells are not.
+            /// Returns the text of the current cell for the copy, where only texts are quoted.
             private String text(String text, Format format) {
                 return switch (attribute(cell, "t")) {
                     case "", "n" -> number(text.strip(), format);
@@ -12868,7 +12682,6 @@ final class DifyExec implements Runnable {
                 return addFault("error value " + Text.printable(value, 60));
             }
 
-            /// Notes a fault, and returns an empty text for the cell.
             private String addFault(String problem) {
                 onFault.accept(file.faultIn(number, column, problem));
                 return "";
@@ -12881,7 +12694,6 @@ final class DifyExec implements Runnable {
                 return format.hasTime() ? date : date.replaceFirst("T00:00(:00)?$", "");
             }
 
-            /// Returns a date or time in ISO 8601, or any other number in the notation of [#plain].
             private String number(String text, Format format) {
                 if (!NUMBER.matcher(text).matches()) return text.isEmpty() ? "" : addError(text);
                 var number = new BigDecimal(text);
@@ -12892,12 +12704,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns a date, a time or both. The number counts days, and its fraction is the time of day, rounded to
-        /// milliseconds.
+        /// Returns a date, a time or both. The number counts days, and its fraction is the time of day.
         private String moment(BigDecimal number, Format format) {
             // old Excel for the Mac counts days from 1904; otherwise, Excel counts a 29 February 1900, which did not
             // exist, so the days before it have another start
-            var start = workbook.isDate1904() ? LocalDate.of(1904, 1, 1)
+            var start = workbook.isDate1904() ? LocalDate.parse("1904-01-01")
                     : LocalDate.of(1899, 12, number.intValue() < 61 ? 31 : 30);
             var time = start.atStartOfDay().plus(number.movePointRight(3).multiply(BigDecimal.valueOf(86_400))
                     .setScale(0, RoundingMode.HALF_UP).longValue(), ChronoUnit.MILLIS);
@@ -12906,9 +12717,8 @@ final class DifyExec implements Runnable {
             return DateTimeFormatter.ISO_LOCAL_DATE_TIME.format(time);
         }
 
-        /// Writes a number without exponent, unless it would have more than 1,000 digits. Whole numbers keep their
-        /// digits and are padded with zeros to `digits`. Fractions have the 15 digits that Excel shows, because the
-        /// rest is rounding (0.1 + 0.2).
+        /// Writes a number without exponent. Fractions have the 15 digits that Excel shows, because the rest is
+        /// rounding (0.1 + 0.2).
         private static String plain(BigDecimal number, int digits) {
             var shown = number.stripTrailingZeros();
             if (Math.abs((long) shown.scale()) > 1000) return shown.toString();
@@ -12919,13 +12729,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the workflow's form, matched with the columns of a CSV. It finds the variable of each column and the value
-    /// of each cell.
+    /// Holds the workflow's form, matched with the columns of a CSV.
     ///
     /// @param isUnknown whether the form is unknown, so that all cells are sent as texts
     record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean isUnknown) {
         /// Matches variables with columns: by name, and otherwise by label, which CSVs of Dify's web app have as
-        /// titles. A column whose name fits one variable is not taken for the label of another.
+        /// titles.
         Form(List<Variable> variables, List<String> columns, boolean isUnknown) {
             var byColumn = new LinkedHashMap<String, Variable>();
             for (var variable : variables)
@@ -12934,13 +12743,11 @@ final class DifyExec implements Runnable {
             this(List.copyOf(variables), Collections.unmodifiableMap(byColumn), isUnknown);
         }
 
-        /// Returns the form that sends all cells as texts, for `--no-check` and if the form cannot be fetched.
         static Form ofText() {
             return new Form(List.of(), List.of(), true);
         }
 
-        /// Reads the response of `GET /parameters`. Every field but `variable`, `type` and `required` may be missing or
-        /// null. If the form itself is missing, all cells are sent as texts.
+        /// Reads the response of `GET /parameters`, in which most fields may be missing or null.
         static Form of(JsonNode parameters, List<String> columns, Variable.Reading reading) {
             var variables = new ArrayList<Variable>();
             var form = parameters.path("user_input_form");
@@ -12953,7 +12760,7 @@ final class DifyExec implements Runnable {
         /// Returns the form of an app that takes its question from this column.
         Form withQuestion(String column, List<String> columns) {
             // required (true), and not even `--allow-empty` sends it empty (false)
-            var question = new Variable(column, "", Variable.QUESTION, true, false, Value.Query::new);
+            var question = new Variable(column, column, Variable.QUESTION, true, false, Value.Query::new);
             return new Form(List.of(question), columns, isUnknown).with(variables, columns);
         }
 
@@ -12966,7 +12773,6 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(byColumn.get(column));
         }
 
-        /// Reads a cell of this column. Without a variable, it is a text, which Dify ignores.
         Value value(String column, String cell) {
             return variable(column).map(variable -> variable.value(cell)).orElseGet(() -> new Value.Str(cell));
         }
@@ -12979,7 +12785,6 @@ final class DifyExec implements Runnable {
             return isNumber ? Variable.number(cell) : value(column, cell);
         }
 
-        /// Returns the values that a row sends, by name. Values that are not sent are absent.
         Map<String, Value> values(Row row) {
             var values = new LinkedHashMap<String, Value>();
             row.inputs().forEach((column, cell) -> {
@@ -13090,8 +12895,7 @@ final class DifyExec implements Runnable {
                     .or(() -> Nearest.of("query", columns));
         }
 
-        /// Returns notes about the columns that the user should see although the rows can be sent. Each note has at
-        /// most ten names, because a CSV may have hundreds of columns.
+        /// Returns notes about the columns that the user should see although the rows can be sent.
         List<String> notes(Csv csv) {
             if (isUnknown) return List.of(); // Dify may take any column
             var columns = Text.joinFirst(10, unmatched(csv).stream().map(Text::quoted));
@@ -13104,14 +12908,13 @@ final class DifyExec implements Runnable {
             return notes;
         }
 
-        /// Returns the variables without a column. A missing question has a fault of its own, see [#faults].
         private List<Variable> unfilled() {
             return variables.stream()
                     .filter(variable -> !variable.isQuestion() && !byColumn.containsValue(variable)).toList();
         }
 
-        /// Returns the columns that no variable takes. The id column is not included, and neither is the probable
-        /// column of a question that still needs `--query-column`. Another fault suggests that option.
+        /// Returns the columns that no variable takes, without the id and a probable question, which has a fault of its
+        /// own.
         private List<String> unmatched(Csv csv) {
             boolean isQuestionMapped = variables.stream().filter(Variable::isQuestion)
                     .allMatch(byColumn::containsValue);
@@ -13123,8 +12926,7 @@ final class DifyExec implements Runnable {
 
     /// Describes one variable of the workflow's form.
     ///
-    /// @param mayBeEmpty whether a required text may be sent empty (`--allow-empty`)
-    /// @param reader     reads a cell; it gets an empty cell only if that is a value of this type
+    /// @param reader reads a cell; it gets an empty cell only if that is a value of this type
     record Variable(String name, String label, String type, boolean required, boolean mayBeEmpty,
             Function<String, Value> reader) {
         static final String QUESTION = "query";
@@ -13178,16 +12980,14 @@ final class DifyExec implements Runnable {
             return type.equals(QUESTION);
         }
 
-        /// Returns whether the variable takes text. For such a variable, an empty cell is an empty text. For any other
-        /// variable, it means that there is no value.
+        /// Returns whether the variable takes text, for which an empty cell is a value.
         boolean isText() {
             return type.equals("text-input") || type.equals("paragraph");
         }
 
-        /// Reads a cell. An empty cell is sent only to a text; for other types, Dify requires that it is left out.
-        /// Spaces are not an empty cell for a select, whose value must equal a choice exactly. `[]` and `;` are an
-        /// empty list. Dify accepts an empty text for a required variable, but it is more often a mistake, as in a row
-        /// of totals.
+        /// Reads a cell. Dify requires that an empty cell is left out, except for a text. Spaces are not an empty cell
+        /// for a select, whose value must equal a choice exactly. Dify accepts an empty text for a required variable,
+        /// but it is more often a mistake.
         Value value(String cell) {
             boolean isEmpty = switch (type) {
                 case "select" -> cell.isEmpty();
@@ -13275,14 +13075,12 @@ final class DifyExec implements Runnable {
             return !point.isEmpty() && !comma.isEmpty() && !point.equals(comma);
         }
 
-        /// Returns a number with a decimal point, such as `1234.56` for `1.234,56`. Other texts are returned unchanged.
         static String withPoint(String cell) {
             var number = plain(cell, WITH_COMMA);
             return number.isEmpty() ? cell : number;
         }
 
-        /// Reads a checkbox. These are the words that Dify knows; it passes on any other text unchanged. They become
-        /// JSON booleans, because Dify 1.9 accepts nothing else.
+        /// Reads a checkbox, in the words that Dify knows. Dify 1.9 accepts only JSON booleans.
         private static Value checkbox(String cell) {
             return switch (cell.strip().toLowerCase(Locale.ROOT)) {
                 case "true", "yes", "1", "on" -> new Value.Raw("true");
@@ -13291,18 +13089,14 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Reads any JSON object. Dify checks whether it fits the variable's schema.
         private static Value object(String cell) {
             return Json.parse(cell).isObject() ? new Value.Raw(cell.strip())
                     : new Value.Invalid("must be a JSON object such as {\"name\": \"value\"}");
         }
 
-        /// Holds the folder that an `@path` is relative to, and the folders that it must not leave after links are
-        /// followed. A CSV from someone else could name any file of this machine.
+        /// Holds the folder that an `@path` is relative to, and those that it must not leave: a CSV from someone else
+        /// could name any file of this machine.
         record Folders(Path base, List<Path> within) {
-            /// Returns the folder of the CSV, or the current folder if the CSV comes from a pipe, and the folder of
-            /// `--files`.
-            ///
             /// @param more the folder of `--files`, or null
             static Folders of(Path csv, Path more) {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
@@ -13317,8 +13111,7 @@ final class DifyExec implements Runnable {
 
         /// Reads a file that is given as a URL or as `@path`, or a list of files with `;` between them.
         ///
-        /// @param rules  the variable in the form, with the types and the number of files that it takes
-        /// @param system the server's limits, in MB
+        /// @param rules the variable in the form, with the types and the number of files that it takes
         record FileInput(boolean isList, Folders folders, JsonNode rules, JsonNode system) {
             /// Holds the kinds of files as Dify recognizes them by their endings. All other files are `custom`.
             private static final Map<String, List<String>> ENDINGS = Map.of(
@@ -13331,8 +13124,7 @@ final class DifyExec implements Runnable {
             private static final Pattern SECOND_FILE = Pattern.compile(";\\s*(@|https?://)");
             private static final String LOCAL = "local_file", REMOTE = "remote_url";
 
-            /// Reads a cell. A list may be a JSON array, because a URL may contain `;`. If any of its files is wrong,
-            /// so is the whole cell.
+            /// Reads a cell. A list may be a JSON array, because a URL may contain `;`.
             Value read(String cell) {
                 if (!isList && SECOND_FILE.matcher(cell).find())
                     return new Value.Invalid("takes one file, but the cell has several");
@@ -13355,7 +13147,6 @@ final class DifyExec implements Runnable {
                         : new Value.Invalid("takes an uploaded file (@path), not a URL");
             }
 
-            /// Returns whether the variable takes files in this way. A form that lists no way allows all of them.
             private boolean takes(String method) {
                 var methods = texts(rules.path("allowed_file_upload_methods"));
                 return methods.isEmpty() || methods.contains(method);
@@ -13378,8 +13169,7 @@ final class DifyExec implements Runnable {
                 return new Value.Invalid("must be a URL (https://…)" + (takes(LOCAL) ? " or @path" : ""));
             }
 
-            /// Reads an `@path`, whose file is uploaded later. A file that Dify would refuse is refused now, before any
-            /// row is sent.
+            /// Reads an `@path`. A file that Dify would refuse is refused now, before any row is sent.
             private Value local(String name) {
                 try {
                     var path = folders.base().resolve(name);
@@ -13403,8 +13193,8 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns a fault if the variable does not take files of this kind, by Dify's rules. The kind `custom` in
-            /// the form stands for the endings that the form lists.
+            /// Returns a fault if the variable does not take files of this kind. `custom` stands for the endings that
+            /// the form lists.
             private Optional<Value> wrongKind(String kind, String ending) {
                 var kinds = texts(rules.path("allowed_file_types"));
                 var custom = kinds.contains("custom") ? endings() : List.<String>of();
@@ -13415,7 +13205,6 @@ final class DifyExec implements Runnable {
                         + inBrackets(ending.isEmpty() ? "" : "." + ending)));
             }
 
-            /// Returns the endings that the form lists, in the notation of [#ending].
             private List<String> endings() {
                 return texts(rules.path("allowed_file_extensions")).stream()
                         .map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
@@ -13430,7 +13219,6 @@ final class DifyExec implements Runnable {
                         .map(Map.Entry::getKey).findFirst().orElse("custom");
             }
 
-            /// Returns the part after the last dot, or an empty text if only a folder's name has a dot.
             private static String ending(String name) {
                 int dot = name.lastIndexOf('.');
                 return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
@@ -13440,18 +13228,17 @@ final class DifyExec implements Runnable {
 
     /// Holds the value of a cell in the form in which the workflow takes it.
     sealed interface Value {
-        /// Holds a text, which is sent as a JSON string.
         record Str(String text) implements Value {}
 
         /// Holds a question, which is sent beside the inputs.
         record Query(String text) implements Value {}
 
-        /// Holds JSON that is sent as is. This is a number, whose digits are all kept, a boolean, an object, or a file
-        /// that Dify has or can fetch.
+        /// Holds JSON that is sent as is: a number with all its digits, a boolean, an object, or a file that Dify has
+        /// or can fetch.
         record Raw(String json) implements Value {}
 
-        /// Holds a file on this machine that must be uploaded first. `name` is its name in the cell. `file` is its real
-        /// path, so that the upload notices a link that was changed after the check.
+        /// Holds a file that must be uploaded first. `file` is its real path, so that the upload notices a link that
+        /// was changed after the check.
         record Local(String kind, String name, Path file) implements Value {
             Value uploaded(String id) {
                 return Value.file(kind, "local_file", "upload_file_id", id);
@@ -13465,11 +13252,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Represents an empty cell, which is left out of the request.
         record None() implements Value {}
 
         /// Represents a cell that the workflow would not accept. `why` continues a sentence that starts with the
-        /// variable. With the `repair`, the cell would be accepted.
+        /// variable.
         record Invalid(String why, Repair repair) implements Value {
             Invalid(String why) {
                 this(why, Repair.NONE);
@@ -13481,7 +13267,6 @@ final class DifyExec implements Runnable {
             return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
         }
 
-        /// Returns the files that must be uploaded before the value can be sent.
         default Stream<Local> locals() {
             return switch (this) {
                 case Local local -> Stream.of(local);
@@ -13490,7 +13275,6 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns the value with the ids of its uploaded files instead of the files.
         default Value uploaded(Map<Local, String> ids) {
             return switch (this) {
                 case Local local -> local.uploaded(ids.get(local));
@@ -13502,20 +13286,14 @@ final class DifyExec implements Runnable {
     }
 
     /// Holds the results of checking the input.
-    ///
-    /// @param faults   sentences about the file and its header
-    /// @param problems cells and rows that cannot be used
-    /// @param options  the options that repair faults and problems, as they are typed
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems, List<String> options) {
-        /// Holds a sentence about a column or variable that does not fit, and the option that repairs it, or none.
         record Mismatch(String text, Repair repair) {}
 
-        /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has neither `id` nor
-        /// `column` here. `option` repairs it, unless it is none.
+        /// Holds a cell that the workflow would not accept, or a row that cannot be used, which has no `id` and
+        /// `column` here.
         record Problem(long line, String place, String id, String column, String value, String message,
                 Repair option) {
-            /// Returns this problem as an example of `count` cells that the option would repair.
             Problem asOneOf(int count) {
                 var text = message + " (" + Text.count(count, "such cell") + "; " + option.option() + " reads them)";
                 return new Problem(line, place, id, column, value, text, option);
@@ -13621,7 +13399,6 @@ final class DifyExec implements Runnable {
                         profilers.stream().map(Profiler::profile).toList(), summary(), options.toList());
             }
 
-            /// Collects the figures of one column while the rows are read.
             private final class Profiler {
                 final String column;
                 private final Optional<Variable> variable;
@@ -13696,10 +13473,9 @@ final class DifyExec implements Runnable {
                 TASK = "Aborted: App task was stopped";
         private static final String AFTER_FORM =
                 "Dify 1.16.0 can report this after a form was submitted; open the run in Dify to see how far it got";
-        /// Matches errors in a stream that reject the row's inputs; such events have no code. They are recorded in
-        /// `inputs_streaming.json`, `inputs_more_streaming.json` and `chatflow_streaming_refused.json` of 1.9 to 1.16,
-        /// and the last text in `odd_graphs.json` of 1.14 and 1.16. Here, `Reached maximum retries` is about the URL of
-        /// a file.
+        /// Matches errors in a stream that reject the row's inputs; such events have no code (`inputs_streaming.json`,
+        /// `inputs_more_streaming.json` and `chatflow_streaming_refused.json` of 1.9 to 1.16; the last text in
+        /// `odd_graphs.json`). Here, `Reached maximum retries` is about the URL of a file.
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|query is required|is not a valid FileTransferMethod|"
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
@@ -13713,17 +13489,16 @@ final class DifyExec implements Runnable {
         /// recording contains these texts, because the recorded servers have a model.
         private static final Pattern NO_MODEL = Pattern.compile(
                 "credentials is not initialized|No valid model provider credentials");
-        /// Matches any code of a 400, except the code of the model's own errors, because their messages may contain any
-        /// text.
+        /// Matches any code of a 400, except that of the model's own errors, whose messages may contain any text.
         private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
         /// Lists refusals that stop the batch, because every other row would be refused, too. A pattern matches the
-        /// beginning of `status code: message`, and the first match counts, so general patterns come last. The texts
-        /// get Dify's message (`%1$s`), the URL, the status, advice about the URL and the target of a redirection. A
-        /// message about a malformed request quotes the request, so it is not repeated.
+        /// beginning of `status code: message`, and the first match counts. The texts get Dify's message (`%1$s`), the
+        /// URL, the status, advice about the URL and the target of a redirection. A message about a malformed request
+        /// quotes the request, so it is not repeated.
         ///
         /// The recordings contain drafts in `publish_again.json`, keys in `keys.json` and `keys_changed.json`,
-        /// malformed requests in `bodies.json` and unknown nodes in `odd_graphs.json`. They do not contain the quotas,
-        /// which only Dify's Cloud has.
+        /// malformed requests in `bodies.json` and unknown nodes in `odd_graphs.json`, but no quotas, which only Dify's
+        /// Cloud has.
         private static final List<Refusal> STOPS = List.of(
                 stop("3\\d\\d ", "%2$s redirects to %5$s",
                         "set DIFY_API_BASE_URL to the final address; it usually ends in /v1"),
@@ -13772,8 +13547,7 @@ final class DifyExec implements Runnable {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.STOPPED, what, hint);
         }
 
-        /// Creates a refusal that a wrong setting causes. If no run has started yet, the exit code is 2, as it is for
-        /// settings that difyexec itself rejects.
+        /// Creates a refusal that a wrong setting causes. If no run has started yet, the exit code is 2.
         private static Refusal setting(String answer, String what, String hint) {
             return new Refusal(Pattern.compile(answer, Pattern.DOTALL), Exit.UNUSABLE, what, hint);
         }
@@ -13807,18 +13581,15 @@ final class DifyExec implements Runnable {
         }
 
         /// Judges a run that was looked up. A stored run's `stopped` is final, unlike a response's. If the worker was
-        /// shut down during the run (Dify 1.16), the row is not at fault and is sent again, unless the user wants no
-        /// failed run to be repeated.
+        /// shut down during the run (Dify 1.16), the row is not at fault and is sent again.
         Verdict afterLook(Attempt attempt, Response.Ran ran) {
             if (ran.status() != Response.RunStatus.STOPPED) return ran(attempt, ran);
-            // empty: a run has no `Retry-After`
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : Outcome.failed(words(ran));
         }
 
         /// Returns whether a failure must be looked up before it counts. Dify may have made it up, or the row would be
-        /// sent again, which costs again. A failure that may pass is looked up even with `never`. A later session may
-        /// send the row again. Any other failure ends its row, so a look-up would change nothing.
+        /// sent again, which costs again. Any other failure ends its row.
         private boolean isUnconfirmed(Response.Ran ran) {
             return ran.status() == Response.RunStatus.FAILED
                     && (ran.isBare() || mayPass(ran.error()) || isWorthAnother(ran.error()));
@@ -13828,8 +13599,7 @@ final class DifyExec implements Runnable {
             return new Verdict.Unresolved(Symptom.UNCONFIRMED, "reported as failed: " + words);
         }
 
-        /// Judges a failure that the stored run confirms. If a stream reported it as an error, that error may concern
-        /// the whole batch, such as a model that is not set up. The stored run decides if the error does not.
+        /// Judges a failure that the stored run confirms. An error in a stream may concern the whole batch.
         Verdict confirmed(Attempt attempt, Response initial, Response.Ran stored) {
             if (initial instanceof Response.Ran end && !end.isBare()) return afterLook(attempt, end);
             if (!(initial instanceof Response.Refused error)) return afterLook(attempt, stored);
@@ -13837,16 +13607,16 @@ final class DifyExec implements Runnable {
             return verdict instanceof Verdict.Unresolved ? afterLook(attempt, stored) : verdict;
         }
 
-        /// Judges a failure that Dify has no record of. The run never took place, so the error's text decides. An error
-        /// that a stream made up is treated like a rejection, and counts only if its text is known. If Dify 1.16 gave
-        /// it the id of a real run, that run may still be active, whatever the text is.
+        /// Judges a failure that Dify has no record of. An error that a stream made up is treated like a rejection, and
+        /// counts only if its text is known. If Dify 1.16 gave it the id of a real run, that run may still be active.
         Verdict notStored(Attempt attempt, Response reported) {
             if (reported instanceof Response.Refused error) return refused(attempt, error);
             // no other response reports a failure, so this one has been judged already
             if (!(reported instanceof Response.Ran ran)) return verdict(attempt, reported);
             if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
             // judges the error as if it had come in the form that Dify 1.14 uses: status 500 and no code
-            var verdict = refused(attempt, Response.Refused.event(500, "", words(ran), Optional.empty()));
+            int status = 500;
+            var verdict = refused(attempt, Response.Refused.event(status, "", words(ran), Optional.empty()));
             // no run has this id and the fault may pass, so the row is sent again without another look-up; with
             // `never`, the attempt is looked up as after an unknown text
             boolean isRetried = failedRuns != RetryRuns.NEVER && mayPass(ran.error()) && ran.ref().isMadeUp();
@@ -13867,13 +13637,11 @@ final class DifyExec implements Runnable {
                         ? new Verdict.Unresolved(Symptom.CUT, "the run was stopped: " + ran.error())
                         : Outcome.failed(words(ran));
                 case RUNNING -> new Verdict.Unresolved(Symptom.CUT, "Dify responded before the run had finished");
-                // empty: a run has no `Retry-After`
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
                         : Outcome.failed(words(ran));
             };
         }
 
-        /// Returns the error of a run, with an explanation if Dify's own text would mislead.
         private static String words(Response.Ran ran) {
             var error = ran.error();
             if (error.isEmpty() && ran.status() == Response.RunStatus.STOPPED) return "stopped on the server";
@@ -13887,8 +13655,8 @@ final class DifyExec implements Runnable {
             return error;
         }
 
-        /// Returns whether a run ended because its form was submitted. Such a row is not retried automatically. The
-        /// person would be asked again, and the run would cost again.
+        /// Returns whether a run ended because its form was submitted. A retry would ask the person again, and cost
+        /// again.
         static boolean isAfterForm(String error, boolean wasPaused) {
             return error.startsWith(CLOSED) || wasPaused && error.startsWith(TASK);
         }
@@ -13897,15 +13665,14 @@ final class DifyExec implements Runnable {
             return failedRuns == RetryRuns.ALWAYS || failedRuns == RetryRuns.TRANSIENT && mayPass(error);
         }
 
-        /// Returns whether another attempt may succeed. A text that begins with `Aborted:` is about a stop or one of
-        /// Dify's own limits, so it does not pass, whatever numbers it contains.
+        /// Returns whether another attempt may succeed. `Aborted:` is about a stop or one of Dify's own limits, so it
+        /// does not pass.
         private static boolean mayPass(String error) {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        /// Judges a refusal by its status, code and message. The status is not enough. Dify responds with 400 to bad
-        /// rows, to settings that are wrong for all rows, and after faults of its own. The order of the checks matters,
-        /// because more than one can match.
+        /// Judges a refusal by its status, code and message. Dify responds with 400 to bad rows, to settings that are
+        /// wrong for all rows, and after faults of its own. The order of the checks matters.
         private Verdict refused(Attempt attempt, Response.Refused response) {
             if (response.isTooMany()) return throttled(attempt, response);
             if (response.inStream() && response.code().isEmpty()) return refusedInWords(attempt, response);
@@ -13951,8 +13718,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Judges an error event without a code by its message, because Dify 1.14 reports even a bad input with status
-        /// 500. If the message is known, the event gets the code that a response would have. An unknown message may be
-        /// a fault of the worker during the run, so the run is looked up.
+        /// 500. An unknown one may be a fault of the worker during the run, so the run is looked up.
         private Verdict refusedInWords(Attempt attempt, Response.Refused response) {
             var words = response.message();
             if (NO_MODEL.matcher(words).find())
@@ -13968,16 +13734,15 @@ final class DifyExec implements Runnable {
             return Text.printable(response.message(), 200).strip();
         }
 
-        /// Returns a wait that grows with the row's earlier refusals, which do not count as failures.
+        /// Returns a wait that grows with the row's earlier refusals.
         private Verdict throttled(Attempt attempt, Response.Refused response) {
             return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), response.retryAfter()),
                     message(response));
         }
 
-        /// Returns another attempt, or the failure if all retries are used up.
         Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
             int failed = attempt.tries().failed();
-            var tries = attempt.tries().plus(1, 0); // one more failure, and no throttle
+            var tries = attempt.tries().plus(1, 0);
             return failed < backoff.maxRetries()
                     ? new Verdict.Again("again", tries, backoff.delay(failed, retryAfter), why) : Outcome.failed(why);
         }
@@ -14061,10 +13826,8 @@ final class DifyExec implements Runnable {
         /// In these stages, a run is not asked to stop again.
         private static final Set<LookUp.Stage> STOPPING = EnumSet.of(LookUp.Stage.OVERDUE, LookUp.Stage.STOPPED);
         /// With one of these, something has responded to the request, so its job was queued by then or never will be.
-        private static final Set<Integer> ANSWERED = Set.of(500, 502, 504);
+        private static final Pattern ANSWERED = Pattern.compile("50[024]");
 
-        /// Holds the engine's knowledge that a decision needs besides the look-up and its result.
-        ///
         /// @param passed    when a stream that was sent later has started; empty if none has
         /// @param hasOthers whether the session has rows that are not looked up
         /// @param status     the row's status by now
@@ -14082,9 +13845,9 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns what is known of the attempt's end after this result, for its line in the log. If a failure is
-        /// confirmed, or Dify has no run of it, the attempt's response counts. If it contains steps, it also has their
-        /// price, which the stored run lacks. Otherwise, its run id may have been made up.
+        /// Returns what is known of the attempt's end, for the log. If Dify confirms a failure or has no run, the
+        /// attempt's response counts: it has the price of its steps, which the stored run lacks, or an id that may have
+        /// been made up.
         static Response known(LookUp lookUp, LookUpResult found) {
             boolean isAbsent = found instanceof LookUpResult.Absent || found instanceof LookUpResult.Unlisted;
             boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
@@ -14097,8 +13860,8 @@ final class DifyExec implements Runnable {
                     lookUp.reason.symptom(), lookUp.reason.why());
         }
 
-        /// Handles an attempt that counted as not started, before its row is sent again. If a run has appeared, its
-        /// outcome is waited for as after a lost response. A failed run does not keep the row from being sent again.
+        /// Handles an attempt whose row is about to be sent again. If a run has appeared, its outcome is waited for as
+        /// after a lost response. A failed run does not keep the row from being sent again.
         private List<Verdict> recheck(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
             var attempt = lookUp.attempt;
             if (found instanceof LookUpResult.Absent && !lookUp.hasRun())
@@ -14119,8 +13882,7 @@ final class DifyExec implements Runnable {
             return isBetter && lookUp.attempt.isCurrent() ? List.of(verdict) : List.of();
         }
 
-        /// Gives a row the outcome of its run. Only a report of Dify itself counts. A look-up that failed shows nothing
-        /// about the run, so the run is looked up again.
+        /// Gives a row the outcome of its run. Only a report of Dify itself counts.
         private List<Verdict> outcome(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
             // a message of Dify 1.9 has no tokens, which would show that it was stopped
             boolean isStop = lookUp.is(Symptom.INTERRUPTED) && here.listing() == Release.Listing.NO_QUEUE;
@@ -14149,8 +13911,7 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Keeps a result that was paid for. If its row has changed since, it gets the inputs that Dify recorded, and
-        /// `--rerun-changed` runs the row again. A row that the shell had edited does not count as changed.
+        /// Keeps a result that was paid for. If its row has changed since, it gets the inputs that Dify recorded.
         private List<Verdict> succeeded(LookUp lookUp, Response.Ran ran, Map<String, String> inputs) {
             var attempt = lookUp.attempt;
             var verdict = judge.afterLook(attempt, ran);
@@ -14162,8 +13923,7 @@ final class DifyExec implements Runnable {
             return isRerun ? List.of(take, new Verdict.SendAgain(Attempt.Tries.NONE, Optional.empty())) : List.of(take);
         }
 
-        /// Decides about a stored run that did not succeed. Whether the row is sent again depends on why its outcome
-        /// was unknown.
+        /// Decides about a stored run that did not succeed.
         private List<Verdict> failed(LookUp lookUp, Response.Ran ran) {
             var attempt = lookUp.attempt;
             boolean isOverTime = lookUp.is(Symptom.TIMED_OUT);
@@ -14182,13 +13942,12 @@ final class DifyExec implements Runnable {
                     : judge.afterLook(attempt, ran)));
         }
 
-        /// Marks an outcome as found by a look-up. Any other verdict stays the same.
         private static Verdict taken(Verdict verdict) {
             return verdict instanceof Outcome outcome ? new Verdict.Take(outcome, Map.of()) : verdict;
         }
 
         /// Waits for the answer of a chatflow's message that is still empty. It may follow a moment after the run's end
-        /// (which 1.16 reports). No answer will come if the client of a stream has disconnected (1.9).
+        /// (1.16), or never if the client of a stream has disconnected (1.9).
         private List<Verdict> unanswered(LookUp lookUp, boolean isOver, Release.Listing listing, Instant now) {
             var why = isOver ? "the run ended without an answer (it was stopped, or the answer is empty)"
                     : "the message is still empty; the run may still be active";
@@ -14196,8 +13955,8 @@ final class DifyExec implements Runnable {
             return isLeft ? unknown(lookUp, why + SAFER) : waited(lookUp, LookUp.Stage.ACTIVE, why, now);
         }
 
-        /// Decides what it means that no run was found, which depends on when the server lists runs. A run that was
-        /// seen, or whose id is known, is never considered not started, unless Dify made up the id.
+        /// Decides what it means that no run was found. A run that was seen, or whose id is known, is never considered
+        /// not started, unless Dify made up the id.
         private List<Verdict> absent(LookUp lookUp, LookUpContext here, Instant now) {
             var known = lookUp.run().filter(run -> !run.isMadeUp());
             var gone = "Dify no longer has " + known.map(RunRef::name).orElse("its run");
@@ -14213,9 +13972,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Handles a server that may list a run only after its end, and may never list a stream whose client has
-        /// disconnected. Up to 1.10 (`AT_END`), it never does, so waiting is useless. A server whose version is not
-        /// known may still list it.
+        /// Handles a server that may list a run only after its end. Up to 1.10 (`AT_END`), it never lists a stream
+        /// whose client has disconnected, so waiting is useless.
         private List<Verdict> unlisted(LookUp lookUp, Release.Listing listing, Instant now) {
             boolean isStream = lookUp.attempt.mode() == Mode.STREAMING;
             var why = isStream ? "this Dify may never list a run whose stream was dropped" + SAFER
@@ -14239,7 +13997,7 @@ final class DifyExec implements Runnable {
                     && lookUp.attempt.mode() == Mode.STREAMING
                     && lookUp.run().isEmpty() // Dify makes up an id only after the run has left the queue
                     && http != 503; // a server in front of Dify sent this
-            boolean mayBeReserved = mayBeQueued && !ANSWERED.contains(http);
+            boolean mayBeReserved = mayBeQueued && !ANSWERED.matcher("" + http).matches();
             var settle = limits.settle(mayBeReserved ? Mode.STREAMING : Mode.BLOCKING);
             var time = (mayBeQueued ? here.passed() : lookUp.answeredAt()).map(from -> from.plus(settle));
             if (time.filter(end -> !now.isBefore(end)).isPresent()) return notStarted(lookUp);
@@ -14253,8 +14011,8 @@ final class DifyExec implements Runnable {
             return List.of(outcome, new Verdict.SettlesAt(time.get()));
         }
 
-        /// Closes an attempt that started no run. An attempt of this session counts as a failure, so that a server that
-        /// loses requests does not make the row run forever. An attempt that a killed session left does not count.
+        /// Closes an attempt that started no run. One of this session counts as a failure, so that a server that loses
+        /// requests does not make the row run forever.
         private List<Verdict> notStarted(LookUp lookUp) {
             var attempt = lookUp.attempt;
             if (attempt.isOfLostEdits()) return unknown(lookUp, "the edited row was never run, and its edits "
@@ -14266,18 +14024,15 @@ final class DifyExec implements Runnable {
                     : new Verdict.SendAgain(tries, Optional.empty()));
         }
 
-        /// Handles a look-up that failed. The response may concern the whole batch, which then stops. While the server
-        /// answered nothing at all, no time passed.
+        /// Handles a look-up that failed. The response may concern the whole batch, which then stops.
         private List<Verdict> silent(LookUp lookUp, Response response, LookUpContext here, Instant now) {
             return judge.verdict(lookUp.attempt, response) instanceof Verdict.StopBatch stop ? List.of(stop)
                     : waited(lookUp, lookUp.stage(), "looking up the run failed: " + response.why(),
                             now.minus(here.outages()));
         }
 
-        /// Looks again until the run's time is over. Then it is stopped, if it timed out and its task is known, and
-        /// gets a moment to end. The outcome of any other run is unknown. A look-up has come first. It shows how long
-        /// Dify took to move the run to another worker, which does not count. Only a task can be stopped. Streams
-        /// report it, and look-ups do not.
+        /// Looks again until the run's time is over. Then a run that timed out is stopped if its task is known, and
+        /// gets a moment to end. Streams report the task, and look-ups do not.
         private List<Verdict> waited(LookUp lookUp, LookUp.Stage next, String why, Instant now) {
             if (!lookUp.isOver(now)) return List.of(new Verdict.LookAgain(lookUp, next));
             boolean canStop = lookUp.is(Symptom.TIMED_OUT) && !STOPPING.contains(lookUp.stage())
@@ -14285,14 +14040,12 @@ final class DifyExec implements Runnable {
             return canStop ? List.of(new Verdict.LookAgain(lookUp, LookUp.Stage.OVERDUE)) : unknown(lookUp, why);
         }
 
-        /// Gives the row the outcome unknown. The message has the first reason, and the reason why no look-up has
-        /// helped.
         private List<Verdict> unknown(LookUp lookUp, String why) {
             return giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, lookUp.reason.why() + "; " + why));
         }
 
         /// Gives the row this outcome. A row that an earlier session left is sent again instead if `--resend-unknown`
-        /// asks for it. Then it has no tries yet, and other attempts that may have started runs are accepted, too.
+        /// asks for it.
         private List<Verdict> giveUp(LookUp lookUp, Outcome outcome) {
             if (isOurs(lookUp) || !resendUnknown) return List.of(outcome);
             return List.of(new Verdict.Close("resent", outcome.text()),
@@ -15079,11 +14832,15 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(from.get("total_price")).map(JsonNode::asText).filter(PRICE.asMatchPredicate())
                     .map(BigDecimal::new);
         }
-
     }
 
-    record Usage(double seconds, int steps, Cost cost) {
+    /// @param waited how long the request waited before the run started; empty if unknown
+    record Usage(double seconds, int steps, Cost cost, Optional<Duration> waited) {
         static final Usage NONE = new Usage(0, 0, Cost.NONE);
+
+        Usage(double seconds, int steps, Cost cost) {
+            this(seconds, steps, cost, Optional.empty());
+        }
 
         /// Returns the run's time as the server reports it, but at most the time that the request took.
         Duration within(Duration most) {
@@ -15146,12 +14903,19 @@ final class DifyExec implements Runnable {
 
             /// Creates a refusal for a success whose content is not Dify's, with a status below 300.
             static Refused unexpected(String why) {
-                return http(200, false, "", why, Optional.empty());
+                return bare(200, why);
+            }
+
+            /// Creates a refusal of which only the status is known to be the server's.
+            static Refused bare(int status, String why) {
+                boolean fromDify = false; // or unknown
+                return http(status, fromDify, "", why, Optional.empty());
             }
 
             /// Creates a refusal for an `error` event. Only Dify itself writes into a stream, and without headers.
             static Refused event(int status, String code, String message, Optional<RunRef> run) {
-                return new Refused(status, true, true, code, message, Optional.empty(), run);
+                boolean fromDify = true, inStream = true;
+                return new Refused(status, fromDify, inStream, code, message, Optional.empty(), run);
             }
 
             @Override
@@ -15182,13 +14946,12 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds a run that ended or paused. `files` is empty unless files were to be saved. `waited` is how long the
-        /// request waited before the run started. `message` is empty unless the app is a chatflow.
+        /// Holds a run that ended or paused. `files` is empty unless files were to be saved. `message` is empty unless
+        /// the app is a chatflow.
         record Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage,
-                Optional<SavedFiles> files, Optional<Duration> waited, ChatMessage message) implements Response {
+                Optional<SavedFiles> files, ChatMessage message) implements Response {
             Ran(RunRef ref, RunStatus status, ObjectNode outputs, String error, String workflowId, Usage usage) {
-                this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
-                        ChatMessage.NONE);
+                this(ref, status, outputs, error, workflowId, usage, Optional.empty(), ChatMessage.NONE);
             }
 
             /// Creates the run of a chatflow that has answered. Its message contains neither run id, version nor steps.
@@ -15205,7 +14968,7 @@ final class DifyExec implements Runnable {
             /// Returns the answer as one that was stopped before its end.
             Ran stopped() {
                 var why = "stopped, or ended by the server's time limit: the answer is incomplete";
-                return new Ran(ref, RunStatus.STOPPED, outputs, why, workflowId, usage, files, waited, message);
+                return new Ran(ref, RunStatus.STOPPED, outputs, why, workflowId, usage, files, message);
             }
 
             @Override
@@ -15219,15 +14982,16 @@ final class DifyExec implements Runnable {
             }
 
             Ran with(SavedFiles files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files), waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(files), message);
             }
 
             Ran with(ChatMessage message, ObjectNode outputs) {
-                return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files, waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, message.usage(usage), files, message);
             }
 
             Ran withWait(Optional<Duration> waited) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, message);
+                var timed = new Usage(usage.seconds(), usage.steps(), usage.cost(), waited);
+                return new Ran(ref, status, outputs, error, workflowId, timed, files, message);
             }
 
             /// Returns whether the run has an id, but no step and no output. Dify 1.16 makes up such ends when a stream
@@ -15319,7 +15083,8 @@ final class DifyExec implements Runnable {
                 if (cost.tokens() == 0) return run; // stored messages have tokens only since 1.16
                 var priced = cost.price() == null ? run.cost() : cost;
                 long most = Math.max(run.cost().tokens(), cost.tokens());
-                return new Usage(run.seconds(), run.steps(), new Cost(most, priced.price(), priced.currency()));
+                return new Usage(run.seconds(), run.steps(), new Cost(most, priced.price(), priced.currency()),
+                        run.waited());
             }
         }
 

@@ -155,7 +155,7 @@ final class Reserved implements Callable<Integer> {
         var own = Files.createDirectories(folder.resolve(scene.name().toLowerCase(Locale.ROOT) + moment));
         var archive = folder.resolve("classes.jsa"); // Java makes none of classes in folders
         if (Files.exists(archive)) Files.copy(archive, own.resolve("classes.jsa"), StandardCopyOption.REPLACE_EXISTING);
-        var table = Chaos.Table.write(own.resolve("data.csv"), rows, seed + moment, false);
+        var table = Chaos.Table.write(own.resolve("data.csv"), rows, seed + moment, "workflow");
         var dify = SimulatedDify.of(Stream.concat(scene.options.stream(), Stream.of("--dify", "1.16.1", "--seed",
                 "" + (seed + moment), "--latency", "300ms", "--jitter", "400ms", "--silence",
                 seconds(scaled(SILENCE)))).toArray(String[]::new));

@@ -77,7 +77,7 @@ final class Shards implements Callable<Integer> {
         var keep = folder != null;
         if (!keep) folder = Files.createTempDirectory("shards-");
         var one = Files.createDirectories(folder.resolve("one"));
-        var table = Chaos.Table.write(folder.resolve("data.csv"), rows, seed, false);
+        var table = Chaos.Table.write(folder.resolve("data.csv"), rows, seed, "workflow");
         Files.copy(folder.resolve("data.csv"), one.resolve("data.csv"), StandardCopyOption.REPLACE_EXISTING);
         var sharded = runShards(table);
         var single = runSingle(one);

@@ -402,8 +402,8 @@ final class MapTest {
                 Law.ofMethods("methods with lambdas nested three deep", 1, map, method -> method.lambdas() > 2),
                 Law.ofMethods("methods of 15 lines or more without any comment", 10, map,
                         method -> method.lines() >= 15 && !method.hasComment()),
-                Law.of("records with more than eight parts", 1, map.largeRecords), // 0 from the next release on
-                Law.of("calls with more than two bare arguments", 17, map.callsWithLiterals), // 5 from then on
+                Law.of("records with more than eight parts", 0, map.largeRecords),
+                Law.of("calls with more than two bare arguments", 6, map.callsWithLiterals), // 5 from the next release on
                 Law.ofMethods("methods with more than four parameters", 6, map, method -> method.parameters() > 4),
                 Law.ofMethods("methods longer than 60 lines", 0, map, method -> method.lines() > 60),
                 Law.of("lines over 120 columns", 0, map.linesLongerThan(120)));
@@ -427,10 +427,10 @@ final class MapTest {
         long conditionals = map.methods.stream().mapToLong(SourceMap.Method::conditionals).sum();
         // A ratchet with room for a change: the figure of the last release (0.4.0: 12,086) plus 150, and a little more
         // until 0.5.0. A count must not stop a small change.
-        return List.of(Measure.atMost("code lines", 13_060, map.codeLines()), // 12,310 from the next release on
+        return List.of(Measure.atMost("code lines", 13_080, map.codeLines()), // 12,310 from the next release on
                 // code hosts and tools stop showing files from a megabyte on
-                Measure.atMost("bytes", 1_025_000, map.text.getBytes(UTF_8).length),
-                Measure.atMost("conditionals per 1,000 lines", 29, 1000.0 * conditionals / map.lines.size()),
+                Measure.atMost("bytes", 1_002_000, map.text.getBytes(UTF_8).length),
+                Measure.atMost("conditionals per 1,000 lines", 30, 1000.0 * conditionals / map.lines.size()),
                 Measure.atMost("code lines over 110 columns", 747, map.linesLongerThan(110).stream()
                         .filter(line -> !map.isComment(line)).count()),
                 new Measure("percent of the lines that are comments", map.commentShare(), 14, 100));

@@ -732,9 +732,9 @@ class ServerTest {
             var ran = ran(seen(BLOCKING, aResponse().withBody(Events.blocking("{}"))));
 
             var took = Duration.ofNanos(System.nanoTime() - began);
-            assertTrue(ran.waited().orElseThrow().compareTo(took) < 0, ran::toString);
+            assertTrue(ran.usage().waited().orElseThrow().compareTo(took) < 0, ran::toString);
             assertEquals(Optional.empty(), ran(seen(STREAMING, aResponse()
-                    .withHeader("Content-Type", "text/event-stream").withBody(Events.finished("{}")))).waited());
+                    .withHeader("Content-Type", "text/event-stream").withBody(Events.finished("{}")))).usage().waited());
         }
 
         /// By the server's clock, which may differ.
@@ -749,7 +749,7 @@ class ServerTest {
 
                 var ran = ran(seen(BLOCKING, aResponse().withFixedDelay(1200).withHeader("Date", sent).withBody(body)));
 
-                assertEquals(late == 30, ran.waited().orElseThrow().isZero(), ran::toString);
+                assertEquals(late == 30, ran.usage().waited().orElseThrow().isZero(), ran::toString);
             }
         }
 
