@@ -131,7 +131,7 @@ final class Restart implements Callable<Integer> {
         try (var server = new Server(version)) {
             var access = new Access(server.address(), "app-test", "", "", Optional.empty(), Optional.empty());
             try (var client = DifyClient.of(access, seconds(timeout), places)) {
-                scene.workflow = new Sender(client, Form.ofText(), Optional.empty());
+                scene.workflow = new Sender(client, Form.ofText(), Optional.empty(), List.of());
                 scene.watched = tally -> samples.add(new Sample(Instant.now(), scene.pace.slots(),
                         tally.activity().running(), tally.done()));
                 var restarting = Thread.ofVirtual().start(() -> {
