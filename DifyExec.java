@@ -1976,8 +1976,9 @@ final class DifyExec implements Runnable {
             var form = dify.parameters().orElseThrow(() ->
                     new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
                             "run the same command again"));
-            boolean hasComma = false, allowsEmpty = true;
-            var reading = new Variable.Reading(Variable.Folders.of(Path.of(""), null), null, hasComma, allowsEmpty);
+            boolean hasSemicolons = false, allowsEmpty = true;
+            var folders = Variable.Folders.of(Path.of(""), null);
+            var reading = new Variable.Reading(folders, null, hasSemicolons, allowsEmpty);
             var known = Form.of(form, List.of(), reading).variables();
             variables = known.stream().map(Variable::name).collect(Collectors.toSet());
             idColumn = Stream.iterate("id", name -> "run_" + name).filter(name -> known.stream().noneMatch(variable ->
@@ -6987,7 +6988,7 @@ final class DifyExec implements Runnable {
 
         URI startAddress() {
             if (app != AppKind.WORKFLOW) return access.at(app.tasks);
-            var version = access.workflowId().isEmpty() ? "" : encoded(access.workflowId()) + "/";
+            var version = Text.around("", encoded(access.workflowId()), "/");
             return access.at("/workflows/" + version + "run");
         }
 
@@ -13201,17 +13202,13 @@ final class DifyExec implements Runnable {
                 if (kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom") || custom.contains(ending))
                     return Optional.empty();
                 return Optional.of(new Value.Invalid("takes files of type " + String.join(", ", kinds)
-                        + inBrackets(String.join(", ", custom)) + ", not " + kind
-                        + inBrackets(ending.isEmpty() ? "" : "." + ending)));
+                        + Text.around(" (", String.join(", ", custom), ")") + ", not " + kind
+                        + Text.around(" (.", ending, ")")));
             }
 
             private List<String> endings() {
                 return texts(rules.path("allowed_file_extensions")).stream()
                         .map(one -> one.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT)).toList();
-            }
-
-            private static String inBrackets(String text) {
-                return text.isEmpty() ? "" : " (" + text + ")";
             }
 
             private static String kind(String ending) {
@@ -13354,7 +13351,7 @@ final class DifyExec implements Runnable {
             /// Adds a fault of the file. If no option repairs it, or it is below the header, it is a row that cannot be
             /// used, without id, column and value.
             void add(Fault fault) {
-                var remedy = fault.hint().isEmpty() ? "" : "; " + fault.hint();
+                var remedy = Text.around("; ", fault.hint(), "");
                 if (fault.repair().isPossible() && fault.line() <= csv.header().line()) repairable.add(fault);
                 else problems.add(new Problem(fault.line(), fault.place(), "", "", "", fault.problem() + remedy,
                         fault.repair()));
@@ -13690,7 +13687,7 @@ final class DifyExec implements Runnable {
             // below 300: a success whose content is not Dify's
             if (response.isTransient() || status < 300)
                 return new Verdict.Unresolved(response.dify() ? Symptom.CUT : Symptom.GATEWAY, response.why());
-            var words = message(response).isEmpty() ? "" : ": " + message(response);
+            var words = Text.around(": ", message(response), "");
             if (status == 400 && !words.isEmpty()) return Outcome.failed(response.message());
             return Outcome.failed(switch (status) {
                 // Dify's own 403 has a code, so it has stopped the batch above
@@ -15568,7 +15565,7 @@ final class DifyExec implements Runnable {
 
         /// Returns the kind behind this text, if it is known.
         String inWords(String before) {
-            return kind.isEmpty() ? "" : before + Text.printable(kind, 20); // a file may contain any text
+            return Text.around(before, Text.printable(kind, 20), ""); // a file may contain any text
         }
     }
 
