@@ -2636,7 +2636,6 @@ final class DifyExec implements Runnable {
                 "--quiet", "use --progress off with run or retry", "-q", "use --progress off with run or retry",
                 "--api-key", "put DIFY_API_KEY=KEY into .env or the environment",
                 "--profile", "name a file of settings with --env-file FILE",
-                "--config", "name a file of settings after the command, with --env-file FILE",
                 "--color", "NO_COLOR=1 switches colors off; a terminal has them", "--verbose",
                 "the log next to the results has all details; check --show 1 shows a request",
                 "version", "use --version", "undo", "'unset' undoes edits");
@@ -2712,11 +2711,10 @@ final class DifyExec implements Runnable {
         /// Lists the options; `--help-all` adds the hidden ones.
         private static String options(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
-            if (parsed == null || !parsed.originalArgs().contains("--help-all")) {
-                var more = Stream.of("--decimal", "--header-row", "--sheet", "--allow-empty", "--delimiter", "--var")
-                        .filter(help.commandSpec().optionsMap()::containsKey).collect(joining(" "));
-                return help.optionList() + (more.isEmpty() ? "" : "%nSee --help-all: %s%n".formatted(more));
-            }
+            if (parsed == null || !parsed.originalArgs().contains("--help-all"))
+                return help.optionList() + Stream.of("--decimal", "--header-row", "--sheet", "--allow-empty",
+                        "--delimiter", "--var").filter(help.commandSpec().optionsMap()::containsKey)
+                        .reduce((all, next) -> all + " " + next).map("%nSee --help-all: %s%n"::formatted).orElse("");
             var options = help.commandSpec().options().stream().filter(option -> option.hidden() && !option.usageHelp())
                     .map(option -> OptionSpec.builder(option).hidden(false).build()).toList();
             if (options.isEmpty()) return help.optionList();
@@ -3071,7 +3069,7 @@ final class DifyExec implements Runnable {
         /// or a command.
         private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
-        /// Lists further ones that the shell lacks: how fast a batch runs, and its limits.
+        /// Lists more, which the shell lacks.
         private static final Set<String> OF_SESSION = Set.of("-c", "--rate", "--timeout", "--max-retries",
                 "--max-failures", "--max-tokens", "--max-cost");
 
@@ -13050,11 +13048,12 @@ final class DifyExec implements Runnable {
         private static Value number(String cell, Reading reading) {
             if (cell.indexOf('%') >= 0)
                 return new Value.Invalid("must be a number without a percent sign, such as 12.5 or 0.125");
+            boolean hasComma = Character.valueOf(',').equals(reading.decimal());
             boolean isUnclear = reading.decimal() == null && reading.hasSemicolons() && isAmbiguous(cell);
             var plain = number(cell);
-            if (plain instanceof Value.Raw && !isUnclear && !hasComma(reading)) return plain;
+            if (plain instanceof Value.Raw && !isUnclear && !hasComma) return plain;
             String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
-            if (hasComma(reading)) return comma.isEmpty()
+            if (hasComma) return comma.isEmpty()
                     ? new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56") : number(comma);
             if (reading.decimal() != null) return point.isEmpty() ? plain : number(point);
             if (comma.isEmpty()) return point.isEmpty() ? plain
@@ -13064,10 +13063,6 @@ final class DifyExec implements Runnable {
             return new Value.Invalid("must be a plain number: " + point + " ("
                     + Repair.DECIMAL_POINT.option() + ") or " + comma + " (" + Repair.DECIMAL_COMMA.option() + ")",
                     Repair.DECIMAL);
-        }
-
-        private static boolean hasComma(Reading reading) {
-            return Character.valueOf(',').equals(reading.decimal());
         }
 
         /// Returns whether the cell is another number with a decimal point than with a decimal comma, such as `1.234`.
