@@ -338,7 +338,7 @@ final class DocsTest extends WholeCommand {
                 words.put(checkout().relativize(page), Files.readString(page).strip().split("\\s+").length);
 
             assertTrue(words.get(Path.of("README.md")) <= 900, words::toString);
-            assertTrue(words.values().stream().mapToInt(count -> count).sum() <= 13_800, words::toString);
+            assertTrue(words.values().stream().mapToInt(count -> count).sum() <= 13_500, words::toString);
         }
 
         @Test
