@@ -3776,7 +3776,7 @@ final class DifyExec implements Runnable {
         /// Formats the progress, with as many items as fit into `columns` characters, the most important first. Rows
         /// with an outcome of an earlier session (`others`) count as done.
         ///
-        /// `12/20 (60 %) · 3.2/s · 2 failed · elapsed 4.1 s · 2.6 s left · 5 running · Run failed: no city`
+        /// `12/20 (60 %) · 3.2/s · 2 failed · 2.6 s left · elapsed 4.1 s · 5 running · Run failed: no city`
         static String line(Tally tally, int columns) {
             long done = tally.others() + tally.done(), asked = tally.others() + tally.asked;
             var activity = tally.activity();
@@ -3787,8 +3787,8 @@ final class DifyExec implements Runnable {
                     some(tally.countOfAll(RowStatus.FAILED), "failed"),
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
-                    "elapsed " + Text.seconds(tally.elapsed()),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
+                    "elapsed " + Text.seconds(tally.elapsed()),
                     some(activity.lookUps(), activity.lookUps() == 1 ? "row is being looked up"
                             : "rows are being looked up"),
                     activity.running() + " running" + limit(tally.pace),

@@ -265,14 +265,14 @@ final class AgendaTest {
                 8       |             | 1,240/5,
                 20      |             | 1,240/5,000 (24 %)
                 45      |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed
-                94      |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left \
-                · 5 running · 2 waiting
-                119     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left \
-                · 5 running · 2 waiting · 12,400 tokens
-                150     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left \
-                · 5 running · 2 waiting · 12,400 tokens · 1.24 USD · the city is unknown
-                135     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 2 min 4 s · 6 min 8 s left \
-                · 5 running · 2 waiting · 12,400 tokens · 1.24 USD · the city is…
+                102     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
+                · elapsed 2 min 4 s · 5 running · 2 waiting
+                127     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
+                · elapsed 2 min 4 s · 5 running · 2 waiting · 12,400 tokens
+                158     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
+                · elapsed 2 min 4 s · 5 running · 2 waiting · 12,400 tokens · 1.24 USD · the city is unknown
+                143     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
+                · elapsed 2 min 4 s · 5 running · 2 waiting · 12,400 tokens · 1.24 USD · the city is…
                 45      | Retry-After | 1,240/5,000 (24 %) · Retry-After · 10.2/s
                 """)
         void shortensTheFailureReasonThenDropsPartsToFitTheWidth(int columns, String rest, String line) {

@@ -486,7 +486,7 @@ final class CompareTest extends WholeCommand {
         }
 
         private JsonNode expected(Call call) throws IOException {
-            return tree(call.saysNothing().out()).path("expected");
+            return tree(call.out()).path("expected");
         }
 
         @ParameterizedTest

@@ -554,10 +554,10 @@ final class FaultTest extends WholeCommand {
             assertFalse(screen().contains(" left"), screen());
         }
 
-        /// `0/9 (0 %) · 1.2 s · 3 running` would reach the edge, and the terminal's `^C` the line below.
+        /// `0/9 (0 %) · elapsed 1.2 s · 3 running` would reach the edge, and the terminal's `^C` the line below.
         @Test
         void clearsItsProgressLineOfFullWidthAtCtrlC() throws Exception {
-            started(9, 32, "--latency", "30s");
+            started(9, 40, "--latency", "30s");
             until("a progress line", () -> screen().contains(" s · 3 running"));
 
             ctrlC();

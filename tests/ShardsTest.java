@@ -227,7 +227,7 @@ final class ShardsTest extends WholeCommand {
                     .filter(line -> !line.startsWith("No files") && !line.contains("█")).toList();
             assertEquals(List.of(output() + ": 2 of 3 shards started, not merged yet", "", "",
                     "1/3 4 succeeded, 1 failed · 0 in flight · TIME", "2/3 5 pending · not started",
-                    "3/3 1 pending, 1 succeeded · 0 in flight · TIME", "", next("run", " --mode blocking --shard 2/3")),
+                    "3/3 1 succeeded, 1 pending · 0 in flight · TIME", "", next("run", " --mode blocking --shard 2/3")),
                     lines);
         }
 

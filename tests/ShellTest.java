@@ -209,7 +209,7 @@ final class ShellTest extends WholeCommand {
             var session = five();
             session.say("run --fresh --limit 1 --progress off");
 
-            session.say("run --progress off").omits("Moved ").shows("\n3 succeeded, 2 failed in ");
+            session.say("run --progress off").omits("Moved ").shows("\nThis session: 2 succeeded, 2 failed in ", "\nBatch: 3 succeeded, 2 failed\n");
         }
 
         @Test
