@@ -8,7 +8,7 @@
 //SOURCES Given.java
 //DEPS org.junit.jupiter:junit-jupiter:6.1.3
 //DEPS de.siegmar:fastcsv:4.3.1
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -Xmx256m
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
 package difyexec;
 
