@@ -17036,606 +17036,606 @@ final class DifyExec implements Runnable {
 
         /// Holds the parts of both pages. The script hides those that a page does not need.
         static final String BODY = """
-        <body>
-        <header><h1 id="title"></h1><p id="about"></p></header>
-        <main>
-        <div id="overview"></div>
-        <section id="charts"></section>
-        <section class="card" id="rows">
-        <h2>Rows</h2>
-        <div class="tools">
-        <input id="search" type="search" autocomplete="off" placeholder="Search" aria-label="Search">
-        <select id="outcome" aria-label="Outcome"><option value="">all rows</option></select>
-        <select id="cause" aria-label="Cause"><option value="">all causes</option></select>
-        <button type="button" id="download">Download CSV</button>
-        <output id="count" aria-live="polite"></output>
-        </div>
-        <table id="table"><caption>Rows</caption><thead><tr id="heads"></tr></thead><tbody id="body"></tbody></table>
-        <p id="none" hidden>No rows match. <button type="button" id="reset">Show all rows</button></p>
-        <p><button type="button" id="more"></button></p>
-        <p id="left"></p>
-        </section>
-        </main>
-        <dialog id="detail" aria-labelledby="detail-id">
-        <div class="bar">
-        <h2 id="detail-id"></h2>
-        <button type="button" id="before">Previous</button>
-        <button type="button" id="after">Next</button>
-        <button type="button" id="close" autofocus>Close</button>
-        </div>
-        <div id="detail-body"></div>
-        </dialog>
+<body>
+<header><h1 id="title"></h1><p id="about"></p></header>
+<main>
+<div id="overview"></div>
+<section id="charts"></section>
+<section class="card" id="rows">
+<h2>Rows</h2>
+<div class="tools">
+<input id="search" type="search" autocomplete="off" placeholder="Search" aria-label="Search">
+<select id="outcome" aria-label="Outcome"><option value="">all rows</option></select>
+<select id="cause" aria-label="Cause"><option value="">all causes</option></select>
+<button type="button" id="download">Download CSV</button>
+<output id="count" aria-live="polite"></output>
+</div>
+<table id="table"><caption>Rows</caption><thead><tr id="heads"></tr></thead><tbody id="body"></tbody></table>
+<p id="none" hidden>No rows match. <button type="button" id="reset">Show all rows</button></p>
+<p><button type="button" id="more"></button></p>
+<p id="left"></p>
+</section>
+</main>
+<dialog id="detail" aria-labelledby="detail-id">
+<div class="bar">
+<h2 id="detail-id"></h2>
+<button type="button" id="before">Previous</button>
+<button type="button" id="after">Next</button>
+<button type="button" id="close" autofocus>Close</button>
+</div>
+<div id="detail-body"></div>
+</dialog>
         """;
 
         /// Sets the look of both pages. A class that is named after an outcome only sets a hue, which chips, bars and
         /// marks then use. Lengths in `rem` grow with the reader's font.
         static final String STYLE = """
-        :root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518); /* as the reader's system */
-          --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
-          --soft: light-dark(#5c636c, #a0a8b1); --line: light-dark(#dfe1e4, #31363c);
-          --accent: light-dark(#1f57b5, #86b3ff); }
-        .first, .only { --hue: light-dark(#3c6fc4, #7aa7f5); }
-        .second { --hue: light-dark(#b0561b, #e8955c); }
-        .succeeded, .same, .correct, ins { --hue: light-dark(#2c7a4b, #56b97f); }
-        .partial, .different, .unstable { --hue: light-dark(#9a6200, #dca03c); }
-        .failed, .neither, .missed, .no, del { --hue: light-dark(#bc3226, #f27a71); }
-        .paused { --hue: light-dark(#0b6e80, #4cb9cc); }
-        .unknown { --hue: light-dark(#7446ad, #b99af0); }
-        .pending, .judged { --hue: light-dark(#6d747c, #949ca5); }
+:root { color-scheme: light dark; --back: light-dark(#f6f6f4, #131518); /* as the reader's system */
+  --card: light-dark(#fff, #1b1e22); --ink: light-dark(#1d2024, #e7e9ec);
+  --soft: light-dark(#5c636c, #a0a8b1); --line: light-dark(#dfe1e4, #31363c);
+  --accent: light-dark(#1f57b5, #86b3ff); }
+.first, .only { --hue: light-dark(#3c6fc4, #7aa7f5); }
+.second { --hue: light-dark(#b0561b, #e8955c); }
+.succeeded, .same, .correct, ins { --hue: light-dark(#2c7a4b, #56b97f); }
+.partial, .different, .unstable { --hue: light-dark(#9a6200, #dca03c); }
+.failed, .neither, .missed, .no, del { --hue: light-dark(#bc3226, #f27a71); }
+.paused { --hue: light-dark(#0b6e80, #4cb9cc); }
+.unknown { --hue: light-dark(#7446ad, #b99af0); }
+.pending, .judged { --hue: light-dark(#6d747c, #949ca5); }
 
-        * { box-sizing: border-box; }
-        body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
-          color: var(--ink); font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-        main { display: flex; flex-direction: column; } /* so that a phone can have another order */
-        h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
-        h2 { margin: 0 0 .6rem; font-size: 1rem; }
-        div + h2 { margin-top: 1.2rem; }
-        header p { margin: .2rem 0 1.2rem; }
-        header p, small, dt, th, .ids, #count, .cut { color: var(--soft); }
-        dt, th, .cut { font-size: .85rem; font-weight: 500; }
-        h1, p, dd, .bar h2, dt, pre { overflow-wrap: anywhere; } /* values may be long and without spaces */
-        main .listed td { min-width: 4.5rem; overflow-wrap: anywhere; } /* short ids do not break */
-        td, th, pre { unicode-bidi: isolate; } /* a text from right to left does not reorder its neighbours */
-        dd, pre { margin: 0; }
-        .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
-        .card, dialog, input, select, button { background: var(--card); border: 1px solid var(--line); }
-        .chip { color: var(--hue); }
-        .chip::before { content: ""; display: inline-block; width: .6rem; height: .6rem; margin-right: .4rem;
-          border-radius: 50%; background: var(--hue); }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
+  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
+main { display: flex; flex-direction: column; } /* so that a phone can have another order */
+h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
+h2 { margin: 0 0 .6rem; font-size: 1rem; }
+div + h2 { margin-top: 1.2rem; }
+header p { margin: .2rem 0 1.2rem; }
+header p, small, dt, th, .ids, #count, .cut { color: var(--soft); }
+dt, th, .cut { font-size: .85rem; font-weight: 500; }
+h1, p, dd, .bar h2, dt, pre { overflow-wrap: anywhere; } /* values may be long and without spaces */
+main .listed td { min-width: 4.5rem; overflow-wrap: anywhere; } /* short ids do not break */
+td, th, pre { unicode-bidi: isolate; } /* a text from right to left does not reorder its neighbours */
+dd, pre { margin: 0; }
+.card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
+.card, dialog, input, select, button { background: var(--card); border: 1px solid var(--line); }
+.chip { color: var(--hue); }
+.chip::before { content: ""; display: inline-block; width: .6rem; height: .6rem; margin-right: .4rem;
+  border-radius: 50%; background: var(--hue); }
 
-        svg { display: block; width: 100%; }
-        .totals svg { height: 12px; border-radius: 3px; }
-        .totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
-        .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
-        .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
-        .totals table { width: auto; }
-        .totals { overflow-x: auto; } /* if its table is too wide, it scrolls and not the page */
-        .totals .number { padding-left: 2rem; }
-        #charts { display: grid; gap: 0 1rem;
-          grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); } /* as many in a line as fit */
-        figcaption { margin-bottom: .3rem; font-weight: 600; }
-        figcaption h2 { display: inline; font-size: inherit; }
-        dd:has(> button) pre { display: inline-block; margin-right: .6rem; } /* beside the button Copy */
-        figcaption .chip { margin-left: 1rem; font-weight: 400; white-space: nowrap; }
-        figure text { fill: var(--soft); font-size: 11px; }
-        .grid { stroke: var(--line); }
-        rect { fill: var(--hue); }
+svg { display: block; width: 100%; }
+.totals svg { height: 12px; border-radius: 3px; }
+.totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
+.totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
+.totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
+.totals table { width: auto; }
+.totals { overflow-x: auto; } /* if its table is too wide, it scrolls and not the page */
+.totals .number { padding-left: 2rem; }
+#charts { display: grid; gap: 0 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); } /* as many in a line as fit */
+figcaption { margin-bottom: .3rem; font-weight: 600; }
+figcaption h2 { display: inline; font-size: inherit; }
+dd:has(> button) pre { display: inline-block; margin-right: .6rem; } /* beside the button Copy */
+figcaption .chip { margin-left: 1rem; font-weight: 400; white-space: nowrap; }
+figure text { fill: var(--soft); font-size: 11px; }
+.grid { stroke: var(--line); }
+rect { fill: var(--hue); }
 
-        table { width: 100%; border-collapse: collapse; text-align: left; }
-        th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-        th:first-child, td:first-child { padding-left: 0; } /* in line with the heading */
-        .number { text-align: right; }
-        button, input, select { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; font: inherit;
-          color: inherit; }
-        button { cursor: pointer; }
-        button:disabled { opacity: .45; }
-        table button { padding: 0; border: 0; background: none; text-align: inherit; } /* looks like text */
-        td button { color: var(--accent); }
-        .tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
-        #count { margin-left: auto; } /* at the right end */
-        #cause { width: 15rem; } /* otherwise as wide as its longest cause */
+table { width: 100%; border-collapse: collapse; text-align: left; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th:first-child, td:first-child { padding-left: 0; } /* in line with the heading */
+.number { text-align: right; }
+button, input, select { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; font: inherit;
+  color: inherit; }
+button { cursor: pointer; }
+button:disabled { opacity: .45; }
+table button { padding: 0; border: 0; background: none; text-align: inherit; } /* looks like text */
+td button { color: var(--accent); }
+.tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
+#count { margin-left: auto; } /* at the right end */
+#cause { width: 15rem; } /* otherwise as wide as its longest cause */
 
-        caption { position: absolute; clip-path: inset(50%); } /* for screen readers; others see the heading */
-        #left { display: none; } /* only paper needs it */
-        #table thead { position: sticky; top: 0; background: var(--card); }
-        #table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-        #table td { max-width: 16rem; }
-        #table td:last-child { width: 100%; max-width: 0; } /* gets the room that is left, whatever its text is */
-        #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
-        [aria-sort=ascending] button::after { content: " \\2191"; } /* an arrow up */
-        [aria-sort=descending] button::after { content: " \\2193"; } /* an arrow down */
+caption { position: absolute; clip-path: inset(50%); } /* for screen readers; others see the heading */
+#left { display: none; } /* only paper needs it */
+#table thead { position: sticky; top: 0; background: var(--card); }
+#table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+#table td { max-width: 16rem; }
+#table td:last-child { width: 100%; max-width: 0; } /* gets the room that is left, whatever its text is */
+#body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
+[aria-sort=ascending] button::after { content: " \\2191"; } /* an arrow up */
+[aria-sort=descending] button::after { content: " \\2193"; } /* an arrow down */
 
-        dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
-          padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
-        .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center;
-          padding: 1rem 0 .7rem; background: var(--card); }
-        .bar h2 { flex: 1; margin: 0; }
-        h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
-        dialog dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem; margin: 0; }
-        dialog div { overflow-x: auto; } /* around tables */
-        .both { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
-        pre { white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
-        ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-decoration: none; }
+dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
+  padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
+.bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center;
+  padding: 1rem 0 .7rem; background: var(--card); }
+.bar h2 { flex: 1; margin: 0; }
+h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
+dialog dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem; margin: 0; }
+dialog div { overflow-x: auto; } /* around tables */
+.both { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
+pre { white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
+ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-decoration: none; }
 
-        @media (max-width: 40rem) { /* phones */
-          body { padding: 1rem .75rem 2rem; font-size: 14px; }
-          #charts { order: 1; } /* below the rows, which matter more */
-          .wide, .ids, #table .number { display: none; } /* a row's dialog has these figures */
-          .totals th, .totals td { padding: .35rem 0; font-size: .8rem; }
-          .totals .number { padding-left: .5rem; }
-          .tools > *, #cause { width: 100%; }
-          #table th, #table td { white-space: normal; padding: .35rem .5rem .35rem 0; }
-          #table td { max-width: 5.5rem; white-space: nowrap; }
-          #table td:nth-child(2) { max-width: none; } /* the outcome */
-          dialog dl { grid-template-columns: 1fr; }
-        }
-        @media print {
-          :root { color-scheme: light; }
-          * { print-color-adjust: exact; } /* browsers otherwise leave out the colors of bars and chips */
-          body { max-width: none; padding: 0; background: none; font-size: 11px; }
-          figure, tr { break-inside: avoid; }
-          #charts { grid-template-columns: 1fr 1fr; }
-          input, select, .tools button, dialog, .wide, #none, #more { display: none; }
-          #table td:nth-child(n) { width: auto; max-width: none; white-space: normal; overflow-wrap: anywhere; }
-          #table td:nth-child(-n+2) { max-width: 16rem; white-space: nowrap; } /* id, outcome; other texts are whole */
-          #left { display: block; }
-        }
+@media (max-width: 40rem) { /* phones */
+  body { padding: 1rem .75rem 2rem; font-size: 14px; }
+  #charts { order: 1; } /* below the rows, which matter more */
+  .wide, .ids, #table .number { display: none; } /* a row's dialog has these figures */
+  .totals th, .totals td { padding: .35rem 0; font-size: .8rem; }
+  .totals .number { padding-left: .5rem; }
+  .tools > *, #cause { width: 100%; }
+  #table th, #table td { white-space: normal; padding: .35rem .5rem .35rem 0; }
+  #table td { max-width: 5.5rem; white-space: nowrap; }
+  #table td:nth-child(2) { max-width: none; } /* the outcome */
+  dialog dl { grid-template-columns: 1fr; }
+}
+@media print {
+  :root { color-scheme: light; }
+  * { print-color-adjust: exact; } /* browsers otherwise leave out the colors of bars and chips */
+  body { max-width: none; padding: 0; background: none; font-size: 11px; }
+  figure, tr { break-inside: avoid; }
+  #charts { grid-template-columns: 1fr 1fr; }
+  input, select, .tools button, dialog, .wide, #none, #more { display: none; }
+  #table td:nth-child(n) { width: auto; max-width: none; white-space: normal; overflow-wrap: anywhere; }
+  #table td:nth-child(-n+2) { max-width: 16rem; white-space: nowrap; } /* id, outcome; other texts are whole */
+  #left { display: block; }
+}
         """;
 
         /// Draws both pages. The page loads nothing, so it uses no library. A value must stay text, so it uses no
         /// `innerHTML`.
         static final String SCRIPT = """
-        'use strict';
-        // rows that are drawn at a time, because a browser is slow with very many, and rows that are printed at least
-        const DRAWN = 200, PRINTED = 1000;
-        const at = id => document.getElementById(id);
-        const batch = JSON.parse(at('batch').textContent);
-        // a comparison has two sides, or checks one side against expected values
-        const isComparison = 'comparison' in batch, isPair = isComparison && !batch.one;
-        // all rows, and the searchable text of each, which is made when somebody searches
-        const rows = [], haystacks = [];
-        // chosen has the indexes of the rows that match, in their order. The first `drawn` of them are in the table,
-        // and the dialog shows number `shown`.
-        let chosen = [], drawn = 0, sort = {key: '', down: false}, shown = -1;
+'use strict';
+// rows that are drawn at a time, because a browser is slow with very many, and rows that are printed at least
+const DRAWN = 200, PRINTED = 1000;
+const at = id => document.getElementById(id);
+const batch = JSON.parse(at('batch').textContent);
+// a comparison has two sides, or checks one side against expected values
+const isComparison = 'comparison' in batch, isPair = isComparison && !batch.one;
+// all rows, and the searchable text of each, which is made when somebody searches
+const rows = [], haystacks = [];
+// chosen has the indexes of the rows that match, in their order. The first `drawn` of them are in the table,
+// and the dialog shows number `shown`.
+let chosen = [], drawn = 0, sort = {key: '', down: false}, shown = -1;
 
-        // adds strings as text, never as markup
-        function element(name, look, ...content) {
-          const made = document.createElement(name);
-          made.className = look;
-          made.append(...content);
-          return made;
-        }
+// adds strings as text, never as markup
+function element(name, look, ...content) {
+  const made = document.createElement(name);
+  made.className = look;
+  made.append(...content);
+  return made;
+}
 
-        // the namespace is only a name, which nothing loads
-        function svg(name, attributes, ...content) {
-          const made = document.createElementNS('http://www.w3.org/2000/svg', name);
-          for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-          made.append(...content);
-          return made;
-        }
+// the namespace is only a name, which nothing loads
+function svg(name, attributes, ...content) {
+  const made = document.createElementNS('http://www.w3.org/2000/svg', name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...content);
+  return made;
+}
 
-        // Columns are titles, or pairs of a title and a class.
-        function table(caption, look, columns, lines) {
-          const row = (name, cells) => element('tr', '',
-            ...cells.map((cell, n) => element(name, [columns[n]].flat()[1] ?? '', cell)));
-          const heads = row('th', columns.map(column => [column].flat()[0]));
-          for (const head of heads.children) head.scope = 'col'; // for screen readers
-          return element('table', look, element('caption', '', caption), element('thead', '', heads),
-            element('tbody', '', ...lines.map(line => row('td', line))));
-        }
+// Columns are titles, or pairs of a title and a class.
+function table(caption, look, columns, lines) {
+  const row = (name, cells) => element('tr', '',
+    ...cells.map((cell, n) => element(name, [columns[n]].flat()[1] ?? '', cell)));
+  const heads = row('th', columns.map(column => [column].flat()[0]));
+  for (const head of heads.children) head.scope = 'col'; // for screen readers
+  return element('table', look, element('caption', '', caption), element('thead', '', heads),
+    element('tbody', '', ...lines.map(line => row('td', line))));
+}
 
-        // Returns a heading and a table, or nothing if there are no lines.
-        const titled = (level, title, columns, lines) => lines.length
-          ? [element(level, '', title), element('div', '', table(title, 'listed', columns, lines))] : [];
+// Returns a heading and a table, or nothing if there are no lines.
+const titled = (level, title, columns, lines) => lines.length
+  ? [element(level, '', title), element('div', '', table(title, 'listed', columns, lines))] : [];
 
-        const button = text => Object.assign(element('button', '', text), {type: 'button'});
-        const chip = name => element('span', 'chip ' + name, name); // the class sets its color
-        const sum = values => values.reduce((a, b) => a + b, 0);
-        const number = count => count.toLocaleString('en-US'); // the page is in English for every reader
-        const fixed = seconds => seconds ? seconds.toFixed(2) : '';
-        const short = value => +value.toPrecision(3); // 0.30000000000000004 becomes 0.3
-        // a value is a string, or an object: {text, length} if it was cut, {json} if it was no string
-        const plain = value => value.text ?? value.json ?? value;
-        const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
-        // most causes belong to failed rows, so only other causes have the outcome before them
-        const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
+const button = text => Object.assign(element('button', '', text), {type: 'button'});
+const chip = name => element('span', 'chip ' + name, name); // the class sets its color
+const sum = values => values.reduce((a, b) => a + b, 0);
+const number = count => count.toLocaleString('en-US'); // the page is in English for every reader
+const fixed = seconds => seconds ? seconds.toFixed(2) : '';
+const short = value => +value.toPrecision(3); // 0.30000000000000004 becomes 0.3
+// a value is a string, or an object: {text, length} if it was cut, {json} if it was no string
+const plain = value => value.text ?? value.json ?? value;
+const counted = count => number(count) + (count === 1 ? ' row' : ' rows');
+// most causes belong to failed rows, so only other causes have the outcome before them
+const label = ({outcome, cause}) => (outcome && outcome !== 'failed' ? outcome + ': ' : '') + cause;
 
-        // Returns how much a row needs a person: most if it got worse, then if it got better, then if it has a problem.
-        // An unstable row may differ by chance, and one that succeeded on neither side has nothing to compare.
-        const needs = ({outcome, trend}) => 4 * (trend === 'worse') + 2 * (trend === 'better') + !['succeeded',
-          'partial', 'pending', 'same', 'unstable', 'neither', 'correct', 'not judged'].includes(outcome);
+// Returns how much a row needs a person: most if it got worse, then if it got better, then if it has a problem.
+// An unstable row may differ by chance, and one that succeeded on neither side has nothing to compare.
+const needs = ({outcome, trend}) => 4 * (trend === 'worse') + 2 * (trend === 'better') + !['succeeded',
+  'partial', 'pending', 'same', 'unstable', 'neither', 'correct', 'not judged'].includes(outcome);
 
-        for (const block of document.querySelectorAll('script.rows')) {
-          rows.push(...JSON.parse(block.textContent)); // a block has few enough rows for one call
-          block.remove(); // its text needs much memory
-        }
-        rows.sort((a, b) => needs(b) - needs(a)); // other rows stay in the order of the CSV
+for (const block of document.querySelectorAll('script.rows')) {
+  rows.push(...JSON.parse(block.textContent)); // a block has few enough rows for one call
+  block.remove(); // its text needs much memory
+}
+rows.sort((a, b) => needs(b) - needs(a)); // other rows stay in the order of the CSV
 
-        // Draws the counts and figures of the whole batch, and fills the menu of outcomes from them.
-        function totals() {
-          const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
-          const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
-          let x = 0;
-          for (const [name, rows] of counts) {
-            const width = 1000 * rows / sum(Object.values(batch.totals));
-            bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12})); // 1: stays visible
-            list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
-              element('small', '', (width / 10).toFixed(1) + ' %')));
-            at('outcome').append(new Option(name, name));
-            x += width;
-          }
-          const named = isPair ? [chip('first'), chip('second'), 'difference', '95 % interval'] : [''];
-          const heads = ['Figure', ...named.map(head => [head || 'Value', 'number'])];
-          const figures = isComparison ? table('Figures', '', heads, batch.comparison)
-            : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
-              element('div', '', element('dt', '', name), element('dd', '', figure))));
-          return element('section', 'card totals', bar, list, figures,
-            ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
-        }
+// Draws the counts and figures of the whole batch, and fills the menu of outcomes from them.
+function totals() {
+  const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
+  const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
+  let x = 0;
+  for (const [name, rows] of counts) {
+    const width = 1000 * rows / sum(Object.values(batch.totals));
+    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12})); // 1: stays visible
+    list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
+      element('small', '', (width / 10).toFixed(1) + ' %')));
+    at('outcome').append(new Option(name, name));
+    x += width;
+  }
+  const named = isPair ? [chip('first'), chip('second'), 'difference', '95 % interval'] : [''];
+  const heads = ['Figure', ...named.map(head => [head || 'Value', 'number'])];
+  const figures = isComparison ? table('Figures', '', heads, batch.comparison)
+    : element('dl', '', ...Object.entries(batch.figures).map(([name, figure]) =>
+      element('div', '', element('dt', '', name), element('dd', '', figure))));
+  return element('section', 'card totals', bar, list, figures,
+    ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
+}
 
-        // Draws what every reader of a comparison asks first: which side is better, and which rows changed. 20 of each
-        // are enough here, because the table below has all of them.
-        function verdict() {
-          const text = (error, found) => [error, ...found].filter(part => part).join(' · ') || 'succeeded';
-          const isJudged = rows.some(({expected}) => expected.length);
-          const moved = ['worse', 'better'].flatMap(trend => {
-            const found = [...rows.keys()].filter(n => rows[n].trend === trend);
-            const lines = found.slice(0, 20).map(n => { // long texts are cut, because the dialog shows them
-              const {id, expected, error_first, error_second} = rows[n];
-              return [Object.assign(button(id), {onclick: () => open(n)}),
-                ...[expected.map(({value}) => value).join(' · '), text(error_first, expected.map(({first}) => first)),
-                  text(error_second, expected.map(({second}) => second))].map(cell => cell.slice(0, 200))];
-            });
-            return titled('h2', counted(found.length) + ' got ' + trend,
-              ['Id', isJudged ? 'Expected' : '', 'First', 'Second'], lines);
-          });
-          return element('section', 'card', element('h2', '', batch.verdict), ...moved);
-        }
+// Draws what every reader of a comparison asks first: which side is better, and which rows changed. 20 of each
+// are enough here, because the table below has all of them.
+function verdict() {
+  const text = (error, found) => [error, ...found].filter(part => part).join(' · ') || 'succeeded';
+  const isJudged = rows.some(({expected}) => expected.length);
+  const moved = ['worse', 'better'].flatMap(trend => {
+    const found = [...rows.keys()].filter(n => rows[n].trend === trend);
+    const lines = found.slice(0, 20).map(n => { // long texts are cut, because the dialog shows them
+      const {id, expected, error_first, error_second} = rows[n];
+      return [Object.assign(button(id), {onclick: () => open(n)}),
+        ...[expected.map(({value}) => value).join(' · '), text(error_first, expected.map(({first}) => first)),
+          text(error_second, expected.map(({second}) => second))].map(cell => cell.slice(0, 200))];
+    });
+    return titled('h2', counted(found.length) + ' got ' + trend,
+      ['Id', isJudged ? 'Expected' : '', 'First', 'Second'], lines);
+  });
+  return element('section', 'card', element('h2', '', batch.verdict), ...moved);
+}
 
-        // Shows a row in the dialog, whose buttons need it among the chosen rows.
-        function open(n) {
-          if (!chosen.includes(n)) filter(''); // '' clears all choices, because it is not a cause
-          show(chosen.indexOf(n));
-        }
+// Shows a row in the dialog, whose buttons need it among the chosen rows.
+function open(n) {
+  if (!chosen.includes(n)) filter(''); // '' clears all choices, because it is not a cause
+  show(chosen.indexOf(n));
+}
 
-        // Returns the tags by which the rows of a comparison are filtered: outputs that differ, trends and verdicts.
-        const tags = ({changes, trend, verdict}) => isPair
-          ? [...changes.map(({name}) => name), trend, verdict].filter(tag => tag) : [];
+// Returns the tags by which the rows of a comparison are filtered: outputs that differ, trends and verdicts.
+const tags = ({changes, trend, verdict}) => isPair
+  ? [...changes.map(({name}) => name), trend, verdict].filter(tag => tag) : [];
 
-        // Fills the menu of causes and draws the list of them. In a comparison, the menu has the tags, and there is no
-        // list. A menu of more than 500 entries, or a list of more than 50, helps nobody. The search finds the rest.
-        function causes() {
-          if (isComparison) batch.causes = Object.entries(Object.groupBy(rows.flatMap(tags), tag => tag))
-            .map(([cause, {length}]) => ({cause, count: length}));
-          batch.causes.slice(0, 500).forEach((cause, n) =>
-            at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
-          if (isComparison) at('cause').options[0].text = 'all rows';
-          if (isComparison || batch.causes.length === 0) return [];
-          const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
-            Object.assign(button(cause.cause), {onclick: () => filter(n)}), chip(cause.outcome),
-            cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
-          return [element('section', 'card', ...titled('h2', 'Failures by cause',
-            [['Rows', 'number'], 'Cause', 'Outcome', ['Examples', 'ids']], lines))];
-        }
+// Fills the menu of causes and draws the list of them. In a comparison, the menu has the tags, and there is no
+// list. A menu of more than 500 entries, or a list of more than 50, helps nobody. The search finds the rest.
+function causes() {
+  if (isComparison) batch.causes = Object.entries(Object.groupBy(rows.flatMap(tags), tag => tag))
+    .map(([cause, {length}]) => ({cause, count: length}));
+  batch.causes.slice(0, 500).forEach((cause, n) =>
+    at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
+  if (isComparison) at('cause').options[0].text = 'all rows';
+  if (isComparison || batch.causes.length === 0) return [];
+  const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
+    Object.assign(button(cause.cause), {onclick: () => filter(n)}), chip(cause.outcome),
+    cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
+  return [element('section', 'card', ...titled('h2', 'Failures by cause',
+    [['Rows', 'number'], 'Cause', 'Outcome', ['Examples', 'ids']], lines))];
+}
 
-        // Draws how long rows took, and how many were completed over time. Attempts that were retried have no result,
-        // so they are left out.
-        function charts() {
-          const isSuccess = ({outcome}) => outcome === 'succeeded' || outcome === 'partial';
-          const ends = rows.flatMap(row => row.attempts ?? []).filter(({outcome}) => outcome in batch.totals)
-            .map(one => ({...one, end: one.start / 1000 + (one.seconds ?? 0)})).sort((a, b) => a.end - b.end);
-          const seconds = ends.filter(isSuccess).map(({seconds}) => seconds ?? 0);
-          if (ends.length < 2) return; // one row is not a distribution
-          if (seconds.length) at('charts').append(chart('Latency in seconds', [['succeeded', seconds]]));
+// Draws how long rows took, and how many were completed over time. Attempts that were retried have no result,
+// so they are left out.
+function charts() {
+  const isSuccess = ({outcome}) => outcome === 'succeeded' || outcome === 'partial';
+  const ends = rows.flatMap(row => row.attempts ?? []).filter(({outcome}) => outcome in batch.totals)
+    .map(one => ({...one, end: one.start / 1000 + (one.seconds ?? 0)})).sort((a, b) => a.end - b.end);
+  const seconds = ends.filter(isSuccess).map(({seconds}) => seconds ?? 0);
+  if (ends.length < 2) return; // one row is not a distribution
+  if (seconds.length) at('charts').append(chart('Latency in seconds', [['succeeded', seconds]]));
 
-          // Nights between two sessions would squeeze the bars, so a pause counts at most a minute and three times the
-          // slowest row. Within a session, pauses are shorter. (Math.max cannot take 100,000 arguments at once)
-          const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
-          let time = ends[0].seconds ?? 0;
-          ends.forEach((one, n) => one.time = time += n ? Math.min(one.end - ends[n - 1].end, pause) : 0);
-          const [unit, factor] = time < 120 ? ['seconds', 1] : time < 7200 ? ['minutes', 60] : ['hours', 3600];
-          const times = which => ends.filter(one => isSuccess(one) === which).map(({time}) => time / factor);
-          at('charts').append(chart(`Completed rows by ${unit} of run time`,
-            [['succeeded', times(true)], ['failed', times(false)]]));
-        }
+  // Nights between two sessions would squeeze the bars, so a pause counts at most a minute and three times the
+  // slowest row. Within a session, pauses are shorter. (Math.max cannot take 100,000 arguments at once)
+  const pause = 60 + ends.reduce((most, {seconds}) => Math.max(most, 3 * (seconds ?? 0)), 0);
+  let time = ends[0].seconds ?? 0;
+  ends.forEach((one, n) => one.time = time += n ? Math.min(one.end - ends[n - 1].end, pause) : 0);
+  const [unit, factor] = time < 120 ? ['seconds', 1] : time < 7200 ? ['minutes', 60] : ['hours', 3600];
+  const times = which => ends.filter(one => isSuccess(one) === which).map(({time}) => time / factor);
+  at('charts').append(chart(`Completed rows by ${unit} of run time`,
+    [['succeeded', times(true)], ['failed', times(false)]]));
+}
 
-        // Returns the distance of ticks so that there are at most `parts`: 1, 2 or 5 times a power of ten, as people
-        // expect on a scale.
-        function tick(whole, parts) {
-          const least = whole / parts, ten = 10 ** Math.floor(Math.log10(least));
-          return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
-        }
+// Returns the distance of ticks so that there are at most `parts`: 1, 2 or 5 times a power of ten, as people
+// expect on a scale.
+function tick(whole, parts) {
+  const least = whole / parts, ten = 10 ** Math.floor(Math.log10(least));
+  return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
+}
 
-        // Draws how many values of each series are in each range. Pointing at a range shows the numbers.
-        function chart(title, series) {
-          const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170; // the axes, in units of the viewBox below
-          const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
-          // a few far larger values count in the last range; otherwise all others would be in the first one
-          const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01; // not 0
-          const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
-          // 1e-9, because 0.3 / 0.1 is a little less than 3
-          const count = Math.floor(last / width + 1e-9) + 1, end = count * width;
-          const ranges = [...Array(count).keys()];
-          const place = value => Math.min(count - 1, Math.floor(value / width + 1e-9));
-          const counts = series.map(([, values]) => {
-            const counts = Array(count).fill(0);
-            for (const value of values) counts[place(value)]++;
-            return counts;
-          });
-          const highest = Math.max(...ranges.map(n => sum(counts.map(of => of[n]))));
-          // at least 1, because there are no parts of rows
-          const step = Math.max(1, tick(highest, 4)), ceiling = Math.ceil(highest / step) * step;
-          const over = value => LEFT + (RIGHT - LEFT) * value / end;
-          const down = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
-          const text = (x, y, anchor, words) => svg('text', {x, y, 'text-anchor': anchor}, words);
-          const ticks = (last, step) =>
-            Array.from({length: Math.floor(last / step + 1e-3) + 1}, (_, n) => n * step); // 1e-3 against rounding
+// Draws how many values of each series are in each range. Pointing at a range shows the numbers.
+function chart(title, series) {
+  const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170; // the axes, in units of the viewBox below
+  const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
+  // a few far larger values count in the last range; otherwise all others would be in the first one
+  const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01; // not 0
+  const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
+  // 1e-9, because 0.3 / 0.1 is a little less than 3
+  const count = Math.floor(last / width + 1e-9) + 1, end = count * width;
+  const ranges = [...Array(count).keys()];
+  const place = value => Math.min(count - 1, Math.floor(value / width + 1e-9));
+  const counts = series.map(([, values]) => {
+    const counts = Array(count).fill(0);
+    for (const value of values) counts[place(value)]++;
+    return counts;
+  });
+  const highest = Math.max(...ranges.map(n => sum(counts.map(of => of[n]))));
+  // at least 1, because there are no parts of rows
+  const step = Math.max(1, tick(highest, 4)), ceiling = Math.ceil(highest / step) * step;
+  const over = value => LEFT + (RIGHT - LEFT) * value / end;
+  const down = rows => BOTTOM - (BOTTOM - TOP) * rows / ceiling;
+  const text = (x, y, anchor, words) => svg('text', {x, y, 'text-anchor': anchor}, words);
+  const ticks = (last, step) =>
+    Array.from({length: Math.floor(last / step + 1e-3) + 1}, (_, n) => n * step); // 1e-3 against rounding
 
-          const grid = ticks(ceiling, step).flatMap(rows => [
-            text(LEFT - 6, down(rows) + 4, 'end', number(rows)),
-            svg('path', {class: 'grid', d: `M${LEFT} ${down(rows)}H${RIGHT}`})]);
-          const scale = ticks(end, tick(end, 8)).map(value =>
-            text(over(value), BOTTOM + 16, 'middle', short(value)));
-          const bars = ranges.map(n => { // stacked, with 7 % of space on both sides
-            const words = series.map(([name], of) => number(counts[of][n]) + ' ' + name).join(', ');
-            return svg('g', {}, svg('title', {}, `${short(n * width)} to ${short((n + 1) * width)}: ${words}`),
-              ...series.map(([name], of) => svg('rect', {class: name,
-                x: over((n + .07) * width), y: down(sum(counts.slice(0, of + 1).map(of => of[n]))),
-                width: (over(width) - LEFT) * .86, height: BOTTOM - down(counts[of][n])})));
-          });
-          const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
-          return element('figure', 'card', element('figcaption', '', element('h2', '', title), ...legend),
-            svg('svg', {viewBox: '0 0 420 192', role: 'img', 'aria-label': title}, ...grid, ...scale, ...bars));
-        }
+  const grid = ticks(ceiling, step).flatMap(rows => [
+    text(LEFT - 6, down(rows) + 4, 'end', number(rows)),
+    svg('path', {class: 'grid', d: `M${LEFT} ${down(rows)}H${RIGHT}`})]);
+  const scale = ticks(end, tick(end, 8)).map(value =>
+    text(over(value), BOTTOM + 16, 'middle', short(value)));
+  const bars = ranges.map(n => { // stacked, with 7 % of space on both sides
+    const words = series.map(([name], of) => number(counts[of][n]) + ' ' + name).join(', ');
+    return svg('g', {}, svg('title', {}, `${short(n * width)} to ${short((n + 1) * width)}: ${words}`),
+      ...series.map(([name], of) => svg('rect', {class: name,
+        x: over((n + .07) * width), y: down(sum(counts.slice(0, of + 1).map(of => of[n]))),
+        width: (over(width) - LEFT) * .86, height: BOTTOM - down(counts[of][n])})));
+  });
+  const legend = series.length > 1 ? series.map(([name]) => chip(name)) : [];
+  return element('figure', 'card', element('figcaption', '', element('h2', '', title), ...legend),
+    svg('svg', {viewBox: '0 0 420 192', role: 'img', 'aria-label': title}, ...grid, ...scale, ...bars));
+}
 
-        // the error of the last attempt is whole, while a cause has no ids and numbers
-        const lastError = row => row.attempts?.at(-1)?.error;
-        const errors = row => [row.error_first, row.error_second].filter(error => error).join(' · ');
+// the error of the last attempt is whole, while a cause has no ids and numbers
+const lastError = row => row.attempts?.at(-1)?.error;
+const errors = row => [row.error_first, row.error_second].filter(error => error).join(' · ');
 
-        // Returns the last column's text, by which it is also sorted. It is cut, as the table shows one line of it.
-        function result(row) {
-          if (isComparison && errors(row)) return errors(row);
-          if (isPair) return row.differs ?? '';
-          if ('cause' in row) return lastError(row) ?? label(batch.causes[row.cause]);
-          return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
-        }
+// Returns the last column's text, by which it is also sorted. It is cut, as the table shows one line of it.
+function result(row) {
+  if (isComparison && errors(row)) return errors(row);
+  if (isPair) return row.differs ?? '';
+  if ('cause' in row) return lastError(row) ?? label(batch.causes[row.cause]);
+  return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
+}
 
-        // Returns the last column as it is shown. For two sides, that is the start of each difference, with a few
-        // characters before it. The dialog shows all of it.
-        function preview(row) {
-          if (!isPair || errors(row)) return result(row);
-          return row.changes.flatMap(({name, change: {before, first, second, after}}) => [
-            element('small', '', name + ' '), before.slice(-20), element('del', '', first.slice(0, 200)),
-            element('ins', '', second.slice(0, 200)), after.slice(0, 200), ' ']);
-        }
+// Returns the last column as it is shown. For two sides, that is the start of each difference, with a few
+// characters before it. The dialog shows all of it.
+function preview(row) {
+  if (!isPair || errors(row)) return result(row);
+  return row.changes.flatMap(({name, change: {before, first, second, after}}) => [
+    element('small', '', name + ' '), before.slice(-20), element('del', '', first.slice(0, 200)),
+    element('ins', '', second.slice(0, 200)), after.slice(0, 200), ' ']);
+}
 
-        // the table has the input with the longest texts, so that a reader recognizes the row
-        const lengths = {};
-        for (const row of rows.slice(0, 100)) for (const [name, value] of Object.entries(row.inputs ?? {}))
-          if (plain(value) !== row.id) lengths[name] = (lengths[name] ?? 0) + ('' + plain(value)).length;
-        const input = Object.keys(lengths).sort((a, b) => lengths[b] - lengths[a])[0];
-        // `by` returns what a column is sorted by and, without `show`, what it shows; phones hide wide ones
-        const columns = [
-          {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
-          {key: 'outcome', title: isPair ? 'Kind' : 'Outcome', by: row => row.outcome,
-            show: row => chip(row.outcome)},
-          ...(isComparison || !input ? [] : [{key: 'input', title: input, by: row => plain(row.inputs[input] ?? ''),
-            show: row => ('' + plain(row.inputs[input] ?? '')).slice(0, 200)}]),
-          {key: 'seconds', title: isPair ? 'First, s' : 'Seconds', look: 'number',
-            by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
-          ...(isPair ? [{key: 'second', title: 'Second, s', look: 'number wide',
-            by: row => row.second_seconds ?? 0, show: row => fixed(row.second_seconds)}] : []),
-          ...(isComparison ? [] : [
-            {key: 'tokens', title: 'Tokens', look: 'number wide', by: row => row.tokens ?? ''},
-            {key: 'attempts', title: 'Attempts', look: 'number wide', by: row => row.attempts.length || ''}]),
-          {key: 'result', title: isPair ? 'Differences' : 'Output or error', by: result, show: preview}];
+// the table has the input with the longest texts, so that a reader recognizes the row
+const lengths = {};
+for (const row of rows.slice(0, 100)) for (const [name, value] of Object.entries(row.inputs ?? {}))
+  if (plain(value) !== row.id) lengths[name] = (lengths[name] ?? 0) + ('' + plain(value)).length;
+const input = Object.keys(lengths).sort((a, b) => lengths[b] - lengths[a])[0];
+// `by` returns what a column is sorted by and, without `show`, what it shows; phones hide wide ones
+const columns = [
+  {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
+  {key: 'outcome', title: isPair ? 'Kind' : 'Outcome', by: row => row.outcome,
+    show: row => chip(row.outcome)},
+  ...(isComparison || !input ? [] : [{key: 'input', title: input, by: row => plain(row.inputs[input] ?? ''),
+    show: row => ('' + plain(row.inputs[input] ?? '')).slice(0, 200)}]),
+  {key: 'seconds', title: isPair ? 'First, s' : 'Seconds', look: 'number',
+    by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
+  ...(isPair ? [{key: 'second', title: 'Second, s', look: 'number wide',
+    by: row => row.second_seconds ?? 0, show: row => fixed(row.second_seconds)}] : []),
+  ...(isComparison ? [] : [
+    {key: 'tokens', title: 'Tokens', look: 'number wide', by: row => row.tokens ?? ''},
+    {key: 'attempts', title: 'Attempts', look: 'number wide', by: row => row.attempts.length || ''}]),
+  {key: 'result', title: isPair ? 'Differences' : 'Output or error', by: result, show: preview}];
 
-        // The title is a button, so that a keyboard can sort, too.
-        function header({key, title, look = ''}) {
-          const th = element('th', look, button(title));
-          th.scope = 'col';
-          th.dataset.key = key;
-          th.firstChild.onclick = () => sortBy(th);
-          return th;
-        }
+// The title is a button, so that a keyboard can sort, too.
+function header({key, title, look = ''}) {
+  const th = element('th', look, button(title));
+  th.scope = 'col';
+  th.dataset.key = key;
+  th.firstChild.onclick = () => sortBy(th);
+  return th;
+}
 
-        const strings = value => value === Object(value) ? Object.values(value).flatMap(strings) : [value];
-        // the line breaks prevent matches that begin in one value and end in the next
-        const haystack = n => haystacks[n] ??= strings(rows[n]).join('\\n').toLowerCase();
+const strings = value => value === Object(value) ? Object.values(value).flatMap(strings) : [value];
+// the line breaks prevent matches that begin in one value and end in the next
+const haystack = n => haystacks[n] ??= strings(rows[n]).join('\\n').toLowerCase();
 
-        // Chooses the rows that match the search and both menus, and draws the first of them. A row of a report has the
-        // index of its cause; one of a comparison has tags.
-        function choose() {
-          const needle = at('search').value.trim().toLowerCase();
-          const outcome = at('outcome').value, cause = at('cause').value;
-          chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n].outcome === outcome)
-            && (cause === '' || rows[n].cause === +cause || tags(rows[n]).includes(batch.causes[cause].cause))
-            && (needle === '' || haystack(n).includes(needle)));
-          if (sort.key) order();
-          at('count').textContent = number(chosen.length) + ' of ' + counted(rows.length);
-          at('none').hidden = chosen.length > 0;
-          at('body').replaceChildren();
-          drawn = 0;
-          shown = -1; // the rows have other numbers now
-          draw(DRAWN);
-        }
+// Chooses the rows that match the search and both menus, and draws the first of them. A row of a report has the
+// index of its cause; one of a comparison has tags.
+function choose() {
+  const needle = at('search').value.trim().toLowerCase();
+  const outcome = at('outcome').value, cause = at('cause').value;
+  chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n].outcome === outcome)
+    && (cause === '' || rows[n].cause === +cause || tags(rows[n]).includes(batch.causes[cause].cause))
+    && (needle === '' || haystack(n).includes(needle)));
+  if (sort.key) order();
+  at('count').textContent = number(chosen.length) + ' of ' + counted(rows.length);
+  at('none').hidden = chosen.length > 0;
+  at('body').replaceChildren();
+  drawn = 0;
+  shown = -1; // the rows have other numbers now
+  draw(DRAWN);
+}
 
-        // Shows the rows of one cause, and clears other choices.
-        function filter(cause) {
-          for (const id of ['search', 'outcome']) at(id).value = '';
-          at('cause').value = cause;
-          choose();
-          at('rows').scrollIntoView();
-        }
+// Shows the rows of one cause, and clears other choices.
+function filter(cause) {
+  for (const id of ['search', 'outcome']) at(id).value = '';
+  at('cause').value = cause;
+  choose();
+  at('rows').scrollIntoView();
+}
 
-        // Adds the next rows to the table.
-        function draw(most) {
-          const next = chosen.slice(drawn, drawn + most);
-          at('body').append(...next.map((n, i) => line(n, drawn + i)));
-          drawn += next.length;
-          at('more').hidden = drawn === chosen.length;
-          at('more').textContent = `Show more (${number(chosen.length - drawn)} left)`;
-          at('left').textContent = drawn < chosen.length ? counted(chosen.length - drawn)
-            + ' not printed. Download CSV in the report has all rows; filters choose those to print.' : '';
-        }
+// Adds the next rows to the table.
+function draw(most) {
+  const next = chosen.slice(drawn, drawn + most);
+  at('body').append(...next.map((n, i) => line(n, drawn + i)));
+  drawn += next.length;
+  at('more').hidden = drawn === chosen.length;
+  at('more').textContent = `Show more (${number(chosen.length - drawn)} left)`;
+  at('left').textContent = drawn < chosen.length ? counted(chosen.length - drawn)
+    + ' not printed. Download CSV in the report has all rows; filters choose those to print.' : '';
+}
 
-        const compare = new Intl.Collator('en', {numeric: true}).compare; // r-2 comes before r-10
+const compare = new Intl.Collator('en', {numeric: true}).compare; // r-2 comes before r-10
 
-        // Sorts the chosen rows. Values are computed once for each row, because a sort compares it many times.
-        function order() {
-          const {by} = columns.find(({key}) => key === sort.key), up = sort.down ? -1 : 1;
-          const values = new Map(chosen.map(n => [n, by(rows[n])]));
-          chosen.sort((a, b) => up * compare(values.get(a), values.get(b)) || a - b);
-        }
+// Sorts the chosen rows. Values are computed once for each row, because a sort compares it many times.
+function order() {
+  const {by} = columns.find(({key}) => key === sort.key), up = sort.down ? -1 : 1;
+  const values = new Map(chosen.map(n => [n, by(rows[n])]));
+  chosen.sort((a, b) => up * compare(values.get(a), values.get(b)) || a - b);
+}
 
-        // The handler below finds a clicked row by its place.
-        function line(n, place) {
-          const made = element('tr', '', ...columns.map(({look = '', by, show = by}) =>
-            element('td', look, ...[show(rows[n])].flat())));
-          made.dataset.place = place;
-          return made;
-        }
+// The handler below finds a clicked row by its place.
+function line(n, place) {
+  const made = element('tr', '', ...columns.map(({look = '', by, show = by}) =>
+    element('td', look, ...[show(rows[n])].flat())));
+  made.dataset.place = place;
+  return made;
+}
 
-        // numbers such as -5 begin like formulas but do no harm, and =1+cmd does; their pattern is that of `export`
-        const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^({NUMBER})$/;
+// numbers such as -5 begin like formulas but do no harm, and =1+cmd does; their pattern is that of `export`
+const FORMULA = /^[=+@\\t\\r-]/, NUMBER = /^({NUMBER})$/;
 
-        // Returns the chosen rows as a CSV that a spreadsheet opens without running anything. Inputs and outputs get
-        // columns of their own, so the two columns that show parts of them are left out. A comparison keeps its
-        // last column, which contains the outputs that differ.
-        function csv() {
-          const safe = value => (FORMULA.test(value) && !NUMBER.test(value) ? "'" : '') + value;
-          const shown = columns.filter(({key}) => isComparison || key !== 'input' && key !== 'result');
-          if (!isComparison) shown.push({title: 'Error', by: row => lastError(row) ?? ''});
-          for (const part of ['inputs', 'outputs'])
-            for (const name of new Set(chosen.flatMap(n => Object.keys(rows[n][part] ?? {}))))
-              shown.push({title: part + '.' + name, by: row => plain(row[part]?.[name] ?? '')});
-          const cells = [shown.map(({title}) => title), ...chosen.map(n => shown.map(({by}) => by(rows[n])))];
-          // with the mark, Excel reads it as UTF-8
-          return '\\uFEFF' + cells.map(line => line.map(cell => '"' + safe(cell).replaceAll('"', '""') + '"')
-            .join(',') + '\\r\\n').join('');
-        }
+// Returns the chosen rows as a CSV that a spreadsheet opens without running anything. Inputs and outputs get
+// columns of their own, so the two columns that show parts of them are left out. A comparison keeps its
+// last column, which contains the outputs that differ.
+function csv() {
+  const safe = value => (FORMULA.test(value) && !NUMBER.test(value) ? "'" : '') + value;
+  const shown = columns.filter(({key}) => isComparison || key !== 'input' && key !== 'result');
+  if (!isComparison) shown.push({title: 'Error', by: row => lastError(row) ?? ''});
+  for (const part of ['inputs', 'outputs'])
+    for (const name of new Set(chosen.flatMap(n => Object.keys(rows[n][part] ?? {}))))
+      shown.push({title: part + '.' + name, by: row => plain(row[part]?.[name] ?? '')});
+  const cells = [shown.map(({title}) => title), ...chosen.map(n => shown.map(({by}) => by(rows[n])))];
+  // with the mark, Excel reads it as UTF-8
+  return '\\uFEFF' + cells.map(line => line.map(cell => '"' + safe(cell).replaceAll('"', '""') + '"')
+    .join(',') + '\\r\\n').join('');
+}
 
-        // A page without a server can only offer a file by a link.
-        function download() {
-          const link = element('a', '');
-          link.href = URL.createObjectURL(new Blob([csv()], {type: 'text/csv'}));
-          // the title without "Report: " or "Comparison: "
-          link.download = batch.title.replace(/^\\w+: /, '').replaceAll('.jsonl', '') + '.csv';
-          link.click();
-        }
+// A page without a server can only offer a file by a link.
+function download() {
+  const link = element('a', '');
+  link.href = URL.createObjectURL(new Blob([csv()], {type: 'text/csv'}));
+  // the title without "Report: " or "Comparison: "
+  link.download = batch.title.replace(/^\\w+: /, '').replaceAll('.jsonl', '') + '.csv';
+  link.click();
+}
 
-        // Indents JSON, but only if no digit is lost: 12345678901234567890 stays as it is.
-        function pretty(text) {
-          try {
-            const value = JSON.parse(text);
-            return JSON.stringify(value) === text.replace(/\\s+/g, '') ? JSON.stringify(value, null, 2) : text;
-          } catch { return text; }
-        }
+// Indents JSON, but only if no digit is lost: 12345678901234567890 stays as it is.
+function pretty(text) {
+  try {
+    const value = JSON.parse(text);
+    return JSON.stringify(value) === text.replace(/\\s+/g, '') ? JSON.stringify(value, null, 2) : text;
+  } catch { return text; }
+}
 
-        const part = (title, items) => items.length
-          ? [element('h3', '', title), element('dl', '', ...items)] : [];
+const part = (title, items) => items.length
+  ? [element('h3', '', title), element('dl', '', ...items)] : [];
 
-        // Returns named values under a title. Only runs have a button to copy them, because Dify finds a run by its id.
-        const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
-          if (value === undefined) return [];
-          const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
-          if (value.length && value.text) // a string has a length, too
-            cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
-          if (title === 'Run' && name.endsWith('run')) cell.append(Object.assign(button('Copy'),
-            {onclick: async ({target}) => {
-              await navigator.clipboard.writeText(value);
-              target.textContent = 'Copied';
-            }}));
-          return [element('dt', '', title === 'Run' ? name.replace('_', ' ') : name), cell];
-        }));
+// Returns named values under a title. Only runs have a button to copy them, because Dify finds a run by its id.
+const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
+  if (value === undefined) return [];
+  const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
+  if (value.length && value.text) // a string has a length, too
+    cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
+  if (title === 'Run' && name.endsWith('run')) cell.append(Object.assign(button('Copy'),
+    {onclick: async ({target}) => {
+      await navigator.clipboard.writeText(value);
+      target.textContent = 'Copied';
+    }}));
+  return [element('dt', '', title === 'Run' ? name.replace('_', ' ') : name), cell];
+}));
 
-        // Returns the expected and the actual values of a row, or nothing if nothing was expected.
-        const checks = row => titled('h3', 'Expected',
-          ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])],
-          (row.expected ?? []).map(({output, value, first, second}) =>
-            [output, value, ...(isPair ? [first] : []), second]));
+// Returns the expected and the actual values of a row, or nothing if nothing was expected.
+const checks = row => titled('h3', 'Expected',
+  ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])],
+  (row.expected ?? []).map(({output, value, first, second}) =>
+    [output, value, ...(isPair ? [first] : []), second]));
 
-        // Returns the outputs that differ, side by side, with the same text around the part that differs.
-        const changes = row => (row.changes ?? []).flatMap(({name, change: {before, first, second, after}}) => {
-          const side = (word, look, text) => element('div', '', chip(word),
-            element('pre', '', before, element(look, '', text), after));
-          return [element('h3', '', name),
-            element('div', 'both', side('first', 'del', first), side('second', 'ins', second))];
-        });
+// Returns the outputs that differ, side by side, with the same text around the part that differs.
+const changes = row => (row.changes ?? []).flatMap(({name, change: {before, first, second, after}}) => {
+  const side = (word, look, text) => element('div', '', chip(word),
+    element('pre', '', before, element(look, '', text), after));
+  return [element('h3', '', name),
+    element('div', 'both', side('first', 'del', first), side('second', 'ins', second))];
+});
 
-        // in UTC, as in the log, and with milliseconds
-        const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
+// in UTC, as in the log, and with milliseconds
+const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
 
-        // Returns all attempts. One without an outcome may still be active, or its session was killed.
-        const attempts = row => titled('h3', 'Attempts', ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'],
-          (row.attempts ?? []).map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
-            outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]));
+// Returns all attempts. One without an outcome may still be active, or its session was killed.
+const attempts = row => titled('h3', 'Attempts', ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'],
+  (row.attempts ?? []).map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
+    outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]));
 
-        // Opens the dialog for a chosen row. Its link goes into the address bar, without a new step for Back.
-        function show(place) {
-          shown = place;
-          const row = rows[chosen[place]];
-          const facts = ['run', 'seconds', 'tokens', 'price', ...(isPair ? ['second_run', 'second_seconds'] : []),
-            'differs', 'error_first', 'error_second', 'unequal_first', 'unequal_second', 'unequal_across'];
-          at('detail-id').textContent = row.id;
-          at('detail-body').replaceChildren(chip(row.outcome), ...checks(row), ...changes(row),
-            ...values('Run', {error: lastError(row), ...Object.fromEntries(facts.map(name => [name, row[name]]))}),
-            ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
-            ...values('Outputs', row.outputs),
-            ...attempts(row));
-          at('before').disabled = place === 0;
-          at('after').disabled = place === chosen.length - 1;
-          history.replaceState(null, '', '#row=' + encodeURIComponent(row.id));
-          if (!at('detail').open) at('detail').showModal();
-          at('detail').scrollTop = 0; // the previous row may have been scrolled
-        }
+// Opens the dialog for a chosen row. Its link goes into the address bar, without a new step for Back.
+function show(place) {
+  shown = place;
+  const row = rows[chosen[place]];
+  const facts = ['run', 'seconds', 'tokens', 'price', ...(isPair ? ['second_run', 'second_seconds'] : []),
+    'differs', 'error_first', 'error_second', 'unequal_first', 'unequal_second', 'unequal_across'];
+  at('detail-id').textContent = row.id;
+  at('detail-body').replaceChildren(chip(row.outcome), ...checks(row), ...changes(row),
+    ...values('Run', {error: lastError(row), ...Object.fromEntries(facts.map(name => [name, row[name]]))}),
+    ...values(row.edited ? 'Inputs as edited in the shell' : 'Inputs', row.inputs),
+    ...values('Outputs', row.outputs),
+    ...attempts(row));
+  at('before').disabled = place === 0;
+  at('after').disabled = place === chosen.length - 1;
+  history.replaceState(null, '', '#row=' + encodeURIComponent(row.id));
+  if (!at('detail').open) at('detail').showModal();
+  at('detail').scrollTop = 0; // the previous row may have been scrolled
+}
 
-        // Opens the row that the link contains, such as report.html#row=r-15.
-        function follow() {
-          const id = new URLSearchParams(location.hash.slice(1)).get('row');
-          const n = rows.findIndex(row => row.id === id);
-          if (n >= 0) open(n);
-          else if (id) at('count').textContent = 'There is no row ' + id;
-        }
+// Opens the row that the link contains, such as report.html#row=r-15.
+function follow() {
+  const id = new URLSearchParams(location.hash.slice(1)).get('row');
+  const n = rows.findIndex(row => row.id === id);
+  if (n >= 0) open(n);
+  else if (id) at('count').textContent = 'There is no row ' + id;
+}
 
-        // Sorts by a column, or turns its order around if the table is sorted by it.
-        function sortBy(th) {
-          sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
-          for (const other of at('heads').children) other.removeAttribute('aria-sort');
-          th.setAttribute('aria-sort', sort.down ? 'descending' : 'ascending');
-          choose();
-        }
+// Sorts by a column, or turns its order around if the table is sorted by it.
+function sortBy(th) {
+  sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
+  for (const other of at('heads').children) other.removeAttribute('aria-sort');
+  th.setAttribute('aria-sort', sort.down ? 'descending' : 'ascending');
+  choose();
+}
 
-        // one handler for all rows, which come and go
-        at('body').onclick = event => {
-          const row = event.target.closest('tr');
-          if (row) show(+row.dataset.place);
-        };
-        let timer; // searches when nobody has typed for 120 ms, because a search of many rows is slow
-        at('search').oninput = () => { clearTimeout(timer); timer = setTimeout(choose, 120); };
-        for (const id of ['outcome', 'cause']) at(id).onchange = choose;
-        at('reset').onclick = () => filter('');
-        at('download').onclick = download;
-        at('more').onclick = () => draw(DRAWN);
-        at('close').onclick = () => at('detail').close();
-        at('before').onclick = () => show(shown - 1);
-        at('after').onclick = () => show(shown + 1);
-        at('detail').onkeydown = ({key}) => ({ArrowLeft: at('before'), ArrowRight: at('after')})[key]?.click();
-        at('detail').onclose = () => history.replaceState(null, '', '#');
-        onhashchange = follow;
-        // prints the first rows, and as many more as needed to have all rows that need a person
-        onbeforeprint = () =>
-          draw(Math.max(0, Math.max(PRINTED, 1 + chosen.findLastIndex(n => needs(rows[n]))) - drawn));
+// one handler for all rows, which come and go
+at('body').onclick = event => {
+  const row = event.target.closest('tr');
+  if (row) show(+row.dataset.place);
+};
+let timer; // searches when nobody has typed for 120 ms, because a search of many rows is slow
+at('search').oninput = () => { clearTimeout(timer); timer = setTimeout(choose, 120); };
+for (const id of ['outcome', 'cause']) at(id).onchange = choose;
+at('reset').onclick = () => filter('');
+at('download').onclick = download;
+at('more').onclick = () => draw(DRAWN);
+at('close').onclick = () => at('detail').close();
+at('before').onclick = () => show(shown - 1);
+at('after').onclick = () => show(shown + 1);
+at('detail').onkeydown = ({key}) => ({ArrowLeft: at('before'), ArrowRight: at('after')})[key]?.click();
+at('detail').onclose = () => history.replaceState(null, '', '#');
+onhashchange = follow;
+// prints the first rows, and as many more as needed to have all rows that need a person
+onbeforeprint = () =>
+  draw(Math.max(0, Math.max(PRINTED, 1 + chosen.findLastIndex(n => needs(rows[n]))) - drawn));
 
-        document.title = at('title').textContent = batch.title;
-        at('about').textContent = batch.about;
-        // totals and causes first, because they fill the menus that choose() reads
-        at('overview').append(...(isComparison ? [verdict()] : []), totals(), ...causes());
-        at('heads').append(...columns.map(header));
-        if (!isComparison) charts();
-        choose();
-        follow();
-        document.documentElement.dataset.ready = 'yes'; // for the tests
+document.title = at('title').textContent = batch.title;
+at('about').textContent = batch.about;
+// totals and causes first, because they fill the menus that choose() reads
+at('overview').append(...(isComparison ? [verdict()] : []), totals(), ...causes());
+at('heads').append(...columns.map(header));
+if (!isComparison) charts();
+choose();
+follow();
+document.documentElement.dataset.ready = 'yes'; // for the tests
         """;
     }
 }
