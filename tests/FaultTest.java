@@ -504,7 +504,8 @@ final class FaultTest extends WholeCommand {
         @Test
         void showsProgressAndFinishesRunningRowsAfterCtrlC() throws Exception {
             var dify = started(9, 120, "--latency", "4s");
-            until("a progress line", () -> screen().contains("0/9 (0 %) · ") && screen().contains("3 running"));
+            until("a progress line", () -> screen().contains("0/9 (0 %) · ") && screen().contains("3 running")
+                    && dify.count("started") == 3);
 
             ctrlC();
             until("the last run's end", () -> dify.count("succeeded") == 3);
