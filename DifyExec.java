@@ -1021,7 +1021,7 @@ final class DifyExec implements Runnable {
                     .setExecutionStrategy(this::run);
         }
 
-        /// Runs a command. With an open batch, rejects `-i` and `-o`, of which one alone would mix two batches.
+        /// Runs a command. With an open batch, rejects `-i` and `-o`, because one alone would mix two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             CommandLines.requireNoKey(command, Secret.current());
@@ -1952,9 +1952,9 @@ final class DifyExec implements Runnable {
         /// Matches the beginning of the rows that [#write] writes. Their ids are those of runs.
         private static final Pattern ROWS = Pattern.compile("\\{\"(run_)*id\":\"\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-");
 
-        private final Connection dify;
         static final int RUNS_AT_ONCE = 8; // a Dify with its default settings has ten connections
 
+        private final Connection dify;
         private final Wanted wanted;
         private final Set<String> variables;
         private final String idColumn;
@@ -2882,7 +2882,7 @@ final class DifyExec implements Runnable {
 
         static final class Converters {
             /// Registers converters by the type of an option. An option whose smallest value is 1 is a `Long`, and one
-            /// whose smallest is 0 an `int`, the largest of which no batch reaches.
+            /// whose smallest is 0 an `int`. No batch reaches the largest `int`.
             static CommandLine register(CommandLine line) {
                 return line.registerConverter(Duration.class, Converters::duration)
                         .registerConverter(URI.class, Converters::parseUrl)
@@ -5997,13 +5997,18 @@ final class DifyExec implements Runnable {
         /// Returns how long the engine may wait for a message.
         private Duration timeUntilNext() {
             var now = clock.instant();
-            var redrawn = now.plusMillis(200); // five updates of the progress line a second are enough to look live
-            // if all slots for look-ups or probes are in use, no timer is needed: the one that finishes posts a message
-            var nextLook = looking < looksAtOnce ? nextLook() : Instant.MAX;
-            var next = Collections.min(agenda.stopReason().isPresent() ? List.of(redrawn, hardStop)
-                    : List.of(redrawn, nextStart(now), nextLook, probing > 0 ? Instant.MAX : health.nextProbe()));
+            var times = new ArrayList<Instant>();
+            times.add(now.plusMillis(200)); // five updates of the progress line a second are enough to look live
+            if (agenda.stopReason().isPresent()) times.add(hardStop);
+            else {
+                times.add(nextStart(now));
+                // if all slots for look-ups or probes are in use, the one that finishes posts a message
+                if (looking < looksAtOnce) times.add(nextLook());
+                if (probing == 0) times.add(health.nextProbe());
+            }
+            var left = Duration.between(now, Collections.min(times));
             // at least 1 ms, so that something that is due but cannot start does not make the loop spin
-            return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
+            return left.isPositive() ? left : Duration.ofMillis(1);
         }
 
         /// Returns when a row may start next. If no slot is free, a message will end the wait.
@@ -7871,8 +7876,8 @@ final class DifyExec implements Runnable {
             clock.scheduleWithFixedDelay(() -> open.forEach(Exchange::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
         }
 
-        /// Returns the bytes that each of several runs may have in its response, of which ten times as many must fit
-        /// into memory. At least 1 MiB is allowed, for a small heap and a high `-c`.
+        /// Returns the bytes that each of several runs may have in its response. Ten times as many must fit into
+        /// memory. At least 1 MiB is allowed, for a small heap and a high `-c`.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
@@ -8726,8 +8731,9 @@ final class DifyExec implements Runnable {
         /// Counts the rows by status, which the limits need after every row.
         private final long[] counts = new long[STATUSES.length];
         private final BitSet toRetry = new BitSet(); // spares the retry list such a scan
-        /// Holds a hash table of the ids with open addressing, of which at most two thirds are full. A slot holds the
-        /// number of an entry plus one, or 0. The length is a power of two, so that a bit mask keeps a slot in range.
+        /// Holds a hash table of the ids with open addressing. At most two thirds of its slots are full. A slot holds
+        /// the number of an entry plus one, or 0. The length is a power of two, so that a bit mask keeps a slot in
+        /// range.
         private int[] table = new int[4096]; // 16 KB; it grows with the batch
 
         /// Reads the ids of a CSV, or of its shard.
@@ -9615,17 +9621,23 @@ final class DifyExec implements Runnable {
             return all;
         }
 
-        /// Returns the look-up of an attempt of an earlier session. If its task was asked to stop, `stopped` does not
-        /// mean that the row failed.
+        /// Returns the look-up of an attempt of an earlier session.
         LookUp lookUp(Sent one, Row row, Instant now, Duration timeout) {
-            boolean isStopped = one.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
-            var symptom = one.isDoubtful ? Symptom.LOST_RESULT : isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
+            var symptom = symptom(one);
             // the first part of the cause, because the second is why the last look-up failed
             var why = one.state == State.UNSETTLED && ends.containsKey(row.index())
                     ? cause(row.index()).split("; ")[0] : symptom.text;
             var attempt = one.attempt(row).limitedTo(now);
             return new LookUp(attempt, Purpose.OUTCOME, one.reported(symptom, why),
                     new Verdict.Unresolved(symptom, why)).within(attempt.at(), attempt.at().plus(timeout));
+        }
+
+        /// Returns why an attempt of an earlier session has no outcome. If its task was asked to stop, `stopped` does
+        /// not mean that the row failed.
+        private Symptom symptom(Sent one) {
+            if (one.isDoubtful) return Symptom.LOST_RESULT;
+            boolean isStopped = one.run.filter(run -> stoppedTasks.contains(run.task())).isPresent();
+            return isStopped ? Symptom.INTERRUPTED : Symptom.CRASH;
         }
 
         ModePolicy modePolicy(Mode asked, AppKind app, String version) {
@@ -9852,8 +9864,8 @@ final class DifyExec implements Runnable {
 
     /// Holds the paths of the files of a batch, or of one shard.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
-        /// Matches what may precede the first line, as one character per byte: byte order marks, of which a crash may
-        /// have cut the last one in half, and whitespace.
+        /// Matches what may precede the first line, as one character per byte: whitespace and byte order marks. A crash
+        /// may have cut the last mark in half.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
         private static final String ELSEWHERE = "name another results file, or move this one away";
@@ -10783,7 +10795,7 @@ final class DifyExec implements Runnable {
         Map<String, Class<?>> TYPES = Stream.of(Event.class.getPermittedSubclasses())
                 .collect(Collectors.toMap(Event::kind, type -> type));
 
-        /// Reads a line. Jackson needs twice as long to create a record, of which there are most of the first kinds.
+        /// Reads a line. Jackson needs twice as long to create a record. Most lines are of the first kinds.
         static Event read(JsonParser json) throws IOException {
             var line = Lines.readTree(json);
             var kind = line.path("event").asText();
@@ -10958,8 +10970,8 @@ final class DifyExec implements Runnable {
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped Seen seen,
                 boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
             /// Holds what the last response showed. `http` is the status of a refusal, or 0. `outputs` are those of a
-            /// success that failed a requirement, otherwise null. They may be an empty object. `answer` is
-            /// the text so far of a row that was stopped.
+            /// success that failed a requirement, otherwise null. They may be an empty object. `answer` is the text so
+            /// far of an answer that was stopped.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
             record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost,
                     @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs, String answer) {}
@@ -10969,11 +10981,12 @@ final class DifyExec implements Runnable {
                 return seen.outputs() != null;
             }
 
-            /// Returns the event with empty outputs for memory, because those of a large batch would not fit.
+            /// Returns the event without its texts for memory, because those of a large batch would not fit. That it
+            /// failed a requirement stays known.
             EndEvent withoutOutputs() {
-                if (!isUnmet()) return this;
-                var brief = new Seen(seen.run(), seen.http(), seen.error(), seen.seconds(), seen.cost(),
-                        Json.MAPPER.createObjectNode(), seen.answer());
+                if (!isUnmet() && seen.answer().isEmpty()) return this;
+                var none = isUnmet() ? Json.MAPPER.createObjectNode() : null;
+                var brief = new Seen(seen.run(), seen.http(), seen.error(), seen.seconds(), seen.cost(), none, "");
                 return new EndEvent(t, id, user, outcome, fingerprint, brief, edited, results);
             }
 
@@ -11111,6 +11124,7 @@ final class DifyExec implements Runnable {
             return this;
         }
 
+        /// Reads a page of the file, from the offset `from`, that contains the whole line at `place`.
         private void fill(long place, long from) {
             first = from;
             while (true) {
@@ -13053,8 +13067,9 @@ final class DifyExec implements Runnable {
             var plain = number(cell);
             if (plain instanceof Value.Raw && !isUnclear && !hasComma) return plain;
             String point = plain(cell, WITH_POINT), comma = plain(cell, WITH_COMMA);
-            if (hasComma) return comma.isEmpty()
-                    ? new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56") : number(comma);
+            if (hasComma && comma.isEmpty())
+                return new Value.Invalid("must be a number such as 12, -0,5 or 1.234,56");
+            if (hasComma) return number(comma);
             if (reading.decimal() != null) return point.isEmpty() ? plain : number(point);
             if (comma.isEmpty()) return point.isEmpty() ? plain
                     : new Value.Invalid("must be a plain number, such as " + point, Repair.DECIMAL_POINT);
@@ -14808,7 +14823,7 @@ final class DifyExec implements Runnable {
         static final Cost NONE = of(0);
 
         Cost {
-            tokens = Math.clamp(tokens, 0, 1_000_000_000_000L); // a server's number, of which no sum may overflow
+            tokens = Math.clamp(tokens, 0, 1_000_000_000_000L); // a server's number; no sum may overflow
             if (price != null && price.signum() < 0) price = null;
         }
 
@@ -14898,7 +14913,7 @@ final class DifyExec implements Runnable {
                 return bare(200, why);
             }
 
-            /// Creates a refusal of which only the status is known to be the server's.
+            /// Creates a refusal. Only its status is known to be the server's.
             static Refused bare(int status, String why) {
                 boolean fromDify = false; // or unknown
                 return http(status, fromDify, "", why, Optional.empty());

@@ -398,7 +398,7 @@ final class MapTest {
                 Law.of("private members used by another type", 0, map.privateUses),
                 Law.of("fields that can change, used by another type", 0, map.openFields),
                 Law.of("conditionals inside another one", 6, nested.toList()),
-                Law.ofMethods("methods with three or more conditionals", 8, map, method -> method.conditionals() > 2),
+                Law.ofMethods("methods with three or more conditionals", 6, map, method -> method.conditionals() > 2),
                 Law.ofMethods("methods with lambdas nested three deep", 1, map, method -> method.lambdas() > 2),
                 Law.ofMethods("methods of 15 lines or more without any comment", 10, map,
                         method -> method.lines() >= 15 && !method.hasComment()),
