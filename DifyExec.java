@@ -16465,9 +16465,10 @@ final class DifyExec implements Runnable {
 
         /// Returns whether the value contains, at any depth, a text or a field's name that passes the test.
         static boolean hasText(JsonNode value, Predicate<String> which) {
-            return value.isTextual() && which.test(value.textValue())
-                    || value.properties().stream().map(Map.Entry::getKey).anyMatch(which)
-                    || value.valueStream().anyMatch(inner -> hasText(inner, which));
+            // loops, because streams take most of the time to read an event
+            for (var field : value.properties()) if (which.test(field.getKey())) return true;
+            for (var inner : value) if (hasText(inner, which)) return true;
+            return value.isTextual() && which.test(value.textValue());
         }
 
         static String wellFormed(String text) {
