@@ -5804,6 +5804,7 @@ final class DifyExec implements Runnable {
                     writer.commit(clock.instant(), watcher::say); // writes the attempts and the last outcomes to disk
                     Invariant.hold(starts.isEmpty() || writer.isOnDisk(), "an attempt was not on disk yet");
                     starts.forEach(this::send);
+                    writer.awaitResults();
                     tally.tick(clock.instant(), new Tally.Activity(inFlight.size(), agenda.waiting(),
                             agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
@@ -8505,6 +8506,7 @@ final class DifyExec implements Runnable {
         private long nextRetryList = 0; // by System.nanoTime()
         private Instant nextForce = Instant.MIN; // so that the first commit does not wait
         private volatile long forcingSince = 0; // by System.nanoTime(); 0 while no fsync is in progress
+        private CompletableFuture<Void> forcingResults = CompletableFuture.completedFuture(null);
 
         private BatchWriter(Batch batch, BatchFiles.Lock lock, LineFile results, LineFile log, LineFile.Disk disk) {
             this.batch = batch;
@@ -8607,6 +8609,7 @@ final class DifyExec implements Runnable {
         /// Writes the added lines into the files, and then applies their effects. The results come first, because a
         /// result whose log line cannot be written is still counted by the next session.
         void write() {
+            joinResults(); // only one thread at a time may use the file
             results.write();
             log.write();
             var written = List.copyOf(effects);
@@ -8623,14 +8626,14 @@ final class DifyExec implements Runnable {
             nextRetryList = ended + Math.max(RETRY_LIST_EVERY.toNanos(), RETRY_LIST_REST * (ended - began));
         }
 
-        /// Writes the added lines into the files, and the files to disk at once if anything waits for that, otherwise
-        /// every 500 ms. After this, attempts may be sent and outcomes shown.
+        /// Writes the added lines into the files, and the log to disk at once if anything waits for that, otherwise
+        /// every 500 ms. After this, attempts may be sent, and after [#awaitResults], outcomes may be shown.
         void commit(Instant now, Consumer<String> say) {
             write();
             Invariant.hold(batch.index().addsUp(), "the numbers of rows by status did not add up");
             if (!mustForce && now.isBefore(nextForce)) return;
             nextForce = now.plus(FORCE_EVERY);
-            force();
+            forceLog();
             // the results are in the same folder as the log
             if (fsyncFailureReported || !log.cannotForce()) return;
             fsyncFailureReported = true;
@@ -8639,29 +8642,31 @@ final class DifyExec implements Runnable {
                     + "After a power loss, the log may lack runs that you paid for.");
         }
 
-        private void force() {
+        /// Writes the log to disk, and the results at the same time. A file system with a journal then writes it only
+        /// once. Requests need only the log, so they do not wait for the results.
+        private void forceLog() {
             forcingSince = System.nanoTime() | 1; // never 0, which means that no fsync is in progress
-            try {
-                if (results.isForced() || log.isForced()) { // at most one file needs an fsync
-                    results.force();
-                    log.force();
-                } else forceBoth();
-            } finally {
-                forcingSince = 0;
-            }
+            if (!results.isForced())
+                forcingResults = CompletableFuture.runAsync(results::force, Thread::startVirtualThread);
+            log.force();
             mustForce = false;
             hasSent = hasAttempts;
         }
 
-        /// Writes both files to disk at the same time. A file system with a journal then writes it only once.
-        private void forceBoth() {
-            var first = CompletableFuture.runAsync(results::force, Thread::startVirtualThread);
-            try {
-                log.force();
-            } finally {
-                first.handle((_, problem) -> problem).join(); // waits, but does not throw
-            }
+        /// Waits until the results are on disk. After this, outcomes may be shown.
+        void awaitResults() {
+            joinResults();
             results.force(); // throws the error of the other thread, if there was one
+        }
+
+        private void joinResults() {
+            forcingResults.handle((_, problem) -> problem).join(); // waits, but does not throw
+            forcingSince = 0;
+        }
+
+        private void force() {
+            forceLog();
+            awaitResults();
         }
 
         /// Returns whether everything that was added to the log is on disk.

@@ -112,6 +112,40 @@ final class PowerTest {
         }
 
         @Test
+        void oneCommitCoversAResultAndTheNextAttempt() throws Exception {
+            var scene = Scene.numbered(folder, 20);
+            var disk = new Recorder(scene);
+            scene.slots = 1;
+
+            scene.play();
+
+            assertEquals(20, scene.resultIds().size());
+            assertEquals(20, disk.times.get("results"));
+            assertTrue(disk.times.get("log") <= 20 + 2, disk.times::toString); // and the session's start and end
+        }
+
+        @Test
+        void theNextRequestDoesNotWaitForTheResults() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var next = new CountDownLatch(1);
+            var disk = new Recorder(scene, (name, time) -> {
+                if (name.equals("results") && time == 1) WholeCommand.await(next);
+            });
+            scene.slots = 1;
+            scene.inRealTime = true;
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) next.countDown();
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.watched = tally ->
+                    assertTrue(disk.forced.get("results").lines().count() >= tally.succeeded(), "shown too early");
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of("a", "b"), scene.resultIds());
+        }
+
+        @Test
         void aSlowDiskIsReportedOnceAndASecondSignalEndsTheProcess() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var said = new CountDownLatch(1);
