@@ -1021,7 +1021,7 @@ final class DifyExec implements Runnable {
                     .setExecutionStrategy(this::run);
         }
 
-        /// Runs a command. With an open batch, rejects `-i` and `-o`, because one alone would mix two batches.
+        /// With an open batch, rejects `-i` and `-o`, because one alone would mix two batches.
         private int run(CommandLine.ParseResult parsed) {
             var command = parsed.asCommandLineList().getLast();
             CommandLines.requireNoKey(command, Secret.current());
@@ -1395,7 +1395,7 @@ final class DifyExec implements Runnable {
                     + (type.isEmpty() || type.equals(title) ? "" : " (" + Text.printable(type, 40) + ")") + " " + text);
         }
 
-        /// Keeps the outputs until the row's outcome is known. A run that ended may still be rejected.
+        /// Keeps the outputs until the row's outcome is known. A run that succeeded may still fail `--require`.
         @Override
         public void onRun(Response.Ran ran) {
             outputs = ran.outputs();
@@ -1465,7 +1465,7 @@ final class DifyExec implements Runnable {
             if (ends.isEmpty()) attempt += "  unfinished" + Text.around(", run ", Text.id(trace.run()), "");
             out.println(attempt);
             for (var end : ends) out.println(end(trace, end));
-            ends.stream().filter(EndEvent::isUnmet).forEach(end -> print(end.seen().outputs()));
+            ends.stream().filter(EndEvent::isUnmet).forEach(end -> print(end.last().outputs()));
             trace.all(FormEvent.class).forEach(form ->
                     out.println("    form " + form.text()
                             + Text.around(", token ", Text.printable(form.token(), 200), "")));
@@ -1477,14 +1477,14 @@ final class DifyExec implements Runnable {
         /// `    failed, HTTP 400 after 0.32 s, 26 tokens, run f761…: Run failed: the model refused this input`
         private static String end(LineOffsets.RowEnds.Trace trace, EndEvent end) {
             var text = "    " + Text.printable(end.outcome().replace('_', ' '), 40);
-            if (end.seen().http() != 0) text += ", HTTP " + end.seen().http();
-            text += " after " + Text.seconds(end.seen().seconds());
-            if (end.seen().cost().tokens() != 0) text += ", " + Text.count(end.seen().cost().tokens(), "token");
+            if (end.last().http() != 0) text += ", HTTP " + end.last().http();
+            text += " after " + Text.seconds(end.last().seconds());
+            if (end.last().cost().tokens() != 0) text += ", " + Text.count(end.last().cost().tokens(), "token");
             // the last response may lack the run that the stream began with
-            var run = end.seen().run().isEmpty() ? trace.run() : end.seen().run();
+            var run = end.last().run().isEmpty() ? trace.run() : end.last().run();
             text += Text.around(", run ", Text.id(run), "");
             // trace.error adds the forms that a paused row waits for
-            if (!end.seen().error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
+            if (!end.last().error().isEmpty()) text += ": " + Text.printable(trace.error(end), 500);
             return text;
         }
 
@@ -1529,9 +1529,9 @@ final class DifyExec implements Runnable {
 
         /// Runs the selected rows and returns the exit code. If that is impossible, also reports the reason for
         /// `--json` and `--on-finish`.
-        int start(Batch.Selection asked, boolean isFresh) throws Exception {
+        int start(Batch.Selection selection, boolean isFresh) throws Exception {
             try {
-                return openAndRun(asked, isFresh);
+                return openAndRun(selection, isFresh);
             } catch (UncheckedIOException | Unusable problem) {
                 var unusable = problem instanceof Unusable known ? known : new Unusable(Text.reason(problem));
                 out.report(unusable, setup.out(), setup.err());
@@ -1541,12 +1541,12 @@ final class DifyExec implements Runnable {
 
         /// Opens the files in such an order that an error leaves them unchanged: `--fresh` moves an earlier batch aside
         /// only after the rows and the server were checked.
-        private int openAndRun(Batch.Selection asked, boolean isFresh) throws Exception {
-            checkOptions(asked);
+        private int openAndRun(Batch.Selection selection, boolean isFresh) throws Exception {
+            checkOptions(selection);
             var part = Optional.ofNullable(rows.shard).map(Shard::parse);
             var files = BatchFiles.of(part.map(shard -> shard.of(output)).orElse(output));
             // a retry needs an earlier session, but a shard without rows has no files
-            if (asked.has(Choice.LISTED) && files.shard().isEmpty()) files.requireStarted();
+            if (selection.has(Choice.LISTED) && files.shard().isEmpty()) files.requireStarted();
             files.refuseAsInput(input.csv);
             // a fresh batch ignores how the earlier one read its input
             var continued = isFresh ? Optional.<BatchFiles>empty() : Optional.of(files);
@@ -1560,18 +1560,18 @@ final class DifyExec implements Runnable {
                             + Demo.VERSION + " in this process; nothing leaves this machine, nothing is spent.");
                     var all = readRows(files, csv, dify);
                     // checks as if no row had run, while the earlier batch is still in its place
-                    var checked = isFresh ? Optional.of(check(all.select(rows.of(asked)),
+                    var checked = isFresh ? Optional.of(check(all.select(rows.of(selection)),
                             dify.greet("; nothing was moved or sent"), dify)) : Optional.<Form>empty();
                     // Tests pass a disk that fails instead of FileChannel::force.
                     try (var writer = BatchWriter.open(all, out.noBom, checked.map(_ -> dify.err()),
                             FileChannel::force)) {
-                        return run(rows.of(asked), dify, writer, checked);
+                        return run(rows.of(selection), dify, writer, checked);
                     }
                 }
             }
         }
 
-        /// Reads the ids of the input. If it has faults, reports all of them; without a server, at least the first.
+        /// Reads the ids of the input. Reports all of its faults, but only the first if the server does not respond.
         private Batch readRows(BatchFiles files, Csv csv, Connection dify) throws InterruptedException, IOException {
             try {
                 return Batch.ofRows(files, csv);
@@ -1595,11 +1595,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Rejects options that contradict each other, before any file is opened.
-        private void checkOptions(Batch.Selection asked) {
+        private void checkOptions(Batch.Selection selection) {
             setup.check(retrying);
-            if (asked.isSample() && !asked.isLimited()) // only a seed was given
+            if (selection.isSample() && !selection.isLimited()) // only a seed was given
                 throw new Unusable("--seed cannot be used without --sample", "add --sample N");
-            if (asked.isSample() && rows.limit != null)
+            if (selection.isSample() && rows.limit != null)
                 throw new Unusable("--sample cannot be used with --limit", "leave one of them out");
             Requirement.all(workflow.require);
             if (output.toString().toLowerCase(Locale.ROOT).matches(".*\\.(csv|tsv|xlsx?)"))
@@ -1608,27 +1608,27 @@ final class DifyExec implements Runnable {
         }
 
         /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. So a mistake
-        /// is found before the server is asked, and a wrong server or app before a row is sent.
+        /// is found before the server is selection, and a wrong server or app before a row is sent.
         ///
         /// @param checked the form against which `--fresh` has checked the rows already
-        private int run(Batch.Selection asked, Connection dify, BatchWriter writer, Optional<Form> checked)
+        private int run(Batch.Selection selection, Connection dify, BatchWriter writer, Optional<Form> checked)
                 throws Exception {
             var batch = writer.batch();
             var err = dify.err();
-            announceShard(batch, asked);
+            announceShard(batch, selection);
             // the rows of a CSV that was given by mistake would be paid for
             if (!rows.add) batch.refuseOtherFile(input.csv, "; --add adds its rows to the batch");
-            var wanted = batch.select(asked);
+            var wanted = batch.select(selection);
             StatusView.notes(batch).forEach(note -> err.println("Note: " + note + "."));
             // failed rows that `run` leaves out must not be overlooked
             boolean hasKept = batch.history().kept(false).findAny().isPresent();
-            var fine = hasKept && !asked.isPart() ? Exit.ROWS_FAILED : Exit.OK;
+            var fine = hasKept && !selection.isPart() ? Exit.ROWS_FAILED : Exit.OK;
             // even without rows to run, a run is looked up if it has not appeared and its row was sent again
             if (wanted.rows() == 0 && batch.history().awaited().isEmpty()) {
                 writer.finish().ifPresent(stop -> {
                     throw new Unusable(stop.exit(), stop.what(), stop.hint());
                 });
-                err.println("Nothing to do: " + whyNothing(asked, batch.index()) + ".");
+                err.println("Nothing to do: " + whyNothing(selection, batch.index()) + ".");
                 // with the typed options, such as --var, because a session that sends nothing does not record them
                 if (batch.history().changed().findAny().isPresent())
                     err.println("Next: " + setup.again(List.of("--rerun-changed")));
@@ -1642,7 +1642,7 @@ final class DifyExec implements Runnable {
             var server = dify.greet(origin, left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
-            var mode = mode(asked, server.kind());
+            var mode = mode(selection, server.kind());
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
             modes.note().ifPresent(err::println);
             var require = new ArrayList<>(workflow.require);
@@ -1652,8 +1652,8 @@ final class DifyExec implements Runnable {
             var client = dify.client().forApp(server.kind());
             var sender = new Sender(client, form, Optional.ofNullable(out.saveFiles), terms.judge().requirements());
             // recorded for `verify`, which otherwise reports a second run of a row as paid twice
-            boolean isAgain = asked.has(Choice.FORCE) || asked.has(Choice.RERUN_CHANGED)
-                    || asked.has(Choice.RESEND_UNKNOWN);
+            boolean isAgain = selection.has(Choice.FORCE) || selection.has(Choice.RERUN_CHANGED)
+                    || selection.has(Choice.RESEND_UNKNOWN);
             var options = setup.typed();
             writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version()),
                     new SessionEvent.Call(options, isAgain, require)).with(Instant.now(), modes.mode(),
@@ -1661,22 +1661,22 @@ final class DifyExec implements Runnable {
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
             var stop = engine.runUntilWritten();
-            summarize(asked, batch, engine.tally, stop);
+            summarize(selection, batch, engine.tally, stop);
             var done = engine.tally.isAllDone() ? fine : Exit.ROWS_FAILED;
             return finish(batch, stop, stop.map(Stop::exit).orElse(done), engine.tally);
         }
 
-        private void summarize(Batch.Selection asked, Batch batch, Tally tally, Optional<Stop> stop) {
+        private void summarize(Batch.Selection selection, Batch batch, Tally tally, Optional<Stop> stop) {
             // the user then wants to know what is left
-            boolean isPart = asked.isLimited() || pace.maxCost != null;
+            boolean isPart = selection.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
-            var next = limited(asked, batch, forecast.flatMap(Forecast::maxCost)).suggestNext(batch);
-            new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, asked, forecast, next);
+            var next = limited(selection, batch, forecast.flatMap(Forecast::maxCost)).suggestNext(batch);
+            new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, selection, forecast, next);
         }
 
         /// Adds limits to the suggested command: after a sample, `--max-cost` with the estimated cost. A limit that was
         /// reached would stop the next command at once, so it is replaced.
-        private NextCall limited(Batch.Selection asked, Batch batch, Optional<String> cost) {
+        private NextCall limited(Batch.Selection selection, Batch batch, Optional<String> cost) {
             var next = setup.next();
             if (batch.index().isComplete()) return next;
             var spent = batch.figures().spending;
@@ -1684,15 +1684,15 @@ final class DifyExec implements Runnable {
             boolean isReached = pace.maxCost != null
                     && spent.paid().values().stream().anyMatch(paid -> paid.compareTo(pace.maxCost) >= 0);
             // a blocking run has no price, so --max-cost is not possible
-            boolean isNew = asked.isSample() && pace.maxCost == null && workflow.mode != Mode.BLOCKING;
+            boolean isNew = selection.isSample() && pace.maxCost == null && workflow.mode != Mode.BLOCKING;
             if (isReached || isNew && cost.isPresent()) next = next.with("--max-cost", cost.orElse("AMOUNT"));
             return next;
         }
 
-        private static String whyNothing(Batch.Selection asked, Index index) {
+        private static String whyNothing(Batch.Selection selection, Index index) {
             if (index.rows() == 0) return "this shard has no rows";
             if (index.isComplete()) return "every row has succeeded";
-            boolean isRetryOfAll = asked.has(Choice.LISTED) && asked.among().isEmpty();
+            boolean isRetryOfAll = selection.has(Choice.LISTED) && selection.among().isEmpty();
             if (!isRetryOfAll || index.onRetryList().findAny().isPresent()) return "no selected row is pending";
             return "no row has failed; 'run' runs the "
                     + Text.count(index.count(RowStatus.PENDING), "pending row", "pending rows");
@@ -1700,13 +1700,13 @@ final class DifyExec implements Runnable {
 
         /// Prints `shard 3 of 8: 1,250 of 10,000 rows`. Ids of other shards are skipped, so that all shards can be
         /// started with the same arguments.
-        private void announceShard(Batch batch, Batch.Selection asked) {
+        private void announceShard(Batch batch, Batch.Selection selection) {
             var shard = batch.files().shard();
             if (shard.isEmpty()) return;
             int count = batch.index().rows();
             setup.err().println("shard " + shard.get().index() + " of " + shard.get().count() + ": "
                     + Text.number(count) + " of " + Text.number(count + batch.index().rowsOfOtherShards()) + " rows");
-            var others = Stream.concat(asked.ids().stream(), asked.among().stream()).map(String::strip)
+            var others = Stream.concat(selection.ids().stream(), selection.among().stream()).map(String::strip)
                     .distinct().filter(id -> !shard.get().holds(id)).toList();
             if (!others.isEmpty()) setup.err().println("Note: skipping " + Text.count(others.size(), "id")
                     + " of other shards (" + Text.joinFirst(3, others.stream().map(Text::id)) + ").");
@@ -1762,8 +1762,8 @@ final class DifyExec implements Runnable {
 
         /// Chooses streaming instead of `auto` if prices or a live view are needed. Only workflows have no prices in
         /// blocking mode, and only runs are shown live.
-        private Mode mode(Batch.Selection asked, AppKind kind) {
-            boolean needsPrices = pace.maxCost != null || asked.isSample();
+        private Mode mode(Batch.Selection selection, AppKind kind) {
+            boolean needsPrices = pace.maxCost != null || selection.isSample();
             boolean needsStream = needsPrices && kind == AppKind.WORKFLOW || view.isPresent() && kind.hasRuns();
             return workflow.mode == Mode.AUTO && needsStream ? Mode.STREAMING : workflow.mode;
         }
@@ -1810,9 +1810,9 @@ final class DifyExec implements Runnable {
             @Option(names = "--add", hidden = true, description = "Add this CSV's rows to the batch of another CSV.")
             @Lasts(Scope.CALL) boolean add;
 
-            Batch.Selection of(Batch.Selection asked) {
-                return new Batch.Selection(asked.choices(), asked.ids(), List.copyOf(ids),
-                        limit == null ? asked.limit() : limit, asked.seed()).with(Choice.RESEND_UNKNOWN, resendUnknown);
+            Batch.Selection of(Batch.Selection typed) {
+                return new Batch.Selection(typed.choices(), typed.ids(), List.copyOf(ids),
+                        limit == null ? typed.limit() : limit, typed.seed()).with(Choice.RESEND_UNKNOWN, resendUnknown);
             }
         }
 
@@ -1935,7 +1935,7 @@ final class DifyExec implements Runnable {
                 if (saveFiles == null) return;
                 try {
                     Files.createDirectories(saveFiles);
-                    Temporary.removeAbandoned(saveFiles, Temporary.HIDDEN);
+                    Temporary.removeAbandoned(saveFiles, Temporary.HIDDEN_PREFIX);
                     AtomicFile.forceFolder(saveFiles);
                 } catch (IOException problem) {
                     throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
@@ -2203,7 +2203,7 @@ final class DifyExec implements Runnable {
                         case Event.EndEvent end -> {
                             read.outcomes.put(end.user(), end.isUnmet() ? "unmet" : end.outcome());
                             // the run of a blocking request has no event of its own
-                            var run = end.seen().run();
+                            var run = end.last().run();
                             if (!run.isEmpty()) read.runs.putIfAbsent(end.user(), new RunRef(run, ""));
                         }
                         // A success has no event. If a session did not stop early, all its other attempts succeeded. An
@@ -2723,7 +2723,7 @@ final class DifyExec implements Runnable {
             return help.optionList() + help.createHeading("%nRarely used:%n") + layout;
         }
 
-        /// Runs a command. A PrintWriter hides that output could not be written, so the command has then failed.
+        /// A PrintWriter hides that output could not be written, so the command has then failed.
         private static int execute(CommandLine.ParseResult parsed, Secret secret) {
             var line = parsed.commandSpec().commandLine();
             requireNoKey(parsed.asCommandLineList().getLast(), secret);
@@ -2940,7 +2940,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Reads a delimiter. Quotes and line breaks have a meaning in every CSV.
+            /// Rejects quotes and line breaks, because they have a meaning in every CSV.
             private static char delimiter(String text) {
                 if (text.equals("tab") || text.equals("\\t")) return '\t';
                 if (text.length() != 1 || "\"\r\n".contains(text))
@@ -3070,7 +3070,7 @@ final class DifyExec implements Runnable {
         private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
         /// Lists more, which the shell lacks.
-        private static final Set<String> OF_SESSION = Set.of("-c", "--rate", "--timeout", "--max-retries",
+        private static final Set<String> NOT_IN_SHELL = Set.of("-c", "--rate", "--timeout", "--max-retries",
                 "--max-failures", "--max-tokens", "--max-cost");
 
         static Stream<Typed> of(CommandLine.ParseResult parsed) {
@@ -3091,7 +3091,7 @@ final class DifyExec implements Runnable {
             return session.call().typed().stream().filter(Objects::nonNull)
                     .map(text -> new Typed(text.split("=", 2)[0], text, OF_BATCH.contains(text.split("=", 2)[0])
                             ? Scope.BATCH : Scope.SESSION))
-                    .filter(option -> option.scope == Scope.BATCH || OF_SESSION.contains(option.name));
+                    .filter(option -> option.scope == Scope.BATCH || NOT_IN_SHELL.contains(option.name));
         }
 
         /// Formats the option for a shell: `--user 'my name'`, but `--demo=chatflow`, whose value is optional, and
@@ -3104,26 +3104,27 @@ final class DifyExec implements Runnable {
 
     /// Suggests the next command, as text that can be pasted into a shell.
     ///
-    /// @param start   how the tool was started; empty in the shell, where the batch is already open
+    /// @param prefix  words before the command, such as `./jbang DifyExec.java`; empty in the shell, where the batch is
+    ///                already open
     /// @param command present command, such as `run`
     /// @param options all but `-i` and `-o`
-    record NextCall(String start, String command, Optional<Path> input, Path output, List<Typed> options) {
-        static NextCall of(CommandLine.ParseResult parsed, String start) {
+    record NextCall(String prefix, String command, Optional<Path> input, Path output, List<Typed> options) {
+        static NextCall of(CommandLine.ParseResult parsed, String prefix) {
             var spec = parsed.commandSpec();
-            Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
+            Function<String, Optional<Path>> at = name -> Optional.ofNullable(spec.findOption(name))
                     .map(option -> option.<Path>getValue());
-            return new NextCall(start, spec.name(), file.apply("-i"), file.apply("-o").orElse(Path.of("results.jsonl")),
+            return new NextCall(prefix, spec.name(), at.apply("-i"), at.apply("-o").orElse(Path.of("results.jsonl")),
                     Typed.of(parsed).filter(option -> option.scope() != Scope.CALL).toList());
         }
 
         /// Returns the text of this command line with further options, which replace those with the same name, except
         /// `--map`.
-        static String again(CommandLine.ParseResult parsed, String start, List<String> options) {
+        static String again(CommandLine.ParseResult parsed, String prefix, List<String> options) {
             var replaced = options.stream().map(option -> option.split(" ")[0]).filter(name -> !name.equals("--map"))
                     .collect(Collectors.toSet());
             var kept = Typed.of(parsed).filter(option -> !replaced.contains(option.name())).map(Typed::words);
             var ids = parsed.matchedPositionals().stream().flatMap(one -> one.stringValues().stream()).map(Text::shell);
-            return Stream.of(Stream.of(start, parsed.commandSpec().name()), kept, ids, options.stream())
+            return Stream.of(Stream.of(prefix, parsed.commandSpec().name()), kept, ids, options.stream())
                     .flatMap(words -> words).collect(joining(" ")).strip();
         }
 
@@ -3144,7 +3145,7 @@ final class DifyExec implements Runnable {
                     index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
             if (!others.isEmpty()) return note + suggestShard(others, history);
             if (!isPermanent) return note + next.line(isPending ? "run" : "retry");
-            if (start.isEmpty()) return "Next: failures" + report(); // the shell is open already
+            if (prefix.isEmpty()) return "Next: failures" + report(); // the shell is open already
             return next.only(option -> option.scope() == Scope.BATCH && !option.name().equals("--save-files"))
                     .line("shell") + report(); // `shell` lacks that option
         }
@@ -3170,7 +3171,7 @@ final class DifyExec implements Runnable {
         }
 
         private String report() {
-            var status = start.isEmpty() ? "status" : start + " status -o " + Text.shell(output.toString());
+            var status = prefix.isEmpty() ? "status" : prefix + " status -o " + Text.shell(output.toString());
             return "\n  or: " + status + " --html report.html";
         }
 
@@ -3186,35 +3187,35 @@ final class DifyExec implements Runnable {
         /// shell, which has them, and after `run` or `retry`, where they were typed.
         private NextCall continuing(History history) {
             var next = only(option -> option.scope() != Scope.INPUT);
-            if (start.isEmpty() || Set.of("run", "retry").contains(command)) return next;
-            return new NextCall(start, command, input.or(() -> history.input(output)), output,
+            if (prefix.isEmpty() || Set.of("run", "retry").contains(command)) return next;
+            return new NextCall(prefix, command, input.or(() -> history.input(output)), output,
                     Stream.concat(next.options.stream(), history.last(SessionEvent.class).stream().flatMap(Typed::of))
                             .toList());
         }
 
         private NextCall only(Predicate<Typed> wanted) {
-            return new NextCall(start, command, input, output, options.stream().filter(wanted).toList());
+            return new NextCall(prefix, command, input, output, options.stream().filter(wanted).toList());
         }
 
         NextCall with(String option, String value) {
             var others = options.stream().filter(other -> !other.name().equals(option));
-            return new NextCall(start, command, input, output, Stream.concat(others,
+            return new NextCall(prefix, command, input, output, Stream.concat(others,
                     Stream.of(new Typed(option, option + "=" + value, Scope.SESSION))).toList());
         }
 
         /// Suggests the run of a CSV that was checked, unless it would continue a batch, or belongs to the shell's.
         Optional<String> suggestRun(Optional<Shard> part) {
-            return start.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
+            return prefix.isEmpty() || Files.exists(part.map(shard -> shard.of(output)).orElse(output))
                     ? Optional.empty() : Optional.of(line("run"));
         }
 
         /// Suggests a run of the rows of `pull`, then a comparison with the baseline if there is one.
         String suggestAfterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
-            var run = new NextCall(start, command, Optional.of(rows), results, options)
+            var run = new NextCall(prefix, command, Optional.of(rows), results, options)
                     .only(option -> option.scope() != Scope.SESSION);
             if (!idColumn.equals("id")) run = run.with("--id-column", idColumn);
-            return run.line("run") + baseline.stream().map(file -> "\n  then: " + start + " compare "
+            return run.line("run") + baseline.stream().map(file -> "\n  then: " + prefix + " compare "
                     + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());
         }
 
@@ -3222,7 +3223,7 @@ final class DifyExec implements Runnable {
         private String line(String command) {
             var files = "-i " + Text.shell(input.map(Path::toString).orElse("CSV")) + " -o "
                     + Text.shell(output.toString());
-            var words = start.isEmpty() ? Stream.of("Next:", command) : Stream.of("Next:", start, command, files);
+            var words = prefix.isEmpty() ? Stream.of("Next:", command) : Stream.of("Next:", prefix, command, files);
             return Stream.concat(words, options.stream().map(Typed::words)).collect(joining(" "));
         }
     }
@@ -3412,28 +3413,28 @@ final class DifyExec implements Runnable {
 
         /// Asks for version and app.
         ///
-        /// @param left completes the message of a refusal with what that means for the rows, such as `; nothing was
+        /// @param suffix completes the message of a refusal with what that means for the rows, such as `; nothing was
         ///             sent`
-        ServerInfo greet(String left) throws InterruptedException {
-            var info = ask(client::info, left);
+        ServerInfo greet(String suffix) throws InterruptedException {
+            var info = ask(client::info, suffix);
             String mode = info.path("mode").asText(""), version = info.path("version").asText();
             Release.note(version).ifPresent(err::println);
-            if (mode.isEmpty()) throw unusable(notDify(), left); // every version of Dify reports a mode
+            if (mode.isEmpty()) throw unusable(notDify(), suffix); // every version of Dify reports a mode
             var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
-                    + Text.quoted(mode), "use the key of another app"), left));
+                    + Text.quoted(mode), "use the key of another app"), suffix));
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
-        ServerInfo greet(Origin origin, String left) throws InterruptedException, IOException {
+        ServerInfo greet(Origin origin, String suffix) throws InterruptedException, IOException {
             origin.requireServer(access.name());
-            return greet(left);
+            return greet(suffix);
         }
 
         /// Requires the app of every session that sent rows: its key has the recorded hash, or the server has one of
         /// the recorded runs under this key, which may be new. Otherwise rows would be sent and paid for again.
         ///
         /// @param isSure whether the user vouches for the app with `--same-app`
-        AppClaim identify(Origin origin, AppKind kind, boolean isSure, String left)
+        AppClaim identify(Origin origin, AppKind kind, boolean isSure, String suffix)
                 throws InterruptedException, IOException {
             boolean isAssumed = false, isSame = !origin.sessions().isEmpty();
             for (var session : origin.sessions()) {
@@ -3445,8 +3446,8 @@ final class DifyExec implements Runnable {
                 if (runs.mayHaveStarted() && isOtherKind)
                     throw new Unusable(origin.files().log() + ": this batch was started with an app of type "
                             + Text.quoted(app.kind()) + ", but the key belongs to one of type "
-                            + Text.quoted(kind.word()) + left, "use that app's key, or choose another -o");
-                if (!runs.mayHaveStarted() || knowsAny(runs.newest(), kind, left)) continue;
+                            + Text.quoted(kind.word()) + suffix, "use that app's key, or choose another -o");
+                if (!runs.mayHaveStarted() || knowsAny(runs.newest(), kind, suffix)) continue;
                 if (!isSure) throw origin.otherApp(runs, app.id().equals(access.appId()));
                 isAssumed = true;
             }
@@ -3455,11 +3456,11 @@ final class DifyExec implements Runnable {
             return new AppClaim(hash, access.appId(), isAssumed, kind.word());
         }
 
-        private boolean knowsAny(Collection<Origin.Recorded> runs, AppKind kind, String left)
+        private boolean knowsAny(Collection<Origin.Recorded> runs, AppKind kind, String suffix)
                 throws InterruptedException {
             var app = client.forApp(kind);
             for (var run : runs)
-                if (ask(() -> app.knows(run), left)) return true;
+                if (ask(() -> app.knows(run), suffix)) return true;
             return false;
         }
 
@@ -3509,32 +3510,32 @@ final class DifyExec implements Runnable {
             return new DifyClient.Reply.Got<>(Optional.empty());
         }
 
-        <T> T ask(Supplier<DifyClient.Reply<T>> question, String left) throws InterruptedException {
+        <T> T ask(Supplier<DifyClient.Reply<T>> question, String suffix) throws InterruptedException {
             for (int tries = 0; ; tries++) {
                 var reply = question.get();
                 if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
                 // it ended the request, not the server
                 if (Thread.interrupted()) throw new InterruptedException();
-                if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, left);
+                if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, suffix);
             }
         }
 
-        private void waitBeforeRetry(Response response, int tries, String left) throws InterruptedException {
+        private void waitBeforeRetry(Response response, int tries, String suffix) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
             var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
             var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
-            if (stop.isPresent()) throw unusable(stop.get(), left);
+            if (stop.isPresent()) throw unusable(stop.get(), suffix);
             if (tries >= judge.backoff().maxRetries())
                 throw unusable(Stop.early("no response from " + judge.access() + " after "
                         + Text.count(tries + 1, "try", "tries") + problem,
-                        "check DIFY_API_BASE_URL, the network, and that Dify is up"), left);
+                        "check DIFY_API_BASE_URL, the network, and that Dify is up"), suffix);
             if (pause.isPresent()) err.println(pause.get().text());
             else if (tries == 0) err.println("No response from " + judge.access() + problem + "; trying again …");
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
         }
 
-        private static Unusable unusable(Stop stop, String left) {
-            return new Unusable(stop.exit(), stop.what() + left, stop.hint());
+        private static Unusable unusable(Stop stop, String suffix) {
+            return new Unusable(stop.exit(), stop.what() + suffix, stop.hint());
         }
 
         private Optional<Stop> refusal(Response response) {
@@ -3714,8 +3715,8 @@ final class DifyExec implements Runnable {
     /// seconds. The methods are synchronized, because the thread that watches the disk calls them, too.
     static final class Progress implements Engine.Watcher {
         private static final Duration REDRAW_EVERY = Duration.ofMillis(200), PRINT_EVERY = Duration.ofSeconds(10);
-        /// `MAX_CAUSES` are printed as they occur. A part of a cause of fewer than `SHORTEST_CAUSE` characters would
-        /// not be understood.
+        /// At most `MAX_CAUSES` causes are printed while rows fail. A part of a cause of fewer than `SHORTEST_CAUSE`
+        /// characters would not be understood.
         private static final int MAX_CAUSES = 20, SHORTEST_CAUSE = 12;
         private static final String BETWEEN = " · ";
 
@@ -3824,14 +3825,14 @@ final class DifyExec implements Runnable {
 
     /// Prints the outcome of a session.
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
-        private static final Set<String> OF_SESSION =
-                Set.of("seconds", "total_tokens", "cost", "runs_without_price", "retries"); // keys of figures
+        private static final Set<String> SESSION_KEYS =
+                Set.of("seconds", "total_tokens", "cost", "runs_without_price", "retries", "forms_expired");
 
         /// Prints everything in the order in which people ask. Why the session stopped comes first, what to type next
         /// is near the end, and a row that may have been paid twice is last, where it is not overlooked.
         ///
         /// @param forecast for rows that were left out on purpose
-        void print(Optional<Stop> stop, Batch.Selection asked, Optional<Forecast> forecast, String next) {
+        void print(Optional<Stop> stop, Batch.Selection selection, Optional<Forecast> forecast, String next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.text()));
             boolean isWhole = tally.done() == batch.index().size();
@@ -3840,10 +3841,10 @@ final class DifyExec implements Runnable {
                     + Text.seconds(tally.elapsed()) + " ("
                     + Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())) + ")");
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            asked.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
+            selection.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
                     + " chooses the same rows in a new batch"));
             forecast.ifPresent(rest -> err.println("Remaining " + rest.text()));
-            if (forecast.isPresent() && asked.isLimited() && !asked.isSample())
+            if (forecast.isPresent() && selection.isLimited() && !selection.isSample())
                 err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
             if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, paint::by));
             Cause.print(batch, err, paint);
@@ -3870,15 +3871,13 @@ final class DifyExec implements Runnable {
             if (open > 0) figures.add(Text.count(open, "run") + " may still be active; the next run looks "
                     + (open == 1 ? "it" : "them") + " up");
             StatusView.table(batch, tally, tally.ownSpending).stream().filter(figure -> !figure.text().isEmpty()
-                            && OF_SESSION.contains(figure.key()))
+                            && SESSION_KEYS.contains(figure.key()))
                     .forEach(figure -> figures.add(figure.name() + ": " + figure.text()));
             long recovered = tally.count(HarvestEvent.class), throttled = tally.count(ThrottleEvent.class);
             if (recovered > 0) figures.add(Text.count(recovered, "result") + " recovered without running again");
             if (throttled > 0)
                 figures.add("throttled " + Text.count(throttled, "time") + "; concurrency " + tally.pace.span());
             if (!tally.missingFiles().isEmpty()) figures.add(StatusView.missing(batch));
-            long expired = tally.count(ExpiredEvent.class);
-            if (expired > 0) figures.add("form expired: " + Text.count(expired, "run"));
             return figures;
         }
     }
@@ -4689,8 +4688,8 @@ final class DifyExec implements Runnable {
                 var attempt = object("start", trace.attempt().t().toEpochMilli(),
                         "mode", trace.attempt().mode().toString());
                 trace.all(EndEvent.class).reversed().stream().findFirst().ifPresent(end -> attempt.putAll(prune(object(
-                        "outcome", end.outcome(), "seconds", end.seen().seconds(), "error", trace.error(end),
-                        "run", end.seen().run().equals(run) ? "" : end.seen().run()))));
+                        "outcome", end.outcome(), "seconds", end.last().seconds(), "error", trace.error(end),
+                        "run", end.last().run().equals(run) ? "" : end.last().run()))));
                 return attempt;
             }).toList();
         }
@@ -4914,6 +4913,7 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Holds the shares of unequal pairs: within the first side, within the second, and across both.
         record Unequal(double first, double second, double across) {}
 
         /// @param shown one result of each side to show; two unequal ones, if there are such
@@ -5191,7 +5191,7 @@ final class DifyExec implements Runnable {
             return Double.isNaN(share) ? "" : new BigDecimal(share).setScale(3, RoundingMode.HALF_UP).toPlainString();
         }
 
-        /// Writes all rows. An input has one column for all files, because it is usually the same in them.
+        /// An input has one column for all files, because it is usually the same in them.
         void writeCsv(Spreadsheet file, OutputStream out) throws IOException {
             var labels = sides().map(Side::labels).flatMap(List::stream).toList();
             for (int number = 0; number < rows.size(); number++) {
@@ -5605,7 +5605,7 @@ final class DifyExec implements Runnable {
                     : new Change("", first.toString(), second.toString(), "");
         }
 
-        /// Returns a value for a page, in which it must stay readable.
+        /// Formats a value for people, for example on several lines.
         static String readable(JsonNode value) {
             if (value.isMissingNode()) return "";
             return Text.cut(value.isTextual() ? value.textValue() : value.toPrettyString(), LONGEST);
@@ -5922,7 +5922,7 @@ final class DifyExec implements Runnable {
         private void onProbed(Optional<Response> failure, Instant at) {
             probing--;
             // a refusal shows that the server responds, too, unless it may pass, such as a proxy's 502
-            if (failure.map(LookUpResult.Silent::new).map(LookUpResult.Silent::isAnswer).orElse(true))
+            if (failure.map(LookUpResult.Inconclusive::new).map(LookUpResult.Inconclusive::isAnswer).orElse(true))
                 health.noteResponse(at);
             else health.noteFailure(clock.instant(), at);
             failure.ifPresent(response -> obeyPause(response, clock.instant()));
@@ -5963,14 +5963,14 @@ final class DifyExec implements Runnable {
                 return () -> {
                     looking--;
                     var now = clock.instant();
-                    if (found instanceof LookUpResult.Silent silent && !silent.isAnswer())
+                    if (found instanceof LookUpResult.Inconclusive silent && !silent.isAnswer())
                         health.noteFailure(now, asked);
                     else if (!(found instanceof LookUpResult.Unlisted)) health.noteResponse(asked);
                     writer.record(new LookEvent(now, attempt.row().id(), attempt.user(),
                             found.run().or(question::run).map(RunRef::id).orElse(""), found.word()));
                     then.accept(found);
                     // last, because the first reason to stop is the one that counts
-                    if (found instanceof LookUpResult.Silent(var response)) obeyPause(response, now);
+                    if (found instanceof LookUpResult.Inconclusive(var response)) obeyPause(response, now);
                 };
             });
         }
@@ -6376,9 +6376,9 @@ final class DifyExec implements Runnable {
         private void stopTasks(Duration patience) {
             if (!taskStopsSent) for (var sent : inFlight.values()) stopTask(sent, StopEvent.INTERRUPTED);
             taskStopsSent = true;
-            boolean anyEnds = inFlight.values().stream().anyMatch(sent -> !sent.stopAsked.isEmpty());
-            hardStop = anyEnds ? clock.instant().plus(patience) : clock.instant();
-            // only a second signal closes streams that must stay open
+            boolean isAnyStopAsked = inFlight.values().stream().anyMatch(sent -> !sent.stopAsked.isEmpty());
+            hardStop = isAnyStopAsked ? clock.instant().plus(patience) : clock.instant();
+            // the grace period is over; streams that must stay open are closed only after a second signal
             if (patience.equals(STOP_TIMEOUT) && anyMustStayOpen()) hardStop = Instant.MAX;
         }
 
@@ -6619,7 +6619,7 @@ final class DifyExec implements Runnable {
                 others.put(status, wanted.batch().index().count(status) - wanted.count(status));
         }
 
-        /// Records the state of the session. A gap is left out of the time and the rate.
+        /// A gap, in which the process was suspended, is left out of the time and the rate.
         void tick(Instant time, Activity activity) {
             this.activity = activity;
             var before = lastTick;
@@ -6745,7 +6745,7 @@ final class DifyExec implements Runnable {
                         heard.accept(new StreamEvent.Uploaded());
                     }
                     case DifyClient.Reply.NotGot(var response) -> {
-                        return notUploaded("upload of " + file.name() + ": ", response);
+                        return judgeFailedUpload("upload of " + file.name() + ": ", response);
                     }
                 }
             values.replaceAll((_, value) -> value.uploaded(ids));
@@ -6793,7 +6793,7 @@ final class DifyExec implements Runnable {
 
         /// Judges a failed upload. Dify rejects a file with 400, 413 or 415 (`files.json`), and then the row is at
         /// fault. A rejected key and throttling count as they do for a run.
-        private static Response notUploaded(String upload, Response response) {
+        private static Response judgeFailedUpload(String upload, Response response) {
             return switch (response) { // false and true: whether another try may succeed
                 case Response.Refused refused when refused.status() == 400 || refused.status() == 413
                         || refused.status() == 415 ->
@@ -6839,10 +6839,10 @@ final class DifyExec implements Runnable {
             /// Saves a file under a random name until it is whole and on disk. If no response comes, tries once more.
             private Path save(URI address, long size, Path place) throws IOException {
                 // this fails before the download if the folder cannot be written
-                try (var part = Temporary.of(folder, Temporary.HIDDEN)) {
+                try (var part = Temporary.of(folder, Temporary.HIDDEN_PREFIX)) {
                     var reply = client.download(address, size, part.channel());
                     if (reply instanceof DifyClient.Reply.NotGot(var first)
-                            && !new LookUpResult.Silent(first).isAnswer()) {
+                            && !new LookUpResult.Inconclusive(first).isAnswer()) {
                         LockSupport.parkNanos(Duration.ofSeconds(1).toNanos()); // returns at once after an interrupt
                         reply = client.download(address, size, part.channel());
                     }
@@ -6864,10 +6864,10 @@ final class DifyExec implements Runnable {
                     var address = client.access().baseUrl().resolve(link.strip());
                     if (!String.valueOf(address.getScheme()).matches("https?") || address.getHost() == null
                             || address.getPort() > 65_535) throw new IOException("not an http or https URL");
-                    var near = near(address);
+                    var scope = localScope(address);
                     // links to a Dify on this machine are as local as the API's own URL
-                    if (!near.isEmpty() && !near.equals(near(client.access().baseUrl())))
-                        throw new IOException("a " + near + " address");
+                    if (!scope.isEmpty() && !scope.equals(localScope(client.access().baseUrl())))
+                        throw new IOException("a " + scope + " address");
                     return address;
                 } catch (IllegalArgumentException _) {
                     throw new IOException("not a URL");
@@ -6875,7 +6875,7 @@ final class DifyExec implements Runnable {
             }
 
             /// Returns `link-local` or `loopback` for a host that other machines cannot reach, otherwise an empty text.
-            private static String near(URI address) {
+            private static String localScope(URI address) {
                 try {
                     var ips = List.of(InetAddress.getAllByName(address.getHost()));
                     if (ips.stream().anyMatch(InetAddress::isLinkLocalAddress)) return "link-local";
@@ -7070,7 +7070,7 @@ final class DifyExec implements Runnable {
                     || app == AppKind.CHATFLOW && !reader.hasMetadata();
             http.limit(Duration.ofMillis(100)); // in the recordings, such events follow within 3 ms
             try {
-                while (mayFollow || http.hasMore()) {
+                while (mayFollow || http.hasBufferedBytes()) {
                     var event = http.event();
                     if (event.isEmpty()) break;
                     reader.add(event.get());
@@ -7113,7 +7113,7 @@ final class DifyExec implements Runnable {
             // only a stop needs the task, which is left empty
             var found = run.id().isEmpty() || !app.hasRuns() ? byName(sent) : detail(new RunRef(run.id(), ""), sent);
             if (found == LookUpResult.FOREIGN) return new Reply.Got<>(false);
-            if (!(found instanceof LookUpResult.Silent(var response))) return new Reply.Got<>(found.isThere());
+            if (!(found instanceof LookUpResult.Inconclusive(var response))) return new Reply.Got<>(found.isThere());
             return response instanceof Response.Unreadable ? new Reply.Got<>(true) : new Reply.NotGot<>(response);
         }
 
@@ -7189,7 +7189,7 @@ final class DifyExec implements Runnable {
             if (isAbsent(reply)) return new LookUpResult.Absent();
             // adds the run's id, which the transport does not know, so that the user can find the paid run
             if (reply instanceof Reply.NotGot(Response.Unreadable(_, var why)))
-                return new LookUpResult.Silent(new Response.Unreadable(Optional.of(run), why));
+                return new LookUpResult.Inconclusive(new Response.Unreadable(Optional.of(run), why));
             return result(reply, Function.identity());
         }
 
@@ -7202,7 +7202,7 @@ final class DifyExec implements Runnable {
         private static <T> LookUpResult result(Reply<T> reply, Function<T, LookUpResult> then) {
             return switch (reply) {
                 case Reply.Got(var value) -> then.apply(value);
-                case Reply.NotGot(var response) -> new LookUpResult.Silent(response);
+                case Reply.NotGot(var response) -> new LookUpResult.Inconclusive(response);
             };
         }
 
@@ -7676,7 +7676,7 @@ final class DifyExec implements Runnable {
         LookUpResult result(RunRef asked, Instant now) {
             taskId = asked.task(); // the detail lacks it
             var status = Response.RunStatus.of(text(data(), "status")).orElse(Response.RunStatus.RUNNING);
-            if (status.isSuccess() && isDamaged()) return new LookUpResult.Silent(new Response.Unreadable(
+            if (status.isSuccess() && isDamaged()) return new LookUpResult.Inconclusive(new Response.Unreadable(
                     Optional.of(asked), "Dify's record of the outputs is damaged"));
             return switch (status) {
                 // after 1.16.1, Dify moves a run at most 20 times, for up to 600 s each
@@ -8161,7 +8161,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            boolean hasMore() throws IOException {
+            boolean hasBufferedBytes() throws IOException {
                 return lines.ready();
             }
 
@@ -9419,13 +9419,13 @@ final class DifyExec implements Runnable {
         /// Applies the end of an attempt without a success. It may leave the row pending, such as `again`.
         private void takeEnd(EndEvent end) {
             int entry = index.findOrAdd(end.id());
-            spend(entry, end.seen().cost());
+            spend(entry, end.last().cost());
             if (hasResult(entry, end.user())) return; // a look-up found later that the attempt had succeeded
             // if the attempt is no longer known, any mode and number of retries will do; a look-up needs only its user
             var known = remove(end.id(), one -> one.event.user().equals(end.user()))
                     .orElseGet(() -> new Sent(new AttemptEvent(end.t(), end.id(), 0, end.user(), Mode.BLOCKING,
                             end.fingerprint(), end.edited(), 0), ""));
-            known.noteRun(end.seen().run(), "");
+            known.noteRun(end.last().run(), "");
             remove(end.id(), one -> one.state == State.UNSETTLED);
             if (NOT_STARTED.contains(end.outcome())) add(known, State.NOT_STARTED);
             var status = end.status();
@@ -9437,12 +9437,12 @@ final class DifyExec implements Runnable {
             if (status.get() != RowStatus.FAILED) add(known, State.UNSETTLED);
             else if (known.state == State.NOT_STARTED && known.run.isEmpty()) add(known, State.NOT_STARTED);
             var former = index.status(entry);
-            var outcome = new Outcome(status.get(), end.seen().error());
-            counting.forEach(one -> one.countOutcome(entry, former, outcome, end.seen().seconds()));
+            var outcome = new Outcome(status.get(), end.last().error());
+            counting.forEach(one -> one.countOutcome(entry, former, outcome, end.last().seconds()));
             if (end.isUnmet()) unmet++;
             if (!settle(entry, status.get())) return;
             boolean wasPaused = former == RowStatus.PAUSED;
-            kept.set(entry, end.isUnmet() || Judge.isAfterForm(end.seen().error(), wasPaused));
+            kept.set(entry, end.isUnmet() || Judge.isAfterForm(end.last().error(), wasPaused));
             ends.put(entry, end.withoutOutputs());
         }
 
@@ -9450,10 +9450,10 @@ final class DifyExec implements Runnable {
         /// misspelt.
         Optional<Stop> unusableRequirement() {
             if (unmet < Limits.FIRST_ROWS) return Optional.empty();
-            return last(EndEvent.class).filter(EndEvent::isUnmet).map(EndEvent::seen).map(seen -> Stop.early(
-                    "the first " + unmet + " rows that succeeded failed --require: " + seen.error(),
+            return last(EndEvent.class).filter(EndEvent::isUnmet).map(EndEvent::last).map(last -> Stop.early(
+                    "the first " + unmet + " rows that succeeded failed --require: " + last.error(),
                     "correct it, or drop it with --require ''; the outputs are: " + Text.printable(
-                            String.join(", ", (Iterable<String>) seen.outputs()::fieldNames), 300)));
+                            String.join(", ", (Iterable<String>) last.outputs()::fieldNames), 300)));
         }
 
         /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its
@@ -9544,8 +9544,8 @@ final class DifyExec implements Runnable {
         /// Returns why a row failed or is unresolved, including the titles of the forms that it waits for.
         String cause(int entry) {
             // an output's name may contain digits, which distinguish causes
-            return end(entry).map(end -> end.isUnmet() ? end.seen().error() : Stream.concat(Stream.of(
-                    Text.cause(end.seen().error())), forms(entry).map(FormEvent::title)).distinct()
+            return end(entry).map(end -> end.isUnmet() ? end.last().error() : Stream.concat(Stream.of(
+                    Text.cause(end.last().error())), forms(entry).map(FormEvent::title)).distinct()
                     .collect(joining(": "))).orElse("listed in .retry");
         }
 
@@ -9556,7 +9556,7 @@ final class DifyExec implements Runnable {
 
         /// Returns a form of an attempt that had expired when its run ended, so that nobody has answered it.
         Optional<FormEvent> formExpired(String user, Optional<Instant> end) {
-            var latest = end.map(Times::text).orElse(""); // times in UTC sort as text, and no text before any
+            var latest = end.map(Times::text).orElse(""); // times sort as text, an empty text before all of them
             return forms.getOrDefault(user, List.of()).stream()
                     .filter(form -> !form.until().isEmpty() && form.until().compareTo(latest) <= 0).findFirst();
         }
@@ -9564,7 +9564,7 @@ final class DifyExec implements Runnable {
         /// Returns whether another retry is unlikely to help, because Dify refused the row with an HTTP 4xx status, or
         /// it had more than one attempt.
         boolean isPermanent(int entry) {
-            return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.seen().http() / 100 == 4).isPresent();
+            return attemptsByRow.get(entry) > 1 || end(entry).filter(end -> end.last().http() / 100 == 4).isPresent();
         }
 
         private Stream<Sent> all(Predicate<State> which) {
@@ -9750,8 +9750,8 @@ final class DifyExec implements Runnable {
                     if (new RunRef(run.run(), run.task()).isMadeUp()) madeUp.add(run.run());
                     else add(newest, run.run(), run.user());
                 }
-                if (event instanceof EndEvent end && !end.seen().run().isEmpty() && !madeUp.contains(end.seen().run()))
-                    add(newest, end.seen().run(), end.user());
+                if (event instanceof EndEvent end && !end.last().run().isEmpty() && !madeUp.contains(end.last().run()))
+                    add(newest, end.last().run(), end.user());
             });
             ResultLine.scan(files.results(), (line, _) -> { // lines of the original tool have no user
                 if (isRow.test(line.id()) && !line.user().isEmpty()) add(newest, line.run(), line.user());
@@ -9833,8 +9833,8 @@ final class DifyExec implements Runnable {
                 /// Approve refund, until 2026-01-16 13:00:00 +01:00`
                 String error(EndEvent end) {
                     var forms = all(FormEvent.class);
-                    if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.seen().error();
-                    return end.seen().error() + ": " + forms.stream().map(FormEvent::text).collect(joining("; "));
+                    if (forms.isEmpty() || !end.outcome().equals(RowStatus.PAUSED.word())) return end.last().error();
+                    return end.last().error() + ": " + forms.stream().map(FormEvent::text).collect(joining("; "));
                 }
             }
 
@@ -10010,6 +10010,7 @@ final class DifyExec implements Runnable {
             return log.equals(mergedLog());
         }
 
+        /// Returns the files with the log that a merge has moved aside, if the log itself is gone.
         BatchFiles orMerged() {
             return head(log).isEmpty() && Storage.exists(mergedLog())
                     ? new BatchFiles(results, retry, mergedLog(), lock, shard) : this;
@@ -10030,7 +10031,7 @@ final class DifyExec implements Runnable {
             if (isStarted()) return this;
             if (Shards.beside(this).isEmpty()) throw new Unusable(
                     results + ": no such batch, and no .retry or .log exists", "start a batch with 'run'");
-            Shards.of(this);
+            Shards.of(this); // rejects shards that do not belong together, which is the better message
             throw new Unusable(results + ": not merged yet; only shards of this batch exist",
                     "'merge' combines them into one batch");
         }
@@ -10579,8 +10580,8 @@ final class DifyExec implements Runnable {
             forced = end;
         }
 
-        /// Locks the file if it exists. The caller no longer reads it, because closing another channel would release
-        /// the lock.
+        /// Locks the file if it exists. From then on, nobody may open it again, because closing a
+        /// second channel would release the lock.
         void hold() {
             if (Storage.exists(path)) Storage.run(path, this::open);
         }
@@ -10619,7 +10620,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Closes the file. Closing the channel releases a lock that could not be released, for the sake of a shell.
+        /// Closes the file. Closing the channel also releases a lock
+        /// whose own release failed; otherwise the batch would stay locked until the shell ends.
         @Override
         public void close() {
             if (channel == null) return;
@@ -10706,13 +10708,13 @@ final class DifyExec implements Runnable {
 
         /// Shows an outcome other than a success. The log leaves out zeros, so 0 tokens are unknown.
         static ResultLine of(EndEvent end) {
-            var cost = end.seen().cost();
+            var cost = end.last().cost();
             var line = Json.MAPPER.createObjectNode().put("id", end.id()).put("status", end.outcome())
-                    .put("workflow_run_id", end.seen().run()).put("error", end.seen().error());
+                    .put("workflow_run_id", end.last().run()).put("error", end.last().error());
             if (cost.tokens() != 0) line.put("total_tokens", cost.tokens());
             if (cost.price() != null)
                 line.put("total_price", cost.price().toPlainString()).put("currency", cost.currency());
-            if (end.isUnmet()) line.set("outputs", end.seen().outputs());
+            if (end.isUnmet()) line.set("outputs", end.last().outputs());
             return new ResultLine(line);
         }
 
@@ -10724,11 +10726,11 @@ final class DifyExec implements Runnable {
         /// Converts this success to an `end` event, which the log lacks.
         EndEvent end() {
             double seconds = json.path("seconds").asDouble();
-            var seen = new EndEvent.Seen(run(), 0, text("error"), seconds, Cost.of(json), null, "");
+            var last = new EndEvent.LastResponse(run(), 0, text("error"), seconds, Cost.of(json), null, "");
             // no view shows the time
             var time = text("executed_at").isEmpty() ? Instant.EPOCH : Times.parse(text("executed_at"));
             return new EndEvent(time, id(), user(), outcome().status().word(),
-                    text("fingerprint"), seen, isEdited(), 0);
+                    text("fingerprint"), last, isEdited(), 0);
         }
 
         String text(String name) {
@@ -10972,26 +10974,27 @@ final class DifyExec implements Runnable {
         /// that docs/files.md explains. `results` is always in the line, because a size of 0 has a meaning.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
-                @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped Seen seen,
+                @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped LastResponse last,
                 boolean edited, @JsonInclude(JsonInclude.Include.ALWAYS) long results) implements Event {
             /// Holds what the last response showed. `http` is the status of a refusal, or 0. `outputs` are those of a
             /// success that failed a requirement, otherwise null. They may be an empty object. `answer` is the text so
             /// far of an answer that was stopped.
             @JsonInclude(JsonInclude.Include.NON_DEFAULT)
-            record Seen(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost,
+            record LastResponse(String run, int http, String error, double seconds, @JsonUnwrapped Cost cost,
                     @JsonInclude(JsonInclude.Include.NON_NULL) ObjectNode outputs, String answer) {}
 
             /// Returns whether the run succeeded and was paid for, but failed a requirement.
             boolean isUnmet() {
-                return seen.outputs() != null;
+                return last.outputs() != null;
             }
 
             /// Returns the event without its texts for memory, because those of a large batch would not fit. That it
             /// failed a requirement stays known.
             EndEvent withoutOutputs() {
-                if (!isUnmet() && seen.answer().isEmpty()) return this;
+                if (!isUnmet() && last.answer().isEmpty()) return this;
                 var none = isUnmet() ? Json.MAPPER.createObjectNode() : null;
-                var brief = new Seen(seen.run(), seen.http(), seen.error(), seen.seconds(), seen.cost(), none, "");
+                var brief = new LastResponse(last.run(), last.http(), last.error(), last.seconds(), last.cost(), none,
+                        "");
                 return new EndEvent(t, id, user, outcome, fingerprint, brief, edited, results);
             }
 
@@ -11007,11 +11010,11 @@ final class DifyExec implements Runnable {
                 ObjectNode outputs = null;
                 if (response instanceof Response.Ran ran && ran.status().isSuccess()
                         && outcome.equals(RowStatus.FAILED.word())) outputs = ran.outputs();
-                var seen = new Seen(response.run().map(RunRef::id).orElse(""),
+                var last = new LastResponse(response.run().map(RunRef::id).orElse(""),
                         response instanceof Response.Refused refused ? refused.status() : 0,
                         Text.printable(error, Text.MAX_ERROR_LENGTH), attempt.took(response, now).toMillis() / 1000.0,
                         usage.cost(), outputs, response.stoppedAnswer());
-                return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), seen,
+                return new EndEvent(now, attempt.row().id(), attempt.user(), outcome, attempt.fingerprint(), last,
                         attempt.isEdited(), results);
             }
         }
@@ -12088,7 +12091,7 @@ final class DifyExec implements Runnable {
 
         /// Copies the rows as CSV. Each record begins with the number that its original has. Only texts are quoted, so
         /// that [Csv.Records] can tell them from numbers and dates.
-        TextFile copied(IOConsumer<Writer> rows) throws IOException {
+        TextFile copyAsCsv(IOConsumer<Writer> rows) throws IOException {
             var copy = original.copy(out -> {
                 var text = new BufferedWriter(Json.utf8(out));
                 rows.accept(text);
@@ -12131,7 +12134,7 @@ final class DifyExec implements Runnable {
                     start.replaceAll("[^\uFEFF]", "") + "[", isCopy, sheet, extras);
             file.read(path, (_, object) -> object.fieldNames().forEachRemaining(columns::add));
             if (columns.isEmpty()) throw new Unusable(name() + ": no rows", "write each row as a JSON object");
-            return file.copied(out -> {
+            return file.copyAsCsv(out -> {
                 // 0, because the column names are in no line
                 write(out, 0, columns.stream().map(TextFile::quoted).toList());
                 file.read(path, (number, object) -> write(out, number, cells(columns, object)));
@@ -12499,7 +12502,7 @@ final class DifyExec implements Runnable {
                 if (names.size() > 1 && wanted.isEmpty())
                     notes.add("reading the worksheet " + Text.quoted(sheet.getName())
                             + "; --sheet chooses another of " + names.size());
-                return book.rows(sheet, file.original()::add).copied(notes);
+                return book.rows(sheet, file.original()::add).copyAsCsv(notes);
             } catch (Unusable problem) {
                 throw problem;
             } catch (IOException | RuntimeException _) {
@@ -12600,8 +12603,8 @@ final class DifyExec implements Runnable {
             }
 
             /// Copies all rows as CSV, without empty cells at the end of a row.
-            TextFile copied(List<String> notes) throws IOException {
-                var copy = file.copied(out -> {
+            TextFile copyAsCsv(List<String> notes) throws IOException {
+                var copy = file.copyAsCsv(out -> {
                     while (next()) {
                         while (!cells.isEmpty() && isBlank(cells.getLast())) cells.removeLast();
                         if (cells.isEmpty()) continue;
@@ -12644,7 +12647,7 @@ final class DifyExec implements Runnable {
                 return false;
             }
 
-            /// Reads the start of an element. Numbers of rows are unique, even if the file repeats one.
+            /// Reads the start of an element. If the file repeats the number of a row, the next one is used.
             private void start(StartElement start, String name) {
                 isText = name.equals("v") || name.equals("t");
                 isAid |= name.equals("rPh");
@@ -13394,8 +13397,8 @@ final class DifyExec implements Runnable {
                 problems.replaceAll(problem -> problem.withDecimal(chosen));
             }
 
-            /// Returns the results. Faults of the file come before faults of the form, and each option is included
-            /// once.
+            /// Returns all that was found. Faults of the file come before those of the form, and each option is
+            /// included once.
             Inspection inspection(boolean isLenient) {
                 chooseDecimal();
                 var mismatches = form.faults(csv, isLenient, profilers.stream().sorted(Comparator.comparingInt(
@@ -13917,9 +13920,9 @@ final class DifyExec implements Runnable {
                 case LookUpResult.Unlisted() when lookUp.is(Symptom.UNCONFIRMED) ->
                         List.of(judge.notStored(lookUp.attempt, lookUp.reported));
                 case LookUpResult.Unlisted() -> unknown(lookUp, "Dify cannot look up completions");
-                case LookUpResult.Silent(Response.Unreadable(_, var why)) ->
+                case LookUpResult.Inconclusive(Response.Unreadable(_, var why)) ->
                         giveUp(lookUp, new Outcome(RowStatus.UNKNOWN, why));
-                case LookUpResult.Silent(var response) -> silent(lookUp, response, here, now);
+                case LookUpResult.Inconclusive(var response) -> silent(lookUp, response, here, now);
             };
         }
 
@@ -14609,7 +14612,7 @@ final class DifyExec implements Runnable {
                             + ", the newest version that difyexec was tested with, and is treated like it.");
         }
 
-        /// Returns when runs are listed. A chatflow's has its conversation from the start in every version.
+        /// Returns when runs are listed. Every version lists the conversation of a chatflow's run from the start.
         Listing listing(AppKind app) {
             if (!app.hasRuns()) return Listing.NO_QUEUE;
             return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
@@ -15316,7 +15319,7 @@ final class DifyExec implements Runnable {
         /// that Dify took to move it to another worker does not count.
         void note(LookUpResult found, Instant now, Duration timeout) {
             run = run.filter(ref -> !ref.isMadeUp()).or(found::run).or(() -> run);
-            if (!(found instanceof LookUpResult.Silent)) answeredAt = answeredAt.or(() -> Optional.of(now));
+            if (!(found instanceof LookUpResult.Inconclusive)) answeredAt = answeredAt.or(() -> Optional.of(now));
             if (!(found instanceof LookUpResult.Running running)) return;
             runStart = runStart.or(() -> running.age().map(now::minus)
                     .map(reported -> Collections.max(List.of(attempt.at(), Collections.min(List.of(reported, now))))));
@@ -15384,7 +15387,7 @@ final class DifyExec implements Runnable {
     /// Holds the result of a look-up.
     sealed interface LookUpResult {
         /// Another request started the run with this id. That shows nothing about the run that is looked for.
-        LookUpResult FOREIGN = new Silent(Response.Refused.unexpected("the run belongs to another request"));
+        LookUpResult FOREIGN = new Inconclusive(Response.Refused.unexpected("the run belongs to another request"));
 
         /// @param inputs the inputs that the server recorded as sent, as cells
         /// @param at     when the run ended, by the server's clock; empty if unknown
@@ -15405,7 +15408,7 @@ final class DifyExec implements Runnable {
         record Unlisted() implements LookUpResult {}
 
         /// The look-up failed: no response came, or a response that shows nothing about the run.
-        record Silent(Response response) implements LookUpResult {
+        record Inconclusive(Response response) implements LookUpResult {
             /// Returns whether the response shows that the server works. A proxy may send an error that may pass while
             /// Dify is down.
             boolean isAnswer() {
@@ -15418,14 +15421,14 @@ final class DifyExec implements Runnable {
             return switch (this) {
                 case Ended(var ran, _, _) -> ran.run();
                 case Running running -> Optional.of(running.ref());
-                case Silent(var response) -> response.run();
+                case Inconclusive(var response) -> response.run();
                 case Unanswered _, Absent _, Unlisted _ -> Optional.empty();
             };
         }
 
         /// Returns whether the server has the run. A record of it may be too large to be read.
         default boolean isThere() {
-            return this instanceof Silent(var response) ? response instanceof Response.Unreadable
+            return this instanceof Inconclusive(var response) ? response instanceof Response.Unreadable
                     : !(this instanceof Absent || this instanceof Unlisted);
         }
 
@@ -15436,8 +15439,8 @@ final class DifyExec implements Runnable {
                 case Unanswered _ -> "unanswered";
                 case Absent _ -> "absent";
                 case Unlisted _ -> "not listed";
-                case Silent(Response.Unreadable _) -> "unreadable";
-                case Silent _ -> "no response";
+                case Inconclusive(Response.Unreadable _) -> "unreadable";
+                case Inconclusive _ -> "no response";
             };
         }
     }
@@ -15578,7 +15581,7 @@ final class DifyExec implements Runnable {
             kind = Objects.requireNonNullElse(kind, "");
         }
 
-        /// Returns the kind behind this text, if it is known.
+        /// Returns this text and the kind, or an empty text if the kind is unknown.
         String inWords(String before) {
             return Text.around(before, Text.printable(kind, 20), ""); // a file may contain any text
         }
@@ -16653,7 +16656,7 @@ final class DifyExec implements Runnable {
                 return action.get();
             } catch (IOException problem) {
                 var file = problem instanceof FileSystemException known ? String.valueOf(known.getFile()) : "";
-                boolean isNamed = !(file + Text.reason(problem)).contains(Temporary.HIDDEN)
+                boolean isNamed = !(file + Text.reason(problem)).contains(Temporary.HIDDEN_PREFIX)
                         && (!file.isEmpty() || Text.reason(problem).contains(path.toString()));
                 var named = isNamed ? problem : new IOException(path + ": " + Text.reasonAlone(problem), problem);
                 throw new UncheckedIOException(Text.reason(named), named);
@@ -16664,7 +16667,7 @@ final class DifyExec implements Runnable {
     /// Holds a file under a temporary name. Its lock shows that a process uses it, so that the next start removes only
     /// what a killed process left.
     record Temporary(Path path, FileChannel channel) implements AutoCloseable {
-        static final String HIDDEN = ".difyexec-"; // file managers and ls hide names that begin with a dot
+        static final String HIDDEN_PREFIX = ".difyexec-"; // file managers and ls hide names that begin with a dot
         /// Identifies this process. A process id would not do, because another machine may write to the same folder.
         private static final String PROCESS = UUID.randomUUID().toString();
         /// Matches the two ids in the name. Only a file with a complete name of ours is ever removed.
@@ -16757,7 +16760,7 @@ final class DifyExec implements Runnable {
         /// Returns how the names of temporary files for `file` begin. A long name and the ids together would exceed 255
         /// bytes.
         static String prefix(Path file) {
-            return Temporary.HIDDEN + "%08x-".formatted(file.getFileName().toString().hashCode());
+            return Temporary.HIDDEN_PREFIX + "%08x-".formatted(file.getFileName().toString().hashCode());
         }
 
         static void removeAbandoned(Path file) {

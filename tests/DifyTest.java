@@ -234,7 +234,7 @@ final class DifyTest {
         @ParameterizedTest
         @ValueSource(strings = {"{", "{\\\"a\\\": \\\"cut o", "[1]"})
         void leavesARunUnknownIfItsRecordHasDamagedOutputs(String outputs) throws IOException {
-            var found = assertInstanceOf(LookUpResult.Silent.class, detail("succeeded", "'outputs':'" + outputs + "'"));
+            var found = assertInstanceOf(LookUpResult.Inconclusive.class, detail("succeeded", "'outputs':'" + outputs + "'"));
 
             assertEquals(Optional.of(new RunRef("r1", "t1")),
                     assertInstanceOf(Response.Unreadable.class, found.response()).run());

@@ -381,7 +381,7 @@ final class LookUpTest {
                 else scene.world.pass(Duration.ofMillis(200));
                 return isOfTheKilled ? cut(Symptom.NO_ANSWER) : succeeded("run-" + attempt.row().id());
             };
-            scene.found = question -> scene.world.now().isBefore(back) ? new LookUpResult.Silent(away)
+            scene.found = question -> scene.world.now().isBefore(back) ? new LookUpResult.Inconclusive(away)
                     : running("run-" + question.attempt().row().id(), Duration.between(NOON, scene.world.now()));
 
             assertEquals(Optional.empty(), scene.play());
@@ -500,7 +500,7 @@ final class LookUpTest {
                 scene.mode = Mode.STREAMING;
                 scene.slots = 6;
                 scene.answer = this::run;
-                scene.found = question -> isAway() ? new LookUpResult.Silent(new Response.NotSent("refused", ""))
+                scene.found = question -> isAway() ? new LookUpResult.Inconclusive(new Response.NotSent("refused", ""))
                         : running(question.run().orElseThrow().id());
                 scene.watched = _ -> fewest = Math.min(fewest, scene.pace.slots());
             }

@@ -451,7 +451,7 @@ final class MapTest {
             Batch.sample                    | the rows of the CSV
             BatchFiles.writeRetryList       | the rows of the CSV
             Book.<init>                     | the texts that the cells of the workbook share
-            Book.Rows.copied (2)            | the rows of the worksheet; the cells of a row
+            Book.Rows.copyAsCsv (2)            | the rows of the worksheet; the cells of a row
             Book.Rows.endCell               | MAX_COLUMNS
             Book.Rows.next                  | the elements of a part of the workbook
             Book.part (2)                   | the relations of the workbook; the parts of the zip file

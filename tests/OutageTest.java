@@ -164,7 +164,7 @@ final class OutageTest {
             scene.probed = () -> scene.world.now().isBefore(back) ? Optional.of(cut(Symptom.NO_ANSWER))
                     : Optional.empty();
             scene.found = _ -> scene.world.now().isBefore(back.plusSeconds(30))
-                    ? new LookUpResult.Silent(cut(Symptom.NO_ANSWER)) : ended(succeeded("run-1"));
+                    ? new LookUpResult.Inconclusive(cut(Symptom.NO_ANSWER)) : ended(succeeded("run-1"));
 
             scene.play();
 
@@ -220,7 +220,7 @@ final class OutageTest {
                 return mode == Mode.STREAMING ? cut(Symptom.CUT, run("run-" + attempt.row().id())) : reset;
             };
             scene.found = question -> {
-                if (isAway.getAsBoolean()) return new LookUpResult.Silent(reset);
+                if (isAway.getAsBoolean()) return new LookUpResult.Inconclusive(reset);
                 var id = question.attempt().row().id();
                 return doubted.contains(id) ? running("run-" + id) : ABSENT;
             };
@@ -252,7 +252,7 @@ final class OutageTest {
                 sentWhileAway.add(attempt.row().id());
                 return cut(Symptom.NO_ANSWER);
             };
-            scene.found = _ -> isAway.get() ? new LookUpResult.Silent(cut(Symptom.NO_ANSWER)) : ABSENT;
+            scene.found = _ -> isAway.get() ? new LookUpResult.Inconclusive(cut(Symptom.NO_ANSWER)) : ABSENT;
             scene.probed = () -> isAway.get() ? Optional.of(cut(Symptom.NO_ANSWER)) : Optional.empty();
 
             scene.play();

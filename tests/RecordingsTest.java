@@ -239,7 +239,7 @@ final class RecordingsTest {
 
             var found = ServerTest.look(client, lookUp(user, Optional.of(new RunRef(id, "")), Symptom.CUT));
 
-            if (detail.status() == 500) assertInstanceOf(LookUpResult.Silent.class, found, detail::toString);
+            if (detail.status() == 500) assertInstanceOf(LookUpResult.Inconclusive.class, found, detail::toString);
             else if (body.path("id").isNull() || detail.status() == 404)
                 assertEquals(new LookUpResult.Absent(), found, detail::toString);
             else if (List.of("running", "paused").contains(body.path("status").asText()))

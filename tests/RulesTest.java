@@ -843,7 +843,7 @@ final class RulesTest {
         }
 
         private static LookUpResult silent(String answer) {
-            return new LookUpResult.Silent(switch (answer) {
+            return new LookUpResult.Inconclusive(switch (answer) {
                 case "none" -> cut(Symptom.NO_ANSWER);
                 case "too large" -> new Response.Unreadable(Optional.of(run("run-1")), "too large");
                 case "long log" -> new Response.Unreadable(Optional.empty(), "too large");

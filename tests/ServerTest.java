@@ -520,7 +520,7 @@ class ServerTest {
                     {"data": [{"workflow_run": {"id": ""}, "created_by_end_user": {"session_id": "user-1"}}]}""")));
             dify.stubFor(get("/v1/workflows/run/").willReturn(aResponse().withStatus(404).withBody("<html></html>")));
 
-            assertInstanceOf(LookUpResult.Silent.class,
+            assertInstanceOf(LookUpResult.Inconclusive.class,
                     look(lookUp("user-1", Optional.empty(), Symptom.NO_ANSWER)));
         }
 
@@ -820,7 +820,7 @@ class ServerTest {
             var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
                     ServerTest.look(client, lookUp("u", Optional.of(Events.REF), Symptom.CUT)));
 
-            isTooLarge(assertInstanceOf(LookUpResult.Silent.class, found).response());
+            isTooLarge(assertInstanceOf(LookUpResult.Inconclusive.class, found).response());
         }
 
         @Test
@@ -863,7 +863,7 @@ class ServerTest {
 
             var found = detail(from.equals("Dify") ? answer.withHeader("X-Version", "1.14.2") : answer);
 
-            assertInstanceOf(LookUpResult.Silent.class, found);
+            assertInstanceOf(LookUpResult.Inconclusive.class, found);
         }
 
         private static final String USER = "difyexec-0123456789abcdef-1";
@@ -937,7 +937,7 @@ class ServerTest {
             try (var client = client(url())) {
                 dify.stop();
 
-                assertInstanceOf(LookUpResult.Silent.class,
+                assertInstanceOf(LookUpResult.Inconclusive.class,
                         ServerTest.look(client, lookUp("u", Optional.empty(), Symptom.CUT)));
             }
         }

@@ -83,7 +83,7 @@ final class ExploredWorld {
         SILENCE_IS_ABSENCE {
             @Override
             List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-                return found instanceof LookUpResult.Silent ? List.of(again())
+                return found instanceof LookUpResult.Inconclusive ? List.of(again())
                         : super.verdicts(lookUp, found, here, now);
             }
         },
@@ -91,7 +91,7 @@ final class ExploredWorld {
         SILENCE_IS_WAITED_FOR {
             @Override
             List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
-                return found instanceof LookUpResult.Silent ? List.of(new Verdict.LookAgain(lookUp, lookUp.stage()))
+                return found instanceof LookUpResult.Inconclusive ? List.of(new Verdict.LookAgain(lookUp, lookUp.stage()))
                         : super.verdicts(lookUp, found, here, now);
             }
         },
@@ -475,13 +475,13 @@ final class ExploredWorld {
             results.put(seen.word(), seen);
             if (where == Where.SUCCEEDED && seen instanceof LookUpResult.Ended)
                 results.put("too large",
-                        new LookUpResult.Silent(new Response.Unreadable(Optional.of(run), "too large")));
+                        new LookUpResult.Inconclusive(new Response.Unreadable(Optional.of(run), "too large")));
             results.put("of another row", LookUpResult.FOREIGN);
-            results.put("refused", new LookUpResult.Silent(Given.http(409, "conflict", "no")));
-            results.put("rejected key", new LookUpResult.Silent(Given.http(401, "unauthorized", "invalid")));
+            results.put("refused", new LookUpResult.Inconclusive(Given.http(409, "conflict", "no")));
+            results.put("rejected key", new LookUpResult.Inconclusive(Given.http(401, "unauthorized", "invalid")));
         }
-        results.put("cut", new LookUpResult.Silent(Given.cut(Symptom.NO_ANSWER)));
-        results.put("502", new LookUpResult.Silent(Given.html(502)));
+        results.put("cut", new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER)));
+        results.put("502", new LookUpResult.Inconclusive(Given.html(502)));
         results.forEach((name, found) -> step(steps, lookUp.purpose + " look-up: " + name + " (" + where + ")",
                 world -> world.onLookUp(job, found)));
         if (where == Where.RUNNING && job.misreported().isEmpty() && (isById || !setting.isOld()))
@@ -493,7 +493,7 @@ final class ExploredWorld {
     private void onLookUp(ExploredJob job, LookUpResult found) {
         var asked = copy(lookUp);
         var attempt = asked.attempt;
-        boolean isAnswer = !(found instanceof LookUpResult.Silent silent) || silent.isAnswer();
+        boolean isAnswer = !(found instanceof LookUpResult.Inconclusive silent) || silent.isAnswer();
         if (!isAnswer)
             outages = Collections.min(List.of(LONGEST_OUTAGE, outages.plus(Duration.between(now, lookTime()))));
         now = lookTime();
@@ -574,7 +574,7 @@ final class ExploredWorld {
         var shown = response.run() + response.why() + response.getClass();
         var like = ENDS.computeIfAbsent(attempt.user() + end + why + shown, _ ->
                 EndEvent.of(attempt, now, end, response, why, 0));
-        record(new EndEvent(now, like.id(), like.user(), like.outcome(), like.fingerprint(), like.seen(), like.edited(),
+        record(new EndEvent(now, like.id(), like.user(), like.outcome(), like.fingerprint(), like.last(), like.edited(),
                 0));
     }
 
@@ -639,7 +639,7 @@ final class ExploredWorld {
             case SessionEvent _ -> "";
             case LookEvent(_, _, var user, var run, var saw) -> "L" + user + run
                     + Set.of("failed", "stopped").contains(saw);
-            case EndEvent end -> "E" + end.user() + end.outcome() + end.seen().run();
+            case EndEvent end -> "E" + end.user() + end.outcome() + end.last().run();
             case StopEvent stop -> "S" + stop.user();
             case ResponseEvent(_, _, var user, int http) -> "H" + user + http;
             case LateEvent(_, _, var user, var run, var saw) -> "T" + user + run + saw;
@@ -771,7 +771,7 @@ final class ExploredWorld {
         var at = lookTime();
         var job = job(lookUp.attempt).settled(setting, at);
         boolean isById = lookUp.run().filter(ref -> !ref.isMadeUp()).isPresent();
-        onLookUp(job, isSilent ? new LookUpResult.Silent(Given.cut(Symptom.NO_ANSWER))
+        onLookUp(job, isSilent ? new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER))
                 : job.seen(setting, run(lookUp.attempt), isById, at));
     }
 }

@@ -370,7 +370,7 @@ final class Given {
     static Event.EndEvent end(int second, String id, String user, String outcome, String run,
             String error) {
         var cost = new Cost(10, new BigDecimal("0.5"), "USD");
-        var seen = new Event.EndEvent.Seen(run, 0, error, 1, cost, null, "");
+        var seen = new Event.EndEvent.LastResponse(run, 0, error, 1, cost, null, "");
         return new Event.EndEvent(NOON.plusSeconds(second), id, user, outcome, "", seen, false, 0);
     }
 
@@ -692,7 +692,7 @@ final class Given {
                 if (lookTakes.isPositive()) world.pass(lookTakes);
                 return found.apply(question);
             } catch (InterruptedException _) {
-                return new LookUpResult.Silent(cut(Symptom.NO_ANSWER));
+                return new LookUpResult.Inconclusive(cut(Symptom.NO_ANSWER));
             } finally {
                 looking--;
             }

@@ -704,7 +704,7 @@ final class Seeds implements Callable<Integer> {
             boolean isNamed = isById || !isChat;
             var named = Optional.of(ref).filter(_ -> isNamed);
             if (fault == Fault.TOO_LARGE && status.isSuccess())
-                return new LookUpResult.Silent(new Response.Unreadable(named, "too large"));
+                return new LookUpResult.Inconclusive(new Response.Unreadable(named, "too large"));
             var inputs = attempt.row().inputs();
             if (named.isPresent()) return ended(ran(ref, status, error), inputs);
             return switch (status) {
@@ -1105,13 +1105,13 @@ final class Seeds implements Callable<Integer> {
             checkPause();
             if (question.stopsFirst()) overdue.add(question.attempt().user());
             scene.wait(Duration.ofMillis(schedule.random.nextInt(800)));
-            if (isAway()) return new LookUpResult.Silent(Given.cut(Symptom.NO_ANSWER));
-            if (isShutOut) return new LookUpResult.Silent(Given.http(401, "unauthorized", "Access token is invalid"));
+            if (isAway()) return new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER));
+            if (isShutOut) return new LookUpResult.Inconclusive(Given.http(401, "unauthorized", "Access token is invalid"));
             if (broken.is(Broken.Part.LOOK_UPS)) {
                 if (broken.isSlow()) scene.wait(QUERY);
-                return new LookUpResult.Silent(broken.response());
+                return new LookUpResult.Inconclusive(broken.response());
             }
-            if (schedule.chance(trouble / 2)) return new LookUpResult.Silent(failure());
+            if (schedule.chance(trouble / 2)) return new LookUpResult.Inconclusive(failure());
             var user = question.attempt().user();
             var now = scene.world.now();
             boolean isById = question.run().isPresent();

@@ -219,7 +219,7 @@ record Story(String name, List<String> lines) {
         return switch (words[0]) {
             case "absent" -> ABSENT;
             case "dies" -> throw new IllegalStateException("the power fails");
-            case "silent" -> new LookUpResult.Silent(words.length > 1 ? response(text.substring(7)) : html(502));
+            case "silent" -> new LookUpResult.Inconclusive(words.length > 1 ? response(text.substring(7)) : html(502));
             case "unanswered" -> new LookUpResult.Unanswered(true);
             case "empty" -> new LookUpResult.Unanswered(false);
             case "unlisted" -> new LookUpResult.Unlisted();
