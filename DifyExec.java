@@ -374,7 +374,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "export", description = {"Write the input back with outputs and outcomes added.",
-            "--force also leaves out ids that are not in the CSV."},
+            "Pass --force to export although the CSV lacks some of the batch's ids."},
             footer = {"  difyexec export -i data.csv -o results.jsonl out.csv",
                     "  difyexec export -i data.csv -o results.jsonl --failed f.csv",
                     "  difyexec export -i data.csv -o results.jsonl - | less"})
@@ -424,7 +424,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    @Command(name = "compare", description = "Compare two results files (offline). Exits with 3 if they differ.",
+    @Command(name = "compare", description = "Compare two results files (offline); exit code 3 if they differ.",
             footer = {"  difyexec compare A.jsonl B.jsonl",
                     "  difyexec compare --output /answer A.jsonl B.jsonl",
                     "  difyexec compare --html compare.html A.jsonl B.jsonl",
@@ -490,7 +490,7 @@ final class DifyExec implements Runnable {
             if (!JsonDiff.POINTER.matcher(part).matches())
                 throw new Unusable("--output " + part + ": not a JSON pointer, such as /answer/text");
             if (expect.isEmpty() != (input == null) || expect.isEmpty() && tolerance != null)
-                throw new Unusable("--expect, -i and --tolerance are used together",
+                throw new Unusable("--expect needs -i; -i and --tolerance need --expect",
                         "such as -i data.csv --expect answer_expected=/answer");
             // in parallel, because each batch has its own files
             var sides = sides().parallelStream().map(side -> side.parallelStream().map(file ->
@@ -550,7 +550,7 @@ final class DifyExec implements Runnable {
         @Mixin InputOption input;
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
-                description = "Write merged results here; the same -o as in 'run --shard'.")
+                description = "Write merged results here; pass the -o of 'run --shard'.")
         @Lasts(Scope.CALL) Path output;
 
         @Mixin CsvOptions shape;
@@ -657,7 +657,7 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "verify", description = {"Check results and attempts against the server's own records.",
-                    "Read-only; works while the batch runs. Two or three requests per attempt."},
+                    "It only reads, also while the batch runs, and sends two or three requests per attempt."},
             footer = {"  difyexec verify -o results.jsonl", "  difyexec verify -o results.jsonl --sample 100"})
     static final class Verify implements Callable<Integer> {
         @Mixin ResultsOption results;
@@ -752,7 +752,7 @@ final class DifyExec implements Runnable {
     /// Dialogue or script ──line──▶ ShellSession: the open batch, edits ──▶ its own commands, or those of the tool
     /// ```
     @Command(name = "shell",
-            description = "Fix failed rows one by one. Reads commands from standard input if that is not a terminal.",
+            description = "Fix failed rows one by one, in a terminal or with commands from standard input.",
             footer = {"  difyexec shell --demo -i data.csv -o results.jsonl",
                     "  difyexec shell -i data.csv -o results.jsonl <script.txt",
                     "  difyexec shell"})
@@ -766,7 +766,7 @@ final class DifyExec implements Runnable {
         @Mixin DemoOption demo;
 
         @Option(names = "--keep-going",
-                description = "In a script, continue after a failed command. The highest exit code counts.")
+                description = "In a script, continue after a failed command, and exit with the highest code.")
         @Lasts(Scope.CALL) boolean keepGoing;
 
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
@@ -1058,7 +1058,7 @@ final class DifyExec implements Runnable {
 
         @Command(name = "failures", description = "List rows that are failed, paused or unknown.")
         void failures(@Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
-                description = "Only rows with this text in their id or error.") String text) {
+                description = "List only rows with this text in their id or error.") String text) {
             var index = batch().index();
             var rows = index.onRetryList()
                     .mapToObj(row -> Text.id(index.id(row)) + "  " + Text.printable(Cause.of(batch, row).words(), 160))
@@ -1804,7 +1804,7 @@ final class DifyExec implements Runnable {
                     description = "Run only these ids.")
             @Lasts(Scope.CALL) List<String> ids = List.of();
 
-            @Option(names = "--resend-unknown", description = "Send paused and unknown rows again; may pay twice.")
+            @Option(names = "--resend-unknown", description = "Resend paused and unknown rows; you may pay twice.")
             @Lasts(Scope.CALL) boolean resendUnknown;
 
             @Option(names = "--add", hidden = true, description = "Add this CSV's rows to the batch of another CSV.")
@@ -1825,7 +1825,7 @@ final class DifyExec implements Runnable {
             Long concurrency;
 
             @Option(names = {"-w", "--wait"}, paramLabel = "SEC",
-                    description = "Pause this long after each row; runs one at a time.")
+                    description = "Run one row at a time with this pause between rows.")
             Duration wait;
 
             @Option(names = "--rate", paramLabel = "N/s|N/m|N/h",
@@ -1833,8 +1833,8 @@ final class DifyExec implements Runnable {
             Pace.Rate rate;
 
             @Option(names = "--max-failures", paramLabel = "N|N%|off",
-                    description = "Stop after N failures, or N%% from 20 rows on; off: never (default: if the "
-                            + "first 20 fail alike).")
+                    description = "Stop after N failures, or N%% after 20 rows; off disables it (default: if "
+                            + "the first 20 fail alike).")
             Limits.Ceiling maxFailures;
 
             @Option(names = "--max-tokens", paramLabel = "N", description = "Stop when the batch has used N tokens.")
@@ -1842,7 +1842,7 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--max-cost", paramLabel = "AMOUNT",
                     description = "Stop when the batch has cost this much, such as 5 or 0.5; running rows finish. "
-                            + "Implies streaming.")
+                            + "Workflows stream.")
             BigDecimal maxCost;
 
             /// Returns how many rows may run at a time. The default, that of Dify's own batch page, leaves half of the
@@ -1867,7 +1867,7 @@ final class DifyExec implements Runnable {
             @Lasts(Scope.CALL) boolean json;
 
             @Option(names = "--on-finish", paramLabel = "COMMAND",
-                    description = "Run this when done; stdin is the --json summary.")
+                    description = "Pipe the --json summary to this command when done.")
             @Lasts(Scope.CALL) String onFinish;
 
             @Option(names = "--save-files", paramLabel = "DIR",
@@ -1972,9 +1972,9 @@ final class DifyExec implements Runnable {
             this.wanted = wanted;
             var kind = dify.greet(NOTHING_WRITTEN).kind();
             if (kind != AppKind.WORKFLOW) throw new Unusable("the key belongs to an app of type "
-                    + Text.quoted(kind.word()) + ": Dify has no list of its rows over all users");
+                    + Text.quoted(kind.word()) + ": 'pull' supports only workflows");
             var form = dify.parameters().orElseThrow(() ->
-                    new Unusable(Exit.STOPPED, "the workflow's form is unknown" + NOTHING_WRITTEN,
+                    new Unusable(Exit.STOPPED, "Dify did not return the workflow's form" + NOTHING_WRITTEN,
                             "run the same command again"));
             boolean hasSemicolons = false, allowsEmpty = true;
             var folders = Variable.Folders.of(Path.of(""), null);
@@ -2103,24 +2103,24 @@ final class DifyExec implements Runnable {
             Long last;
 
             @Option(names = "--since", paramLabel = "DAY",
-                    description = "Only runs since this day: 2026-11-01, or 7d for seven days ago.")
+                    description = "Take runs since this day: 2026-11-01, or 7d for seven days ago.")
             LocalDate since;
 
-            @Option(names = "--until", paramLabel = "DAY", description = "Only runs up to the end of this day.")
+            @Option(names = "--until", paramLabel = "DAY", description = "Take runs up to the end of this day.")
             LocalDate until;
 
             @Option(names = "--status", paramLabel = "STATUS", defaultValue = "succeeded",
-                    description = "Only runs with this status: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
+                    description = "Take runs with this status: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
             Status status;
 
             @Option(names = "--keyword", paramLabel = "TEXT",
-                    description = "Only runs with this text in inputs or outputs (Dify compares 30 characters).")
+                    description = "Take runs with this text in inputs or outputs (Dify compares 30 characters).")
             String keyword;
 
-            @Option(names = "--own", description = "Also runs that difyexec started.")
+            @Option(names = "--own", description = "Also take runs that difyexec started.")
             boolean own;
 
-            @Option(names = "--dedupe", description = "Of runs with equal inputs, only the newest.")
+            @Option(names = "--dedupe", description = "Take only the newest of runs with equal inputs.")
             boolean dedupe;
 
             enum Status {
@@ -2479,7 +2479,7 @@ final class DifyExec implements Runnable {
             var version = Release.of(sent.session().dify().version());
             boolean isListed = app != AppKind.WORKFLOW || version.listing() == Release.Listing.FROM_START;
             return finding(isListed && !sent.isElsewhere() ? Kind.NEVER_STARTED : Kind.NOT_VERIFIABLE, sent,
-                    "no run is known of " + sent.user());
+                    "Dify shows no run of user " + sent.user());
         }
 
         /// Returns the finding if a request failed. It is `NOT_VERIFIABLE` if Dify itself responds that the run is
@@ -2511,7 +2511,7 @@ final class DifyExec implements Runnable {
         private Finding result(Sent sent, ResultLine line, DifyClient.Reply<List<JsonNode>> listed) {
             var runs = known(listed);
             boolean isChat = app != AppKind.WORKFLOW;
-            var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not of " + sent.user());
+            var other = finding(Kind.WITHOUT_RUN, sent, name(line) + " is not by user " + sent.user());
             var message = runs.stream().filter(one -> isChat && isOf(line, one)).findFirst()
                     .orElseGet(Json.MAPPER::missingNode);
             if (isChat && runs.isEmpty()) return finding(Kind.NOT_VERIFIABLE, sent, "no message of " + name(line));
@@ -2684,7 +2684,7 @@ final class DifyExec implements Runnable {
         private static void adopt(CommandSpec command) {
             List.copyOf(command.options()).forEach(command::remove); // `remove` changes the list itself
             boolean isHelp = command.name().equals("help");
-            command.usageMessage().header(new String[0]).synopsisHeading("Usage: ")
+            command.usageMessage().header(new String[0]).synopsisHeading("Usage: ").footerHeading("%nExamples:%n")
                     .description(isHelp ? "Show the help of a command." : "Print a completion script for bash and zsh.")
                     .footer(isHelp ? "  difyexec help run" : "  source <(difyexec generate-completion)");
         }
@@ -3282,7 +3282,7 @@ final class DifyExec implements Runnable {
             Path envFile;
 
             @Option(names = "--app-id", paramLabel = "ID", defaultValue = "", hidden = true,
-                    description = "Name the app of a key for several apps (env: DIFY_APP_ID).")
+                    description = "Use this app if the key has several (env: DIFY_APP_ID).")
             @Lasts(Scope.BATCH) String appId;
 
             /// Reads the access to the server. The key is never an option, because everyone on the machine can see a
@@ -3313,8 +3313,8 @@ final class DifyExec implements Runnable {
                 var setting = env.needed("DIFY_API_KEY");
                 if (setting.isEmpty())
                     throw new Unusable(env.missing("DIFY_API_KEY"), (hasDemo ? "try --demo, or " : "")
-                            + "put these lines into .env (at Access Point or API Access):\nDIFY_API_BASE_URL=" + baseUrl
-                            + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
+                            + "put these lines into .env, with the key from Dify's Access Point (or API Access):"
+                            + "\nDIFY_API_BASE_URL=" + baseUrl + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
                 // A header can carry only ASCII. JSON escapes quotes and backslashes, so a key with them would not be
                 // masked there.
@@ -3351,11 +3351,11 @@ final class DifyExec implements Runnable {
         boolean allowEmpty;
 
         @Option(names = "--files", paramLabel = "DIR", hidden = true,
-                description = "Also upload @path cells from this folder.")
+                description = "Allow @path cells to name files in this folder, too.")
         Path files;
 
         @Option(names = "--no-check", hidden = true,
-                description = "Skip the workflow's form and send every cell as text.")
+                description = "Send every cell as text, unchecked.")
         boolean noCheck;
     }
 
@@ -3376,7 +3376,7 @@ final class DifyExec implements Runnable {
         int maxRetries;
 
         @Option(names = "--user", paramLabel = "NAME", defaultValue = "difyexec", hidden = true,
-                description = "Start each attempt's user id in Dify with this name (default: ${DEFAULT-VALUE}).")
+                description = "Begin each attempt's user id in Dify with this name (default: ${DEFAULT-VALUE}).")
         String user;
 
         @Option(names = "--initial-retry-delay", paramLabel = "SEC", defaultValue = "1", hidden = true,
@@ -3421,7 +3421,7 @@ final class DifyExec implements Runnable {
             Release.note(version).ifPresent(err::println);
             if (mode.isEmpty()) throw unusable(notDify(), suffix); // every version of Dify reports a mode
             var kind = AppKind.of(mode).orElseThrow(() -> unusable(Stop.early("the key belongs to an app of type "
-                    + Text.quoted(mode), "use the key of another app"), suffix));
+                    + Text.quoted(mode), "use the key of a workflow, chat, agent or completion app"), suffix));
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
@@ -3850,7 +3850,7 @@ final class DifyExec implements Runnable {
             Cause.print(batch, err, paint);
             err.println(next);
             tally.settlesAt().ifPresent(time -> err.println("From " + Times.local(time)
-                    + " on, the next run settles unknown rows that wait for it, without asking."));
+                    + " on, the next run resends rows that a busy worker may hold now, unless Dify shows their runs."));
             long late = tally.count(LateEvent.class);
             if (late > 0) err.println("Warning: " + Text.count(late,
                     "run appeared after its row was", "runs appeared after their rows were")
@@ -4200,7 +4200,7 @@ final class DifyExec implements Runnable {
             return Text.count(files.values().stream().mapToInt(Integer::intValue).sum(), "file") + " of "
                     + Text.count(files.size(), "row") + " could not be saved ("
                     + Text.joinFirst(3, files.keySet().stream().map(batch.index()::id).map(Text::id))
-                    + "); see 'missing' in the log, or run 'retry --force ID'";
+                    + "); see 'missing' in the results; 'retry --force ID' pays for the row again";
         }
 
         static Map<String, Object> json(Batch batch) {
@@ -5011,7 +5011,7 @@ final class DifyExec implements Runnable {
                     .forEach(entry -> rows.findOrAdd(batch.index().id(entry))));
             recorded = rows.size();
             // "nothing differs" would pass for a good result, and a file without rows could have no header
-            if (recorded == 0) throw new Unusable("no file to compare has a row that was sent", "run the batches");
+            if (recorded == 0) throw new Unusable("no row of these batches was ever sent", "run them first");
             // it belongs to another batch
             if (wanted != null && expected.ids().allMatch(id -> rows.find(id) < 0))
                 throw new Unusable(wanted + ": no row has an expected value and a result",
@@ -7587,7 +7587,7 @@ final class DifyExec implements Runnable {
                     text(last, "code"), text(last, "message"), ref()));
             if (!is("workflow_finished") && !is("workflow_paused")) return Optional.empty();
             return ownRunId().isEmpty()
-                    ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "the stream's end has no run id"))
+                    ? Optional.of(new Response.Cut(ref(), Symptom.CONTRADICTED, "the last event has no run id"))
                     : ran().map(Response.class::cast);
         }
 
@@ -9452,7 +9452,7 @@ final class DifyExec implements Runnable {
             if (unmet < Limits.FIRST_ROWS) return Optional.empty();
             return last(EndEvent.class).filter(EndEvent::isUnmet).map(EndEvent::last).map(last -> Stop.early(
                     "the first " + unmet + " rows that succeeded failed --require: " + last.error(),
-                    "correct it, or drop it with --require ''; the outputs are: " + Text.printable(
+                    "correct --require, or drop it with --require ''; the outputs are: " + Text.printable(
                             String.join(", ", (Iterable<String>) last.outputs()::fieldNames), 300)));
         }
 
@@ -12412,7 +12412,7 @@ final class DifyExec implements Runnable {
                 return () -> new BoundedSeekableByteChannelInputStream(0, file.size(), file); // from its start
             } catch (IOException problem) {
                 throw new Unusable("cannot make a copy of " + name() + " (" + Text.reason(problem) + ")",
-                        "if the input can be read, choose another folder for the copy with "
+                        "check the input, or choose another folder for the copy with "
                                 + "JDK_JAVA_OPTIONS=-Djava.io.tmpdir=DIR");
             }
         }
@@ -12689,7 +12689,7 @@ final class DifyExec implements Runnable {
                             ? quoted(Boolean.toString(text.matches("1|true"))) : addError(text);
                     case "s" -> text.matches("\\d{1,9}") && Integer.parseInt(text) < texts.size()
                             ? quoted(texts.get(Integer.parseInt(text)))
-                            : addFault("the workbook lacks the text of this cell");
+                            : addFault("the workbook is damaged: this cell's text is missing");
                     default -> addError(text);
                 };
             }
@@ -13021,7 +13021,7 @@ final class DifyExec implements Runnable {
             if (isText()) return new Value.Invalid("is required (--allow-empty sends it empty)",
                     new Repair("--allow-empty", ""));
             return new Value.Invalid("is required" + (type.equals("select")
-                    ? ", or optional with an empty default, which Dify refuses" : ""));
+                    ? "; Dify accepts no empty choice here" : ""));
         }
 
         private static Value text(String cell, int longest) {
