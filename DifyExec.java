@@ -9459,7 +9459,8 @@ final class DifyExec implements Runnable {
         /// Applies the run of an attempt whose row was sent again. While it is active and the row has no success, its
         /// result can still be taken.
         private void takeLate(LateEvent found) {
-            boolean isOpen = Set.of("running", "paused").contains(found.saw())
+            // a crash may have lost the line of a success
+            boolean isOpen = Set.of("running", "paused", "succeeded", "partial").contains(found.saw())
                     && !index.status(index.findOrAdd(found.id())).isSuccess();
             find(found.id(), found.user()).filter(one -> one.state == State.RESENT).ifPresent(one -> {
                 one.noteRun(found.run(), "");

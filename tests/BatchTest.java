@@ -510,10 +510,12 @@ final class BatchTest {
                 running,   failed,    true
                 paused,    failed,    true
                 failed,    failed,    false
-                succeeded, failed,    false
+                succeeded, failed,    true
+                partial,   failed,    true
+                succeeded, succeeded, false
                 running,   succeeded, false
                 """)
-        void tracksAnActiveRunFoundAfterAResendUntilItsRowSucceeds(String saw, String outcome, boolean awaited)
+        void tracksARunFoundAfterAResendUntilItHasFailedOrItsRowSucceeds(String saw, String outcome, boolean awaited)
                 throws IOException {
             var log = new Log().attempt("a", "u1").end("a", "u1", "not_started", "").attempt("a", "u2")
                     .add(new LateEvent(NOON, "a", "u1", "r1", saw));
