@@ -167,7 +167,10 @@ final class Schedules implements Callable<Integer> {
 
         /// The words that start Fray's main class.
         List<String> java(String classes) throws IOException {
-            return List.of(folder.resolve("jdk/bin/java").toString(), "-ea", "-Xmx1g",
+            // each schedule has a folder, for which a disk takes longer than the schedule does
+            var memory = Path.of("/dev/shm");
+            var files = Files.isWritable(memory) ? memory.toString() : System.getProperty("java.io.tmpdir");
+            return List.of(folder.resolve("jdk/bin/java").toString(), "-ea", "-Xmx1g", "-Djava.io.tmpdir=" + files,
                     "--enable-native-access=ALL-UNNAMED", "-agentpath:" + folder.resolve("libjvmti.so"),
                     "-javaagent:" + jars("fray-instrumentation-agent").getFirst(), "-cp",
                     classes + File.pathSeparator + folder.resolve("lib") + "/*", "org.pastalab.fray.core.MainKt");
