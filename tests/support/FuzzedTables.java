@@ -1,5 +1,6 @@
 package difyexec;
 
+import com.fasterxml.jackson.core.*;
 import com.fasterxml.jackson.databind.*;
 import de.siegmar.fastcsv.reader.*;
 import difyexec.Fuzz.*;
@@ -144,9 +145,9 @@ final class FuzzedTables {
             return shape(isPlain && ";\t".indexOf(plain.charAt(1)) >= 0 ? plain.charAt(1) : ',', 1L);
         }
 
-        /// Whether it is no CSV but JSON or a binary file by its first bytes.
+        /// Whether it is no CSV but JSON, a binary file or in an encoding of wide characters, by its first bytes.
         private static boolean isOther(String text, byte[] input) {
-            return text.matches("(?s)\uFEFF?\\s*(\\[\\s*)?\\{.*")
+            return text.matches("(?s)\uFEFF?\\s*(\\[\\s*)?\\{.*|[^\0]{0,3}\0.*")
                     || input.length > 3 && input[0] == 'P' && input[1] == 'K';
         }
 
@@ -208,7 +209,8 @@ final class FuzzedTables {
     // ── JSON ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     static final class OfJson implements Target {
-        private static final ObjectMapper JSON = new ObjectMapper()
+        private static final ObjectMapper JSON = new ObjectMapper(JsonFactory.builder()
+                .streamReadConstraints(StreamReadConstraints.builder().maxNumberLength(1_000_000).build()).build())
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
                 .enable(DeserializationFeature.USE_BIG_INTEGER_FOR_INTS);
         /// Numbers may be written in another way, and texts without half a surrogate pair.
@@ -354,6 +356,7 @@ final class FuzzedTables {
 
         private static Table table(List<Map<String, String>> objects) {
             var names = objects.stream().flatMap(one -> one.keySet().stream()).distinct().map(String::strip).toList();
+            if (names.stream().allMatch(String::isEmpty)) return Table.faulty(0, "no column names");
             var rows = new ArrayList<Line>();
             for (var object : objects) {
                 var cells = new LinkedHashMap<String, String>();
