@@ -17,8 +17,9 @@ final class ExplorationTest {
     @Nested
     @Execution(ExecutionMode.CONCURRENT)
     class EverySequenceOfFourEvents {
+        /// Of apps without a workflow, only those of the newer release, which differ more.
         static List<Setting> settings() {
-            return Setting.all();
+            return Setting.all().stream().filter(one -> one.app().hasRuns() || !one.isOld()).toList();
         }
 
         @ParameterizedTest

@@ -38,6 +38,10 @@ final class Exploration implements Callable<Integer> {
             description = "Try sequences of N events (default: ${DEFAULT-VALUE}).")
     int depth = 6;
 
+    @Option(names = "--only", paramLabel = "WORD", defaultValue = "",
+            description = "Only settings whose name contains WORD, such as 'chat 1.16.1'.")
+    String only = "";
+
     @Option(names = "--planted", paramLabel = "N", defaultValue = "4",
             description = "Search with sequences of N events for planted rules (default: ${DEFAULT-VALUE}).")
     int planted = 4;
@@ -52,6 +56,7 @@ final class Exploration implements Callable<Integer> {
         long began = System.nanoTime();
         int failures = 0;
         for (var setting : Setting.all()) {
+            if (!setting.toString().contains(only)) continue;
             var search = new Search(setting, Rules.OURS, depth);
             search.run();
             System.out.println(search);
@@ -60,7 +65,7 @@ final class Exploration implements Callable<Integer> {
         }
         System.out.printf(Locale.ROOT, "%d violations, %.1f s%n", failures, (System.nanoTime() - began) / 1e9);
         for (var wrong : Rules.values()) {
-            if (wrong == Rules.OURS) continue;
+            if (wrong == Rules.OURS || !only.isEmpty()) continue;
             var found = firstViolation(wrong, planted);
             System.out.println(wrong + ": " + found.orElse("not found"));
             if (found.isEmpty()) failures++;
@@ -71,6 +76,7 @@ final class Exploration implements Callable<Integer> {
     /// Searches in all settings with a wrong rule, until a check fails.
     static Optional<String> firstViolation(Rules wrong, int depth) {
         for (var setting : Setting.all()) {
+            if (!wrong.concerns(setting)) continue;
             var search = new Search(setting, wrong, depth);
             search.most = 1;
             search.run();

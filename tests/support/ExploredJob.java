@@ -132,7 +132,9 @@ record ExploredJob(Where where, Instant sent, Instant since, Instant began, bool
     /// @param run     its id and task
     /// @param isNamed whether it is looked up by its id
     LookUpResult seen(ExploredWorld.Setting setting, RunRef run, boolean isNamed, Instant now) {
+        if (setting.app() == AppKind.COMPLETION) return new LookUpResult.Unlisted();
         if (isGone || !where.hasBegun()) return new LookUpResult.Absent();
+        if (!setting.app().hasRuns()) return message(setting);
         boolean isChatflow = setting.app() == AppKind.CHATFLOW, isDropped = setting.isStream() && !isHeard;
         if (!isNamed && !isChatflow && setting.isOld() && (!where.hasEnded() || isDropped))
             return new LookUpResult.Absent();
@@ -151,6 +153,29 @@ record ExploredJob(Where where, Instant sent, Instant since, Instant began, bool
         };
     }
 
+    /// Returns what Dify shows of a row without a workflow. If the client of its stream has left, Dify stores no answer,
+    /// and of an old agent only a thought.
+    private LookUpResult message(ExploredWorld.Setting setting) {
+        boolean isDropped = setting.isStream() && !isHeard;
+        boolean isThought = setting.app() == AppKind.AGENT_CHAT && where == Where.SUCCEEDED;
+        if (where == Where.RUNNING || isDropped && !isThought) return new LookUpResult.Unanswered(false);
+        return ended(spoken(setting));
+    }
+
+    /// Returns the end of a row without a workflow. Dify 1.9 stores no tokens, which would show that it was stopped.
+    Response.Ran spoken(ExploredWorld.Setting setting) {
+        if (where == Where.FAILED) return Response.Ran.failed(ERROR);
+        if (where == Where.FAILED_FOR_NOW) return Response.Ran.failed(PASSING_ERROR);
+        boolean isCounted = where == Where.SUCCEEDED && !setting.isOld();
+        var said = Response.Ran.answered(Given.outputs("{\"answer\":\"yes\"}"), 1,
+                new Response.ChatMessage("c", "m", Cost.of(isCounted ? 20 : 0)));
+        return where == Where.STOPPED && !setting.isOld() ? said.stopped() : said;
+    }
+
+    private static LookUpResult ended(Response.Ran ran) {
+        return new LookUpResult.Ended(ran, Map.of("id", "a"), Optional.empty());
+    }
+
     static Response.Ran ran(String id, RunStatus status, String error) {
         return RUNS.computeIfAbsent(id + status + error, _ -> Given.ran(id, status, error));
     }
@@ -164,6 +189,6 @@ record ExploredJob(Where where, Instant sent, Instant since, Instant began, bool
     static LookUpResult ended(Response.Ran ran, boolean isAnswer) {
         var shown = !isAnswer ? ran : ran.status().isSuccess()
                 ? Response.Ran.answered(ran.outputs(), 1, Response.ChatMessage.NONE) : Response.Ran.failed(ran.error());
-        return new LookUpResult.Ended(shown, Map.of("id", "a"), Optional.empty());
+        return ended(shown);
     }
 }

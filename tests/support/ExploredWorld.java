@@ -18,14 +18,17 @@ final class ExploredWorld {
     ///
     /// @param version the release; see [Release]
     record Setting(AppKind app, String version, Mode mode) {
-        /// The kinds that [ExploredJob] models. Another kind needs its responses and what look-ups show of it.
-        private static final List<AppKind> KINDS = List.of(AppKind.WORKFLOW, AppKind.CHATFLOW);
-
         static List<Setting> all() {
             var all = new ArrayList<Setting>();
-            for (var app : KINDS) for (var version : List.of("1.16.1", "1.9.2"))
+            for (var app : AppKind.values()) for (var version : List.of("1.16.1", "1.9.2"))
                 for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) all.add(new Setting(app, version, mode));
+            all.removeIf(one -> one.isAgent() && !one.isStream()); // agents only stream
+            all.removeIf(one -> one.app == AppKind.AGENT && one.isOld()); // there was none
             return all;
+        }
+
+        private boolean isAgent() {
+            return app == AppKind.AGENT || app == AppKind.AGENT_CHAT;
         }
 
         boolean isOld() {
@@ -38,11 +41,11 @@ final class ExploredWorld {
 
         /// Returns whether a worker runs the request, which the server queues for it.
         boolean isQueued() {
-            return isStream() && !isOld();
+            return app.hasRuns() && isStream() && !isOld();
         }
 
         boolean canPause() {
-            return !isOld();
+            return app.hasRuns() && !isOld();
         }
 
         @Override
@@ -101,6 +104,32 @@ final class ExploredWorld {
             List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
                 return lookUp.stage() == LookUp.Stage.STOPPED ? List.of() : super.verdicts(lookUp, found, here, now);
             }
+        },
+        /// A completion never started, because nothing shows it.
+        UNLISTED_IS_NOT_STARTED {
+            @Override
+            List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
+                return found instanceof LookUpResult.Unlisted ? List.of(again())
+                        : super.verdicts(lookUp, found, here, now);
+            }
+
+            @Override
+            boolean concerns(Setting setting) {
+                return setting.app() == AppKind.COMPLETION;
+            }
+        },
+        /// A message that is still empty belongs to a row that has failed.
+        EMPTY_IS_FAILED {
+            @Override
+            List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
+                return found instanceof LookUpResult.Unanswered ? List.of(Outcome.failed("empty"))
+                        : super.verdicts(lookUp, found, here, now);
+            }
+
+            @Override
+            boolean concerns(Setting setting) {
+                return setting.app() == AppKind.CHAT;
+            }
         };
 
         private final LookUpRules rules = new LookUpRules(JUDGE, limits(), false, false);
@@ -115,6 +144,11 @@ final class ExploredWorld {
 
         LookUp begun(LookUp lookUp) {
             return lookUp;
+        }
+
+        /// Returns whether it is to be found in this setting.
+        boolean concerns(Setting setting) {
+            return true;
         }
 
         List<Verdict> verdicts(LookUp lookUp, LookUpResult found, LookUpRules.LookUpContext here, Instant now) {
@@ -380,7 +414,7 @@ final class ExploredWorld {
         var attempt = attempts.getLast();
         var run = run(attempt);
         var named = Optional.of(run).filter(_ -> isNamed);
-        boolean isAnswer = setting.app() == AppKind.CHATFLOW && !setting.isStream();
+        boolean isAnswer = setting.app() == AppKind.CHATFLOW && !setting.isStream(), hasRuns = setting.app().hasRuns();
         var where = job.where();
         if (setting.isStream() && !isNamed && where.hasBegun())
             step(steps, "first event", world -> world.begin(job, run));
@@ -391,7 +425,10 @@ final class ExploredWorld {
         });
         boolean mayEnd = !setting.isStream() || isNamed;
         var ends = new LinkedHashMap<String, Response>();
-        if (mayEnd) switch (where) {
+        if (!hasRuns && where.hasEnded() && (mayEnd || where.isFailed())) // an error may come before any event
+            ends.put("ended as " + where, job.spoken(setting));
+        if (!hasRuns && mayEnd && where == Where.SUCCEEDED) ends.put("too large", new Response.Unreadable(named, "too large"));
+        if (mayEnd && hasRuns) switch (where) {
             case SUCCEEDED -> {
                 ends.put("succeeded", end(run, RunStatus.SUCCEEDED, "", isAnswer));
                 ends.put("too large", new Response.Unreadable(named, "too large"));
@@ -403,7 +440,7 @@ final class ExploredWorld {
             case RUNNING -> ends.put("running", ExploredJob.ran(run.id(), RunStatus.RUNNING, ""));
             case STOPPED, DOOR, STARTING, QUEUED, RESERVED, LOST -> {}
         }
-        if (mayEnd && where.hasBegun() && !isAnswer && where != Where.PAUSED && !where.isFailed())
+        if (mayEnd && hasRuns && where.hasBegun() && !isAnswer && where != Where.PAUSED && !where.isFailed())
             ends.put("stopped", ExploredJob.ran(run.id(), RunStatus.STOPPED, "Aborted: timed out"));
         if (where == Where.LOST && !isNamed) {
             ends.put("throttled", Given.THROTTLED);
@@ -413,11 +450,11 @@ final class ExploredWorld {
             if (setting.isQueued()) ends.put("rejected in the stream", Given.madeUp("x", "query is required"));
             if (setting.isQueued()) ends.put("unknown error in the stream", Given.madeUp("x", "the engine is lost"));
         }
-        if (isNamed && !setting.isOld()) ends.put("made-up failure",
+        if (isNamed && hasRuns && !setting.isOld()) ends.put("made-up failure",
                 new Response.Ran(run, RunStatus.FAILED, Given.outputs("{}"), "connection error", "", Usage.NONE));
-        if (setting.isStream())
+        if (setting.isStream() && hasRuns)
             ends.put("error event", Response.Refused.event(500, "", "the worker is lost", named));
-        if (where.hasBegun() && !setting.isStream())
+        if (where.hasBegun() && !setting.isStream() && hasRuns)
             ends.put("listener ended", Given.http(400, "invalid_param", "queue listening stopped unexpectedly"));
         if (where.hasBegun()) ends.put("of another row", new Response.Cut(named, Symptom.CONTRADICTED, "another run"));
         ends.put("cut", new Response.Cut(named, isNamed ? Symptom.CUT : Symptom.NO_ANSWER, "cut"));
@@ -470,7 +507,9 @@ final class ExploredWorld {
         boolean isById = lookUp.run().filter(ref -> !ref.isMadeUp()).isPresent();
         var where = job.where();
         var results = new LinkedHashMap<String, LookUpResult>();
-        if (where != Where.DOOR) { // a full server answers in the order of the requests
+        boolean isAsked = setting.app() != AppKind.COMPLETION; // nothing shows completions
+        if (!isAsked) results.put("not listed", job.seen(setting, run, isById, lookTime()));
+        else if (where != Where.DOOR) { // a full server answers in the order of the requests
             var seen = job.seen(setting, run, isById, lookTime());
             results.put(seen.word(), seen);
             if (where == Where.SUCCEEDED && seen instanceof LookUpResult.Ended)
@@ -480,11 +519,12 @@ final class ExploredWorld {
             results.put("refused", new LookUpResult.Inconclusive(Given.http(409, "conflict", "no")));
             results.put("rejected key", new LookUpResult.Inconclusive(Given.http(401, "unauthorized", "invalid")));
         }
-        results.put("cut", new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER)));
-        results.put("502", new LookUpResult.Inconclusive(Given.html(502)));
+        if (isAsked) results.put("cut", new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER)));
+        if (isAsked) results.put("502", new LookUpResult.Inconclusive(Given.html(502)));
         results.forEach((name, found) -> step(steps, lookUp.purpose + " look-up: " + name + " (" + where + ")",
                 world -> world.onLookUp(job, found)));
-        if (where == Where.RUNNING && job.misreported().isEmpty() && (isById || !setting.isOld()))
+        boolean isShown = setting.app().hasRuns() && (isById || !setting.isOld());
+        if (where == Where.RUNNING && job.misreported().isEmpty() && isShown)
             step(steps, lookUp.purpose + " look-up: stopped too early", world -> world.onLookUp(
                     job.misreported(lookTime()),
                     ExploredJob.ended(ExploredJob.ran(run.id(), RunStatus.STOPPED, "Aborted"), false)));
@@ -771,7 +811,8 @@ final class ExploredWorld {
         var at = lookTime();
         var job = job(lookUp.attempt).settled(setting, at);
         boolean isById = lookUp.run().filter(ref -> !ref.isMadeUp()).isPresent();
-        onLookUp(job, isSilent ? new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER))
+        boolean isUnanswered = isSilent && setting.app() != AppKind.COMPLETION;
+        onLookUp(job, isUnanswered ? new LookUpResult.Inconclusive(Given.cut(Symptom.NO_ANSWER))
                 : job.seen(setting, run(lookUp.attempt), isById, at));
     }
 }
