@@ -17,7 +17,7 @@ final class ExplorationTest {
     @Nested
     @Execution(ExecutionMode.CONCURRENT)
     class EverySequenceOfFourEvents {
-        /// Of apps without a workflow, only those of the newer release, which differ more.
+        /// Of apps without a workflow, only those of the newer release, because the older one hardly differs there.
         static List<Setting> settings() {
             return Setting.all().stream().filter(one -> one.app().hasRuns() || !one.isOld()).toList();
         }
