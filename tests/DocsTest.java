@@ -332,7 +332,7 @@ final class DocsTest extends WholeCommand {
 
         /// Counts words as `wc` does. More of them are read less.
         @Test
-        void isShort() throws IOException {
+        void hasAtMost13500Words() throws IOException {
             var words = new TreeMap<Path, Integer>();
             for (var page : pages()) if (!page.endsWith("CHANGELOG.md"))
                 words.put(checkout().relativize(page), Files.readString(page).strip().split("\\s+").length);

@@ -337,7 +337,7 @@ final class KindsTest extends WholeCommand {
         }
 
         @Test
-        void ofChatsNotesWhatStreamsCost() throws IOException {
+        void warnsThatABrokenChatStreamLosesItsAnswer() throws IOException {
             call(start("chat"), "check", "-i", input(), "--mode", "streaming").exits(0).says("Note: ");
         }
 
@@ -427,7 +427,7 @@ final class KindsTest extends WholeCommand {
 
         @ParameterizedTest
         @ValueSource(strings = {"chat", "agent-chat", "agent", "completion"})
-        void cannotBePulled(String app) throws IOException {
+        void cannotBePulledWithoutAWorkflow(String app) throws IOException {
             call(start(app), "pull", "-o", path("pulled.csv")).exits(2).reports("\"" + app.replace('-', ' ') + "\"");
             assertFalse(Files.exists(file("pulled.csv")));
         }

@@ -28,7 +28,7 @@ final class ReadersTest {
 
         @ParameterizedTest
         @MethodSource("names")
-        void readsAsItsOracleOrNamesAPlace(String name) throws Exception {
+        void agreesWithItsOracleOrReportsTheLine(String name) throws Exception {
             var target = Fuzz.targets(List.of()).stream().filter(each -> each.name().equals(name)).findFirst()
                     .orElseThrow();
 

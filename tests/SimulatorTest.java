@@ -437,7 +437,7 @@ final class SimulatorTest {
 
         @ParameterizedTest
         @ValueSource(strings = {"blocking", "streaming"})
-        void hasTimeToEndWhenTheProcessIsAskedTo(String mode) throws Exception {
+        void finishesItsRunsBeforeTheSimulatorExits(String mode) throws Exception {
             startApp("chat", "--speed", "4");
             var row = CompletableFuture.supplyAsync(() -> {
                 try {
