@@ -6,7 +6,8 @@
    IOFAULT_FROM    the first call that fails, counted from 1 over all threads
    IOFAULT_UNTIL   the last call that fails; 0: all later calls fail, too
    IOFAULT_ERRNO   a number of errno; 0: SIGKILL; -1: the call takes 200 ms longer; -2: the power fails
-   IOFAULT_CONTROL a file with a `struct control`, which replaces the last four while the process runs
+   IOFAULT_CONTROL a file with a `struct control`, which replaces the last four while the process runs, and the folder
+                   if it names one
 
    When the power fails, each file loses what was written to it since its last fsync, and the process is killed. A
    rename or a new file is not lost: the benchmark `powercut` has those cases.
@@ -37,13 +38,14 @@ enum call { OPEN, WRITE, FSYNC, RENAME, TRUNCATE, UNLINK, LOCK, READ, STAT, READ
 static const char *const names[] = {"open", "write", "fsync", "rename", "truncate", "unlink", "lock", "read", "stat",
                                     "readdir", "close", "seek", "map", "mode", "mkdir"};
 
-enum { FILES = 1 << 16 };
+enum { FILES = 1 << 16, LONGEST = 1024 };
 
 /* `wanted` is an enum call; all calls that change something have the number after the last one. */
 struct control {
     int is_on, wanted, fault, unused;
     long from, until;
     atomic_long count;
+    char folder[LONGEST]; /* missing in a shorter file, whose page ends with zeros */
 };
 
 static char *_Atomic paths[FILES]; /* of the descriptors of the folder */
@@ -70,14 +72,15 @@ __attribute__((constructor)) static void start(void) {
 
 /* The absolute path in `into` if it is in the folder, else NULL. */
 static const char *ours(int at, const char *path, char *into) {
-    if (!folder[0] || !path) return NULL;
+    const char *watched = control->folder[0] ? control->folder : folder;
+    if (!watched[0] || !path) return NULL;
     const char *base = at == AT_FDCWD ? current : at >= 0 && at < FILES ? paths[at] : NULL;
     if (path[0] == '/') snprintf(into, PATH_MAX, "%s", path);
     else if (!base) return NULL;
     else if (path[0]) snprintf(into, PATH_MAX, "%.2000s/%.2000s", base, path);
     else snprintf(into, PATH_MAX, "%s", base);
-    size_t length = strlen(folder);
-    return !strncmp(into, folder, length) && (!into[length] || into[length] == '/') ? into : NULL;
+    size_t length = strlen(watched);
+    return !strncmp(into, watched, length) && (!into[length] || into[length] == '/') ? into : NULL;
 }
 
 static const char *of_descriptor(int fd) {

@@ -11,6 +11,7 @@
 //SOURCES PowerTest.java
 //SOURCES StorageTest.java
 //SOURCES support/FaultyDisk.java
+//SOURCES support/FaultyTool.java
 //SOURCES support/PowerCut.java
 //SOURCES support/SessionBound.java
 //SOURCES support/Matrix.java

@@ -1,6 +1,8 @@
 package difyexec;
 
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.*;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.*;
 
@@ -13,8 +15,10 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// Files that cannot be examined, read, locked or listed, and temporary files of this and of other programs.
 class StorageTest {
+    /// One process runs all their commands, one at a time.
     @Nested
     @Timeout(600)
+    @Execution(ExecutionMode.SAME_THREAD)
     class FileSystemErrors extends WholeCommand {
         @Test
         void keepAReasonThatNamesNoFileWhole() {
@@ -27,28 +31,36 @@ class StorageTest {
 
         private static final int EIO = 5, EACCES = 13;
 
+        @TempDir static Path own;
+        private static FaultyTool tool;
         private Dify dify;
-        private FaultyDisk disk;
+        private String stdin = "";
 
-        @BeforeEach
-        void start() throws Exception {
-            assumeTrue(FaultyDisk.isPossible());
-            disk = FaultyDisk.compile(checkout().resolve("benchmarks/iofault.c"), folder);
-            dify = dify();
-            Files.createFile(file("stdin"));
+        @BeforeAll
+        static void startTool() throws Exception {
+            if (FaultyDisk.isPossible())
+                tool = FaultyTool.start(FaultyDisk.compile(checkout().resolve("benchmarks/iofault.c"), own), own);
         }
 
-        /// Runs the tool in a process of its own, with a fault on a file and the file `stdin` as its input. Empty: it
-        /// ended before it met the fault.
+        @AfterAll
+        static void stopTool() throws IOException {
+            if (tool != null) tool.close();
+        }
+
+        @BeforeEach
+        void start() {
+            assumeTrue(tool != null, "no C compiler");
+            dify = dify();
+        }
+
+        /// Runs the tool in another process, with a fault on a file. Empty: it ended before it met the fault.
         private Optional<Call> broken(String file, FaultyDisk.Fault fault, String... words) throws Exception {
-            Files.deleteIfExists(file("report"));
-            var line = new ArrayList<>(List.of("sh", "-c", "exec \"$0\" \"$@\" <stdin"));
-            line.addAll(disk.preload());
-            line.addAll(java(words));
-            var settings = dify.settings();
-            settings.putAll(disk.environment(folder.toRealPath().resolve(file), file("report"), fault));
-            var call = ended(start(line, settings));
-            return Files.exists(file("report")) ? Optional.of(call) : Optional.empty();
+            var done = tool.run(folder.toRealPath().resolve(file), fault,
+                    new FaultyTool.Command(dify.settings(), folder.toString(), stdin, List.of(words)));
+            if (done.isEmpty()) return Optional.empty();
+            var call = new Call(done.get().code(), done.get().out(), done.get().err());
+            keyIsNowhere(call);
+            return Optional.of(call);
         }
 
         /// Runs the tool with a fault at the first such call, at the second, and so on, until it does not meet one.
@@ -113,7 +125,8 @@ class StorageTest {
             dify.row("2", dify.ended("failed", "no"));
             dify.run();
             int runs = dify.runs();
-            var words = words(List.of(command.split(" ")), "-i", input(), "-o", output());
+            var typed = command.replace("report.html", path("report.html"));
+            var words = words(List.of(typed.split(" ")), "-i", input(), "-o", output());
 
             var call = broken(file.equals(".") ? "" : file, once(fault, 1), words).orElseThrow().exits(2);
             names(file.equals(".") ? folder.getFileName().toString() : file, call);
@@ -142,7 +155,6 @@ class StorageTest {
             names("out.csv", broken("", once("lock", 1), "export", "-i", input(), "-o", output(), path("out.csv"))
                     .orElseThrow().exits(2));
 
-            before.addAll(List.of("report", "child.out", "child.err"));
             assertEquals(before, names());
         }
 
@@ -187,7 +199,7 @@ class StorageTest {
         void aFailedLockDoesNotBlockTheNextRunInTheShell(String file, String fault) throws Exception {
             rows(2);
             // one row at a time: no second run is under way when the first one stops
-            Files.writeString(file("stdin"), "run --progress off --mode blocking -c 1\n".repeat(2));
+            stdin = "run --progress off --mode blocking -c 1\n".repeat(2);
             int succeeded = 0;
 
             for (int number = 1; ; number++) {
