@@ -104,7 +104,8 @@
 //FILES recorded/1.16.0/=recorded/1.16.0/*.json
 //FILES recorded/1.16.1/=recorded/1.16.1/*.json
 //FILES recorded/sheets/=recorded/sheets/*
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
+//COMPILE_OPTIONS -J-XX:TieredStopAtLevel=1 -J-XX:+UseSerialGC
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 
 package difyexec;
 
