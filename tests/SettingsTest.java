@@ -2,6 +2,7 @@ package difyexec;
 
 import com.github.tomakehurst.wiremock.WireMockServer;
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.*;
 import org.junit.jupiter.params.provider.*;
 
@@ -625,22 +626,47 @@ final class SettingsTest extends WholeCommand {
     /// The server has https, and a certificate of an authority that only `DIFY_CA_FILE` makes known.
     @Nested
     class AServerCertificate {
-        private void keytool(String command) throws Exception {
-            var tool = Path.of(System.getProperty("java.home"), "bin", "keytool").toString();
-            var words = (command + " -keystore keys.p12 -storepass secret -J-XX:TieredStopAtLevel=1").split(" ");
-            ended(start(List.of(words(List.of(tool), words)), Map.of())).exits(0);
+        private static final String THIS_HOST = "ip:127.0.0.1", OTHER_HOST = "dns:other.example";
+
+        /// Runs several commands of Java's `keytool` in one process, which saves their starts.
+        static final class Keytool {
+            static void main(String... commands) throws Exception {
+                var tool = Class.forName("sun.security.tools.keytool.Main").getMethod("main", String[].class);
+                for (var command : commands) tool.invoke(null, (Object) command.split(" "));
+            }
+        }
+
+        @TempDir static Path stores;
+
+        @BeforeAll
+        static void createCertificates() throws Exception {
+            var words = Given.Tool.words("--add-exports=java.base/sun.security.tools.keytool=ALL-UNNAMED");
+            words.set(words.size() - 1, Keytool.class.getName());
+            for (var start : List.of("-10d", "+2d", "-1d")) words.addAll(commands(start, THIS_HOST));
+            words.addAll(commands("-1d", OTHER_HOST));
+            var process = new ProcessBuilder(words).redirectErrorStream(true).start();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            assertEquals(0, process.waitFor(), said);
+        }
+
+        /// Those that make the key store of a certificate, and the file of its authority.
+        private static List<String> commands(String start, String name) {
+            return Stream.of("-genkeypair -alias authority -keyalg EC -dname CN=authority -ext bc:c",
+                    "-genkeypair -alias server -keyalg EC -dname CN=server -signer authority -startdate " + start
+                            + " -validity 5 -ext san=" + name,
+                    "-exportcert -rfc -alias authority -file " + store(start, name) + ".pem", "-delete -alias authority")
+                    .map(command -> command + " -keystore " + store(start, name) + " -storepass secret").toList();
+        }
+
+        private static String store(String start, String name) {
+            return stores.resolve(start + name).toString();
         }
 
         /// Starts a server whose certificate is from this start, such as `-10d`, for five days, and names this host.
-        /// Returns the settings for it, without the file of its authority, `authority.pem`.
-        private Map<String, String> serve(String start, String name) throws Exception {
-            keytool("-genkeypair -alias authority -keyalg EC -dname CN=authority -ext bc:c");
-            keytool("-genkeypair -alias server -keyalg EC -dname CN=server -signer authority -startdate " + start
-                    + " -validity 5 -ext san=" + name);
-            keytool("-exportcert -rfc -alias authority -file authority.pem");
-            keytool("-delete -alias authority");
+        /// Returns the settings for it, without the file of its authority.
+        private Map<String, String> serve(String start, String name) {
             var server = new WireMockServer(options().bindAddress("127.0.0.1").httpDisabled(true).dynamicHttpsPort()
-                    .keystorePath(path("keys.p12")).keystoreType("PKCS12").keystorePassword("secret")
+                    .keystorePath(store(start, name)).keystoreType("PKCS12").keystorePassword("secret")
                     .keyManagerPassword("secret"));
             server.start();
             open.add(server::stop);
@@ -667,17 +693,17 @@ final class SettingsTest extends WholeCommand {
                 throws Exception {
             var settings = serve(start, name);
             rows(2);
-            if (known) settings.put("DIFY_CA_FILE", path("authority.pem"));
+            if (known) settings.put("DIFY_CA_FILE", store(start, name) + ".pem");
 
             for (var words : List.of(typed("run"), new String[] {"check", "-i", input()}))
                 call(settings, words).exits(4).reports(says).hints().omits("trying again");
         }
 
         @Test
-        void isAcceptedSilentlyIfTrusted() throws Exception {
-            var settings = serve("-1d", "ip:127.0.0.1");
+        void isAcceptedSilentlyIfTrusted() throws IOException {
+            var settings = serve("-1d", THIS_HOST);
             rows(2);
-            settings.put("DIFY_CA_FILE", path("authority.pem"));
+            settings.put("DIFY_CA_FILE", store("-1d", THIS_HOST) + ".pem");
 
             call(settings, "check", "-i", input(), "--no-check").omits("certificate").exits(0);
         }
