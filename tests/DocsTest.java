@@ -330,6 +330,16 @@ final class DocsTest extends WholeCommand {
                     .collect(Collectors.joining(" ")), entries("docs/files.md", "## `verify --json`"));
         }
 
+        @Test
+        void listsEveryExitCodeInTheReadmeAndAboveTheClass() throws IOException {
+            var codes = Stream.of(Exit.values()).map(exit -> "" + exit.code).toList();
+
+            assertEquals(codes, Pattern.compile("(?m)^- \\*\\*(\\d+)\\*\\*: ").matcher(page("README.md")).results()
+                    .map(match -> match.group(1)).toList());
+            assertEquals(codes, Pattern.compile("(?m)^/// \\| (\\d+) \\| ").matcher(page("DifyExec.java")).results()
+                    .map(match -> match.group(1)).toList());
+        }
+
         /// Counts words as `wc` does. More of them are read less.
         @Test
         void hasAtMost13500Words() throws IOException {
