@@ -12115,8 +12115,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the input for messages about this worksheet. Its `start` is empty, because a workbook is not a text.
+        /// Only a damaged workbook has a worksheet without a name.
         TextFile ofSheet(String sheet) {
-            return new TextFile(original, source, UTF_8, "", false, sheet, extras);
+            return new TextFile(original, source, UTF_8, "", false, Objects.requireNonNull(sheet), extras);
         }
 
         /// Converts JSON objects to CSV. The columns are all names that occur in any of the objects, so the text is

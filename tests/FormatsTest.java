@@ -271,6 +271,8 @@ final class FormatsTest extends WholeCommand {
                     new Case("twice.xlsx", book("s:id", "n:1", "", "", "n:1"), "Sheet1!A5", "Sheet1!A2"),
                     new Case("title.xlsx", book("s:Report", "", "s:id|s:x", "n:1"), "Sheet1!A1", "--header-row 3"),
                     new Case("damaged.xlsx", Arrays.copyOf(book("s:id"), 400), "Excel workbook", "hint"),
+                    new Case("noName.xlsx", edited(book("s:id", "n:1"), "workbook.xml", "<sheet name=\"\\w+\"", "<sheet"),
+                            "Excel workbook", "hint"),
                     new Case("open.ods", zip("mimetype"), "Excel workbook", ".xlsx"),
                     new Case("old.xls", HexFormat.of().parseHex("d0cf11e0a1b11ae1"), ".xls", "password", ".xlsx"));
         }
