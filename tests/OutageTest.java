@@ -111,7 +111,7 @@ final class OutageTest {
 
         static final List<Story> STORIES = Story.of("""
                 streams that left at the same moment do not pass each other
-                  given   rows 1 2, STREAMING, slots 2
+                  given   rows 1 2, STREAMING, slots 2, settle 30
                   answers 1: cut; 2: 900ms began run-2 succeeded run-2
                   then    1 unknown, sent 1 2
 
