@@ -122,30 +122,27 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 
 /// Runs all tests, or those of the `@Nested` class that is named.
 final class DifyExecTest {
+    /// Those that take longest or wait most come first, so that the others run beside them.
     static final List<Class<?>> CLASSES = List.of(
-            ConformanceTest.class, // the longest
-            MatrixTest.class, MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class,
-            OutageTest.class, RequireTest.class,
-            EarlierSessionsTest.class,
-            AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
-            InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,
-            RecordingsTest.class,
-            CommandTest.class, ChatflowTest.class, KindsTest.class, SettingsTest.class, FilesTest.class, PowerTest.class,
-            FormTest.class,
-            FormatsTest.class, StorageTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
+            ConformanceTest.class, MatrixTest.class, PasteTest.class, PowerTest.class, ProcessTest.class,
+            DocsTest.class, SeedsTest.class, ExplorationTest.class, StorageTest.class,
+            MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
+            RequireTest.class, EarlierSessionsTest.class, AgendaTest.class, RulesTest.class, PaceTest.class,
+            GrowthTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class,
+            StreamTest.class, TransportTest.class, RecordingsTest.class, CommandTest.class, ChatflowTest.class,
+            KindsTest.class, SettingsTest.class, FilesTest.class, FormTest.class, FormatsTest.class, FaultTest.class,
             ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
-            RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
-            EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class,
-            SimulatorTest.class, BatchesTest.class, ReadersTest.class, GuardsTest.class, BenchmarksTest.class,
-            SeedsTest.class, ExplorationTest.class);
+            RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class, EveryDayTest.class,
+            ForecastTest.class, VersionsTest.class, NextDifyTest.class, SimulatorTest.class, BatchesTest.class,
+            ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
 
-    /// Runs six files of tests at a time, since most tests wait, and also the methods of a class that allows it
+    /// Runs eight files of tests at a time, since many tests wait, and also the methods of a class that allows it
     /// (`@Execution`). A class that measures processor time is `@Isolated`.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
             "junit.jupiter.execution.parallel.mode.classes.default", "concurrent",
             "junit.jupiter.execution.parallel.config.executor-service", "worker_thread_pool",
             "junit.jupiter.execution.parallel.config.strategy", "fixed",
-            "junit.jupiter.execution.parallel.config.fixed.parallelism", "6");
+            "junit.jupiter.execution.parallel.config.fixed.parallelism", "8");
 
     /// `ResponseJudge TheMap` runs only the `@Nested` classes of these names, and `-Dtest=ResponseJudge` does so, too,
     /// before or after the script's name.
