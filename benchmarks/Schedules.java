@@ -297,16 +297,20 @@ final class Schedules implements Callable<Integer> {
         check(stop.isPresent() || scene.tally.done() == 2, "the batch stops, unless both rows had ended before");
     }
 
-    /// The engine's thread waits for the log, while a second thread writes the results to disk and a third one watches
-    /// both.
+    /// The engine's thread waits for the log, while a second thread writes the results to disk. Each time, a watcher
+    /// asks how long that has taken.
     static void commit() {
         var scene = scene();
         var isWrong = new AtomicBoolean();
+        var writing = new AtomicReference<BatchWriter>();
+        var watchers = Collections.synchronizedList(new ArrayList<Thread>());
+        scene.disk = (_, _) -> Optional.ofNullable(writing.get()).ifPresent(busy -> watchers.add(
+                Thread.ofPlatform().start(() -> {
+                    if (busy.forcingFor().toMinutes() > 0) isWrong.set(true);
+                })));
         try (var writer = scene.open()) {
+            writing.set(writer);
             writer.record(session(0, "1.16.1"));
-            var watcher = Thread.ofPlatform().start(() -> {
-                for (int look = 0; look < 5; look++) if (writer.forcingFor().toMinutes() > 0) isWrong.set(true);
-            });
             for (var row : List.of("1", "2")) {
                 var user = "difyexec-0123456789abcdef-" + row;
                 writer.record(attempt(1, row, user));
@@ -319,7 +323,7 @@ final class Schedules implements Callable<Integer> {
                 writer.awaitResults();
                 check(writer.resultsBytesOnDisk() == Files.size(scene.output), "the result is on disk");
             }
-            watcher.join();
+            for (var watcher : watchers) watcher.join();
             check(!isWrong.get(), "the disk is busy for seconds at most");
         } catch (IOException | InterruptedException problem) {
             throw new IllegalStateException(problem);

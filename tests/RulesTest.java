@@ -288,6 +288,35 @@ final class RulesTest {
             assertEquals(stored, word(judge.confirmed(attempt(0, 0), error, failed("Rate Limit Error"))));
         }
 
+        @Test
+        void judgesAConfirmedFailureByItsReportUnlessThatIsBare() {
+            var bare = new Response.Ran(run("run-1"), RunStatus.FAILED, outputs("{}"), "no such city", "", Usage.NONE);
+            var stored = failed("Rate Limit Error");
+
+            assertEquals("failed", word(judge.confirmed(attempt(0, 0), failed("no such city"), stored)));
+            assertEquals("again", word(judge.confirmed(attempt(0, 0), bare, stored)));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                error,                                  paused, after a form
+                Aborted: Client response stream closed, false,  true
+                Aborted: App task was stopped,          true,   true
+                Aborted: App task was stopped,          false,  false
+                no such city,                           true,   false
+                """)
+        void knowsWhichRunsEndedWithTheirForm(String error, boolean wasPaused, boolean isAfterForm) {
+            assertEquals(isAfterForm, Judge.isAfterForm(error, wasPaused));
+        }
+
+        @ParameterizedTest
+        @CsvSource({"401, true", "403, true", "404, false"})
+        void isShutOutIfDifyDeniesAccess(int status, boolean isShutOut) {
+            var verdict = judge.verdict(attempt(0, 0), http(status, "denied", "no"));
+
+            assertEquals(isShutOut, ((Verdict.StopBatch) verdict).isShutOut());
+        }
+
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 tried, allowed, verdict
@@ -808,6 +837,43 @@ final class RulesTest {
                 assertEquals(Optional.empty(), notStored(said).run(), said.toString());
             assertEquals(Optional.of(run("run-failed")), notStored(failed("no such city")).run());
             assertEquals(400, ((Response.Refused) notStored(error)).status());
+        }
+
+        /// The failure that a response reported counts only if Dify confirms it or has no run.
+        @Test
+        void keepWhatTheLookUpFoundUnlessItConfirmsTheReportedFailure() {
+            var said = failed("no such city");
+            var success = succeeded("run-1");
+
+            assertSame(success, LookUpRules.known(unconfirmed(said, Mode.STREAMING), ended(success)));
+            assertSame(said, LookUpRules.known(unconfirmed(said, Mode.STREAMING), found(RunStatus.FAILED)));
+            assertSame(said, LookUpRules.known(unconfirmed(said, Mode.STREAMING), new LookUpResult.Unlisted()));
+            assertEquals(Optional.of(run("run-1")), LookUpRules.known(lookUp(Symptom.CUT), ABSENT).run());
+            var madeUp = Given.lookUp(attempt(0, 0), cut(Symptom.CUT, new RunRef("x", "x")), 300);
+            assertEquals(Optional.empty(), LookUpRules.known(madeUp, ABSENT).run());
+            assertEquals(madeUp.run(), LookUpRules.known(madeUp, running("run-1")).run());
+        }
+
+        @ParameterizedTest(name = "{0}, {1}, {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                mode,      listing,     found,      step
+                STREAMING, WITHOUT_END, unanswered, unknown
+                BLOCKING,  WITHOUT_END, unanswered, look
+                STREAMING, FROM_START,  unanswered, look
+                STREAMING, AT_END,      absent,     unknown
+                BLOCKING,  AT_END,      absent,     look
+                STREAMING, NOT_KNOWN,   absent,     look
+                """)
+        void waitUnlessADroppedStreamIsNeverShown(Mode mode, Listing listing, String found, String step) {
+            var lookUp = lookUp(Symptom.CUT, attempt(mode, Tries.NONE), false);
+
+            assertEquals(step, step(lookUp, found.equals("absent") ? ABSENT : new LookUpResult.Unanswered(false),
+                    listing, 10));
+        }
+
+        @Test
+        void neverSendARowAgainWhoseLostResultIsGone() {
+            assertEquals("unknown", step(lookUp(Symptom.LOST_RESULT, attempt(0, 0), false), ABSENT));
         }
 
         private static Response notStored(Response said) {
