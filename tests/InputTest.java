@@ -324,6 +324,17 @@ final class InputTest {
             assertTrue(message.startsWith("data.csv:" + line + ": invalid UTF-8"), message);
         }
 
+        /// The encoding is guessed by the beginning of the file only.
+        @Test
+        void invalidUtf8AfterALongBeginningIsReportedWithItsLine() {
+            var rows = IntStream.range(0, 200).mapToObj(row -> row + "," + "x".repeat(1_000) + "\n");
+            var text = "id,text\n" + rows.collect(Collectors.joining()) + "last,größer\n";
+
+            var message = problem(text.getBytes(StandardCharsets.ISO_8859_1));
+
+            assertTrue(message.startsWith("data.csv:202: invalid UTF-8"), message);
+        }
+
         /// Changed cells, ids and rows; truncated at the end of a row, within one, within a quoted cell, and to the
         /// header.
         @ParameterizedTest
