@@ -333,10 +333,9 @@ final class DifyExec implements Runnable {
                 // only the report shows single rows, so only it needs their offsets in the files
                 var batch = Batch.peek(files, Optional.ofNullable(csv), html != null, List.of());
                 force.check(batch.kept(), new BatchFiles.Target(html, WebPage.MARK));
-                if (html != null) AtomicFile.write(html, file -> WebPage.report(batch, file));
+                console.write(html, "Report", file -> WebPage.report(batch, file));
                 if (json) console.out().println(Json.text(StatusView.json(batch)));
                 else StatusView.print(batch, console.out(), console.paint(), console.next().suggestNext(batch));
-                if (html != null) console.err().println("Report: " + html);
                 boolean isDone = batch.index().isComplete() && batch.figures().missingFiles().isEmpty();
                 return Exit.ofRows(isDone).code;
             }
@@ -417,7 +416,8 @@ final class DifyExec implements Runnable {
                 IOConsumer<OutputStream> content = out -> sheet.export(batch, names, failed, out);
                 if (toFile) AtomicFile.write(file, content);
                 else content.accept(System.out); // not console.out(), because an export is always UTF-8
-                sheet.printSummary(console.err());
+                long done = batch.index().count(RowStatus.SUCCEEDED) + batch.index().count(RowStatus.PARTIAL);
+                sheet.printSummary(console.err(), failed ? "" : " (" + Text.number(done) + " with a result)");
                 console.err().println(console.next().suggestNext(batch));
                 return Exit.OK.code;
             }
@@ -513,16 +513,10 @@ final class DifyExec implements Runnable {
                 if (csv != null) {
                     var sheet = new Spreadsheet(csv, ',', false);
                     AtomicFile.write(csv, file -> both.writeCsv(sheet, file));
-                    sheet.printSummary(console.err());
+                    sheet.printSummary(console.err(), "");
                 }
-                if (html != null) {
-                    AtomicFile.write(html, both::writePage);
-                    console.err().println("Page → " + html);
-                }
-                if (junit != null) {
-                    AtomicFile.write(junit, both::writeJUnit);
-                    console.err().println("JUnit report → " + junit);
-                }
+                console.write(html, "Page", both::writePage);
+                console.write(junit, "JUnit report", both::writeJUnit);
                 return Exit.ofRows(!both.hasProblems()).code;
             } catch (Faulty fault) { // its hint may suggest an option that compare does not have
                 throw new Unusable(fault.what(), "correct the file; compare reads it with the options of the last run");
@@ -645,14 +639,9 @@ final class DifyExec implements Runnable {
             var index = Index.of(csv, _ -> {});
             var shown = new BitSet();
             shown.set(0, Math.min(show, index.rows()));
-            csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.printRequest(attempt(row, mode),
-                    form, dify.client().forApp(server.kind()), out));
-        }
-
-        /// Creates an attempt that is shown but never sent.
-        private Attempt attempt(Row row, Mode mode) {
-            var user = "difyexec-0123456789abcdef-1";
-            return Attempt.unsent(row, user, mode);
+            var client = dify.client().forApp(server.kind());
+            csv.rows(shown, index::fingerprint).forEachRemaining(row -> CheckView.printRequest(
+                    Attempt.unsent(row, "difyexec-0123456789abcdef-1", mode), form, client, out));
         }
     }
 
@@ -689,7 +678,8 @@ final class DifyExec implements Runnable {
             // passes neither a demo, whose runs end with its process, nor a version, which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
                 var origin = new Origin(files, evidence.head().sessions());
-                var server = dify.greet(origin, "");
+                origin.requireServer(dify.access().name());
+                var server = dify.greet("");
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
                 var ids = evidence.ids(sample, seed);
                 var found = new Verification(evidence, dify.client(), server.kind(),
@@ -1639,7 +1629,8 @@ final class DifyExec implements Runnable {
             announceResumption(wanted);
             var origin = new Origin(batch.files(), batch.history().head.sessions());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
-            var server = dify.greet(origin, left);
+            origin.requireServer(dify.access().name());
+            var server = dify.greet(left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
             var mode = mode(selection, server.kind());
@@ -1655,8 +1646,8 @@ final class DifyExec implements Runnable {
             boolean isAgain = selection.has(Choice.FORCE) || selection.has(Choice.RERUN_CHANGED)
                     || selection.has(Choice.RESEND_UNKNOWN);
             var options = setup.typed();
-            writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version()),
-                    new SessionEvent.Call(options, isAgain, require)).with(Instant.now(), modes.mode(),
+            writer.record(SessionEvent.of(batch, new SessionEvent.Server(dify.access().name(), app, server.version(),
+                    server.app()), new SessionEvent.Call(options, isAgain, require)).with(Instant.now(), modes.mode(),
                             mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             var watcher = view.orElseGet(() -> new Progress(err, out.progress));
             var engine = new Engine(wanted, terms, writer, Engine.Ports.ofProcess(sender, watcher));
@@ -2519,7 +2510,9 @@ final class DifyExec implements Runnable {
             var run = new StoredMessage(message, AppKind.CHATFLOW).pausedRun().map(RunRef::id).orElse(line.run());
             if (run.isEmpty() && isChat) return compare(sent, line, withMessage(message, message));
             return switch (detail(run)) {
-                case DifyClient.Reply.Got<JsonNode>(var stored) when !isBy(sent, stored) -> other;
+                // another attempt's user started it; Dify may have recorded none
+                case DifyClient.Reply.Got<JsonNode>(var stored) when !sent.user().equals(parsed(stored.path("inputs"))
+                        .path("sys.user_id").asText(sent.user())) -> other;
                 case DifyClient.Reply.Got<JsonNode>(var stored) ->
                         compare(sent, line, isChat ? withMessage(stored, message) : stored);
                 case DifyClient.Reply.NotGot<JsonNode>(var why) -> {
@@ -2528,11 +2521,6 @@ final class DifyExec implements Runnable {
                     yield isOther && gone.kind() == Kind.NOT_VERIFIABLE ? other : gone;
                 }
             };
-        }
-
-        /// Returns whether this attempt's user started the run, unless Dify recorded none.
-        private static boolean isBy(Sent sent, JsonNode run) {
-            return parsed(run.path("inputs")).path("sys.user_id").asText(sent.user()).equals(sent.user());
         }
 
         /// Combines the record of a chatflow's run with its message, which alone contains the text by which moderation
@@ -2638,7 +2626,7 @@ final class DifyExec implements Runnable {
                 "--profile", "name a file of settings with --env-file FILE",
                 "--color", "NO_COLOR=1 switches colors off; a terminal has them", "--verbose",
                 "the log next to the results has all details; check --show 1 shows a request",
-                "version", "use --version", "undo", "'unset' undoes edits");
+                "version", "use --version", "undo", "'unset' undoes edits", "diff", "'edits' lists what was changed");
 
         /// Applies the settings that all commands share. picocli passes each on when it is set, so subcommands come
         /// first.
@@ -3024,6 +3012,13 @@ final class DifyExec implements Runnable {
             return Ansi.of(env);
         }
 
+        /// Writes a file that was asked for with an option, and reports it: `Report → report.html`.
+        void write(Path file, String what, IOConsumer<OutputStream> writing) throws IOException {
+            if (file == null) return;
+            AtomicFile.write(file, writing);
+            err().println(what + " → " + file);
+        }
+
         boolean isInShell() {
             return CommandLines.isInShell(spec.commandLine());
         }
@@ -3294,19 +3289,18 @@ final class DifyExec implements Runnable {
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
                 env.unknownNames().forEach(name -> err.println("Warning: " + name + " is not a setting of difyexec."));
-                // a header carries the app id as it is; a workflow id is encoded into a path or into JSON
-                if (!appId.strip().matches("[A-Za-z0-9-]*"))
-                    throw new Unusable("--app-id (DIFY_APP_ID) contains a character other than letters, digits and -",
-                            "copy the id from the app's URL in Dify");
-                return new Access(baseUrl, key, id("--app-id (DIFY_APP_ID)", appId),
-                        id("--workflow-id (DIFY_WORKFLOW_ID)", workflowId), env.proxy(baseUrl),
-                        env.needed("DIFY_CA_FILE"));
+                return new Access(baseUrl, key, id("--app-id (DIFY_APP_ID)", appId, "[A-Za-z0-9-]*"),
+                        id("--workflow-id (DIFY_WORKFLOW_ID)", workflowId, "([0-9A-Fa-f-]{32,36})?"),
+                        env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
             }
 
-            /// Rejects a key instead of an id, because the log is not secret.
-            private static String id(String option, String text) {
-                if (!text.strip().matches("(?s)(app-|sk-|dfo[ae]_).*")) return text.strip();
-                throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
+            /// Rejects a key instead of an id, because the log is not secret, and what cannot be an id.
+            private static String id(String option, String text, String form) {
+                if (text.strip().matches("(?s)(app-|sk-|dfo[ae]_).*"))
+                    throw new Unusable(option + " is an API key, not an id", "put the key into DIFY_API_KEY");
+                if (text.strip().matches(form)) return text.strip();
+                throw new Unusable(option + " is not an id", "copy an app's id from its URL in Dify, and a "
+                        + "version's from Version History");
             }
 
             private String key(Env env, boolean hasDemo) {
@@ -3425,11 +3419,6 @@ final class DifyExec implements Runnable {
             return new ServerInfo(info.path("name").asText(), kind, version);
         }
 
-        ServerInfo greet(Origin origin, String suffix) throws InterruptedException, IOException {
-            origin.requireServer(access.name());
-            return greet(suffix);
-        }
-
         /// Requires the app of every session that sent rows: its key has the recorded hash, or the server has one of
         /// the recorded runs under this key, which may be new. Otherwise rows would be sent and paid for again.
         ///
@@ -3452,7 +3441,8 @@ final class DifyExec implements Runnable {
                 isAssumed = true;
             }
             // keeps the recorded hash, because a new one, with a new salt, would look like another app's
-            var hash = isSame ? origin.sessions().getLast().dify().app().hash() : access.appHash();
+            var hash = isSame ? origin.sessions().getLast().dify().app().hash()
+                    : access.appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
             return new AppClaim(hash, access.appId(), isAssumed, kind.word());
         }
 
@@ -3511,12 +3501,16 @@ final class DifyExec implements Runnable {
         }
 
         <T> T ask(Supplier<DifyClient.Reply<T>> question, String suffix) throws InterruptedException {
-            for (int tries = 0; ; tries++) {
-                var reply = question.get();
-                if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
-                // it ended the request, not the server
-                if (Thread.interrupted()) throw new InterruptedException();
-                if (reply instanceof DifyClient.Reply.NotGot(var response)) waitBeforeRetry(response, tries, suffix);
+            try (var clock = Executors.newSingleThreadScheduledExecutor()) { // for a server that stays silent
+                clock.scheduleAtFixedRate(() -> err.println("Waiting for a response from " + judge.access() + " …"),
+                        10, 10, TimeUnit.SECONDS);
+                for (int tries = 0; ; tries++) {
+                    var reply = question.get();
+                    if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
+                    // it ended the request, not the server
+                    if (Thread.interrupted()) throw new InterruptedException();
+                    if (reply instanceof DifyClient.Reply.NotGot(var seen)) waitBeforeRetry(seen, tries, suffix);
+                }
             }
         }
 
@@ -3848,7 +3842,8 @@ final class DifyExec implements Runnable {
                 err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
             if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, paint::by));
             Cause.print(batch, err, paint);
-            err.println(next);
+            // with a wrong setting, the same command would stop again
+            if (stop.filter(reason -> reason.exit() == Exit.UNUSABLE).isEmpty()) err.println(next);
             tally.settlesAt().ifPresent(time -> err.println("From " + Times.local(time)
                     + " on, the next run resends rows that a busy worker may hold now, unless Dify shows their runs."));
             long late = tally.count(LateEvent.class);
@@ -3904,11 +3899,10 @@ final class DifyExec implements Runnable {
 
     /// Estimates what the pending rows of a batch will take, from the rows that have finished, with 90 % intervals.
     ///
-    /// @param concurrency how many rows ran at a time; 0 if that is not known
+    /// @param seconds infinite if it is not known how many rows ran at a time
     /// @param spent what the batch has cost so far, by currency
-    /// @param isStream whether the last session used streaming mode, because Dify reports no price in blocking mode
-    record Forecast(long rows, double concurrency, Bootstrap.Interval seconds, Bootstrap.Interval tokens,
-            SortedMap<String, Bootstrap.Interval> cost, Usage.Spending spent, boolean isStream) {
+    record Forecast(long rows, Bootstrap.Interval seconds, Bootstrap.Interval tokens,
+            SortedMap<String, Bootstrap.Interval> cost, Usage.Spending spent) {
         /// A forecast can be less certain than a comparison (0.95).
         private static final double LEVEL = 0.9;
         private static final int FEWEST_ROWS = 5; // with fewer rows, a range would be far too narrow
@@ -3924,8 +3918,6 @@ final class DifyExec implements Runnable {
                     && (index.status(entry).isSuccess() || index.status(entry) == RowStatus.FAILED)).boxed().toList();
             if (rest == 0 || finished.isEmpty()) return Optional.empty();
             var seconds = mean(finished, entry -> figures.millis(entry).getAsLong() / 1000.0);
-            // 0 hides the time, which is infinite
-            double concurrency = figures.concurrency(seconds.estimate());
             var cost = new TreeMap<String, Bootstrap.Interval>();
             var paid = spent.paid();
             // a run that used tokens but has no price would make the estimated cost too low
@@ -3933,10 +3925,8 @@ final class DifyExec implements Runnable {
                     || paid.keySet().stream().anyMatch(currency -> history.cost(entry, currency) > 0)).toList();
             if (!priced.isEmpty()) for (var currency : paid.keySet())
                 cost.put(currency, times(mean(priced, entry -> history.cost(entry, currency)), rest));
-            boolean isStream = history.last(SessionEvent.class)
-                    .filter(session -> session.mode() == Mode.STREAMING).isPresent();
-            return Optional.of(new Forecast(rest, concurrency, times(seconds, rest / concurrency),
-                    times(mean(finished, history::tokens), rest), cost, spent, isStream));
+            return Optional.of(new Forecast(rest, times(seconds, rest / figures.concurrency(seconds.estimate())),
+                    times(mean(finished, history::tokens), rest), cost, spent));
         }
 
         /// Estimates the mean of a value. Without a range, low and high are NaN.
@@ -3961,12 +3951,11 @@ final class DifyExec implements Runnable {
             return new Bootstrap.Interval(one.low() * factor, one.estimate() * factor, one.high() * factor);
         }
 
-        /// Formats the forecast: `9,980 rows: 2 h 5 min to 2 h 40 min at -c 10, 1.9 to 2.2 million tokens, 38 to 46
+        /// Formats the forecast: `9,980 rows: 2 h 5 min to 2 h 40 min, 1.9 to 2.2 million tokens, 38 to 46
         /// USD`.
         String text() {
             var figures = new ArrayList<String>();
-            if (concurrency > 0) figures.add(range(seconds, (time, _) -> Text.seconds(time)) + " at -c "
-                    + Math.max(1, Math.round(concurrency)));
+            if (Double.isFinite(seconds.estimate())) figures.add(range(seconds, (time, _) -> Text.seconds(time)));
             if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
             cost.forEach((currency, amount) ->
                     figures.add(range(amount, Forecast::figure) + " " + Text.printable(currency, 8)));
@@ -3974,7 +3963,6 @@ final class DifyExec implements Runnable {
             if (!cost.isEmpty() && spent.unpriced() > 0)
                 notes.add("no price for " + Text.count(spent.unpriced(), "run"));
             if (Double.isNaN(tokens.low())) notes.add("too few rows for a range");
-            if (cost.isEmpty() && tokens.estimate() > 0 && !isStream) notes.add("--mode streaming shows prices");
             return Text.count(rows, "row") + ": " + String.join(", ", figures)
                     + Text.around(" (", String.join("; ", notes), ")");
         }
@@ -4100,6 +4088,14 @@ final class DifyExec implements Runnable {
 
         static String title(Batch batch) {
             return batch.files().results().getFileName().toString();
+        }
+
+        /// Titles a report with app, input and the day of the last session: `Reviews: data.csv, 2026-12-01`.
+        static String subject(Batch batch) {
+            return batch.history().last(SessionEvent.class).map(last -> Text.around("",
+                    Text.printable(Objects.requireNonNullElse(last.dify().name(), ""), 100), ": ")
+                    + last.csv().file(batch.files().results()).map(file -> file.getFileName().toString())
+                            .orElse(title(batch)) + Times.local(", yyyy-MM-dd", last.t())).orElse(title(batch));
         }
 
         /// Formats the first line: `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
@@ -4441,8 +4437,8 @@ final class DifyExec implements Runnable {
             return value == null || value.isNull() ? "" : ResultLine.text(value);
         }
 
-        void printSummary(PrintWriter err) {
-            err.println(Text.count(rows, "row") + " → " + path);
+        void printSummary(PrintWriter err, String about) {
+            err.println(Text.count(rows, "row") + about + " → " + path);
             if (escaped > 0) err.println("Escaped " + Text.count(escaped, "cell that looks like a formula",
                     "cells that look like formulas") + ".");
             if (tooLong > 0) err.println(Text.count(tooLong, "cell is", "cells are") + " longer than "
@@ -4600,8 +4596,8 @@ final class DifyExec implements Runnable {
             StatusView.counts(batch.index()::count).forEach((status, rows) -> totals.put(status.word(), rows));
             try (var ends = new LineOffsets.RowEnds(batch)) {
                 var rows = batch.rows(_ -> true);
-                write(file, object("title", "Report: " + StatusView.title(batch),
-                        "about", StatusView.headline(batch, Ansi.OFF), "totals", totals,
+                write(file, object("title", StatusView.subject(batch), "file", StatusView.title(batch),
+                        "about", List.of(List.of(StatusView.headline(batch, Ansi.OFF))), "totals", totals,
                         "figures", StatusView.figures(batch), "notes", StatusView.notes(batch),
                         "causes", groups.stream().map(Cause.Group::json).toList()), batch.index().size(), entry -> {
                             var status = batch.index().status(entry);
@@ -4700,6 +4696,7 @@ final class DifyExec implements Runnable {
     static final class Comparison implements AutoCloseable {
         private static final int MAX_ROWS = 10, LONGEST = 300;
         private static final double LEVEL = 0.95; // of all intervals; the usual level for a verdict
+        private static final String UNCLEAR = "unclear";
         static final String JUNIT_MARK = "<!-- difyexec "; // so that the next --junit may overwrite it
 
         private final Side first, second;
@@ -4843,6 +4840,21 @@ final class DifyExec implements Runnable {
                 return files.stream().map(LineOffsets.RowEnds::batch);
             }
 
+            String title() {
+                var names = batches().map(StatusView::title).toList();
+                return names.getFirst() + (names.size() > 1 ? " to " + names.getLast() : "");
+            }
+
+            /// Returns a line about the side, such as `first: a1.jsonl to a3.jsonl, 800 rows, version 7344392b…`, and
+            /// one about each of its files.
+            List<String> about() {
+                var versions = batches().flatMap(batch -> batch.index().versions().stream()).distinct();
+                var line = name + ": " + title() + ", " + Text.count(files.getFirst().batch().index().rows(), "row")
+                        + Text.around(", version ", Text.joinFirst(1, versions.map(id -> Text.printable(id, 8))), "");
+                return Stream.concat(Stream.of(line), batches().map(batch -> StatusView.headline(batch, Ansi.OFF)))
+                        .toList();
+            }
+
             /// Returns a label for each file: `first`, or `first.1`, `first.2` …
             List<String> labels() {
                 if (files.size() == 1) return List.of(name);
@@ -4979,12 +4991,13 @@ final class DifyExec implements Runnable {
             /// Returns the cells of a line, such as `seconds p50`, `0.24 s`, `0.27 s`, `+0.03 s (+12.5 %)`, `+0.01 s to
             /// +0.05 s`. A percentage gets no change in percent, which would be mistaken for points.
             List<String> texts() {
-                var change = difference();
+                var change = key.equals("runs_without_price") ? null : difference(); // only says what the cost lacks
                 boolean isChanged = change != null && change.signum() != 0;
                 var shown = isChanged ? signed(change) : "";
                 if (isChanged && first.signum() != 0 && !key.startsWith("percent")) shown += String.format(
                         Locale.ROOT, " (%+.1f %%)", 100 * change.doubleValue() / first.doubleValue());
-                var range = low == null || low.equals(high) ? "" : signed(low) + " to " + signed(high);
+                boolean hasRange = change != null && low != null && !low.equals(high);
+                var range = hasRange ? signed(low) + " to " + signed(high) : "";
                 return List.of(key.replace('_', ' '), text(first), text(second), shown, range);
             }
 
@@ -5083,29 +5096,33 @@ final class DifyExec implements Runnable {
             return key.startsWith("percent") || isRepeated() ? 1 : 0;
         }
 
-        /// Returns `better` or `worse` if chance alone hardly explains the difference.
-        private String verdict() {
-            var interval = intervals.get(decisive());
-            if (interval.low() > 0) return "better";
-            return interval.high() < 0 ? "worse" : "unclear";
+        /// Returns a word for the change of a figure, if chance alone hardly explains it.
+        private String change(String key, String up, String down) {
+            var interval = intervals.get(key);
+            if (interval.low() > 0) return up;
+            return interval.high() < 0 ? down : UNCLEAR;
         }
 
-        /// Returns the verdict, such as `percent correct: second is better, +6.5 points (+2.0 to +11.0), 8 % dearer (+5
-        /// % to +11 %)`.
+        /// Returns the verdict, such as `Rows that differ: 775 of 800 (96.9 %). Correct: second is better, +6.5 points
+        /// (+2.0 to +11.0), 8 % dearer (+5 % to +11 %). Second is slower at p90: +0.35 s (+12.5 %).`
         private String sentence() {
             long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
             if (isOne()) return Text.number(grades.get(Grade.CORRECT)) + " of " + Text.count(judged, "judged row")
                     + " correct";
-            Bootstrap.Interval points = intervals.get(decisive()), dearer = intervals.get("dearer");
+            Bootstrap.Interval points = intervals.get(decisive()), cost = intervals.get("dearer");
             if (Double.isNaN(points.estimate())) return "no verdict: one side has no result to judge";
-            var sentence = verdict().equals("unclear") ? "no certain difference" : "second is " + verdict();
-            sentence = String.format(Locale.ROOT, "%s: %s, %+.1f points (%+.1f to %+.1f)",
-                    decisive().replace('_', ' '), sentence, points.estimate(), points.low(), points.high());
-            var word = dearer.low() > 0 ? "dearer" : "cheaper";
-            if (dearer.low() > 0 || dearer.high() < 0)
-                sentence += String.format(Locale.ROOT, ", %.0f %% %s (%+.0f %% to %+.0f %%)",
-                        Math.abs(dearer.estimate()), word, dearer.low(), dearer.high());
-            return sentence;
+            long different = matches.keySet().stream().filter(Match::isDifference).mapToLong(matches::get).sum();
+            var better = change(decisive(), "better", "worse");
+            var sentence = String.format(Locale.ROOT, "Rows that differ: %,d of %,d (%.1f %%). %s: %s, %+.1f points "
+                    + "(%+.1f to %+.1f)", different, rows.size(), 100.0 * different / rows.size(),
+                    expected.isEmpty() ? "Success" : "Correct", better.equals(UNCLEAR) ? "no certain difference"
+                            : "second is " + better, points.estimate(), points.low(), points.high());
+            var dearer = change("dearer", "dearer", "cheaper");
+            if (!dearer.equals(UNCLEAR)) sentence += String.format(Locale.ROOT, ", %.0f %% %s (%+.0f %% to %+.0f %%)",
+                    Math.abs(cost.estimate()), dearer, cost.low(), cost.high());
+            var slower = change("seconds_p90", "slower", "faster");
+            return sentence + (slower.equals(UNCLEAR) ? "" : ". Second is " + slower + " at p90: "
+                    + figures.get("seconds_p90").texts().get(3)) + ".";
         }
 
         boolean hasProblems() {
@@ -5258,14 +5275,13 @@ final class DifyExec implements Runnable {
         }
 
         void writePage(OutputStream out) throws IOException {
-            var title = sides().map(side -> Text.joinFirst(3, side.batches().map(StatusView::title)));
-            var about = sides().map(side -> side.name + ": " + side.batches()
-                    .map(batch -> StatusView.headline(batch, Ansi.OFF)).collect(joining(", ")));
+            var title = sides().map(Side::title).collect(joining(" and "));
             var totals = new LinkedHashMap<String, Long>();
-            if (isOne()) grades.forEach((grade, rows) -> totals.put(grade.word(), rows));
-            else matches.forEach((match, rows) -> totals.put(match.word(), rows));
-            WebPage.write(out, object("title", "Comparison: " + title.collect(joining(" and ")),
-                    "about", about.collect(joining("; ")), "verdict", sentence(), "one", isOne(),
+            if (expected.isEmpty()) matches.forEach((match, rows) -> totals.put(match.word(), rows));
+            else grades.forEach((grade, rows) -> totals.put(grade.word(), rows));
+            WebPage.write(out, object("title", (isOne() ? "Check: " : "Comparison: ") + title, "file", title,
+                    "about", sides().map(Side::about).toList(), "verdict", sentence(),
+                    "one", isOne(), "judged", !expected.isEmpty(),
                     "totals", totals, "comparison", table(), "notes", notes()),
                     rows.size(), number -> row(pair(number)));
         }
@@ -5285,11 +5301,11 @@ final class DifyExec implements Runnable {
         }
 
         private String outcome(Pair pair) {
-            return isOne() ? grade(pair).word() : pair.match().word();
+            return expected.isEmpty() ? pair.match().word() : grade(pair).word();
         }
 
         private List<List<String>> table() {
-            return figures.values().stream().map(Contrast::texts)
+            return figures.values().stream().filter(figure -> !figure.key().equals("rows")).map(Contrast::texts)
                     .map(texts -> isOne() ? List.of(texts.get(0), texts.get(2)) : texts).toList();
         }
 
@@ -5327,7 +5343,7 @@ final class DifyExec implements Runnable {
 
         private void print(Pair pair, PrintWriter out, Ansi paint) {
             var words = new ArrayList<>(List.of(outcome(pair)));
-            if (!isOne() && !expected.isEmpty()) words.addAll(List.of(grade(pair).word(), pair.trend()));
+            if (!isOne() && !expected.isEmpty()) words.addAll(List.of(pair.match().word(), pair.trend()));
             var errors = Stream.of(pair.before(), pair.after()).map(Result::error).distinct();
             out.println("\n  " + paint.bold(Text.id(pair.id())) + "  "
                     + words.stream().filter(word -> !word.isEmpty()).collect(joining(", "))
@@ -5355,7 +5371,7 @@ final class DifyExec implements Runnable {
             var named = object();
             figures.forEach((key, figure) -> named.put(key, figure.json()));
             head.putAll(object("inputs_differ", otherInputs, "outputs", outputs, "figures", named));
-            if (!isOne()) head.put("verdict", verdict());
+            if (!isOne()) head.put("verdict", change(decisive(), "better", "worse"));
             var expectation = figures.get(decisive()).json();
             grades.forEach((grade, rows) -> expectation.put(grade.key(), rows));
             if (!expected.isEmpty()) head.put("expected", expectation);
@@ -5397,8 +5413,8 @@ final class DifyExec implements Runnable {
                         + ": must be COLUMN=/POINTER or COLUMN~=/POINTER", "such as answer_expected=/answer");
                 // people know a column by its title, but a row has the name that --map may have given to it
                 var column = csv.inputs().stream().filter(input -> input.title().equals(match.group(1))).findFirst()
-                        .orElseThrow(() -> csv.file().unusable(csv.header().line(), 0, option + ": no column "
-                                + Text.quoted(match.group(1)), csv.header().hint()));
+                        .orElseThrow(() -> new Unusable(csv.file().unusable(csv.header().line(), option
+                                + ": no column " + Text.quoted(match.group(1))).what(), csv.header().hint()));
                 return new Rule(column.name(), !match.group(2).isEmpty(), JsonPointer.compile(match.group(3)));
             }
 
@@ -5805,8 +5821,9 @@ final class DifyExec implements Runnable {
                     Invariant.hold(starts.isEmpty() || writer.isOnDisk(), "an attempt was not on disk yet");
                     starts.forEach(this::send);
                     writer.awaitResults();
+                    int silent = (int) inFlight.values().stream().filter(one -> one.isSilent(clock.instant())).count();
                     tally.tick(clock.instant(), new Tally.Activity(inFlight.size(), agenda.waiting(),
-                            agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
+                            agenda.lookUps() + looking + silent, pauseNote(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(timeUntilNext().toNanos(), NANOSECONDS);
                     // all messages that wait share one write to disk, which takes far longer than they do
@@ -5904,10 +5921,6 @@ final class DifyExec implements Runnable {
                 look(new Question(sent.attempt, Purpose.QUIET, Symptom.STREAM_SILENT, sent.run, false),
                         found -> endSilence(sent, found));
             }
-        }
-
-        private int silentStreams(Instant now) {
-            return (int) inFlight.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
         /// Asks the server for something that starts nothing. A row that was sent instead would become unresolved.
@@ -7982,6 +7995,10 @@ final class DifyExec implements Runnable {
                 if (cause instanceof SSLException && words.contains("recognized SSL message")) // or "unrecognized …"
                     return new Response.NotSent("the server answers without TLS" + through,
                             "set DIFY_API_BASE_URL to http://, or to the server's https port");
+                // may pass, as when the server restarts, so it is no reason to stop
+                if (cause instanceof SSLHandshakeException && words.contains("terminated the handshake"))
+                    return new Response.NotSent("the server hung up before TLS began; if it has none, set "
+                            + "DIFY_API_BASE_URL to http://" + through, "");
             }
             return new Response.NotSent((isOver ? "no connection in time" : Text.reason(problem)) + through, "");
         }
@@ -10855,7 +10872,8 @@ final class DifyExec implements Runnable {
 
             /// @param baseUrl the server's URL, or `demo`
             /// @param version Dify's version
-            record Server(String baseUrl, @JsonUnwrapped AppClaim app, @JsonProperty("server") String version) {}
+            record Server(String baseUrl, @JsonUnwrapped AppClaim app, @JsonProperty("server") String version,
+                    @JsonProperty("app_name") @JsonInclude(JsonInclude.Include.NON_EMPTY) String name) {}
 
             /// @param path the path of the CSV relative to the folder of the results; both can be moved together
             record Input(@JsonProperty("input") String path, Csv.Shape choices, String shard) {
@@ -11682,7 +11700,8 @@ final class DifyExec implements Runnable {
                     while (names != null && records.line < wanted) names = records.next();
                     // the given row is blank or beyond the end
                     if (shape.headerRow() != null && (names == null || records.line != wanted))
-                        throw new Unusable(file.name() + ": --header-row " + wanted + ": no column names there");
+                        throw new Unusable(file.name() + ": --header-row " + wanted + ": no column names there",
+                                "name the line that has the column names");
                     var header = shape.headerRow() == null ? skipTitle(file, names, records)
                             : Map.entry(records.line, names);
                     var all = new ArrayList<>(header.getValue());
@@ -13525,9 +13544,9 @@ final class DifyExec implements Runnable {
                         "the workflow's model is not set up (%1$s)", "check the model provider in Dify"),
                 stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)",
                         "top it up, then run the same command again"),
-                stop("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
-                        "DIFY_WORKFLOW_ID is not a published version of this app (%1$s)",
-                        "leave it empty to run the version published now"),
+                setting("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
+                        "--workflow-id (DIFY_WORKFLOW_ID) is not a published version of this app (%1$s)",
+                        "without it, the version published now runs"),
                 setting(OTHER_CODE + "App ID is required", "DIFY_APP_ID is missing: this key has several apps (%1$s)",
                         "set DIFY_APP_ID to the id of your app, as in its URL in Dify"),
                 setting("403 [^:]*:.*not allowed to access this app",
@@ -15469,11 +15488,9 @@ final class DifyExec implements Runnable {
         AUTO, BLOCKING, STREAMING;
 
         static Mode of(String word) {
-            return switch (word) {
-                case "blocking" -> BLOCKING;
-                case "streaming" -> STREAMING;
-                default -> throw new IllegalArgumentException(word);
-            };
+            if (word.equals("blocking")) return BLOCKING;
+            if (word.equals("streaming")) return STREAMING;
+            throw new IllegalArgumentException(word);
         }
 
         @JsonValue
@@ -15540,17 +15557,13 @@ final class DifyExec implements Runnable {
 
         /// Returns the app's name for a batch's log: `<salt>-<hash>`, because Dify reports no id of an app. The salt
         /// keeps the key secret, and hides that two logs have the same key.
-        String appHash() {
-            return appHash(HexFormat.of().toHexDigits(new SecureRandom().nextLong()));
+        String appHash(String salt) {
+            return salt + "-"
+                    + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("salt", salt, "key", key, "app", appId)));
         }
 
         boolean hasAppHash(String recorded) {
             return recorded.equals(appHash(recorded.split("-", 2)[0]));
-        }
-
-        private String appHash(String salt) {
-            return salt + "-"
-                    + HexFormat.of().toHexDigits(Fingerprint.of(Map.of("salt", salt, "key", key, "app", appId)));
         }
 
         URI at(String path) {
@@ -17034,8 +17047,9 @@ final class DifyExec implements Runnable {
             if (word.matches("[\\p{L}\\p{N}_./:@%+=,-]+")) return word;
             // other control characters act on it
             var harmless = word.replaceAll("(?![\n\t])" + CONTROL, "\uFFFD");
-            // a shell ends the quoted text, reads the escaped quote, and starts another quoted text
-            return "'" + harmless.replace("'", "'\\''") + "'";
+            // cmd and PowerShell share only "; sh ends the text, reads the escaped quote, and starts another text
+            return File.separatorChar == '\\' ? '"' + harmless.replace("\"", "\\\"") + '"'
+                    : "'" + harmless.replace("'", "'\\''") + "'";
         }
     }
 
@@ -17063,7 +17077,7 @@ final class DifyExec implements Runnable {
         /// Holds the parts of both pages. The script hides those that a page does not need.
         static final String BODY = """
 <body>
-<header><h1 id="title"></h1><p id="about"></p></header>
+<header><h1 id="title"></h1><div id="about"></div></header>
 <main>
 <div id="overview"></div>
 <section id="charts"></section>
@@ -17071,7 +17085,7 @@ final class DifyExec implements Runnable {
 <h2>Rows</h2>
 <div class="tools">
 <input id="search" type="search" autocomplete="off" placeholder="Search" aria-label="Search">
-<select id="outcome" aria-label="Outcome"><option value="">all rows</option></select>
+<select id="outcome" aria-label="Outcome"><option value="">all outcomes</option></select>
 <select id="cause" aria-label="Cause"><option value="">all causes</option></select>
 <button type="button" id="download">Download CSV</button>
 <output id="count" aria-live="polite"></output>
@@ -17112,17 +17126,17 @@ final class DifyExec implements Runnable {
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-main { display: flex; flex-direction: column; } /* so that a phone can have another order */
+main { display: flex; flex-direction: column; }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
 h2 { margin: 0 0 .6rem; font-size: 1rem; }
-div + h2 { margin-top: 1.2rem; }
-header p { margin: .2rem 0 1.2rem; }
-header p, small, dt, th, .ids, #count, .cut { color: var(--soft); }
+#about { margin: .2rem 0 1.2rem; }
+#about, small, dt, th, .ids, #count, .cut { color: var(--soft); }
 dt, th, .cut { font-size: .85rem; font-weight: 500; }
-h1, p, dd, .bar h2, dt, pre { overflow-wrap: anywhere; } /* values may be long and without spaces */
-main .listed td { min-width: 4.5rem; overflow-wrap: anywhere; } /* short ids do not break */
+h1, header, p, dd, .bar h2, dt, pre { overflow-wrap: anywhere; } /* values may be long and without spaces */
+main .listed td:not(.number) { min-width: 5.5rem; overflow-wrap: anywhere; } /* short ids do not break */
 td, th, pre { unicode-bidi: isolate; } /* a text from right to left does not reorder its neighbours */
 dd, pre { margin: 0; }
+dd.run { user-select: all; } /* a click selects the id */
 .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
 .card, dialog, input, select, button { background: var(--card); border: 1px solid var(--line); }
 .chip { color: var(--hue); }
@@ -17131,17 +17145,16 @@ dd, pre { margin: 0; }
 
 svg { display: block; width: 100%; }
 .totals svg { height: 12px; border-radius: 3px; }
-.totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
+.totals ul, .tools { display: flex; flex-wrap: wrap; }
 .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
-.totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
+.totals dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr));
+  gap: .8rem 1.5rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
 .totals table { width: auto; }
-.totals { overflow-x: auto; } /* if its table is too wide, it scrolls and not the page */
-.totals .number { padding-left: 2rem; }
+.totals { overflow-x: auto; } /* not the page */
 #charts { display: grid; gap: 0 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); } /* as many in a line as fit */
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
 figcaption { margin-bottom: .3rem; font-weight: 600; }
 figcaption h2 { display: inline; font-size: inherit; }
-dd:has(> button) pre { display: inline-block; margin-right: .6rem; } /* beside the button Copy */
 figcaption .chip { margin-left: 1rem; font-weight: 400; white-space: nowrap; }
 figure text { fill: var(--soft); font-size: 11px; }
 .grid { stroke: var(--line); }
@@ -17149,7 +17162,7 @@ rect { fill: var(--hue); }
 
 table { width: 100%; border-collapse: collapse; text-align: left; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th:first-child, td:first-child { padding-left: 0; } /* in line with the heading */
+th:first-child, td:first-child { padding-left: 0; }
 .number { text-align: right; }
 button, input, select { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; font: inherit;
   color: inherit; }
@@ -17158,15 +17171,14 @@ button:disabled { opacity: .45; }
 table button { padding: 0; border: 0; background: none; text-align: inherit; } /* looks like text */
 td button { color: var(--accent); }
 .tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
-#count { margin-left: auto; } /* at the right end */
-#cause { width: 15rem; } /* otherwise as wide as its longest cause */
+#cause { width: 15rem; }
 
 caption { position: absolute; clip-path: inset(50%); } /* for screen readers; others see the heading */
 #left { display: none; } /* only paper needs it */
 #table thead { position: sticky; top: 0; background: var(--card); }
 #table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 #table td { max-width: 16rem; }
-#table td:last-child { width: 100%; max-width: 0; } /* gets the room that is left, whatever its text is */
+#table td:last-child { width: 100%; max-width: 0; }
 #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
 [aria-sort=ascending] button::after { content: " \\2191"; } /* an arrow up */
 [aria-sort=descending] button::after { content: " \\2193"; } /* an arrow down */
@@ -17188,7 +17200,6 @@ ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-dec
   #charts { order: 1; } /* below the rows, which matter more */
   .wide, .ids, #table .number { display: none; } /* a row's dialog has these figures */
   .totals th, .totals td { padding: .35rem 0; font-size: .8rem; }
-  .totals .number { padding-left: .5rem; }
   .tools > *, #cause { width: 100%; }
   #table th, #table td { white-space: normal; padding: .35rem .5rem .35rem 0; }
   #table td { max-width: 5.5rem; white-space: nowrap; }
@@ -17216,8 +17227,8 @@ ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); text-dec
 const DRAWN = 200, PRINTED = 1000;
 const at = id => document.getElementById(id);
 const batch = JSON.parse(at('batch').textContent);
-// a comparison has two sides, or checks one side against expected values
-const isComparison = 'comparison' in batch, isPair = isComparison && !batch.one;
+// a comparison has two sides, or checks one side against expected values, or both
+const isComparison = 'comparison' in batch, isPair = isComparison && !batch.one, isJudged = batch.judged;
 // all rows, and the searchable text of each, which is made when somebody searches
 const rows = [], haystacks = [];
 // chosen has the indexes of the rows that match, in their order. The first `drawn` of them are in the table,
@@ -17232,7 +17243,6 @@ function element(name, look, ...content) {
   return made;
 }
 
-// the namespace is only a name, which nothing loads
 function svg(name, attributes, ...content) {
   const made = document.createElementNS('http://www.w3.org/2000/svg', name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -17245,19 +17255,18 @@ function table(caption, look, columns, lines) {
   const row = (name, cells) => element('tr', '',
     ...cells.map((cell, n) => element(name, [columns[n]].flat()[1] ?? '', cell)));
   const heads = row('th', columns.map(column => [column].flat()[0]));
-  for (const head of heads.children) head.scope = 'col'; // for screen readers
+  for (const head of heads.children) head.scope = 'col';
   return element('table', look, element('caption', '', caption), element('thead', '', heads),
     element('tbody', '', ...lines.map(line => row('td', line))));
 }
 
-// Returns a heading and a table, or nothing if there are no lines.
 const titled = (level, title, columns, lines) => lines.length
   ? [element(level, '', title), element('div', '', table(title, 'listed', columns, lines))] : [];
 
-const button = text => Object.assign(element('button', '', text), {type: 'button'});
-const chip = name => element('span', 'chip ' + name, name); // the class sets its color
+const button = (text, onclick) => Object.assign(element('button', '', text), {type: 'button', onclick});
+const chip = name => element('span', 'chip ' + name, name);
 const sum = values => values.reduce((a, b) => a + b, 0);
-const number = count => count.toLocaleString('en-US'); // the page is in English for every reader
+const number = count => count.toLocaleString('en-US');
 const fixed = seconds => seconds ? seconds.toFixed(2) : '';
 const short = value => +value.toPrecision(3); // 0.30000000000000004 becomes 0.3
 // a value is a string, or an object: {text, length} if it was cut, {json} if it was no string
@@ -17275,16 +17284,16 @@ for (const block of document.querySelectorAll('script.rows')) {
   rows.push(...JSON.parse(block.textContent)); // a block has few enough rows for one call
   block.remove(); // its text needs much memory
 }
-rows.sort((a, b) => needs(b) - needs(a)); // other rows stay in the order of the CSV
+rows.sort((a, b) => needs(b) - needs(a));
 
-// Draws the counts and figures of the whole batch, and fills the menu of outcomes from them.
+// Draws counts and figures, and fills the menu of outcomes.
 function totals() {
   const counts = Object.entries(batch.totals).filter(([, rows]) => rows), list = element('ul', '');
   const bar = svg('svg', {viewBox: '0 0 1000 12', preserveAspectRatio: 'none', 'aria-hidden': true});
   let x = 0;
   for (const [name, rows] of counts) {
     const width = 1000 * rows / sum(Object.values(batch.totals));
-    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12})); // 1: stays visible
+    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12}));
     list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
       element('small', '', (width / 10).toFixed(1) + ' %')));
     at('outcome').append(new Option(name, name));
@@ -17299,34 +17308,22 @@ function totals() {
     ...batch.notes.map(note => element('p', '', 'Note: ' + note)));
 }
 
-// Draws what every reader of a comparison asks first: which side is better, and which rows changed. 20 of each
-// are enough here, because the table below has all of them.
+// Draws what every reader of a comparison asks first: which side is better, and how many rows changed.
 function verdict() {
-  const text = (error, found) => [error, ...found].filter(part => part).join(' · ') || 'succeeded';
-  const isJudged = rows.some(({expected}) => expected.length);
-  const moved = ['worse', 'better'].flatMap(trend => {
-    const found = [...rows.keys()].filter(n => rows[n].trend === trend);
-    const lines = found.slice(0, 20).map(n => { // long texts are cut, because the dialog shows them
-      const {id, expected, error_first, error_second} = rows[n];
-      return [Object.assign(button(id), {onclick: () => open(n)}),
-        ...[expected.map(({value}) => value).join(' · '), text(error_first, expected.map(({first}) => first)),
-          text(error_second, expected.map(({second}) => second))].map(cell => cell.slice(0, 200))];
-    });
-    return titled('h2', counted(found.length) + ' got ' + trend,
-      ['Id', isJudged ? 'Expected' : '', 'First', 'Second'], lines);
-  });
-  return element('section', 'card', element('h2', '', batch.verdict), ...moved);
+  const moved = ['worse', 'better'].map(trend => [trend, rows.filter(row => row.trend === trend).length]);
+  return element('section', 'card', element('h2', '', batch.verdict), ...moved.filter(([, count]) => count)
+    .map(([trend, count]) => button(counted(count) + ' got ' + trend,
+      () => filter(batch.causes.findIndex(({cause}) => cause === trend)))));
 }
 
-// Shows a row in the dialog, whose buttons need it among the chosen rows.
-function open(n) {
-  if (!chosen.includes(n)) filter(''); // '' clears all choices, because it is not a cause
-  show(chosen.indexOf(n));
-}
+// Returns what is expected in a row, and what a side has instead. Texts are cut, as the dialog shows them.
+const wanted = row => row.expected.map(({value}) => value).join(' · ').slice(0, 200);
+const found = (row, side) => [row['error_' + side], ...row.expected.map(check => check[side])]
+  .filter(part => part).join(' · ');
 
-// Returns the tags by which the rows of a comparison are filtered: outputs that differ, trends and verdicts.
-const tags = ({changes, trend, verdict}) => isPair
-  ? [...changes.map(({name}) => name), trend, verdict].filter(tag => tag) : [];
+// Returns the tags by which the rows of a comparison are filtered: outputs that differ, and trend.
+const tags = ({changes, trend}) => isPair
+  ? [...changes.map(({name}) => name), trend].filter(tag => tag) : [];
 
 // Fills the menu of causes and draws the list of them. In a comparison, the menu has the tags, and there is no
 // list. A menu of more than 500 entries, or a list of more than 50, helps nobody. The search finds the rest.
@@ -17335,10 +17332,11 @@ function causes() {
     .map(([cause, {length}]) => ({cause, count: length}));
   batch.causes.slice(0, 500).forEach((cause, n) =>
     at('cause').append(new Option(label(cause).slice(0, 80) + ` (${number(cause.count)})`, n)));
-  if (isComparison) at('cause').options[0].text = 'all rows';
+  at('cause').hidden = batch.causes.length === 0;
+  if (isComparison) at('cause').options[0].text = at('cause').ariaLabel = 'all differences';
   if (isComparison || batch.causes.length === 0) return [];
   const lines = batch.causes.slice(0, 50).map((cause, n) => [number(cause.count),
-    Object.assign(button(cause.cause), {onclick: () => filter(n)}), chip(cause.outcome),
+    button(cause.cause, () => filter(n)), chip(cause.outcome),
     cause.ids.join(', ') + (cause.count > cause.ids.length ? ', …' : '')]);
   return [element('section', 'card', ...titled('h2', 'Failures by cause',
     [['Rows', 'number'], 'Cause', 'Outcome', ['Examples', 'ids']], lines))];
@@ -17372,13 +17370,13 @@ function tick(whole, parts) {
   return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
 }
 
-// Draws how many values of each series are in each range. Pointing at a range shows the numbers.
+// Draws how many values of each series are in each range.
 function chart(title, series) {
-  const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170; // the axes, in units of the viewBox below
+  const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170;
   const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
   // a few far larger values count in the last range; otherwise all others would be in the first one
   const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01; // not 0
-  const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length)))); // few rows, few bars
+  const width = tick(last, Math.min(40, Math.max(10, 3 * Math.sqrt(all.length))));
   // 1e-9, because 0.3 / 0.1 is a little less than 3
   const count = Math.floor(last / width + 1e-9) + 1, end = count * width;
   const ranges = [...Array(count).keys()];
@@ -17402,7 +17400,7 @@ function chart(title, series) {
     svg('path', {class: 'grid', d: `M${LEFT} ${down(rows)}H${RIGHT}`})]);
   const scale = ticks(end, tick(end, 8)).map(value =>
     text(over(value), BOTTOM + 16, 'middle', short(value)));
-  const bars = ranges.map(n => { // stacked, with 7 % of space on both sides
+  const bars = ranges.map(n => {
     const words = series.map(([name], of) => number(counts[of][n]) + ' ' + name).join(', ');
     return svg('g', {}, svg('title', {}, `${short(n * width)} to ${short((n + 1) * width)}: ${words}`),
       ...series.map(([name], of) => svg('rect', {class: name,
@@ -17418,18 +17416,18 @@ function chart(title, series) {
 const lastError = row => row.attempts?.at(-1)?.error;
 const errors = row => [row.error_first, row.error_second].filter(error => error).join(' · ');
 
-// Returns the last column's text, by which it is also sorted. It is cut, as the table shows one line of it.
+// Returns the last column's text, by which it is also sorted.
 function result(row) {
-  if (isComparison && errors(row)) return errors(row);
-  if (isPair) return row.differs ?? '';
+  if (isJudged) return found(row, 'second');
+  if (isPair) return errors(row) || (row.differs ?? '');
   if ('cause' in row) return lastError(row) ?? label(batch.causes[row.cause]);
-  return Object.values(row.outputs).map(plain).join(' · ').slice(0, 300);
+  return Object.values(row.outputs).map(plain).join(' · ');
 }
 
-// Returns the last column as it is shown. For two sides, that is the start of each difference, with a few
-// characters before it. The dialog shows all of it.
+// Returns the last column as it is shown, in one line. For two sides, that is the start of each difference, with a
+// few characters before it. The dialog shows all of it.
 function preview(row) {
-  if (!isPair || errors(row)) return result(row);
+  if (isJudged || !isPair || errors(row)) return result(row).slice(0, 300);
   return row.changes.flatMap(({name, change: {before, first, second, after}}) => [
     element('small', '', name + ' '), before.slice(-20), element('del', '', first.slice(0, 200)),
     element('ins', '', second.slice(0, 200)), after.slice(0, 200), ' ']);
@@ -17445,8 +17443,8 @@ const columns = [
   {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
   {key: 'outcome', title: isPair ? 'Kind' : 'Outcome', by: row => row.outcome,
     show: row => chip(row.outcome)},
-  ...(isComparison || !input ? [] : [{key: 'input', title: input, by: row => plain(row.inputs[input] ?? ''),
-    show: row => ('' + plain(row.inputs[input] ?? '')).slice(0, 200)}]),
+  ...(isComparison || !input ? [] : [{key: 'input', title: input, look: 'wide',
+    by: row => plain(row.inputs[input] ?? ''), show: row => ('' + plain(row.inputs[input] ?? '')).slice(0, 200)}]),
   {key: 'seconds', title: isPair ? 'First, s' : 'Seconds', look: 'number',
     by: row => row.seconds ?? 0, show: row => fixed(row.seconds)},
   ...(isPair ? [{key: 'second', title: 'Second, s', look: 'number wide',
@@ -17454,14 +17452,13 @@ const columns = [
   ...(isComparison ? [] : [
     {key: 'tokens', title: 'Tokens', look: 'number wide', by: row => row.tokens ?? ''},
     {key: 'attempts', title: 'Attempts', look: 'number wide', by: row => row.attempts.length || ''}]),
-  {key: 'result', title: isPair ? 'Differences' : 'Output or error', by: result, show: preview}];
+  ...(isJudged ? [{key: 'expected', title: 'Expected', by: wanted}] : []),
+  {key: 'result', title: isJudged ? 'Found' : isPair ? 'Differences' : 'Output or error', by: result, show: preview}];
 
-// The title is a button, so that a keyboard can sort, too.
 function header({key, title, look = ''}) {
-  const th = element('th', look, button(title));
+  const th = element('th', look, button(title, () => sortBy(th)));
   th.scope = 'col';
   th.dataset.key = key;
-  th.firstChild.onclick = () => sortBy(th);
   return th;
 }
 
@@ -17482,11 +17479,10 @@ function choose() {
   at('none').hidden = chosen.length > 0;
   at('body').replaceChildren();
   drawn = 0;
-  shown = -1; // the rows have other numbers now
+  shown = -1;
   draw(DRAWN);
 }
 
-// Shows the rows of one cause, and clears other choices.
 function filter(cause) {
   for (const id of ['search', 'outcome']) at(id).value = '';
   at('cause').value = cause;
@@ -17514,7 +17510,6 @@ function order() {
   chosen.sort((a, b) => up * compare(values.get(a), values.get(b)) || a - b);
 }
 
-// The handler below finds a clicked row by its place.
 function line(n, place) {
   const made = element('tr', '', ...columns.map(({look = '', by, show = by}) =>
     element('td', look, ...[show(rows[n])].flat())));
@@ -17545,8 +17540,7 @@ function csv() {
 function download() {
   const link = element('a', '');
   link.href = URL.createObjectURL(new Blob([csv()], {type: 'text/csv'}));
-  // the title without "Report: " or "Comparison: "
-  link.download = batch.title.replace(/^\\w+: /, '').replaceAll('.jsonl', '') + '.csv';
+  link.download = batch.file.replaceAll('.jsonl', '') + '.csv';
   link.click();
 }
 
@@ -17561,27 +17555,23 @@ function pretty(text) {
 const part = (title, items) => items.length
   ? [element('h3', '', title), element('dl', '', ...items)] : [];
 
-// Returns named values under a title. Only runs have a button to copy them, because Dify finds a run by its id.
+// Returns named values under a title. A click selects a whole run, because Dify finds it by its id.
 const values = (title, named) => part(title, Object.entries(named).flatMap(([name, value]) => {
   if (value === undefined) return [];
-  const cell = element('dd', '', element('pre', '', value.json ? pretty(value.json) : plain(value)));
+  const text = value.json ? pretty(value.json) : plain(value);
+  const cell = element('dd', name.endsWith('run') ? 'run' : '', element('pre', '', text));
   if (value.length && value.text) // a string has a length, too
     cell.append(element('div', 'cut', 'cut here; ' + number(value.length) + ' characters in all'));
-  if (title === 'Run' && name.endsWith('run')) cell.append(Object.assign(button('Copy'),
-    {onclick: async ({target}) => {
-      await navigator.clipboard.writeText(value);
-      target.textContent = 'Copied';
-    }}));
-  return [element('dt', '', title === 'Run' ? name.replace('_', ' ') : name), cell];
+  return [element('dt', '', title === 'Run'
+    ? name.replace('_', ' ').replace('unequal', 'share of unequal pairs,') : name), cell];
 }));
 
-// Returns the expected and the actual values of a row, or nothing if nothing was expected.
 const checks = row => titled('h3', 'Expected',
   ['Output', 'Expected', ...(isPair ? ['First', 'Second'] : ['Found'])],
   (row.expected ?? []).map(({output, value, first, second}) =>
     [output, value, ...(isPair ? [first] : []), second]));
 
-// Returns the outputs that differ, side by side, with the same text around the part that differs.
+// Returns the outputs that differ, side by side.
 const changes = row => (row.changes ?? []).flatMap(({name, change: {before, first, second, after}}) => {
   const side = (word, look, text) => element('div', '', chip(word),
     element('pre', '', before, element(look, '', text), after));
@@ -17589,13 +17579,11 @@ const changes = row => (row.changes ?? []).flatMap(({name, change: {before, firs
     element('div', 'both', side('first', 'del', first), side('second', 'ins', second))];
 });
 
-// in UTC, as in the log, and with milliseconds
-const time = start => new Date(start).toISOString().replace('T', ' ').replace('Z', '');
-
-// Returns all attempts. One without an outcome may still be active, or its session was killed.
+// Returns all attempts, in UTC, as in the log. One without an outcome may still be active, or its session was killed.
 const attempts = row => titled('h3', 'Attempts', ['Start (UTC)', 'Mode', 'Outcome', 'Seconds', 'Error'],
-  (row.attempts ?? []).map(({start, mode, outcome, seconds, error, run}) => [time(start), mode,
-    outcome ?? 'unfinished', fixed(seconds), (error ?? '') + (run ? ' (run ' + run + ')' : '')]));
+  (row.attempts ?? []).map(({start, mode, outcome, seconds, error, run}) => [
+    new Date(start).toISOString().replace(/[TZ]/g, ' '), mode, outcome ?? 'unfinished', fixed(seconds),
+    (error ?? '') + (run ? ' (run ' + run + ')' : '')]));
 
 // Opens the dialog for a chosen row. Its link goes into the address bar, without a new step for Back.
 function show(place) {
@@ -17613,18 +17601,19 @@ function show(place) {
   at('after').disabled = place === chosen.length - 1;
   history.replaceState(null, '', '#row=' + encodeURIComponent(row.id));
   if (!at('detail').open) at('detail').showModal();
-  at('detail').scrollTop = 0; // the previous row may have been scrolled
+  at('detail').scrollTop = 0;
 }
 
-// Opens the row that the link contains, such as report.html#row=r-15.
+// Opens the row of a link such as report.html#row=r-15.
 function follow() {
   const id = new URLSearchParams(location.hash.slice(1)).get('row');
   const n = rows.findIndex(row => row.id === id);
-  if (n >= 0) open(n);
-  else if (id) at('count').textContent = 'There is no row ' + id;
+  if (n >= 0) {
+    filter(''); // shows all rows, because '' is no cause
+    show(chosen.indexOf(n));
+  } else if (id) at('count').textContent = 'There is no row ' + id;
 }
 
-// Sorts by a column, or turns its order around if the table is sorted by it.
 function sortBy(th) {
   sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
   for (const other of at('heads').children) other.removeAttribute('aria-sort');
@@ -17654,7 +17643,8 @@ onbeforeprint = () =>
   draw(Math.max(0, Math.max(PRINTED, 1 + chosen.findLastIndex(n => needs(rows[n]))) - drawn));
 
 document.title = at('title').textContent = batch.title;
-at('about').textContent = batch.about;
+at('about').append(...batch.about.map(([line, ...more]) => more.length ? element('details', '',
+  element('summary', '', line), ...more.map(file => element('div', '', file))) : line));
 // totals and causes first, because they fill the menus that choose() reads
 at('overview').append(...(isComparison ? [verdict()] : []), totals(), ...causes());
 at('heads').append(...columns.map(header));

@@ -424,7 +424,7 @@ class CommandTest extends WholeCommand {
             var call = dify.run("--max-cost", "0.2", "-c", "1", "--mode", "auto")
                     .says("  tokens: 140\n", "  cost: 0.2 USD\n");
 
-            assertTrue(call.err().matches("(?s).*\nRemaining 80 rows: [^,]* at -c 1, 560 tokens, 0.8 USD\n.*"),
+            assertTrue(call.err().matches("(?s).*\nRemaining 80 rows: [^,]*, 560 tokens, 0.8 USD\n.*"),
                     call.err());
         }
 

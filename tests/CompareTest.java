@@ -453,7 +453,7 @@ final class CompareTest extends WholeCommand {
 
             var last = compare().out().lines().toList().getLast();
 
-            assertTrue(last.matches("percent succeeded: .* \\+0\\.0 points .*, 10 % dearer \\(\\+\\d.*%\\)"), last);
+            assertTrue(last.matches(".* 0 of 40 .* \\+0\\.0 points .*, 10 % dearer \\(\\+\\d.*%\\)\\."), last);
             assertEquals(compare("--json").out(), compare("--json").out(), "the draws are the same each time");
         }
     }
@@ -992,10 +992,11 @@ final class CompareTest extends WholeCommand {
                 assertEquals(List.of("broke", "mended", "other"),
                         browser.texts("#body tr td:first-child").subList(0, 3), "worse, better, different");
                 assertEquals(compare().out().lines().toList().getLast(), browser.text("#overview h2"));
-                assertEquals(List.of("1 row got worse", "1 row got better"),
-                        browser.texts("#overview h2").subList(1, 3));
+                assertEquals(List.of("1 row got worse", "1 row got better"), browser.texts("#overview button"));
                 assertEquals("Comparison: a.jsonl and b.jsonl", browser.text("#title"));
-                assertEquals(List.of("rows", "6", "6"), browser.texts(".totals td").subList(0, 3));
+                assertEquals(List.of("percent succeeded", "66.7", "66.7"), browser.texts(".totals td").subList(0, 3));
+                assertEquals(List.of("first: a.jsonl", "second: b.jsonl"), browser.texts("summary").stream()
+                        .map(line -> line.split(",")[0]).toList());
                 assertEquals(List.of("red "), browser.texts("#body del").subList(0, 1));
                 assertEquals(List.of("blue "), browser.texts("#body ins").subList(0, 1));
 
@@ -1005,22 +1006,37 @@ final class CompareTest extends WholeCommand {
                         "both outputs in full");
                 assertEquals(List.of("red "), browser.texts("#detail-body del").subList(0, 1));
                 browser.click("#close");
-                browser.click("#overview table button");
-                browser.until("detail.open");
-                assertEquals("broke", browser.text("#detail-id"));
-                browser.click("#close");
-
                 assertEquals("7 of 7 rows", browser.text("#count"));
+                browser.click("#overview button");
+                browser.until("at('count').textContent === '1 of 7 rows'");
+                assertEquals("broke", browser.text("#body tr td"));
                 choose(browser, "cause", "/n (1)");
                 browser.until("at('count').textContent === '1 of 7 rows'");
                 choose(browser, "cause", "worse (1)");
                 browser.until("at('body').querySelector('td').textContent === 'broke'");
-                choose(browser, "cause", "all rows");
+                choose(browser, "cause", "all differences");
                 browser.click("#search");
                 browser.type("line went dead");
                 browser.until("at('count').textContent === '1 of 7 rows'");
                 assertEquals("broke", browser.text("#body tr td"));
 
+                browser.isQuiet(file("page.html"));
+            }
+        }
+
+        @Test
+        void showsExpectedAndFoundValuesOfAnEvaluation() throws Exception {
+            each();
+            Files.writeString(file("data.csv"), "id,wanted\nother,a red car\nsame,no\n");
+            with(path("a.jsonl"), "-i", input(), "--expect", "wanted=/answer", "--html", path("page.html")).exits(3);
+
+            try (var browser = ViewsTest.Browser.start(file("profile"))) {
+                browser.open(file("page.html"));
+                assertEquals("Check: a.jsonl", browser.text("#title"));
+                assertEquals(List.of("Expected", "Found"), browser.texts("#heads th").reversed().subList(0, 2).reversed());
+                var kinds = browser.texts("#body tr td:nth-child(2)");
+                assertTrue(kinds.containsAll(List.of("missed", "not judged")), kinds::toString);
+                assertTrue(browser.evaluate("at('cause').hidden").asBoolean(), "a menu without a choice");
                 browser.isQuiet(file("page.html"));
             }
         }

@@ -253,10 +253,10 @@ final class FilesTest extends WholeCommand {
         @Test
         void printsTheUrlThatARunWithAWorkflowIdRequests() throws Exception {
             csv("id,text,lang,count", "1,fine,en,1");
-            var settings = dify.settings("DIFY_WORKFLOW_ID", " v 1/2 ");
+            var settings = dify.settings("DIFY_WORKFLOW_ID", " 7344392b-14a4-367f-b871-edc3b3a05af3 ");
             dify.rows(dify.ended("succeeded", ""));
 
-            var run = "/workflows/v%201%2F2/run";
+            var run = "/workflows/7344392b-14a4-367f-b871-edc3b3a05af3/run";
 
             call(settings, "check", "-i", input(), "--show", "1").shows("curl -X POST " + dify.url() + run + " ");
             call(settings, typed("run")).exits(0);

@@ -324,7 +324,7 @@ final class ForecastTest extends WholeCommand {
             rows(100);
             new Finished(5).rows(4, 25, 0.01).save();
 
-            ofBatch("status").shows("  remaining      96 rows: 24 s at -c 4, 2,400 tokens, 0.96 USD (");
+            ofBatch("status").shows("  remaining      96 rows: 24 s, 2,400 tokens, 0.96 USD (");
             assertEquals(tree(json("{'rows':96,'seconds':{'low':null,'mean':24,'high':null},'tokens':{'low':null,"
                     + "'mean':2400,'high':null},'cost':{'USD':{'low':null,'mean':0.96,'high':null}}}")), forecast());
         }
@@ -339,7 +339,7 @@ final class ForecastTest extends WholeCommand {
 
             var text = ofBatch("status").out();
 
-            assertTrue(text.matches("(?s).*  remaining +8,980 rows: \\d\\d min \\d+ s to \\d\\d min \\d+ s at -c \\d+, "
+            assertTrue(text.matches("(?s).*  remaining +8,980 rows: \\d\\d min \\d+ s to \\d\\d min \\d+ s, "
                     + "1\\d,000,000 to 2\\d,000,000 tokens, 1,[12]00 to 1,[23]00 USD\n.*"), text);
         }
 
@@ -379,7 +379,7 @@ final class ForecastTest extends WholeCommand {
 
             assertEquals("", keys(forecast().path("cost")));
             assertEquals(800, forecast().at("/tokens/low").asDouble(), 0.01);
-            ofBatch("status").shows("--mode streaming").omits("USD");
+            ofBatch("status").omits("USD");
         }
 
         /// A run without a price was not free.
@@ -403,7 +403,7 @@ final class ForecastTest extends WholeCommand {
             new Finished(concurrency).rows(20, 10, null).save();
 
             assertEquals(1_000.0 / concurrency, forecast().at("/seconds/mean").asDouble(), 0.01);
-            ofBatch("status").shows(" at -c " + concurrency);
+            ofBatch("status").shows(" 1,000 rows: " + Text.seconds(1_000.0 / concurrency) + ", ");
         }
     }
 }

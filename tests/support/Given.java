@@ -317,7 +317,7 @@ final class Given {
 
     static Event.SessionEvent session(int second, String server) {
         return new Event.SessionEvent(NOON.plusSeconds(second), new SessionEvent.Program(Event.FORMAT, "difyexec 1", null),
-                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false, ""), server), Mode.STREAMING, true,
+                new SessionEvent.Server("http://x/v1", new AppClaim("1-2", "", false, ""), server, ""), Mode.STREAMING, true,
                 new SessionEvent.Input("data.csv", null, ""),
                 new SessionEvent.Call(List.of("-c=5"), false, List.of()), 0);
     }
@@ -644,7 +644,7 @@ final class Given {
             var wanted = batch.select(asked);
             var route = batch.history().modePolicy(mode, app, server);
             writer.record(SessionEvent.of(batch,
-                            new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false, ""), server),
+                            new SessionEvent.Server(ACCESS.name(), new AppClaim("1-2", "", false, ""), server, ""),
                             new SessionEvent.Call(List.of(), false, require))
                     .with(world.now(), route.mode(), mode == Mode.AUTO, writer.resultsBytesOnDisk()));
             pace = new Pace(slots);
