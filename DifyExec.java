@@ -1,6 +1,6 @@
 //usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//GAV difyexec:difyexec:0.4.0
+//GAV difyexec:difyexec:0.5.0
 //DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
 //DOCS README.md
 //DOCS guide=docs/guide.md
@@ -15958,7 +15958,7 @@ final class DifyExec implements Runnable {
 
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    static final String VERSION = "0.4.0", NAME_AND_VERSION = "difyexec " + VERSION;
+    static final String VERSION = "0.5.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
     /// Gives a constant of an enum its key in files and its words for people. Renaming it changes a file format.
     interface Named {
