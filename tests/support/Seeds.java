@@ -1085,7 +1085,8 @@ final class Seeds implements Callable<Integer> {
             if (fault == Fault.ERROR_DURING)
                 return Given.http(500, "internal_server_error", "The server encountered an error");
             if (fault == Fault.MADE_UP && isStream) return job.madeUp(words);
-            if (fault == Fault.CONTRADICTED && isStream) return Response.ofEnds(Optional.of(job.ref),
+            boolean hasBegun = !scene.world.now().isBefore(job.begins); // a run in the queue has no end
+            if (fault == Fault.CONTRADICTED && isStream && hasBegun) return Response.ofEnds(Optional.of(job.ref),
                     List.of(job.ran(Given.run("run-of-another"), RunStatus.SUCCEEDED, "")));
             return cut(job, fault == Fault.CONTRADICTED ? Symptom.CONTRADICTED : Symptom.CUT);
         }
