@@ -364,7 +364,10 @@ final class ProcessTest extends WholeCommand {
                 bin=${JBANG_DIR:-$HOME/.jbang}/bin
                 mkdir -p "$bin"
                 printf '#!/bin/sh\\nexec jbang run %s "$@"\\n' "$REF" >"$bin/difyexec"
-                touch -t 209901010000 "$bin/difyexec" # clocks of files are coarse
+                for rc in .bashrc .zshrc; do
+                  [ ! "$RC" ] || printf '%s\\n' '' '# Add JBang to environment' 'alias j!=jbang' "$RC" >>"$HOME/$rc"
+                done
+                touch -t 209901010000 "$bin/difyexec" "$HOME"/.*rc # clocks of files are coarse
                 """;
 
         /// Runs the launcher with an installed JBang and only these variables, perhaps without a home.
@@ -432,6 +435,22 @@ final class ProcessTest extends WholeCommand {
             assertEquals(other, content("home/.jbang/bin/other"));
             assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '"
                     + script.replace("HERE", here) + "' \"$@\"\n", content("home/.jbang/bin/difyexec"));
+        }
+
+        /// JBang prepares both shells, with an alias to itself.
+        @ParameterizedTest
+        @ValueSource(strings = {"bash", "zsh"})
+        void changesOnlyTheFileOfTheShellInUse(String shell) throws Exception {
+            var path = "export PATH=\"$HOME/.jbang/bin:$PATH\"";
+            var other = shell.equals("bash") ? "zsh" : "bash";
+            Files.createDirectories(file("home"));
+            Files.writeString(file("home/." + other + "rc"), "# mine\n");
+
+            launch(Map.of("HOME", path("home"), "REF", "difyexec", "RC", path, "SHELL", "/bin/" + shell),
+                    file("home/.cache"), "app", "install", "difyexec").exits(0);
+
+            assertEquals("\n# Add JBang to environment\n" + path + "\n", content("home/." + shell + "rc"));
+            assertEquals("# mine\n", content("home/." + other + "rc"));
         }
 
         /// Without the option, Java would take the home from the system and find no command there.

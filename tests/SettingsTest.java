@@ -328,6 +328,7 @@ final class SettingsTest extends WholeCommand {
                 DIFY_APP_ID,      sk-secret
                 DIFY_APP_ID,      dfoa_secret
                 DIFY_WORKFLOW_ID, dfoe_secret
+                DIFY_WORKFLOW_ID, secret-id
                 DIFY_APP_ID,      se cret
                 DIFY_APP_ID,      secreté
                 DIFY_APP_ID,      a_secret
@@ -679,6 +680,25 @@ final class SettingsTest extends WholeCommand {
         private static Map<String, String> settings(String url) {
             return new HashMap<>(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", url, "INITIAL_RETRY_DELAY", "10m",
                     "MAX_RETRY_DELAY", "10m"));
+        }
+
+        /// Many servers without TLS hang up when TLS begins.
+        @Test
+        void isNotExpectedOfAServerThatHangsUp() throws Exception {
+            rows(2);
+            try (var server = new ServerSocket(0)) {
+                Thread.startVirtualThread(() -> {
+                    try {
+                        for (int i = 0; i < 9; i++) server.accept().close();
+                    } catch (IOException _) {
+                        // the test is over
+                    }
+                });
+                var settings = settings("https://127.0.0.1:" + server.getLocalPort() + "/v1");
+                settings.put("MAX_RETRIES", "0");
+
+                call(settings, "check", "-i", input()).exits(4).reports("DIFY_API_BASE_URL to http://");
+            }
         }
 
         @ParameterizedTest
