@@ -159,6 +159,15 @@ final class KindsTest extends WholeCommand {
             return response;
         }
 
+        /// A thought of the new agent may be a part of its answer.
+        @Test
+        void haveTheirLastThoughtTakenAsTheAnswerOfAnOldAgentOnly() {
+            var message = Given.outputs(Given.json("{'answer':'','agent_thoughts':[{'tool':'','thought':'Yes'}]}"));
+
+            assertEquals("succeeded", new StoredMessage(message, AppKind.AGENT_CHAT).result().word());
+            assertEquals("unanswered", new StoredMessage(message, AppKind.AGENT).result().word());
+        }
+
         private void look(Exchange messages) {
             var message = json(messages.text()).at("/data/0");
             var kind = kind(messages).orElseThrow();
