@@ -252,12 +252,24 @@ final class Schedules implements Callable<Integer> {
     /// The first row's response stops the batch: a worker that starts later sends nothing.
     static void stop() {
         var scene = scene();
-        var isStopped = new AtomicBoolean();
+        var isStopped = new CountDownLatch(1);
         scene.answer = (attempt, _) -> attempt.row().id().equals("1")
                 ? http(401, "unauthorized", "Access token is invalid") : failed("no such city");
-        scene.watched = _ -> isStopped.set(hasRefusal(scene));
+        scene.watched = _ -> {
+            if (hasRefusal(scene)) isStopped.countDown();
+        };
 
-        sendsNothingAfter(scene, isStopped::get, () -> {});
+        sendsNothingAfter(scene, () -> isOver(isStopped), () -> {});
+    }
+
+    /// Waits, so that the second worker starts after the stop.
+    private static boolean isOver(CountDownLatch stopped) {
+        try {
+            stopped.await();
+            return true;
+        } catch (InterruptedException problem) {
+            throw new IllegalStateException(problem);
+        }
     }
 
     private static boolean hasRefusal(Scene scene) {
@@ -288,9 +300,10 @@ final class Schedules implements Callable<Integer> {
         };
         var isFirst = new AtomicBoolean(true);
         var stop = play(scene, task -> {
-            if (isFirst.getAndSet(false)) first.run();
+            boolean mustWait = !isFirst.getAndSet(false);
+            if (!mustWait) first.run();
             start(() -> {
-                if (isOver.getAsBoolean()) late.add(Thread.currentThread());
+                if (mustWait && isOver.getAsBoolean()) late.add(Thread.currentThread());
                 task.run();
             });
         });
