@@ -19,7 +19,7 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// Shared by tests of whole commands: a folder, a server with scripted answers, and a call. Each has its own, so that
 /// several can run at once: they mostly wait. Every call is searched for the key.
-@Timeout(90)
+@Timeout(300)
 @Execution(ExecutionMode.CONCURRENT)
 abstract class WholeCommand {
     static final String KEY = "app-s3cr3t-0f-the-test";
@@ -577,11 +577,11 @@ abstract class WholeCommand {
         boolean holds() throws Exception;
     }
 
-    /// Polls, because nothing would notify us. A minute is enough for a process on a busy machine.
+    /// Polls, because nothing would notify us. Three minutes are enough for a process on a busy machine.
     static void until(String what, Condition condition) throws Exception {
         var pause = new CountDownLatch(1);
-        for (long end = System.nanoTime() + Duration.ofMinutes(1).toNanos(); !condition.holds(); ) {
-            assertTrue(System.nanoTime() < end, () -> what + " within a minute");
+        for (long end = System.nanoTime() + Duration.ofMinutes(3).toNanos(); !condition.holds(); ) {
+            assertTrue(System.nanoTime() < end, () -> what + " within three minutes");
             assertFalse(pause.await(20, TimeUnit.MILLISECONDS));
         }
     }
@@ -620,9 +620,9 @@ abstract class WholeCommand {
         return tmux("capture-pane", "-p");
     }
 
-    /// The call of a child that is to end within a minute.
+    /// The call of a child that is to end within three minutes.
     Call ended(Process child) throws Exception {
-        assertTrue(child.waitFor(60, TimeUnit.SECONDS), "the process does not end");
+        assertTrue(child.waitFor(180, TimeUnit.SECONDS), "the process does not end");
         var call = new Call(child.exitValue(), content("child.out"), content("child.err"));
         keyIsNowhere(call);
         return call;
