@@ -1085,8 +1085,9 @@ final class Seeds implements Callable<Integer> {
             var words = schedule.pick("connection error", "the engine has lost the run");
             if (fault == Fault.ERROR_DURING)
                 return Given.http(500, "internal_server_error", "The server encountered an error");
-            if (fault == Fault.MADE_UP && isStream) return job.madeUp(words);
-            boolean hasBegun = !scene.world.now().isBefore(job.begins); // a run in the queue has no end
+            // a run in the queue has no end, because a worker makes it up
+            boolean hasBegun = !scene.world.now().isBefore(job.begins);
+            if (fault == Fault.MADE_UP && isStream && hasBegun) return job.madeUp(words);
             if (fault == Fault.CONTRADICTED && isStream && hasBegun) return Response.ofEnds(Optional.of(job.ref),
                     List.of(job.ran(Given.run("run-of-another"), RunStatus.SUCCEEDED, "")));
             return cut(job, fault == Fault.CONTRADICTED ? Symptom.CONTRADICTED : Symptom.CUT);
