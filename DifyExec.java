@@ -3843,7 +3843,7 @@ final class DifyExec implements Runnable {
             if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, paint::by));
             Cause.print(batch, err, paint);
             // with a wrong setting, the same command would stop again
-            if (stop.filter(reason -> reason.exit() == Exit.UNUSABLE).isEmpty()) err.println(next);
+            err.println(next);
             tally.settlesAt().ifPresent(time -> err.println("From " + Times.local(time)
                     + " on, the next run resends rows that a busy worker may hold now, unless Dify shows their runs."));
             long late = tally.count(LateEvent.class);
