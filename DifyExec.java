@@ -357,7 +357,7 @@ final class DifyExec implements Runnable {
             return null;
         }
 
-        /// Shows the shards of a batch. All run with the same options, so those of the first one serve for all.
+        /// Shows the shards of a batch. All read the CSV alike, so the first one's choices serve for all.
         private int show(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html needs a merged batch", "run 'merge' first");
             // checks every shard, because opening the input compared it only with the files of the first one
@@ -2839,7 +2839,7 @@ final class DifyExec implements Runnable {
             return new Unusable("unexpected argument " + Text.quoted(word), hint);
         }
 
-        /// Prints the message of an exception that ended a command. For any other, a bug, picocli prints the stack
+        /// Prints the message of an expected exception. For any other, a bug, picocli prints the stack
         /// trace and returns 1.
         private static int onException(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
                 throws Exception {
@@ -3968,10 +3968,10 @@ final class DifyExec implements Runnable {
         }
 
         /// Formats a range, rounded outwards, so that rounding does not make it narrower.
-        private static String range(Bootstrap.Interval figure, BiFunction<Double, RoundingMode, String> text) {
-            if (Double.isNaN(figure.low())) return text.apply(figure.estimate(), RoundingMode.HALF_UP);
-            var low = text.apply(figure.low(), RoundingMode.FLOOR);
-            var high = text.apply(figure.high(), RoundingMode.CEILING);
+        private static String range(Bootstrap.Interval bounds, BiFunction<Double, RoundingMode, String> text) {
+            if (Double.isNaN(bounds.low())) return text.apply(bounds.estimate(), RoundingMode.HALF_UP);
+            var low = text.apply(bounds.low(), RoundingMode.FLOOR);
+            var high = text.apply(bounds.high(), RoundingMode.CEILING);
             return low.equals(high) ? low : low + " to " + high;
         }
 
@@ -8934,7 +8934,7 @@ final class DifyExec implements Runnable {
         private final LongList took = new LongList();
         private final SortedMap<Integer, Integer> missingFiles = new TreeMap<>(); // by entry
         private final Map<Class<?>, Long> eventCounts = new HashMap<>();
-        private long stopped = 0; // counts runs of interrupted sessions
+        private long stopped = 0; // counts runs that an interrupt stopped
         private Optional<Instant> startedAt = Optional.empty(), updatedAt = Optional.empty();
         private Duration timeTaken = Duration.ZERO;
         private Starts starts = new Starts(), lastEnough = starts;
@@ -9590,9 +9590,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns whether the log already records this attempt as not started.
-        boolean isClosed(Attempt attempt, String end) {
+        boolean isClosed(Attempt attempt, String outcome) {
             var closed = EnumSet.of(State.NOT_STARTED, State.RESENT);
-            return NOT_STARTED.contains(end) && find(attempt.row().id(), attempt.user())
+            return NOT_STARTED.contains(outcome) && find(attempt.row().id(), attempt.user())
                     .filter(one -> closed.contains(one.state)).isPresent();
         }
 
@@ -9955,9 +9955,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Refuses a retry list that another program wrote. Beside results or a log, it is ours.
-        void requireOurs(Index csv) throws IOException {
+        void requireOurs(Index ids) throws IOException {
             boolean isAlone = head(results).isEmpty() && head(log).isEmpty();
-            if (isAlone && retryIds().stream().anyMatch(id -> csv.find(id) < 0))
+            if (isAlone && retryIds().stream().anyMatch(id -> ids.find(id) < 0))
                 throw new Unusable(retry + ": not a list of ids of this batch", ELSEWHERE);
         }
 
@@ -10260,12 +10260,12 @@ final class DifyExec implements Runnable {
                     + (session.shard().isEmpty() ? "without --shard" : "with --shard " + session.shard()),
                     "continue in the same way, restore the files' names, or choose another -o");
             if (!reading(session.csv().choices()).equals(reading(csv.shape()))) throw new Unusable(files.log()
-                    + ": started with another --id-column, --encoding, --delimiter or --header-row",
+                    + ": started with another --id-column, --encoding, --delimiter, --sheet or --header-row",
                     "use the same options for all shards");
         }
 
         private static List<Object> reading(Csv.Shape shape) {
-            return Arrays.asList(shape.idColumn(), shape.encoding(), shape.table(), shape.headerRow());
+            return Arrays.asList(shape.idColumn(), shape.encoding(), shape.table(), shape.headerRow(), shape.sheet());
         }
 
         /// Refuses a batch that contains more than its shards. A merge would overwrite that, and a shard send the rows
@@ -11253,7 +11253,7 @@ final class DifyExec implements Runnable {
         static final String NUMBERS = "#";
         /// Replaces the id of a row that has none. Such a row is only inspected and never sent.
         private static final String NO_ID = "-";
-        private static final String NUMBERED = "--id-column '#' numbers the rows instead";
+        private static final String ID_HINT = "--id-column '#' numbers the rows instead";
         /// Matches values that look like ids. Columns of sentences, decimals, dates or JSON may also differ in all
         /// rows, but by chance.
         private static final Pattern ID = Pattern.compile(
@@ -11624,7 +11624,7 @@ final class DifyExec implements Runnable {
             }
 
             Fault unusableId(String problem) {
-                return new Fault(file, records.line, 0, problem, NUMBERED, new Repair("--id-column", NUMBERS));
+                return new Fault(file, records.line, 0, problem, ID_HINT, new Repair("--id-column", NUMBERS));
             }
 
             Row row() {
@@ -13464,7 +13464,7 @@ final class DifyExec implements Runnable {
                                 Text.printable(cell.strip(), 24) + " (" + csv.where(row.line(), column) + ")");
                 }
 
-                /// Returns notes about the cells. A decimal comma, set or suggested, multiplies cells by 1,000.
+                /// Notes which cells may be misread. A decimal comma, set or suggested, multiplies cells by 1,000.
                 /// An export of MongoDB has objects instead of plain values.
                 Stream<String> notes() {
                     var notes = new ArrayList<String>();
@@ -13866,7 +13866,7 @@ final class DifyExec implements Runnable {
 
         /// @param passed    when a stream that was sent later has started; empty if none has
         /// @param hasOthers whether the session has rows that are not looked up
-        /// @param status     the row's status by now
+        /// @param status    the row's status by now
         /// @param outages   the session's time without any response
         record LookUpContext(Release.Listing listing, Optional<Instant> passed, boolean hasOthers,
                 RowStatus status, Duration outages) {}
@@ -13984,8 +13984,8 @@ final class DifyExec implements Runnable {
 
         /// Waits for the answer of a chatflow's message that is still empty. It may follow a moment after the run's end
         /// (1.16), or never if the client of a stream has disconnected (1.9).
-        private List<Verdict> unanswered(LookUp lookUp, boolean isOver, Release.Listing listing, Instant now) {
-            var why = isOver ? "the run ended without an answer (it was stopped, or the answer is empty)"
+        private List<Verdict> unanswered(LookUp lookUp, boolean hasEnded, Release.Listing listing, Instant now) {
+            var why = hasEnded ? "the run ended without an answer (it was stopped, or the answer is empty)"
                     : "the message is still empty; the run may still be active";
             boolean isLeft = listing == Release.Listing.WITHOUT_END && lookUp.attempt.mode() == Mode.STREAMING;
             return isLeft ? unknown(lookUp, why + SAFER) : waited(lookUp, LookUp.Stage.ACTIVE, why, now);
@@ -16239,7 +16239,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case. A
-        /// server on this machine never has one. Java's client supports only proxies of `http`.
+        /// server on this machine never has one. Only proxies of `http` are supported.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
             var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
@@ -17370,7 +17370,7 @@ function tick(whole, parts) {
   return [1, 2, 5, 10].map(times => times * ten).find(step => least <= step);
 }
 
-// Draws how many values of each series are in each range.
+// Draws a histogram of each series.
 function chart(title, series) {
   const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170;
   const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
