@@ -48,6 +48,43 @@ final class BenchmarksTest {
                     .filter(problem -> problem.getKind() == Diagnostic.Kind.ERROR).map(Object::toString).toList());
         }
 
+        /// JBang compiles a script with the files that it names, and takes the first version of a library.
+        @Test
+        void nameTheToolAndOneVersionOfEachLibrary() throws IOException {
+            var checkout = WholeCommand.checkout();
+            var scripts = new ArrayList<>(files(".*\\.java"));
+            try (var support = Files.list(checkout.resolve("tests/support"))) {
+                support.filter(file -> file.toString().endsWith(".java")).forEach(scripts::add);
+            }
+            for (var script : scripts) {
+                if (!Files.readString(script).startsWith("///usr/bin/env jbang")) continue;
+                var texts = new LinkedHashMap<Path, String>();
+                addSources(script.normalize(), texts);
+                assertTrue(texts.containsKey(checkout.resolve("DifyExec.java").normalize())
+                        || texts.values().stream().noneMatch(text -> text.contains("difyexec.DifyExec")),
+                        () -> script + " does not name DifyExec.java");
+                var versions = new TreeMap<String, String>();
+                for (var text : texts.values()) lines("DEPS", text).forEach(library -> {
+                    var name = library.substring(0, library.lastIndexOf(':'));
+                    var version = library.substring(name.length());
+                    assertEquals(version, versions.getOrDefault(name, version), () -> script + ": " + name);
+                    versions.put(name, version);
+                });
+            }
+        }
+
+        private static void addSources(Path script, Map<Path, String> texts) throws IOException {
+            if (texts.containsKey(script)) return;
+            texts.put(script, Files.readString(script));
+            for (var name : lines("SOURCES", texts.get(script)))
+                addSources(script.resolveSibling(name).normalize(), texts);
+        }
+
+        private static List<String> lines(String kind, String text) {
+            return Pattern.compile("(?m)^//" + kind + " (\\S+)").matcher(text).results()
+                    .map(one -> one.group(1)).toList();
+        }
+
         @Test
         void canBeStartedAndAreOnThePage() throws IOException {
             var page = Files.readString(folder.resolve("README.md"));

@@ -1,6 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Makes the small batches of tests/batches with this version of the tool.
+//SOURCES ../../DifyExec.java
 //SOURCES Simulator.java
 //SOURCES FrozenBatch.java
 //SOURCES Given.java

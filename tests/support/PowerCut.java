@@ -1,6 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Simulates power cuts during a batch and counts rows lost or paid twice.
+//SOURCES ../../DifyExec.java
 //SOURCES Simulator.java
 //SOURCES Given.java
 //DEPS org.junit.jupiter:junit-jupiter:6.1.3

@@ -18,7 +18,7 @@
 //SOURCES SimulatedFiles.java
 //SOURCES SimulatedGraph.java
 //DEPS info.picocli:picocli:4.7.7
-//DEPS com.fasterxml.jackson.core:jackson-databind:2.21.6
+//DEPS com.fasterxml.jackson.core:jackson-databind:2.21.8
 
 package difyexec;
 
