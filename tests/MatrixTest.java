@@ -50,25 +50,11 @@ final class MatrixTest {
             return chosen;
         }
 
-        /// Returns the defect because of which a cell does not end yet.
-        private static Optional<String> defect(Cell cell) {
-            boolean isLookUp = Set.of(SimulatedRoute.LOOK_UP, SimulatedRoute.LIST, SimulatedRoute.MESSAGES)
-                    .contains(cell.route());
-            boolean isSilent = Set.of(Breakage.CUT_BEFORE, Breakage.CUT_WITHIN, Breakage.NO_RESPONSE, Breakage.PINGS,
-                    Breakage.NUMBER).contains(cell.breakage());
-            if (cell.isRun() && isLookUp && isSilent)
-                return Optional.of("a look-up that always breaks has no deadline while GET /info answers");
-            if (cell.command().equals("pull") && cell.breakage() == Breakage.REPEATED_PAGE)
-                return Optional.of("pull follows the pages of a list even if they repeat");
-            return Optional.empty();
-        }
-
         @BeforeAll
         void start() throws IOException {
             outcomes = new LinkedHashMap<>();
             pool = Executors.newCachedThreadPool(Thread.ofPlatform().daemon().factory());
             for (var cell : cells()) {
-                if (defect(cell).isPresent()) continue;
                 var own = Files.createDirectory(folder.resolve("" + outcomes.size()));
                 outcomes.put(cell, pool.submit(() -> cell.play(own, cell.bound())));
             }
@@ -82,8 +68,6 @@ final class MatrixTest {
         @ParameterizedTest(name = "{0}")
         @MethodSource("cells")
         void letsEveryCommandEnd(Cell cell) throws Exception {
-            defect(cell).ifPresent(why -> Assumptions.abort(why));
-
             var outcome = outcomes.get(cell).get();
 
             assertEquals(List.of(), outcome.problems(), outcome::toString);
