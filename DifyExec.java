@@ -10946,13 +10946,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Records that shards were merged. It is the last line of a complete merge.
-        ///
-        /// @param shards how many shards the batch has
-        /// @param merged how many shards were merged
-        /// @param missing the numbers of shards that have rows but were not there
-        /// @param cut the numbers of shards whose results used to be longer
-        /// @param results the size of the results that were written, in bytes
+        /// Records that shards were merged. It is the last line of a complete merge. `missing` are shards that have
+        /// rows but were not there, `cut` those whose results used to be longer.
         record MergeEvent(Instant t, int shards, @JsonProperty(required = true) int merged, List<Integer> missing,
                 List<Integer> cut, long results) implements Event {
             List<Shard> missingShards() {
@@ -11539,7 +11534,7 @@ final class DifyExec implements Runnable {
                     }
                     fault.ifPresent(onFault);
                 }
-                if (rows.number == 0) onFault.accept(file.fault(0, "no rows below the header", ""));
+                if (rows.number == 0) onFault.accept(file.fault(0, "no rows below the header", "add a row"));
                 if (file.original().hasChanged()) onFault.accept(file.changed(0)); // rows may be missing
                 return rows.ofOtherShards;
             } catch (Faulty end) {
@@ -11696,7 +11691,8 @@ final class DifyExec implements Runnable {
                 if (file.isCopy()) delimiter = ','; // because we wrote the copy
                 try (var records = new Header(prefix.group(), delimiter, shape.table(), -1, List.of()).records(file)) {
                     var names = records.next();
-                    if (names == null) throw new Unusable(file.name() + ": empty, no header");
+                    if (names == null) throw new Unusable(file.name() + ": empty, no header",
+                            "line 1 must name the columns, such as id");
                     while (names != null && records.line < wanted) names = records.next();
                     // the given row is blank or beyond the end
                     if (shape.headerRow() != null && (names == null || records.line != wanted))
@@ -11870,7 +11866,7 @@ final class DifyExec implements Runnable {
                 takeIf('"');
                 while (true) {
                     takeTo('"');
-                    if (peek() < 0) throw unclear(opened, "unclosed quote");
+                    if (peek() < 0) throw unclear(opened, "unclosed quote; close it, or use --quote none");
                     if (isLineBreak(peek())) cell.append(takeLineBreak());
                     else if (takeIf('"') && takeIf('"')) cell.append('"'); // two quotes mean one
                     else break;
@@ -12217,7 +12213,7 @@ final class DifyExec implements Runnable {
                     JsonNode object = json.readValueAsTree();
                     if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw new Faulty(invalid(number));
                     if (object.isObject()) rows.accept(number, object);
-                    else problems.add(fault(number, "not a JSON object", ""));
+                    else problems.add(fault(number, "not a JSON object", "write {\"id\":\"1\", …}"));
                     if (isArray()) number++;
                 }
                 if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
@@ -12721,7 +12717,7 @@ final class DifyExec implements Runnable {
             }
 
             private String addError(String value) {
-                return addFault("error value " + Text.printable(value, 60));
+                return addFault("error value " + Text.printable(value, 60) + "; correct or clear it");
             }
 
             private String addFault(String problem) {
@@ -12842,7 +12838,7 @@ final class DifyExec implements Runnable {
             var problems = new ArrayList<Inspection.Problem>();
             row.inputs().forEach((column, cell) -> {
                 var value = cell.indexOf('\0') < 0 ? value(row, column, cell)
-                        : new Value.Invalid("has a NUL character, which Dify drops");
+                        : new Value.Invalid("has a NUL character, which Dify drops; remove it");
                 if (value instanceof Value.Invalid(var why, var repair))
                     problems.add(new Inspection.Problem(row.line(), csv.where(row.line(), column), row.id(),
                             csv.input(column).title(), Text.printable(cell, 60), why, repair));
