@@ -325,7 +325,7 @@ class ConformanceTest {
                     threads.submit(() -> differences(each, notes).isEmpty() || differing.add(each));
             }
             var differences = new TreeMap<String, String>();
-            for (int chance = 2; chance > 0; chance--) // for a machine that stalls
+            for (int chance = 5; chance > 0; chance--) // for a machine that stalls
                 differing.removeIf(each -> differences(each, notes).isEmpty());
             for (var each : differing) differences.putAll(differences(each, notes));
 

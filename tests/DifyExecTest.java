@@ -136,13 +136,13 @@ final class DifyExecTest {
             ForecastTest.class, VersionsTest.class, NextDifyTest.class, SimulatorTest.class, BatchesTest.class,
             ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
 
-    /// Runs eight files of tests at a time, since many tests wait, and also the methods of a class that allows it
+    /// Runs six files of tests at a time, since many tests wait, and also the methods of a class that allows it
     /// (`@Execution`). A class that measures processor time is `@Isolated`.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
             "junit.jupiter.execution.parallel.mode.classes.default", "concurrent",
             "junit.jupiter.execution.parallel.config.executor-service", "worker_thread_pool",
             "junit.jupiter.execution.parallel.config.strategy", "fixed",
-            "junit.jupiter.execution.parallel.config.fixed.parallelism", "8");
+            "junit.jupiter.execution.parallel.config.fixed.parallelism", "6");
 
     /// `ResponseJudge TheMap` runs only the `@Nested` classes of these names, and `-Dtest=ResponseJudge` does so, too,
     /// before or after the script's name.

@@ -182,7 +182,8 @@ final class ShardsTest extends WholeCommand {
                 id,text,n/1,a,1/2,b,2/5,c,3 | -c 1          | --id-column=text
                 id,text/1,a/2,c/5,e         | -c 1          | --encoding=ISO-8859-1
                 id;text;a,b/1;t;2,3/5;t;6,7 | --delimiter=; | --delimiter=, --id-column=b
-                {"a":[{"id":1},{"id":2},{"id":5}],"b":[{"id":1},{"id":2},{"id":5}]} | --rows=/a | --rows=/b
+                {"a":[{"id":1,"text":"x"},{"id":2,"text":"x"},{"id":5,"text":"x"}],"b":[{"id":1,"text":"x"}, \
+                {"id":2,"text":"y"},{"id":5,"text":"y"}]} | --rows=/a | --rows=/b
                 """)
         void isRejectedIfItReadsTheCsvDifferentlyThanEarlierShards(String csv, String options, String others)
                 throws IOException {
