@@ -155,15 +155,15 @@ class NextDifyTest {
 
     @Nested
     class ARunMovedToAnotherWorker extends WholeCommand {
-        /// With half a second of work before and after a move of four: longer than TIMEOUT. The message of a blocking
+        /// With half a second of work before and after a move of nine: longer than TIMEOUT. The message of a blocking
         /// chatflow does not name its run, so nothing shows that it moves.
         @ParameterizedTest
         @CsvSource({"blocking, workflow", "streaming, workflow", "streaming, chatflow"})
         void hasTheTimeOfItsMoveExcludedFromItsTimeLimit(String mode, String app) throws IOException {
             var dify = new Simulated("--dify", "1.19.0", "--app", app, "--latency", "1s");
-            csv(header(app), "1,[move 4s]", "2,[move 4s]", "3,short");
+            csv(header(app), "1,[move 9s]", "2,[move 9s]", "3,short");
 
-            call(dify.settings(), typed("run", "--mode", mode, "--timeout", "3s", "-c", "3")).exits(0);
+            call(dify.settings(), typed("run", "--mode", mode, "--timeout", "6s", "-c", "3")).exits(0);
             assertEquals(List.of("1", "2", "3"), ids());
             assertEquals(List.of(3, 0, 0), Stream.of("started", "twice", "stops").map(dify::count).toList());
         }
