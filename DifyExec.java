@@ -1598,7 +1598,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Selects rows, asks the server about the app, checks the rows against its form, and runs them. So a mistake
-        /// is found before the server is selection, and a wrong server or app before a row is sent.
+        /// is found before the server is asked, and a wrong server or app before a row is sent.
         ///
         /// @param checked the form against which `--fresh` has checked the rows already
         private int run(Batch.Selection selection, Connection dify, BatchWriter writer, Optional<Form> checked)
@@ -2510,9 +2510,7 @@ final class DifyExec implements Runnable {
             var run = new StoredMessage(message, AppKind.CHATFLOW).pausedRun().map(RunRef::id).orElse(line.run());
             if (run.isEmpty() && isChat) return compare(sent, line, withMessage(message, message));
             return switch (detail(run)) {
-                // another attempt's user started it; Dify may have recorded none
-                case DifyClient.Reply.Got<JsonNode>(var stored) when !sent.user().equals(parsed(stored.path("inputs"))
-                        .path("sys.user_id").asText(sent.user())) -> other;
+                case DifyClient.Reply.Got<JsonNode>(var stored) when !isBy(sent, stored) -> other;
                 case DifyClient.Reply.Got<JsonNode>(var stored) ->
                         compare(sent, line, isChat ? withMessage(stored, message) : stored);
                 case DifyClient.Reply.NotGot<JsonNode>(var why) -> {
@@ -2521,6 +2519,11 @@ final class DifyExec implements Runnable {
                     yield isOther && gone.kind() == Kind.NOT_VERIFIABLE ? other : gone;
                 }
             };
+        }
+
+        /// Returns whether this attempt's user started the run, unless Dify recorded none.
+        private static boolean isBy(Sent sent, JsonNode run) {
+            return parsed(run.path("inputs")).path("sys.user_id").asText(sent.user()).equals(sent.user());
         }
 
         /// Combines the record of a chatflow's run with its message, which alone contains the text by which moderation
@@ -2839,8 +2842,8 @@ final class DifyExec implements Runnable {
             return new Unusable("unexpected argument " + Text.quoted(word), hint);
         }
 
-        /// Prints the message of an expected exception. For any other, a bug, picocli prints the stack
-        /// trace and returns 1.
+        /// Prints the message of an expected exception. For any other, a bug, picocli prints the stack trace and
+        /// returns 1.
         private static int onException(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
                 throws Exception {
             if (problem instanceof InterruptedException) {
@@ -3106,9 +3109,10 @@ final class DifyExec implements Runnable {
     record NextCall(String prefix, String command, Optional<Path> input, Path output, List<Typed> options) {
         static NextCall of(CommandLine.ParseResult parsed, String prefix) {
             var spec = parsed.commandSpec();
-            Function<String, Optional<Path>> at = name -> Optional.ofNullable(spec.findOption(name))
+            Function<String, Optional<Path>> file = name -> Optional.ofNullable(spec.findOption(name))
                     .map(option -> option.<Path>getValue());
-            return new NextCall(prefix, spec.name(), at.apply("-i"), at.apply("-o").orElse(Path.of("results.jsonl")),
+            return new NextCall(prefix, spec.name(), file.apply("-i"),
+                    file.apply("-o").orElse(Path.of("results.jsonl")),
                     Typed.of(parsed).filter(option -> option.scope() != Scope.CALL).toList());
         }
 
@@ -3319,7 +3323,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the options about the workflow and its inputs.
     static final class WorkflowOptions {
         @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
                 description = "Pin a published version (env: DIFY_WORKFLOW_ID).")
@@ -3509,7 +3512,8 @@ final class DifyExec implements Runnable {
                     if (reply instanceof DifyClient.Reply.Got(var answer)) return answer;
                     // it ended the request, not the server
                     if (Thread.interrupted()) throw new InterruptedException();
-                    if (reply instanceof DifyClient.Reply.NotGot(var seen)) waitBeforeRetry(seen, tries, suffix);
+                    if (reply instanceof DifyClient.Reply.NotGot(var response))
+                        waitBeforeRetry(response, tries, suffix);
                 }
             }
         }
@@ -3593,7 +3597,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the options about the input.
     static final class CsvOptions {
         @Option(names = "--id-column", paramLabel = "NAME", defaultValue = "",
                 description = "Take ids from this column; # numbers the rows.")
@@ -3817,7 +3820,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Prints the outcome of a session.
     record Summary(Batch batch, Tally tally, PrintWriter err, Ansi paint) {
         private static final Set<String> SESSION_KEYS =
                 Set.of("seconds", "total_tokens", "cost", "runs_without_price", "retries", "forms_expired");
@@ -5821,9 +5823,8 @@ final class DifyExec implements Runnable {
                     Invariant.hold(starts.isEmpty() || writer.isOnDisk(), "an attempt was not on disk yet");
                     starts.forEach(this::send);
                     writer.awaitResults();
-                    int silent = (int) inFlight.values().stream().filter(one -> one.isSilent(clock.instant())).count();
                     tally.tick(clock.instant(), new Tally.Activity(inFlight.size(), agenda.waiting(),
-                            agenda.lookUps() + looking + silent, pauseNote(clock.instant())));
+                            agenda.lookUps() + looking + silentStreams(clock.instant()), pauseNote(clock.instant())));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(timeUntilNext().toNanos(), NANOSECONDS);
                     // all messages that wait share one write to disk, which takes far longer than they do
@@ -5923,6 +5924,10 @@ final class DifyExec implements Runnable {
             }
         }
 
+        private int silentStreams(Instant now) {
+            return (int) inFlight.values().stream().filter(sent -> sent.isSilent(now)).count();
+        }
+
         /// Asks the server for something that starts nothing. A row that was sent instead would become unresolved.
         private void probe(Instant now) {
             probing++;
@@ -5976,7 +5981,7 @@ final class DifyExec implements Runnable {
                 return () -> {
                     looking--;
                     var now = clock.instant();
-                    if (found instanceof LookUpResult.Inconclusive silent && !silent.isAnswer())
+                    if (found instanceof LookUpResult.Inconclusive unclear && !unclear.isAnswer())
                         health.noteFailure(now, asked);
                     else if (!(found instanceof LookUpResult.Unlisted)) health.noteResponse(asked);
                     writer.record(new LookEvent(now, attempt.row().id(), attempt.user(),
@@ -8606,7 +8611,7 @@ final class DifyExec implements Runnable {
             mustForce |= event instanceof AttemptEvent || event instanceof SessionEvent;
         }
 
-        /// Records that a row has succeeded. Its line in the results is the only record of that.
+        /// The line in the results is the only record of a success.
         void recordSuccess(ResultLine success) {
             results.add(success.json());
             effects.add(() -> batch.history().take(success));
@@ -9644,7 +9649,6 @@ final class DifyExec implements Runnable {
             return all;
         }
 
-        /// Returns the look-up of an attempt of an earlier session.
         LookUp lookUp(Sent one, Row row, Instant now, Duration timeout) {
             var symptom = symptom(one);
             // the first part of the cause, because the second is why the last look-up failed
@@ -9885,7 +9889,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the paths of the files of a batch, or of one shard.
     record BatchFiles(Path results, Path retry, Path log, Path lock, Optional<Shard> shard) {
         /// Matches what may precede the first line, as one character per byte: whitespace and byte order marks. A crash
         /// may have cut the last mark in half.
@@ -10598,8 +10601,8 @@ final class DifyExec implements Runnable {
             forced = end;
         }
 
-        /// Locks the file if it exists. From then on, nobody may open it again, because closing a
-        /// second channel would release the lock.
+        /// Locks the file if it exists. From then on, nobody may open it again, because closing a second channel would
+        /// release the lock.
         void hold() {
             if (Storage.exists(path)) Storage.run(path, this::open);
         }
@@ -10638,8 +10641,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Closes the file. Closing the channel also releases a lock
-        /// whose own release failed; otherwise the batch would stay locked until the shell ends.
+        /// Closes the file. Closing the channel also releases a lock whose own release failed; otherwise the batch
+        /// would stay locked until the shell ends.
         @Override
         public void close() {
             if (channel == null) return;
@@ -13588,7 +13591,6 @@ final class DifyExec implements Runnable {
             return new Judge(backoff, failedRuns, access, outputs);
         }
 
-        /// Judges the response to an attempt.
         Verdict verdict(Attempt attempt, Response response) {
             return switch (response) {
                 case Response.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
@@ -15401,7 +15403,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the result of a look-up.
     sealed interface LookUpResult {
         /// Another request started the run with this id. That shows nothing about the run that is looked for.
         LookUpResult FOREIGN = new Inconclusive(Response.Refused.unexpected("the run belongs to another request"));
@@ -16199,7 +16200,6 @@ final class DifyExec implements Runnable {
             return setting;
         }
 
-        /// Returns the value, or an empty text.
         String get(String name) {
             return setting(name).map(Setting::text).orElse("");
         }
@@ -17122,7 +17122,7 @@ final class DifyExec implements Runnable {
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-main { display: flex; flex-direction: column; }
+main { display: flex; flex-direction: column; } /* so that a phone can have another order */
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; }
 h2 { margin: 0 0 .6rem; font-size: 1rem; }
 #about { margin: .2rem 0 1.2rem; }
@@ -17167,14 +17167,14 @@ button:disabled { opacity: .45; }
 table button { padding: 0; border: 0; background: none; text-align: inherit; } /* looks like text */
 td button { color: var(--accent); }
 .tools { gap: .5rem; align-items: center; margin-bottom: .7rem; }
-#cause { width: 15rem; }
+#cause { width: 15rem; } /* otherwise as wide as its longest cause */
 
 caption { position: absolute; clip-path: inset(50%); } /* for screen readers; others see the heading */
 #left { display: none; } /* only paper needs it */
 #table thead { position: sticky; top: 0; background: var(--card); }
 #table th, #table td { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 #table td { max-width: 16rem; }
-#table td:last-child { width: 100%; max-width: 0; }
+#table td:last-child { width: 100%; max-width: 0; } /* gets the room that is left */
 #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
 [aria-sort=ascending] button::after { content: " \\2191"; } /* an arrow up */
 [aria-sort=descending] button::after { content: " \\2193"; } /* an arrow down */
@@ -17280,7 +17280,7 @@ for (const block of document.querySelectorAll('script.rows')) {
   rows.push(...JSON.parse(block.textContent)); // a block has few enough rows for one call
   block.remove(); // its text needs much memory
 }
-rows.sort((a, b) => needs(b) - needs(a));
+rows.sort((a, b) => needs(b) - needs(a)); // other rows stay in the order of the CSV
 
 // Draws counts and figures, and fills the menu of outcomes.
 function totals() {
@@ -17289,7 +17289,7 @@ function totals() {
   let x = 0;
   for (const [name, rows] of counts) {
     const width = 1000 * rows / sum(Object.values(batch.totals));
-    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12}));
+    bar.append(svg('rect', {class: name, x, width: Math.max(1, width), height: 12})); // 1: stays visible
     list.append(element('li', '', chip(name), ' ', element('b', '', number(rows)), ' ',
       element('small', '', (width / 10).toFixed(1) + ' %')));
     at('outcome').append(new Option(name, name));
@@ -17368,7 +17368,7 @@ function tick(whole, parts) {
 
 // Draws a histogram of each series.
 function chart(title, series) {
-  const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170;
+  const LEFT = 40, RIGHT = 408, TOP = 14, BOTTOM = 170; // the axes, in units of the viewBox below
   const all = series.flatMap(([, values]) => values).sort((a, b) => a - b);
   // a few far larger values count in the last range; otherwise all others would be in the first one
   const tail = 4 * all[Math.ceil(all.length * .99) - 1], last = Math.min(all.at(-1), tail) || .01; // not 0
@@ -17396,7 +17396,7 @@ function chart(title, series) {
     svg('path', {class: 'grid', d: `M${LEFT} ${down(rows)}H${RIGHT}`})]);
   const scale = ticks(end, tick(end, 8)).map(value =>
     text(over(value), BOTTOM + 16, 'middle', short(value)));
-  const bars = ranges.map(n => {
+  const bars = ranges.map(n => { // stacked, with 7 % of space on both sides
     const words = series.map(([name], of) => number(counts[of][n]) + ' ' + name).join(', ');
     return svg('g', {}, svg('title', {}, `${short(n * width)} to ${short((n + 1) * width)}: ${words}`),
       ...series.map(([name], of) => svg('rect', {class: name,
@@ -17435,6 +17435,7 @@ for (const row of rows.slice(0, 100)) for (const [name, value] of Object.entries
   if (plain(value) !== row.id) lengths[name] = (lengths[name] ?? 0) + ('' + plain(value)).length;
 const input = Object.keys(lengths).sort((a, b) => lengths[b] - lengths[a])[0];
 // `by` returns what a column is sorted by and, without `show`, what it shows; phones hide wide ones
+const shownResult = isPair ? 'Differences' : 'Output or error';
 const columns = [
   {key: 'id', title: 'Id', by: row => row.id, show: row => button(row.id)},
   {key: 'outcome', title: isPair ? 'Kind' : 'Outcome', by: row => row.outcome,
@@ -17449,7 +17450,7 @@ const columns = [
     {key: 'tokens', title: 'Tokens', look: 'number wide', by: row => row.tokens ?? ''},
     {key: 'attempts', title: 'Attempts', look: 'number wide', by: row => row.attempts.length || ''}]),
   ...(isJudged ? [{key: 'expected', title: 'Expected', by: wanted}] : []),
-  {key: 'result', title: isJudged ? 'Found' : isPair ? 'Differences' : 'Output or error', by: result, show: preview}];
+  {key: 'result', title: isJudged ? 'Found' : shownResult, by: result, show: preview}];
 
 function header({key, title, look = ''}) {
   const th = element('th', look, button(title, () => sortBy(th)));
@@ -17475,7 +17476,7 @@ function choose() {
   at('none').hidden = chosen.length > 0;
   at('body').replaceChildren();
   drawn = 0;
-  shown = -1;
+  shown = -1; // the rows have other numbers now
   draw(DRAWN);
 }
 

@@ -425,7 +425,7 @@ final class MapTest {
 
     private static List<Measure> measures(SourceMap map) {
         long conditionals = map.methods.stream().mapToLong(SourceMap.Method::conditionals).sum();
-        // A ratchet with room for a change: the figure of the last release (0.5.0: 13,081) plus 150. A count must not
+        // A ratchet with room for a change: the figure of the last release (0.5.0: 13,088) plus 150. A count must not
         // stop a small change.
         return List.of(Measure.atMost("code lines", 13_230, map.codeLines()),
                 // code hosts and tools stop showing files from a megabyte on
