@@ -417,6 +417,11 @@ final class Simulator implements Callable<Integer> {
                      int slots, Map<Fault, Share> shares) {
         private static final Pattern TIMES = Pattern.compile("\\[(latency|queue|move) (\\d+(?:\\.\\d+)?(?:ms|s|m)?)]");
 
+        Behaviour with(long seed) {
+            return new Behaviour(version, fields, seed, pace, latency, jitter, queue, start, move, silence, limit,
+                    workers, slots, shares);
+        }
+
         Fate fate(String id, int start, Map<?, ?> inputs) {
             var mixed = new SplittableRandom(seed ^ (long) id.hashCode() << 24 ^ start);
             var random = new SplittableRandom(mixed.nextLong());
