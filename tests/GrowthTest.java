@@ -17,7 +17,7 @@ import static org.junit.jupiter.api.Assertions.*;
 
 /// What happens for each row takes the same time in a small batch and in a large one.
 final class GrowthTest {
-    private static final int SMALL = 5000, LARGE = 500_000, ROWS = 1000, ROUNDS = 3;
+    private static final int SMALL = 5000, LARGE = 200_000, ROWS = 1000, ROUNDS = 3;
 
     /// Compares the processor time for the same rows of two batches. They take turns, after a round to warm up.
     @Nested
@@ -59,7 +59,7 @@ final class GrowthTest {
 
         @Test
         void showsItsStatusAboutAsFastPerRowAsASmallBatch() throws Exception {
-            int few = 10_000, many = 100_000;
+            int few = 5_000, many = 50_000;
             var small = scene(few).output;
             var longer = scene(many).output;
             log(small, few);
