@@ -9153,8 +9153,7 @@ final class DifyExec implements Runnable {
         /// Holds the last session until its end is in the log, and is empty afterwards.
         private Optional<SessionEvent> unfinished = Optional.empty();
         /// Holds, by user, when streams were sent that have not started. When one starts, Dify's queue has passed those
-        /// before it, and they move to `passedAt`. Dify does not show its queue, so this is the only sign of how it
-        /// moves.
+        /// before it, and they move to `passedAt`. Dify shows its queue in no other way.
         private final Map<String, Instant> queued = new LinkedHashMap<>(), passedAt = new HashMap<>();
         private long resultsSize = 0;
 
@@ -9613,7 +9612,8 @@ final class DifyExec implements Runnable {
         }
 
         List<Attempt> awaited(Row row) {
-            return sent.getOrDefault(row.id(), List.of()).stream().filter(Sent::isAwaited)
+            return sent.getOrDefault(row.id(), List.of()).stream()
+                    .filter(one -> one.isAwaited() || one.state == State.UNSETTLED && one.run.isEmpty())
                     .map(one -> one.attempt(row)).toList();
         }
 

@@ -228,6 +228,23 @@ final class EarlierSessionsTest {
             }
         }
 
+        /// The first one's run was late, and its last look-up broke after the second one had been given up, too.
+        @Test
+        void everyAttemptWithoutARunIsLookedUpBeforeTheRowIsSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            var gone = List.of("not_started", "not_started", "unknown");
+            new PastBatch(1, 0, 0).attempt("a").end("a", gone.get(0), "run", "").attempt("a")
+                    .end("a", gone.get(1), "run", "").end("a", gone.get(2), "run", "", "user", "user-a-1")
+                    .save(scene.output);
+            scene.world.startAt(NOON.plusSeconds(3600));
+            scene.found = lookUp -> lookUp.attempt().user().equals("user-a-1") ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("run-7"), Scene.texts("workflow_run_id", scene.results()));
+        }
+
         /// Plays a session after the row has changed during its run. A look-up finds the run with these inputs.
         private Scene changedDuringItsRun(String run, Map<String, String> inputs) throws Exception {
             new Scene(folder, "id,text\na,old\n").crash(1);
