@@ -9613,7 +9613,7 @@ final class DifyExec implements Runnable {
 
         List<Attempt> awaited(Row row) {
             return sent.getOrDefault(row.id(), List.of()).stream()
-                    .filter(one -> one.isAwaited() || one.state == State.UNSETTLED && one.run.isEmpty())
+                    .filter(one -> one.isAwaited() || one.state == State.UNSETTLED)
                     .map(one -> one.attempt(row)).toList();
         }
 
