@@ -632,7 +632,6 @@ final class DifyExec implements Runnable {
             return inspection.isFine() ? Exit.OK.code : Exit.UNUSABLE.code;
         }
 
-        /// Prints the requests of the first rows.
         private void show(Csv csv, ServerInfo server, Mode mode, Connection dify) throws InterruptedException {
             var out = json ? setup.err() : setup.out();
             var form = dify.form(workflow, server, csv);
@@ -981,7 +980,6 @@ final class DifyExec implements Runnable {
             this.err = shell.setup.err();
         }
 
-        /// Runs a command and returns its exit code.
         int execute(String line) {
             var words = Shell.words(line);
             int code = Exit.OK.code;
@@ -1134,7 +1132,6 @@ final class DifyExec implements Runnable {
                     : edits.summary() + ". 'save FILE.csv' writes the CSV with them.");
         }
 
-        /// Prints the edits of a row like a diff.
         private void printEdits(Row row) {
             var cells = edits.of(row);
             out.println(Text.id(row.id()) + (cells.isEmpty() ? ": same as in the CSV" : ""));
@@ -3067,7 +3064,6 @@ final class DifyExec implements Runnable {
         /// or a command.
         private static final Set<String> OF_BATCH = Set.of("--demo", "--workflow-id", "--mode", "--allow-empty",
                 "--allow-unmapped", "--no-check", "--user", "--files", "--save-files", "--env-file");
-        /// Lists more, which the shell lacks.
         private static final Set<String> NOT_IN_SHELL = Set.of("-c", "--rate", "--timeout", "--max-retries",
                 "--max-failures", "--max-tokens", "--max-cost");
 
@@ -3084,7 +3080,6 @@ final class DifyExec implements Runnable {
             return OF_BATCH.contains(option.longestName()) ? Scope.BATCH : Scope.SESSION;
         }
 
-        /// Returns the options of a session that the batch needs.
         static Stream<Typed> of(SessionEvent session) {
             return session.call().typed().stream().filter(Objects::nonNull)
                     .map(text -> new Typed(text.split("=", 2)[0], text, OF_BATCH.contains(text.split("=", 2)[0])
@@ -3457,7 +3452,6 @@ final class DifyExec implements Runnable {
             return false;
         }
 
-        /// Reads all rows and reports everything that is wrong with the input.
         Inspection inspect(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
             var inspector = new Inspection.Inspector(csv, form(options, server, csv));
             var index = new Index();
@@ -3649,7 +3643,6 @@ final class DifyExec implements Runnable {
                 description = "Send this column's files beside the inputs (apps without a workflow).")
         @Lasts(Scope.INPUT) String filesColumn;
 
-        /// Opens the input for a command that sends no row.
         Csv open(Path input, BatchFiles files) throws IOException {
             files.refuseAsInput(input);
             return open(input, "", Optional.of(files));
@@ -4011,7 +4004,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Prints the columns and problems that a check found.
     static final class CheckView {
         private static final int MAX_PROBLEMS = 20; // they fill a screen, and --json lists all of them
 
@@ -4100,7 +4092,6 @@ final class DifyExec implements Runnable {
                             .orElse(title(batch)) + Times.local(", yyyy-MM-dd", last.t())).orElse(title(batch));
         }
 
-        /// Formats the first line: `results.jsonl: 20 rows · Dify 1.16.0 · version 3f2c…`
         static String headline(Batch batch, Ansi paint) {
             int rows = batch.index().rows();
             var versions = batch.index().versions();
@@ -4151,7 +4142,6 @@ final class DifyExec implements Runnable {
             return shown;
         }
 
-        /// Returns how many rows got an outcome per second of running time, over all sessions.
         private static double rate(Batch batch) {
             long millis = batch.figures().timeTaken().toMillis();
             var index = batch.index();
@@ -4287,7 +4277,6 @@ final class DifyExec implements Runnable {
                 return shards.stream().filter(shard -> shard.files().isStarted()).toList();
             }
 
-            /// Returns shards that have rows, or may have some, but no files.
             List<Shard> missing() {
                 return shards.stream()
                         .filter(shard -> !shard.files().isStarted() && (!hasCsv || shard.index().rows() > 0))
@@ -4323,7 +4312,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the reason why rows failed or are unresolved.
     record Cause(RowStatus outcome, String text) {
         static Cause of(Batch batch, int entry) {
             return new Cause(batch.index().status(entry), batch.history().cause(entry));
@@ -4353,7 +4341,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Returns the causes, the most frequent first.
         static List<Group> groups(Batch batch) {
             var groups = batch.index().onRetryList().boxed().collect(Collectors.groupingBy(entry -> of(batch, entry),
                     LinkedHashMap::new, Collectors.toList()));
@@ -4779,7 +4766,6 @@ final class DifyExec implements Runnable {
                 return new Result(file.batch(), entry, end, expected.isJudged(id) ? correct : Double.NaN);
             }
 
-            /// Returns the most informative result of a row.
             static Result best(List<Result> side) {
                 return side.stream().max(Comparator.comparing(Result::isSuccess)
                         .thenComparing(result -> result.status() != RowStatus.PENDING)).orElseThrow();
@@ -5288,7 +5274,6 @@ final class DifyExec implements Runnable {
                     rows.size(), number -> row(pair(number)));
         }
 
-        /// Returns a row of the page, with the outputs of both sides if they differ.
         private Map<String, Object> row(Pair pair) {
             Result one = pair.shown().one(), two = pair.shown().two();
             var end = one.end().outputs().isEmpty() ? two.end() : one.end();
@@ -6013,7 +5998,6 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Returns how long the engine may wait for a message.
         private Duration timeUntilNext() {
             var now = clock.instant();
             var times = new ArrayList<Instant>();
@@ -6580,7 +6564,6 @@ final class DifyExec implements Runnable {
             return !hasRows() && lookUps.isEmpty() && lateAsked;
         }
 
-        /// Returns when the next row is due; `Instant.MAX` if no row is left.
         Instant nextRowDue(Instant now) {
             return fresh.isPresent() ? now : nextWaitingDue();
         }
@@ -6732,7 +6715,6 @@ final class DifyExec implements Runnable {
             return (recent.size() - 1) * 1000.0 / span;
         }
 
-        /// Returns the time for the rows left, at the recent rate.
         Optional<Duration> timeLeft() {
             return rate() == 0 || done() >= asked || onlyWaits() ? Optional.empty()
                     : Optional.of(Duration.ofMillis((long) (1000 * (asked - done()) / rate())));
@@ -7771,7 +7753,6 @@ final class DifyExec implements Runnable {
             return inputs;
         }
 
-        /// Returns the run's line for the results, with the user that Dify recorded.
         ResultLine result(Row row) {
             var user = RunReader.text(stored, "sys.user_id");
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user, Mode.AUTO, row.hash(), Instant.EPOCH, false);
@@ -8420,7 +8401,6 @@ final class DifyExec implements Runnable {
                 return seed.isPresent();
             }
 
-            /// Returns whether rows that are not selected may stay pending after this session.
             boolean isPart() {
                 return has(Choice.LISTED) || !ids.isEmpty() || !among.isEmpty() || isLimited();
             }
@@ -8462,7 +8442,6 @@ final class DifyExec implements Runnable {
             return new Wanted(this, rows, unresolved, asked);
         }
 
-        /// Returns the rows in `.retry`, those with the typed ids, or all.
         private BitSet named(Selection asked) throws IOException {
             // `.retry` may have ids that the CSV lacks, for which there is no row to send
             if (asked.has(Choice.LISTED))
@@ -8691,7 +8670,6 @@ final class DifyExec implements Runnable {
             awaitResults();
         }
 
-        /// Returns whether everything that was added to the log is on disk.
         boolean isOnDisk() {
             return effects.isEmpty() && log.isForced();
         }
@@ -8858,7 +8836,6 @@ final class DifyExec implements Runnable {
             return STATUSES[(int) statuses.get(entry)];
         }
 
-        /// Returns the rows for the retry list, in the CSV's order.
         IntStream onRetryList() {
             return toRetry.stream();
         }
@@ -8881,7 +8858,6 @@ final class DifyExec implements Runnable {
             return succeeded() == rows();
         }
 
-        /// Returns whether each row is counted by exactly one status.
         boolean addsUp() {
             return Arrays.stream(counts).sum() == rows();
         }
@@ -11776,7 +11752,6 @@ final class DifyExec implements Runnable {
                 return records;
             }
 
-            /// Returns the names that several columns have.
             List<String> repeated() {
                 return names.stream().filter(name -> !name.isEmpty() && Collections.frequency(names, name) > 1)
                         .distinct().toList();
@@ -11863,7 +11838,6 @@ final class DifyExec implements Runnable {
                 return place >= 0 && typed.get(place);
             }
 
-            /// Adds a quoted cell, without its quotes.
             private void takeQuoted() {
                 long opened = next; // for a message, because an unclosed quote is noticed only at the end
                 takeIf('"');
@@ -11959,7 +11933,6 @@ final class DifyExec implements Runnable {
             return file.where(line, column);
         }
 
-        /// Returns the fault as a sentence of its own, such as `data.csv:7: blank id`.
         String what() {
             return file.prefix(line, column) + ": " + problem;
         }
@@ -12232,7 +12205,6 @@ final class DifyExec implements Runnable {
             problems.refuse();
         }
 
-        /// Returns a JSON value as the text of a cell.
         static String text(JsonNode value) {
             if (value.isNull() || value.isMissingNode()) return "";
             // JSON keeps the digits of a number as they were written
@@ -12295,14 +12267,12 @@ final class DifyExec implements Runnable {
             original.add(new Fault(this, fault.line(), fault.column(), fault.problem(), fault.hint(), repair));
         }
 
-        /// Returns the beginning of a message about this place, such as `data.csv:7`.
         String prefix(long line, int column) {
             if (line == 0) return name(); // such as column names, which are in every line of JSON
             boolean isLine = sheet.isEmpty() && !isArray();
             return name() + (isLine ? ":" + line : ": " + where(line, column));
         }
 
-        /// Creates the fault of a line with bytes that are invalid in the encoding.
         Fault invalid(long line) {
             return invalid(line, guesses());
         }
@@ -12322,7 +12292,6 @@ final class DifyExec implements Runnable {
                 return new Repair("--encoding", charset.name());
             }
 
-            /// Returns the first words by which a person recognizes the right encoding.
             String words() {
                 var words = Pattern.compile("[\\p{L}\\p{M}]*[^\\p{ASCII}][^\\s,;\"]*").matcher(text).results();
                 return Text.joinFirst(4, words.map(word -> Text.printable(word.group(), 20)).distinct());
@@ -12603,7 +12572,6 @@ final class DifyExec implements Runnable {
                     : workbook.getNumFmtIdToFormat().getOrDefault(number, Format.eastAsian(number)));
         }
 
-        /// Reads the rows of a worksheet, or the texts that cells share, one after the other.
         private final class Rows {
             private final TextFile file; // for messages about this worksheet
             private final XMLEventReader xml;
@@ -12798,14 +12766,12 @@ final class DifyExec implements Runnable {
             return new Form(variables, columns, !form.isArray());
         }
 
-        /// Returns the form of an app that takes its question from this column.
         Form withQuestion(String column, List<String> columns) {
             // required (true), and not even `--allow-empty` sends it empty (false)
             var question = new Variable(column, column, Variable.QUESTION, true, false, Value.Query::new);
             return new Form(List.of(question), columns, isUnknown).with(variables, columns);
         }
 
-        /// Adds variables that the app's own form does not list.
         Form with(List<Variable> more, List<String> columns) {
             return new Form(Stream.concat(variables.stream(), more.stream()).toList(), columns, isUnknown);
         }
@@ -13261,11 +13227,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the value of a cell in the form in which the workflow takes it.
     sealed interface Value {
         record Str(String text) implements Value {}
 
-        /// Holds a question, which is sent beside the inputs.
         record Query(String text) implements Value {}
 
         /// Holds JSON that is sent as is: a number with all its digits, a boolean, an object, or a file that Dify has
@@ -13297,7 +13261,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Creates a file as Dify's API describes it.
         static Value file(String kind, String method, String field, String value) {
             return new Raw(Json.text(object("type", kind, "transfer_method", method, field, value)));
         }
@@ -13320,7 +13283,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the results of checking the input.
     record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems, List<String> options) {
         record Mismatch(String text, Repair repair) {}
@@ -14712,7 +14674,6 @@ final class DifyExec implements Runnable {
             this(index, line, id, inputs, Fingerprint.of(inputs), false, Set.of());
         }
 
-        /// Returns the row with other cells. Edits that change nothing leave it as it is.
         Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
@@ -14815,7 +14776,6 @@ final class DifyExec implements Runnable {
                 return prefix + count;
             }
 
-            /// Returns the sequence number of the last attempt.
             long count() {
                 return count;
             }
@@ -14922,7 +14882,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the result of one request, before anything is decided.
     sealed interface Response {
         /// Represents the response to an attempt about which nothing is known.
         Response NOTHING = new Cut(Symptom.NO_ANSWER, "");
@@ -14999,7 +14958,6 @@ final class DifyExec implements Runnable {
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
             }
 
-            /// Returns the answer as one that was stopped before its end.
             Ran stopped() {
                 var why = "stopped, or ended by the server's time limit: the answer is incomplete";
                 return new Ran(ref, RunStatus.STOPPED, outputs, why, workflowId, usage, files, message);
