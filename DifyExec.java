@@ -3661,6 +3661,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty()));
+            if (before.shape() == Csv.Shape.DEFAULT) typed.names().requireValues();
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
             try {
                 csv.requireSameIds(before.shape().idColumn(), before.log());
@@ -11306,6 +11307,19 @@ final class DifyExec implements Runnable {
                 map = map == null ? Map.of() : map;
                 vars = vars == null ? Map.of() : vars;
                 filesColumn = Objects.requireNonNullElse(filesColumn, "");
+            }
+
+            /// Rejects what drops an earlier choice if there is none.
+            void requireValues() {
+                requireValues("--map", "=: must be COLUMN=VARIABLE", map);
+                requireValues("--var", ": must be VARIABLE=VALUE", vars);
+            }
+
+            private static void requireValues(String option, String form, Map<String, String> names) {
+                names.forEach((name, value) -> {
+                    if (value == null) throw new Unusable(option + " " + Text.shell(name) + form,
+                            "without a value, it drops an earlier " + option + ", but there is none");
+                });
             }
 
             /// Adds earlier names. One is dropped if its variable now gets its value from elsewhere.

@@ -239,6 +239,17 @@ final class FilesTest extends WholeCommand {
                     Character.isISOControl(c) || Character.getType(c) == Character.FORMAT).boxed().toList());
         }
 
+        @ParameterizedTest
+        @CsvSource({"--var, lang", "--map, text="})
+        void rejectsAnOptionThatWouldDropAnEarlierChoiceIfThereIsNone(String option, String value) throws IOException {
+            csv("id,text", "1,fine");
+
+            dify.check(option, value).exits(2).reports(option + " " + value + ":").hints(option);
+            dify.run(option, value).exits(2).reports(option + " " + value + ":");
+            dify.run("--var", "lang=en").exits(0);
+            dify.run("--var", "lang").exits(0);
+        }
+
         @Test
         void printsTheSameNotesAboutTheCsvAsARun() throws IOException {
             csv("sep=;", "id;text;;", "1;fine;;", ";;;", "2;[fail];;", ";;;", "", "3;fine;;");
