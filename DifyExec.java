@@ -677,7 +677,7 @@ final class DifyExec implements Runnable {
             // passes neither a demo, whose runs end with its process, nor a version, which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
                 var origin = new Origin(files, evidence.head().sessions());
-                origin.requireServer(dify.access().name());
+                origin.requireServer(dify.access().name(), "the demo's runs ended with it and cannot be verified");
                 var server = dify.greet("");
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
                 var ids = evidence.ids(sample, seed);
@@ -1602,6 +1602,9 @@ final class DifyExec implements Runnable {
                 throws Exception {
             var batch = writer.batch();
             var err = dify.err();
+            var origin = new Origin(batch.files(), batch.history().head.sessions());
+            // first, because the results of a finished batch could be taken for this server's
+            origin.requireServer(dify.access().name(), "add --demo");
             announceShard(batch, selection);
             // the rows of a CSV that was given by mistake would be paid for
             if (!rows.add) batch.refuseOtherFile(input.csv, "; --add adds its rows to the batch");
@@ -1624,9 +1627,7 @@ final class DifyExec implements Runnable {
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
-            var origin = new Origin(batch.files(), batch.history().head.sessions());
             var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
-            origin.requireServer(dify.access().name());
             var server = dify.greet(left);
             var app = dify.identify(origin, server.kind(), retrying.isSure, left);
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
@@ -9700,11 +9701,11 @@ final class DifyExec implements Runnable {
         private static final int MAX_RUNS = 3;
 
         /// Refuses a server that differs from that of the earlier sessions, if they sent anything.
-        void requireServer(String name) throws IOException {
+        void requireServer(String name, String adviceOfDemo) throws IOException {
             for (var session : sessions)
                 if (!session.dify().baseUrl().equals(name) && runs(session).mayHaveStarted())
                     throw new Unusable(files.log() + ": this batch was started " + place(session.dify().baseUrl())
-                            + ", not " + place(name), (session.dify().baseUrl().equals("demo") ? "add --demo"
+                            + ", not " + place(name), (session.dify().baseUrl().equals("demo") ? adviceOfDemo
                             : "use that URL") + ", or choose another -o");
         }
 

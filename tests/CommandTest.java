@@ -84,6 +84,21 @@ class CommandTest extends WholeCommand {
             assertEquals(before, content("results.jsonl"));
         }
 
+        @Test
+        void isRejectedAfterTheDemoOrAnotherServerEvenIfTheBatchIsFinished() throws IOException {
+            rows(2);
+            call(Map.of(), typed("run", "--demo")).exits(0);
+
+            dify.run().exits(2).reports("--demo", dify.url()).hints("--demo");
+            call(dify.settings(), typed("retry", "1")).exits(2).reports("--demo", dify.url());
+            call(dify.settings(), "verify", "-o", output()).exits(2).reports("--demo", dify.url())
+                    .omits("add --demo");
+
+            call(dify.settings(), typed("run", "--fresh")).exits(0);
+            call(dify.settings("DIFY_API_BASE_URL", "http://127.0.0.1:1/v1"), typed("run")).exits(2)
+                    .reports(dify.url(), "http://127.0.0.1:1/v1");
+        }
+
         /// A crash or an editor can leave such a list, and so can a row that was removed from the CSV.
         @ParameterizedTest
         @CsvSource(nullValues = "none", textBlock = """
