@@ -11678,10 +11678,10 @@ final class DifyExec implements Runnable {
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt(); // always matches, if only an empty text
                 long wanted = shape.headerRow() == null ? 0 : shape.headerRow();
-                char delimiter = likelyDelimiter(file.start().substring(prefix.end()).lines()
-                        .skip(Math.max(0, wanted - 1)));
+                var text = file.start().substring(prefix.end());
+                char delimiter = likelyDelimiter(text.lines().skip(Math.max(0, wanted - 1)));
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
-                if (shape.table().delimiter() != null) delimiter = shape.table().delimiter();
+                if (shape.table().delimiter() != null) delimiter = checked(file, shape, text, delimiter);
                 if (file.isCopy()) delimiter = ','; // because we wrote the copy
                 try (var records = new Header(prefix.group(), delimiter, shape.table(), -1, List.of()).records(file)) {
                     var names = records.next();
@@ -11701,6 +11701,18 @@ final class DifyExec implements Runnable {
                     return new Header(prefix.group(), delimiter, shape.table(), header.getKey(),
                             all.stream().map(String::strip).toList());
                 }
+            }
+
+            /// Returns the typed delimiter. If only the likely one is in the first line, notes the fault and returns that.
+            private static char checked(TextFile file, Csv.Shape shape, String text, char likely) {
+                char typed = shape.table().delimiter();
+                var line = text.replaceAll("\"[^\"]*\"", "x").stripLeading().lines().findFirst().orElse("");
+                boolean isWrong = count(line, typed) == 0 && count(line, likely) > 0 && !file.isCopy();
+                if (!isWrong || shape.idColumn().equals(NUMBERS)) return typed;
+                var repair = new Repair("--delimiter", likely == '\t' ? "tab" : "" + likely);
+                file.add(file.fault(1, "no " + Text.quoted("" + typed) + " of --delimiter in this line", "use "
+                        + repair.option()), repair);
+                return likely;
             }
 
             /// Returns the row of the column names with its line: the first one, unless that is a title. A title has at

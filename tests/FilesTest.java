@@ -240,6 +240,23 @@ final class FilesTest extends WholeCommand {
         }
 
         @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', textBlock = """
+                ,   | id;text | 1;fine,it is | ';'
+                tab | id;text | 1;fine       | ';'
+                ;   | id,text | 1,fine       | ,
+                """)
+        void proposesTheDelimiterOfTheHeaderIfAnotherIsTyped(String typed, String header, String row, String delimiter)
+                throws IOException {
+            csv(header, row);
+            dify.form("[{'paragraph': {'variable': 'text'}}]");
+
+            var next = dify.check("--delimiter", typed).exits(2).mentions("data.csv:1: ").next();
+            assertTrue(next.endsWith(" --delimiter " + delimiter), next);
+            dify.run("--delimiter", typed).exits(2).hints("--delimiter " + delimiter);
+            dify.check("--delimiter", delimiter.replace("'", "")).exits(0);
+        }
+
+        @ParameterizedTest
         @CsvSource({"--var, lang", "--map, text="})
         void rejectsAnOptionThatWouldDropAnEarlierChoiceIfThereIsNone(String option, String value) throws IOException {
             csv("id,text", "1,fine");
