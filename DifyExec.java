@@ -12217,15 +12217,17 @@ final class DifyExec implements Runnable {
                     if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw new Faulty(invalid(number));
                     if (object.isObject()) rows.accept(number, object);
                     else problems.add(fault(number, "not a JSON object", "write {\"id\":\"1\", …}"));
-                    if (isArray()) number++;
+                    number = isArray() ? number + 1 : 0;
                 }
                 if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
             } catch (StreamConstraintsException problem) { // it has no location
                 throw unusable(number, "a JSON value that is " + Json.reason(problem));
             } catch (JsonProcessingException problem) {
                 var place = problem.getLocation();
-                throw unusable(isArray() ? number : place.getLineNr(), "not valid JSON at line " + place.getLineNr()
-                        + ", column " + place.getColumnNr() + " (" + Json.reason(problem) + ")");
+                // a row without its last brace goes on in the lines below it
+                throw unusable(number == 0 ? place.getLineNr() : number, 0, "not valid JSON at line "
+                        + place.getLineNr() + ", column " + place.getColumnNr() + " (" + Json.reason(problem) + ")",
+                        "write each row as one JSON object");
             } catch (NumberFormatException _) {
                 throw unusable(number, "a number whose exponent is too large");
             }

@@ -200,6 +200,8 @@ final class FormatsTest extends WholeCommand {
                     new Case("arrayBytes.json", "[{\"id\":1},{\"id\":\"é\"}]".getBytes(Charset.forName("windows-1252")),
                             "arrayBytes.json:1: invalid UTF-8", "--encoding"),
                     json("broken.jsonl", "{'id':1}\n{'id':x}\n{'id':2}\n", ":2", "not valid JSON"),
+                    json("unclosed.jsonl", "{'id':1}\n{'id':2,'x':\n{'id':3}\n", "unclosed.jsonl:2: ", "line 4"),
+                    json("noObject.jsonl", "{'id':1}\n{'id':2}\nnone\n", "noObject.jsonl:3: "),
                     text("deep.jsonl", "{\"id\":1}\n{\"id\":" + "[".repeat(2000) + "]".repeat(2000) + "}\n", ":2",
                             "1,000 levels"),
                     text("deep.json", "[{\"id\":1},{\"id\":" + "{\"a\":".repeat(2000) + "1" + "}".repeat(2001) + "]",
