@@ -3284,11 +3284,12 @@ final class DifyExec implements Runnable {
             /// command line. An unreadable `.env` line is an error even if it is not used, because the default in its
             /// place could be the wrong server.
             Access access(Env env, String workflowId, boolean hasDemo, PrintWriter err) {
+                // first, because a misspelled key is missing
+                env.unknownNames(EnvDefaults.VARIABLES.values()).forEach(err::println);
                 var key = key(env, hasDemo);
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
-                env.unknownNames().forEach(name -> err.println("Warning: " + name + " is not a setting of difyexec."));
                 return new Access(baseUrl, key, id("--app-id (DIFY_APP_ID)", appId, "[A-Za-z0-9-]*"),
                         id("--workflow-id (DIFY_WORKFLOW_ID)", workflowId, "([0-9A-Fa-f-]{32,36})?"),
                         env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
@@ -11703,7 +11704,7 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// Returns the typed delimiter. If only the likely one is in the first line, notes the fault and returns that.
+            /// Returns the typed delimiter, unless only the likely one is in the first line, which is a fault.
             private static char checked(TextFile file, Csv.Shape shape, String text, char likely) {
                 char typed = shape.table().delimiter();
                 var line = text.replaceAll("\"[^\"]*\"", "x").stripLeading().lines().findFirst().orElse("");
@@ -16213,12 +16214,18 @@ final class DifyExec implements Runnable {
                     .orElse(name + " is missing" + Text.around(" (not in ", read, ")"));
         }
 
-        /// Returns unknown names in `.env`. A misspelled name of the URL would send the key to another server.
-        List<String> unknownNames() {
-            var known = Set.of("DIFY_API_KEY", "DIFY_API_BASE_URL", "DIFY_APP_ID", "DIFY_WORKFLOW_ID", "DIFY_CA_FILE");
+        /// Warns about unknown names in `.env` that may be meant for a setting. A misspelled name of the URL would send
+        /// the key to another server.
+        List<String> unknownNames(Collection<String> ofOptions) {
+            var known = Stream.concat(ofOptions.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
+            var ofDify = known.stream().filter(name -> name.startsWith("DIFY_")).toList();
             return files.stream().flatMap(file -> file.values().keySet().stream()
-                    .filter(name -> name.startsWith("DIFY_") && !known.contains(name))
-                    .map(name -> name + " in " + file.name())).sorted().toList();
+                    .filter(name -> !known.contains(name)).sorted().flatMap(name -> {
+                        var near = Nearest.of(name, known.stream(), 2, 1);
+                        var likely = near.isEmpty() && name.startsWith("DIFY_") ? ofDify : near;
+                        return likely.isEmpty() ? Stream.empty() : Stream.of("Warning: " + name + " in " + file.name()
+                                + " is not a setting of difyexec; did you mean " + String.join(" or ", likely) + "?");
+                    })).toList();
         }
 
         /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case. A

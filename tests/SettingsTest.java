@@ -365,16 +365,21 @@ final class SettingsTest extends WholeCommand {
                     .reports("proxy 127.0.0.1)").omits("hidden");
         }
 
-        @Test
-        void anUnknownDifyVariableInAnEnvFileCausesAWarning() throws IOException {
+        @ParameterizedTest
+        @CsvSource({"DIFY_BASE_URL, DIFY_API_BASE_URL", "DIFY_APIKEY, DIFY_API_KEY", "TIMOUT, TIMEOUT", "MAX_RETRYS, MAX_RETRIES",
+                "DIFY_API_URL, DIFY_API_BASE_URL"})
+        void anUnknownDifyVariableOrATypingErrorInAnEnvFileCausesAWarning(String name, String meant) throws IOException {
             rows(1);
-            Files.writeString(file(".env"), "DIFY_BASE_URL=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
+            Files.writeString(file(".env"), name + "=http://other.test/v1\nDIFY_CA_FILE=\nOTHER=1\n");
 
-            var call = call(Given.env(dify.settings(), folder), typed("run")).exits(0);
+            for (var settings : List.of(dify.settings(), Map.<String, String>of())) {
+                var call = call(Given.env(settings, folder), typed("run")).exits(settings.isEmpty() ? 2 : 0);
 
-            var warnings = call.err().lines().filter(line -> line.startsWith("Warning")).toList();
-            assertEquals(1, warnings.size(), call.err());
-            assertTrue(warnings.getFirst().contains("DIFY_BASE_URL in " + file(".env")), call.err());
+                var warnings = call.err().lines().filter(line -> line.startsWith("Warning")).toList();
+                assertEquals(1, warnings.size(), call.err());
+                assertTrue(warnings.getFirst().contains(name + " in " + file(".env")), call.err());
+                assertTrue(warnings.getFirst().contains(meant), call.err());
+            }
         }
 
         @Test

@@ -182,7 +182,7 @@ final class FuzzedTexts {
                 if (isWhole && !env.get(name).equals(plain(name))) return new Result.Different("another value",
                         name + ": " + env.get(name) + ", " + shown(input));
             }
-            env.unknownNames();
+            env.unknownNames(List.of());
             env.secret();
             return refused.isEmpty() ? new Result.Read() : new Result.Refused(refused);
         }
