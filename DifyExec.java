@@ -3288,6 +3288,8 @@ final class DifyExec implements Runnable {
                 env.unknownNames(EnvDefaults.VARIABLES.values()).forEach(err::println);
                 var key = key(env, hasDemo);
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
+                if (!appId.isBlank() && key.startsWith("app-"))
+                    err.println("Warning: --app-id (DIFY_APP_ID) has no effect, because a key with app- is of one app.");
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
                 return new Access(baseUrl, key, id("--app-id (DIFY_APP_ID)", appId, "[A-Za-z0-9-]*"),

@@ -366,6 +366,18 @@ final class SettingsTest extends WholeCommand {
         }
 
         @ParameterizedTest
+        @CsvSource({"app-id,--app-id", "app-id,''", "sk-0b8e7c52-3f19-4d6a-9a57-6c1e2d4f8b90,--app-id"})
+        void anAppIdCausesAWarningIfTheKeyIsOfOneApp(String key, String option) throws IOException {
+            rows(1);
+            var id = Simulator.FIRST_APP;
+            var settings = dify.settings("DIFY_API_KEY", key, "DIFY_APP_ID", option.isEmpty() ? id : "");
+
+            var call = call(settings, option.isEmpty() ? typed("run") : typed("run", option, id)).exits(0);
+
+            assertEquals(key.startsWith("app-"), call.err().contains("DIFY_APP_ID"), call.err());
+        }
+
+        @ParameterizedTest
         @CsvSource({"DIFY_BASE_URL, DIFY_API_BASE_URL", "DIFY_APIKEY, DIFY_API_KEY", "TIMOUT, TIMEOUT", "MAX_RETRYS, MAX_RETRIES",
                 "DIFY_API_URL, DIFY_API_BASE_URL"})
         void anUnknownDifyVariableOrATypingErrorInAnEnvFileCausesAWarning(String name, String meant) throws IOException {
