@@ -3842,6 +3842,7 @@ final class DifyExec implements Runnable {
                 err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
             if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, paint::by));
             Cause.print(batch, err, paint);
+            StatusView.unmet(batch).ifPresent(note -> err.println("Note: " + note + "."));
             // with a wrong setting, the same command would stop again
             err.println(next);
             tally.settlesAt().ifPresent(time -> err.println("From " + Times.local(time)
@@ -4153,6 +4154,18 @@ final class DifyExec implements Runnable {
             return millis == 0 ? 0 : (index.rows() - index.count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
+        /// A retry would ask a person to fill in the form again. Rows that are not in the CSV cannot run at all.
+        private static List<String> answered(Batch batch) {
+            var index = batch.index();
+            return batch.history().kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
+        }
+
+        static Optional<String> unmet(Batch batch) {
+            long unmet = batch.history().kept(false).filter(batch.index()::isRow).count() - answered(batch).size();
+            return unmet == 0 ? Optional.empty() : Optional.of(Text.count(unmet, "row was", "rows were")
+                    + " paid for but failed --require; 'retry' sends, and pays for, such rows again");
+        }
+
         /// Lists anomalies of a batch. A session that stopped early is none when all rows have succeeded.
         static List<String> notes(Batch batch) {
             var index = batch.index();
@@ -4169,11 +4182,8 @@ final class DifyExec implements Runnable {
             int strangers = index.size() - index.rows(); // they follow the rows of the CSV
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
-            // a retry would ask a person to fill in the form again; rows that are not in the CSV cannot run at all
-            var answered = history.kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
-            long unmet = history.kept(false).filter(index::isRow).count() - answered.size();
-            if (unmet > 0) notes.add(Text.count(unmet, "row was", "rows were")
-                    + " paid for but failed --require; 'retry' sends such rows again");
+            unmet(batch).ifPresent(notes::add);
+            var answered = answered(batch);
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried: the run ended after its form was submitted ("
                     + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs a row again");

@@ -266,7 +266,11 @@ final class RequireTest extends WholeCommand {
 
         @Test
         void countsAndNamesTheCauses() throws IOException {
-            run().exits(3).says("output /answer is missing or empty (2)", "output /score is not of type number (3)");
+            var call = run().exits(3).says("output /answer is missing or empty (2)",
+                    "output /score is not of type number (3)");
+
+            assertEquals(1, call.notes().size());
+            assertTrue(call.notes().getFirst().contains("2 rows") && call.notes().getFirst().contains("pays"));
 
             assertEquals(Set.of("1", "4"), Set.copyOf(ids()));
             assertEquals(List.of("2", "3"), Files.readAllLines(file("results.jsonl.retry")));
