@@ -1734,7 +1734,7 @@ final class DifyExec implements Runnable {
             int count = inspection.faults().size() + inspection.problems().size();
             boolean mustFixRows = !inspection.problems().stream().allMatch(problem -> problem.option().isPossible());
             var hint = mustFixRows ? "fix the rows, or use --no-check to send all cells as text"
-                    : "use the options above, or --allow-unmapped to continue";
+                    : "correct the columns or options, or use --allow-unmapped to continue";
             if (!inspection.options().isEmpty())
                 hint = (mustFixRows ? "fix the rows, then " : "") + setup.again(inspection.options());
             return new Unusable(input.csv + ": " + Text.count(count, "problem") + "; nothing was sent", hint);
@@ -12899,9 +12899,11 @@ final class DifyExec implements Runnable {
             var unfilled = unfilled();
             for (var name : columns.stream().filter(csv::isNamed).toList()) {
                 columns.remove(name);
+                var near = Nearest.hint(name, unfilled.stream().map(Variable::name).toList());
                 losses.add(new Inspection.Mismatch("--map or --var names " + Text.quoted(name)
-                        + ", but the workflow has no such variable"
-                        + Nearest.hint(name, unfilled.stream().map(Variable::name).toList()), Repair.NONE));
+                        + ", but the workflow has no such variable" + (near.isEmpty() ? "; its variables are " + Text
+                                .joinFirst(10, variables.stream().map(Variable::name).map(Text::quoted)) : near),
+                        Repair.NONE));
             }
             var pairs = new LinkedHashMap<Variable, String>();
             for (var column : columns) for (var variable : unfilled)

@@ -401,6 +401,9 @@ final class FormatsTest extends WholeCommand {
 
             dify.line("run --map Note=extras").exits(2).says("\"extras\"", "\"extra\"");
             dify.line("run --var extras=b").exits(2).says("\"extras\"", "\"extra\"");
+            dify.line("run --map Note=other").exits(2).says("\"other\"", "\"q\", \"extra\"")
+                    .hints("--allow-unmapped");
+            dify.check("--map", "q=other").exits(2).shows("\"other\"", "\"q\", \"extra\"");
             assertEquals(0, dify.runs());
         }
 
