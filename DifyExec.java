@@ -3524,7 +3524,8 @@ final class DifyExec implements Runnable {
             if (tries >= judge.backoff().maxRetries())
                 throw unusable(Stop.early("no response from " + judge.access() + " after "
                         + Text.count(tries + 1, "try", "tries") + problem,
-                        "check DIFY_API_BASE_URL, the network, and that Dify is up"), suffix);
+                        "check DIFY_API_BASE_URL (http:// or https://, host and port), the network, and that Dify is up"),
+                        suffix);
             if (pause.isPresent()) err.println(pause.get().text());
             else if (tries == 0) err.println("No response from " + judge.access() + problem + "; trying again …");
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
@@ -8001,7 +8002,8 @@ final class DifyExec implements Runnable {
                     return new Response.NotSent("the server hung up before TLS began; if it has none, set "
                             + "DIFY_API_BASE_URL to http://" + through, "");
             }
-            return new Response.NotSent((isOver ? "no connection in time" : Text.reason(problem)) + through, "");
+            boolean isLate = isOver || problem instanceof SocketTimeoutException;
+            return new Response.NotSent((isLate ? "no connection in time" : Text.reason(problem)) + through, "");
         }
 
         /// Describes a proxy's own response. A 5xx may pass, for example if the proxy does not reach the server.
@@ -9885,7 +9887,7 @@ final class DifyExec implements Runnable {
         /// may have cut the last mark in half.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
-        private static final String ELSEWHERE = "name another results file, or move this one away";
+        private static final String ELSEWHERE = "use -o with the results of a run, or with a new file";
 
         /// Returns the files of this output. Fails if one of them cannot be written safely.
         static BatchFiles of(Path output) {
