@@ -960,7 +960,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Holds the open batch, its edits and the commands for them.
     @Command(name = "dify>", synopsisSubcommandLabel = "COMMAND",
             description = "Fix the failed rows of the open batch.", subcommands = CommandLine.HelpCommand.class,
             footer = {"%nQuote a value with spaces or line breaks, and double a backslash:  set r-7 text=\"two words\"",
@@ -1282,7 +1281,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Describes the open batch: `results.jsonl: 5 rows, 3 succeeded, 2 failed`.
         Optional<String> summary() {
             if (batch == null) return Optional.empty();
             var index = batch.index();
@@ -1581,7 +1579,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Rejects options that contradict each other, before any file is opened.
         private void checkOptions(Batch.Selection selection) {
             setup.check(retrying);
             if (selection.isSample() && !selection.isLimited()) // only a seed was given
@@ -2487,7 +2484,6 @@ final class DifyExec implements Runnable {
             return line.run().isEmpty() ? "message " + line.text("message_id") : "run " + line.run();
         }
 
-        /// Returns whether a result belongs to a run, or to a chatflow's message in the same conversation.
         private static boolean isOf(ResultLine line, JsonNode run) {
             var id = Json.text(run, "id");
             return id.equalsIgnoreCase(line.run()) || id.equals(line.text("message_id"))
@@ -2697,7 +2693,6 @@ final class DifyExec implements Runnable {
             return examples + env.readme().map(file -> "\nDocumentation: " + file + "\n").orElse("");
         }
 
-        /// Lists the options; `--help-all` adds the hidden ones.
         private static String options(CommandLine.Help help) {
             var parsed = help.commandSpec().commandLine().getParseResult();
             if (parsed == null || !parsed.originalArgs().contains("--help-all"))
@@ -2914,7 +2909,6 @@ final class DifyExec implements Runnable {
                 throw new TypeConversionException("must be a URL such as https://api.dify.ai/v1");
             }
 
-            /// Reads the name of a file, which messages contain.
             private static Path path(String text) {
                 if (text.chars().noneMatch(Character::isISOControl)) return Path.of(text);
                 throw new TypeConversionException("must not contain control characters");
@@ -2982,7 +2976,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Provides the output of a command, and the command to run next.
     static class Console {
         @Spec(Spec.Target.MIXEE) CommandSpec spec;
 
@@ -3013,7 +3006,6 @@ final class DifyExec implements Runnable {
             return Ansi.of(env);
         }
 
-        /// Writes a file that was asked for with an option, and reports it: `Report → report.html`.
         void write(Path file, String what, IOConsumer<OutputStream> writing) throws IOException {
             if (file == null) return;
             AtomicFile.write(file, writing);
@@ -3214,7 +3206,6 @@ final class DifyExec implements Runnable {
                     + Text.shell(file.toString()) + " " + Text.shell(results.toString())).collect(joining());
         }
 
-        /// Formats the suggestion: `Next: difyexec retry -i data.csv -o results.jsonl`, in the shell `Next: retry`.
         private String line(String command) {
             var files = "-i " + Text.shell(input.map(Path::toString).orElse("CSV")) + " -o "
                     + Text.shell(output.toString());
@@ -3740,7 +3731,6 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Prints a sentence above the line that is redrawn, even with `--progress off`.
         @Override
         public synchronized void say(String sentence) {
             end();
@@ -3748,7 +3738,6 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// Prints each cause of failure once, with the first row it affected.
         @Override
         public synchronized void onOutcome(Row row, Outcome outcome) {
             if (off || outcome.status() != RowStatus.FAILED || causes.size() == MAX_CAUSES
@@ -4824,7 +4813,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Holds the files of one side, and what its rows add to its figures.
         static final class Side {
             final String name;
             private final List<LineOffsets.RowEnds> files;
@@ -4859,7 +4847,6 @@ final class DifyExec implements Runnable {
                         .toList();
             }
 
-            /// Returns a label for each file: `first`, or `first.1`, `first.2` …
             List<String> labels() {
                 if (files.size() == 1) return List.of(name);
                 return IntStream.rangeClosed(1, files.size()).mapToObj(n -> name + "." + n).toList();
@@ -4941,7 +4928,6 @@ final class DifyExec implements Runnable {
                 return unequal.across() > 0 ? Match.UNSTABLE : Match.of(shown.one().status(), shown.two().status());
             }
 
-            /// Returns `worse` or `better` if another share of the results is correct.
             String trend() {
                 double one = Result.correct(before), two = Result.correct(after);
                 if (two < one) return "worse";
@@ -5193,7 +5179,6 @@ final class DifyExec implements Runnable {
             sides().forEach(Side::close);
         }
 
-        /// Returns the cells of a row by their names in CSV, JSON and page, in this order.
         private Map<String, Object> cells(Pair pair, Map<String, Object> own) {
             var cells = object("id", pair.id(), "kind", pair.match().key(), "differs",
                     pair.differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" ")));
@@ -5232,7 +5217,6 @@ final class DifyExec implements Runnable {
             file.finish();
         }
 
-        /// Writes a JUnit report about the second side, as Surefire's schema describes it.
         void writeJUnit(OutputStream file) throws IOException {
             var out = new BufferedWriter(Json.utf8(file));
             var suite = second.batches().map(StatusView::title).collect(joining(", "));
@@ -5536,7 +5520,6 @@ final class DifyExec implements Runnable {
             return side.stream().filter(Comparison.Result::isSuccess).map(result -> result.end().at(rule.output()));
         }
 
-        /// Returns the values of a side's successes, each once, such as `4, 5`.
         private static String found(Rule rule, List<Comparison.Result> side) {
             return values(rule, side).map(value -> value.isMissingNode() ? "–" : ResultLine.text(value))
                     .distinct().collect(joining(", "));
@@ -5624,7 +5607,6 @@ final class DifyExec implements Runnable {
                     : new Change("", first.toString(), second.toString(), "");
         }
 
-        /// Formats a value for people, for example on several lines.
         static String readable(JsonNode value) {
             if (value.isMissingNode()) return "";
             return Text.cut(value.isTextual() ? value.textValue() : value.toPrettyString(), LONGEST);
@@ -6739,7 +6721,6 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Holds what one response shows about the server.
     record ServerInfo(String app, AppKind kind, String version) {}
 
     /// Sends a row to Dify and reads its response. Cells become values, files are uploaded before the run, and the
@@ -8799,7 +8780,6 @@ final class DifyExec implements Runnable {
             return table[slot] - 1;
         }
 
-        /// Adds an id that the CSV lacks.
         int findOrAdd(String id) {
             return add(id, 0, 0);
         }
@@ -9123,7 +9103,6 @@ final class DifyExec implements Runnable {
         /// Holds the hash of the attempt that made each row's last line in the results, which are read before the log.
         /// An `attempt` event is over if its hash is here.
         private final LongList lastResult = new LongList();
-        /// Holds those of earlier lines of a row.
         private final Set<Long> formerResults = new HashSet<>();
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
@@ -10088,7 +10067,6 @@ final class DifyExec implements Runnable {
                     "wait for it, or choose another -o");
         }
 
-        /// Holds the lock of the one process that writes a batch.
         record Lock(BatchFiles files, FileLock held) implements AutoCloseable {
             /// Takes the lock, or refuses. A process that ends removes its lock file if it started no batch. A lock on
             /// a deleted file excludes nobody, so ours counts only if the path still leads to the file that was there
@@ -11570,7 +11548,6 @@ final class DifyExec implements Runnable {
             }).iterator();
         }
 
-        /// Holds a position in the file, at first before the first row.
         private final class Rows implements Closeable {
             final Records records = header.records(file);
             private final Secret secret = Secret.current();
@@ -13793,7 +13770,6 @@ final class DifyExec implements Runnable {
         enum RetryRuns {
             NEVER, TRANSIENT, ALWAYS;
 
-            /// Returns the value as it is typed, which the help and messages show.
             @Override
             public String toString() {
                 return name().toLowerCase(Locale.ROOT);
@@ -14202,7 +14178,6 @@ final class DifyExec implements Runnable {
             if (atWork.size() > 2 * ceiling) atWork.remove(); // earlier runs no longer show how many fit now
         }
 
-        /// Returns how many of the last runs were active at the same time.
         int peakConcurrency() {
             return atWork.stream().mapToInt(run -> (int) atWork.stream().filter(other ->
                     !other.from().isAfter(run.from()) && other.to().isAfter(run.from())).count()).max().orElse(0);
@@ -14559,7 +14534,6 @@ final class DifyExec implements Runnable {
             return mode;
         }
 
-        /// Returns what the user should know before the first row is sent.
         Optional<String> note() {
             if (app == AppKind.COMPLETION) return Optional.of("Note: Dify cannot look up completions. If a "
                     + "response is lost, its row is unknown, although it may have been paid for.");
@@ -15080,7 +15054,6 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// Returns the text so far if the answer was stopped, otherwise an empty text.
         default String stoppedAnswer() {
             boolean isStop = this instanceof Ran ran && !ran.ref().isNamed() && ran.isStop();
             return isStop ? Json.text(((Ran) this).outputs(), "answer") : "";
@@ -15331,7 +15304,6 @@ final class DifyExec implements Runnable {
             return this;
         }
 
-        /// Returns the question for a worker. An overdue run is stopped before its first look-up.
         Question question(Instant now, Duration timeout) {
             if (deadline.equals(Instant.MAX)) deadline = now.plus(timeout);
             return new Question(attempt, purpose, reason.symptom(), run, stage == Stage.OVERDUE && looks == 0);
@@ -15377,7 +15349,6 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Returns whether Dify has shown that the attempt has a run.
         boolean hasRun() {
             return reported.httpStatus() == 200 || stage != Stage.ASKED && stage != Stage.ABSENT;
         }
@@ -15478,7 +15449,6 @@ final class DifyExec implements Runnable {
             return new Stop(Exit.STOPPED, what, hint);
         }
 
-        /// Formats the message: `Stopped: cannot write: No space left on device.`, with the hint on the next line.
         String text() {
             return "Stopped: " + what + "." + Text.around("\nhint: ", hint, "");
         }
@@ -15533,7 +15503,6 @@ final class DifyExec implements Runnable {
             return this == WORKFLOW || this == CHATFLOW;
         }
 
-        /// Returns whether the conversation of a row can be looked up by its user.
         boolean hasConversations() {
             return this != WORKFLOW && this != COMPLETION;
         }
@@ -15664,7 +15633,6 @@ final class DifyExec implements Runnable {
 
         private final boolean isChatflow;
         private final List<String> columns;
-        /// Holds the markers that have already taken effect, each with the id of its row.
         private final Set<String> usedMarkers = ConcurrentHashMap.newKeySet();
         private final Deque<Job> jobs = new ConcurrentLinkedDeque<>(); // the newest first, as Dify lists runs
         private final HttpServer server;
@@ -15857,7 +15825,6 @@ final class DifyExec implements Runnable {
                     .max(Comparator.comparingInt(String::length)).orElse(inputs.get("id"));
         }
 
-        /// Uses up a marker, once for each row.
         private boolean useMarker(String marker, Job job) {
             return job.inputs().values().stream().anyMatch(value -> value.contains(marker))
                     && usedMarkers.add(marker + job.inputs().get("id"));
@@ -15908,7 +15875,6 @@ final class DifyExec implements Runnable {
             exchange.close();
         }
 
-        /// Responds with a stored run, whose inputs are JSON in a text.
         private void sendDetail(HttpExchange exchange) throws IOException {
             var job = jobs.stream().filter(one -> one.id().equals(part(exchange, 4))).findFirst();
             var detail = job.map(Job::stored).orElseGet(() -> object("code", "not_found"));
@@ -15916,7 +15882,6 @@ final class DifyExec implements Runnable {
             send(exchange, job.isPresent() ? 200 : 404, detail);
         }
 
-        /// Responds with the runs of the user whose name is the value of `parameter`.
         private void sendList(HttpExchange exchange, String parameter, Function<Job, Object> entry) throws IOException {
             // \b, because other names may end the same way
             var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
@@ -17043,7 +17008,6 @@ final class DifyExec implements Runnable {
             return number(count) + " " + (count == 1 ? one : many);
         }
 
-        /// Returns the words that run a command line in the system's own shell.
         static List<String> command(String line) {
             return File.separatorChar == '\\' ? List.of("cmd", "/c", line) : List.of("sh", "-c", line);
         }
