@@ -12031,8 +12031,9 @@ final class DifyExec implements Runnable {
                 + "|\\p{IsHangul}\\p{IsHan}|\\p{IsHan}\\p{IsHangul}"
                 + "|[\\uFF61-\\uFF9F]\\p{IsHan}|\\p{IsHan}[\\uFF61-\\uFF9F]" // half-width Japanese
                 + "|[\\p{IsLatin}&&[^\\p{ASCII}]]{3}|\\p{Sm}\\p{L}|\\p{L}" + SYMBOL + "\\p{L}|" + SYMBOL + "{2}");
-        /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, and .xls or an encrypted workbook.
-        private static final List<String> BINARY = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0");
+        /// Holds the first bytes in hexadecimal of gzip, PNG, JPEG, PDF, .xls or an encrypted workbook, HTML and XML.
+        private static final List<String> FOREIGN = List.of("1f8b", "89504e47", "ffd8ff", "25504446", "d0cf11e0",
+                "3c68746d", "3c48544d", "3c21646f", "3c21444f", "3c3f786d");
         private static final String ZIP = "504b0304";
         /// Match a first object, alone or in an array, an array whose first item is an object, and any array.
         private static final Pattern JSON = Pattern.compile("\uFEFF?\\s*(\\[\\s*)?\\{\\s*[\"}]"),
@@ -12052,8 +12053,8 @@ final class DifyExec implements Runnable {
             // neither decoded nor a copy
             var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
             if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
-            if (BINARY.stream().anyMatch(magic::startsWith))
-                throw new Unusable(bytes.name() + ": is a binary file",
+            if (FOREIGN.stream().anyMatch(magic::startsWith))
+                throw new Unusable(bytes.name() + ": is a binary file, a web page or XML",
                         "save it as .xlsx without a password, CSV or JSON lines");
             var file = bytes.decoded(start);
             boolean isJson = JSON.matcher(file.start).lookingAt() || file.isArray() || file.isNamed("jsonl|ndjson");

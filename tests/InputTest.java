@@ -416,8 +416,9 @@ final class InputTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"1f8b0800", "89504e470d0a1a0a", "255044462d312e37", "ffd8ffe0", "504b0304"})
-        void aGzipPngPdfJpegOrZipFileIsRejectedWithAHint(String start) {
+        @ValueSource(strings = {"1f8b0800", "89504e470d0a1a0a", "255044462d312e37", "ffd8ffe0", "504b0304",
+                "3c68746d6c3e", "3c21444f43545950452068746d6c3e", "3c3f786d6c3f3e"})
+        void aGzipPngPdfJpegZipHtmlOrXmlFileIsRejectedWithAHint(String start) {
             var message = problem(HexFormat.of().parseHex(start));
 
             assertTrue(message.matches("data.csv: .*\nhint: .*"), message);
