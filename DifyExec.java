@@ -12049,13 +12049,19 @@ final class DifyExec implements Runnable {
                 start = in.readNBytes(START);
             }
             var magic = HexFormat.of().formatHex(start, 0, Math.min(4, start.length));
-            var charset = shape.encoding() != null ? shape.encoding() : charset(magic);
+            // its line breaks would have zero bytes
+            boolean isNarrow = shape.encoding() != null && shape.encoding().name().matches("UTF-(16|32).*")
+                    && start.length > 0 && new String(start, ISO_8859_1).indexOf(0) < 0;
+            var charset = shape.encoding() == null || isNarrow ? charset(magic) : shape.encoding();
             // neither decoded nor a copy
             var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
             if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
             if (FOREIGN.stream().anyMatch(magic::startsWith))
                 throw new Unusable(bytes.name() + ": is a binary file, a web page or XML",
                         "save it as .xlsx without a password, CSV or JSON lines");
+            var repair = new Repair("--encoding", charset.name());
+            if (isNarrow)
+                original.add(new Fault(bytes, 1, 0, "not " + shape.encoding(), "use " + repair.option(), repair));
             var file = bytes.decoded(start);
             boolean isJson = JSON.matcher(file.start).lookingAt() || file.isArray() || file.isNamed("jsonl|ndjson");
             if (isJson && shape.headerRow() != null) throw new Unusable(file.name() + ": --header-row "

@@ -256,6 +256,17 @@ final class FilesTest extends WholeCommand {
             dify.check("--delimiter", delimiter.replace("'", "")).exits(0);
         }
 
+        @Test
+        void proposesTheEncodingOfTheFileIfAWiderOneIsTyped() throws IOException {
+            csv("id,text,lang", "1,fine,en");
+
+            for (var typed : List.of("UTF-16", "utf-16le", "UTF-32")) {
+                var next = dify.check("--encoding", typed).exits(2).mentions("data.csv:1: ").next();
+                assertTrue(next.endsWith("--encoding UTF-8"), next);
+            }
+            dify.check("--encoding", "UTF-8").exits(0);
+        }
+
         @ParameterizedTest
         @CsvSource({"--var, lang", "--map, text="})
         void rejectsAnOptionThatWouldDropAnEarlierChoiceIfThereIsNone(String option, String value) throws IOException {
