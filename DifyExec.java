@@ -671,13 +671,16 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             var retrying = setup.retrying();
+            if (sample == null && seed != null)
+                throw new Unusable("--seed cannot be used without --sample", "add --sample N");
             var files = BatchFiles.of(results.file).requireStarted();
+            files.requireOurs();
             var evidence = Verification.Evidence.of(files);
             long start = System.nanoTime();
             // passes neither a demo, whose runs end with its process, nor a version, which selects only new runs
             try (var dify = setup.connect(Optional.empty(), "", retrying, Verification.ROWS_AT_ONCE)) {
                 var origin = new Origin(files, evidence.head().sessions());
-                origin.requireServer(dify.access().name(), "the demo's runs ended with it and cannot be verified");
+                origin.requireServer(dify.access().name(), "the demo's runs are gone, so verify another batch");
                 var server = dify.greet("");
                 dify.identify(origin, server.kind(), sameApp.isSure, "");
                 var ids = evidence.ids(sample, seed);
@@ -1601,7 +1604,7 @@ final class DifyExec implements Runnable {
             var err = dify.err();
             var origin = new Origin(batch.files(), batch.history().head.sessions());
             // first, because the results of a finished batch could be taken for this server's
-            origin.requireServer(dify.access().name(), "add --demo");
+            origin.requireServer(dify.access().name(), "add --demo, or choose another -o");
             announceShard(batch, selection);
             // the rows of a CSV that was given by mistake would be paid for
             if (!rows.add) batch.refuseOtherFile(input.csv, "; --add adds its rows to the batch");
@@ -9699,8 +9702,8 @@ final class DifyExec implements Runnable {
             for (var session : sessions)
                 if (!session.dify().baseUrl().equals(name) && runs(session).mayHaveStarted())
                     throw new Unusable(files.log() + ": this batch was started " + place(session.dify().baseUrl())
-                            + ", not " + place(name), (session.dify().baseUrl().equals("demo") ? adviceOfDemo
-                            : "use that URL") + ", or choose another -o");
+                            + ", not " + place(name), session.dify().baseUrl().equals("demo") ? adviceOfDemo
+                            : "use that URL, or choose another -o");
         }
 
         private static String place(String baseUrl) {
@@ -9866,7 +9869,7 @@ final class DifyExec implements Runnable {
         /// may have cut the last mark in half.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
-        private static final String ELSEWHERE = "use -o with the results of a run, or with a new file";
+        private static final String ELSEWHERE = "name a results file that 'run' wrote, or let 'run' write a new one";
 
         /// Returns the files of this output. Fails if one of them cannot be written safely.
         static BatchFiles of(Path output) {
@@ -10023,7 +10026,7 @@ final class DifyExec implements Runnable {
         BatchFiles requireStarted() {
             if (isStarted()) return this;
             if (Shards.beside(this).isEmpty()) throw new Unusable(
-                    results + ": no such batch, and no .retry or .log exists", "start a batch with 'run'");
+                    results + ": no such batch, and no .retry or .log exists", "check the name, or start a batch with 'run'");
             Shards.of(this); // rejects shards that do not belong together, which is the better message
             throw new Unusable(results + ": not merged yet; only shards of this batch exist",
                     "'merge' combines them into one batch");

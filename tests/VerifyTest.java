@@ -80,6 +80,16 @@ final class VerifyTest extends WholeCommand {
 
     @Nested
     class AVerification {
+        @Test
+        void isRejectedIfItsOptionsOrFileCannotBeUsed() throws IOException {
+            rows(1);
+            var settings = dify().settings();
+            call(settings, typed("run")).exits(0);
+
+            call(settings, "verify", "-o", output(), "--seed", "1").exits(2).reports("--seed").hints("--sample");
+            call(settings, "verify", "-o", input()).exits(2).reports(input() + ": ").hints("results");
+        }
+
         @ParameterizedTest(name = "{0} of Dify {1}, {2}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 app,      version, mode
