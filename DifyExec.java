@@ -13325,8 +13325,9 @@ final class DifyExec implements Runnable {
         record Problem(long line, String place, String id, String column, String value, String message,
                 Repair option) {
             Problem asOneOf(int count) {
-                var text = message + " (" + Text.count(count, "such cell") + "; " + option.option() + " reads them)";
-                return new Problem(line, place, id, column, value, text, option);
+                var remedy = message.contains(option.option()) ? "" : "; " + option.option() + " reads them";
+                return new Problem(line, place, id, column, value, message + " (" + Text.count(count, "such cell")
+                        + remedy + ")", option);
             }
 
             Problem withDecimal(Repair decimal) {
