@@ -1659,7 +1659,10 @@ final class DifyExec implements Runnable {
             // the user then wants to know what is left
             boolean isPart = selection.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
-            var next = limited(selection, batch, forecast.flatMap(Forecast::maxCost)).suggestNext(batch);
+            // the version that was refused would be refused again
+            boolean isRefused = stop.map(Stop::exit).equals(Optional.of(Exit.UNUSABLE));
+            var next = limited(selection, batch, forecast.flatMap(Forecast::maxCost)).only(option ->
+                    !isRefused || !option.name().equals("--workflow-id")).suggestNext(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, selection, forecast, next);
         }
 
@@ -3183,7 +3186,7 @@ final class DifyExec implements Runnable {
                             .toList());
         }
 
-        private NextCall only(Predicate<Typed> wanted) {
+        NextCall only(Predicate<Typed> wanted) {
             return new NextCall(prefix, command, input, output, options.stream().filter(wanted).toList());
         }
 

@@ -52,7 +52,10 @@ final class SettingsTest extends WholeCommand {
             if (to.equals("info")) dify.info(dify.refused(status, code, message));
             else dify.rows(dify.refused(status, code, message));
 
-            stopped(version == null ? run() : run("--workflow-id", version), named, "hint: ");
+            var call = version == null ? run() : run("--workflow-id", version);
+
+            stopped(call, named, "hint: ");
+            assertTrue(!named.equals("DIFY_WORKFLOW_ID") || !call.next().contains("--workflow-id"), call::toString);
 
             if (to.equals("info")) assertEquals(0, dify.runs());
             if (version != null) dify.server.verify(dify.runs(),
