@@ -1931,7 +1931,7 @@ final class DifyExec implements Runnable {
                     AtomicFile.forceFolder(saveFiles);
                 } catch (IOException problem) {
                     throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
-                            + Text.reason(problem) + ")");
+                            + Text.reason(problem) + ")", "name a folder that can be written");
                 }
             }
         }
@@ -2796,7 +2796,7 @@ final class DifyExec implements Runnable {
             // picocli splits COLUMN=VARIABLE itself, so no converter of this tool provides a reason
             if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel();
             if (arg != null && arg.completionCandidates() != null)
-                reason = "must be one of " + String.join(", ", arg.completionCandidates());
+                reason = "must be one of " + String.join(", ", arg.completionCandidates()).toLowerCase(Locale.ROOT);
             if (arg == null || problem.getValue() == null || reason.isEmpty())
                 return Text.printable(problem.getMessage(), 1000);
             var variable = new EnvDefaults(env).setting(arg)
@@ -3236,7 +3236,7 @@ final class DifyExec implements Runnable {
             if (retrying.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
             if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
-                throw new Unusable("--env-file " + server.envFile + ": no such file");
+                throw new Unusable("--env-file " + server.envFile + ": no such file", "check the path");
             // Dify allows 255 characters, and each attempt adds its own number to the name
             if (!Attempt.UserNames.isUsable(retrying.user))
                 throw new Unusable("--user " + Text.shell(Text.printable(retrying.user, 20))
@@ -3463,6 +3463,8 @@ final class DifyExec implements Runnable {
         Form form(WorkflowOptions options, ServerInfo server, Csv csv) throws InterruptedException {
             var kind = server.kind();
             String question = csv.shape().queryColumn(), files = csv.shape().names().filesColumn();
+            if (kind == AppKind.WORKFLOW && !question.equals(Variable.QUESTION))
+                err.println("Warning: --query-column has no effect, because a workflow has no question.");
             if (!files.isEmpty() && kind.hasRuns()) throw new Unusable("--files-column: a " + kind.word()
                     + " takes files only in its variables", "leave it out");
             if (!files.isEmpty() && !csv.columns().contains(files))
@@ -8350,7 +8352,7 @@ final class DifyExec implements Runnable {
             if (index.isRow(entry)) return entry;
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
                     Math.max(2, id.length() / 2), 3); // at least 2, so that r1 suggests r-001
-            throw new Unusable(where + "no row has the id " + Text.quoted(id),
+            throw new Unusable(where + "no row of the input has the id " + Text.quoted(id),
                     Text.around("did you mean ", near.stream().map(Text::id).collect(joining(", ")), "?"));
         }
 
@@ -9891,7 +9893,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(file + ": not a regular file (a folder, link, pipe or device)", ELSEWHERE);
             var folder = file.toAbsolutePath().getParent();
             if (!Storage.exists(folder) || !Storage.attributes(folder).isDirectory())
-                throw new Unusable(file + ": no such folder: " + folder);
+                throw new Unusable(file + ": no such folder: " + folder, "create it, or name another one");
         }
 
         private static Path sibling(Path output, String suffix) {
@@ -10029,7 +10031,8 @@ final class DifyExec implements Runnable {
         BatchFiles requireStarted() {
             if (isStarted()) return this;
             if (Shards.beside(this).isEmpty()) throw new Unusable(
-                    results + ": no such batch, and no .retry or .log exists", "check the name, or start a batch with 'run'");
+                    results + ": no such batch, and no .retry or .log exists",
+                    "check the name, or start a batch with 'run'");
             Shards.of(this); // rejects shards that do not belong together, which is the better message
             throw new Unusable(results + ": not merged yet; only shards of this batch exist",
                     "'merge' combines them into one batch");
@@ -11527,7 +11530,8 @@ final class DifyExec implements Runnable {
                     }
                     fault.ifPresent(onFault);
                 }
-                if (rows.number == 0) onFault.accept(file.fault(0, "no rows below the header", "add a row"));
+                if (rows.number == 0) onFault.accept(file.fault(0, "no rows below the header",
+                        shape.table().skipRows() == null ? "add a row" : "lower --skip-rows"));
                 if (file.original().hasChanged()) onFault.accept(file.changed(0)); // rows may be missing
                 return rows.ofOtherShards;
             } catch (Faulty end) {
@@ -12093,9 +12097,10 @@ final class DifyExec implements Runnable {
         private static IOSupplier<InputStream> source(Original original) throws IOException {
             var input = original.path();
             if (input.toString().equals("-")) return original.copy(System.in::transferTo);
-            if (!Storage.exists(input)) throw new Unusable(input + ": no such file");
-            if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder, not a file");
-            if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
+            if (!Storage.exists(input)) throw new Unusable(input + ": no such file",
+                    "check the path; the current folder is " + Path.of("").toAbsolutePath());
+            if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder", "name a file in it");
+            if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied", "let this user read it");
             if (Files.isRegularFile(input)) return () -> Files.newInputStream(input);
             try (var in = Files.newInputStream(input)) {
                 return original.copy(in::transferTo);
@@ -13145,7 +13150,7 @@ final class DifyExec implements Runnable {
                     var own = base.toRealPath();
                     return new Folders(base, more == null ? List.of(own) : List.of(own, more.toRealPath()));
                 } catch (IOException problem) {
-                    throw new Unusable(base + ": " + Text.reason(problem));
+                    throw new Unusable((more == null ? base : "--files " + more) + ": " + Text.reasonAlone(problem));
                 }
             }
         }

@@ -256,6 +256,37 @@ final class FilesTest extends WholeCommand {
             dify.check("--delimiter", delimiter.replace("'", "")).exits(0);
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                options             | named              | hint
+                --files none        | --files none:      |
+                --save-files FILE   | --save-files       | folder
+                --env-file none     | --env-file none:   | path
+                --quote x           | none               | --help
+                --skip-rows 9       | --skip-rows        |
+                -i none.csv         | none.csv:          | current folder
+                -i FOLDER           | folder             | file
+                -o none/a.jsonl     | none/a.jsonl:      | create
+                """)
+        void rejectsAnUnusableFileOrCountWithARemedy(String options, String named, String hint) throws IOException {
+            csv("id,text,lang", "1,fine,en");
+            var typed = options.replace("FILE", input()).replace("FOLDER", folder.toString()).split(" ");
+            var words = new ArrayList<>(List.of("run"));
+            if (!typed[0].equals("-i")) words.addAll(List.of("-i", input()));
+            if (!typed[0].equals("-o")) words.addAll(List.of("-o", output()));
+
+            var call = call(dify.settings(), words(words, typed)).exits(2).reports(named);
+            if (hint != null) call.hints(hint);
+        }
+
+        @Test
+        void warnsOfAQuestionColumnThatAWorkflowDoesNotTake() throws IOException {
+            csv("id,text,lang", "1,fine,en");
+
+            dify.check("--query-column", "text").exits(0).says("Warning: --query-column");
+            dify.run("--query-column", "text").exits(0).says("Warning: --query-column");
+        }
+
         @Test
         void namesAnOptionOnceThatRepairsSeveralCells() throws IOException {
             csv("id,text,lang", "1,,en", "2,,ja");
