@@ -3286,7 +3286,7 @@ final class DifyExec implements Runnable {
                 var key = key(env, hasDemo);
                 EnvDefaults.VARIABLES.values().forEach(env::needed);
                 if (!appId.isBlank() && key.startsWith("app-"))
-                    err.println("Warning: --app-id (DIFY_APP_ID) has no effect, because a key with app- is of one app.");
+                    err.println("Warning: --app-id (DIFY_APP_ID) has no effect with a key of one app (app-…).");
                 if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                     err.println("Warning: " + baseUrl + " is not https; the API key is sent unencrypted.");
                 return new Access(baseUrl, key, id("--app-id (DIFY_APP_ID)", appId, "[A-Za-z0-9-]*"),
@@ -3523,7 +3523,7 @@ final class DifyExec implements Runnable {
             if (tries >= judge.backoff().maxRetries())
                 throw unusable(Stop.early("no response from " + judge.access() + " after "
                         + Text.count(tries + 1, "try", "tries") + problem,
-                        "check DIFY_API_BASE_URL (http:// or https://, host and port), the network, and that Dify is up"),
+                        "check DIFY_API_BASE_URL (http:// or https://, host, port), the network, and that Dify is up"),
                         suffix);
             if (pause.isPresent()) err.println(pause.get().text());
             else if (tries == 0) err.println("No response from " + judge.access() + problem + "; trying again …");
@@ -12227,7 +12227,8 @@ final class DifyExec implements Runnable {
                     if (Json.hasText(object, text -> text.indexOf(INVALID) >= 0)) throw new Faulty(invalid(number));
                     if (object.isObject()) rows.accept(number, object);
                     else problems.add(fault(number, "not a JSON object", "write {\"id\":\"1\", …}"));
-                    number = isArray() ? number + 1 : 0;
+                    if (isArray()) number++;
+                    else number = 0;
                 }
                 if (json.nextToken() != null) throw unusable(number, "more text after the end of the array");
             } catch (StreamConstraintsException problem) { // it has no location
@@ -13147,8 +13148,8 @@ final class DifyExec implements Runnable {
             static Folders of(Path csv, Path more) {
                 var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
                 try {
-                    var own = base.toRealPath();
-                    return new Folders(base, more == null ? List.of(own) : List.of(own, more.toRealPath()));
+                    return new Folders(base, List.of(base.toRealPath(),
+                            Objects.requireNonNullElse(more, base).toRealPath()));
                 } catch (IOException problem) {
                     throw new Unusable((more == null ? base : "--files " + more) + ": " + Text.reasonAlone(problem));
                 }
