@@ -616,7 +616,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Reads every row once. With --json, standard output contains only the JSON object.
         private int report(Csv csv, ServerInfo server, Connection dify) throws InterruptedException, IOException {
             var out = setup.out();
             var modes = new ModePolicy(workflow.mode, Optional.empty(), server.kind(), server.version());
@@ -1293,7 +1292,6 @@ final class DifyExec implements Runnable {
                     + batch.history().stopped().map(why -> "; stopped early: " + Text.printable(why, 200)).orElse(""));
         }
 
-        /// Holds the cells that were changed in the shell, and applies them to the rows that its commands read.
         static final class Edits implements UnaryOperator<Row> {
             final Map<String, Map<String, String>> byId = new LinkedHashMap<>();
             private boolean isSaved = true;
@@ -1341,7 +1339,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Shows a retry of one row: nodes and text as they arrive, then its outputs.
     static final class RunView implements Engine.Watcher {
         private final PrintWriter out;
         private final long startedAt = System.nanoTime();
@@ -1510,7 +1507,6 @@ final class DifyExec implements Runnable {
 
         private Optional<Engine.Watcher> view = Optional.empty();
 
-        /// Sets a watcher that shows the run of a single row instead of the progress line.
         void showRun(Engine.Watcher watcher) {
             view = Optional.of(watcher);
         }
@@ -1715,7 +1711,6 @@ final class DifyExec implements Runnable {
                     + (failed == 0 ? "" : " (" + Text.number(failed) + " failed will be retried)"));
         }
 
-        /// Checks every wanted row against the form, and prints notes.
         private Form check(Batch.Wanted wanted, ServerInfo server, Connection dify) throws InterruptedException {
             if (pace.maxCost != null && workflow.mode == Mode.BLOCKING && server.kind() == AppKind.WORKFLOW)
                 throw new Unusable("--max-cost cannot be used with --mode blocking: "
@@ -2222,7 +2217,6 @@ final class DifyExec implements Runnable {
                 return read;
             }
 
-            /// Returns all ids, also those that are only in the results, or `sample` random ones.
             List<String> ids(Long sample, Long seed) {
                 var all = Stream.of(attempts, places).map(Map::keySet).flatMap(Set::stream).distinct()
                         .collect(Collectors.toCollection(ArrayList::new));
@@ -2274,6 +2268,8 @@ final class DifyExec implements Runnable {
             static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
             /// These are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
+            static final Map<Kind, String> TITLES = Map.of(DUPLICATED, "two results of a run", WITHOUT_RUN,
+                    "result without a run", LOST, "result is missing", DIFFERS, "result differs");
         }
 
         record Finding(Kind kind, String id, String text) {}
@@ -2282,7 +2278,8 @@ final class DifyExec implements Runnable {
             for (var kind : Kind.values()) {
                 var all = found.getOrDefault(kind, List.of());
                 if (!all.isEmpty() || Kind.WRONG.contains(kind))
-                    out.println("  %-22s %,9d".formatted(kind.word(), all.size()));
+                    out.println("  %-22s %,9d".formatted(Kind.TITLES.getOrDefault(kind, kind.word()),
+                            all.size()));
                 if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, one -> out.println("    "
                         + Text.id(one.id()) + ", " + Text.printable(one.text(), 200)), "    %s (--json)", out);
             }
@@ -2671,7 +2668,6 @@ final class DifyExec implements Runnable {
             else help.parameterListHeading("%n");
         }
 
-        /// Gives picocli's own commands the wording of this tool, and its `--help` instead of their own.
         private static void adopt(CommandSpec command) {
             List.copyOf(command.options()).forEach(command::remove); // `remove` changes the list itself
             boolean isHelp = command.name().equals("help");
@@ -3168,7 +3164,6 @@ final class DifyExec implements Runnable {
             return "\n  or: " + status + " --html report.html";
         }
 
-        /// Suggests the run of a shard that has no files here, or the merge if there is none.
         String suggestShard(Collection<Shard> others, History known) {
             var away = others.stream().filter(shard -> !BatchFiles.of(shard.of(output)).isStarted()).findFirst();
             if (away.isEmpty()) return continuing(known).only(_ -> false).line("merge");
@@ -3202,7 +3197,6 @@ final class DifyExec implements Runnable {
                     ? Optional.empty() : Optional.of(line("run"));
         }
 
-        /// Suggests a run of the rows of `pull`, then a comparison with the baseline if there is one.
         String suggestAfterPull(Path rows, String idColumn, List<Path> baseline) {
             var results = rows.resolveSibling("new.jsonl");
             var run = new NextCall(prefix, command, Optional.of(rows), results, options)
@@ -3799,7 +3793,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String limit(Pace pace) {
-            return pace.slots() < pace.ceiling ? " (limit " + pace.slots() + ")" : "";
+            return pace.slots() < pace.ceiling ? " (throttled to " + pace.slots() + ")" : "";
         }
 
         private static String some(long count, String what) {
@@ -3832,14 +3826,14 @@ final class DifyExec implements Runnable {
             err.println((isWhole ? "" : "This session: ") + (counts.isEmpty() ? "nothing done" : counts) + " in "
                     + Text.seconds(tally.elapsed()) + " ("
                     + Figure.rate(tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())) + ")");
-            figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
+            figures(stop.isPresent()).forEach(figure -> err.println("  " + Screen.wrap(2, figure, 4)));
             selection.seed().ifPresent(seed -> err.println("  random sample; --seed " + seed
                     + " chooses the same rows in a new batch"));
-            forecast.ifPresent(rest -> err.println("Remaining " + rest.text()));
+            forecast.ifPresent(rest -> err.println(Screen.wrap(2, "Remaining " + rest.text(), 2)));
             if (forecast.isPresent() && selection.isLimited() && !selection.isSample())
                 err.println("Note: the first rows may not be typical; --sample N chooses rows at random.");
             if (!isWhole) err.println("Batch: " + RowStatus.counts(batch.index()::count, paint::by));
-            Cause.print(batch, err, paint);
+            Cause.print(batch, 2, err, paint);
             StatusView.unmet(batch).ifPresent(note -> err.println("Note: " + note + "."));
             // with a wrong setting, the same command would stop again
             err.println(next);
@@ -3962,7 +3956,8 @@ final class DifyExec implements Runnable {
             if (!cost.isEmpty() && spent.unpriced() > 0)
                 notes.add("no price for " + Text.count(spent.unpriced(), "run"));
             if (Double.isNaN(tokens.low())) notes.add("too few rows for a range");
-            return Text.count(rows, "row") + ": " + String.join(", ", figures)
+            var all = String.join(", ", figures);
+            return Text.count(rows, "row") + (all.contains(" to ") ? ": likely " : ": ") + all
                     + Text.around(" (", String.join("; ", notes), ")");
         }
 
@@ -4068,17 +4063,18 @@ final class DifyExec implements Runnable {
 
         /// Prints how far the batch is, why rows failed, and what to do next, in the order in which users ask.
         static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
-            out.println(headline(batch, paint));
+            out.println(Screen.wrap(1, headline(batch, paint), 2));
             out.println();
             // 10 characters are enough for any status
             bars(counts(batch.index()::count), 10, RowStatus::word, paint::by).forEach(out::println);
             out.println();
-            figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
+            figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name))
+                    + Screen.wrap(1, figure, 17)));
             if (batch.index().onRetryList().findAny().isPresent()) out.println();
-            Cause.print(batch, out, paint);
+            Cause.print(batch, 1, out, paint);
             var notes = notes(batch);
             if (!notes.isEmpty()) out.println();
-            notes.forEach(note -> out.println("  Note: " + note));
+            notes.forEach(note -> out.println("  Note: " + Screen.wrap(1, note, 8)));
             out.println();
             out.println(next);
             out.flush();
@@ -4227,7 +4223,7 @@ final class DifyExec implements Runnable {
             long expired = figures.count(ExpiredEvent.class);
             var live = history.liveSession();
             return List.of(Figure.of("attempts", "attempts", figures.count(AttemptEvent.class)),
-                    Figure.of("retries", "retries", figures.retries()),
+                    Figure.of("retries", "sent again", figures.retries()),
                     Figure.of("total_tokens", "tokens", figures.spending.tokens()),
                     Figure.of("started_at", figures.startedAt().map(Times::text).orElse(null)),
                     Figure.of("updated_at", figures.updatedAt().map(Times::text).orElse(null)),
@@ -4367,10 +4363,10 @@ final class DifyExec implements Runnable {
             return outcome == RowStatus.FAILED ? text : outcome.word() + ": " + text;
         }
 
-        static void print(Batch batch, PrintWriter out, Ansi paint) {
+        static void print(Batch batch, int descriptor, PrintWriter out, Ansi paint) {
             // more causes would push the next command off the screen
-            Text.printFirst(groups(batch), 10, group ->
-                    out.println("  " + paint.by(group.cause().outcome(), group.line())), "  %s causes", out);
+            Text.printFirst(groups(batch), 10, group -> out.println("  " + paint.by(group.cause().outcome(),
+                    Screen.wrap(descriptor, group.line(), 4))), "  %s causes", out);
         }
     }
 
@@ -5187,6 +5183,7 @@ final class DifyExec implements Runnable {
             sides().forEach(Side::close);
         }
 
+        /// Orders the cells of CSV, JSON and page.
         private Map<String, Object> cells(Pair pair, Map<String, Object> own) {
             var cells = object("id", pair.id(), "kind", pair.match().key(), "differs",
                     pair.differences().stream().map(JsonDiff.Difference::pointer).collect(joining(" ")));
@@ -5225,6 +5222,7 @@ final class DifyExec implements Runnable {
             file.finish();
         }
 
+        /// Follows Surefire's schema.
         void writeJUnit(OutputStream file) throws IOException {
             var out = new BufferedWriter(Json.utf8(file));
             var suite = second.batches().map(StatusView::title).collect(joining(", "));
@@ -6570,6 +6568,7 @@ final class DifyExec implements Runnable {
             return !hasRows() && lookUps.isEmpty() && lateAsked;
         }
 
+        /// Returns `Instant.MAX` if no row is left.
         Instant nextRowDue(Instant now) {
             return fresh.isPresent() ? now : nextWaitingDue();
         }
@@ -9111,6 +9110,7 @@ final class DifyExec implements Runnable {
         /// Holds the hash of the attempt that made each row's last line in the results, which are read before the log.
         /// An `attempt` event is over if its hash is here.
         private final LongList lastResult = new LongList();
+        /// Holds those of earlier lines of a row.
         private final Set<Long> formerResults = new HashSet<>();
         private final Map<Integer, EndEvent> ends = new HashMap<>(); // of rows that have not succeeded, by entry
         private final Map<String, List<FormEvent>> forms = new HashMap<>(); // by user, because a form is of one attempt
@@ -13272,6 +13272,7 @@ final class DifyExec implements Runnable {
     sealed interface Value {
         record Str(String text) implements Value {}
 
+        /// A question is sent beside the inputs.
         record Query(String text) implements Value {}
 
         /// Holds JSON that is sent as is: a number with all its digits, a boolean, an object, or a file that Dify has
@@ -14267,9 +14268,9 @@ final class DifyExec implements Runnable {
             return slots;
         }
 
-        /// Formats the lowest limit and the highest since the first cut: `2–4 (limit 8)`.
+        /// Formats the lowest limit and the highest since the first cut: `2–4 (-c 8)`.
         String span() {
-            return lowest + (highest > lowest ? "–" + highest : "") + " (limit " + ceiling + ")";
+            return lowest + (highest > lowest ? "–" + highest : "") + " (-c " + ceiling + ")";
         }
 
         record Rate(Duration interval) {}
@@ -14714,6 +14715,7 @@ final class DifyExec implements Runnable {
             this(index, line, id, inputs, Fingerprint.of(inputs), false, Set.of());
         }
 
+        /// Edits that change nothing leave the row as it is.
         Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
             changed.putAll(edits);
@@ -14998,6 +15000,7 @@ final class DifyExec implements Runnable {
                         error.replaceFirst("^" + ChatMessage.FAILED, ""), "", Usage.NONE);
             }
 
+            /// Returns the answer as one that was stopped before its end.
             Ran stopped() {
                 var why = "stopped, or ended by the server's time limit: the answer is incomplete";
                 return new Ran(ref, RunStatus.STOPPED, outputs, why, workflowId, usage, files, message);
@@ -15324,6 +15327,7 @@ final class DifyExec implements Runnable {
             return this;
         }
 
+        /// An overdue run is stopped before its first look-up.
         Question question(Instant now, Duration timeout) {
             if (deadline.equals(Instant.MAX)) deadline = now.plus(timeout);
             return new Question(attempt, purpose, reason.symptom(), run, stage == Stage.OVERDUE && looks == 0);
@@ -15653,6 +15657,7 @@ final class DifyExec implements Runnable {
 
         private final boolean isChatflow;
         private final List<String> columns;
+        /// A marker takes effect once for each row.
         private final Set<String> usedMarkers = ConcurrentHashMap.newKeySet();
         private final Deque<Job> jobs = new ConcurrentLinkedDeque<>(); // the newest first, as Dify lists runs
         private final HttpServer server;
@@ -16279,7 +16284,6 @@ final class DifyExec implements Runnable {
                 this.file = file;
             }
 
-            /// Returns `.env` for the current folder, otherwise the whole path.
             String name() {
                 return (file.getParent().equals(Path.of("").toAbsolutePath()) ? file.getFileName() : file).toString();
             }
@@ -16351,6 +16355,12 @@ final class DifyExec implements Runnable {
             } catch (IOException _) { // a pipe on Linux has no path; Windows has no such folder
                 return !Files.isDirectory(Path.of("/dev/fd"));
             }
+        }
+
+        /// Breaks a line at words for the terminal of this output, if it is one. The lines below are indented.
+        static String wrap(int descriptor, String line, int indent) {
+            int width = on(descriptor).map(Screen::width).orElse(Integer.MAX_VALUE);
+            return WordUtils.wrap(line, Math.max(width - indent - 1, 20), "\n" + " ".repeat(indent), false);
         }
 
         /// Returns the number of columns. Some terminals report 0.

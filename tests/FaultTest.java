@@ -571,6 +571,19 @@ final class FaultTest extends WholeCommand {
         }
 
         @Test
+        void wrapsAtWords() throws Exception {
+            started(9, 60, "--latency", "10ms", "--fail", "50%");
+            ends(3);
+            terminal(60, 40, Map.of(), "status", "-o", "results.jsonl");
+            ends(3);
+
+            var broken = screen().lines().filter(line -> line.length() >= 60).toList();
+
+            assertTrue(broken.stream().allMatch(line -> line.startsWith("Next: ")), screen());
+            assertTrue(screen().contains("  time "), screen());
+        }
+
+        @Test
         void showsTheNumberOfFailuresInRed() throws Exception {
             started(2, 120, "--latency", "10ms", "--fail", "100%");
             ends(3);

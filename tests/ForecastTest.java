@@ -339,7 +339,7 @@ final class ForecastTest extends WholeCommand {
 
             var text = ofBatch("status").out();
 
-            assertTrue(text.matches("(?s).*  remaining +8,980 rows: \\d\\d min \\d+ s to \\d\\d min \\d+ s, "
+            assertTrue(text.matches("(?s).*  remaining +8,980 rows: likely \\d\\d min \\d+ s to \\d\\d min \\d+ s, "
                     + "1\\d,000,000 to 2\\d,000,000 tokens, 1,[12]00 to 1,[23]00 USD\n.*"), text);
         }
 
