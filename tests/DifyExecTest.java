@@ -124,16 +124,16 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 final class DifyExecTest {
     /// Those that take longest or wait most come first, so that the others run beside them.
     static final List<Class<?>> CLASSES = List.of(
-            ConformanceTest.class, MatrixTest.class, PasteTest.class, PowerTest.class, ProcessTest.class,
-            DocsTest.class, SeedsTest.class, ExplorationTest.class, StorageTest.class,
-            MapTest.class, MessagesTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, OutageTest.class,
-            RequireTest.class, EarlierSessionsTest.class, AgendaTest.class, RulesTest.class, PaceTest.class,
-            GrowthTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class,
-            StreamTest.class, TransportTest.class, RecordingsTest.class, CommandTest.class, ChatflowTest.class,
-            KindsTest.class, SettingsTest.class, FilesTest.class, FormTest.class, FormatsTest.class, FaultTest.class,
-            ForeignResponseTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
-            RecipesTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class, EveryDayTest.class,
-            ForecastTest.class, VersionsTest.class, NextDifyTest.class, SimulatorTest.class, BatchesTest.class,
+            FaultTest.class, MatrixTest.class, ProcessTest.class, DocsTest.class, ConformanceTest.class,
+            ShellTest.class, RecipesTest.class, PasteTest.class, SimulatorTest.class, ExplorationTest.class,
+            PowerTest.class, SeedsTest.class, StorageTest.class, MapTest.class, MessagesTest.class, OptionsTest.class,
+            EngineTest.class, LookUpTest.class, OutageTest.class, RequireTest.class, EarlierSessionsTest.class,
+            AgendaTest.class, RulesTest.class, PaceTest.class, GrowthTest.class, DifyTest.class, BatchTest.class,
+            InputTest.class, DataTest.class, ServerTest.class, StreamTest.class, TransportTest.class,
+            RecordingsTest.class, CommandTest.class, ChatflowTest.class, KindsTest.class, SettingsTest.class,
+            FilesTest.class, FormTest.class, FormatsTest.class, ForeignResponseTest.class, ViewsTest.class,
+            CompareTest.class, ShardsTest.class, VerifyTest.class, PullTest.class, UserFilesTest.class,
+            EveryDayTest.class, ForecastTest.class, VersionsTest.class, NextDifyTest.class, BatchesTest.class,
             ReadersTest.class, GuardsTest.class, BenchmarksTest.class);
 
     /// Runs six files of tests at a time, since many tests wait, and also the methods of a class that allows it
