@@ -1073,7 +1073,7 @@ final class DifyExec implements Runnable {
             setCells(rows(word), cells);
         }
 
-        @Command(name = "edit", description = "Change an input of a row in an editor: $VISUAL, else $EDITOR.")
+        @Command(name = "edit", description = "Change an input of a row in an editor: $VISUAL, $EDITOR, vi or nano.")
         void edit(@Parameters(paramLabel = "ID", description = "The row's id.") String id,
                 @Parameters(paramLabel = "COLUMN", description = "The column to change.") String column)
                 throws IOException, InterruptedException {
@@ -1095,8 +1095,7 @@ final class DifyExec implements Runnable {
         private String openInEditor(String text) throws IOException, InterruptedException {
             var editor = Stream.of("VISUAL", "EDITOR").map(shell.setup.env.environment())
                     .filter(command -> command != null && !command.isBlank()).findFirst()
-                    .orElseThrow(() -> new Unusable("neither VISUAL nor EDITOR names an editor",
-                            "set one of them before you start the shell, or use 'set'"));
+                    .orElse(File.separatorChar == '/' ? "$(command -v vi || echo nano)" : "notepad");
             var file = Files.createTempFile("difyexec-", ".txt");
             // Ctrl-C is for the editor, not for its shell …
             var trap = File.separatorChar == '/' ? "trap : INT; " : "";
@@ -1106,7 +1105,8 @@ final class DifyExec implements Runnable {
                 var command = Text.command(trap + editor + " \"" + file + '"');
                 int code = new ProcessBuilder(command).inheritIO().start().waitFor();
                 if (code != 0) throw new Unusable("the editor failed, so nothing was changed ("
-                        + Text.printable(editor, 60) + ": exit code " + code + ")");
+                        + Text.printable(editor, 60) + ": exit code " + code + ")",
+                        "set VISUAL or EDITOR before you start the shell, or use 'set'");
                 return text.endsWith("\n") ? Files.readString(file) : Files.readString(file).replaceFirst("\\R\\z", "");
             } catch (CharacterCodingException _) {
                 throw new Unusable("the edited text is not UTF-8, so nothing was changed");

@@ -395,14 +395,13 @@ final class ShellTest extends WholeCommand {
 
         @ParameterizedTest
         @CsvSource(textBlock = """
-                '',                      EDITOR,        UTF-8
                 false,                   exit code 1,   UTF-8
                 no-such-editor-here,     exit code 127, UTF-8
                 rm,                      no such file,  UTF-8
                 printf '\\377' >,      UTF-8,         Input length
                 """, quoteCharacter = '`')
         void isNotMadeIfTheEditorFails(String editor, String fact, String omitted) throws IOException {
-            var session = withEditor("''".equals(editor) ? Map.of() : Map.of("EDITOR", editor));
+            var session = withEditor(Map.of("EDITOR", editor));
 
             session.refused("edit r-2 text").shows(fact).omits(omitted);
             for (var line : List.of("edit r-2 txt", "edit r-2 id", "edit r-22 text", "edit failed text"))
@@ -953,6 +952,20 @@ final class ShellTest extends WholeCommand {
             press("BSpace");
             enter(" again\"");
             shows("+ It's \"late\" again");
+            leavesWithoutSaving();
+        }
+
+        @Test
+        void editsAValueInViIfNoEditorIsSet() throws Exception {
+            five();
+            Files.createDirectory(file("bin"));
+            executable(file("bin").resolve("vi"), "#!/bin/sh\necho by vi >\"$1\"\n");
+            begin(Map.of("XDG_STATE_HOME", path("state"), "VISUAL", "", "EDITOR", "",
+                    "PATH", file("bin") + ":" + System.getenv("PATH")), "--demo");
+
+            enter("edit r-2 text");
+
+            shows("+ by vi");
             leavesWithoutSaving();
         }
 
