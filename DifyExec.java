@@ -1174,7 +1174,7 @@ final class DifyExec implements Runnable {
 
         /// Opens a batch. If that fails, the previous one stays open.
         void open(Optional<Path> input, Path output) {
-            var files = BatchFiles.of(output);
+            var files = input.isEmpty() ? BatchFiles.of(output).requireStarted() : BatchFiles.of(output);
             var stampsBefore = stamps(files, input); // taken before reading, so that a later write is noticed
             var csv = input.map(path -> shell.shape.open(path, shell.workflow.queryColumn,
                     Optional.of(files)));
@@ -2619,14 +2619,22 @@ final class DifyExec implements Runnable {
 
     /// Contains the common parts of the tool's and the shell's command lines.
     static final class CommandLines {
-        private static final Map<String, String> OF_OTHER_TOOLS = Map.of(
-                "--dry-run", "the command 'check' tests everything without starting a run",
-                "--quiet", "use --progress off with run or retry", "-q", "use --progress off with run or retry",
-                "--api-key", "put DIFY_API_KEY=KEY into .env or the environment",
-                "--profile", "name a file of settings with --env-file FILE",
-                "--color", "NO_COLOR=1 switches colors off; a terminal has them", "--verbose",
-                "the log next to the results has all details; check --show 1 shows a request",
-                "version", "use --version", "undo", "'unset' undoes edits", "diff", "'edits' lists what was changed");
+        private static final Map<String, String> OF_OTHER_TOOLS = """
+--dry-run: the command 'check' tests everything without starting a run
+--quiet -q: use --progress off with run or retry
+--api-key: put DIFY_API_KEY=KEY into .env or the environment
+--profile --config: name a file of settings with --env-file FILE
+--color --no-color: NO_COLOR=1 switches colors off; a terminal has them
+--verbose --debug: the log next to the results has all details; check --show 1 shows a request
+--resume: leave it out, because 'run' resumes a batch
+--all --failed: leave it out; 'retry' runs all failed rows
+config init login: put DIFY_API_BASE_URL=URL and DIFY_API_KEY=KEY into .env
+completion: use generate-completion
+version: use --version
+undo: 'unset' undoes edits
+diff: 'edits' lists what was changed
+""".lines().map(line -> line.split(": ")).collect(HashMap::new, (all, line) ->
+                        List.of(line[0].split(" ")).forEach(name -> all.put(name, line[1])), Map::putAll);
 
         /// Applies the settings that all commands share. picocli passes each on when it is set, so subcommands come
         /// first.
@@ -11314,15 +11322,11 @@ final class DifyExec implements Runnable {
 
             /// Rejects what drops an earlier choice if there is none.
             void requireValues() {
-                requireValues("--map", "=: must be COLUMN=VARIABLE", map);
-                requireValues("--var", ": must be VARIABLE=VALUE", vars);
-            }
-
-            private static void requireValues(String option, String form, Map<String, String> names) {
-                names.forEach((name, value) -> {
-                    if (value == null) throw new Unusable(option + " " + Text.shell(name) + form,
-                            "without a value, it drops an earlier " + option + ", but there is none");
-                });
+                Map.of("--map", map, "--var", vars).forEach((option, names) -> names.forEach((name, value) -> {
+                    var typed = option + " " + Text.shell(name);
+                    if (value == null) throw new Unusable(typed + ": has no value", "write " + typed
+                            + "=VALUE; without a value, it drops an earlier " + option + ", but there is none");
+                }));
             }
 
             /// Adds earlier names. One is dropped if its variable now gets its value from elsewhere.
@@ -16224,13 +16228,12 @@ final class DifyExec implements Runnable {
         /// the key to another server.
         List<String> unknownNames(Collection<String> ofOptions) {
             var known = Stream.concat(ofOptions.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
-            var ofDify = known.stream().filter(name -> name.startsWith("DIFY_")).toList();
             return files.stream().flatMap(file -> file.values().keySet().stream()
                     .filter(name -> !known.contains(name)).sorted().flatMap(name -> {
-                        var near = Nearest.of(name, known.stream(), 2, 1);
-                        var likely = near.isEmpty() && name.startsWith("DIFY_") ? ofDify : near;
-                        return likely.isEmpty() ? Stream.empty() : Stream.of("Warning: " + name + " in " + file.name()
-                                + " is not a setting of difyexec; did you mean " + String.join(" or ", likely) + "?");
+                        int distance = name.startsWith("DIFY_") ? name.length() : 2; // a name of ours means one of them
+                        var near = String.join(" or ", Nearest.of(name, known.stream(), distance, 2));
+                        return near.isEmpty() ? Stream.empty() : Stream.of("Warning: " + name + " in " + file.name()
+                                + " is not a setting of difyexec; did you mean " + near + "?");
                     })).toList();
         }
 
@@ -17061,18 +17064,18 @@ final class DifyExec implements Runnable {
     static final class Html {
         /// Begins a page. Its placeholders are the hashes of style and script, the version, and the style.
         static final String HEAD = """
-        <!doctype html>
-        <html lang="en">
-        <head>
-        <meta charset="utf-8">
-        <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '%s'; \
-        script-src '%s'; base-uri 'none'; form-action 'none'">
-        <meta name="viewport" content="width=device-width, initial-scale=1">
-        <meta name="generator" content="difyexec %s">
-        <title>difyexec</title>
-        <style>%s</style>
-        </head>
-        """;
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '%s'; \
+script-src '%s'; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="difyexec %s">
+<title>difyexec</title>
+<style>%s</style>
+</head>
+""";
 
         /// Holds the parts of both pages. The script hides those that a page does not need.
         static final String BODY = """

@@ -314,8 +314,8 @@ final class FilesTest extends WholeCommand {
         void rejectsAnOptionThatWouldDropAnEarlierChoiceIfThereIsNone(String option, String value) throws IOException {
             csv("id,text", "1,fine");
 
-            dify.check(option, value).exits(2).reports(option + " " + value + ":").hints(option);
-            dify.run(option, value).exits(2).reports(option + " " + value + ":");
+            dify.check(option, value).exits(2).reports(option + " " + value.replace("=", "") + ":").hints(option);
+            dify.run(option, value).exits(2).reports(option);
             dify.run("--var", "lang=en").exits(0);
             dify.run("--var", "lang").exits(0);
         }

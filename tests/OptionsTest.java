@@ -161,6 +161,14 @@ final class OptionsTest extends WholeCommand {
                 run --profile x -i a -o b          | --profile   | --env-file
                 run --color -i a -o b              | --color     | NO_COLOR
                 version                            | version     | --version
+                completion                         | completion  | generate-completion
+                login                              | login       | DIFY_API_KEY
+                check --debug -i a                 | --debug     | log
+                run --no-color -i a -o b           | --no-color  | NO_COLOR
+                run --config x -i a -o b           | --config    | --env-file
+                run --resume -i a -o b             | --resume    | 'run'
+                retry --failed -i a -o b           | --failed    | 'retry'
+                retry --all -i a -o b              | --all       | 'retry'
                 help rnu                           | rnu         | did you mean run?
                 run --timout 5 -i a.csv -o b.jsonl | --timout    | --timeout
                 run --inptu a.csv -o b.jsonl       | --inptu     | --input

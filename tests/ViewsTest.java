@@ -256,6 +256,7 @@ final class ViewsTest extends WholeCommand {
             if (!"-".equals(log)) Files.writeString(file("results.jsonl.log"), log);
             Files.writeString(file("out"), "kept");
 
+            call(Map.of(), "shell", "-o", output()).exits(2).reports(named + ": ");
             for (var command : List.of("status", "status --json", "export --force OUT", "status --force --html OUT")) {
                 var words = command.replace("OUT", path("out")).split(" ");
                 ofBatch(words[0], Arrays.copyOfRange(words, 1, words.length)).exits(2).showsNothing()
