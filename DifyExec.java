@@ -967,6 +967,8 @@ final class DifyExec implements Runnable {
             footer = {"%nQuote a value with spaces or line breaks, and double a backslash:  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
     static final class ShellSession {
+        private static final String EDITOR = File.separatorChar == '/' ? "$(command -v vi || echo nano)" : "notepad";
+
         final Edits edits = new Edits();
         final PrintWriter out, err;
 
@@ -1095,7 +1097,7 @@ final class DifyExec implements Runnable {
         private String openInEditor(String text) throws IOException, InterruptedException {
             var editor = Stream.of("VISUAL", "EDITOR").map(shell.setup.env.environment())
                     .filter(command -> command != null && !command.isBlank()).findFirst()
-                    .orElse(File.separatorChar == '/' ? "$(command -v vi || echo nano)" : "notepad");
+                    .orElse(EDITOR);
             var file = Files.createTempFile("difyexec-", ".txt");
             // Ctrl-C is for the editor, not for its shell …
             var trap = File.separatorChar == '/' ? "trap : INT; " : "";
