@@ -2745,8 +2745,8 @@ diff: 'edits' lists what was changed
                         : arg.paramLabel()) + " contains the API key, which only DIFY_API_KEY may have");
         }
 
-        /// Rejects an option that is given twice, and a blank value, which usually comes from an unset variable of the
-        /// caller's shell. A delimiter may be a space, and an empty `--require` drops earlier ones.
+        /// Rejects an option that is given twice, and a blank value, usually from an unset variable of the caller's
+        /// shell. A delimiter may be a space, and an empty `--require` drops earlier ones.
         private static void checkTyped(CommandLine line) {
             for (var option : line.getParseResult().matchedOptions()) {
                 var typed = option.originalStringValues();
@@ -5555,7 +5555,7 @@ diff: 'edits' lists what was changed
         record Difference(String pointer, JsonNode first, JsonNode second) {}
 
         /// Holds the words that two texts share at the beginning and the end, and the part of each in between, which is
-        /// easy to read and fast to find, unlike a complete diff.
+        /// faster to find than a complete diff.
         record Change(String before, String first, String second, String after) {
             static Change of(String first, String second) {
                 List<String> one = words(first), two = words(second);
@@ -7234,8 +7234,8 @@ diff: 'edits' lists what was changed
             ask(post(access.at(path), "application/json", body), QUERY_TIMEOUT, Transport.Exchange::prefix);
         }
 
-        /// Uploads a file and returns its id, unless a symbolic link has replaced it since the check. A large file
-        /// takes long to send, so it has the time limit of a run.
+        /// Uploads a file and returns its id, unless a symbolic link has replaced it since. A large file takes long, so
+        /// it has the time limit of a run.
         Reply<String> upload(Value.Local local, String user) {
             var boundary = "difyexec-" + UUID.randomUUID();
             // Dify 1.9 rejects these characters (`files.json`), and a quote or a line break would end the header
@@ -7890,8 +7890,8 @@ diff: 'edits' lists what was changed
             clock.scheduleWithFixedDelay(() -> open.forEach(Exchange::tick), TICK_MILLIS, TICK_MILLIS, MILLISECONDS);
         }
 
-        /// Returns the bytes that each of several runs may have in its response. Ten times as many must fit into
-        /// memory. At least 1 MiB is allowed, for a small heap and a high `-c`.
+        /// Returns the bytes that the response of each run may have. Ten times as many must fit into memory. At least 1
+        /// MiB is allowed, for a small heap and a high `-c`.
         static long share(int runs) {
             return Math.max(1 << 20, Runtime.getRuntime().maxMemory() / (10L * runs));
         }
@@ -8706,8 +8706,8 @@ diff: 'edits' lists what was changed
             write(); // [#finish] writes it to disk
         }
 
-        /// Writes everything to disk and closes the files. Returns the error, if there was one. This comes before the
-        /// summary, so that no error appears after the last message.
+        /// Writes everything to disk and closes the files. Returns the error, if any. This comes before the summary, so
+        /// that no error appears after the last message.
         Optional<Stop> finish() {
             try (this) {
                 write();
@@ -8920,8 +8920,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Counts what the lines of a batch, or of one session, contain. [History] passes on each line, so that a session
-    /// and a later `status` show the same figures.
+    /// Counts what the lines of a batch or of one session contain. [History] passes each on, so that a session and a
+    /// later `status` show the same figures.
     static class Figures {
         final Usage.Spending spending = new Usage.Spending();
         private final BitSet sent = new BitSet(), succeeded = new BitSet();
@@ -10801,8 +10801,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Represents a line of the attempt log. Empty values are left out of it. `event` comes first, so that lines of one
-    /// kind can be found without parsing all. A line without a required field cannot be read.
+    /// Represents a line of the log. Empty values are left out. `event` comes first, so that lines of one kind can be
+    /// found without parsing all. A line without a required field cannot be read.
     @JsonPropertyOrder("event")
     sealed interface Event {
         /// This number grows when a line gets another meaning. A log of another format is refused.
@@ -12056,8 +12056,8 @@ diff: 'edits' lists what was changed
                 ARRAY = Pattern.compile("\uFEFF?\\s*\\[\\s*(\\{\\s*[\"}]|\\]?\\s*\\z)"),
                 BRACKET = Pattern.compile("\uFEFF?\\s*\\[");
 
-        /// Opens an input. Its format is recognized by its first bytes, because people rename files. Only JSON lines
-        /// that do not begin with an object are recognized by their name, so that the error is about JSON.
+        /// Opens an input by its first bytes, because people rename files. Only JSON lines that do not begin with an
+        /// object are recognized by their name, so that the error is about JSON.
         static TextFile of(Original original, Csv.Shape shape) throws IOException {
             var source = source(original);
             byte[] start;
@@ -12148,8 +12148,8 @@ diff: 'edits' lists what was changed
             return new TextFile(original, source, charset, start, isCopy, sheet, extras);
         }
 
-        /// Returns the input for messages about this worksheet. Its `start` is empty, because a workbook is not a text.
-        /// Only a damaged workbook has a worksheet without a name.
+        /// Names this worksheet in messages. Its `start` is empty, because a workbook is not a text. Only a damaged
+        /// workbook has a worksheet without a name.
         TextFile ofSheet(String sheet) {
             return new TextFile(original, source, UTF_8, "", false, Objects.requireNonNull(sheet), extras);
         }
@@ -12380,8 +12380,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Holds an input as the user named it, its faults, and what must be closed. A copy is a temporary file without a
-    /// name, which nobody else can open, and which ends with this process.
+    /// Holds an input, its faults, and what must be closed. A copy is a temporary file without a name, which nobody
+    /// else can open, and which ends with this process.
     static final class Original implements AutoCloseable {
         /// A copy that is larger than `CHECK_EVERY` must leave `MIN_FREE` in its folder. Both are in bytes.
         private static final long MIN_FREE = 1L << 30, CHECK_EVERY = 64 << 20;
@@ -13090,8 +13090,8 @@ diff: 'edits' lists what was changed
             return (cell.indexOf('-') < 0 ? "" : "-") + number.group(1).replaceAll("[^0-9]", "") + fraction;
         }
 
-        /// Reads plain decimal notation. Dify also accepts exponents and underscores, but they are refused. A cell such
-        /// as `1.5e3` or `1_000` is more often an id or a mistake.
+        /// Reads plain decimal notation. Exponents and underscores, which Dify accepts, are refused. A cell such as
+        /// `1.5e3` or `1_000` is more often an id or a mistake.
         static Value number(String cell) {
             // MongoDB exports {"$numberDecimal":"12.5"}
             var text = cell.strip().replaceFirst("^\\{\"\\$number\\w+\":\"([^\"]+)\"}$", "$1");
@@ -13407,8 +13407,8 @@ diff: 'edits' lists what was changed
                         fault.repair()));
             }
 
-            /// Returns the problems to show. If an option repairs all faulty cells of a column, only the first one of
-            /// them is shown. Rows that cannot be used are all shown.
+            /// Returns the problems to show: of cells of a column that an option repairs, only the first one. Rows that
+            /// cannot be used are all shown.
             private List<Problem> summary() {
                 var columns = problems.stream().collect(Collectors.groupingBy(Problem::column));
                 columns.remove("");
@@ -13528,8 +13528,8 @@ diff: 'edits' lists what was changed
                 + "No matching enum found|Invalid (upload file|file url|input type)|Detected file type|"
                 + "File validation failed|Reached maximum retries|expected value type|does not match schema|"
                 + "exceeds the maximum limit|this statement should be unreachable");
-        /// Matches the other texts with which Dify refuses a row of an app without a workflow (`chat_*_refused.json`,
-        /// `agent_modes.json`, `chat_blocking_noprovider.json`).
+        /// Matches other refusals of a row of an app without a workflow (`chat_*_refused.json`, `agent_modes.json`,
+        /// `chat_blocking_noprovider.json`).
         private static final Pattern REJECTED = Pattern.compile("^(\\d+ validation errors? for|Arg user must|"
                 + "Agent Chat App does not support|Provider .* does not exist)");
         /// Matches errors that mean the code `provider_not_initialize`, for streams that report them without a code. No
@@ -13905,8 +13905,8 @@ diff: 'edits' lists what was changed
                     lookUp.reason.symptom(), lookUp.reason.why());
         }
 
-        /// Handles an attempt whose row is about to be sent again. If a run has appeared, its outcome is waited for as
-        /// after a lost response. A failed run does not keep the row from being sent again.
+        /// Handles an attempt before its row is sent again. If a run has appeared, its outcome is waited for as after a
+        /// lost response. A failed run does not keep the row from being sent again.
         private List<Verdict> recheck(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
             var attempt = lookUp.attempt;
             if (found instanceof LookUpResult.Absent && !lookUp.hasRun())
@@ -14647,8 +14647,8 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Computes the range that a figure of some rows may have by chance alone, by the percentile bootstrap: draws as
-    /// many rows as there are, with replacement, again and again.
+    /// Computes the range that a figure may have by chance alone, by the percentile bootstrap: draws as many rows as
+    /// there are, with replacement, many times.
     static final class Bootstrap {
         /// With 2,000 draws, 100 of them lie beyond each bound of a 90 % interval, so the bounds are steady.
         private static final int RESAMPLES = 2_000;
@@ -15288,7 +15288,7 @@ diff: 'edits' lists what was changed
     /// @param stopsFirst whether Dify is asked to stop the run before it is looked up
     record Question(Attempt attempt, Purpose purpose, Symptom symptom, Optional<RunRef> run, boolean stopsFirst) {}
 
-    /// Follows an attempt whose outcome is unknown. Notes facts and decides nothing: see [LookUpRules], which has a
+    /// Follows an attempt whose outcome is unknown. Notes facts, decides nothing: see [LookUpRules], which has a
     /// picture of the stages. Only the engine's thread uses it.
     static final class LookUp {
         /// Dify stops a run within a second, but not during a node's call of a model or another server.
@@ -16014,7 +16014,7 @@ diff: 'edits' lists what was changed
     }
 
     /// Signals a bug: something does not hold that always must, so what the tool believes about its batch is wrong. The
-    /// command ends before it sends anything else, and its files stay as they are. These checks are never switched off.
+    /// command ends before it sends anything else, and its files stay as they are.
     static final class Invariant extends IllegalStateException {
         private Invariant(String what) {
             super(what);
@@ -16278,8 +16278,8 @@ diff: 'edits' lists what was changed
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
 
-        /// Reads a `.env` file when a setting is not in the environment. A message of dotenv-java is never printed,
-        /// because it quotes the line, which may contain the key.
+        /// Reads a `.env` file. A message of dotenv-java is never printed, because it quotes the line, which may
+        /// contain the key.
         static final class DotEnv {
             final Path file;
             private Map<String, String> values; // null until the file is read
@@ -16311,7 +16311,7 @@ diff: 'edits' lists what was changed
             }
 
             /// Returns the values by name, without the single quotes that dotenv-java leaves around a value, and
-            /// without `export` and a byte order mark. Malformed lines may concern other programs.
+            /// without `export` and a byte order mark. Malformed lines may be for other programs.
             Map<String, String> values() {
                 if (values != null) return values;
                 values = new HashMap<>();
