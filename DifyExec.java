@@ -3237,7 +3237,7 @@ diff: 'edits' lists what was changed
 
         /// Rejects settings that no converter can reject: a zero is a valid delay, but not a valid limit.
         void check(RunOptions retrying) {
-            if (retrying.timeout.isZero()) throw new Unusable("--timeout 0: must be greater than zero");
+            if (retrying.timeout.isZero()) throw new Unusable("--timeout 0 (TIMEOUT): must be greater than zero");
             if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
                 throw new Unusable("--env-file " + server.envFile + ": no such file", "check the path");
@@ -3521,16 +3521,17 @@ diff: 'edits' lists what was changed
 
         private void waitBeforeRetry(Response response, int tries, String suffix) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
+            var failed = "the request to " + judge.access() + " failed";
             var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
             var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
             if (stop.isPresent()) throw unusable(stop.get(), suffix);
             if (tries >= judge.backoff().maxRetries())
-                throw unusable(Stop.early("no response from " + judge.access() + " after "
-                        + Text.count(tries + 1, "try", "tries") + problem,
-                        "check DIFY_API_BASE_URL (http:// or https://, host, port), the network, and that Dify is up"),
-                        suffix);
+                throw unusable(Stop.early(failed + " " + Text.count(tries + 1, "time") + problem,
+                        response instanceof Response.Refused ? "try again later, or see the server's own log"
+                                : "check DIFY_API_BASE_URL (http:// or https://, host, port), the network, and that "
+                                        + "Dify is up"), suffix);
             if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("No response from " + judge.access() + problem + "; trying again …");
+            else if (tries == 0) err.println("Note: " + failed + problem + "; trying again …");
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
         }
 
@@ -3545,7 +3546,8 @@ diff: 'edits' lists what was changed
             if (verdict instanceof Verdict.StopBatch(var stop, _)) return Optional.of(stop);
             if (!(verdict instanceof Outcome(_, var text))) return Optional.empty();
             return Optional.of(Stop.early(
-                    judge.access() + " refuses: " + Text.printable(text, QUOTED_CHARACTERS), ""));
+                    judge.access() + " refuses: " + Text.printable(text, QUOTED_CHARACTERS),
+                    "check DIFY_API_BASE_URL, and what is between this machine and Dify"));
         }
 
         private Stop notDify() {
@@ -13157,7 +13159,8 @@ diff: 'edits' lists what was changed
                     return new Folders(base, List.of(base.toRealPath(),
                             Objects.requireNonNullElse(more, base).toRealPath()));
                 } catch (IOException problem) {
-                    throw new Unusable((more == null ? base : "--files " + more) + ": " + Text.reasonAlone(problem));
+                    throw new Unusable((more == null ? base : "--files " + more) + ": " + Text.reasonAlone(problem),
+                            "name a folder");
                 }
             }
         }

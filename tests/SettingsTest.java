@@ -117,7 +117,7 @@ final class SettingsTest extends WholeCommand {
             rows(20);
 
             call(settings, typed("run", "--max-retries", "2")).exits(4)
-                    .reports(settings.get("DIFY_API_BASE_URL"), "3 tries", "the network");
+                    .reports(settings.get("DIFY_API_BASE_URL"), "3 times", "the network");
 
             assertEquals("", content("results.jsonl.log"));
             assertFalse(Files.exists(file("results.jsonl.retry")));
@@ -128,7 +128,7 @@ final class SettingsTest extends WholeCommand {
             rows(3);
             dify.info(aResponse().withStatus(503));
 
-            dify.run("--max-retries", "2").exits(4).says("3 rows");
+            dify.run("--max-retries", "2").exits(4).says("3 rows").reports("3 times", "HTTP 503").hints("log");
 
             assertEquals(3, dify.requests());
             dify.server.verify(3, getRequestedFor(urlEqualTo("/v1/info")));
