@@ -967,6 +967,7 @@ final class DifyExec implements Runnable {
             footer = {"%nQuote a value with spaces or line breaks, and double a backslash:  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
     static final class ShellSession {
+        /// Is used without `VISUAL` and `EDITOR`, as by git.
         private static final String EDITOR = File.separatorChar == '/' ? "$(command -v vi || echo nano)" : "notepad";
 
         final Edits edits = new Edits();
