@@ -1659,9 +1659,9 @@ final class DifyExec implements Runnable {
             boolean isPart = selection.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
             // the version that was refused would be refused again
-            boolean isRefused = stop.map(Stop::exit).equals(Optional.of(Exit.UNUSABLE));
             var next = limited(selection, batch, forecast.flatMap(Forecast::maxCost)).only(option ->
-                    !isRefused || !option.name().equals("--workflow-id")).suggestNext(batch);
+                    !option.name().equals("--workflow-id") || stop.filter(one -> one.exit() == Exit.UNUSABLE).isEmpty())
+                    .suggestNext(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, selection, forecast, next);
         }
 
@@ -2271,8 +2271,8 @@ final class DifyExec implements Runnable {
             static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
             /// These are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
-            static final Map<Kind, String> TITLES = Map.of(DUPLICATED, "two results of a run", WITHOUT_RUN,
-                    "result without a run", LOST, "result is missing", DIFFERS, "result differs");
+            static final Map<Kind, String> TITLES = Map.of(DUPLICATED, "two results of a run",
+                    WITHOUT_RUN, "result without a run", LOST, "result is missing");
         }
 
         record Finding(Kind kind, String id, String text) {}
@@ -2281,8 +2281,7 @@ final class DifyExec implements Runnable {
             for (var kind : Kind.values()) {
                 var all = found.getOrDefault(kind, List.of());
                 if (!all.isEmpty() || Kind.WRONG.contains(kind))
-                    out.println("  %-22s %,9d".formatted(Kind.TITLES.getOrDefault(kind, kind.word()),
-                            all.size()));
+                    out.println("  %-22s %,9d".formatted(Kind.TITLES.getOrDefault(kind, kind.word()), all.size()));
                 if (!Kind.ONLY_COUNTED.contains(kind)) Text.printFirst(all, 50, one -> out.println("    "
                         + Text.id(one.id()) + ", " + Text.printable(one.text(), 200)), "    %s (--json)", out);
             }
@@ -2629,8 +2628,7 @@ final class DifyExec implements Runnable {
 --profile --config: name a file of settings with --env-file FILE
 --color --no-color: NO_COLOR=1 switches colors off; a terminal has them
 --verbose --debug: the log next to the results has all details; check --show 1 shows a request
---resume: leave it out, because 'run' resumes a batch
---all --failed: leave it out; 'retry' runs all failed rows
+--resume --all --failed: leave it out; 'run' resumes a batch, and 'retry' runs failed rows
 config init login: put DIFY_API_BASE_URL=URL and DIFY_API_KEY=KEY into .env
 completion: use generate-completion
 version: use --version
@@ -3522,17 +3520,15 @@ diff: 'edits' lists what was changed
 
         private void waitBeforeRetry(Response response, int tries, String suffix) throws InterruptedException {
             var pause = Backoff.Pause.of(response, Instant.now());
-            var failed = "the request to " + judge.access() + " failed";
-            var problem = " (" + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
+            var failed = "the request to " + judge.access() + " failed ("
+                    + Text.printable(response.why(), QUOTED_CHARACTERS) + ")";
             var stop = refusal(response).or(() -> pause.flatMap(Backoff.Pause::stop));
             if (stop.isPresent()) throw unusable(stop.get(), suffix);
             if (tries >= judge.backoff().maxRetries())
-                throw unusable(Stop.early(failed + " " + Text.count(tries + 1, "time") + problem,
-                        response instanceof Response.Refused ? "try again later, or see the server's own log"
-                                : "check DIFY_API_BASE_URL (http:// or https://, host, port), the network, and that "
-                                        + "Dify is up"), suffix);
+                throw unusable(Stop.early(failed + " " + Text.count(tries + 1, "time"), "try again later, or check "
+                        + "DIFY_API_BASE_URL (http:// or https://, host, port), the network, and Dify's log"), suffix);
             if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("Note: " + failed + problem + "; trying again …");
+            else if (tries == 0) err.println("Note: " + failed + "; trying again …");
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
         }
 
@@ -3672,7 +3668,12 @@ diff: 'edits' lists what was changed
                 throw new Unusable("--decimal " + Text.shell(decimal.toString()) + ": must be \",\" or \".\"");
             var before = files.map(BatchFiles::choices)
                     .orElse(new BatchFiles.Choices(Csv.Shape.DEFAULT, input, Optional.empty()));
-            if (before.shape() == Csv.Shape.DEFAULT) typed.names().requireValues();
+            // a name alone drops a choice of an earlier session
+            if (before.shape() == Csv.Shape.DEFAULT) Stream.of(mapped, vars).flatMap(names -> names.keySet().stream()
+                    .filter(name -> names.get(name) == null)).findFirst().ifPresent(name -> {
+                throw new Unusable("--map or --var " + Text.shell(name) + " has no value", "write " + Text.shell(name)
+                        + "=VALUE; alone, it drops an earlier choice, but there is none");
+            });
             var csv = Csv.open(input, typed.after(before.shape(), before.log()));
             try {
                 csv.requireSameIds(before.shape().idColumn(), before.log());
@@ -4161,14 +4162,10 @@ diff: 'edits' lists what was changed
             return millis == 0 ? 0 : (index.rows() - index.count(RowStatus.PENDING)) * 1000.0 / millis;
         }
 
-        /// A retry would ask a person to fill in the form again. Rows that are not in the CSV cannot run at all.
-        private static List<String> answered(Batch batch) {
-            var index = batch.index();
-            return batch.history().kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
-        }
-
         static Optional<String> unmet(Batch batch) {
-            long unmet = batch.history().kept(false).filter(batch.index()::isRow).count() - answered(batch).size();
+            var history = batch.history();
+            IntPredicate isRow = batch.index()::isRow; // rows that are not in the CSV cannot run at all
+            long unmet = history.kept(false).filter(isRow).count() - history.kept(true).filter(isRow).count();
             return unmet == 0 ? Optional.empty() : Optional.of(Text.count(unmet, "row was", "rows were")
                     + " paid for but failed --require; 'retry' sends, and pays for, such rows again");
         }
@@ -4190,7 +4187,8 @@ diff: 'edits' lists what was changed
             if (strangers > 0) notes.add(Text.count(strangers, "id of the batch is", "ids of the batch are")
                     + " not in the CSV (first: " + Text.id(index.id(index.rows())) + ")");
             unmet(batch).ifPresent(notes::add);
-            var answered = answered(batch);
+            // a retry would ask a person to fill in the form again
+            var answered = history.kept(true).filter(index::isRow).mapToObj(index::id).map(Text::id).toList();
             if (!answered.isEmpty()) notes.add(Text.count(answered.size(), "row is", "rows are")
                     + " not retried: the run ended after its form was submitted ("
                     + Text.joinFirst(5, answered.stream()) + "); 'retry ID' runs a row again");
@@ -11325,15 +11323,6 @@ diff: 'edits' lists what was changed
                 filesColumn = Objects.requireNonNullElse(filesColumn, "");
             }
 
-            /// Rejects what drops an earlier choice if there is none.
-            void requireValues() {
-                Map.of("--map", map, "--var", vars).forEach((option, names) -> names.forEach((name, value) -> {
-                    var typed = option + " " + Text.shell(name);
-                    if (value == null) throw new Unusable(typed + ": has no value", "write " + typed
-                            + "=VALUE; without a value, it drops an earlier " + option + ", but there is none");
-                }));
-            }
-
             /// Adds earlier names. One is dropped if its variable now gets its value from elsewhere.
             Names after(Names before) {
                 var mapped = new LinkedHashMap<>(before.map);
@@ -16234,13 +16223,12 @@ diff: 'edits' lists what was changed
         /// the key to another server.
         List<String> unknownNames(Collection<String> ofOptions) {
             var known = Stream.concat(ofOptions.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
-            return files.stream().flatMap(file -> file.values().keySet().stream()
-                    .filter(name -> !known.contains(name)).sorted().flatMap(name -> {
-                        int distance = name.startsWith("DIFY_") ? name.length() : 2; // a name of ours means one of them
-                        var near = String.join(" or ", Nearest.of(name, known.stream(), distance, 2));
-                        return near.isEmpty() ? Stream.empty() : Stream.of("Warning: " + name + " in " + file.name()
-                                + " is not a setting of difyexec; did you mean " + near + "?");
-                    })).toList();
+            return files.stream().flatMap(file -> file.values().keySet().stream().filter(name -> !known.contains(name))
+                    .sorted().map(name -> Map.entry(name, Nearest.of(name, known.stream(), // ours are one of them
+                            name.startsWith("DIFY_") ? name.length() : 2, 2)))
+                    .filter(near -> !near.getValue().isEmpty()).map(near -> "Warning: " + near.getKey() + " in "
+                            + file.name() + " is not a setting of difyexec; did you mean "
+                            + String.join(" or ", near.getValue()) + "?")).toList();
         }
 
         /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case. A
