@@ -16356,8 +16356,9 @@ diff: 'edits' lists what was changed
 
         /// Breaks a line at words for the terminal of this output, if it is one. The lines below are indented.
         static String wrap(int descriptor, String line, int indent) {
-            int width = on(descriptor).map(Screen::width).orElse(Integer.MAX_VALUE);
-            return WordUtils.wrap(line, Math.max(width - indent - 1, 20), "\n" + " ".repeat(indent), false);
+            int width = on(descriptor).map(Screen::width).orElse(Integer.MAX_VALUE) - indent - 1;
+            if (line.replaceAll("\u001b\\[\\d*m", "").length() <= width) return line; // colours take no space
+            return WordUtils.wrap(line, Math.max(width, 20), "\n" + " ".repeat(indent), false);
         }
 
         /// Returns the number of columns. Some terminals report 0.
