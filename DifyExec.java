@@ -2622,11 +2622,11 @@ final class DifyExec implements Runnable {
     /// Contains the common parts of the tool's and the shell's command lines.
     static final class CommandLines {
         private static final Map<String, String> OF_OTHER_TOOLS = """
---dry-run: the command 'check' tests everything without starting a run
+--dry-run: 'check' tests everything without a run
 --quiet -q: use --progress off with run or retry
 --api-key: put DIFY_API_KEY=KEY into .env or the environment
 --profile --config: name a file of settings with --env-file FILE
---color --no-color: NO_COLOR=1 switches colors off; a terminal has them
+--color --no-color: NO_COLOR=1 switches colors off
 --verbose --debug: the log next to the results has all details; check --show 1 shows a request
 --resume --all --failed: leave it out; 'run' resumes a batch, and 'retry' runs failed rows
 config init login: put DIFY_API_BASE_URL=URL and DIFY_API_KEY=KEY into .env
@@ -2778,7 +2778,9 @@ diff: 'edits' lists what was changed
         }
 
         static int print(Unusable problem, CommandLine line) {
-            line.getErr().println("difyexec: " + problem.text());
+            boolean isDenied = problem.hint.isEmpty() && problem.what().contains("permission denied");
+            var shown = isDenied ? new Unusable(problem.what(), "give this user access to it") : problem;
+            line.getErr().println("difyexec: " + shown.text());
             return problem.exit.code;
         }
 
@@ -2814,10 +2816,17 @@ diff: 'edits' lists what was changed
         private static String hint(ParameterException problem, Env env) {
             var line = problem.getCommandLine();
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
-            if (!isInShell(line)) return "see " + env.invocation() + name + " --help";
+            var help = "see " + env.invocation() + name + " --help";
+            if (!isInShell(line)) return problem instanceof CommandLine.MissingParameterException missing
+                    ? add(missing.getMissing()) + help : help;
             if (problem instanceof CommandLine.MissingParameterException
                     && problem.getArgSpec() instanceof OptionSpec) return "'open CSV JSONL' opens a batch";
             return "see 'help" + name + "'";
+        }
+
+        private static String add(List<ArgSpec> missing) {
+            return missing.stream().map(arg -> arg instanceof OptionSpec option ? option.shortestName() + " "
+                    + arg.paramLabel() : arg.paramLabel()).collect(joining(" ", "add ", "; "));
         }
 
         /// Returns whether a command belongs to the shell, whose tree has the prompt as its name.
@@ -3499,7 +3508,7 @@ diff: 'edits' lists what was changed
                     && (refused.isBusy() || !refused.code().isEmpty() && refusal(refused).isPresent());
             if (isForAll || Thread.currentThread().isInterrupted()) return new DifyClient.Reply.NotGot<>(response);
             err.println("Warning: cannot read the workflow's form (" + Text.printable(response.why(), QUOTED_CHARACTERS)
-                    + "): every cell is sent as text, unchecked.");
+                    + "): every cell is sent as text, unchecked; try again later.");
             return new DifyClient.Reply.Got<>(Optional.empty());
         }
 
@@ -11710,7 +11719,7 @@ diff: 'edits' lists what was changed
                 boolean isWrong = count(line, typed) == 0 && count(line, likely) > 0 && !file.isCopy();
                 if (!isWrong || shape.idColumn().equals(NUMBERS)) return typed;
                 var repair = new Repair("--delimiter", likely == '\t' ? "tab" : "" + likely);
-                file.add(file.fault(1, "no " + Text.quoted("" + typed) + " of --delimiter in this line", "use "
+                file.add(file.fault(1, "the character of --delimiter is not in this line", "use "
                         + repair.option()), repair);
                 return likely;
             }
@@ -12098,7 +12107,7 @@ diff: 'edits' lists what was changed
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file",
                     "check the path; the current folder is " + Path.of("").toAbsolutePath());
             if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder", "name a file in it");
-            if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied", "let this user read it");
+            if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
             if (Files.isRegularFile(input)) return () -> Files.newInputStream(input);
             try (var in = Files.newInputStream(input)) {
                 return original.copy(in::transferTo);

@@ -585,8 +585,11 @@ final class SettingsTest extends WholeCommand {
                 run -i IN -o OUT stray               | stray
                 run -i IN -o OUT --ids 99            | "99"
                 run -i IN -o OUT --id-column nope    | "nope"
-                run -o OUT                           | --input
-                run -i IN                            | --output
+                run -o OUT                           | add -i CSV
+                run -i IN                            | add -o JSONL
+                run                                  | add -i CSV -o JSONL
+                export -i IN -o OUT                  | add FILE
+                run -i IN -o OUT --ids               | add --ids A,B
                 retry -i IN                          | --output
                 status                               | --output
                 """)
