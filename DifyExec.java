@@ -5564,8 +5564,8 @@ diff: 'edits' lists what was changed
         /// Holds two values that differ at a pointer. One of them may be a missing node.
         record Difference(String pointer, JsonNode first, JsonNode second) {}
 
-        /// Holds the words that two texts share at the beginning and the end, and the part of each in between, which is
-        /// faster to find than a complete diff.
+        /// Holds the words that two texts share at beginning and end, and the part of each in between, which is faster
+        /// to find than a complete diff.
         record Change(String before, String first, String second, String after) {
             static Change of(String first, String second) {
                 List<String> one = words(first), two = words(second);
@@ -6928,8 +6928,8 @@ diff: 'edits' lists what was changed
                 return UTF_8.decode(name.flip()).toString();
             }
 
-            /// Moves a downloaded file to its name, or to the next free name (`a~2.pdf`). If a file with the same bytes
-            /// is there, returns that, so that a run that is found twice leaves no copies.
+            /// Moves a downloaded file to its name or the next free one (`a~2.pdf`). If a file with the same bytes is
+            /// there, returns that, so that a run that is found twice leaves no copies.
             static Path moveToFreeName(Path part, Path place) throws IOException {
                 var name = place.getFileName().toString();
                 int dot = name.lastIndexOf('.') < 0 ? name.length() : name.lastIndexOf('.');
@@ -6954,8 +6954,8 @@ diff: 'edits' lists what was changed
             implements AutoCloseable {
         /// While a Dify replaces its API process, it responds after 7 to 14 s.
         private static final Duration QUERY_TIMEOUT = Duration.ofSeconds(30);
-        /// Limits the silence before a stream's first event. Dify 1.14 ends a stream after this silence, whether or not
-        /// its run waits in the queue, so nothing would come later.
+        /// Limits the silence before a stream's first event. Dify 1.14 then ends a stream, even if its run waits in the
+        /// queue, so nothing would come later.
         private static final Duration FIRST_EVENT_TIMEOUT = Duration.ofSeconds(300);
         /// Limits a stream that must not be closed: this long after `TIMEOUT`, when its row was stopped. By default,
         /// Dify itself ends each row after this time.
@@ -8524,8 +8524,8 @@ diff: 'edits' lists what was changed
         private final BatchFiles.Lock lock;
         private final LineFile results, log;
         private final LineFile.Disk disk;
-        /// Holds the changes of the state that follow from added lines. They are applied when the lines are in the
-        /// files, so that no row counts as done whose line could not be written.
+        /// Holds changes of the state that follow from added lines. They apply when the lines are in the files, so that
+        /// no row counts as done whose line could not be written.
         private final List<Runnable> effects = new ArrayList<>();
         private boolean mustForce = false, retryListDue = false, fsyncFailureReported = false;
         private boolean hasAttempts = false, hasSent = false;
@@ -8729,7 +8729,7 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Returns the reason to stop after a failed write. Exit code 2 means that nothing was sent. If another program
+        /// Returns why to stop after a failed write. Exit code 2 means that nothing was sent. If another program
         /// changed a file, starting again is not safe, because attempts may be missing from the log.
         Stop unwritable(IOException problem) {
             return new Stop(hasSent ? Exit.STOPPED : Exit.UNUSABLE, "cannot write: " + Text.reason(problem)
@@ -11072,7 +11072,7 @@ diff: 'edits' lists what was changed
     }
 
     /// Reads the lines of a file, in order or by offset. Only lines that matter are parsed. Byte order marks before a
-    /// line are skipped, because `cat` of several files leaves them there.
+    /// line are skipped, because `cat` leaves them there.
     static final class Lines implements AutoCloseable {
         /// Holds the byte order mark of UTF-8. The results begin with it, as in the original tool.
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
@@ -13655,7 +13655,7 @@ diff: 'edits' lists what was changed
             return verdict instanceof Verdict.Unresolved ? afterLook(attempt, stored) : verdict;
         }
 
-        /// Judges a failure that Dify has no record of. An error that a stream made up is treated like a rejection, and
+        /// Judges a failure that Dify has no record of. An error that a stream made up counts like a rejection, and
         /// counts only if its text is known. If Dify 1.16 gave it the id of a real run, that run may still be active.
         Verdict notStored(Attempt attempt, Response reported) {
             if (reported instanceof Response.Refused error) return refused(attempt, error);
@@ -13993,8 +13993,8 @@ diff: 'edits' lists what was changed
             return verdict instanceof Outcome outcome ? new Verdict.Take(outcome, Map.of()) : verdict;
         }
 
-        /// Waits for the answer of a chatflow's message that is still empty. It may follow a moment after the run's end
-        /// (1.16), or never if the client of a stream has disconnected (1.9).
+        /// Waits for a chatflow's answer that is still empty. It may follow a moment after the run's end (1.16), or
+        /// never if the client of a stream has disconnected (1.9).
         private List<Verdict> unanswered(LookUp lookUp, boolean hasEnded, Release.Listing listing, Instant now) {
             var why = hasEnded ? "the run ended without an answer (it was stopped, or the answer is empty)"
                     : "the message is still empty; the run may still be active";
@@ -14782,8 +14782,8 @@ diff: 'edits' lists what was changed
             return isEdited && !isCurrent();
         }
 
-        /// Counts a row's attempts in this session. Only `failed` counts against `MAX_RETRIES`, and `throttled` makes
-        /// the waits longer. `earlier` counts the retries of earlier sessions, which only `retry_count` includes.
+        /// Counts attempts of this session. Only `failed` counts against `MAX_RETRIES`, and `throttled` makes the waits
+        /// longer. `earlier` counts the retries of earlier sessions, which only `retry_count` includes.
         record Tries(int failed, int throttled, int earlier) {
             static final Tries NONE = new Tries(0, 0, 0);
 
@@ -16304,8 +16304,8 @@ diff: 'edits' lists what was changed
                 return Optional.ofNullable(value).map(text -> new Setting(wanted, text, source));
             }
 
-            /// Returns whether the file has a line for the name that dotenv-java does not understand, such as
-            /// `DIFY_API_KEY: app-1` or `$env:DIFY_API_KEY = "app-1"` of PowerShell.
+            /// Returns whether a line for the name is not understood by dotenv-java, such as `DIFY_API_KEY: app-1` or
+            /// `$env:DIFY_API_KEY = "app-1"` of PowerShell.
             private boolean hasLine(String wanted) {
                 return Pattern.compile("(?m)^[^\\w#\n]*((setx?|env)[^\\w\n]+)?" + wanted + "\\b").matcher(content)
                         .find();
@@ -16952,8 +16952,8 @@ diff: 'edits' lists what was changed
                 + "|\\d+(?:\\.\\d+)? ?(?:ms|s|min|h)\\b(?: \\d+ (?:s|min)\\b)?"
                 + "|(?!(?:\\d|[45]\\d\\d)(?!\\w|[-.,:/]\\w*\\d))[A-Za-z_]*\\d\\w*(?:[-.,:/+]\\w*\\d\\w*)*)");
 
-        /// Removes the ids, times and numbers that differ from row to row, so that rows can be grouped by an error. It
-        /// is first cut as in the log, so that a cause is the same before and after it was logged.
+        /// Removes ids, times and numbers that differ from row to row, to group rows by an error. It is first cut as in
+        /// the log, so that a cause is the same before and after it was logged.
         static String cause(String message) {
             return printable(PARTICULAR.matcher(printable(message, MAX_ERROR_LENGTH)).replaceAll("…"), 160);
         }
