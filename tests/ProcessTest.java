@@ -414,6 +414,15 @@ final class ProcessTest extends WholeCommand {
                     .orElseThrow().substring("v=".length());
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"check -i data.csv", "status", "run --demo -i data.csv", "export -i data.csv"})
+        void namesTheScriptIfOnlyACommandOfItIsTyped(String typed) throws Exception {
+            var call = launch(Map.of("HOME", path("home")), file("home/.cache"), typed.split(" ")).exits(2);
+
+            assertEquals(1, call.out().lines().count(), call.out());
+            call.shows(launcher() + " DifyExec.java " + typed);
+        }
+
         /// `HERE` is the checkout.
         @ParameterizedTest
         @CsvSource(delimiter = '|', quoteCharacter = '~', useHeadersInDisplayName = true, textBlock = """
