@@ -3688,9 +3688,10 @@ diff: 'edits' lists what was changed
                 csv.requireSameIds(before.shape().idColumn(), before.log());
                 boolean isBook = !csv.file().sheet().isEmpty();
                 if (!sheet.isEmpty() && !isBook)
-                    throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel workbook");
+                    throw new Unusable("--sheet " + Text.shell(sheet) + ": " + input + " is not an Excel workbook",
+                            "leave it out");
                 if (!rows.isEmpty() && (isBook || !csv.file().isCopy()))
-                    throw new Unusable("--rows " + Text.shell(rows) + ": " + input + " is not JSON");
+                    throw new Unusable("--rows " + Text.shell(rows) + ": " + input + " is not JSON", "leave it out");
                 return csv;
             } catch (Unusable problem) {
                 csv.close();
@@ -8006,9 +8007,9 @@ diff: 'edits' lists what was changed
                     return new Response.NotSent("the server answers without TLS" + through,
                             "set DIFY_API_BASE_URL to http://, or to the server's https port");
                 // may pass, as when the server restarts, so it is no reason to stop
-                if (cause instanceof SSLHandshakeException && words.contains("terminated the handshake"))
-                    return new Response.NotSent("the server hung up before TLS began; if it has none, set "
-                            + "DIFY_API_BASE_URL to http://" + through, "");
+                if (cause instanceof SSLHandshakeException && words.contains("terminated the handshake")
+                        || words.equals("Read timed out")) return new Response.NotSent("TLS did not begin; if the "
+                                + "server has none, set DIFY_API_BASE_URL to http://" + through, "");
             }
             boolean isLate = isOver || problem instanceof SocketTimeoutException;
             return new Response.NotSent((isLate ? "no connection in time" : Text.reason(problem)) + through, "");
@@ -11399,7 +11400,8 @@ diff: 'edits' lists what was changed
             mapped.forEach((column, name) -> {
                 var option = "--map " + Text.shell(column + "=");
                 if (!header.titles().contains(column)) throw file.unusable(header.line(), 0, option + Text.shell(name)
-                        + ": no column " + Text.quoted(column), header.hint() + "; " + option + " drops the mapping");
+                        + ": no column " + Text.quoted(column), header.hint() + "; " + option
+                        + " drops an earlier mapping");
             });
             var names = new HashSet<String>();
             if (header.names().stream().anyMatch(Secret.current()::occursIn))

@@ -264,6 +264,8 @@ final class FilesTest extends WholeCommand {
                 --env-file none     | --env-file none:   | path
                 --quote x           | none               | --help
                 --skip-rows 9       | --skip-rows        |
+                --sheet x           | --sheet x:         | leave it out
+                --rows /x           | --rows /x:         | leave it out
                 -i none.csv         | none.csv:          | current folder
                 -i FOLDER           | folder             | file
                 -o none/a.jsonl     | none/a.jsonl:      | create
