@@ -1626,9 +1626,8 @@ final class DifyExec implements Runnable {
             if (demo.version == null && view.isEmpty() && out.progress != Progress.Style.OFF)
                 err.println("Connecting to " + setup.server.baseUrl.getHost() + " …");
             announceResumption(wanted);
-            var left = "; " + Text.count(wanted.rows(), "row is", "rows are") + " still pending, nothing was sent";
-            var server = dify.greet(left);
-            var app = dify.identify(origin, server.kind(), retrying.isSure, left);
+            var server = dify.greet("; nothing was sent");
+            var app = dify.identify(origin, server.kind(), retrying.isSure, "; nothing was sent");
             var form = checked.isPresent() ? checked.get() : check(wanted, server, dify);
             var mode = mode(selection, server.kind());
             var modes = batch.history().modePolicy(mode, server.kind(), server.version());
@@ -1659,25 +1658,17 @@ final class DifyExec implements Runnable {
             boolean isPart = selection.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
             // the version that was refused would be refused again
-            var next = limited(selection, batch, forecast.flatMap(Forecast::maxCost)).only(option ->
+            var next = limited(selection, forecast.flatMap(Forecast::maxCost)).only(option ->
                     !option.name().equals("--workflow-id") || stop.filter(one -> one.exit() == Exit.UNUSABLE).isEmpty())
                     .suggestNext(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, selection, forecast, next);
         }
 
-        /// Adds limits to the suggested command: after a sample, `--max-cost` with the estimated cost. A limit that was
-        /// reached would stop the next command at once, so it is replaced.
-        private NextCall limited(Batch.Selection selection, Batch batch, Optional<String> cost) {
-            var next = setup.next();
-            if (batch.index().isComplete()) return next;
-            var spent = batch.figures().spending;
-            if (pace.maxTokens != null && spent.tokens() >= pace.maxTokens) next = next.with("--max-tokens", "N");
-            boolean isReached = pace.maxCost != null
-                    && spent.paid().values().stream().anyMatch(paid -> paid.compareTo(pace.maxCost) >= 0);
+        /// After a sample, adds `--max-cost` with the estimated cost to the suggested command.
+        private NextCall limited(Batch.Selection selection, Optional<String> cost) {
             // a blocking run has no price, so --max-cost is not possible
             boolean isNew = selection.isSample() && pace.maxCost == null && workflow.mode != Mode.BLOCKING;
-            if (isReached || isNew && cost.isPresent()) next = next.with("--max-cost", cost.orElse("AMOUNT"));
-            return next;
+            return isNew && cost.isPresent() ? setup.next().with("--max-cost", cost.get()) : setup.next();
         }
 
         private static String whyNothing(Batch.Selection selection, Index index) {
@@ -2271,8 +2262,9 @@ final class DifyExec implements Runnable {
             static final Set<Kind> WRONG = EnumSet.of(PAID_TWICE, DUPLICATED, WITHOUT_RUN, LOST, DIFFERS);
             /// These are as expected, so the report does not list their rows.
             static final Set<Kind> ONLY_COUNTED = EnumSet.of(MATCHES, NEVER_STARTED, FAILED, OPEN);
-            static final Map<Kind, String> TITLES = Map.of(DUPLICATED, "two results of a run",
-                    WITHOUT_RUN, "result without a run", LOST, "result is missing");
+            static final Map<Kind, String> TITLES = Map.of(FAILED, "failed run", DUPLICATED,
+                    "two results of a run", WITHOUT_RUN, "result of another run", LOST, "result is missing",
+                    NOT_VERIFIABLE, "not shown by Dify");
         }
 
         record Finding(Kind kind, String id, String text) {}
@@ -3140,13 +3132,13 @@ diff: 'edits' lists what was changed
         String suggestNext(Batch batch) {
             var index = batch.index();
             var history = batch.history();
-            var next = continuing(history);
+            var next = continuing(history).beyondLimits(batch);
             var running = history.liveSession().map(session -> session.program().process().id());
             if (running.isPresent()) return "Process " + running.get() + " is working on this batch.";
             if (index.isComplete()) return next.suggestAfterSuccess(batch);
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             var note = isPending || hasFailed ? ""
-                    : "Unresolved rows are looked up on the next run; --resend-unknown sends them again.\n";
+                    : "run and retry look unresolved rows up; --resend-unknown sends them again.\n";
             var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
             boolean isPermanent = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
@@ -3163,7 +3155,8 @@ diff: 'edits' lists what was changed
             if (batch.csv().isEmpty()) return "All recorded rows succeeded. Pass -i "
                     + input.map(Path::toString).map(Text::shell).orElse("CSV") + " to include rows not yet run.";
             boolean hasOthers = batch.index().size() > batch.index().rows(); // rows that are not in this CSV
-            var done = "All rows succeeded.";
+            var partial = Text.around(", ", Progress.some(batch.index().count(RowStatus.PARTIAL), "partially"), "");
+            var done = "All rows succeeded" + partial + ".";
             if (batch.figures().count(LateEvent.class) > 0) done = "Every row has a result.";
             else if (hasOthers) done = "All rows of "
                     + Text.printable(batch.csv().get().file().input().toString(), 200) + " succeeded.";
@@ -3201,6 +3194,21 @@ diff: 'edits' lists what was changed
 
         NextCall only(Predicate<Typed> wanted) {
             return new NextCall(prefix, command, input, output, options.stream().filter(wanted).toList());
+        }
+
+        /// Replaces a limit that the batch has reached, which would stop the next command at once.
+        private NextCall beyondLimits(Batch batch) {
+            var spent = batch.figures().spending;
+            var next = this;
+            if (hasReached("--max-tokens", BigDecimal.valueOf(spent.tokens()))) next = next.with("--max-tokens", "N");
+            if (spent.paid().values().stream().anyMatch(paid -> hasReached("--max-cost", paid)))
+                next = next.with("--max-cost", Forecast.of(batch).flatMap(Forecast::maxCost).orElse("AMOUNT"));
+            return next;
+        }
+
+        private boolean hasReached(String limit, BigDecimal spent) {
+            return options.stream().map(Typed::text).filter(text -> text.matches(limit + "=[0-9]{0,18}\\.?[0-9]+"))
+                    .anyMatch(text -> new BigDecimal(text.substring(limit.length() + 1)).compareTo(spent) <= 0);
         }
 
         NextCall with(String option, String value) {
@@ -3777,15 +3785,15 @@ diff: 'edits' lists what was changed
             err.flush();
         }
 
-        /// Draws the line over the previous one, which fills several lines if the terminal has become narrower. In ANSI
-        /// codes, `A` moves up, `J` clears the rest of the screen, and `K` that of the line.
+        /// Draws the line over the previous one, which fills several lines of a terminal that has become narrower. `A`
+        /// moves up, `J` clears the rest of the screen, and `K` that of the line.
         private void redraw(String line, int width) {
             int above = Math.max(0, drawn - 1) / width;
             err.print((above == 0 ? "\r" : "\r\033[" + above + "A\033[J") + line + "\033[K");
             drawn = line.length();
         }
 
-        /// Formats the progress, with as many items as fit into `columns` characters, the most important first. Rows
+        /// Formats the progress, with as many items as fit into `columns`, the most important first. Rows
         /// with an outcome of an earlier session (`others`) count as done.
         ///
         /// `12/20 (60 %) · 3.2/s · 2 failed · 2.6 s left · elapsed 4.1 s · 5 running · Run failed: no city`
@@ -3799,12 +3807,11 @@ diff: 'edits' lists what was changed
                     some(tally.countOfAll(RowStatus.FAILED), "failed"),
                     some(tally.countOfAll(RowStatus.UNKNOWN), "unknown"),
                     some(tally.countOfAll(RowStatus.PAUSED), "paused"),
+                    some(activity.lookUps(), "being looked up"),
                     tally.timeLeft().map(left -> Text.seconds(left) + " left").orElse(""),
                     "elapsed " + Text.seconds(tally.elapsed()),
-                    some(activity.lookUps(), activity.lookUps() == 1 ? "row is being looked up"
-                            : "rows are being looked up"),
                     activity.running() + " running" + limit(tally.pace),
-                    some(activity.waiting(), "waiting"),
+                    some(activity.waiting(), "to resend"),
                     some(tally.spending.tokens(), "tokens"),
                     Figure.cost(tally.spending.prices()))
                     .filter(item -> !item.isEmpty()).collect(Collectors.toCollection(ArrayList::new));
@@ -3820,7 +3827,7 @@ diff: 'edits' lists what was changed
             return pace.slots() < pace.ceiling ? " (throttled to " + pace.slots() + ")" : "";
         }
 
-        private static String some(long count, String what) {
+        static String some(long count, String what) {
             return count == 0 ? "" : Text.number(count) + " " + what;
         }
 
@@ -3838,8 +3845,8 @@ diff: 'edits' lists what was changed
         private static final Set<String> SESSION_KEYS =
                 Set.of("seconds", "total_tokens", "cost", "runs_without_price", "retries", "forms_expired");
 
-        /// Prints everything in the order in which people ask. Why the session stopped comes first, what to type next
-        /// is near the end, and a row that may have been paid twice is last, where it is not overlooked.
+        /// Prints everything in the order in which people ask. A row that may have been paid twice is last, where it
+        /// is not overlooked.
         ///
         /// @param forecast for rows that were left out on purpose
         void print(Optional<Stop> stop, Batch.Selection selection, Optional<Forecast> forecast, String next) {
@@ -3968,21 +3975,16 @@ diff: 'edits' lists what was changed
             return new Bootstrap.Interval(one.low() * factor, one.estimate() * factor, one.high() * factor);
         }
 
-        /// Formats the forecast: `9,980 rows: 2 h 5 min to 2 h 40 min, 1.9 to 2.2 million tokens, 38 to 46
-        /// USD`.
+        /// Formats the forecast: `9,980 rows: likely 2 h 5 min to 2 h 40 min, 38 to 46 USD`.
         String text() {
             var figures = new ArrayList<String>();
             if (Double.isFinite(seconds.estimate())) figures.add(range(seconds, (time, _) -> Text.seconds(time)));
             if (tokens.estimate() > 0) figures.add(range(tokens, Forecast::figure) + " tokens");
             cost.forEach((currency, amount) ->
                     figures.add(range(amount, Forecast::figure) + " " + Text.printable(currency, 8)));
-            var notes = new ArrayList<String>();
-            if (!cost.isEmpty() && spent.unpriced() > 0)
-                notes.add("no price for " + Text.count(spent.unpriced(), "run"));
-            if (Double.isNaN(tokens.low())) notes.add("too few rows for a range");
             var all = String.join(", ", figures);
             return Text.count(rows, "row") + (all.contains(" to ") ? ": likely " : ": ") + all
-                    + Text.around(" (", String.join("; ", notes), ")");
+                    + (Double.isNaN(tokens.low()) ? " (too few rows for a range)" : "");
         }
 
         /// Formats a range, rounded outwards, so that rounding does not make it narrower.
@@ -4249,7 +4251,7 @@ diff: 'edits' lists what was changed
                     Figure.of("started_at", figures.startedAt().map(Times::text).orElse(null)),
                     Figure.of("updated_at", figures.updatedAt().map(Times::text).orElse(null)),
                     Figure.of("errors", Cause.groups(batch).stream().map(Cause.Group::json).toList()),
-                    new Figure("running_seconds", "time", figures.timeTaken().toMillis() / 1000.0,
+                    new Figure("running_seconds", "active time", figures.timeTaken().toMillis() / 1000.0,
                             figures.startedAt().map(start -> Text.seconds(figures.timeTaken()) + " ("
                                     + Times.local("yyyy-MM-dd HH:mm:ss", start) + " to "
                                     + Times.local(figures.updatedAt().get()) + ")").orElse("")),
@@ -4258,7 +4260,7 @@ diff: 'edits' lists what was changed
                     new Figure("seconds", "latency", latencies, latencies.entrySet().stream()
                             .map(one -> one.getKey() + " " + Text.seconds(one.getValue())).collect(joining(", "))),
                     new Figure("cost", "cost", spent.prices(), Figure.cost(spent.prices())),
-                    Figure.of("in_flight", "in flight", history.inFlight()),
+                    Figure.of("in_flight", "unfinished", history.inFlight()),
                     Figure.of("late", figures.count(LateEvent.class)),
                     Figure.of("lost_results", history.lost().size()),
                     Figure.of("unread_lines", history.unreadableLines()),
@@ -4269,7 +4271,7 @@ diff: 'edits' lists what was changed
                     Figure.of("versions", List.copyOf(index.versions())),
                     Figure.of("changed_in_input", history.changed().count()),
                     // without any price, every run lacks one
-                    new Figure("runs_without_price", "no price", spent.unpriced(),
+                    new Figure("runs_without_price", "cost lacks", spent.unpriced(),
                             isPriced ? Text.count(spent.unpriced(), "run") : ""),
                     Figure.of("stopped", history.stopped().orElse(null)),
                     new Figure("forecast", "remaining", forecast.map(Forecast::json).orElse(null),
@@ -4323,7 +4325,7 @@ diff: 'edits' lists what was changed
                     var counts = RowStatus.counts(shard.index()::count, paint::by);
                     out.println("  " + paint.faint("%-7s".formatted(Shards.shard(shard.files())))
                             + Text.around("", counts, " · ") + shard.figures().updatedAt()
-                            .map(at -> Text.number(history.inFlight()) + " in flight · " + Times.local(at))
+                            .map(at -> Text.number(history.inFlight()) + " unfinished · " + Times.local(at))
                             .orElse("not started"));
                 }
                 out.println();
@@ -4987,6 +4989,9 @@ diff: 'edits' lists what was changed
                 return new Contrast(key, all.get(0), all.get(1), all.get(2), all.get(3));
             }
 
+            private static final Map<String, String> NAMES =
+                    Map.of("percent_succeeded", "percent with result", "retries", "sent again");
+
             /// Subtracts the rounded figures, so that the result agrees with what is shown.
             private BigDecimal difference() {
                 return first == null || second == null ? null : second.subtract(first);
@@ -5013,7 +5018,7 @@ diff: 'edits' lists what was changed
                         Locale.ROOT, " (%+.1f %%)", 100 * change.doubleValue() / first.doubleValue());
                 boolean hasRange = change != null && low != null && !low.equals(high);
                 var range = hasRange ? signed(low) + " to " + signed(high) : "";
-                return List.of(key.replace('_', ' '), text(first), text(second), shown, range);
+                return List.of(NAMES.getOrDefault(key, key.replace('_', ' ')), text(first), text(second), shown, range);
             }
 
             Map<String, Object> json() {
@@ -5119,7 +5124,7 @@ diff: 'edits' lists what was changed
         }
 
         /// Returns the verdict, such as `Rows that differ: 775 of 800 (96.9 %). Correct: second is better, +6.5 points
-        /// (+2.0 to +11.0), 8 % dearer (+5 % to +11 %). Second is slower at p90: +0.35 s (+12.5 %).`
+        /// (+2.0 to +11.0).`
         private String sentence() {
             long judged = rows.size() - grades.get(Grade.NOT_JUDGED);
             if (isOne()) return Text.number(grades.get(Grade.CORRECT)) + " of " + Text.count(judged, "judged row")
@@ -5192,7 +5197,7 @@ diff: 'edits' lists what was changed
             var notes = new ArrayList<String>();
             if (!isOne() && matches.get(Match.ONLY_FIRST) + matches.get(Match.ONLY_SECOND) == recorded)
                 notes.add("no id has a result on both sides");
-            if (otherInputs > 0) notes.add("the inputs of " + Text.count(otherInputs, "row") + " differ, too");
+            if (otherInputs > 0) notes.add(Text.count(otherInputs, "row has", "rows have") + " other inputs");
             int slow = expected.slow().cardinality();
             if (slow > 0) notes.add(Text.count(slow, "row is", "rows are")
                     + " not judged: the regular expression is too slow for the output; do not repeat a group");
@@ -6054,7 +6059,7 @@ diff: 'edits' lists what was changed
             if (agenda.stopReason().isPresent()) return Optional.empty();
             var next = inFlight.isEmpty() ? nextStart(now) : now; // with a running row, the line moves anyway
             return gate.note(now, health.nextProbe()).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
-                    ? Optional.of("next start in " + Text.seconds(Duration.between(now, next)))
+                    ? Optional.of("resends in " + Text.seconds(Duration.between(now, next)))
                     : Optional.empty());
         }
 

@@ -266,13 +266,13 @@ final class AgendaTest {
                 20      |             | 1,240/5,000 (24 %)
                 45      |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed
                 102     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
-                · elapsed 2 min 4 s · 5 running · 2 waiting
+                · elapsed 2 min 4 s · 5 running · 2 to resend
                 127     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
-                · elapsed 2 min 4 s · 5 running · 2 waiting · 12,400 tokens
+                · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens
                 158     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
-                · elapsed 2 min 4 s · 5 running · 2 waiting · 12,400 tokens · 1.24 USD · the city is unknown
+                · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens · 1.24 USD · the city is unknown
                 143     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
-                · elapsed 2 min 4 s · 5 running · 2 waiting · 12,400 tokens · 1.24 USD · the city is…
+                · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens · 1.24 USD · the city is…
                 45      | Retry-After | 1,240/5,000 (24 %) · Retry-After · 10.2/s
                 """)
         void shortensTheFailureReasonThenDropsPartsToFitTheWidth(int columns, String rest, String line) {

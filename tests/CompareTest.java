@@ -209,7 +209,7 @@ final class CompareTest extends WholeCommand {
             batch().result("r", Map.of("a", 1), "inputs", Map.of("text", "one")).save(file("a.jsonl"));
             batch().result("r", Map.of("a", 1), "inputs", Map.of("text", "two")).save(file("b.jsonl"));
 
-            compare().exits(0).shows("Note: the inputs of 1 row differ, too\n");
+            compare().exits(0).shows("Note: 1 row has other inputs\n");
 
             assertEquals(1, diff().path("inputs_differ").asInt());
         }
@@ -994,7 +994,7 @@ final class CompareTest extends WholeCommand {
                 assertEquals(compare().out().lines().toList().getLast(), browser.text("#overview h2"));
                 assertEquals(List.of("1 row got worse", "1 row got better"), browser.texts("#overview button"));
                 assertEquals("Comparison: a.jsonl and b.jsonl", browser.text("#title"));
-                assertEquals(List.of("percent succeeded", "66.7", "66.7"), browser.texts(".totals td").subList(0, 3));
+                assertEquals(List.of("percent with result", "66.7", "66.7"), browser.texts(".totals td").subList(0, 3));
                 assertEquals(List.of("first: a.jsonl", "second: b.jsonl"), browser.texts("summary").stream()
                         .map(line -> line.split(",")[0]).toList());
                 assertEquals(List.of("red "), browser.texts("#body del").subList(0, 1));

@@ -228,8 +228,8 @@ final class ShardsTest extends WholeCommand {
                     .map(line -> line.strip().replaceAll(" +", " ").replaceAll("\\d{4}-.*", "TIME"))
                     .filter(line -> !line.startsWith("No files") && !line.contains("█")).toList();
             assertEquals(List.of(output() + ": 2 of 3 shards started, not merged yet", "", "",
-                    "1/3 4 succeeded, 1 failed · 0 in flight · TIME", "2/3 5 pending · not started",
-                    "3/3 1 succeeded, 1 pending · 0 in flight · TIME", "", next("run", " --mode blocking --shard 2/3")),
+                    "1/3 4 succeeded, 1 failed · 0 unfinished · TIME", "2/3 5 pending · not started",
+                    "3/3 1 succeeded, 1 pending · 0 unfinished · TIME", "", next("run", " --mode blocking --shard 2/3")),
                     lines);
         }
 
