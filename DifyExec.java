@@ -3877,7 +3877,7 @@ diff: 'edits' lists what was changed
             err.flush();
         }
 
-        /// Returns the lines about runs, latency, tokens and retries. The cost covers only this session's own runs.
+        /// Returns the lines about runs, latency and tokens. The cost covers only this session's own runs.
         ///
         /// @param early whether the session stopped early, so that runs may still be active on the server
         private List<String> figures(boolean early) {
@@ -4080,14 +4080,14 @@ diff: 'edits' lists what was changed
         }
     }
 
-    /// Shows the progress of a batch from its files, as a table or as one JSON object.
+    /// Shows the progress of a batch from its files, as a table or as JSON.
     static final class StatusView {
         private static final int BAR = 30; // characters of a bar for all rows; a line then fits into 80 columns
         /// Orders the bars and the JSON keys. Scripts rely on this order.
         private static final List<RowStatus> ORDER = List.of(RowStatus.SUCCEEDED, RowStatus.PARTIAL,
                 RowStatus.FAILED, RowStatus.PAUSED, RowStatus.UNKNOWN, RowStatus.PENDING);
 
-        /// Prints how far the batch is, why rows failed, and what to do next, in the order in which users ask.
+        /// Prints how far the batch is, why rows failed, and what to do next.
         static void print(Batch batch, PrintWriter out, Ansi paint, String next) {
             out.println(Screen.wrap(1, headline(batch, paint), 2));
             out.println();
@@ -4284,7 +4284,7 @@ diff: 'edits' lists what was changed
                             expired > 0 ? Text.count(expired, "run") : ""));
         }
 
-        /// Shows all shards of a batch that is not merged yet. Without the CSV, it is unknown how many rows a shard
+        /// Shows the shards of a batch that is not merged yet. Without the CSV, it is unknown how many rows a shard
         /// without files has.
         record OfShards(Path results, List<Batch> shards, boolean hasCsv) {
             static OfShards of(Shards shards, Optional<Csv> csv) {
@@ -4349,7 +4349,7 @@ diff: 'edits' lists what was changed
             return new Cause(batch.index().status(entry), batch.history().cause(entry));
         }
 
-        /// Holds the failed, paused or unknown rows that have the same cause.
+        /// Holds the failed, paused or unknown rows of one cause.
         ///
         /// @param until when the first of their forms expires; empty if none of them expires
         record Group(Cause cause, List<String> ids, String until) {
@@ -4607,8 +4607,8 @@ diff: 'edits' lists what was changed
         /// Its *Download CSV* escapes the same texts as an export.
         private static final String SCRIPT = Html.SCRIPT.replace("{NUMBER}", Spreadsheet.NUMBER.pattern());
 
-        /// Writes the HTML report of a batch. The rows of the CSV come first, in its order, so one iterator reads them
-        /// all. Inputs come from the result if there is one, because the CSV may have changed since.
+        /// Writes the HTML report of a batch. The CSV's rows come first, in its order, so one iterator reads all of
+        /// them. Inputs come from the result if there is one, because the CSV may have changed since.
         static void report(Batch batch, OutputStream file) throws IOException {
             var groups = Cause.groups(batch);
             var causes = new HashMap<Cause, Integer>();
@@ -12084,9 +12084,10 @@ diff: 'edits' lists what was changed
                 throw new Unusable(bytes.name() + ": is a binary file, a web page or XML",
                         "save it as .xlsx without a password, CSV or JSON lines");
             var repair = new Repair("--encoding", charset.name());
-            if (isNarrow)
-                original.add(new Fault(bytes, 1, 0, "not " + shape.encoding(), "use " + repair.option(), repair));
             var file = bytes.decoded(start);
+            // otherwise, it has named another one
+            if (isNarrow && file.charset == charset)
+                original.add(new Fault(bytes, 1, 0, "not " + shape.encoding(), "use " + repair.option(), repair));
             boolean isJson = JSON.matcher(file.start).lookingAt() || file.isArray() || file.isNamed("jsonl|ndjson");
             if (isJson && shape.headerRow() != null) throw new Unusable(file.name() + ": --header-row "
                     + shape.headerRow() + ": JSON has no header row",

@@ -265,13 +265,13 @@ final class AgendaTest {
                 8       |             | 1,240/5,
                 20      |             | 1,240/5,000 (24 %)
                 45      |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed
-                102     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
+                104     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
                 · elapsed 2 min 4 s · 5 running · 2 to resend
                 127     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
                 · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens
                 158     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
                 · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens · 1.24 USD · the city is unknown
-                143     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
+                145     |             | 1,240/5,000 (24 %) · 10.2/s · 124 failed · 6 min 8 s left \
                 · elapsed 2 min 4 s · 5 running · 2 to resend · 12,400 tokens · 1.24 USD · the city is…
                 45      | Retry-After | 1,240/5,000 (24 %) · Retry-After · 10.2/s
                 """)

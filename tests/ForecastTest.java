@@ -393,7 +393,7 @@ final class ForecastTest extends WholeCommand {
             var cost = forecast().at("/cost/USD");
 
             assertEquals(79 * 0.5 * 10 / 11, cost.path("mean").asDouble(), 0.001);
-            ofBatch("status").shows(" 10 runs)");
+            ofBatch("status").shows(" 10 runs\n");
         }
 
         @ParameterizedTest
