@@ -5719,6 +5719,7 @@ diff: 'edits' lists what was changed
         /// Holds when a stopped session no longer waits for running rows, after a signal or a rejected key. A limit
         /// lets all of them finish (docs/settings.md).
         private Instant hardStop = Instant.MAX;
+        private Instant lastTurn = Instant.MIN; // of the loop
         /// Each becomes true when a notice or request that must not be repeated was sent.
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false,
                 tokensNoted = false;
@@ -5864,6 +5865,8 @@ diff: 'edits' lists what was changed
         /// Dify to stop active runs.
         private void beforeEnd() {
             var now = clock.instant();
+            Invariant.hold(!now.isBefore(lastTurn), "the session's clock ran backwards");
+            lastTurn = now;
             // at the end of its time, any other stream is closed by its worker
             for (var sent : inFlight.values())
                 if (mustStayOpen(sent) && !now.isBefore(sent.start.plus(terms.limits().timeout())))
@@ -5918,7 +5921,7 @@ diff: 'edits' lists what was changed
             return starts;
         }
 
-        /// Returns whether a slot is free. Unresolved runs keep their slots until the server responds.
+        /// Unresolved runs keep their slots until the server responds.
         private boolean hasRoom(Instant now) {
             // streams that send only pings give up slots but stay open, so they need a limit of their own
             return busySlots(now) + health.doubts() < pace.slots() && inFlight.size() < 2 * pace.ceiling;
@@ -5954,7 +5957,7 @@ diff: 'edits' lists what was changed
 
         private void onProbed(Optional<Response> failure, Instant at) {
             probing--;
-            // a refusal shows that the server responds, too, unless it may pass, such as a proxy's 502
+            // a refusal is a response, too, unless it may pass, such as a proxy's 502
             if (failure.map(LookUpResult.Inconclusive::new).map(LookUpResult.Inconclusive::isAnswer).orElse(true))
                 health.noteResponse(at);
             else health.noteFailure(clock.instant(), at);
@@ -6063,15 +6066,15 @@ diff: 'edits' lists what was changed
                     : Optional.empty());
         }
 
-        /// Returns how many slots are taken. A stream that sends only pings for `patience` may have lost its worker, so
-        /// it is one of those that [Pace#held] counts.
+        /// Counts slots. A stream that sends only pings for `patience` may have lost its worker, so [Pace#held] counts
+        /// it.
         private int busySlots(Instant now) {
             int quiet = (int) inFlight.values().stream().filter(sent -> sent.isStreaming
                     && now.isAfter(sent.lastEvent.plus(pace.patience()))).count();
             return inFlight.size() - quiet + pace.held(agenda.cutOffTimes(), quiet, now);
         }
 
-        /// Returns how many runs may be active on the server, including those that were cut off.
+        /// Counts runs that may be active on the server, with those that were cut off.
         private int runsOnServer() {
             return inFlight.size() + agenda.cutOffTimes().size();
         }
@@ -6171,7 +6174,7 @@ diff: 'edits' lists what was changed
                 writer.record(EndEvent.of(attempt, now, end, response, why, writer.resultsBytesOnDisk()));
         }
 
-        /// Obeys a pause that the server asks for, which holds for every request of the session.
+        /// Obeys a pause that the server asks for, for all requests of the session.
         private void obeyPause(Response response, Instant now) {
             var pause = Backoff.Pause.of(response, now);
             if (pause.isEmpty() || agenda.stopReason().isPresent()) return;

@@ -73,6 +73,24 @@ final class GuardsTest extends WholeCommand {
                     scene.sent.stream().map(sent -> sent.row().id()).toList());
         }
 
+        /// The system's clock is set back by an hour when the second row is sent.
+        @Test
+        void holdsWhenTheClockIsSetBack() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            var zero = scene.world.now();
+            var clock = Times.neverBack(() -> scene.world.now().minus(Duration.ofHours(scene.sent.size() / 2)),
+                    () -> Duration.between(zero, scene.world.now()).toNanos());
+            scene.ports = Optional.of(new Engine.Ports(scene, scene, clock, scene.world.mailbox, scene.world,
+                    scene.halted::countDown));
+            scene.answer = (attempt, _) -> {
+                scene.wait(seconds(1));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+            assertEquals(3, scene.tally.succeeded());
+        }
+
         @Test
         void isAnInternalErrorWithAFileForAReport() throws IOException {
             var err = new StringWriter();
