@@ -4565,7 +4565,7 @@ diff: 'edits' lists what was changed
             return isNumber;
         }
 
-        /// Writes a date, a time or both, which Excel stores as a number with a format. Returns false if it is none.
+        /// Excel stores a date, a time or both as a number with a format. Returns false if it is none.
         private boolean writeMoment(int column, String cell) {
             var format = "yyyy-mm-dd hh:mm:ss";
             try {
@@ -4580,7 +4580,7 @@ diff: 'edits' lists what was changed
             return true;
         }
 
-        /// Writes the collected rows. The widths come before the first rows in the file.
+        /// The widths come before the first rows in the file.
         private void flush() throws IOException {
             if (row <= BLOCK_ROWS) widths.forEach((column, width) -> sheet.width(column, width));
             sheet.flush();
@@ -5383,7 +5383,7 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Writes JSON. Rows are written one by one, so the closing bracket of the head follows the last row.
+        /// Rows are written one by one, so the closing bracket of the head follows the last row.
         void printJson(PrintWriter out) {
             var head = object();
             if (!isOne()) matches.forEach((match, rows) -> head.put(match.key(), rows));
@@ -7029,7 +7029,7 @@ diff: 'edits' lists what was changed
             return access.at("/workflows/" + version + "run");
         }
 
-        /// Reads a blocking response. If it contains no end of the run, the run is looked up.
+        /// If the response contains no end of the run, the run is looked up.
         ///
         /// @param start when the request was made, in nanoseconds
         private Response blocking(Transport.Exchange http, long start, Consumer<StreamEvent> heard)
@@ -7063,7 +7063,7 @@ diff: 'edits' lists what was changed
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
-        /// Reads a stream up to its final event. If there is none, the run is looked up.
+        /// Without a final event, the run is looked up.
         private Response stream(Transport.Exchange http, SentInputs sent, Consumer<StreamEvent> heard)
                 throws IOException {
             var reader = new RunReader(app);
@@ -7640,7 +7640,7 @@ diff: 'edits' lists what was changed
             return data().path("finished_at").asLong(0);
         }
 
-        /// Reads a chatflow's message from the response. Its price is the price of the whole answer.
+        /// Reads a chatflow's message. Its price is the price of the whole answer.
         private Response.ChatMessage message() {
             var cost = Cost.of(metadata.path("usage"));
             // in this case, Dify has added up two currencies, or a price that cannot be read
@@ -16520,16 +16520,17 @@ diff: 'edits' lists what was changed
 
     /// Formats and reads times in UTC, to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
-        /// Returns a clock that never goes back, because it adds the elapsed time to the start. If the system clock is
-        /// ahead, because the computer slept, that counts.
+        /// Returns a clock that never goes back, because it adds the elapsed time to its last reading. If the system
+        /// clock is ahead, because the computer slept, that counts.
         static InstantSource neverBack(InstantSource time, LongSupplier nanos) {
-            var start = time.instant();
-            long first = nanos.getAsLong();
-            return () -> {
-                var now = time.instant();
-                var passed = start.plusNanos(nanos.getAsLong() - first);
-                return now.isBefore(passed) ? passed : now;
-            };
+            record Reading(Instant at, long nanos) {}
+            var last = new AtomicReference<>(new Reading(time.instant(), nanos.getAsLong()));
+            return () -> last.updateAndGet(before -> {
+                long now = nanos.getAsLong();
+                var passed = before.at().plusNanos(now - before.nanos());
+                var system = time.instant();
+                return new Reading(system.isBefore(passed) ? passed : system, now);
+            }).at();
         }
 
         /// Formats a time for files. A whole second has no milliseconds: `2026-01-16T12:00:00Z`.

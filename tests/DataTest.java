@@ -508,6 +508,14 @@ final class DataTest {
             assertEquals(NOON.plusSeconds(5), after(2, Duration.ofHours(-1)));
             assertEquals(NOON.plusSeconds(9), after(4, Duration.ZERO));
         }
+
+        @Test
+        void keepsAdvancingIfTheSystemTimeWasAheadAndIsCorrected() {
+            after(3, Duration.ofHours(1));
+
+            assertEquals(NOON.plusSeconds(3605), after(2, Duration.ofHours(-1)));
+            assertEquals(NOON.plusSeconds(3609), after(4, Duration.ZERO));
+        }
     }
 
     @Nested
