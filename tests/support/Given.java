@@ -639,6 +639,11 @@ final class Given {
         }
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
+            prepare(writer);
+            return engine.run();
+        }
+
+        void prepare(BatchWriter writer) throws IOException {
             var batch = writer.batch();
             var asked = selection.with(Choice.RESEND_UNKNOWN, resendUnknown).with(Choice.RERUN_CHANGED, rerunChanged);
             var wanted = batch.select(asked);
@@ -655,7 +660,6 @@ final class Given {
             engine = new Engine(wanted, terms, writer, real.orElseGet(() -> new Engine.Ports(workflow, this,
                     world.clock, world.mailbox, world, halted::countDown)));
             tally = engine.tally;
-            return engine.run();
         }
 
         /// A call that dies after its workflow got `after` requests; its open attempts remain in the log.
