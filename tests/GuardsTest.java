@@ -185,6 +185,49 @@ final class GuardsTest extends WholeCommand {
             assertEquals(1, scene.log("late").size());
             assertEquals(List.of("run-7"), scene.resultRuns());
         }
+
+        /// A file whose rows have changed cannot tell the cells of the runs that are looked for.
+        @Test
+        void isNotLookedForInAnInputThatHasChanged() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
+            scene.found = _ -> ABSENT;
+            scene.answer = (_, _) -> {
+                if (scene.sent.size() == 1) return cut(Symptom.NO_ANSWER);
+                Storage.naming(scene.csv, () -> Files.writeString(scene.csv, "id\nz\n"));
+                return succeeded("run-a");
+            };
+
+            var stop = scene.play();
+
+            assertEquals(Optional.of(Exit.STOPPED), stop.map(Stop::exit));
+            assertEquals(List.of("run-a"), scene.resultRuns());
+        }
+    }
+
+    @Nested
+    class TheActivity {
+        @Test
+        void countsRowsThatWaitAndRowsThatAreLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.slots = 4;
+            scene.backoff = new Backoff(seconds(60), seconds(60), 2);
+            scene.answer = (attempt, _) -> switch (attempt.row().id()) {
+                case "a", "b" -> attempt.tries().retries() > 0 ? succeeded("run-" + attempt.row().id())
+                        : failed("Rate Limit Error");
+                case "c" -> cut(Symptom.NO_ANSWER);
+                default -> succeeded("run-d");
+            };
+            scene.found = question -> question.attempt().row().id().equals("c") ? running("run-c")
+                    : Given.ended(failed("Rate Limit Error"));
+            var seen = new HashSet<List<Integer>>();
+            scene.watched = tally -> seen.add(List.of(tally.activity().waiting(), tally.activity().lookUps()));
+
+            scene.play();
+
+            assertTrue(seen.contains(List.of(2, 1)), seen::toString);
+            assertTrue(seen.contains(List.of(0, 1)), seen::toString);
+        }
     }
 
     @Nested
