@@ -5719,7 +5719,8 @@ diff: 'edits' lists what was changed
         /// Holds when a stopped session no longer waits for running rows, after a signal or a rejected key. A limit
         /// lets all of them finish (docs/settings.md).
         private Instant hardStop = Instant.MAX;
-        private Instant lastTurn = Instant.MIN; // of the loop
+        /// Holds when the loop last turned.
+        private Instant lastTurn = Instant.MIN;
         /// Each becomes true when a notice or request that must not be repeated was sent.
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false,
                 tokensNoted = false;
@@ -5865,6 +5866,7 @@ diff: 'edits' lists what was changed
         /// Dify to stop active runs.
         private void beforeEnd() {
             var now = clock.instant();
+            // by such times, rules decide whether to send a row again
             Invariant.hold(!now.isBefore(lastTurn), "the session's clock ran backwards");
             lastTurn = now;
             // at the end of its time, any other stream is closed by its worker
