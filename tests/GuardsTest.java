@@ -231,6 +231,104 @@ final class GuardsTest extends WholeCommand {
         }
     }
 
+    /// What a later session learns from the log.
+    @Nested
+    class TheHistory {
+        private final Index index = new Index();
+        private final History history = new History(index);
+
+        private void take(Event... events) {
+            for (var event : events) history.take(event);
+        }
+
+        private static Event run(int second, String user) {
+            return new Event.RunEvent(NOON.plusSeconds(second), "z", user, "run-" + user, "task-of-run-" + user);
+        }
+
+        private static Event look(int second, String id, String user) {
+            return new Event.LookEvent(NOON.plusSeconds(second), id, user, "run-" + user, "running");
+        }
+
+        /// As of a run that fails a requirement, and was paid for.
+        private static Event unmet(int second, String id, String user) {
+            var seen = new Event.EndEvent.LastResponse("run-" + user, 0, "no", 1, new Cost(10, null, ""),
+                    outputs("{}"), "");
+            return new Event.EndEvent(NOON.plusSeconds(second), id, user, "failed", "", seen, false, 0);
+        }
+
+        private OptionalLong passedAt(String user) {
+            return history.passedAt(user).stream().mapToLong(time -> Duration.between(NOON, time).toSeconds()).findAny();
+        }
+
+        @Test
+        void knowsWhenTheFirstLaterStreamHasPassedOneThatIsUnknown() {
+            take(session(0, "1.16.1"), attempt(1, "a", "u1"), end(2, "a", "u1", "unknown", "", "no"));
+            take(attempt(10, "b", "u2"), run(11, "u2"), attempt(20, "c", "u3"), run(21, "u3"));
+
+            assertEquals(OptionalLong.of(11), passedAt("u1"));
+        }
+
+        @Test
+        void countsAStreamAsStartedWhoseRunALookUpHasShown() {
+            take(session(0, "1.16.1"), attempt(1, "a", "u1"), attempt(10, "b", "u2"), look(11, "b", "u2"));
+
+            assertEquals(OptionalLong.of(11), passedAt("u1"));
+        }
+
+        @Test
+        void forgetsNoRunThatALookUpHasShown() {
+            take(session(0, "1.16.1"), attempt(1, "a", "u1"), look(11, "a", "u1"), session(20, "1.16.1"));
+
+            var unresolved = history.unresolvedByRow().get(index.find("a"));
+
+            var lookUp = history.lookUp(unresolved, row("a"), NOON.plusSeconds(20), seconds(300));
+            assertEquals(Optional.of("run-u1"), lookUp.run().map(RunRef::id));
+        }
+
+        /// The clock is set back by an hour before the second session.
+        @Test
+        void knowsThatEarlierSessionsWereBeforeThisOne() {
+            take(session(3600, "1.16.1"), attempt(3601, "a", "u1"), attempt(3610, "b", "u2"), run(3611, "u2"));
+            take(attempt(3620, "c", "u3"), session(20, "1.16.1"), attempt(30, "d", "u4"), run(31, "u4"));
+
+            assertEquals(OptionalLong.of(20), passedAt("u1"));
+            assertEquals(OptionalLong.of(31), passedAt("u3"));
+        }
+
+        /// Otherwise no session would look for the run of the second attempt.
+        @Test
+        void leavesNoRowOutThatWasSentAgainOnPurpose() {
+            take(session(0, "1.16.1"), attempt(1, "a", "u1"), unmet(2, "a", "u1"));
+            assertEquals(List.of(index.find("a")), history.kept(false).boxed().toList());
+
+            take(attempt(3, "a", "u2"));
+
+            assertEquals(List.of(), history.kept(false).boxed().toList());
+        }
+
+        @Test
+        void keepsASuccessWhateverALaterAttemptOfItsRowIs() {
+            history.take(new ResultLine(outputs("{\"id\":\"a\",\"status\":\"success\",\"user\":\"u1\"}")));
+            take(session(0, "1.16.1"), attempt(1, "a", "u1"), attempt(3, "a", "u2"), unmet(4, "a", "u2"));
+
+            assertEquals(RowStatus.SUCCEEDED, index.status(index.find("a")));
+            assertEquals(List.of(), history.kept(false).boxed().toList());
+        }
+
+        /// The original tool has no log.
+        @Test
+        void takesRowsOfTheRetryListForFailedUnlessTheySucceeded() throws IOException {
+            var files = BatchFiles.of(folder.resolve("results.jsonl"));
+            Files.writeString(files.results(), "\uFEFF{\"id\":\"a\",\"status\":\"success\",\"outputs\":{}}\n");
+            Files.writeString(files.retry(), "a\nb\n");
+
+            History.of(files, index, List.of());
+
+            assertEquals(List.of(RowStatus.SUCCEEDED, RowStatus.FAILED),
+                    Stream.of("a", "b").map(index::find).map(index::status).toList());
+        }
+    }
+
     @Nested
     class ResultsThatWereLost {
         /// The log's sizes tell a later session that results were lost, although the file has grown since.
