@@ -330,6 +330,84 @@ final class GuardsTest extends WholeCommand {
     }
 
     @Nested
+    class TheWriter {
+        private static final ResultLine SUCCESS = new ResultLine(
+                outputs("{\"id\":\"a\",\"status\":\"success\",\"user\":\"u1\",\"seconds\":1.0}"));
+
+        private Scene scene;
+        private boolean isBroken = false;
+
+        /// A batch whose disk may break: no results or log lines can be forced to it.
+        private BatchWriter open(boolean breaksResultsOnly) throws IOException {
+            scene = Scene.of(folder, "a", "b");
+            scene.disk = (file, _) -> {
+                if (isBroken && (!breaksResultsOnly || file.size() == Files.size(scene.output)))
+                    throw new IOException("the disk is broken");
+            };
+            return scene.open();
+        }
+
+        /// Exit code 2 means that nothing was sent, and so that nothing was paid for.
+        @Test
+        void saysWhetherAnythingWasSentWhenItCannotWrite() throws IOException {
+            var problem = new IOException("the disk is full");
+            try (var writer = open(false)) {
+                writer.record(session(0, "1.16.1"));
+                writer.commit(NOON, _ -> {});
+                writer.record(attempt(1, "a", "u1"));
+                assertEquals(Exit.UNUSABLE, writer.unwritable(problem).exit());
+
+                writer.commit(NOON, _ -> {});
+
+                assertEquals(Exit.STOPPED, writer.unwritable(problem).exit());
+                assertNotEquals(writer.unwritable(problem).hint(),
+                        writer.unwritable(new LineFile.Touched(scene.output)).hint());
+            }
+        }
+
+        /// A later session compares this size with that of the file, and so notices lost results.
+        @Test
+        void recordsTheFinalSizeOfTheResultsAtAStop() throws IOException {
+            try (var writer = open(false)) {
+                writer.record(session(0, "1.16.1"));
+                writer.record(attempt(1, "a", "u1"));
+                writer.commit(NOON, _ -> {});
+                writer.recordSuccess(SUCCESS);
+
+                writer.recordStop(NOON, Optional.empty());
+            }
+
+            assertEquals(Files.size(scene.output), scene.log("stop").getLast().path("results").asLong());
+        }
+
+        @Test
+        void reportsResultsThatCannotBeForcedToDisk() throws IOException {
+            try (var writer = open(true)) {
+                writer.record(session(0, "1.16.1"));
+                writer.record(attempt(1, "a", "u1"));
+                writer.commit(NOON, _ -> {});
+                writer.awaitResults();
+                writer.recordSuccess(SUCCESS);
+                isBroken = true;
+                writer.commit(NOON, _ -> {});
+
+                assertThrows(UncheckedIOException.class, writer::awaitResults);
+            }
+        }
+
+        @Test
+        void reportsTheLastLinesThatCannotBeForcedToDisk() throws IOException {
+            var writer = open(false);
+            writer.record(session(0, "1.16.1"));
+            writer.commit(NOON, _ -> {});
+            writer.recordStop(NOON, Optional.empty());
+            isBroken = true;
+
+            assertEquals(Optional.of(Exit.UNUSABLE), writer.finish().map(Stop::exit));
+        }
+    }
+
+    @Nested
     class ResultsThatWereLost {
         /// The log's sizes tell a later session that results were lost, although the file has grown since.
         @Test
