@@ -315,6 +315,25 @@ final class GuardsTest extends WholeCommand {
             assertEquals(List.of(), history.kept(false).boxed().toList());
         }
 
+        @Test
+        void countsAttemptsWithoutAnEndButNoneOfARowThatHasSucceeded() {
+            history.take(new ResultLine(outputs("{\"id\":\"c\",\"status\":\"success\",\"user\":\"u9\"}")));
+            take(session(0, "1.16.1"), attempt(1, "a", "u1"), end(2, "a", "u1", "unknown", "run-1", "no"));
+            take(attempt(3, "b", "u2"), attempt(4, "c", "u3"));
+
+            assertEquals(1, history.inFlight());
+        }
+
+        @Test
+        void countsARowThatIsSentAgainOnceAndItsOtherAttemptsAsRetries() {
+            var figures = new Figures();
+            history.count(figures);
+            take(session(0, "1.16.1"), attempt(1, "a", "u1"), end(2, "a", "u1", "again", "run-1", "no"));
+            take(attempt(3, "a", "u2"), attempt(4, "b", "u3"));
+
+            assertEquals(1, figures.retries());
+        }
+
         /// The original tool has no log.
         @Test
         void takesRowsOfTheRetryListForFailedUnlessTheySucceeded() throws IOException {
