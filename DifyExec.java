@@ -233,7 +233,7 @@ final class DifyExec implements Runnable {
         console.spec.commandLine().usage(console.out());
     }
 
-    // ── Commands ────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Commands ─────────────────────────────────────────────────────────────
 
     @Command(name = "run", description = "Run every row that has not succeeded yet.",
             footer = {"  difyexec run --demo -i data.csv -o results.jsonl",
@@ -735,7 +735,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Shell ────────────────────────────────────────────────────────────────
 
     /// Runs commands on one open batch, from a terminal or a script. Its options are the defaults of these commands.
     ///
@@ -1487,7 +1487,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    // ── Work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Work ─────────────────────────────────────────────────────────────────
 
     /// Holds the options of `run` and `retry`, and turns them into a batch that the engine can run. For picocli, a
     /// group is only a heading of the help (`validate = false`), and `order` its place there.
@@ -2128,7 +2128,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    // ── Verification ─────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Verification ─────────────────────────────────────────────────────────
 
     /// Checks a batch against the server's records. It interprets log and results itself and shares no decision with
     /// the engine, so that it can find the engine's mistakes.
@@ -2609,7 +2609,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Options ──────────────────────────────────────────────────────────────
 
     /// Contains the common parts of the tool's and the shell's command lines.
     static final class CommandLines {
@@ -3730,7 +3730,7 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Views ────────────────────────────────────────────────────────────────
 
     /// Prints progress on stderr: on a terminal one line, redrawn five times a second, otherwise a new line every ten
     /// seconds. The methods are synchronized, because the thread that watches the disk calls them, too.
@@ -5687,7 +5687,7 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Engine ───────────────────────────────────────────────────────────────
 
     /// Runs the rows of an agenda to their outcomes. Only the calling thread changes state, so nothing is locked.
     static final class Engine {
@@ -6757,7 +6757,7 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Dify ─────────────────────────────────────────────────────────────────
 
     record ServerInfo(String app, AppKind kind, String version) {}
 
@@ -8277,7 +8277,7 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Batch ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Batch ────────────────────────────────────────────────────────────────
     //
     // entry       the number of an id in the index; for an id of the CSV, this is also the number of its row
     // unresolved  a row may have been sent, and its outcome must be looked up before it may be sent again
@@ -11248,7 +11248,7 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Input ────────────────────────────────────────────────────────────────
 
     /// Reads a table as often as needed, one row after the other, so that it need not fit into the memory. It is a CSV
     /// (RFC 4180), or the copy of a workbook or of JSON in that form. Opening it reads the header, and [#check] reads
@@ -13517,7 +13517,7 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Rules ────────────────────────────────────────────────────────────────
 
     /// Decides what a response means for its row. Only for a failed upload, [Sender] has already decided whether the
     /// row is at fault.
@@ -14720,7 +14720,7 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Data ─────────────────────────────────────────────────────────────────
 
     /// Holds one row of the input. `index` counts from 0, `line` is where the row begins in the file, and `fingerprint`
     /// the hash of `inputs`. If `isEdited`, the CSV lacks changes of the shell. `typed` names the inputs that were
@@ -15663,7 +15663,7 @@ diff: 'edits' lists what was changed
         record Chunk(String text) implements Live {}
     }
 
-    // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Demo ─────────────────────────────────────────────────────────────────
 
     /// Runs a small Dify inside this process, with real HTTP on loopback, so that difyexec works as always. It is one
     /// app with a text variable for each column, and responds as the recorded servers do. A run continues after its
@@ -15968,7 +15968,7 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Basics ───────────────────────────────────────────────────────────────
 
     static final String VERSION = "0.5.0", NAME_AND_VERSION = "difyexec " + VERSION;
 
@@ -17074,7 +17074,7 @@ diff: 'edits' lists what was changed
         }
     }
 
-    // ── Page ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Page ─────────────────────────────────────────────────────────────────
 
     /// Holds the page of `status --html` and `compare --html`. It is one file that loads nothing, so that it can be
     /// sent to a colleague. Its script draws everything from JSON: a browser would need too long for the HTML of
