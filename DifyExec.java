@@ -6064,7 +6064,7 @@ diff: 'edits' lists what was changed
             if (agenda.stopReason().isPresent()) return Optional.empty();
             var next = inFlight.isEmpty() ? nextStart(now) : now; // with a running row, the line moves anyway
             return gate.note(now, health.nextProbe()).or(() -> next.isAfter(now) && next.isBefore(Instant.MAX)
-                    ? Optional.of("resends in " + Text.seconds(Duration.between(now, next)))
+                    ? Optional.of("next row in " + Text.seconds(Duration.between(now, next)))
                     : Optional.empty());
         }
 
@@ -6473,6 +6473,7 @@ diff: 'edits' lists what was changed
         private final Map<Integer, Instant> cutOffTimes = new HashMap<>();
         private final Batch batch;
         private int lost = 0; // counts the look-ups of attempts whose result may be lost
+        private int rechecks = 0; // counts the look-ups of [Purpose#RESEND]
         private boolean lateAsked = false; // whether the last look-ups, see [#lookForLate], have started
         private volatile Optional<Stop> stopReason = Optional.empty(); // workers read it, too
 
@@ -6520,16 +6521,19 @@ diff: 'edits' lists what was changed
             return waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
         }
 
+        /// Counts rows to resend, also those whose earlier attempts are looked up when they are due.
         int waiting() {
-            return waiting.size();
+            return waiting.size() + rechecks;
         }
 
         int lookUps() {
-            return lookUps.size();
+            return lookUps.size() - rechecks;
         }
 
         LookUp takeLookUp() {
-            return lookUps.remove().lookUp();
+            var taken = lookUps.remove().lookUp();
+            if (taken.purpose == Purpose.RESEND) rechecks--;
+            return taken;
         }
 
         Collection<Instant> cutOffTimes() {
@@ -6557,6 +6561,7 @@ diff: 'edits' lists what was changed
 
         void lookUp(LookUp lookUp, Instant due) {
             lookUps.add(new Due(lookUp, due));
+            if (lookUp.purpose == Purpose.RESEND) rechecks++;
             if (lookUp.is(Symptom.LOST_RESULT)) lost++;
             if (lookUp.holdsSlot()) cutOffTimes.put(lookUp.attempt.row().index(), lookUp.cutAt());
         }

@@ -372,7 +372,7 @@ final class EngineTest {
 
             scene.play();
 
-            assertTrue(shown.contains("resends in 5 s"), shown::toString);
+            assertTrue(shown.contains("next row in 5 s"), shown::toString);
         }
 
         @Test

@@ -229,6 +229,24 @@ final class GuardsTest extends WholeCommand {
             // at most two are looked up at a time
             assertTrue(seen.contains(List.of(0, 3)), seen::toString);
         }
+
+        @Test
+        void countsARowThatIsAboutToBeSentAgainAsWaiting() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(seconds(60), seconds(60), 2);
+            var answers = new ArrayDeque<>(List.of(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"),
+                    succeeded("run-a")));
+            scene.answer = (_, _) -> answers.remove();
+            scene.found = question -> question.attempt().user().equals(scene.sent.getFirst().user()) ? ABSENT
+                    : Given.ended(failed("Rate Limit Error"));
+            var seen = new ArrayList<List<Integer>>();
+            scene.watched = tally -> seen.add(List.of(tally.activity().waiting(), tally.activity().lookUps()));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "again", "succeeded"), scene.outcomes("a"));
+            assertTrue(seen.contains(List.of(1, 0)), seen::toString);
+        }
     }
 
     /// What a later session learns from the log.
