@@ -3768,7 +3768,7 @@ diff: 'edits' lists what was changed
         @Override
         public synchronized void say(String sentence) {
             end();
-            err.println(Text.printable(sentence, 1000));
+            err.println(Screen.wrap(2, Text.printable(sentence, 1000), 2));
             err.flush();
         }
 
@@ -5350,7 +5350,7 @@ diff: 'edits' lists what was changed
             int more = unequal.cardinality() - rows.length;
             if (more > 0) out.println("\n  … and " + Text.count(more, "more row") + " (--all)");
             if (!hasProblems() && !isOne()) out.println("\nNothing differs.");
-            out.println("\n" + sentence());
+            out.println("\n" + Screen.wrap(1, sentence(), 0));
             out.flush();
         }
 
