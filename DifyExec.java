@@ -1369,7 +1369,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        /// Prints a part of the text, which may begin or end in the middle of a line.
+        /// Prints a part of the text, which may begin or end within a line.
         private void printChunk(String part) {
             if (part.isEmpty()) return;
             if (!isInText) out.print("            | "); // below the titles of nodes, which follow their times
@@ -1994,7 +1994,7 @@ final class DifyExec implements Runnable {
             return run.at("/workflow_run/id").asText("");
         }
 
-        /// Requests the records of the first runs at the same time. One that fails is repeated alone.
+        /// Requests the records of the first runs together. One that fails is repeated alone.
         private void takeFirst(Deque<String> ids) throws InterruptedException, ExecutionException {
             var replies = new LinkedHashMap<String, CompletableFuture<DifyClient.Reply<Optional<StoredRun>>>>();
             while (!ids.isEmpty() && replies.size() < Math.min(RUNS_AT_ONCE, wanted.last - taken.size())) {
@@ -3127,7 +3127,7 @@ diff: 'edits' lists what was changed
                     .flatMap(words -> words).collect(joining(" ")).strip();
         }
 
-        /// Suggests how to continue a batch. If every failed row would fail again in the same way, suggests the shell.
+        /// Suggests how to continue a batch. If every failed row would fail in the same way, suggests the shell.
         /// Missing shards come first, because `run` and `retry` are rejected until they are merged.
         String suggestNext(Batch batch) {
             var index = batch.index();
@@ -5719,7 +5719,7 @@ diff: 'edits' lists what was changed
         /// Holds when a stopped session no longer waits for running rows, after a signal or a rejected key. A limit
         /// lets all of them finish (docs/settings.md).
         private Instant hardStop = Instant.MAX;
-        /// Holds when the loop last turned.
+        /// Holds when the loop last ran.
         private Instant lastTurn = Instant.MIN;
         /// Each becomes true when a notice or request that must not be repeated was sent.
         private boolean taskStopsSent = false, linksNoted = false, damageNoted = false, pricesNoted = false,
@@ -5866,7 +5866,7 @@ diff: 'edits' lists what was changed
         /// Dify to stop active runs.
         private void beforeEnd() {
             var now = clock.instant();
-            // by such times, rules decide whether to send a row again
+            // rules compare times before a row is sent again
             Invariant.hold(!now.isBefore(lastTurn), "the session's clock ran backwards");
             lastTurn = now;
             // at the end of its time, any other stream is closed by its worker
@@ -5948,7 +5948,7 @@ diff: 'edits' lists what was changed
             return (int) inFlight.values().stream().filter(sent -> sent.isSilent(now)).count();
         }
 
-        /// Asks the server for something that starts nothing. A row that was sent instead would become unresolved.
+        /// Asks for something that starts nothing. A row that was sent instead would become unresolved.
         private void probe(Instant now) {
             probing++;
             work(() -> {
@@ -6045,7 +6045,7 @@ diff: 'edits' lists what was changed
                 if (probing == 0) times.add(health.nextProbe());
             }
             var left = Duration.between(now, Collections.min(times));
-            // at least 1 ms, so that something that is due but cannot start does not make the loop spin
+            // at least 1 ms, so that what is due but cannot start does not make the loop spin
             return left.isPositive() ? left : Duration.ofMillis(1);
         }
 
@@ -6894,7 +6894,7 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// Returns the URL of a file. A row's content can decide it, so it must not lead to anything that only this
+            /// Returns the URL of a file. A row's content can decide it, so it must not lead to what only this
             /// machine can reach.
             URI parseUrl(String link) throws IOException {
                 if (link.isBlank()) // a blank link would lead to the API itself
@@ -7159,7 +7159,7 @@ diff: 'edits' lists what was changed
 
         /// Looks a run up by the user of its attempt. A workflow's runs are in its log. Those of other apps are not, so
         /// their conversations are listed instead, except for completions, which no route shows. One entry is expected.
-        /// A job that Dify ran twice has two entries, both of the same run.
+        /// A job that Dify ran twice has two entries of the same run.
         private LookUpResult byName(SentInputs sent) {
             if (app == AppKind.COMPLETION) return new LookUpResult.Unlisted();
             if (app.hasConversations()) return result(message(sent), message -> ofMessage(message, sent));
@@ -7320,7 +7320,7 @@ diff: 'edits' lists what was changed
                     : new Reply.NotGot<>(Response.Refused.unexpected("Dify returned another list, or part of it")));
         }
 
-        /// Fetches Dify's record of a run, or empty if there is none that can be used.
+        /// Fetches Dify's record of a run, or empty if none can be used.
         Reply<Optional<StoredRun>> storedRun(String id) {
             var reply = fetch("/workflows/run/" + encoded(id));
             boolean isUnreadable = reply instanceof Reply.NotGot(Response.Unreadable _); // it is too large or too deep
@@ -7650,7 +7650,7 @@ diff: 'edits' lists what was changed
         /// Reads a chatflow's message. Its price is the price of the whole answer.
         private Response.ChatMessage message() {
             var cost = Cost.of(metadata.path("usage"));
-            // in this case, Dify has added up two currencies, or a price that cannot be read
+            // then Dify has added up two currencies, or a price that cannot be read
             boolean isUnclear = !prices.isEmpty() && paid().isEmpty();
             return new Response.ChatMessage(conversation, messageId, isUnclear ? Cost.of(cost.tokens()) : cost);
         }
@@ -8698,7 +8698,7 @@ diff: 'edits' lists what was changed
         /// Waits until the results are on disk. After this, outcomes may be shown.
         void awaitResults() {
             joinResults();
-            results.force(); // throws the error of the other thread, if there was one
+            results.force(); // throws the error of the other thread, if any
         }
 
         private void joinResults() {
@@ -12683,7 +12683,7 @@ diff: 'edits' lists what was changed
                 return content.toString();
             }
 
-            /// Moves to the end of the next row or shared text. Returns false if there is none.
+            /// Moves to the end of the next row or shared text. Returns false without one.
             boolean next() {
                 for (cells.clear(); xml.hasNext(); ) switch (xml.next()) {
                     case StartElement start -> start(start, start.getName().getLocalPart());
@@ -14672,7 +14672,7 @@ diff: 'edits' lists what was changed
     static final class Bootstrap {
         /// With 2,000 draws, 100 of them lie beyond each bound of a 90 % interval, so the bounds are steady.
         private static final int RESAMPLES = 2_000;
-        /// Beyond this many rows, groups of rows are drawn, so that a million rows take as long as a thousand.
+        /// Beyond this many rows, groups of rows are drawn: a million rows take as long as a thousand.
         static final int MAX_GROUPS = 1_000;
 
         /// @param low the lower bound; NaN if the figure is unknown, as `estimate` and `high` are then
@@ -16527,17 +16527,17 @@ diff: 'edits' lists what was changed
 
     /// Formats and reads times in UTC, to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
-        /// Returns a clock that never goes back, because it adds the elapsed time to its last reading. If the system
-        /// clock is ahead, because the computer slept, that counts.
+        /// Returns a clock that never goes back: it adds the elapsed time to the start. If the system clock is ahead,
+        /// because the computer slept, that counts from then on.
         static InstantSource neverBack(InstantSource time, LongSupplier nanos) {
-            record Reading(Instant at, long nanos) {}
-            var last = new AtomicReference<>(new Reading(time.instant(), nanos.getAsLong()));
-            return () -> last.updateAndGet(before -> {
-                long now = nanos.getAsLong();
-                var passed = before.at().plusNanos(now - before.nanos());
-                var system = time.instant();
-                return new Reading(system.isBefore(passed) ? passed : system, now);
-            }).at();
+            var start = time.instant();
+            long first = nanos.getAsLong();
+            var lead = new AtomicLong(); // by which the system clock was ahead at most
+            return () -> {
+                var passed = start.plusNanos(nanos.getAsLong() - first);
+                long ahead = Duration.between(passed, time.instant()).toNanos();
+                return passed.plusNanos(lead.accumulateAndGet(ahead, Math::max));
+            };
         }
 
         /// Formats a time for files. A whole second has no milliseconds: `2026-01-16T12:00:00Z`.
