@@ -4565,7 +4565,7 @@ diff: 'edits' lists what was changed
             return isNumber;
         }
 
-        /// Excel stores a date, a time or both as a number with a format. Returns false if it is none.
+        /// Writes a date, a time or both, which Excel stores as a number with a format. Returns false if it is none.
         private boolean writeMoment(int column, String cell) {
             var format = "yyyy-mm-dd hh:mm:ss";
             try {
@@ -5923,7 +5923,7 @@ diff: 'edits' lists what was changed
             return starts;
         }
 
-        /// Unresolved runs keep their slots until the server responds.
+        /// Returns whether a slot is free. Unresolved runs keep their slots until the server responds.
         private boolean hasRoom(Instant now) {
             // streams that send only pings give up slots but stay open, so they need a limit of their own
             return busySlots(now) + health.doubts() < pace.slots() && inFlight.size() < 2 * pace.ceiling;
@@ -7036,7 +7036,7 @@ diff: 'edits' lists what was changed
             return access.at("/workflows/" + version + "run");
         }
 
-        /// If the response contains no end of the run, the run is looked up.
+        /// Reads a blocking response. If it contains no end of the run, the run is looked up.
         ///
         /// @param start when the request was made, in nanoseconds
         private Response blocking(Transport.Exchange http, long start, Consumer<StreamEvent> heard)
@@ -7070,7 +7070,7 @@ diff: 'edits' lists what was changed
             return Optional.of(waited.isNegative() ? Duration.ZERO : waited);
         }
 
-        /// Without a final event, the run is looked up.
+        /// Reads a stream up to its final event. If there is none, the run is looked up.
         private Response stream(Transport.Exchange http, SentInputs sent, Consumer<StreamEvent> heard)
                 throws IOException {
             var reader = new RunReader(app);
