@@ -2241,7 +2241,7 @@ final class DifyExec implements Runnable {
             FAILED,
             /// The run has not ended according to Dify's record, or it succeeded and the next `run` takes its result.
             OPEN,
-            /// An additional run of a row that the user sent again, for example with `retry --force`.
+            /// An additional run of a row that the user sent again, as with `retry --force`.
             SENT_AGAIN,
             /// An additional run that succeeded or still may succeed, although nobody asked to send the row again.
             PAID_TWICE,
@@ -6408,8 +6408,8 @@ diff: 'edits' lists what was changed
                     + Text.seconds(grace) + " to finish; Ctrl-C again stops at once.");
         }
 
-        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. The tasks of blocking
-        /// runs are unknown, so they cannot be stopped, and the next session looks them up.
+        /// Asks Dify to stop the runs in flight, and waits up to `patience` for their outcomes. Blocking runs have no
+        /// known task, so the next session looks them up.
         private void stopTasks(Duration patience) {
             if (!taskStopsSent) for (var sent : inFlight.values()) stopTask(sent, StopEvent.INTERRUPTED);
             taskStopsSent = true;
@@ -7937,7 +7937,7 @@ diff: 'edits' lists what was changed
                     + " at a time", "lower -c, or raise the limit: ulimit -n " + (runs + 200));
         }
 
-        /// Trusts the certificates of a file in addition to the system's, because outputs can link to public servers.
+        /// Trusts the certificates of a file beside the system's, because outputs can link to public servers.
         private static SSLSocketFactory trusting(Env.Setting setting) {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var text = new String(in.readNBytes(CA_FILE_BYTES), ISO_8859_1);
@@ -8030,7 +8030,7 @@ diff: 'edits' lists what was changed
             return new Response.NotSent((isLate ? "no connection in time" : Text.reason(problem)) + through, "");
         }
 
-        /// Describes a proxy's own response. A 5xx may pass, for example if the proxy does not reach the server.
+        /// Describes a proxy's own response. A 5xx may pass if the proxy does not reach the server.
         private Response.NotSent notPassedOn(int status) {
             var by = "the proxy " + proxy.orElseThrow().getHost();
             if (status == 407) return new Response.NotSent(by + " asks for a user name and a password, or rejects them",
@@ -8762,8 +8762,8 @@ diff: 'edits' lists what was changed
 
     // Batch: rows and figures
 
-    /// Holds the ids of a batch, and the line, hash and status of each, packed into about forty bytes per id. Entries
-    /// are numbered in the order in which they came, so the number of a row's entry is that of the row.
+    /// Holds the ids of a batch, and the line, hash and status of each, in about forty bytes per id. Entries are
+    /// numbered in the order in which they came, so the number of a row's entry is that of the row.
     static final class Index {
         private static final RowStatus[] STATUSES = RowStatus.values(); // values() makes a copy each time
 
@@ -11003,8 +11003,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Records that an attempt is over without a success. `outcome` is failed, paused, unknown, or another word
-        /// that docs/files.md explains. `results` is always in the line, because a size of 0 has a meaning.
+        /// Records that an attempt is over without a success. docs/files.md explains each `outcome`. `results` is
+        /// always in the line, because a size of 0 has a meaning.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record EndEvent(Instant t, @JsonProperty(required = true) String id, String user,
                 @JsonProperty(required = true) String outcome, String fingerprint, @JsonUnwrapped LastResponse last,
@@ -11092,7 +11092,7 @@ diff: 'edits' lists what was changed
     static final class Lines implements AutoCloseable {
         /// Holds the byte order mark of UTF-8. The results begin with it, as in the original tool.
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
-        /// Reads lines of a batch. Other versions have other fields. Text after the JSON comes from two lines that were
+        /// Reads lines of a batch. Versions differ in fields. Text after the JSON comes from two lines that were
         /// joined. A line without a valid time is not ours.
         static final JsonMapper MAPPER = Json.MAPPER.rebuild()
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
@@ -11395,8 +11395,8 @@ diff: 'edits' lists what was changed
             }
         }
 
-        /// Gives each column the name of its variable, and adds row numbers and constants. A column without a name can
-        /// be chosen by its number, such as `column 3`.
+        /// Gives columns the names of their variables, and adds row numbers and constants. One without a name can be
+        /// chosen by its number, such as `column 3`.
         private static Csv of(TextFile file, Header header, Shape shape) {
             var inputs = new ArrayList<Input>();
             var mapped = shape.names().map();
@@ -11559,7 +11559,7 @@ diff: 'edits' lists what was changed
                 if (file.original().hasChanged()) onFault.accept(file.changed(0)); // rows may be missing
                 return rows.ofOtherShards;
             } catch (Faulty end) {
-                onFault.accept(end.fault); // for example after an unclosed quote, the rest cannot be divided into cells
+                onFault.accept(end.fault); // after an unclosed quote, the rest cannot be divided into cells
                 return 0;
             }
         }
@@ -13438,8 +13438,8 @@ diff: 'edits' lists what was changed
                         .stream()).distinct().toList();
             }
 
-            /// Chooses the option for cells that are a number with either decimal mark: the one that other cells need,
-            /// otherwise a comma if the file has semicolons. If other cells need both, no option helps.
+            /// Chooses the option for cells that are a number with either decimal mark: that of other cells, otherwise
+            /// a comma if the file has semicolons. If other cells need both, no option helps.
             private void chooseDecimal() {
                 var marks = List.of(Repair.DECIMAL_COMMA, Repair.DECIMAL_POINT);
                 var needed = problems.stream().map(Problem::option).filter(marks::contains).distinct().toList();
@@ -16007,7 +16007,7 @@ diff: 'edits' lists what was changed
 
     /// Ends a command before it starts any run. The message is one sentence about what cannot be used and where.
     static class Unusable extends RuntimeException {
-        final Exit exit; // usually UNUSABLE, but for example STOPPED if the server does not respond
+        final Exit exit; // usually UNUSABLE, but STOPPED if the server does not respond
         final String hint;
 
         Unusable(String what) {
@@ -16432,7 +16432,7 @@ diff: 'edits' lists what was changed
         private static final Pattern LONE_SURROGATE = Pattern.compile("[\\uD800-\\uDFFF]");
         private static final String REPLACEMENT = "\uFFFD";
 
-        /// Returns an object with its fields in this order, for example `object("count", 3, "ids", List.of("r-1"))`.
+        /// Returns an object with its fields in this order, such as `object("count", 3, "ids", List.of("r-1"))`.
         static Map<String, Object> object(Object... namesAndValues) {
             var object = new LinkedHashMap<String, Object>();
             for (int i = 0; i < namesAndValues.length; i += 2)
@@ -16557,7 +16557,7 @@ diff: 'edits' lists what was changed
         /// Reads a time in ISO format, our own form digit by digit, because a long log has a million of them.
         static Instant parse(String text) {
             if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
-                return Instant.parse(text); // for example from another program, or without milliseconds
+                return Instant.parse(text); // from another program, or without milliseconds
             // no other ISO form has this length and these marks, so the rest of the marks need no check
             long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
             int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19)).toSecondOfDay();
