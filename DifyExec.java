@@ -1920,7 +1920,7 @@ final class DifyExec implements Runnable {
                     AtomicFile.forceFolder(saveFiles);
                 } catch (IOException problem) {
                     throw new Unusable("--save-files " + saveFiles + ": cannot create the folder ("
-                            + Text.reason(problem) + ")", "name a folder that can be written");
+                            + Text.reason(problem) + ")", "name a writable folder");
                 }
             }
         }
@@ -2620,7 +2620,7 @@ final class DifyExec implements Runnable {
 --profile --config: name a file of settings with --env-file FILE
 --color --no-color: NO_COLOR=1 switches colors off
 --verbose --debug: the log next to the results has all details; check --show 1 shows a request
---resume --all --failed: leave it out; 'run' resumes a batch, and 'retry' runs failed rows
+--resume --all --failed: leave it out; 'run' resumes, 'retry' runs failed rows
 config init login: put DIFY_API_BASE_URL=URL and DIFY_API_KEY=KEY into .env
 completion: use generate-completion
 version: use --version
@@ -2794,6 +2794,8 @@ diff: 'edits' lists what was changed
             var reason = problem.getCause() instanceof TypeConversionException known ? known.getMessage() : "";
             // picocli splits COLUMN=VARIABLE itself, so no converter of this tool provides a reason
             if (arg != null && arg.type() == Map.class) reason = "must be " + arg.paramLabel();
+            // picocli's own reason names the type
+            if (arg != null && arg.type() == boolean.class) reason = "takes no value";
             if (arg != null && arg.completionCandidates() != null)
                 reason = "must be one of " + String.join(", ", arg.completionCandidates()).toLowerCase(Locale.ROOT);
             if (arg == null || problem.getValue() == null || reason.isEmpty())
@@ -3561,7 +3563,7 @@ diff: 'edits' lists what was changed
             if (!(verdict instanceof Outcome(_, var text))) return Optional.empty();
             return Optional.of(Stop.early(
                     judge.access() + " refuses: " + Text.printable(text, QUOTED_CHARACTERS),
-                    "check DIFY_API_BASE_URL, and what is between this machine and Dify"));
+                    "check DIFY_API_BASE_URL and the network"));
         }
 
         private Stop notDify() {
@@ -9910,7 +9912,7 @@ diff: 'edits' lists what was changed
         /// may have cut the last mark in half.
         private static final Pattern BLANK = Pattern.compile(
                 "^(?:\u00EF\u00BB\u00BF)*(?:\u00EF\u00BB?\\z)?[ \\t\\r\\n]*");
-        private static final String ELSEWHERE = "name a results file that 'run' wrote, or let 'run' write a new one";
+        private static final String ELSEWHERE = "name a results file of 'run', or let it write a new one";
 
         /// Returns the files of this output. Fails if one of them cannot be written safely.
         static BatchFiles of(Path output) {
@@ -12123,7 +12125,7 @@ diff: 'edits' lists what was changed
             var input = original.path();
             if (input.toString().equals("-")) return original.copy(System.in::transferTo);
             if (!Storage.exists(input)) throw new Unusable(input + ": no such file",
-                    "check the path; the current folder is " + Path.of("").toAbsolutePath());
+                    "the current folder is " + Path.of("").toAbsolutePath());
             if (Files.isDirectory(input)) throw new Unusable(input + ": is a folder", "name a file in it");
             if (!Files.isReadable(input)) throw new Unusable(input + ": permission denied");
             if (Files.isRegularFile(input)) return () -> Files.newInputStream(input);

@@ -580,7 +580,7 @@ final class FaultTest extends WholeCommand {
             var broken = screen().lines().filter(line -> line.length() >= 60).toList();
 
             assertTrue(broken.stream().allMatch(line -> line.startsWith("Next: ")), screen());
-            assertTrue(screen().contains("  time "), screen());
+            assertTrue(screen().contains("  active time "), screen());
         }
 
         @Test

@@ -192,6 +192,7 @@ final class OptionsTest extends WholeCommand {
                 run -i a.csv -o b.jsonl --var a=1 --var a=2             | --var
                 run -i a.csv -o b.jsonl --map a                         | --map a: must be COLUMN=VARIABLE
                 run -i a.csv -o b.jsonl --user=                         | --user
+                run -i a.csv -o b.jsonl --add=x                         | --add x: takes no value
                 run -i a.csv -o b.jsonl --workflow-id=_                 | --workflow-id
                 run -i a.csv -o b.jsonl --save-files=                   | --save-files
                 run -i a.csv -o b.jsonl --base-url //127.0.0.1/v1       | --base-url
