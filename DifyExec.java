@@ -1125,7 +1125,8 @@ final class DifyExec implements Runnable {
         void unset(@Parameters(paramLabel = "ROWS", description = "An id, several as A,B,C, or 'failed'.")
                 String word) {
             var ids = rows(word).stream().map(Row::id).toList();
-            if (!edits.byId.keySet().removeAll(ids)) throw new Unusable(Text.quoted(word) + " has no edits");
+            if (!edits.byId.keySet().removeAll(ids)) throw new Unusable(Text.quoted(word)
+                    + " has no edits", "'edits' lists all");
         }
 
         @Command(name = "edits", description = "Show the edits as a diff against the CSV.")
@@ -1241,7 +1242,8 @@ final class DifyExec implements Runnable {
             if (!csv.columns().contains(column)) throw new Unusable("no column " + Text.quoted(column),
                     Nearest.of(column, csv.columns()).map(near -> "did you mean " + Text.quoted(near) + "?")
                             .orElse("the columns are " + Text.printable(String.join(", ", csv.columns()), 300)));
-            if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed");
+            if (csv.isId(column)) throw new Unusable("the id of a row cannot be changed",
+                    "change it in the CSV, then 'open' that");
         }
 
         /// Proposes values for a parameter. Ids of failed, paused and unknown rows come first.
@@ -8390,7 +8392,8 @@ diff: 'edits' lists what was changed
             var near = Nearest.of(id, IntStream.range(0, index.rows()).mapToObj(index::id),
                     Math.max(2, id.length() / 2), 3); // at least 2, so that r1 suggests r-001
             throw new Unusable(where + "no row of the input has the id " + Text.quoted(id),
-                    Text.around("did you mean ", near.stream().map(Text::id).collect(joining(", ")), "?"));
+                    near.isEmpty() ? "see the ids in the input" : near.stream().map(Text::id).collect(
+                            joining(", ", "did you mean ", "?")));
         }
 
         /// Describes the rows of a session.

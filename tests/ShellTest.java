@@ -404,8 +404,8 @@ final class ShellTest extends WholeCommand {
             var session = withEditor(Map.of("EDITOR", editor));
 
             session.refused("edit r-2 text").shows(fact).omits(omitted);
-            for (var line : List.of("edit r-2 txt", "edit r-2 id", "edit r-22 text", "edit failed text"))
-                session.refused(line);
+            for (var line : List.of("edit r-2 txt", "edit r-2 id", "edit r-22 text", "edit failed text", "unset r-2"))
+                session.refused(line).shows("\nhint: ");
 
             session.hasNoEdits();
         }
