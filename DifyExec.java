@@ -1660,9 +1660,9 @@ final class DifyExec implements Runnable {
             boolean isPart = selection.isLimited() || pace.maxCost != null;
             var forecast = isPart ? Forecast.of(batch) : Optional.<Forecast>empty();
             // the version that was refused would be refused again
+            var why = stop.map(Stop::what).orElse("");
             var next = limited(selection, forecast.flatMap(Forecast::maxCost)).only(option ->
-                    !option.name().equals("--workflow-id") || stop.filter(one -> one.exit() == Exit.UNUSABLE).isEmpty())
-                    .suggestNext(batch);
+                    !option.name().equals("--workflow-id") || !why.contains(option.name())).suggestNext(batch);
             new Summary(batch, tally, setup.err(), Ansi.ofErr(setup.env)).print(stop, selection, forecast, next);
         }
 
@@ -11709,10 +11709,10 @@ diff: 'edits' lists what was changed
                 var prefix = PREFIX.matcher(file.start());
                 prefix.lookingAt(); // always matches, if only an empty text
                 long wanted = shape.headerRow() == null ? 0 : shape.headerRow();
-                var text = file.start().substring(prefix.end());
-                char delimiter = likelyDelimiter(text.lines().skip(Math.max(0, wanted - 1)));
+                var table = file.start().substring(prefix.end()).lines().skip(Math.max(0, wanted - 1)).toList();
+                char delimiter = likelyDelimiter(table.stream());
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
-                if (shape.table().delimiter() != null) delimiter = checked(file, shape, text, delimiter);
+                if (shape.table().delimiter() != null) delimiter = checked(file, shape, table, delimiter);
                 if (file.isCopy()) delimiter = ','; // because we wrote the copy
                 try (var records = new Header(prefix.group(), delimiter, shape.table(), -1, List.of()).records(file)) {
                     var names = records.next();
@@ -11734,11 +11734,14 @@ diff: 'edits' lists what was changed
                 }
             }
 
-            /// Returns the typed delimiter, unless only the likely one is in the first line, which is a fault.
-            private static char checked(TextFile file, Csv.Shape shape, String text, char likely) {
+            /// Returns the typed delimiter, unless the header has only the likely one, as the next line has. That is a
+            /// fault.
+            private static char checked(TextFile file, Csv.Shape shape, List<String> table, char likely) {
                 char typed = shape.table().delimiter();
-                var line = text.replaceAll("\"[^\"]*\"", "x").stripLeading().lines().findFirst().orElse("");
-                boolean isWrong = count(line, typed) == 0 && count(line, likely) > 0 && !file.isCopy();
+                var lines = String.join("\n", table).replaceAll("\"[^\"]*\"", "x").lines()
+                        .filter(line -> !line.isBlank()).limit(2).toList();
+                boolean isWrong = !lines.isEmpty() && count(lines.getFirst(), typed) == 0
+                        && lines.stream().allMatch(line -> count(line, likely) > 0) && !file.isCopy();
                 if (!isWrong || shape.idColumn().equals(NUMBERS)) return typed;
                 var repair = new Repair("--delimiter", likely == '\t' ? "tab" : "" + likely);
                 file.add(file.fault(1, "the character of --delimiter is not in this line", "use "
@@ -13601,8 +13604,8 @@ diff: 'edits' lists what was changed
                 stop("401 ", "Dify rejected the API key (401: %1$s)",
                         "%6$s"),
                 stop("403 workflow_version_execution_not_allowed:",
-                        "the workspace's plan does not allow pinned versions (403: %1$s)", "leave "
-                                + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
+                        "the workspace's plan does not allow --workflow-id (DIFY_WORKFLOW_ID) (403: %1$s)",
+                        "without it, the version published now runs; or change the plan"),
                 // Dify's API sends a code with 403 and 404; a firewall, another server or a wrong path gives none
                 stop("403 [^:]+:", "Dify denied access (403: %1$s)",
                         "switch it on in Dify at Access Point (or API Access), or ask the workspace's owner"),
@@ -13934,10 +13937,9 @@ diff: 'edits' lists what was changed
         /// lost response. A failed run does not keep the row from being sent again.
         private List<Verdict> recheck(LookUp lookUp, LookUpResult found, LookUpContext here, Instant now) {
             var attempt = lookUp.attempt;
-            if (found instanceof LookUpResult.Absent && !lookUp.hasRun())
-                return List.of(new Verdict.SendAgain(attempt.tries(), Optional.of(attempt)));
-            return found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess()
-                    ? List.of(new Verdict.SendAgain(attempt.tries(), Optional.empty()))
+            boolean hasFailed = found instanceof LookUpResult.Ended(var ran, _, _) && !ran.status().isSuccess();
+            return hasFailed || found instanceof LookUpResult.Absent && !lookUp.hasRun()
+                    ? List.of(new Verdict.SendAgain(attempt.tries(), Optional.of(attempt)))
                     : outcome(lookUp, found, here, now);
         }
 
@@ -16256,11 +16258,11 @@ diff: 'edits' lists what was changed
         List<String> unknownNames(Collection<String> ofOptions) {
             var known = Stream.concat(ofOptions.stream(), Stream.of("DIFY_API_KEY", "DIFY_CA_FILE")).sorted().toList();
             return files.stream().flatMap(file -> file.values().keySet().stream().filter(name -> !known.contains(name))
-                    .sorted().map(name -> Map.entry(name, Nearest.of(name, known.stream(), // ours are one of them
-                            name.startsWith("DIFY_") ? name.length() : 2, 2)))
-                    .filter(near -> !near.getValue().isEmpty()).map(near -> "Warning: " + near.getKey() + " in "
-                            + file.name() + " is not a setting of difyexec; did you mean "
-                            + String.join(" or ", near.getValue()) + "?")).toList();
+                    .sorted().map(name -> Map.entry(name, Nearest.of(name, known.stream(),
+                            name.startsWith("DIFY_") ? name.length() / 3 : 2, 2)))
+                    .filter(near -> !near.getValue().isEmpty() || near.getKey().startsWith("DIFY_"))
+                    .map(near -> "Warning: " + near.getKey() + " in " + file.name() + " is not a setting of difyexec"
+                            + Text.around("; did you mean ", String.join(" or ", near.getValue()), "?"))).toList();
         }
 
         /// Returns the proxy for a URL, from `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case. A
@@ -16539,8 +16541,9 @@ diff: 'edits' lists what was changed
             long first = nanos.getAsLong();
             var lead = new AtomicLong(); // by which the system clock was ahead at most
             return () -> {
+                var now = time.instant(); // first, so that a pause before the next line is no lead
                 var passed = start.plusNanos(nanos.getAsLong() - first);
-                long ahead = Duration.between(passed, time.instant()).toNanos();
+                long ahead = Duration.between(passed, now).toNanos();
                 return passed.plusNanos(lead.accumulateAndGet(ahead, Math::max));
             };
         }

@@ -245,6 +245,23 @@ final class EarlierSessionsTest {
             assertEquals(List.of("run-7"), Scene.texts("workflow_run_id", scene.results()));
         }
 
+        @Test
+        void aFailedLateRunDoesNotKeepItsRowFromBeingSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            new PastBatch(1, 0, 0).attempt("a").end("a", "not_started", "run", "").attempt("a")
+                    .end("a", "not_started", "run", "").end("a", "unknown", "run", "", "user", "user-a-1")
+                    .save(scene.output);
+            scene.world.startAt(NOON.plusSeconds(3600));
+            scene.found = lookUp -> {
+                if (scene.looked.size() > 100) scene.engine.interrupt("INT");
+                return lookUp.attempt().user().equals("user-a-1") ? ended(failed("the node failed")) : ABSENT;
+            };
+
+            scene.play();
+
+            assertEquals(List.of("a"), scene.ids());
+        }
+
         /// Plays a session after the row has changed during its run. A look-up finds the run with these inputs.
         private Scene changedDuringItsRun(String run, Map<String, String> inputs) throws Exception {
             new Scene(folder, "id,text\na,old\n").crash(1);

@@ -256,6 +256,17 @@ final class FilesTest extends WholeCommand {
             dify.check("--delimiter", delimiter.replace("'", "")).exits(0);
         }
 
+        /// The first line is a title, or begins with the delimiter, and has another one.
+        @Test
+        void takesADelimiterThatOnlyTheTableHas() throws IOException {
+            csv("Report, January", "id|text", "1|fine");
+            dify.form("[{'paragraph': {'variable': 'text'}}]");
+            dify.check("--delimiter", "|", "--header-row", "2").exits(0);
+
+            csv("\ttext, long", "0\tfine", "1\tbye");
+            dify.check("--delimiter", "tab", "--id-column", "column 1", "--map", "text, long=text").exits(0);
+        }
+
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 options             | named              | hint

@@ -187,7 +187,7 @@ final class OutageTest {
 
             scene.play();
 
-            assertTrue(lines.stream().anyMatch(line -> line.contains("1 row is being looked up")), lines::toString);
+            assertTrue(lines.stream().anyMatch(line -> line.contains("1 being looked up")), lines::toString);
             assertTrue(lines.stream().noneMatch(line -> line.contains(" left")), lines::toString);
         }
 
