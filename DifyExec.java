@@ -1885,7 +1885,8 @@ final class DifyExec implements Runnable {
                     }
                     process.inputReader().lines().forEach(err::println);
                     if (process.waitFor() != 0)
-                        err.println("Note: --on-finish failed (exit code " + process.exitValue() + ").");
+                        err.println("Note: --on-finish failed (exit code " + process.exitValue()
+                                + "); the results are complete.");
                 } catch (IOException problem) {
                     err.println("Note: --on-finish failed (" + Text.reason(problem) + ").");
                 }
@@ -1989,7 +1990,7 @@ final class DifyExec implements Runnable {
                     + Text.joinFirst(10, former.stream().map(Text::quoted)));
             leftOut.forEach((why, runs) -> note(Text.count(runs, "run") + " " + why));
             if (taken.isEmpty()) throw new Unusable(Exit.ROWS_FAILED, "no run of this app matches" + NOTHING_WRITTEN,
-                    "choose other days or another --status; --own includes the runs that difyexec started");
+                    "choose other days, another --status or --keyword; --own includes the runs that difyexec started");
         }
 
         private static String id(JsonNode run) {
@@ -2773,7 +2774,8 @@ diff: 'edits' lists what was changed
 
         static int print(Unusable problem, CommandLine line) {
             boolean isDenied = problem.hint.isEmpty() && problem.what().contains("permission denied");
-            var shown = isDenied ? new Unusable(problem.what(), "give this user access to it") : problem;
+            var shown = !isDenied ? problem
+                    : new Unusable(problem.what(), "give this user access to it and its folder, or name another one");
             line.getErr().println("difyexec: " + shown.text());
             return problem.exit.code;
         }
@@ -2901,7 +2903,8 @@ diff: 'edits' lists what was changed
             static Duration duration(String text) {
                 var match = Pattern.compile("(\\d{1,8}(?:\\.\\d+)?)\\s*(ms|s|m|h)?").matcher(text.strip());
                 if (!match.matches())
-                    throw new TypeConversionException("must be a duration such as 90, 1.5, 90s, 2m or 500ms");
+                    throw new TypeConversionException(
+                            "must be a duration of at most 30 days, such as 90, 1.5, 90s, 2m or 500ms");
                 var unit = Map.of("ms", ChronoUnit.MILLIS, "s", ChronoUnit.SECONDS, "m", ChronoUnit.MINUTES,
                         "h", ChronoUnit.HOURS).get(Objects.requireNonNullElse(match.group(2), "s"));
                 long millis = new BigDecimal(match.group(1))
@@ -2922,7 +2925,8 @@ diff: 'edits' lists what was changed
                 } catch (URISyntaxException _) {
                     // rejected below, with a message of this tool
                 }
-                throw new TypeConversionException("must be a URL such as https://api.dify.ai/v1");
+                throw new TypeConversionException("must be http:// or https://, a host and a path, and no more, "
+                        + "such as https://api.dify.ai/v1");
             }
 
             private static Path path(String text) {
@@ -3260,7 +3264,7 @@ diff: 'edits' lists what was changed
             if (retrying.timeout.isZero()) throw new Unusable("--timeout 0 (TIMEOUT): must be greater than zero");
             if (Duration.ZERO.equals(retrying.settle)) throw new Unusable("--settle 0: must be greater than zero");
             if (server.envFile != null && !Files.isRegularFile(server.envFile))
-                throw new Unusable("--env-file " + server.envFile + ": no such file", "check the path");
+                throw new Unusable("--env-file " + server.envFile + ": not a file", "check the path");
             // Dify allows 255 characters, and each attempt adds its own number to the name
             if (!Attempt.UserNames.isUsable(retrying.user))
                 throw new Unusable("--user " + Text.shell(Text.printable(retrying.user, 20))
@@ -3331,14 +3335,15 @@ diff: 'edits' lists what was changed
                 var setting = env.needed("DIFY_API_KEY");
                 if (setting.isEmpty())
                     throw new Unusable(env.missing("DIFY_API_KEY"), (hasDemo ? "try --demo, or " : "")
-                            + "put these lines into .env, with the key from Dify's Access Point (or API Access):"
+                            + "put these lines into " + (envFile == null ? ".env" : envFile)
+                            + ", with the key from Dify's Access Point (or API Access):"
                             + "\nDIFY_API_BASE_URL=" + baseUrl + "\nDIFY_API_KEY=" + Env.PLACEHOLDER);
                 var key = setting.get().text().strip();
                 // A header can carry only ASCII. JSON escapes quotes and backslashes, so a key with them would not be
                 // masked there.
                 if (key.matches("[!-~&&[^\"\\\\]]+")) return key;
                 throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
-                        + "(such as a space, a quote or a non-ASCII letter)", "copy it again");
+                        + "(such as a space, a quote or a non-ASCII letter)", "copy it again, without 'Bearer '");
             }
         }
     }
@@ -3547,7 +3552,7 @@ diff: 'edits' lists what was changed
             if (stop.isPresent()) throw unusable(stop.get(), suffix);
             if (tries >= judge.backoff().maxRetries())
                 throw unusable(Stop.early(failed + " " + Text.count(tries + 1, "time"), "try again later, or check "
-                        + "DIFY_API_BASE_URL (http:// or https://, host, port), the network, and Dify's log"), suffix);
+                        + "DIFY_API_BASE_URL (http(s)://, port, /v1), the network, a proxy, and Dify's log"), suffix);
             if (pause.isPresent()) err.println(pause.get().text());
             else if (tries == 0) err.println("Note: " + failed + "; trying again …");
             Thread.sleep(judge.backoff().delay(tries, response.pause()));
@@ -11425,7 +11430,7 @@ diff: 'edits' lists what was changed
             });
             var names = new HashSet<String>();
             if (header.names().stream().anyMatch(Secret.current()::occursIn))
-                throw file.unusable(header.line(), "a column name contains the API key");
+                throw file.unusable(header.line(), "a column name contains the API key; remove it");
             for (var input : inputs)
                 if (!names.add(input.name())) throw shape.names().repeated(input.name(), file, header.line());
             var idColumn = inputs.stream().filter(input -> input.place() == id).findFirst().orElseThrow();
@@ -11631,7 +11636,7 @@ diff: 'edits' lists what was changed
             Optional<Fault> keyFault(Row row) {
                 for (var input : inputs) if (secret.occursIn(row.inputs().get(input.name())))
                     return Optional.of(file.faultIn(records.line, input.place(), "the cell of column "
-                            + Text.quoted(input.title()) + " contains the API key"));
+                            + Text.quoted(input.title()) + " contains the API key; remove it"));
                 return Optional.empty();
             }
 
@@ -12099,8 +12104,8 @@ diff: 'edits' lists what was changed
             var bytes = new TextFile(original, source, charset, "", false, NO_SHEET, Extras.NONE);
             if (magic.startsWith(ZIP)) return Book.copy(bytes, shape);
             if (FOREIGN.stream().anyMatch(magic::startsWith))
-                throw new Unusable(bytes.name() + ": is a binary file, a web page or XML",
-                        "save it as .xlsx without a password, CSV or JSON lines");
+                throw new Unusable(bytes.name() + ": is a web page, XML, an archive or another binary file",
+                        "download or save it as .xlsx without a password, CSV or JSON lines");
             var repair = new Repair("--encoding", charset.name());
             var file = bytes.decoded(start);
             // otherwise, it has named another one
@@ -12253,7 +12258,8 @@ diff: 'edits' lists what was changed
                 var json = path.isEmpty() ? parser : parser.<JsonNode>readValueAsTree().at(path).traverse(
                         parser.getCodec());
                 if (isArray() && json.nextToken() != JsonToken.START_ARRAY)
-                    throw unusable(0, "no array of rows at --rows " + path);
+                    throw unusable(0, 0, "no array of rows at --rows " + path,
+                            "name the path of the array, such as /data");
                 while (json.nextToken() != null && json.currentToken() != JsonToken.END_ARRAY) {
                     if (!isArray()) number = json.currentTokenLocation().getLineNr();
                     JsonNode object = json.readValueAsTree();
@@ -12750,7 +12756,7 @@ diff: 'edits' lists what was changed
                             ? quoted(Boolean.toString(text.matches("1|true"))) : addError(text);
                     case "s" -> text.matches("\\d{1,9}") && Integer.parseInt(text) < texts.size()
                             ? quoted(texts.get(Integer.parseInt(text)))
-                            : addFault("the workbook is damaged: this cell's text is missing");
+                            : addFault("the workbook is damaged: this cell's text is missing; type it again");
                     default -> addError(text);
                 };
             }
@@ -13255,7 +13261,8 @@ diff: 'edits' lists what was changed
                 try {
                     var path = folders.base().resolve(name);
                     if (!Files.isRegularFile(path))
-                        return new Value.Invalid("names a file that does not exist: " + path);
+                        return new Value.Invalid("names a file that does not exist: " + path
+                                + " (put it there, or name its folder with --files)");
                     var file = path.toRealPath(); // a link must not lead out of the folders
                     if (folders.within().stream().noneMatch(file::startsWith))
                         return new Value.Invalid("names a file outside the CSV's folder: " + file

@@ -963,8 +963,8 @@ final class RulesTest {
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 found,     step
                 SUCCEEDED, take succeeded
-                FAILED,    recheck 2
-                STOPPED,   recheck 2
+                FAILED,    send 2
+                STOPPED,   send 2
                 RUNNING,   look
                 PAUSED,    paused
                 """)
