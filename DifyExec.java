@@ -967,7 +967,7 @@ final class DifyExec implements Runnable {
             footer = {"%nQuote a value with spaces or line breaks, and double a backslash:  set r-7 text=\"two words\"",
                     "'help COMMAND' shows the options of a command."})
     static final class ShellSession {
-        /// Is used without `VISUAL` and `EDITOR`, as by git.
+        /// Is used if neither `VISUAL` nor `EDITOR` is set.
         private static final String EDITOR = File.separatorChar == '/' ? "$(command -v vi || echo nano)" : "notepad";
 
         final Edits edits = new Edits();
@@ -2816,13 +2816,13 @@ diff: 'edits' lists what was changed
             var name = line.getParent() == null ? "" : " " + line.getCommandName();
             var help = "see " + env.invocation() + name + " --help";
             if (!isInShell(line)) return problem instanceof CommandLine.MissingParameterException missing
-                    ? add(missing.getMissing()) + help : help;
+                    ? adviceToAdd(missing.getMissing()) + help : help;
             if (problem instanceof CommandLine.MissingParameterException
                     && problem.getArgSpec() instanceof OptionSpec) return "'open CSV JSONL' opens a batch";
             return "see 'help" + name + "'";
         }
 
-        private static String add(List<ArgSpec> missing) {
+        private static String adviceToAdd(List<ArgSpec> missing) {
             return missing.stream().map(arg -> arg instanceof OptionSpec option ? option.shortestName() + " "
                     + arg.paramLabel() : arg.paramLabel()).collect(joining(" ", "add ", "; "));
         }
@@ -3146,7 +3146,7 @@ diff: 'edits' lists what was changed
             if (index.isComplete()) return next.suggestAfterSuccess(batch);
             boolean isPending = index.count(RowStatus.PENDING) > 0, hasFailed = index.count(RowStatus.FAILED) > 0;
             var note = isPending || hasFailed ? ""
-                    : "run and retry look unresolved rows up; --resend-unknown sends them again.\n";
+                    : "Both run and retry look up unresolved rows; --resend-unknown sends them again.\n";
             var others = history.last(MergeEvent.class).map(MergeEvent::missingShards).orElse(List.of());
             boolean isPermanent = !isPending && hasFailed && index.onRetryList().allMatch(entry ->
                     index.status(entry) == RowStatus.FAILED && history.isPermanent(entry));
@@ -11717,7 +11717,7 @@ diff: 'edits' lists what was changed
                 var table = file.start().substring(prefix.end()).lines().skip(Math.max(0, wanted - 1)).toList();
                 char delimiter = likelyDelimiter(table.stream());
                 if (prefix.group(3) != null) delimiter = prefix.group(3).charAt(0);
-                if (shape.table().delimiter() != null) delimiter = checked(file, shape, table, delimiter);
+                if (shape.table().delimiter() != null) delimiter = usableDelimiter(file, shape, table, delimiter);
                 if (file.isCopy()) delimiter = ','; // because we wrote the copy
                 try (var records = new Header(prefix.group(), delimiter, shape.table(), -1, List.of()).records(file)) {
                     var names = records.next();
@@ -11741,7 +11741,7 @@ diff: 'edits' lists what was changed
 
             /// Returns the typed delimiter, unless the header has only the likely one, as the next line has. That is a
             /// fault.
-            private static char checked(TextFile file, Csv.Shape shape, List<String> table, char likely) {
+            private static char usableDelimiter(TextFile file, Csv.Shape shape, List<String> table, char likely) {
                 char typed = shape.table().delimiter();
                 var lines = String.join("\n", table).replaceAll("\"[^\"]*\"", "x").lines()
                         .filter(line -> !line.isBlank()).limit(2).toList();
@@ -12108,7 +12108,7 @@ diff: 'edits' lists what was changed
                         "download or save it as .xlsx without a password, CSV or JSON lines");
             var repair = new Repair("--encoding", charset.name());
             var file = bytes.decoded(start);
-            // otherwise, it has named another one
+            // otherwise, decoding has named another encoding
             if (isNarrow && file.charset == charset)
                 original.add(new Fault(bytes, 1, 0, "not " + shape.encoding(), "use " + repair.option(), repair));
             boolean isJson = JSON.matcher(file.start).lookingAt() || file.isArray() || file.isNamed("jsonl|ndjson");
@@ -12274,7 +12274,7 @@ diff: 'edits' lists what was changed
                 throw unusable(number, "a JSON value that is " + Json.reason(problem));
             } catch (JsonProcessingException problem) {
                 var place = problem.getLocation();
-                // a row without its last brace goes on in the lines below it
+                // a row without its last brace continues in the lines below it
                 throw unusable(number == 0 ? place.getLineNr() : number, 0, "not valid JSON at line "
                         + place.getLineNr() + ", column " + place.getColumnNr() + " (" + Json.reason(problem) + ")",
                         "write each row as one JSON object");

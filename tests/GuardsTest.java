@@ -384,6 +384,14 @@ final class GuardsTest extends WholeCommand {
             return scene.open();
         }
 
+        private BatchWriter openWithAnAttempt(boolean breaksResultsOnly) throws IOException {
+            var writer = open(breaksResultsOnly);
+            writer.record(session(0, "1.16.1"));
+            writer.record(attempt(1, "a", "u1"));
+            writer.commit(NOON, _ -> {});
+            return writer;
+        }
+
         /// Exit code 2 means that nothing was sent, and so that nothing was paid for.
         @Test
         void saysWhetherAnythingWasSentWhenItCannotWrite() throws IOException {
@@ -405,10 +413,7 @@ final class GuardsTest extends WholeCommand {
         /// A later session compares this size with that of the file, and so notices lost results.
         @Test
         void recordsTheFinalSizeOfTheResultsAtAStop() throws IOException {
-            try (var writer = open(false)) {
-                writer.record(session(0, "1.16.1"));
-                writer.record(attempt(1, "a", "u1"));
-                writer.commit(NOON, _ -> {});
+            try (var writer = openWithAnAttempt(false)) {
                 writer.recordSuccess(SUCCESS);
 
                 writer.recordStop(NOON, Optional.empty());
@@ -419,10 +424,7 @@ final class GuardsTest extends WholeCommand {
 
         @Test
         void reportsResultsThatCannotBeForcedToDisk() throws IOException {
-            try (var writer = open(true)) {
-                writer.record(session(0, "1.16.1"));
-                writer.record(attempt(1, "a", "u1"));
-                writer.commit(NOON, _ -> {});
+            try (var writer = openWithAnAttempt(true)) {
                 writer.awaitResults();
                 writer.recordSuccess(SUCCESS);
                 isBroken = true;
