@@ -6561,11 +6561,11 @@ diff: 'edits' lists what was changed
         ///
         /// @param checked the attempt that was looked up last, so that those before it are not looked up again
         void schedule(Row row, Attempt.Tries tries, Instant due, Optional<Attempt> checked) {
-            var awaited = batch.history().awaited(row);
-            int next = 1 + checked.map(one -> awaited.stream().map(Attempt::user).toList()
-                    .indexOf(one.user())).orElse(-1); // 0 without `checked`
-            if (next == awaited.size()) waiting.add(new Waiting(row, tries, due));
-            else lookUp(LookUp.recheck(awaited.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
+            var unresolved = batch.history().unresolved(row);
+            int next = 1 + checked.map(one -> unresolved.stream().map(Attempt::user).toList()
+                    .indexOf(one.user())).orElse(-1); // 0 without it, or if it was dropped
+            if (next == unresolved.size()) waiting.add(new Waiting(row, tries, due));
+            else lookUp(LookUp.recheck(unresolved.get(next).limitedTo(due).with(row, tries), Purpose.RESEND), due);
         }
 
         void lookUp(LookUp lookUp, Instant due) {
@@ -9637,7 +9637,8 @@ diff: 'edits' lists what was changed
                     .filter(entry -> !index.status(entry).isSuccess()).distinct().sorted().toList();
         }
 
-        List<Attempt> awaited(Row row) {
+        /// Returns the attempts to look up before the row is sent again.
+        List<Attempt> unresolved(Row row) {
             return sent.getOrDefault(row.id(), List.of()).stream()
                     .filter(one -> one.isAwaited() || one.state == State.UNSETTLED)
                     .map(one -> one.attempt(row)).toList();

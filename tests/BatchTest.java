@@ -496,7 +496,8 @@ final class BatchTest {
 
             var history = history(log);
             var row = new Row(0, 2, "a", Map.of("id", "a"));
-            assertEquals(awaited ? List.of("u1") : List.of(), history.awaited(row).stream().map(Attempt::user).toList());
+            assertEquals(awaited ? List.of("u1") : List.of(),
+                    history.unresolved(row).stream().map(Attempt::user).toList());
             assertEquals(awaited, history.isResent(Given.sent(0, row, Tries.NONE, "u1", Mode.STREAMING, "", NOON)));
         }
 

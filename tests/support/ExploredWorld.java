@@ -734,7 +734,7 @@ final class ExploredWorld {
             var passed = new HashMap<String, Integer>();
             for (var attempt : attempts) history.passedAt(attempt.user()).ifPresent(time ->
                     passed.put(attempt.user(), line(time, attempt.user())));
-            return new Facts(history.awaited(ROW).stream().map(Attempt::user).toList(),
+            return new Facts(history.unresolved(ROW).stream().map(Attempt::user).toList(),
                     users(history::isResent), users(attempt -> history.isClosed(attempt, "not_started")), passed,
                     Facts.rest(history));
         });
