@@ -11,7 +11,7 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.*;
-import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.databind.node.*;
 import difyexec.Simulator.Setup;
 import picocli.CommandLine;
 import picocli.CommandLine.*;
@@ -25,7 +25,7 @@ import static difyexec.DifyExec.*;
 /// `BatchesTest`. Run it before a release, read the outcomes in each `batch.json`, and commit the folder.
 @Command(name = "freeze", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
         description = "Make the batches of tests/batches/VERSION with this version of the tool.",
-        footer = {"", "Example: ./jbang tests/support/FreezeBatches.java --into tests/batches/0.4.0"})
+        footer = {"", "Example: ./jbang tests/support/FreezeBatches.java --into tests/batches/0.5.0"})
 final class FreezeBatches implements Callable<Integer> {
     private static final ObjectWriter PRETTY = FrozenBatch.JSON.writerWithDefaultPrettyPrinter();
 
@@ -34,6 +34,10 @@ final class FreezeBatches implements Callable<Integer> {
 
     @Option(names = "--only", paramLabel = "WORD", description = "Only batches whose name contains this word.")
     String only = "";
+
+    @Option(names = "--complete", description = "Make no batches: follow those in DIR again, and add what their "
+            + "outcomes lack. Facts that are there stay.")
+    boolean isCompleting;
 
     static void main(String... args) {
         DifyExec.setProperties();
@@ -46,14 +50,24 @@ final class FreezeBatches implements Callable<Integer> {
 
     @Override
     public Integer call() throws Exception {
+        if (isCompleting) {
+            for (var batch : FrozenBatch.in(into)) if (batch.toString().contains(only)) complete(batch);
+            return 0;
+        }
         killedBlocking();
         killedStreaming();
         killedAfterTheLastStream();
         killedOnOldServer();
         interrupted();
         paused();
+        expired();
         failed();
+        required();
         chatflow();
+        chat();
+        agentChat();
+        agent();
+        completion();
         edited();
         shards();
         mergedShards();
@@ -142,16 +156,49 @@ final class FreezeBatches implements Callable<Integer> {
         });
     }
 
+    private void expired() throws Exception {
+        freeze("form-expired", "1.16.1", "asking workflow", scene -> {
+            scene.about("All rows waited for a person. The form of row 1 was answered since, that of row 2 expired "
+                    + "before its run ended. Row 3 still waits.");
+            scene.csv("id,text", "1,one", "2,two", "3,three");
+            scene.run("run --mode streaming -c 1 --settle 1s");
+            scene.answer("1");
+            scene.answer("2");
+            scene.endsLate("2");
+            scene.next("PT3H", "run --mode streaming --settle 1s");
+            scene.next("PT3H", "run --settle 1s", "retry 3 --mode streaming --settle 1s");
+        });
+    }
+
     private void failed() throws Exception {
         freeze("failed", "1.14.2", "workflow", scene -> {
-            scene.about("Rows 2 and 4 failed, row 4 after two retries; both are on the retry list.");
-            scene.csv("id,text", "1,one", "2,[fail] two", "3,three", "4,[flaky!] four");
+            scene.about("Rows 2 and 4 failed, row 4 after two retries; both are on the retry list. Row 5 succeeded "
+                    + "in part.");
+            scene.csv("id,text", "1,one", "2,[fail] two", "3,three", "4,[flaky!] four", "5,[partial] five");
             scene.run("run --mode blocking -c 2 --max-retries 2");
             scene.next("PT1M", "run");
             scene.next("PT1M", "retry");
             scene.next("PT1M", "retry 4", "run");
         });
     }
+
+    private void required() throws Exception {
+        freeze("required", "1.16.1", "workflow", scene -> {
+            scene.about("The runs of rows 2 and 3 succeeded, but their scores failed --require; row 3 was then sent "
+                    + "again, and succeeded. Row 4 failed, row 5 was not sent. The app has no score any more, and the "
+                    + "log still requires one.");
+            scene.csv("id,text", "1,one", "2,[no-output] two", "3,[wrong-output] three", "4,[fail] four", "5,five");
+            scene.app.outputScores();
+            scene.run("run --mode blocking -c 1 --require /score:number --limit 4");
+            scene.run("retry 3");
+            scene.next("PT1M", "run");
+            scene.next("PT1M", "run --require /answer");
+            scene.next("PT1M", "retry 2");
+            scene.next("PT1M", "retry 2 --require ''", "run");
+        });
+    }
+
+    // ── Other kinds of apps ─────────────────────────────────────────────────────────────────────────────────────────
 
     private void chatflow() throws Exception {
         freeze("chatflow", "1.16.1", "chatflow", scene -> {
@@ -161,6 +208,51 @@ final class FreezeBatches implements Callable<Integer> {
                     "4,[latency 60m][fail] four", "5,five");
             scene.killed("run --mode blocking -c 3 --timeout 1h", () -> scene.isAt(1, 4));
             scene.next("PT1M", "run --settle 1s --timeout 10s");
+        });
+    }
+
+    private void chat() throws Exception {
+        freeze("chat", "1.16.1", "chat", scene -> {
+            scene.about("Killed while questions 2 to 4 ran. Dify's records: 2 was answered, 3 never arrived, 4 "
+                    + "failed. Question 5 was not sent.");
+            scene.csv("id,query", "1,one", "2,[latency 60m] two", "3,[latency 120m][lost] three",
+                    "4,[latency 60m][fail] four", "5,five");
+            scene.killed("run -c 3 --timeout 1h", () -> scene.isAt(1, 4));
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+        });
+    }
+
+    private void agentChat() throws Exception {
+        freeze("agent-chat", "1.16.1", "agent-chat", scene -> {
+            scene.about("Killed while the streams of questions 2 to 4 ran. Dify has dropped the answers of 2 and 3, "
+                    + "but kept their last thoughts. Question 4 never arrived, 5 was not sent.");
+            scene.csv("id,query", "1,tool=search one", "2,[latency 60m] two", "3,tool=search [latency 60m] three",
+                    "4,[latency 120m][lost] four", "5,five");
+            scene.killed("run -c 3 --timeout 1h", () -> scene.isAt(1, 4));
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+        });
+    }
+
+    private void agent() throws Exception {
+        freeze("agent", "1.16.1", "agent", scene -> {
+            scene.about("Killed while the streams of questions 2 and 3 ran. Question 3 never arrived, 4 was not "
+                    + "sent.");
+            scene.csv("id,query", "1,think one", "2,[latency 60m] two", "3,[latency 120m][lost] three", "4,four");
+            scene.killed("run -c 2 --timeout 1h", () -> scene.isAt(1, 3));
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+            scene.next("PT1M", "run --settle 1s --timeout 10s --resend-unknown");
+        });
+    }
+
+    private void completion() throws Exception {
+        freeze("completion", "1.16.1", "completion", scene -> {
+            scene.about("Row 2 failed. Killed while rows 3 and 4 ran; Dify does not show completions. Row 5 was not "
+                    + "sent.");
+            scene.csv("id,text", "1,one", "2,[fail] two", "3,[latency 60m] three", "4,[latency 120m][lost] four",
+                    "5,five");
+            scene.killed("run -c 2 --timeout 1h", () -> scene.isAt(1, 4));
+            scene.next("PT1M", "run --settle 1s --timeout 10s");
+            scene.next("PT1M", "run --settle 1s --timeout 10s --resend-unknown");
         });
     }
 
@@ -189,8 +281,10 @@ final class FreezeBatches implements Callable<Integer> {
             scene.killed("run --shard 2/3 --mode blocking -c 1", () -> scene.isAt("results.2-of-3.jsonl", 2, 3)
                     && scene.app.count("users") == 4);
             scene.run("run --shard 3/3 --mode blocking");
-            scene.next("PT1M", "run --shard 2/3 --settle 1s", "merge", "run");
-            scene.next("PT1M", "merge", "run --settle 1s --timeout 10s");
+            scene.next("PT1M", "run --shard 2/3 --settle 1s --timeout 10s", "run --shard 3/3");
+            scene.next("PT1M", "retry 7 -o results.3-of-3.jsonl");
+            scene.next("PT1M", "run");
+            scene.next("PT1M", "run --shard 1/4");
         });
     }
 
@@ -203,6 +297,7 @@ final class FreezeBatches implements Callable<Integer> {
             scene.next("PT1M", "run");
             scene.next("PT1M", "retry");
             scene.next("PT1M", "run --shard 3/3");
+            scene.next("PT1M", "run -o results.3-of-3.jsonl");
         });
     }
 
@@ -220,7 +315,7 @@ final class FreezeBatches implements Callable<Integer> {
             scene.about("The log remembers a mapped column, a constant and that rows are numbered. Two of four rows "
                     + "were run.");
             scene.csv("Frage;Notiz", "one;x", "two;y", "three;z", "four;");
-            scene.run("run --mode blocking --id-column # --map Frage=text --var lang=de --map Notiz= --limit 2");
+            scene.run("run --mode blocking --id-column # --map Frage=text --var lang=de --limit 2");
             scene.next("PT1M", "run");
         });
     }
@@ -271,25 +366,36 @@ final class FreezeBatches implements Callable<Integer> {
             making.make(scene);
             var home = Files.createDirectories(into.resolve(name));
             scene.save(home);
-            var batch = FrozenBatch.of(home);
-            for (var next : batch.next()) {
-                var copy = Files.createTempDirectory("difyexec-frozen");
-                var outcome = batch.follow(next, copy, FreezeBatches::tool, _ -> {});
-                ((ObjectNode) next).set("outcome", FrozenBatch.JSON.valueToTree(outcome));
-                IO.println(name + " " + next.path("commands") + ": " + next.path("outcome"));
-            }
-            Files.writeString(home.resolve(FrozenBatch.DESCRIPTION),
-                    PRETTY.writeValueAsString(batch.description()) + "\n");
+            complete(FrozenBatch.of(home));
         }
     }
 
+    /// Writes down what the next commands make of a batch. The last list of commands is empty: the batch as it was
+    /// left.
+    private static void complete(FrozenBatch batch) throws Exception {
+        boolean isShown = batch.next().stream().anyMatch(next -> next.path("commands").isEmpty());
+        var all = (ArrayNode) batch.description().path("next");
+        if (!isShown) all.addObject().put("after", "PT1M").putArray("commands");
+        for (var next : batch.next()) {
+            var copy = Files.createTempDirectory("difyexec-frozen");
+            ObjectNode outcome = FrozenBatch.JSON.valueToTree(batch.follow(next, copy, FreezeBatches::tool, _ -> {}));
+            boolean isChanged = next.at("/later/inForce").asBoolean();
+            var known = ((ObjectNode) next).withObject(isChanged ? "/later/outcome" : "/outcome");
+            outcome.propertyStream().filter(fact -> !known.has(fact.getKey()))
+                    .forEach(fact -> known.set(fact.getKey(), fact.getValue()));
+            IO.println(batch + " " + next.path("commands") + ": " + known);
+        }
+        Files.writeString(batch.home().resolve(FrozenBatch.DESCRIPTION),
+                PRETTY.writeValueAsString(batch.description()) + "\n");
+    }
+
     /// Runs the tool in this process.
-    private static int tool(Map<String, String> settings, String... args) {
-        var shown = new StringWriter();
-        int code = commandLine(Given.env(settings), args).setOut(new PrintWriter(shown, true))
+    private static FrozenBatch.Said tool(Map<String, String> settings, String... args) {
+        StringWriter shown = new StringWriter(), out = new StringWriter();
+        int code = commandLine(Given.env(settings), args).setOut(new PrintWriter(out, true))
                 .setErr(new PrintWriter(shown, true)).execute(args);
-        IO.println("  " + args[0] + " " + code + ": " + shown.toString().replace("\n", "\n    "));
-        return code;
+        IO.println("  " + args[0] + " " + code + ": " + (shown + "" + out).replace("\n", "\n    "));
+        return new FrozenBatch.Said(code, out.toString());
     }
 
     /// A folder with a batch, and its simulated server.
@@ -299,25 +405,27 @@ final class FreezeBatches implements Callable<Integer> {
 
         private final Path folder;
         private final ObjectNode description = FrozenBatch.JSON.createObjectNode();
-        private final Set<String> forgotten = new HashSet<>();
+        private final Set<String> forgotten = new HashSet<>(), late = new HashSet<>();
         private final SimulatedServer server;
+        private final Setup.Kind kind;
         final SimulatedDify app;
 
         @FunctionalInterface interface Condition {
             boolean holds() throws IOException;
         }
 
-        Scene(Path folder, String dify, String kind) throws IOException {
+        Scene(Path folder, String dify, String app) throws IOException {
             this.folder = folder;
-            boolean isChat = kind.equals("chatflow");
-            var columns = isChat ? "id" : "id,text,lang";
-            boolean isAsking = kind.startsWith("asking ");
-            var simulator = Simulator.of("--dify", dify, "--app", kind.replace("asking ", ""), "--columns", columns,
-                    "--latency", "20ms");
-            app = new SimulatedDify(simulator.behaviour(), isAsking ? ASKING : Setup.PLAIN.with(simulator.app));
-            server = SimulatedServer.start(0, 0, app);
-            description.put("tool", NAME_AND_VERSION).put("about", "").put("dify", dify).put("app", isChat ? "chatflow" : "workflow")
-                    .put("columns", columns).put("base_url", server.baseUrl().toString()).putArray("next");
+            boolean isAsking = app.startsWith("asking ");
+            var simulator = Simulator.of("--dify", dify, "--app", app.replace("asking ", ""), "--latency", "20ms",
+                    "--columns", app.matches(".*chat.*|agent") ? "id" : "id,text,lang");
+            this.kind = simulator.app;
+            this.app = new SimulatedDify(simulator.behaviour(), isAsking ? ASKING : Setup.PLAIN.with(kind));
+            server = SimulatedServer.start(0, 0, this.app);
+            description.put("tool", NAME_AND_VERSION).put("about", "").put("dify", dify)
+                    .put("app", kind.word())
+                    .put("columns", String.join(",", simulator.columns))
+                    .put("base_url", server.baseUrl().toString()).putArray("next");
         }
 
         void about(String text) {
@@ -338,7 +446,8 @@ final class FreezeBatches implements Callable<Integer> {
         }
 
         void run(String command) throws Exception {
-            start(command).waitFor();
+            int code = start(command).waitFor();
+            if (code != 0 && code != 3) throw new IllegalStateException(command + " ends with " + code);
         }
 
         Process start(String command) throws IOException {
@@ -406,9 +515,16 @@ final class FreezeBatches implements Callable<Integer> {
             forgotten.add(row);
         }
 
+        /// The run of this row ends two hours later than it did.
+        void endsLate(String row) {
+            late.add(row);
+        }
+
         /// Saves the files, and Dify's records when all runs have ended that will.
         void save(Path home) throws Exception {
             app.finishRuns();
+            until(() -> app.ledger().all().allMatch(job -> job.now().isEmpty() || job.reported.isDone()
+                    || job.fate.fault() == Simulator.Fault.NEVER));
             Thread.sleep(1_000); // for the model's own pauses around the end of a run
             try (var files = Files.list(folder)) {
                 for (var file : files.filter(Files::isRegularFile).toList())
@@ -429,17 +545,19 @@ final class FreezeBatches implements Callable<Integer> {
         /// Dify's answers about each run and user, as its API gives them.
         private JsonNode records() throws Exception {
             var records = FrozenBatch.JSON.createObjectNode();
-            boolean isChat = description.path("app").asText().equals("chatflow");
             for (var job : app.ledger().all().sorted(Comparator.comparing(job -> job.taken)).toList()) {
                 if (forgotten.contains(job.row)) continue;
                 var user = URLEncoder.encode(job.user, StandardCharsets.UTF_8);
-                if (job.now().isPresent()) records.withObject("/runs").set(job.now().get().id(),
-                        get("/workflows/run/" + job.now().get().id()));
-                if (!isChat) records.withObject("/logs").set(job.user,
+                if (!kind.isPlain() && job.now().isPresent()) {
+                    var run = (ObjectNode) get("/workflows/run/" + job.now().get().id());
+                    if (late.contains(job.row)) run.put("finished_at", run.path("finished_at").asLong() + 7200);
+                    records.withObject("/runs").set(job.now().get().id(), run);
+                }
+                if (kind == Setup.Kind.WORKFLOW) records.withObject("/logs").set(job.user,
                         get("/workflows/logs?limit=100&created_by_end_user_session_id=" + user).path("data"));
-                if (isChat) for (var conversation : conversations(records, job.user)) records.withObject("/messages")
-                        .set(conversation, get("/messages?limit=100&user=" + user + "&conversation_id="
-                                + conversation).path("data"));
+                if (kind.isChat()) for (var conversation : conversations(records, job.user))
+                    records.withObject("/messages").set(conversation, get("/messages?limit=100&user=" + user
+                            + "&conversation_id=" + conversation).path("data"));
             }
             return records;
         }

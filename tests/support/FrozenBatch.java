@@ -17,6 +17,8 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// - `server.json` has Dify's records of the runs, as its API shows them. A [Server] answers with them.
 /// - All other files are those of the batch.
 ///
+/// The last list of commands is empty, for what the batch shows as it was left.
+///
 /// If a documented rule has changed since, `later` in `batch.json` has the rule and the outcome with it, and `inForce`
 /// says whether the tool follows it.
 ///
@@ -29,6 +31,13 @@ record FrozenBatch(Path home, JsonNode description) {
     private static final Pattern TIME = Pattern.compile("(\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d)(?=[.Z])");
     private static final Pattern EPOCH = Pattern.compile(
             "(\"(?:created_at|finished_at|updated_at|expiration_time)\" ?: ?)(\\d{10})\\b");
+    /// Figures that `status --json` has for a batch, and that depend on no clock.
+    private static final List<String> FIGURES = List.of("total", "succeeded", "partial", "failed", "paused", "unknown",
+            "pending", "total_tokens", "cost", "in_flight", "late", "lost_results", "unread_lines", "ids_not_in_input",
+            "changed_in_input", "runs_without_price", "forms_expired");
+    /// Columns of an export that have what a run yielded.
+    private static final Pattern YIELDED = Pattern.compile("output\\..*|tokens|price|currency");
+    private static final Pattern UUID = Pattern.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}");
     /// What a row's text asks the simulator for; a row that is sent again meets none of it.
     private static final Pattern FAULT = Pattern.compile("\\[[a-z0-9 -]+!?] ?");
 
@@ -61,17 +70,22 @@ record FrozenBatch(Path home, JsonNode description) {
 
     /// Runs the tool, in any process.
     @FunctionalInterface interface Tool {
-        /// Returns the exit code.
-        int run(Map<String, String> settings, String... args) throws Exception;
+        Said run(Map<String, String> settings, String... args) throws Exception;
     }
+
+    /// The exit code of a command, and its standard output.
+    record Said(int code, String out) {}
 
     /// The facts after the commands that follow.
     ///
-    /// @param exits exit codes of the commands
-    /// @param rows  the status of each row by its id or else its number, as `export` shows it
-    /// @param sent  ids of the rows that were sent, sorted; a row that was sent twice is there twice
-    /// @param kept  ids of rows whose result is of a run that the frozen records contain
-    record Outcome(List<Integer> exits, Map<String, String> rows, List<String> sent, List<String> kept) {
+    /// @param exits   exit codes of the commands
+    /// @param rows    the status of each row by its id or else its number, as `export` shows it
+    /// @param sent    ids of the rows that were sent, sorted; a row that was sent twice is there twice
+    /// @param kept    ids of rows whose result is of a run that the frozen records contain
+    /// @param yielded the outputs, tokens and price of each row that has any, as `export` shows them
+    /// @param shown   the figures of each results file that are not zero, as `status` shows them
+    record Outcome(List<Integer> exits, Map<String, String> rows, List<String> sent, List<String> kept,
+                   Map<String, Map<String, String>> yielded, Map<String, Map<String, String>> shown) {
         static Outcome of(JsonNode json) {
             return JSON.convertValue(json, Outcome.class);
         }
@@ -86,9 +100,24 @@ record FrozenBatch(Path home, JsonNode description) {
             edit.accept(folder);
             var settings = settings(server.url(), folder);
             var exits = new ArrayList<Integer>();
-            for (var command : next.path("commands")) exits.add(tool.run(settings, words(command.asText(), folder)));
-            var rows = rows(folder, settings, tool);
-            return new Outcome(exits, rows, server.sent.stream().sorted().toList(), kept(folder, server));
+            for (var command : next.path("commands"))
+                exits.add(tool.run(settings, words(command.asText(), folder)).code());
+            var rows = new TreeMap<String, String>();
+            Map<String, Map<String, String>> yielded = new TreeMap<>(), shown = new TreeMap<>();
+            for (var output : outputs(folder)) {
+                var files = List.of("-i", folder.resolve("data.csv").toString(), "-o", output.toString());
+                for (var row : export(folder, settings, tool, files).entrySet()) {
+                    rows.put(row.getKey(), row.getValue().remove("status"));
+                    if (!row.getValue().isEmpty()) yielded.put(row.getKey(), row.getValue());
+                }
+                var status = JSON.readTree(tool.run(settings, line("status", files, "--json")).out());
+                var figures = new LinkedHashMap<String, String>();
+                for (var name : FIGURES) figures.put(name, text(status.path(name)));
+                figures.values().removeIf(Set.of("0", "")::contains);
+                shown.put(output.getFileName().toString(), figures);
+            }
+            return new Outcome(exits, rows, server.sent.stream().sorted().toList(), kept(folder, server), yielded,
+                    shown);
         }
     }
 
@@ -97,12 +126,23 @@ record FrozenBatch(Path home, JsonNode description) {
                 "MAX_RETRY_DELAY", "20ms", "XDG_STATE_HOME", folder.resolve("state").toString(), "NO_COLOR", "1");
     }
 
-    /// `run --settle 1s`, with the files of a folder.
+    /// The results file of a batch, or those of its shards.
+    private static List<Path> outputs(Path folder) throws IOException {
+        var whole = folder.resolve("results.jsonl");
+        if (Files.exists(whole) || Files.exists(folder.resolve("results.jsonl.log"))) return List.of(whole);
+        try (var files = Files.list(folder)) {
+            return files.filter(file -> file.toString().endsWith(".jsonl")).sorted().toList();
+        }
+    }
+
+    /// `run --settle 1s` or `run -o results.3-of-3.jsonl`, with the files of a folder. `''` is an empty word.
     static String[] words(String command, Path folder) {
-        var words = new ArrayList<>(List.of(command.split(" ")));
-        var files = List.of("-i", folder.resolve("data.csv").toString(), "-o",
-                folder.resolve("results.jsonl").toString());
-        words.addAll(1, files);
+        var words = new ArrayList<>(List.of(command.replace("''", "").split(" ", -1)));
+        int named = words.indexOf("-o") + 1;
+        var output = folder.resolve(named == 0 ? "results.jsonl" : words.get(named)).toString();
+        if (named == 0) words.addAll(1, List.of("-o", output));
+        else words.set(named, output);
+        words.addAll(1, List.of("-i", folder.resolve("data.csv").toString()));
         if (List.of("run", "retry").contains(words.getFirst())) words.addAll(List.of("--progress", "off"));
         return words.toArray(String[]::new);
     }
@@ -146,31 +186,66 @@ record FrozenBatch(Path home, JsonNode description) {
         return EPOCH.matcher(moved).replaceAll(match -> match.group(1) + (Long.parseLong(match.group(2)) + seconds));
     }
 
-    /// The status of each row, in the order of the CSV. The cells of these batches contain no quotes. There are none if
-    /// the tool rejects the batch.
-    private static Map<String, String> rows(Path folder, Map<String, String> settings, Tool tool) throws Exception {
+    /// The status of each row and what it yielded, by its id. There are none if the tool rejects the batch.
+    private static Map<String, Map<String, String>> export(Path folder, Map<String, String> settings, Tool tool,
+                                                           List<String> files) throws Exception {
         var sheet = folder.resolve("rows.csv");
-        tool.run(settings, "export", "-i", folder.resolve("data.csv").toString(), "-o",
-                folder.resolve("results.jsonl").toString(), sheet.toString(), "--force");
+        Files.deleteIfExists(sheet);
+        tool.run(settings, line("export", files, sheet.toString(), "--force"));
         if (!Files.exists(sheet)) return Map.of();
-        var lines = Files.readAllLines(sheet);
-        var delimiter = lines.getFirst().contains(";") ? ";" : ",";
-        var header = List.of(lines.getFirst().replace("\uFEFF", "").split(delimiter));
-        var rows = new LinkedHashMap<String, String>();
+        var lines = lines(Files.readString(sheet).replace("\uFEFF", ""));
+        var header = lines.getFirst();
+        var rows = new LinkedHashMap<String, Map<String, String>>();
         for (int i = 1; i < lines.size(); i++) {
-            var cells = lines.get(i).split(delimiter, -1);
-            rows.put(header.contains("id") ? cells[header.indexOf("id")] : "" + i, cells[header.indexOf("status")]);
+            var cells = lines.get(i);
+            var row = new TreeMap<String, String>();
+            for (int at = 0; at < cells.size(); at++) {
+                var name = header.get(at);
+                boolean isFact = name.equals("status")
+                        || YIELDED.matcher(name).matches() && !cells.get(at).isEmpty();
+                if (isFact) row.put(name, UUID.matcher(cells.get(at)).replaceAll("a-uuid"));
+            }
+            rows.put(header.contains("id") ? cells.get(header.indexOf("id")) : "" + i, row);
         }
         return rows;
     }
 
+    private static String[] line(String command, List<String> files, String... more) {
+        return Stream.of(List.of(command), files, List.of(more)).flatMap(List::stream).toArray(String[]::new);
+    }
+
+    /// The cells of each line of a CSV that ends with a line end, whichever delimiter it has.
+    private static List<List<String>> lines(String csv) {
+        var delimiter = csv.lines().findFirst().orElseThrow().contains(";") ? ";" : ",";
+        var cell = Pattern.compile("(\"(?:[^\"]|\"\")*\"|[^\"" + delimiter + "\\n]*)([" + delimiter + "\\n])");
+        var lines = new ArrayList<List<String>>();
+        var cells = new ArrayList<String>();
+        for (var match : cell.matcher(csv.replace("\r\n", "\n")).results().toList()) {
+            cells.add(match.group(1).replaceAll("^\"|\"$", "").replace("\"\"", "\""));
+            if (!match.group(2).equals("\n")) continue;
+            lines.add(List.copyOf(cells));
+            cells.clear();
+        }
+        return lines;
+    }
+
+    /// A figure, or an amount for each currency.
+    private static String text(JsonNode figure) {
+        if (figure.isNumber()) return figure.decimalValue().stripTrailingZeros().toPlainString();
+        return figure.propertyStream().map(part -> part.getKey() + " " + text(part.getValue()))
+                .collect(Collectors.joining(", "));
+    }
+
     private static List<String> kept(Path folder, Server server) throws IOException {
-        var file = folder.resolve("results.jsonl");
         var runs = new TreeMap<String, String>(); // of the last line of each row
-        if (Files.exists(file)) for (var line : Files.readString(file).replace("\uFEFF", "").lines().toList()) {
-            var result = JSON.readTree(line);
-            runs.put(result.path("id").asText(), result.path("workflow_run_id").asText()
-                    + result.path("message_id").asText());
+        for (var file : outputs(folder)) {
+            var text = Files.exists(file) ? Files.readString(file).replace("\uFEFF", "") : "";
+            for (var line : text.lines().toList()) {
+                if (!line.endsWith("}")) continue; // cut
+                var result = JSON.readTree(line);
+                runs.put(result.path("id").asText(), result.path("workflow_run_id").asText()
+                        + result.path("message_id").asText());
+            }
         }
         return runs.entrySet().stream().filter(row -> server.knows(row.getValue())).map(Map.Entry::getKey).toList();
     }
@@ -259,8 +334,9 @@ record FrozenBatch(Path home, JsonNode description) {
 
         /// Notes the row of a request that starts a run.
         private void note(HttpExchange exchange, String body) throws IOException {
-            if (!exchange.getRequestMethod().equals("POST")
-                    || !exchange.getRequestURI().getPath().matches("/v1/(workflows/(.+/)?run|chat-messages)")) return;
+            var path = exchange.getRequestURI().getPath();
+            boolean isStart = path.matches("/v1/(workflows/(.+/)?run|(chat|completion)-messages)");
+            if (!exchange.getRequestMethod().equals("POST") || !isStart) return;
             var asked = (ObjectNode) JSON.readTree(body);
             var id = asked.path("inputs").path("id");
             sent.add(id.isMissingNode() ? asked.path("inputs").path("text").asText() : id.asText());
